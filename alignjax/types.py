@@ -1,0 +1,236 @@
+"""The vocabulary of the framework: what stages, losses, judges, rules and reads pass to each other.
+
+Shape letters, everywhere: B prompts, N completions of a prompt, P prompt tokens, T completion tokens, V vocabulary, D width.
+
+An algorithm is data. Stages fill one `Batch`, losses read it, roles live beside it; `train/step.py` turns the record into two jitted functions and nothing
+else knows how. All function types below take a `Context` first, so that a new method never needs a new loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import Fn, as_fn, fn
+
+Array: TypeAlias = jax.Array
+Params: TypeAlias = Any  # a plain nested dict of arrays, or any pytree for a state role
+Key: TypeAlias = jax.Array
+
+# Fields of Batch by the number of leading axes that mean (prompt,) or (prompt, completion): what `take`, `pick` and sharding need to know.
+PROMPT_FIELDS = ("prompt", "prompt_valid", "example_id")
+COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns")
+PAIR_FIELDS = ("preference", "pair_weight")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Prompts, their completions and what is known about them. Every leaf has B in front; a field is None (a dict: empty) until a source or a stage fills it.
+
+    Prompts are left-padded, completions right-padded. `valid` says a token exists and is attended; `mask` says how much it counts in a loss (0 on forced
+    prefixes, user turns and tool output; real values weight tokens). `logps[name]` are log-probabilities in nats: under a role's name that role's at
+    temperature 1 and untruncated, under "sampler" those of the distribution that was sampled. `preference[b, i, j]` is the probability that completion i
+    beats completion j; `pair_weight` is 0 where a pair was not labelled.
+    """
+
+    prompt: Array | None = None  # [B,P] int32
+    prompt_valid: Array | None = None  # [B,P] bool
+    tokens: Array | None = None  # [B,N,T] int32
+    valid: Array | None = None  # [B,N,T] bool
+    mask: Array | None = None  # [B,N,T] float32
+    logps: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # name -> [B,N,T]
+    reward: Array | None = None  # [B,N]
+    preference: Array | None = None  # [B,N,N]
+    pair_weight: Array | None = None  # [B,N,N]
+    advantage: Array | None = None  # [B,N,T]
+    returns: Array | None = None  # [B,N,T]
+    example_id: Array | None = None  # [B] int32, stable identity of a prompt: sampling keys fold it in
+    prompts: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # everything else of shape [B,..]
+    completions: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # everything else of shape [B,N,..]
+    views: Mapping[str, Batch] = dataclasses.field(default_factory=dict)  # named batches with their own B, N, P, T
+
+    def replace(self, **changes: Any) -> Batch:
+        return dataclasses.replace(self, **changes)
+
+    def with_logps(self, **logps: Array) -> Batch:
+        return self.replace(logps={**self.logps, **logps})
+
+    def take(self, rows: Array) -> Batch:
+        """Rows [b] of every field. Views are left alone: they are other streams, with a B of their own."""
+        keep = dataclasses.replace(self, views={})
+        return dataclasses.replace(jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), keep), views=self.views)
+
+    def pick(self, index: Array) -> Batch:
+        """Completions `index` [B,n] of every prompt; pair fields are re-indexed on both axes."""
+
+        def one(leaf: Array) -> Array:
+            return jnp.take_along_axis(leaf, index.reshape(*index.shape, *[1] * (leaf.ndim - 2)), axis=1)
+
+        def pair(leaf: Array) -> Array:
+            return jnp.take_along_axis(one(leaf), index[:, None, :], axis=2)
+
+        changes: dict[str, Any] = {name: one(getattr(self, name)) for name in COMPLETION_FIELDS if getattr(self, name) is not None}
+        changes |= {name: pair(getattr(self, name)) for name in PAIR_FIELDS if getattr(self, name) is not None}
+        return self.replace(logps=jax.tree.map(one, self.logps), completions=jax.tree.map(one, self.completions), **changes)
+
+
+class Mean(NamedTuple):
+    """A sum and the weight it is to be divided by, once, over the whole batch of all devices. Arrays are allowed (one mean per annotator, per class, ...)."""
+
+    total: Array
+    weight: Array
+
+    @classmethod
+    def of(cls, values: Array, weight: Array | None = None) -> Mean:
+        """Weighted mean of all entries; float32 sums whatever the dtype of `values`."""
+        values = jnp.asarray(values, jnp.promote_types(values.dtype, jnp.float32))
+        weight = jnp.ones_like(values) if weight is None else jnp.broadcast_to(weight, values.shape).astype(values.dtype)
+        # The inner where keeps a NaN or inf that nobody counts from turning into 0 * inf, in the value and in the gradient.
+        return cls(jnp.sum(jnp.where(weight != 0, values, 0) * weight), jnp.sum(weight))
+
+    def value(self) -> Array:
+        """total / weight, and 0 where nothing was counted."""
+        return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0)
+
+    def scale(self, factor: Any) -> Mean:
+        return Mean(self.total * factor, self.weight)
+
+
+Metrics: TypeAlias = dict[str, Mean]
+
+
+class Read(Protocol):
+    """Turns logits [..,V] (or a head's output, or states [..,L,D]) of several roles into named numbers per token: the only way out of a hidden state."""
+
+    def __call__(self, outputs: Mapping[str, Array], token: Array, /) -> dict[str, Array]: ...
+
+
+class Hidden(NamedTuple):
+    """What a trunk says about each completion token, [B,N,T,D]: the state `before` it was seen (it predicts the token) and `after`. `states`: site -> [B,N,T,..]."""
+
+    before: Array
+    after: Array
+    states: Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A map from hidden states [..,D] to [..,K], reading the state "before" a token (lm, value) or "after" it (reward, preference)."""
+
+    reads: str
+    apply: Callable[[Params, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A network as pure functions over plain-dict params. Compared and hashed by identity, so make one per configuration and share it.
+
+    init(key) -> params
+    hidden(params, batch, sites=()) -> Hidden
+    heads {name: Head}; "lm" is the policy's
+    read(outputs, token) -> {name: [..]}: the default Read: log-prob of the token for an lm head, the number itself for the others
+    extend(params, cache, tokens [B,N,T], valid, edits=None, states=()) -> (hidden [B,N,T,D], cache, states): training, scoring, prefill and decode
+    config: what made it, for config.json and checkpoints
+    """
+
+    init: Callable[[Key], Params]
+    hidden: Callable[..., Hidden]
+    heads: Mapping[str, Head]
+    read: Read
+    extend: Callable[..., tuple[Array, Any, Mapping[str, Array]]] | None = None
+    config: Any = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a stage, judge, loss or rule may look at. Only what a function reads needs to exist, so that a test can pass a stand-in.
+
+    state: {role: own pytree}; params(role): what its model runs on, after `build`; step: int32 scalar; metrics: {name: Mean}, written by stages and losses, read by rules
+    score(roles, batch, read=None) -> {name: [B,N,T]}: roles is "role", "role:head" or "role@site", or a tuple of them; without a read each gives its
+    model's default under its own name. All that the losses of one update ask for is computed in one pass per view.
+    """
+
+    roles: Mapping[str, Role] = dataclasses.field(default_factory=dict, metadata={"static": True})
+    state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    step: Any = 0
+    metrics: Metrics = dataclasses.field(default_factory=dict)
+    params: Callable[[str], Params] = dataclasses.field(default=lambda role: None, metadata={"static": True})
+    score: Callable[..., dict[str, Array]] = dataclasses.field(default=lambda *args, **kw: {}, metadata={"static": True})
+
+
+Stage: TypeAlias = Callable[[Context, Batch, Key], Batch]
+Judge: TypeAlias = Callable[[Context, Batch, Key], Array]  # preference [B,N,N]; p[i,j] + p[j,i] = 1
+Loss: TypeAlias = Callable[[Context, Batch], tuple[Mean, Metrics]]
+Rule: TypeAlias = Callable[[Any, Context, Batch, Key], Any]
+Behaviour: TypeAlias = Callable[[Mapping[str, Array], Any], Array]  # ({stream: logits [..,V]}, history) -> logits [..,V]
+Objective: TypeAlias = Callable[[Params], tuple[dict[str, Array], Metrics]]
+Gradient: TypeAlias = Callable[[Objective, Params, Context, Key], tuple[Params, dict[str, Array]]]
+
+
+def frozen(own: Any, context: Context, batch: Batch, key: Key) -> Any:
+    """The rule of a role that never moves by itself (the default)."""
+    return own
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """Any pytree that lives from step to step: weights, a shift, a multiplier, a replay ring.
+
+    model: what runs on it, or None for a state role
+    start: where its first value comes from: `roles.fresh()`, `copy_of(role)`, `restored(stage, role)` or `value(function)`
+    optimizer: a function that makes the optax transformation; a role with one is trained, without one its rule moves it
+    build(own, params_of) -> params: derives what the model runs on from this role and others (adapters, soups, fake quantisation)
+    """
+
+    model: Model | None = dataclasses.field(metadata={"static": True})
+    start: Any = dataclasses.field(metadata={"static": True})
+    optimizer: Fn | None = None
+    rule: Fn = dataclasses.field(default_factory=lambda: fn(frozen))
+    build: Fn | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("optimizer", "rule", "build"):
+            object.__setattr__(self, name, as_fn(getattr(self, name)))
+
+
+def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any]:
+    """An ordered mapping of functions by name; a sequence is named after its functions, a second one of the same name gets `_2`."""
+    if isinstance(functions, Mapping):
+        return OrderedDict((name, as_fn(function)) for name, function in functions.items())
+    named: OrderedDict[str, Any] = OrderedDict()
+    for function in map(as_fn, functions):
+        count = sum(name.rstrip("0123456789").rstrip("_") == function.name for name in named)
+        named[function.name if count == 0 else f"{function.name}_{count + 1}"] = function
+    return named
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+    """Stages that make experience, losses that read it, roles beside them. A pytree whose leaves are the float hyper-parameters of its functions.
+
+    epochs and minibatches: optimizer steps per iteration over the same experience; microbatches: how many pieces a scoring pass is cut into to save memory
+    (every loss still sees the whole batch, so the number never changes a result).
+    """
+
+    experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
+    losses: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
+    roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
+    gradient: Fn | None = None
+    epochs: int = dataclasses.field(default=1, metadata={"static": True})
+    minibatches: int = dataclasses.field(default=1, metadata={"static": True})
+    microbatches: int = dataclasses.field(default=1, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        # OrderedDict because a jax pytree sorts the keys of a plain dict, and the order of stages is meaning.
+        object.__setattr__(self, "experience", _named(self.experience))
+        object.__setattr__(self, "losses", _named(self.losses))
+        object.__setattr__(self, "gradient", as_fn(self.gradient))
