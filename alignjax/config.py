@@ -1,6 +1,7 @@
 """Configs as data: `fn` for function-valued slots, and the records that a config file returns.
 
-A config is a Python file with `get_config(mode)` that returns an `Experiment` or a `Pipeline`: frozen dataclasses, plain imports, no strings that name code.
+A config is a Python file with `get_config(mode)` that returns an `Experiment` or a `Pipeline`: frozen dataclasses,
+plain imports, no strings that name code.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def _accepts(annotation: Any, wanted: type) -> bool:
 
 
 def _coerced(where: str, value: Any, annotation: Any) -> Any:
-    """`value` as its annotation asks: ints become floats where a float is meant; a wrong type is refused by name. Lists become tuples, to be hashable."""
+    """`value` as its annotation asks: ints become floats where a float is meant; a wrong type is refused by name. Lists
+    become tuples, to be hashable."""
     if isinstance(value, list):
         value = tuple(value)
     if isinstance(value, Fn) or not any(_accepts(annotation, plain) for plain in (float, int, bool, str)):
@@ -51,7 +53,9 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
     else:  # an array or a tracer in the place of a number; or an object that a wider union allows
         fits = hasattr(value, "dtype") or not isinstance(annotation, type)
     if not fits:
-        raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {getattr(annotation, '__name__', annotation)}")
+        raise ConfigError(
+            f"{where} is {value!r} ({type(value).__name__}); it must be {getattr(annotation, '__name__', annotation)}"
+        )
     return value
 
 
@@ -59,7 +63,8 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
 class Fn:
     """A function with its hyper-parameters: frozen, callable, comparable, printable. Made by `fn`, which checks them.
 
-    A pytree: hyper-parameters annotated `float`, and nested `Fn`s, are its leaves and enter jitted functions as arguments, so that a sweep over them compiles
+    A pytree: hyper-parameters annotated `float`, and nested `Fn`s, are its leaves and enter jitted functions as
+    arguments, so that a sweep over them compiles
     once; everything else is static. A function must therefore not branch in Python on a float hyper-parameter.
     """
 
@@ -90,7 +95,11 @@ class Fn:
         return f"fn({', '.join([self.name, *(f'{key}={value!r}' for key, value in self.kwargs.items())])})"
 
     def _static(self) -> tuple[Any, ...]:
-        return (self.function, self.leaves, tuple((key, value) for key, value in sorted(self.kwargs.items()) if key not in self.leaves))
+        return (
+            self.function,
+            self.leaves,
+            tuple((key, value) for key, value in sorted(self.kwargs.items()) if key not in self.leaves),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fn) and self.function == other.function and self.kwargs == other.kwargs
@@ -111,7 +120,8 @@ class Fn:
 
 
 def hyperparameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a function, annotations evaluated: what `fn` accepts, what the command line offers and what `alignjax list` shows."""
+    """The keyword-only parameters of a function, annotations evaluated: what `fn` accepts, what the command line offers
+    and what `alignjax list` shows."""
     signature = inspect.signature(function)
     try:
         hints = typing.get_type_hints(inspect.unwrap(function))
@@ -127,28 +137,39 @@ def hyperparameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter
 def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
     """A function-valued slot of a config: `fn(losses.ipo, tau=0.1)`.
 
-    Hyper-parameters are the keyword-only parameters of `function`. Unset ones take their defaults now, so that config.json shows every number a run used.
+    Hyper-parameters are the keyword-only parameters of `function`. Unset ones take their defaults now, so that
+    config.json shows every number a run used.
 
-    Raises ConfigError for a name the function does not have (naming the nearest), a missing one, or a value of the wrong type.
+    Raises ConfigError for a name the function does not have (naming the nearest), a missing one, or a value of the
+    wrong type.
     """
     known = hyperparameters(function)
     name = getattr(function, "__name__", repr(function))
     for given in kwargs:
         if given not in known:
             raise ConfigError(f"{name} has no hyper-parameter {given!r}.{nearest(given, known)}")
-    missing = [key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty and key not in kwargs]
+    missing = [
+        key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty and key not in kwargs
+    ]
     if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}: write fn({name}, {', '.join(f'{key}=...' for key in missing)})")
+        raise ConfigError(
+            f"{name} needs {', '.join(missing)}: write fn({name}, {', '.join(f'{key}=...' for key in missing)})"
+        )
     values, leaves = {}, []
     for key, parameter in known.items():
         value = values[key] = _coerced(f"{name}.{key}", kwargs.get(key, parameter.default), parameter.annotation)
-        if isinstance(value, Fn) or (value is not None and _accepts(parameter.annotation, float) and not isinstance(value, (bool, str))):
+        if isinstance(value, Fn) or (
+            value is not None and _accepts(parameter.annotation, float) and not isinstance(value, (bool, str))
+        ):
             leaves.append(key)
         else:
             try:
                 hash(value)
             except TypeError:
-                raise ConfigError(f"{name}.{key} is a {type(value).__name__}, which cannot be hashed; use a tuple, a frozen dataclass or an fn") from None
+                raise ConfigError(
+                    f"{name}.{key} is a {type(value).__name__}, which cannot be hashed; "
+                    "use a tuple, a frozen dataclass or an fn"
+                ) from None
     return Fn(function, values, tuple(leaves))
 
 
@@ -168,9 +189,11 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One training run. `source(seed=...)` makes the random-access stream of batches; `sample` shows a few completions while training.
+    """One training run. `source(seed=...)` makes the random-access stream of batches; `sample` shows a few completions
+    while training.
 
-    steps: iterations (experience + update); log_every, checkpoint_every, sample_every: in iterations; keep: checkpoints kept
+    steps: iterations (experience + update); log_every, checkpoint_every, sample_every: in iterations; keep: checkpoints
+    kept
     """
 
     algorithm: Any
@@ -193,9 +216,11 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Named steps in order. A step is an `Experiment`, or a job: `fn(function, ...)` called as function(workspace) for data preparation, evaluation and reports.
+    """Named steps in order. A step is an `Experiment`, or a job: `fn(function, ...)` called as function(workspace) for
+    data preparation, evaluation and reports.
 
-    A later step names an earlier one's checkpoint as a role's start (`roles.restored("sft", "policy")`) or reads its folder through the workspace.
+    A later step names an earlier one's checkpoint as a role's start (`roles.restored("sft", "policy")`) or reads its
+    folder through the workspace.
     """
 
     steps: Mapping[str, Experiment | Fn]

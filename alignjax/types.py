@@ -1,8 +1,10 @@
 """The vocabulary of the framework: what stages, losses, judges, rules and reads pass to each other.
 
-Shape letters, everywhere: B prompts, N completions of a prompt, P prompt tokens, T completion tokens, V vocabulary, D width.
+Shape letters, everywhere: B prompts, N completions of a prompt, P prompt tokens, T completion tokens, V vocabulary, D
+width.
 
-An algorithm is data. Stages fill one `Batch`, losses read it, roles live beside it; `train/step.py` turns the record into two jitted functions and nothing
+An algorithm is data. Stages fill one `Batch`, losses read it, roles live beside it; `train/step.py` turns the record
+into two jitted functions and nothing
 else knows how. All function types below take a `Context` first, so that a new method never needs a new loop.
 """
 
@@ -22,7 +24,8 @@ Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # a plain nested dict of arrays, or any pytree for a state role
 Key: TypeAlias = jax.Array
 
-# Fields of Batch by the number of leading axes that mean (prompt,) or (prompt, completion): what `take`, `pick` and sharding need to know.
+# Fields of Batch by the number of leading axes that mean (prompt,) or (prompt, completion): what `take`, `pick` and
+# sharding need to know.
 PROMPT_FIELDS = ("prompt", "prompt_valid", "example_id")
 COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns")
 PAIR_FIELDS = ("preference", "pair_weight")
@@ -31,11 +34,15 @@ PAIR_FIELDS = ("preference", "pair_weight")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Prompts, their completions and what is known about them. Every leaf has B in front; a field is None (a dict: empty) until a source or a stage fills it.
+    """Prompts, their completions and what is known about them. Every leaf has B in front; a field is None (a dict:
+    empty) until a source or a stage fills it.
 
-    Prompts are left-padded, completions right-padded. `valid` says a token exists and is attended; `mask` says how much it counts in a loss (0 on forced
-    prefixes, user turns and tool output; real values weight tokens). `logps[name]` are log-probabilities in nats: under a role's name that role's at
-    temperature 1 and untruncated, under "sampler" those of the distribution that was sampled. `preference[b, i, j]` is the probability that completion i
+    Prompts are left-padded, completions right-padded. `valid` says a token exists and is attended; `mask` says how much
+    it counts in a loss (0 on forced
+    prefixes, user turns and tool output; real values weight tokens). `logps[name]` are log-probabilities in nats: under
+    a role's name that role's at
+    temperature 1 and untruncated, under "sampler" those of the distribution that was sampled. `preference[b, i, j]` is
+    the probability that completion i
     beats completion j; `pair_weight` is 0 where a pair was not labelled.
     """
 
@@ -75,13 +82,18 @@ class Batch:
         def pair(leaf: Array) -> Array:
             return jnp.take_along_axis(one(leaf), index[:, None, :], axis=2)
 
-        changes: dict[str, Any] = {name: one(getattr(self, name)) for name in COMPLETION_FIELDS if getattr(self, name) is not None}
+        changes: dict[str, Any] = {
+            name: one(getattr(self, name)) for name in COMPLETION_FIELDS if getattr(self, name) is not None
+        }
         changes |= {name: pair(getattr(self, name)) for name in PAIR_FIELDS if getattr(self, name) is not None}
-        return self.replace(logps=jax.tree.map(one, self.logps), completions=jax.tree.map(one, self.completions), **changes)
+        return self.replace(
+            logps=jax.tree.map(one, self.logps), completions=jax.tree.map(one, self.completions), **changes
+        )
 
 
 class Mean(NamedTuple):
-    """A sum and the weight it is to be divided by, once, over the whole batch of all devices. Arrays are allowed (one mean per annotator, per class, ...)."""
+    """A sum and the weight it is to be divided by, once, over the whole batch of all devices. Arrays are allowed (one
+    mean per annotator, per class, ...)."""
 
     total: Array
     weight: Array
@@ -90,8 +102,11 @@ class Mean(NamedTuple):
     def of(cls, values: Array, weight: Array | None = None) -> Mean:
         """Weighted mean of all entries; float32 sums whatever the dtype of `values`."""
         values = jnp.asarray(values, jnp.promote_types(values.dtype, jnp.float32))
-        weight = jnp.ones_like(values) if weight is None else jnp.broadcast_to(weight, values.shape).astype(values.dtype)
-        # The inner where keeps a NaN or inf that nobody counts from turning into 0 * inf, in the value and in the gradient.
+        weight = (
+            jnp.ones_like(values) if weight is None else jnp.broadcast_to(weight, values.shape).astype(values.dtype)
+        )
+        # The inner where keeps a NaN or inf that nobody counts from turning into 0 * inf, in the value and in the
+        # gradient.
         return cls(jnp.sum(jnp.where(weight != 0, values, 0) * weight), jnp.sum(weight))
 
     def value(self) -> Array:
@@ -106,13 +121,15 @@ Metrics: TypeAlias = dict[str, Mean]
 
 
 class Read(Protocol):
-    """Turns logits [..,V] (or a head's output, or states [..,L,D]) of several roles into named numbers per token: the only way out of a hidden state."""
+    """Turns logits [..,V] (or a head's output, or states [..,L,D]) of several roles into named numbers per token: the
+    only way out of a hidden state."""
 
     def __call__(self, outputs: Mapping[str, Array], token: Array, /) -> dict[str, Array]: ...
 
 
 class Hidden(NamedTuple):
-    """What a trunk says about each completion token, [B,N,T,D]: the state `before` it was seen (it predicts the token) and `after`. `states`: site -> [B,N,T,..]."""
+    """What a trunk says about each completion token, [B,N,T,D]: the state `before` it was seen (it predicts the token)
+    and `after`. `states`: site -> [B,N,T,..]."""
 
     before: Array
     after: Array
@@ -121,7 +138,8 @@ class Hidden(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A map from hidden states [..,D] to [..,K], reading the state "before" a token (lm, value) or "after" it (reward, preference)."""
+    """A map from hidden states [..,D] to [..,K], reading the state "before" a token (lm, value) or "after" it (reward,
+    preference)."""
 
     reads: str
     apply: Callable[[Params, Array], Array]
@@ -129,13 +147,16 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A network as pure functions over plain-dict params. Compared and hashed by identity, so make one per configuration and share it.
+    """A network as pure functions over plain-dict params. Compared and hashed by identity, so make one per
+    configuration and share it.
 
     init(key) -> params
     hidden(params, batch, sites=()) -> Hidden
     heads {name: Head}; "lm" is the policy's
-    read(outputs, token) -> {name: [..]}: the default Read: log-prob of the token for an lm head, the number itself for the others
-    extend(params, cache, tokens [B,N,T], valid, edits=None, states=()) -> (hidden [B,N,T,D], cache, states): training, scoring, prefill and decode
+    read(outputs, token) -> {name: [..]}: the default Read: log-prob of the token for an lm head, the number itself for
+    the others
+    extend(params, cache, tokens [B,N,T], valid, edits=None, states=()) -> (hidden [B,N,T,D], cache, states): training,
+    scoring, prefill and decode
     config: what made it, for config.json and checkpoints
     """
 
@@ -150,10 +171,13 @@ class Model:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a stage, judge, loss or rule may look at. Only what a function reads needs to exist, so that a test can pass a stand-in.
+    """What a stage, judge, loss or rule may look at. Only what a function reads needs to exist, so that a test can pass
+    a stand-in.
 
-    state: {role: own pytree}; params(role): what its model runs on, after `build`; step: int32 scalar; metrics: {name: Mean}, written by stages and losses, read by rules
-    score(roles, batch, read=None) -> {name: [B,N,T]}: roles is "role", "role:head" or "role@site", or a tuple of them; without a read each gives its
+    state: {role: own pytree}; params(role): what its model runs on, after `build`; step: int32 scalar; metrics: {name:
+    Mean}, written by stages and losses, read by rules
+    score(roles, batch, read=None) -> {name: [B,N,T]}: roles is "role", "role:head" or "role@site", or a tuple of them;
+    without a read each gives its
     model's default under its own name. All that the losses of one update ask for is computed in one pass per view.
     """
 
@@ -162,14 +186,18 @@ class Context:
     step: Any = 0
     metrics: Metrics = dataclasses.field(default_factory=dict)
     params: Callable[[str], Params] = dataclasses.field(default=lambda role: None, metadata={"static": True})
-    score: Callable[..., dict[str, Array]] = dataclasses.field(default=lambda *args, **kw: {}, metadata={"static": True})
+    score: Callable[..., dict[str, Array]] = dataclasses.field(
+        default=lambda *args, **kw: {}, metadata={"static": True}
+    )
 
 
 Stage: TypeAlias = Callable[[Context, Batch, Key], Batch]
 Judge: TypeAlias = Callable[[Context, Batch, Key], Array]  # preference [B,N,N]; p[i,j] + p[j,i] = 1
 Loss: TypeAlias = Callable[[Context, Batch], tuple[Mean, Metrics]]
 Rule: TypeAlias = Callable[[Any, Context, Batch, Key], Any]
-Behaviour: TypeAlias = Callable[[Mapping[str, Array], Any], Array]  # ({stream: logits [..,V]}, history) -> logits [..,V]
+Behaviour: TypeAlias = Callable[
+    [Mapping[str, Array], Any], Array
+]  # ({stream: logits [..,V]}, history) -> logits [..,V]
 Objective: TypeAlias = Callable[[Params], tuple[dict[str, Array], Metrics]]
 Gradient: TypeAlias = Callable[[Objective, Params, Context, Key], tuple[Params, dict[str, Array]]]
 
@@ -185,9 +213,11 @@ class Role:
     """Any pytree that lives from step to step: weights, a shift, a multiplier, a replay ring.
 
     model: what runs on it, or None for a state role
-    start: where its first value comes from: `roles.fresh()`, `copy_of(role)`, `restored(stage, role)` or `value(function)`
+    start: where its first value comes from: `roles.fresh()`, `copy_of(role)`, `restored(stage, role)` or
+    `value(function)`
     optimizer: a function that makes the optax transformation; a role with one is trained, without one its rule moves it
-    build(own, params_of) -> params: derives what the model runs on from this role and others (adapters, soups, fake quantisation)
+    build(own, params_of) -> params: derives what the model runs on from this role and others (adapters, soups, fake
+    quantisation)
     """
 
     model: Model | None = dataclasses.field(metadata={"static": True})
@@ -202,7 +232,8 @@ class Role:
 
 
 def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any]:
-    """An ordered mapping of functions by name; a sequence is named after its functions, a second one of the same name gets `_2`."""
+    """An ordered mapping of functions by name; a sequence is named after its functions, a second one of the same name
+    gets `_2`."""
     if isinstance(functions, Mapping):
         return OrderedDict((name, as_fn(function)) for name, function in functions.items())
     named: OrderedDict[str, Any] = OrderedDict()
@@ -215,9 +246,11 @@ def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """Stages that make experience, losses that read it, roles beside them. A pytree whose leaves are the float hyper-parameters of its functions.
+    """Stages that make experience, losses that read it, roles beside them. A pytree whose leaves are the float hyper-
+    parameters of its functions.
 
-    epochs and minibatches: optimizer steps per iteration over the same experience; microbatches: how many pieces a scoring pass is cut into to save memory
+    epochs and minibatches: optimizer steps per iteration over the same experience; microbatches: how many pieces a
+    scoring pass is cut into to save memory
     (every loss still sees the whole batch, so the number never changes a result).
     """
 
