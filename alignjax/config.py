@@ -28,11 +28,30 @@ def nearest(word: str, options: typing.Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(options)) or 'none'}."
 
 
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; any other annotation is its own only member."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return tuple(option for member in typing.get_args(annotation) for option in _options(member))
+    return (annotation,)
+
+
 def _accepts(annotation: Any, wanted: type) -> bool:
     """Whether `annotation` is `wanted` or a union with it."""
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return any(_accepts(option, wanted) for option in typing.get_args(annotation))
-    return annotation is wanted
+    return wanted in _options(annotation)
+
+
+def _fits(value: Any, option: Any) -> bool:
+    """Whether a value may stand where one member of a union is asked for."""
+    if option is None or option is type(None):
+        return value is None
+    if typing.get_origin(option) is typing.Literal:
+        return value in typing.get_args(option)
+    if option in (int, float, bool) and hasattr(value, "dtype"):
+        return True  # an array or a tracer in the place of a number
+    if isinstance(value, bool):
+        return option is bool or not isinstance(option, type)
+    wanted = typing.get_origin(option) or option
+    return not isinstance(wanted, type) or isinstance(value, wanted)
 
 
 def _coerced(where: str, value: Any, annotation: Any) -> Any:
@@ -40,21 +59,18 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
     become tuples, to be hashable."""
     if isinstance(value, list):
         value = tuple(value)
-    if isinstance(value, Fn) or not any(_accepts(annotation, plain) for plain in (float, int, bool, str)):
+    options = _options(annotation)
+    checked = any(
+        option in (float, int, bool, str) or typing.get_origin(option) is typing.Literal for option in options
+    )
+    if isinstance(value, Fn) or not checked:
         return value
-    if value is None and _accepts(annotation, type(None)):
-        return value
-    if isinstance(value, bool):
-        fits = _accepts(annotation, bool)
-    elif isinstance(value, int) and not _accepts(annotation, int) and _accepts(annotation, float):
+    if isinstance(value, int) and not isinstance(value, bool) and int not in options and float in options:
         return float(value)
-    elif isinstance(value, (int, float, str)):
-        fits = _accepts(annotation, type(value)) or not isinstance(annotation, (type, types.UnionType))
-    else:  # an array or a tracer in the place of a number; or an object that a wider union allows
-        fits = hasattr(value, "dtype") or not isinstance(annotation, type)
-    if not fits:
+    if not any(_fits(value, option) for option in options):
+        wanted = str(annotation).replace("typing.", "") if typing.get_origin(annotation) else annotation
         raise ConfigError(
-            f"{where} is {value!r} ({type(value).__name__}); it must be {getattr(annotation, '__name__', annotation)}"
+            f"{where} is {value!r} ({type(value).__name__}); it must be {getattr(wanted, '__name__', wanted)}"
         )
     return value
 
