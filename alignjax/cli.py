@@ -1,0 +1,269 @@
+"""The command line: `alignjax train|evaluate|report|list|generate|sweep|data`.
+
+Only the words are taken apart here. What a command does is in `alignjax/commands/`, imported when it runs, so that
+`alignjax --help` answers before jax could be imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a config. After the flags below, any value of the config can be changed by its path, for example
+    --steps 20 --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG --help` lists the paths."""
+
+    config: Annotated[Positional[str], arg(metavar="CONFIG[:MODE]")]
+    """Python file with get_config(mode), and the mode ("full" unless the file says otherwise)."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder of the run; runs/<config>-<mode> if not given."""
+    resume: bool = False
+    """Continue the run that the folder holds from its last checkpoint."""
+    dry_run: bool = False
+    """Print roles, parameter counts, shapes and a memory estimate; read no data, allocate nothing, train nothing."""
+
+    def __call__(self, extra: Sequence[str]) -> int:
+        from alignjax.commands.train import train  # noqa: PLC0415
+
+        return train(self.config, extra, run_dir=self.run_dir, resume=self.resume, dry_run=self.dry_run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Run the evaluation step of a finished run again and rebuild its report."""
+
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
+    """Run folder of `alignjax train`."""
+    step: str = "evaluate"
+    """Name of the pipeline's evaluation step."""
+
+    def __call__(self, extra: Sequence[str]) -> int:
+        from alignjax.commands.evaluate import evaluate  # noqa: PLC0415
+
+        return evaluate(self.run_dir, self.step, extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Rebuild report.html and report.md from what a run folder holds, and print the table."""
+
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
+    """Run folder of `alignjax train`."""
+
+    def __call__(self) -> int:
+        from alignjax.commands.evaluate import report  # noqa: PLC0415
+
+        return report(self.run_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper."""
+
+    kind: Annotated[str | None, arg(metavar="KIND")] = None
+    """Only this kind."""
+    format: Literal["table", "json"] = "table"
+    """A table for people or JSON for programs."""
+
+    def __call__(self) -> int:
+        from alignjax.commands.listing import listing  # noqa: PLC0415
+
+        return listing(self.kind, self.format)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Answer prompts with a trained policy: one per line of a file, or typed in."""
+
+    run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
+    """Run folder of `alignjax train`; of a pipeline, the step whose checkpoint speaks (the last one if not given)."""
+    role: str = "policy"
+    """The role that speaks."""
+    prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Text file with one prompt a line, or JSONL with a "prompt" field; - is standard input."""
+    temperature: float = 1.0
+    """Softmax temperature; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this probability; 1 keeps all."""
+    max_tokens: int = 64
+    """Longest completion, in tokens."""
+    n: int = 1
+    """Completions of a prompt."""
+    seed: int = 0
+    """Seed of the samples."""
+    format: Literal["text", "json"] = "text"
+    """Text for people, or one JSON object a line."""
+
+    def __call__(self) -> int:
+        from alignjax.commands.generate import generate  # noqa: PLC0415
+
+        return generate(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Print the `alignjax train` lines of a sweep, each checked against its config; pipe them into sh or xargs.
+
+    The file defines CONFIG ("configs/online_ipo.py:tiny") and sweep(), a generator of {path: value}."""
+
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """Python file with CONFIG and sweep()."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder for the runs of the sweep; runs/<file> if not given."""
+
+    def __call__(self) -> int:
+        from alignjax.commands.sweep import sweep  # noqa: PLC0415
+
+        return sweep(self.file, self.run_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Read a data set, write it as array_record, and say how many rows came from where and which were refused."""
+
+    def __call__(self) -> int:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show the first rows of a prepared data set or of a data file, and its sizes."""
+
+    def __call__(self) -> int:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Prepare and inspect data sets."""
+
+    action: (
+        Annotated[Prepare, subcommand("prepare", prefix_name=False)]
+        | Annotated[Inspect, subcommand("inspect", prefix_name=False)]
+    )
+
+    def __call__(self) -> int:
+        return self.action()
+
+
+COMMANDS: dict[str, type] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "list": List,
+    "generate": Generate,
+    "sweep": Sweep,
+    "data": Data,
+}
+OPEN_ENDED = ("train", "evaluate")  # commands whose further flags are overrides of a config
+DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
+
+Errors end as one line and status 2; --traceback anywhere on the line (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
+
+
+def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's words as those of the command itself and those that override the config.
+
+    A flag that the command does not have begins an override, and the words after it, up to the next flag, are its
+    value; so CONFIG stands before the first override.
+    """
+    takes_value = {field.name.replace("_", "-"): field.type != "bool" for field in dataclasses.fields(command)}
+    own: list[str] = []
+    extra: list[str] = []
+    current, owed = own, False
+    for word in arguments:
+        if word.startswith("--") and not owed:
+            name, equals, _ = word[2:].partition("=")
+            name = name.replace("_", "-")
+            current = own if name in takes_value or name == "help" else extra
+            owed = current is own and takes_value.get(name, False) and not equals
+        elif word == "-h":
+            own.append(word)
+            continue
+        else:
+            owed = False
+        current.append(word)
+    return own, extra
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, list[str]]:
+    """The command record that a line asks for and the overrides that stand on it. Exits like argparse on --help and on
+    a line that cannot be read."""
+    name, own, extra = argv[0], list(argv[1:]), []
+    if name not in COMMANDS:
+        if not name.startswith("-"):
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            meant = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
+            print(f"error: there is no command {name!r}; {meant}", file=sys.stderr)
+            raise SystemExit(USER_ERROR)
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="alignjax", description=DESCRIPTION, args=argv), []
+    if name in OPEN_ENDED:
+        own, extra = separate(COMMANDS[name], own)
+    # One command at a time, so that the hint at a misspelt flag is about this command.
+    return tyro.cli(COMMANDS[name], prog=f"alignjax {name}", args=own, config=(tyro.conf.FlagCreatePairsOff,)), extra
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out one command line; the exit status."""
+    if list(argv) == ["--version"]:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"alignjax {version('alignjax')}")
+        return 0
+    if argv and argv[0] == "train" and {"-h", "--help"} & set(argv) and len(argv) > 2:
+        from alignjax.commands.train import describe  # noqa: PLC0415
+
+        own, _ = separate(Train, argv[1:])
+        configs = [word for word in own if not word.startswith("-")]
+        if configs:
+            return describe(configs[0])
+    command, extra = parse(argv or ["--help"])
+    return command(extra) if argv[0] in OPEN_ENDED else command()
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the message alone tells the person what to do: the errors that alignjax words itself, and files that are
+    missing or closed. Anything else is a bug, of ours or of the person's own function, and shows its traceback."""
+    ours = isinstance(error, Exception) and type(error).__module__.partition(".")[0] == "alignjax"
+    return ours or isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry point. Returns the exit status: 0, 2 for an error with a message, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = "--traceback" in argv or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
+    try:
+        return run([word for word in argv if word != "--traceback"])
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `alignjax list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if show or not is_users(error):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR if is_users(error) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""Command-line overrides: dotted paths into the tree that a config file returned.
+
+`--algorithm.losses.pair.tau 0.1` walks frozen dataclasses by field, mappings by key, `Fn`s by hyper-parameter and
+tuples of records by index. The value is parsed as the annotation at the end of the path asks (by tyro), and the tree is
+rebuilt from there to the root with `dataclasses.replace` and `Fn.replace`, so every check of every record runs again.
+The first component of a path into a `Pipeline` is the name of a step; `all` stands for every step that has the rest of
+the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import enum
+import inspect
+import io
+import pathlib
+import types
+import typing
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, nearest
+
+EVERY_STEP = "all"
+_PLAIN = (bool, int, float, str, pathlib.Path)
+_UNSAID = (inspect.Parameter.empty, Any, object)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One value of a config that the command line can change: its dotted path, the type asked for, the value now."""
+
+    path: str
+    annotation: Any
+    value: Any
+
+    @property
+    def type_name(self) -> str:
+        return type_name(self.annotation)
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as a person writes it: `float | None`, `tuple[int, ...]`."""
+    if annotation is type(None):
+        return "None"
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+        return annotation.__name__
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return " | ".join(type_name(option) for option in typing.get_args(annotation))
+    return str(annotation).replace("typing.", "").replace("pathlib.", "")
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Whether words of a command line can be turned into this type."""
+    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return True
+    if isinstance(annotation, types.UnionType) or origin in (typing.Union, tuple):
+        return all(_is_plain(option) for option in options if option not in (type(None), Ellipsis))
+    return annotation in _PLAIN or (isinstance(annotation, type) and issubclass(annotation, enum.Enum))
+
+
+def _annotation_of(value: Any, annotation: Any) -> Any:
+    """The declared type or, where a slot is not annotated, the type of what stands there."""
+    if annotation not in _UNSAID and not isinstance(annotation, (str, typing.TypeVar)) and annotation is not tuple:
+        return annotation
+    if isinstance(value, tuple) and value and len({type(item) for item in value}) == 1:
+        return tuple[type(value[0]), ...]
+    return type(value)
+
+
+def _hints(record: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(type(record))
+    except (NameError, TypeError):  # an annotation under TYPE_CHECKING in a user's file: treated as unannotated
+        return {}
+
+
+def _is_node(value: Any) -> bool:
+    """Whether a path can go through the value. Records of functions (a Model) are built in the config file: closed."""
+    if isinstance(value, Fn):
+        return True
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return value.__dataclass_params__.frozen and not _is_record_of_functions(value)
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value)
+    return isinstance(value, tuple) and any(_is_node(item) for item in value)
+
+
+def _is_record_of_functions(value: Any) -> bool:
+    """A Model and the like: a change of one of its fields would not remake the functions that were built from it."""
+    return any(inspect.isroutine(getattr(value, field.name, None)) for field in dataclasses.fields(value))
+
+
+def children(node: Any) -> dict[str, tuple[Any, Any]]:
+    """{component: (value, annotation)} one step below a node of the tree; empty for anything that is not a node."""
+    if not _is_node(node):
+        return {}
+    if isinstance(node, Pipeline):
+        return {name: (step, type(step)) for name, step in node.steps.items()}
+    if isinstance(node, Fn):
+        known = hyperparameters(node.function)
+        return {name: (value, known[name].annotation) for name, value in node.kwargs.items()}
+    if isinstance(node, Mapping):
+        return {name: (value, type(value)) for name, value in node.items()}
+    if isinstance(node, tuple):
+        return {str(index): (value, type(value)) for index, value in enumerate(node)}
+    hints = _hints(node)
+    return {
+        field.name: (getattr(node, field.name), hints.get(field.name, inspect.Parameter.empty))
+        for field in dataclasses.fields(node)
+        if field.init
+    }
+
+
+def slots(node: Any, prefix: str = "") -> Iterator[Slot]:
+    """Every value under `node` that an override can reach, in the order of the tree."""
+    for name, (value, annotation) in children(node).items():
+        path = f"{prefix}{name}"
+        if _is_node(value):
+            yield from slots(value, f"{path}.")
+            continue
+        annotation = _annotation_of(value, annotation)
+        if _is_plain(annotation):
+            yield Slot(path, annotation, value)
+
+
+def _with_child(node: Any, name: str, value: Any) -> Any:
+    """`node` with one child changed, its own checks run again."""
+    if isinstance(node, Pipeline):
+        return dataclasses.replace(node, steps=_with_child(node.steps, name, value))
+    if isinstance(node, Fn):
+        return node.replace(**{name: value})
+    if isinstance(node, Mapping):
+        kind = OrderedDict if isinstance(node, OrderedDict) else dict
+        return kind((key, value if key == name else old) for key, old in node.items())
+    if isinstance(node, tuple):
+        index = int(name)
+        return (*node[:index], value, *node[index + 1 :])
+    return dataclasses.replace(node, **{name: value})
+
+
+def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
+    """The words after a flag as the type its slot asks for.
+
+    Raises ConfigError that says which flag, what it got and what it must be.
+    """
+    options = typing.get_args(annotation) or (annotation,)
+    if len(words) == 1 and (annotation is str or (str in options and type(None) not in options)):
+        return words[0]  # verbatim: a str may look like a number or begin with a dash
+    if bool in options and (not words or (len(words) == 1 and words[0].lower() in ("true", "false"))):
+        return not words or words[0].lower() == "true"
+    if typing.get_origin(annotation) is tuple and len(words) == 1:
+        words = [word.strip() for word in words[0].strip("()[] ").split(",") if word.strip()]
+    if words and typing.get_origin(annotation) is not tuple and type(None) in options and words[0].lower() == "none":
+        words = ["None", *words[1:]]
+    try:
+        # tyro describes its own dummy argument on stderr even when told to be quiet; the message below names the flag.
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return tyro.cli(
+                tyro.conf.Positional[annotation],  # type: ignore[valid-type]
+                args=list(words),
+                console_outputs=False,
+                add_help=False,
+            )
+    except SystemExit:
+        got = repr(" ".join(words)) if words else "no value"
+        raise ConfigError(f"--{flag} got {got}; it must be {_in_words(annotation)}") from None
+
+
+def _in_words(annotation: Any) -> str:
+    names = {int: "an integer (int)", float: "a number (float)", bool: "true or false (bool)", str: "one word (str)"}
+    if typing.get_origin(annotation) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return f"one of {', '.join(annotation.__members__)}"
+    return names.get(annotation, type_name(annotation))
+
+
+def _unknown(root: Any, parent: str, node: Any, name: str, path: str) -> ConfigError:
+    """The error for a path that leaves the tree at `name`, naming the nearest path that exists."""
+    known = [slot.path for slot in slots(root)]
+    last = path.rsplit(".", 1)[-1]
+    same_end = [other for other in known if other.rsplit(".", 1)[-1] == last]
+    place = f"{parent} has no {name!r}" if parent else f"this config has no {name!r}"
+    inside = children(node)
+    if name not in inside and same_end and not parent:
+        return ConfigError(f"--{path}: {place}. Did you mean {' or '.join(f'--{other}' for other in same_end[:4])}?")
+    if not inside:
+        built = type(node).__name__
+        return ConfigError(f"--{path}: {parent} is a {built} and has no parts to change; change it in the config file")
+    hint = nearest(name, [*inside, EVERY_STEP] if isinstance(node, Pipeline) else inside)
+    rest = path.split(".")[len(parent.split(".")) + 1 if parent else 1 :]
+    if hint.startswith(" Did you mean"):
+        close = hint.split("'")[1]
+        hint = f" Did you mean --{'.'.join([*([parent] if parent else []), close, *rest])}?"
+    return ConfigError(f"--{path}: {place}.{hint}")
+
+
+def _set(root: Any, node: Any, done: tuple[str, ...], todo: Sequence[str], words: Sequence[str]) -> Any:
+    name, path, parent = todo[0], ".".join([*done, *todo]), ".".join(done)
+    known = children(node)
+    if name not in known:
+        raise _unknown(root, parent, node, name, path)
+    value, annotation = known[name]
+    if len(todo) > 1:
+        if not _is_node(value):
+            raise _unknown(root, ".".join([*done, name]), value, todo[1], path)
+        return _with_child(node, name, _set(root, value, (*done, name), todo[1:], words))
+    annotation = _annotation_of(value, annotation)
+    if _is_node(value) or not _is_plain(annotation):
+        inside = [f"--{path}.{slot.path}" for slot in slots(value)]
+        tail = f" Inside it: {', '.join(inside[:8])}." if inside else " Change it in the config file."
+        raise ConfigError(f"--{path} is a {type(value).__name__}, not a value to write on a command line.{tail}")
+    return _with_child(node, name, parse(path, words, annotation))
+
+
+def _everywhere(config: Pipeline, rest: Sequence[str], words: Sequence[str]) -> Pipeline:
+    """The override in every step that has the path."""
+    tail = ".".join(rest)
+    having = [name for name, step in config.steps.items() if any(slot.path == tail for slot in slots(step))]
+    if not having:
+        tails = {slot.path for step in config.steps.values() for slot in slots(step)}
+        raise ConfigError(f"--{EVERY_STEP}.{tail}: no step has {tail!r}.{nearest(tail, tails)}")
+    for name in having:
+        config = _set(config, config, (), [name, *rest], words)
+    return config
+
+
+def override(config: Any, path: str, words: Sequence[str]) -> Any:
+    """`config` with the value at the dotted `path` replaced by what `words` say.
+
+    Raises ConfigError for a path that does not exist (naming the nearest) and for a value of the wrong type.
+    """
+    parts = path.replace("-", "_").split(".")
+    if isinstance(config, Pipeline):
+        for name in config.steps:  # a step may be called "offline-ipo"
+            if path.split(".")[0] == name:
+                parts[0] = name
+        if parts[0] == EVERY_STEP and EVERY_STEP not in config.steps and len(parts) > 1:
+            return _everywhere(config, parts[1:], words)
+    try:
+        return _set(config, config, (), parts, words)
+    except ConfigError as error:
+        if str(error).startswith("--"):
+            raise
+        raise ConfigError(f"--{path} {' '.join(words)}: {error}") from None  # a record's own check, after the change
+
+
+def split(arguments: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """`["--a.b", "1", "--c=2"]` as `[("a.b", ["1"]), ("c", ["2"])]`: what stands after a flag, up to the next, is its
+    value. A negative number begins with one dash and is a value."""
+    found: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, equals, value = argument[2:].partition("=")
+            found.append((flag, [value] if equals else []))
+        elif found:
+            found[-1][1].append(argument)
+        else:
+            raise ConfigError(f"{argument!r} stands where an override should: write --path.to.value {argument}")
+    return found
+
+
+def apply(config: Any, arguments: Iterable[str], flags: Iterable[str] = ()) -> Any:
+    """`config` with a command line's overrides applied in order; the last one wins.
+
+    flags: what else the command line knows, so that "--resme" is told about --resume and not about the config.
+    """
+    for path, words in split(arguments):
+        close = difflib.get_close_matches(path.replace("_", "-"), flags, n=1, cutoff=0.7)
+        if close and path not in children(config):
+            raise ConfigError(f"there is no flag --{path}. Did you mean --{close[0]}?")
+        config = override(config, path, words)
+    return config
