@@ -157,7 +157,7 @@ class Model:
     the others
     extend(params, cache, tokens [B,N,T], valid, edits=None, states=()) -> (hidden [B,N,T,D], cache, states): training,
     scoring, prefill and decode
-    config: what made it, for config.json and checkpoints
+    axes: the params' logical axis names, for sharding; config: what made it, for config.json and checkpoints
     """
 
     init: Callable[[Key], Params]
@@ -165,6 +165,7 @@ class Model:
     heads: Mapping[str, Head]
     read: Read
     extend: Callable[..., tuple[Array, Any, Mapping[str, Array]]] | None = None
+    axes: Any = None
     config: Any = None
 
 
@@ -199,7 +200,7 @@ Behaviour: TypeAlias = Callable[
     [Mapping[str, Array], Any], Array
 ]  # ({stream: logits [..,V]}, history) -> logits [..,V]
 Objective: TypeAlias = Callable[[Params], tuple[dict[str, Array], Metrics]]
-Gradient: TypeAlias = Callable[[Objective, Params, Context, Key], tuple[Params, dict[str, Array]]]
+Gradient: TypeAlias = Callable[[Objective, Params, Context, Key], tuple[Params, Metrics]]
 
 
 def frozen(own: Any, context: Context, batch: Batch, key: Key) -> Any:

@@ -1,0 +1,315 @@
+"""One decoder-only transformer: RMSNorm, RoPE, grouped-query attention, gated MLP; a flax.nnx block behind plain
+functions.
+
+Layers are stacked and scanned in training; handed params and caches whose layers are a tuple (`functional.unrolled`),
+the same `extend` runs them one by one,
+which is what decode does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alignjax.config import ConfigError
+from alignjax.models import heads as heads_module
+from alignjax.models.functional import Cache, Segment, default_read, shared_prompt_hidden
+from alignjax.numerics import MASKED
+from alignjax.types import Array, Key, Model, Params
+
+SITES = ("embed", "attn", "heads", "block")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and switches of a decoder-only transformer.
+
+    vocab V, width D, layers, heads (query), kv_heads (0: as many as heads), head_dim (0: width / heads), mlp (gated
+    hidden size); window: attend to that many
+    latest tokens, None for all; outputs: heads besides "lm": any of "value", "reward", "preference"; tied: the lm head
+    is the embedding;
+    dtype and param_dtype: compute and storage, by name; remat: "none" or "layer"; group_chunks: see
+    `shared_prompt_hidden`.
+    """
+
+    vocab: int
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 0
+    head_dim: int = 0
+    mlp: int = 1024
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    window: int | None = None
+    tied: bool = False
+    outputs: tuple[str, ...] = ()
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    group_chunks: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        object.__setattr__(self, "head_dim", self.head_dim or self.width // self.heads)
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if self.head_dim % 2:
+            raise ConfigError(f"head_dim={self.head_dim} is odd; rotary embeddings need pairs")
+        if self.remat not in ("none", "layer"):
+            raise ConfigError(f"remat={self.remat!r}; it must be 'none' or 'layer'")
+
+
+def _weight(
+    rngs: nnx.Rngs, config: TransformerConfig, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int = 0
+) -> nnx.Param:
+    """A parameter with its logical axes: normal with variance 1/fan_in, or ones for a scale (fan_in 0)."""
+    dtype = jnp.dtype(config.param_dtype)
+    if not fan_in:
+        return nnx.Param(jnp.ones(shape, dtype), axes=axes)
+    return nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * jnp.asarray(fan_in**-0.5, dtype), axes=axes)
+
+
+def rms_norm(x: Array, scale: Array, eps: float) -> Array:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)).astype(x.dtype) * scale.astype(
+        x.dtype
+    )
+
+
+def rotate(x: Array, positions: Array, theta: float) -> Array:
+    """Rotary embedding (arXiv:2104.09864): x [B,N,T,H,h] turned by positions [B,N,T], halves paired."""
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def attend(q: Array, segments: list[tuple[str, Array, Array, Array]]) -> Array:
+    """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h].
+
+    Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own; mask
+    broadcasts against [B,K,N,G,T,S].
+    The shared keys are one product with all N*G*T queries, never repeated.
+    """
+    scale = q.shape[-1] ** -0.5
+    scores = []
+    for letters, k, _, mask in segments:
+        score = jnp.einsum(f"bkngth,{letters}->bkngts", q * scale, k, preferred_element_type=jnp.float32)
+        scores.append(jnp.where(mask, score, MASKED))
+    # One softmax over all segments, without joining them. The maximum only guards the exponent, so it carries no
+    # gradient.
+    top = jax.lax.stop_gradient(
+        functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
+    )
+    weights = [jnp.exp(score - top) for score in scores]
+    total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
+    mixed = sum(
+        jnp.einsum(f"bkngts,{letters}->bkngth", weight.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        for weight, (letters, _, v, _) in zip(weights, segments, strict=True)
+    )
+    return (mixed / total).astype(q.dtype)  # type: ignore[operator]
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block; one line per weight: shape, logical axes, fan-in."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs) -> None:
+        c, w = config, functools.partial(_weight, rngs, config)
+        self.config = config
+        self.attn_norm = w((c.width,), ("embed",))
+        self.q = w((c.width, c.heads * c.head_dim), ("embed", "heads"), c.width)
+        self.k = w((c.width, c.kv_heads * c.head_dim), ("embed", "kv_heads"), c.width)
+        self.v = w((c.width, c.kv_heads * c.head_dim), ("embed", "kv_heads"), c.width)
+        self.o = w((c.heads * c.head_dim, c.width), ("heads", "embed"), c.heads * c.head_dim * 2 * c.layers)
+        self.mlp_norm = w((c.width,), ("embed",))
+        self.gate = w((c.width, c.mlp), ("embed", "mlp"), c.width)
+        self.up = w((c.width, c.mlp), ("embed", "mlp"), c.width)
+        self.down = w((c.mlp, c.width), ("mlp", "embed"), c.mlp * 2 * c.layers)
+
+    def __call__(
+        self, x: Array, positions: Array, past: Past, edits: Mapping[str, Array]
+    ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
+        """x [B,N,T,D] -> (x, the keys and values to keep, states at sites)."""
+        c = self.config
+        rows, n, t, _ = x.shape
+        groups = c.heads // c.kv_heads
+        h = rms_norm(x, self.attn_norm[...], c.norm_eps)
+        dot = functools.partial(_dot, dtype=x.dtype)
+        q = rotate(dot(h, self.q).reshape(rows, n, t, c.heads, c.head_dim), positions, c.rope_theta)
+        k = rotate(dot(h, self.k).reshape(rows, n, t, c.kv_heads, c.head_dim), positions, c.rope_theta)
+        v = dot(h, self.v).reshape(rows, n, t, c.kv_heads, c.head_dim)
+        q = q.reshape(rows, n, t, c.kv_heads, groups, c.head_dim).transpose(0, 3, 1, 4, 2, 5)
+        kept, segments = past.segments(k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4))
+        mixed = attend(q, segments).transpose(0, 2, 4, 1, 3, 5).reshape(rows, n, t, c.heads, c.head_dim)
+        states = {"heads": mixed + edits["heads"] if "heads" in edits else mixed}
+        states["attn"] = dot(states["heads"].reshape(rows, n, t, -1), self.o)
+        if "attn" in edits:
+            states["attn"] += edits["attn"]
+        x = x + states["attn"]
+        h = rms_norm(x, self.mlp_norm[...], c.norm_eps)
+        x = x + dot(jax.nn.silu(dot(h, self.gate)) * dot(h, self.up), self.down)
+        states["block"] = x + edits["block"] if "block" in edits else x
+        return states["block"], kept, states
+
+
+def _dot(x: Array, weight: nnx.Param, dtype: Any) -> Array:
+    return x @ weight[...].astype(dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """What a block's queries may see: masks made once for all layers, and this layer's cached keys and values.
+
+    shared: (k, v) or None with its mask; own: (k, v) buffers written at slot `used`, or None when the tokens given are
+    all there is.
+    """
+
+    shared: tuple[Array, Array] | None
+    own: tuple[Array, Array] | None
+    shared_mask: Array | None
+    own_mask: Array
+    used: Array | None
+
+    def segments(self, k: Array, v: Array) -> tuple[tuple[Array, Array], list[tuple[str, Array, Array, Array]]]:
+        """The keys and values to keep after new ones k, v [B,K,N,T,h], and everything to attend to."""
+        if self.own is not None:
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.used, axis=3)
+                for buffer, new in zip(self.own, (k, v), strict=True)
+            )
+        segments = [("bknsh", k, v, self.own_mask)]
+        if self.shared is not None:
+            assert self.shared_mask is not None
+            segments.insert(0, ("bksh", *self.shared, self.shared_mask))
+        return (k, v), segments
+
+
+def _masks(
+    config: TransformerConfig, cache: Cache, valid: Array, positions: Array
+) -> tuple[Array | None, Array, Segment]:
+    """Masks [B,1,N,1,T,S] over the shared and the own segment, and the own segment's bookkeeping after these tokens.
+
+    Causality goes by slot, windows by position, which counts valid tokens: neither padding nor gaps change a number.
+    """
+    t = valid.shape[-1]
+    if cache.own is None:
+        start, own_valid, own_positions = 0, valid, positions
+    else:
+        start = cache.used
+        own_valid = jax.lax.dynamic_update_slice_in_dim(cache.own.valid, valid, start, axis=2)
+        own_positions = jax.lax.dynamic_update_slice_in_dim(cache.own.positions, positions, start, axis=2)
+    causal = jnp.arange(own_valid.shape[-1]) <= (start + jnp.arange(t))[:, None]
+    own = own_valid[:, :, None, :] & causal
+    shared = None if cache.shared is None else cache.shared.valid[:, None, None, :]
+    if config.window is not None:
+        own &= positions[..., None] - own_positions[:, :, None, :] < config.window
+        if cache.shared is not None and shared is not None:
+            shared = shared & (positions[..., None] - cache.shared.positions[:, None, None, :] < config.window)
+    expand = lambda mask: None if mask is None else mask[:, None, :, None]  # noqa: E731
+    return expand(shared), own[:, None, :, None], Segment((), own_valid, own_positions)
+
+
+def _positions(cache: Cache, valid: Array) -> Array:
+    """Position of each token [B,N,T]: how many valid tokens stand in front of it, prompt included."""
+    before = jnp.zeros(valid.shape[:2], jnp.int32)
+    if cache.shared is not None:
+        before += jnp.sum(cache.shared.valid, axis=-1, dtype=jnp.int32)[:, None]
+    if cache.own is not None:
+        before += jnp.sum(cache.own.valid, axis=-1, dtype=jnp.int32)
+    return jnp.maximum(before[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, 0)
+
+
+def _extend(
+    config: TransformerConfig,
+    block: Any,
+    params: Params,
+    cache: Cache | None,
+    tokens: Array,
+    valid: Array,
+    edits: Mapping[str, Array] | None = None,
+    states: tuple[str, ...] = (),
+) -> tuple[Array, Cache, dict[str, Array]]:
+    """See `Model.extend`. Layers run as params and caches have them: a scan over stacked ones, a loop over a tuple."""
+    cache, edits = cache or Cache(), edits or {}
+    positions = _positions(cache, valid)
+    shared_mask, own_mask, own = _masks(config, cache, valid, positions)
+    x = jnp.take(params["embed"], tokens, axis=0).astype(jnp.dtype(config.dtype))
+    if "embed" in edits:
+        x = x + edits["embed"]
+    sited = {"embed": x} if "embed" in states else {}
+    by_layer = {site: edit for site, edit in edits.items() if site != "embed"}
+
+    def layer(x: Array, given: Any) -> tuple[Array, Any]:
+        weights, shared, buffers, edit = given
+        past = Past(shared, buffers, shared_mask, own_mask, cache.used)
+        x, kept, seen = nnx.merge(block, weights)(x, positions, past, edit)
+        return x, (kept, {site: seen[site] for site in states if site != "embed"})
+
+    if config.remat == "layer" and cache.own is None:
+        layer = jax.checkpoint(layer)
+    given = (params["layers"], cache.shared and cache.shared.layers, cache.own and cache.own.layers, by_layer)
+    if isinstance(params["layers"], tuple):
+        out = []
+        for number in range(config.layers):
+            edit = jax.tree.map(lambda leaf, i=number: leaf[i], by_layer)
+            x, kept = layer(x, (*(part and part[number] for part in given[:3]), edit))
+            out.append(kept)
+        layers = tuple(kept for kept, _ in out)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[seen for _, seen in out])
+    else:
+        x, (layers, stacked) = jax.lax.scan(layer, x, given)
+    sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}
+    used = None if cache.used is None else cache.used + tokens.shape[-1]
+    x = rms_norm(x, params["norm"], config.norm_eps)
+    return x, Cache(cache.shared, dataclasses.replace(own, layers=layers), used), sited
+
+
+@functools.cache
+def transformer(config: TransformerConfig) -> Model:
+    """The Model of a configuration; the same object for equal configurations, so that jitted functions are shared."""
+    block, blank = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+
+    def one_layer(key: Key) -> Params:
+        return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(key)))[1])
+
+    def init(key: Key) -> Params:
+        layers, embed, outputs = jax.random.split(key, 3)
+        dtype = jnp.dtype(config.param_dtype)
+        return {
+            "embed": jax.random.normal(embed, (config.vocab, config.width), dtype) * config.width**-0.5,
+            "layers": jax.vmap(one_layer)(jax.random.split(layers, config.layers)),
+            "norm": jnp.ones((config.width,), dtype),
+            "heads": heads_module.init(outputs, config, dtype),
+        }
+
+    axes = {
+        "embed": ("vocab", "embed"),
+        "layers": jax.tree.map(
+            lambda leaf: ("layers", *leaf.get_metadata("axes")),
+            blank,
+            is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+        ),
+        "norm": ("embed",),
+        "heads": heads_module.axes(config),
+    }
+    axes["layers"] = nnx.to_pure_dict(axes["layers"])  # type: ignore[arg-type]
+    extend = functools.partial(_extend, config, block)
+    return Model(
+        init=init,
+        hidden=shared_prompt_hidden(extend, config.group_chunks),
+        heads=heads_module.heads(config),
+        read=default_read,
+        extend=extend,
+        axes=axes,
+        config=config,
+    )

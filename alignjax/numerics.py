@@ -1,0 +1,62 @@
+"""Small numerical pieces that several parts share: keys by name, log-probabilities of tokens, masked sums."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# A finite stand-in for minus infinity: a row in which everything is masked then gives finite numbers and gradients.
+MASKED = -1e30
+
+
+def fold_name(key: Array, name: str) -> Array:
+    """A key for a named purpose. Names, not positions, so that adding a stage leaves every other stage's stream
+    alone."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def row_keys(key: Array, example_id: Array, completions: int, first: int = 0) -> Array:
+    """One key per (prompt, completion) [B,N], a function of the example and the completion's number only.
+
+    What is sampled for a prompt therefore depends on neither the rest of the batch, its order, nor how it is sharded.
+    """
+    numbers = jnp.arange(first, first + completions)
+    return jax.vmap(lambda e: jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(key, e), n))(numbers))(
+        example_id
+    )
+
+
+def take_token(values: Array, token: Array) -> Array:
+    """values [..,V] at token [..]: the one place that gathers by token id, which is where a sharded vocabulary
+    matters."""
+    return jnp.take_along_axis(values, token[..., None], axis=-1)[..., 0]
+
+
+def token_logps(logits: Array, token: Array) -> Array:
+    """log softmax(logits)[token] in nats, float32 (float64 if the logits are): logits [..,V], token [..]."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return take_token(logits, token) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """Sum of mask * values; what is masked out may be inf or NaN."""
+    return jnp.sum(jnp.where(mask != 0, values, 0) * mask, axis=axis)
+
+
+def last_valid(values: Array, valid: Array) -> Array:
+    """values [..,T] at the last position where valid [..,T]; position 0 if there is none."""
+    length = valid.shape[-1]
+    index = length - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
+    index = jnp.where(jnp.any(valid, axis=-1), index, 0)
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+
+
+def strong(tree: Any) -> Any:
+    """A copy of every leaf with a definite dtype: fresh buffers, and none of the weak types that make a jitted function
+    compile twice."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True), tree)

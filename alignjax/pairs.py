@@ -1,0 +1,62 @@
+"""Two completions of a prompt seen together: the layout that a pairwise preference model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import jax.numpy as jnp
+
+from alignjax.numerics import last_valid
+from alignjax.types import Array, Batch, Context
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
+    """Every unordered pair of n completions, (0,1), (0,2), ..., as pairs that losses and judges take."""
+    return tuple(combinations(range(n), 2))
+
+
+def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
+    """Completions "y separator y'" for every pair, in both orders, sharing the prompt: N becomes 2K, T becomes 2T+1.
+
+    The padding that stays between y and the separator is harmless, since positions count valid tokens. Order: all (i,
+    j), then all (j, i).
+    """
+    assert batch.tokens is not None and batch.valid is not None
+    first = jnp.array([i for i, _ in pairs] + [j for _, j in pairs])
+    second = jnp.array([j for _, j in pairs] + [i for i, _ in pairs])
+
+    def joined(leaf: Array, middle: int | bool) -> Array:
+        between = jnp.full((leaf.shape[0], len(first), 1), middle, leaf.dtype)
+        return jnp.concatenate([leaf[:, first], between, leaf[:, second]], axis=2)
+
+    valid = joined(batch.valid, True)
+    return Batch(
+        prompt=batch.prompt,
+        prompt_valid=batch.prompt_valid,
+        tokens=joined(batch.tokens, separator),
+        valid=valid,
+        mask=valid.astype(jnp.float32),
+        example_id=batch.example_id,
+    )
+
+
+def pair_logits(context: Context, batch: Batch, *, role: str, pairs: Pairs, separator: int) -> Array:
+    """Logit of P(i beats j | prompt) for every pair, [B,K]: f(i, j) - f(j, i), antisymmetric whatever f is.
+
+    f is the role's "preference" head read after the last token of "y separator y'".
+    """
+    view = pair_view(batch, pairs, separator)
+    assert view.valid is not None
+    (values,) = context.score(f"{role}:preference", view).values()
+    f = last_valid(values, view.valid)
+    return f[:, : len(pairs)] - f[:, len(pairs) :]
+
+
+def preference_matrix(probability: Array, pairs: Pairs, n: int) -> Array:
+    """P(i beats j) for each pair [B,K] as a matrix [B,N,N] with p[i,j] + p[j,i] = 1 and 1/2 on the diagonal."""
+    matrix = jnp.full((probability.shape[0], n, n), 0.5, probability.dtype)
+    i, j = jnp.array([p[0] for p in pairs]), jnp.array([p[1] for p in pairs])
+    return matrix.at[:, i, j].set(probability).at[:, j, i].set(1 - probability)

@@ -1,0 +1,209 @@
+"""Scoring: what losses and stages ask of models, computed in one pass per view.
+
+XLA does not merge two differentiated passes over the same tokens, so the losses of an update are first traced
+abstractly to learn what they ask for, and
+then one pass per view computes it all: each trunk once, logits in chunks over T that are rematerialised in the backward
+pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import ConfigError, nearest
+from alignjax.types import Array, Batch, Context, Hidden, Metrics, Params, Read, Role
+
+# The fields a model may look at. Two batches that share them all are the same view for scoring, whatever else differs.
+_SCORED = ("prompt", "prompt_valid", "tokens", "valid", "prompts", "completions")
+
+
+class Request(NamedTuple):
+    """One question to `score`: outputs "role", "role:head" or "role@site", and the read that turns them into numbers
+    (None: the model's default)."""
+
+    outputs: tuple[str, ...]
+    read: Read | None
+
+
+def _parse(output: str) -> tuple[str, str, str]:
+    """ "role[:head][@site]" -> (role, head, site); the head is "lm" unless named."""
+    rest, _, site = output.partition("@")
+    role, _, head = rest.partition(":")
+    return role, head or "lm", site
+
+
+def _chunked(one: Callable[..., Any], tree: Any, length: int, chunk: int) -> Any:
+    """`one` over chunks of axis 2 of every leaf, rematerialised, results joined along axis 2. Never over flattened
+    B*N*T: that gathers a sharded batch."""
+    chunk = max(1, min(chunk, length // 2)) if length > 1 else 1
+    pieces = -(-length // chunk)
+    pad = pieces * chunk - length
+
+    def split(leaf: Array) -> Array:
+        leaf = jnp.pad(leaf, [(0, pad) if axis == 2 else (0, 0) for axis in range(leaf.ndim)])
+        return jnp.moveaxis(leaf.reshape(*leaf.shape[:2], pieces, chunk, *leaf.shape[3:]), 2, 0)
+
+    def join(leaf: Array) -> Array:
+        leaf = jnp.moveaxis(leaf, 0, 2)
+        return leaf.reshape(*leaf.shape[:2], pieces * chunk, *leaf.shape[4:])[:, :, :length]
+
+    return jax.tree.map(join, jax.lax.map(jax.checkpoint(one), jax.tree.map(split, tree)))
+
+
+def _one_pass(
+    roles: Mapping[str, Role], params: Callable[[str], Params], batch: Batch, requests: Iterable[Request], chunk: int
+) -> dict[Request, dict[str, Array]]:
+    """All requests on one view: every trunk once, every head once per chunk."""
+    requests = list(dict.fromkeys(requests))
+    outputs = sorted({output for request in requests for output in request.outputs})
+    parsed = {output: _parse(output) for output in outputs}
+    for output, (role, head, _) in parsed.items():
+        if role not in roles:
+            raise ConfigError(f"score({output!r}): there is no role {role!r}.{nearest(role, roles)}")
+        model = roles[role].model
+        if model is None or head not in model.heads:
+            known = model.heads if model else ()
+            raise ConfigError(f"score({output!r}): role {role!r} has no head {head!r}.{nearest(head, known)}")
+    sites = {
+        name: tuple(sorted({s for r, _, s in parsed.values() if r == name and s})) for name, _, _ in parsed.values()
+    }
+    trunks: dict[str, Hidden] = {
+        role: roles[role].model.hidden(params(role), batch, sites[role])  # type: ignore[union-attr]
+        for role in sites
+    }
+
+    def states(output: str) -> Array:
+        role, head, site = parsed[output]
+        hidden = trunks[role]
+        if site:
+            return hidden.states[site]
+        return hidden.before if roles[role].model.heads[head].reads == "before" else hidden.after  # type: ignore[union-attr]
+
+    def one(piece: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
+        given, token = piece
+        values = {
+            output: state if parsed[output][2] else _head(roles, parsed[output]).apply(params(parsed[output][0]), state)
+            for output, state in given.items()
+        }
+        answers = {}
+        for number, (names, read) in enumerate(requests):
+            if read is not None:
+                answers[str(number)] = read({name: values[name] for name in names}, token)
+            else:
+                answers[str(number)] = {
+                    name: roles[parsed[name][0]].model.read({name: values[name]}, token)[name]  # type: ignore[union-attr]
+                    for name in names
+                }
+        return answers
+
+    assert batch.tokens is not None and batch.valid is not None
+    answers = _chunked(
+        one, ({output: states(output) for output in outputs}, batch.tokens), batch.tokens.shape[2], chunk
+    )
+    valid = batch.valid
+
+    def masked(leaf: Array) -> Array:
+        return jnp.where(valid.reshape(*valid.shape, *[1] * (leaf.ndim - 3)), leaf, 0)
+
+    return {request: jax.tree.map(masked, answers[str(number)]) for number, request in enumerate(requests)}
+
+
+def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Any:
+    return roles[parsed[0]].model.heads[parsed[1]]  # type: ignore[union-attr]
+
+
+def one_pass(
+    roles: Mapping[str, Role],
+    params: Callable[[str], Params],
+    batch: Batch,
+    requests: Iterable[Request],
+    *,
+    microbatches: int = 1,
+    chunk: int = 16,
+) -> dict[Request, dict[str, Array]]:
+    """`requests` on one view, in `microbatches` rematerialised pieces over B; [B,N,T] results of the whole view either
+    way.
+
+    Raises ConfigError if the view's B is not a multiple of `microbatches`, or a role or head does not exist.
+    """
+    requests = list(dict.fromkeys(requests))
+    seen = Batch(**{name: getattr(batch, name) for name in _SCORED})
+    if microbatches == 1:
+        return _one_pass(roles, params, seen, requests, chunk)
+    rows = batch.tokens.shape[0]  # type: ignore[union-attr]
+    if rows % microbatches:
+        raise ConfigError(
+            f"{rows} prompts do not split into {microbatches} microbatches; make the batch size a multiple of it"
+        )
+
+    def split(leaf: Array) -> Array:
+        # reshape(M, B//M) would give each device rows of every microbatch and silently replicate the work
+        return leaf.reshape(rows // microbatches, microbatches, *leaf.shape[1:]).swapaxes(0, 1)
+
+    def piece(batch: Batch) -> list[dict[str, Array]]:
+        return list(_one_pass(roles, params, batch, requests, chunk).values())
+
+    answers = jax.lax.map(jax.checkpoint(piece), jax.tree.map(split, seen))
+    joined = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(rows, *leaf.shape[2:]), answers)
+    return dict(zip(requests, joined, strict=True))
+
+
+def _request(outputs: str | tuple[str, ...], read: Read | None) -> Request:
+    return Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
+
+
+def _identity(batch: Batch, names: Mapping[int, str]) -> tuple[Any, ...] | None:
+    """What a batch is made of, as paths into the update's batch; None if any part was computed by the loss itself."""
+    leaves, structure = jax.tree.flatten([getattr(batch, name) for name in _SCORED])
+    paths = tuple(names.get(id(leaf)) for leaf in leaves)
+    return None if None in paths else (*paths, structure)
+
+
+def _views(batch: Batch) -> Iterable[Batch]:
+    yield batch
+    for view in batch.views.values():
+        yield from _views(view)
+
+
+def with_shared_passes(
+    losses: Callable[[Context], tuple[dict[str, Array], Metrics]],
+    context: Callable[[Callable[..., dict[str, Array]]], Context],
+    roles: Mapping[str, Role],
+    params: Callable[[str], Params],
+    batch: Batch,
+    microbatches: int,
+) -> tuple[dict[str, Array], Metrics]:
+    """Runs `losses(context(score))` with everything they score computed in one pass per view of `batch`.
+
+    A batch that a loss builds itself (rolled completions, ...) is scored when it asks, in a pass of its own.
+    """
+    names = {id(leaf): jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
+    wanted: dict[Any, list[Request]] = {}
+
+    def direct(view: Batch, request: Request) -> dict[str, Array]:
+        return one_pass(roles, params, view, [request], microbatches=microbatches)[request]
+
+    def note(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
+        request = _request(outputs, read)
+        identity = _identity(view, names)
+        if identity is not None:
+            wanted.setdefault(identity, []).append(request)
+        return direct(view, request)
+
+    jax.eval_shape(lambda: losses(context(note)))
+    done: dict[Any, dict[Request, dict[str, Array]]] = {}
+    for view in _views(batch):
+        identity = _identity(view, names)
+        if identity in wanted and identity not in done:
+            done[identity] = one_pass(roles, params, view, wanted[identity], microbatches=microbatches)
+
+    def look_up(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
+        request = _request(outputs, read)
+        known = done.get(_identity(view, names), {})
+        return known[request] if request in known else direct(view, request)
+
+    return losses(context(look_up))

@@ -1,0 +1,141 @@
+"""What lives from step to step, and how it is born."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import ConfigError, nearest
+from alignjax.numerics import fold_name, strong
+from alignjax.roles import CopyOf, Fresh, Restored, Value
+from alignjax.train.checkpoint import restore_role
+from alignjax.types import Algorithm, Key, Params, Role
+from alignjax.workspace import Workspace
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Every role's own tree, an optimizer state per trained role, the number of finished iterations and the run's seed.
+    Donated whole by `update`.
+
+    The order of the data is a function of seed and step, so the source's cursor is `step`.
+    """
+
+    roles: dict[str, Any]
+    optimizers: dict[str, Any]
+    step: jax.Array  # int32
+    seed: jax.Array  # uint32
+
+    def key(self) -> Key:
+        """The key of the present iteration."""
+        return jax.random.fold_in(jax.random.key(self.seed), self.step)
+
+
+def trained(roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """Names of the roles that have an optimizer."""
+    return tuple(name for name, role in roles.items() if role.optimizer is not None)
+
+
+def params_of(roles: Mapping[str, Role], state: Mapping[str, Any]) -> Callable[[str], Params]:
+    """params_of(roles, state)(name): what the role's model runs on, its `build` applied."""
+
+    def params(name: str) -> Params:
+        if name not in roles:
+            raise ConfigError(f"there is no role {name!r}.{nearest(name, roles)}")
+        build = roles[name].build
+        return state[name] if build is None else build(state[name], params)
+
+    return params
+
+
+def _first_value(
+    name: str, roles: Mapping[str, Role], loaded: Mapping[str, Any], key: Key, path: tuple[str, ...] = ()
+) -> Any:
+    if name not in roles:
+        raise ConfigError(
+            f"role {path[-1]!r} starts as a copy of {name!r}, which does not exist.{nearest(name, roles)}"
+        )
+    if name in path:
+        raise ConfigError(f"roles start as copies of each other: {' -> '.join([*path, name])}")
+    role = roles[name]
+    match role.start:
+        case Fresh() if role.model is not None:
+            return role.model.init(fold_name(key, name))
+        case CopyOf(other):
+            return _first_value(other, roles, loaded, key, (*path, name))
+        case Restored():
+            return loaded[name]
+        case Value(function):
+            return function(fold_name(key, name))
+    raise ConfigError(
+        f"role {name!r} cannot start as {role.start!r}; use roles.fresh() with a model, copy_of, restored or value"
+    )
+
+
+def _born(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> TrainState:
+    roles = algorithm.roles
+    key = fold_name(jax.random.key(seed), "init")
+    own = {name: strong(_first_value(name, roles, loaded, key)) for name in roles}
+    optimizers = {name: strong(roles[name].optimizer().init(own[name])) for name in trained(roles)}  # type: ignore[misc]
+    return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
+
+
+def _loaded(algorithm: Algorithm, read: Callable[[str, Restored], Any]) -> dict[str, Any]:
+    return {name: read(name, role.start) for name, role in algorithm.roles.items() if isinstance(role.start, Restored)}
+
+
+def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
+    """Shapes and dtypes of the whole state, nothing allocated or read. A role to be restored is taken to look as its
+    model makes it.
+
+    Raises ConfigError for a restored role without a model, whose shape only its checkpoint knows.
+    """
+
+    def shape(name: str, start: Restored) -> Any:
+        model = algorithm.roles[name].model
+        if model is None:
+            raise ConfigError(f"role {name!r} is restored from {start.stage!r} and has no model to say its shape")
+        return jax.eval_shape(model.init, jax.random.key(0))
+
+    return jax.eval_shape(lambda loaded: _born(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shape))
+
+
+def _checked(name: str, role: Role, value: Any) -> Any:
+    """A restored tree must be what the role's model expects: said here, with names, and not by XLA."""
+    if role.model is None:
+        return value
+    wanted = jax.eval_shape(role.model.init, jax.random.key(0))
+    have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(value)}
+    want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    wrong = [
+        f"{path}: checkpoint {have.get(path)}, model {want.get(path)}"
+        for path in sorted({*have, *want})
+        if have.get(path) != want.get(path)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"role {name!r}: the checkpoint does not fit its model ({len(wrong)} differences): {'; '.join(wrong[:4])}"
+        )
+    return value
+
+
+def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, shardings: Any = None) -> TrainState:
+    """The state at step 0, born in one jitted function, so that every leaf has a buffer of its own and a definite
+    dtype.
+
+    Raises ConfigError if a start cannot be resolved or a restored tree does not fit its model.
+    """
+    loaded = _loaded(
+        algorithm,
+        lambda name, start: _checked(
+            name, algorithm.roles[name], restore_role(workspace.find(start.stage), start.role)
+        ),
+    )
+    return jax.jit(lambda seed, loaded: _born(algorithm, seed, loaded), out_shardings=shardings)(
+        jnp.uint32(seed), loaded
+    )

@@ -1,0 +1,217 @@
+"""An algorithm as two functions with a plain Batch between them: experience (stages) and update (losses, optimizers,
+rules)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from alignjax.config import ConfigError, Fn, fn
+from alignjax.gradients import backprop
+from alignjax.numerics import fold_name
+from alignjax.stages.host import host, replayed
+from alignjax.train.score import _request, one_pass, with_shared_passes
+from alignjax.train.state import TrainState, params_of, trained
+from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
+
+
+def _context(
+    algorithm: Algorithm, state: TrainState, metrics: Metrics, score: Callable[..., Any] | None = None
+) -> Context:
+    params = params_of(algorithm.roles, state.roles)
+
+    def direct(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Array]:
+        request = _request(outputs, read)
+        return one_pass(algorithm.roles, params, batch, [request], microbatches=algorithm.microbatches)[request]
+
+    return Context(algorithm.roles, state.roles, state.step, metrics, params, score or direct)
+
+
+def _values(metrics: Metrics) -> dict[str, Array]:
+    return {name: metric.value() for name, metric in metrics.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# experience
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def _experience(
+    algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]
+) -> tuple[Batch, dict[str, Array]]:
+    metrics: Metrics = {}
+    context = _context(algorithm, state, metrics)
+    for name in names:
+        batch = algorithm.experience[name](context, batch, fold_name(state.key(), name))
+    return batch, _values(metrics)
+
+
+def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
+    """Stage names cut at host stages: each host stage alone, the jitted ones between them together."""
+    segments: list[tuple[str, ...]] = []
+    for name, stage in algorithm.experience.items():
+        alone = stage.function is host
+        if alone or not segments or algorithm.experience[segments[-1][-1]].function is host:
+            segments.append((name,))
+        else:
+            segments[-1] = (*segments[-1], name)
+    return segments
+
+
+def make_experience(
+    algorithm: Algorithm, answers: Path | None = None
+) -> Callable[[TrainState, Batch], tuple[Batch, dict[str, Array]]]:
+    """experience(state, batch) -> (batch, metrics): the stages in order, jitted; `host` stages run in Python between
+    jitted segments.
+
+    answers: a folder where the answers of host stages are kept, so that a resumed run replays them instead of asking
+    again.
+    """
+    segments = _segments(algorithm)
+
+    def experience(state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Array]]:
+        metrics: dict[str, Array] = {}
+        for names in segments:
+            stage = algorithm.experience[names[0]]
+            if stage.function is host:
+                key = fold_name(state.key(), names[0])
+                batch = replayed(stage, names[0], int(state.step), _context(algorithm, state, {}), batch, key, answers)
+            else:
+                batch, new = _experience(algorithm, state, batch, names)
+                metrics |= new
+        return batch, metrics
+
+    return experience
+
+
+def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Batch:
+    """Shapes of what `experience` makes, by eval_shape: nothing runs, and a host stage answers with its declared
+    `like`."""
+    for names in _segments(algorithm):
+        stage = algorithm.experience[names[0]]
+        if stage.function is host:
+            batch = jax.eval_shape(stage.kwargs["like"], batch)
+        else:
+            batch, _ = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
+    return batch
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# update
+
+
+def _objective(
+    algorithm: Algorithm, state: TrainState, batch: Batch
+) -> Callable[[Mapping[str, Any]], tuple[dict[str, Array], Metrics]]:
+    """objective(own trees of the trained roles) -> ({loss: scalar}, metrics), every scoring pass shared between the
+    losses."""
+
+    def objective(own: Mapping[str, Any]) -> tuple[dict[str, Array], Metrics]:
+        now = TrainState({**state.roles, **own}, state.optimizers, state.step, state.seed)
+
+        def context(score: Callable[..., Any]) -> Context:
+            return _context(algorithm, now, {}, score)
+
+        def losses(context: Context) -> tuple[dict[str, Array], Metrics]:
+            values, metrics = {}, {}
+            for name, loss in algorithm.losses.items():
+                mean, new = loss(context, batch)
+                values[name] = mean.value()
+                metrics |= {f"{name}/{key}": metric for key, metric in new.items()} | {f"loss/{name}": mean}
+            return values, metrics
+
+        params = params_of(algorithm.roles, now.roles)
+        return with_shared_passes(losses, context, algorithm.roles, params, batch, algorithm.microbatches)
+
+    return objective
+
+
+def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+    names = trained(algorithm.roles)
+    own = {name: state.roles[name] for name in names}
+    context = _context(algorithm, state, {})
+    gradients, metrics = (algorithm.gradient or fn(backprop))(_objective(algorithm, state, batch), own, context, key)
+    roles, optimizers = dict(state.roles), dict(state.optimizers)
+    for name in names:
+        optimizer: Fn = algorithm.roles[name].optimizer  # type: ignore[assignment]
+        updates, optimizers[name] = optimizer().update(gradients[name], state.optimizers[name], own[name])
+        roles[name] = optax.apply_updates(own[name], updates)
+        metrics[f"gradient_norm/{name}"] = Mean(optax.global_norm(gradients[name]), jnp.ones(()))
+    return TrainState(roles, optimizers, state.step, state.seed), metrics
+
+
+def _minibatch(batch: Batch, order: Array, number: Array, minibatches: int, key: Key) -> Batch:
+    """Minibatch `number` of a permuted batch. Every view is permuted along its own B, since its rows are not the
+    batch's rows."""
+    size = order.shape[0] // minibatches
+    part = batch.take(jax.lax.dynamic_slice_in_dim(order, number * size, size))
+    views = {}
+    for name, view in batch.views.items():
+        rows = jax.tree.leaves(view)[0].shape[0]
+        if rows % minibatches:
+            raise ConfigError(f"view {name!r} has {rows} rows, which do not split into {minibatches} minibatches")
+        permuted = jax.random.permutation(fold_name(key, name), rows)
+        views[name] = _minibatch(view, permuted, number, minibatches, fold_name(key, name))
+    return part.replace(views=views)
+
+
+def _many_steps(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+    """epochs x minibatches optimizer steps over the same experience, in one scan."""
+    rows = jax.tree.leaves(batch.replace(views={}))[0].shape[0]
+    if rows % algorithm.minibatches:
+        raise ConfigError(
+            f"{rows} prompts do not split into {algorithm.minibatches} minibatches; make the batch size a multiple of it"
+        )
+
+    def one(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+        epoch, number = jnp.divmod(index, algorithm.minibatches)
+        epoch_key = jax.random.fold_in(key, epoch)
+        order = jax.random.permutation(epoch_key, rows)
+        part = _minibatch(batch, order, number, algorithm.minibatches, epoch_key)
+        return _optimizer_step(algorithm, state, part, jax.random.fold_in(key, index))
+
+    state, metrics = jax.lax.scan(one, state, jnp.arange(algorithm.epochs * algorithm.minibatches))
+    return state, {name: Mean(mean.total.sum(0), mean.weight.sum(0)) for name, mean in metrics.items()}
+
+
+def _apply_rules(algorithm: Algorithm, state: TrainState, batch: Batch, metrics: Metrics, key: Key) -> TrainState:
+    """All rules at once, each from the values that stood before any of them."""
+    context = _context(algorithm, state, metrics)
+    moved = {
+        name: role.rule(state.roles[name], context, batch, fold_name(key, name))
+        for name, role in algorithm.roles.items()
+        if role.optimizer is None
+    }
+    return TrainState({**state.roles, **moved}, state.optimizers, state.step, state.seed)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    key = fold_name(state.key(), "update")
+    steps = _optimizer_step if algorithm.epochs * algorithm.minibatches == 1 else _many_steps
+    new, metrics = steps(algorithm, state, batch, key) if algorithm.losses else (state, {})
+    new = _apply_rules(algorithm, new, batch, metrics, key)
+    values = _values(metrics)
+    values["loss"] = sum((value for name, value in values.items() if name.startswith("loss/")), start=jnp.zeros(()))
+    return TrainState(new.roles, new.optimizers, state.step + 1, state.seed), values
+
+
+def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """update(state, batch) -> (state, metrics): gradients, one optimizer step per minibatch and epoch, then the rules.
+    Donates `state`.
+
+    Float hyper-parameters enter as arguments, so algorithms that differ only in them share one compiled program.
+
+    Raises ConfigError if a loss is given and no role has an optimizer.
+    """
+    if algorithm.losses and not trained(algorithm.roles):
+        raise ConfigError(
+            "the algorithm has losses but no role has an optimizer: give one, e.g. Role(..., optimizer=fn(adamw, learning_rate=1e-3))"
+        )
+    return functools.partial(_update, algorithm)
