@@ -86,7 +86,7 @@ def _is_node(value: Any) -> bool:
     if isinstance(value, Fn):
         return True
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return value.__dataclass_params__.frozen and not _is_record_of_functions(value)
+        return not _is_record_of_functions(value)
     if isinstance(value, Mapping):
         return all(isinstance(key, str) for key in value)
     return isinstance(value, tuple) and any(_is_node(item) for item in value)
@@ -182,42 +182,44 @@ def _in_words(annotation: Any) -> str:
     return names.get(annotation, type_name(annotation))
 
 
-def _unknown(root: Any, parent: str, node: Any, name: str, path: str) -> ConfigError:
-    """The error for a path that leaves the tree at `name`, naming the nearest path that exists."""
-    known = [slot.path for slot in slots(root)]
-    last = path.rsplit(".", 1)[-1]
-    same_end = [other for other in known if other.rsplit(".", 1)[-1] == last]
-    place = f"{parent} has no {name!r}" if parent else f"this config has no {name!r}"
+def _unknown(done: Sequence[str], node: Any, todo: Sequence[str]) -> ConfigError:
+    """The error for a path that leaves the tree at `todo[0]`, naming the nearest path that exists."""
+    parent, name, path, rest = ".".join(done), todo[0], ".".join([*done, *todo]), ".".join(todo)
     inside = children(node)
-    if name not in inside and same_end and not parent:
-        return ConfigError(f"--{path}: {place}. Did you mean {' or '.join(f'--{other}' for other in same_end[:4])}?")
     if not inside:
-        built = type(node).__name__
-        return ConfigError(f"--{path}: {parent} is a {built} and has no parts to change; change it in the config file")
-    hint = nearest(name, [*inside, EVERY_STEP] if isinstance(node, Pipeline) else inside)
-    rest = path.split(".")[len(parent.split(".")) + 1 if parent else 1 :]
-    if hint.startswith(" Did you mean"):
-        close = hint.split("'")[1]
-        hint = f" Did you mean --{'.'.join([*([parent] if parent else []), close, *rest])}?"
-    return ConfigError(f"--{path}: {place}.{hint}")
+        kind = type(node).__name__
+        return ConfigError(f"--{path}: {parent} is a {kind} and has no parts to change; change it in the config file")
+    below = [slot.path for slot in slots(node, f"{parent}." if parent else "")]
+    meant = [other for other in below if other.endswith(f".{rest}")]  # the path is right, its beginning was left out
+    options = [*inside, EVERY_STEP] if isinstance(node, Pipeline) else list(inside)
+    if not meant:
+        close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+        meant = [".".join([*done, *close, *todo[1:]])] if close else []
+    if not meant and len(todo) == 1:
+        ends = difflib.get_close_matches(name, {other.rsplit(".", 1)[-1] for other in below}, n=1, cutoff=0.6)
+        meant = [other for other in below if other.rsplit(".", 1)[-1] in ends]
+    names = " or ".join(f"--{other}" for other in meant[:4]) + (" or ..." if len(meant) > 4 else "")
+    hint = f"Did you mean {names}?" if meant else f"Known: {', '.join(options)}."
+    return ConfigError(f"--{path}: {parent or 'this config'} has no {name!r}. {hint}")
 
 
-def _set(root: Any, node: Any, done: tuple[str, ...], todo: Sequence[str], words: Sequence[str]) -> Any:
-    name, path, parent = todo[0], ".".join([*done, *todo]), ".".join(done)
-    known = children(node)
-    if name not in known:
-        raise _unknown(root, parent, node, name, path)
-    value, annotation = known[name]
+def _set(node: Any, done: Sequence[str], todo: Sequence[str], words: Sequence[str]) -> Any:
+    """`node`, which stands at the path `done`, with the value at `todo` below it changed."""
+    known, path = children(node), ".".join([*done, *todo])
+    if todo[0] not in known:
+        raise _unknown(done, node, todo)
+    value, annotation = known[todo[0]]
     if len(todo) > 1:
+        here = [*done, todo[0]]
         if not _is_node(value):
-            raise _unknown(root, ".".join([*done, name]), value, todo[1], path)
-        return _with_child(node, name, _set(root, value, (*done, name), todo[1:], words))
+            raise _unknown(here, value, todo[1:])
+        return _with_child(node, todo[0], _set(value, here, todo[1:], words))
     annotation = _annotation_of(value, annotation)
     if _is_node(value) or not _is_plain(annotation):
-        inside = [f"--{path}.{slot.path}" for slot in slots(value)]
+        inside = [f"--{slot.path}" for slot in slots(value, f"{path}.")]
         tail = f" Inside it: {', '.join(inside[:8])}." if inside else " Change it in the config file."
         raise ConfigError(f"--{path} is a {type(value).__name__}, not a value to write on a command line.{tail}")
-    return _with_child(node, name, parse(path, words, annotation))
+    return _with_child(node, todo[0], parse(path, words, annotation))
 
 
 def _everywhere(config: Pipeline, rest: Sequence[str], words: Sequence[str]) -> Pipeline:
@@ -228,7 +230,7 @@ def _everywhere(config: Pipeline, rest: Sequence[str], words: Sequence[str]) -> 
         tails = {slot.path for step in config.steps.values() for slot in slots(step)}
         raise ConfigError(f"--{EVERY_STEP}.{tail}: no step has {tail!r}.{nearest(tail, tails)}")
     for name in having:
-        config = _set(config, config, (), [name, *rest], words)
+        config = _set(config, (), [name, *rest], words)
     return config
 
 
@@ -245,7 +247,7 @@ def override(config: Any, path: str, words: Sequence[str]) -> Any:
         if parts[0] == EVERY_STEP and EVERY_STEP not in config.steps and len(parts) > 1:
             return _everywhere(config, parts[1:], words)
     try:
-        return _set(config, config, (), parts, words)
+        return _set(config, (), parts, words)
     except ConfigError as error:
         if str(error).startswith("--"):
             raise

@@ -49,7 +49,7 @@ def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()
 
 
 def _load(path: Path, mode: str | None, arguments: Sequence[str], flags: Sequence[str] = ()) -> Loaded:
-    module = _imported(path)
+    module = imported(path)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigError(
@@ -90,7 +90,7 @@ def _files_in(folder: Path) -> str:
     return f" There are: {', '.join(names)}." if names else ""
 
 
-def _imported(path: Path) -> ModuleType:
+def imported(path: Path) -> ModuleType:
     """The module in the file. Its folder is put on the import path first, as `python FILE` does, so that it may import
     its siblings; a file inside a package is imported as part of that package."""
     path = path.resolve()

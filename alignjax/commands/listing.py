@@ -1,0 +1,32 @@
+"""`alignjax list`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from alignjax import catalogue
+from alignjax.config import ConfigError, nearest
+
+
+def listing(kind: str | None, form: Literal["table", "json"]) -> int:
+    """Print the catalogue, or one kind of it. Raises ConfigError for a kind that does not exist, naming the nearest."""
+    if kind is not None and kind not in catalogue.KINDS:
+        raise ConfigError(f"there is no kind {kind!r}.{nearest(kind, catalogue.KINDS)}")
+    found = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
+    if form == "json":
+        print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
+        return 0
+    table = Table("kind", "name", "", "paper")
+    previous = None
+    for entry in found:
+        if previous not in (None, entry.kind):
+            table.add_section()
+        table.add_row("" if entry.kind == previous else entry.kind, entry.name, entry.summary, entry.paper or "")
+        previous = entry.kind
+    Console(highlight=False).print(table, markup=False)
+    return 0
