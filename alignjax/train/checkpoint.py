@@ -1,0 +1,292 @@
+"""Checkpoints on Orbax: written beside the run, complete or not at all, and read without the code that wrote them.
+
+A step is two items: `state`, the leaves of the state by name ("roles/policy/embed"), and `meta`, a small JSON with the
+leaves' shapes, dtypes and checksums and whatever the loop adds (data cursor, config, versions). Orbax writes into a
+temporary folder and renames it, in the background, and keeps the newest few. What it does not notice is a flipped bit
+in the data, hence the checksums: computed on device, in integers, so they hold on any mesh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from alignjax.config import nearest
+from alignjax.train.leaves import as_key, checksums, form, is_key, leaves_by_name, plain, tree_bytes
+
+FOLDER = "checkpoints"
+FORMAT = "alignjax state 1"
+Writer = ocp.CheckpointManager
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written or read, and why. `previous`: the newest earlier step there is, or None;
+    `damaged`: whether the files are at fault, rather than what they are asked to fit."""
+
+    def __init__(self, message: str, *, previous: int | None = None, damaged: bool = False) -> None:
+        super().__init__(message)
+        self.previous, self.damaged = previous, damaged
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def _names(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
+
+
+def open_writer(folder: Path, like: Any, *, keep: int) -> Writer:
+    """What writes checkpoints of states like `like` below `folder`, keeping the newest `keep`; close it when done.
+
+    Raises CheckpointError if the folder cannot be written or the disk has no room for them: call it before expensive
+    work.
+    """
+    root = (folder / FOLDER).resolve()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".writable"
+        probe.write_bytes(b"?")
+        probe.unlink()
+        free = shutil.disk_usage(root).free
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoints to {root}: {error.strerror}. Use another --run-dir.") from None
+    # While a new checkpoint is written all kept ones are still there.
+    missing = max(1, keep + 1 - len(steps(folder)))
+    need = tree_bytes(like) * missing
+    if free < need:
+        raise CheckpointError(
+            f"{root} has {_names(free)} free and the next {missing} checkpoints take {_names(need)} "
+            f"({_names(tree_bytes(like))} each, keep={keep}): free some space, lower keep, or use another --run-dir"
+        )
+    return Writer(root, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+
+
+def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wait: bool = False) -> None:
+    """Writes `state` and the JSON-able `extra` as `step`, in the background; when it returns, buffers may be donated.
+
+    Raises CheckpointError when this, or the one before it that was written in the background, could not be written.
+    """
+    named = {name: plain(leaf) for name, leaf in leaves_by_name(state).items()}
+    meta = {
+        "format": FORMAT,
+        "leaves": {name: form(leaf) for name, leaf in named.items()},
+        "checksums": checksums(named),
+        **extra,
+    }
+    full = {name: leaf for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
+    with _writing(writer):
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(full), meta=ocp.args.JsonSave(meta))
+        if not writer.save(step, args=items):  # what Orbax does with a step that is not newer than all others
+            raise FileExistsError(f"step {step} or a later one is already there")
+        if wait:
+            writer.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(writer: Writer) -> Iterator[None]:
+    """Turns whatever goes wrong while writing into one message that says what is still there."""
+    try:
+        yield
+    except Exception as error:
+        there = steps(Path(writer.directory).parent)
+        kept = f"step {there[-1]} is complete: --resume goes on from there" if there else "there is no complete one yet"
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"could not write a checkpoint to {writer.directory}: {reason}. {kept}.",
+            previous=there[-1] if there else None,
+        ) from error
+
+
+def check(writer: Writer) -> None:
+    """Raises CheckpointError if the write going on in the background has failed. Does not wait."""
+    with _writing(writer):
+        writer.check_for_errors()
+
+
+def close(writer: Writer) -> None:
+    """Waits for the last write and closes. Raises CheckpointError if it failed."""
+    with _writing(writer):
+        writer.wait_until_finished()
+    writer.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def steps(folder: Path) -> list[int]:
+    """Complete steps below `folder`, oldest first; what a crash left half-written does not count."""
+    root = folder / FOLDER
+    found = [int(path.name) for path in root.iterdir() if path.name.isdigit()] if root.is_dir() else []
+    return sorted(step for step in found if (root / str(step) / "_CHECKPOINT_METADATA").exists())
+
+
+@functools.cache
+def _reader() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+
+def _meta(folder: Path, step: int) -> dict[str, Any]:
+    """The JSON of a step. Raises CheckpointError for one that is not there, not ours, or not readable."""
+    path = folder / FOLDER / str(step)
+    there = steps(folder)
+    if step not in there:
+        offer = f"Complete steps: {', '.join(map(str, there))}." if there else "There is no complete step."
+        raise CheckpointError(f"{path} holds no checkpoint. {offer}", previous=_before(folder, step))
+    try:
+        with _quiet():
+            meta = _reader().restore(path.resolve(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    except Exception as error:
+        raise _unreadable(folder, step, error) from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was not written by this version of alignjax (its format is not {FORMAT!r})")
+    return meta
+
+
+def _before(folder: Path, step: int) -> int | None:
+    return max((other for other in steps(folder) if other < step), default=None)
+
+
+def _unreadable(folder: Path, step: int, reason: Any) -> CheckpointError:
+    previous = _before(folder, step)
+    offer = f"Step {previous} is there too" if previous is not None else "There is no earlier one"
+    first = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+    return CheckpointError(
+        f"checkpoint {folder / FOLDER / str(step)} is damaged: {first[:160]}. {offer}.", previous=previous, damaged=True
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax leaves coroutines behind when a read fails, each of which would print a page when it is collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _read(folder: Path, step: int, targets: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The named leaves, checked against their checksums. Raises CheckpointError naming the leaf that is damaged."""
+    wanted = {name: _target(leaf) for name, leaf in targets.items() if math.prod(leaf.shape)}
+    args = ocp.args.PyTreeRestore(
+        wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+    )
+    try:
+        with _quiet():
+            found = (
+                _reader().restore((folder / FOLDER / str(step)).resolve(), args=ocp.args.Composite(state=args)).state
+            )
+    except Exception as error:
+        raise _unreadable(folder, step, error) from error
+    # An array that still stands in memory of NumPy's cannot be donated: give each leaf a buffer of its own, one by one.
+    fresh = {
+        name: jnp.copy(found.pop(name)) if name in found else jnp.zeros(leaf.shape, leaf.dtype)
+        for name, leaf in targets.items()
+    }
+    wrong = [name for name, value in checksums(fresh).items() if value != meta["checksums"][name]]
+    if wrong:
+        raise _unreadable(folder, step, f"the numbers of {_some(wrong)} are not those that were written")
+    return fresh
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _compare(folder: Path, step: int, saved: Mapping[str, list[Any]], targets: Mapping[str, Any]) -> None:
+    """Raises CheckpointError naming the leaves in which the checkpoint and the state to be filled differ."""
+    lines = [f"{name} is only in the checkpoint" for name in saved if name not in targets]
+    lines += [f"{name} is only in this config" for name in targets if name not in saved]
+    for name in targets:
+        if name in saved and saved[name] != form(targets[name]):
+            (old_type, old), (new_type, new) = saved[name], form(targets[name])
+            lines.append(f"{name} is {old_type}{old} in the checkpoint and {new_type}{new} in this config")
+    if lines:
+        shown = "\n  ".join(lines[:6] + ([f"... and {len(lines) - 6} more"] if len(lines) > 6 else []))
+        raise CheckpointError(
+            f"checkpoint {folder / FOLDER / str(step)} was written by another config:\n  {shown}\n"
+            "Use the config it was written with, or another --run-dir."
+        )
+
+
+def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """(state, meta) of a step, by default the newest, in the tree, dtypes and shardings of `like`, whose leaves may be
+    ShapeDtypeStructs. Every leaf has a buffer of its own, so the state can be donated.
+
+    Raises CheckpointError, which says what is wrong and names the previous step, if there is no checkpoint, if it is
+    damaged, or if it was written by a config whose state has other leaves, shapes or dtypes.
+    """
+    step = _newest(folder) if step is None else step
+    meta = _meta(folder, step)
+    named = leaves_by_name(like)
+    targets = {name: plain(leaf) for name, leaf in named.items()}
+    _compare(folder, step, meta["leaves"], targets)
+    read = _read(folder, step, targets, meta)
+    leaves = [as_key(read[name], leaf) if is_key(leaf) else read[name] for name, leaf in named.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+
+def _newest(folder: Path) -> int:
+    there = steps(folder)
+    if not there:
+        raise CheckpointError(f"{folder / FOLDER} holds no complete checkpoint")
+    return there[-1]
+
+
+def restore_role(folder: Path, role: str, step: int | None = None, like: Any = None) -> Any:
+    """One role's own tree from the newest (or given) checkpoint of a run folder, as nested dicts of arrays; with `like`
+    in that tree, dtypes and shardings. Neither the algorithm that wrote it nor its other roles are needed or read.
+
+    Raises CheckpointError if there is no such folder, checkpoint or role, or if it is damaged.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no run folder {folder} to restore {role!r} from; has that step been run?")
+    step = _newest(folder) if step is None else step
+    meta = _meta(folder, step)
+    stem = f"roles/{role}"
+    names = [name for name in meta["leaves"] if name == stem or name.startswith(f"{stem}/")]
+    if not names:
+        known = {name.split("/")[1] for name in meta["leaves"] if name.startswith("roles/")}
+        raise CheckpointError(f"the checkpoint in {folder} has no role {role!r}.{nearest(role, known)}")
+    forms = {name: jax.ShapeDtypeStruct(meta["leaves"][name][1], meta["leaves"][name][0]) for name in names}
+    if like is None:
+        return _nested({name[len(stem) + 1 :]: leaf for name, leaf in _read(folder, step, forms, meta).items()})
+    targets = {f"{stem}/{name}".rstrip("/"): plain(leaf) for name, leaf in leaves_by_name(like).items()}
+    _compare(folder, step, {name: meta["leaves"][name] for name in names}, targets)
+    read = _read(folder, step, targets, meta)
+    return jax.tree.unflatten(jax.tree.structure(like), list(read.values()))
+
+
+def _nested(flat: Mapping[str, Any]) -> Any:
+    """Nested dicts from "a/b" names; a tree of one leaf is that leaf."""
+    if list(flat) == [""]:
+        return flat[""]
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = [part.replace("%2F", "/").replace("%25", "%") for part in name.split("/")]
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = leaf
+    return tree
