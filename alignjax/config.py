@@ -174,8 +174,11 @@ def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
     values, leaves = {}, []
     for key, parameter in known.items():
         value = values[key] = _coerced(f"{name}.{key}", kwargs.get(key, parameter.default), parameter.annotation)
-        if isinstance(value, Fn) or (
-            value is not None and _accepts(parameter.annotation, float) and not isinstance(value, (bool, str))
+        functions = isinstance(value, tuple) and value and all(isinstance(part, Fn) for part in value)
+        if (
+            isinstance(value, Fn)
+            or functions
+            or (value is not None and _accepts(parameter.annotation, float) and not isinstance(value, (bool, str)))
         ):
             leaves.append(key)
         else:

@@ -3,6 +3,7 @@ rules)."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -74,6 +75,7 @@ def make_experience(
     again.
     """
     segments = _segments(algorithm)
+    algorithm = _only(algorithm, losses={})
 
     def experience(state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Array]]:
         metrics: dict[str, Array] = {}
@@ -214,4 +216,4 @@ def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[Tra
         raise ConfigError(
             "the algorithm has losses but no role has an optimizer: give one, e.g. Role(..., optimizer=fn(adamw, learning_rate=1e-3))"
         )
-    return functools.partial(_update, algorithm)
+    return functools.partial(_update, _only(algorithm, experience={}))

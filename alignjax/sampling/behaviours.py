@@ -1,0 +1,58 @@
+"""How streams of logits combine into the distribution that is sampled at each step.
+
+A behaviour is ({stream: logits [..,V]}, history) -> logits [..,V]. Its string hyper-parameters name the streams it
+reads; by default each is the role of that
+name. `history` is a `History` of the tokens and log-probs so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.types import Array
+
+__all__ = ["History", "mixture", "own"]
+
+
+class History(NamedTuple):
+    """What a behaviour may switch on: tokens [B,N,T] so far (0 ahead), each stream's log-probs of them, and the present
+    step."""
+
+    tokens: Array
+    logps: Mapping[str, Array]
+    step: Array
+
+
+def own(logits: Mapping[str, Array], history: History, *, stream: str = "policy") -> Array:
+    """Samples from one stream, by default the policy itself."""
+    return logits[stream]
+
+
+def mixture(
+    logits: Mapping[str, Array], history: History, *, beta: float, policy: str = "policy", reference: str = "reference"
+) -> Array:
+    """The geometric mixture of policy and reference, token by token: policy^(1-beta) * reference^beta, normalised at
+    every step.
+
+    The sampler of IPO-MD (arXiv:2403.08635 section 4.2) and Nash-MD (arXiv:2312.00886 section 7); beta = 0 is the
+    policy, 1 the reference. The papers' theory
+    normalises the mixture of whole responses; the token-level mixture that they, and we, sample from equals it for one-
+    token responses only.
+    """
+    # Each stream is normalised first: in floating point the mixture of large raw logits would lose digits that their
+    # normalisers cancel.
+    return (1 - beta) * jax.nn.log_softmax(logits[policy]) + beta * jax.nn.log_softmax(logits[reference])
+
+
+def stream_names(hyperparameters: Mapping[str, object]) -> tuple[str, ...]:
+    """The streams that a behaviour with these hyper-parameters reads."""
+    return tuple(value for value in hyperparameters.values() if isinstance(value, str))
+
+
+def as_float32(logits: Array) -> Array:
+    """Logits in at least float32: the precision in which distributions are combined, filtered and scored."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

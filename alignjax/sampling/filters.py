@@ -1,0 +1,80 @@
+"""Temperature and truncation of a next-token distribution, and the draw itself. logits [..,V] throughout."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.numerics import MASKED
+from alignjax.types import Array
+
+__all__ = ["draw", "min_p", "temper", "top_k", "top_p"]
+
+
+def temper(logits: Array, temperature: float | Array) -> Array:
+    """logits / temperature. Temperature 0 means greedy: the maximum keeps all the probability."""
+    return logits / jnp.maximum(temperature, 1e-6)
+
+
+def top_k(logits: Array, k: int) -> Array:
+    """Keeps the k most likely tokens, ties at the threshold included."""
+    threshold = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
+    return jnp.where(logits >= threshold, logits, MASKED)
+
+
+def top_p(logits: Array, p: float | Array) -> Array:
+    """Keeps the smallest set of most likely tokens whose probability reaches p (nucleus sampling, arXiv:1904.09751);
+    the likeliest always stays."""
+    ordered = -jnp.sort(-logits, axis=-1)
+    probability = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    last = jnp.sum(before < p, axis=-1, keepdims=True) - 1
+    threshold = jnp.take_along_axis(ordered, jnp.maximum(last, 0), axis=-1)
+    return jnp.where(logits >= threshold, logits, MASKED)
+
+
+def min_p(logits: Array, p: float | Array) -> Array:
+    """Keeps tokens at least p times as likely as the likeliest (arXiv:2407.01082)."""
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.where(logits >= top + jnp.log(p), logits, MASKED)
+
+
+def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
+    """One token per row by inverting the distribution function, and its log-prob: logits [..,V], uniform [..] in [0, 1)
+    -> (token, log-prob) [..].
+
+    One uniform number a row instead of V Gumbel variables, and two levels (a block, then a token in it) instead of a
+    running sum over the vocabulary.
+    A token of probability 0 is never drawn.
+    """
+    vocab = logits.shape[-1]
+    block = 1 << max(0, math.isqrt(vocab) - 1).bit_length()
+    pad = -vocab % block
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    weight = jnp.exp(logits - top)
+    blocks = jnp.pad(weight, [(0, 0)] * (weight.ndim - 1) + [(0, pad)]).reshape(*weight.shape[:-1], -1, block)
+    sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    target = uniform * sums[..., -1]
+    which = _first_above(sums, target)
+    before = jnp.where(which > 0, _at(sums, jnp.maximum(which - 1, 0)), 0)
+    inside = jnp.take_along_axis(blocks, which[..., None, None], axis=-2)[..., 0, :]
+    place = _first_above(jnp.cumsum(inside, axis=-1), target - before, inside > 0)
+    token = which * block + place
+    logp = _at(logits, token) - top[..., 0] - jnp.log(sums[..., -1])
+    return token.astype(jnp.int32), logp
+
+
+def _at(values: Array, index: Array) -> Array:
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+
+
+def _first_above(running: Array, target: Array, possible: Array | None = None) -> Array:
+    """First index whose running sum exceeds target; where rounding leaves none, the last index that adds anything (the
+    last `possible`)."""
+    above = running > target[..., None]
+    if possible is None:
+        possible = jnp.diff(running, axis=-1, prepend=0) > 0
+    last = running.shape[-1] - 1 - jnp.argmax(jnp.flip(possible, -1), axis=-1)
+    return jnp.where(jnp.any(above & possible, -1), jnp.argmax(above & possible, axis=-1), last)

@@ -1,0 +1,93 @@
+"""Stages that make completions and score them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from alignjax.config import Fn, fn
+from alignjax.sampling import decode
+from alignjax.sampling.behaviours import own
+from alignjax.sampling.decode import Filters, Stream
+from alignjax.types import Array, Batch, Context, Key, Mean
+
+__all__ = ["generate", "logprobs", "values"]
+
+
+def generate(
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    n: int,
+    max_tokens: int,
+    behaviour: Fn = fn(own),
+    streams: tuple[Stream, ...] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    stop: tuple[int, ...] = (2,),
+) -> Batch:
+    """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
+
+    behaviour: how streams combine (`own`, `mixture`); streams: what they read, by default the roles the behaviour
+    names; temperature 0 is greedy. Fills tokens, valid, mask and logps: every stream's at temperature 1, and "sampler".
+    Where the batch had completions already, only logps known for both parts are kept.
+    """
+    filters = Filters(temperature, top_k, top_p, min_p)
+    new = decode.generate(
+        context,
+        batch,
+        key,
+        n=n,
+        max_tokens=max_tokens,
+        behaviour=behaviour,
+        streams=streams,
+        filters=filters,
+        stop=stop,
+    )
+    length = jnp.sum(new.valid, axis=-1)
+    context.metrics["length"] = Mean.of(length.astype(jnp.float32))
+    context.metrics["finished"] = Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0)
+    mask = new.valid.astype(jnp.float32)
+    if batch.tokens is None:
+        return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
+    return _appended(batch, new.tokens, new.valid, mask, new.logps)
+
+
+def _appended(batch: Batch, tokens: Array, valid: Array, mask: Array, logps: dict[str, Array]) -> Batch:
+    assert batch.tokens is not None
+    assert batch.valid is not None
+    length = max(batch.tokens.shape[2], tokens.shape[2])
+
+    def joined(old: Any, new: Any) -> Array:
+        parts = [jnp.pad(part, [(0, 0), (0, 0), (0, length - part.shape[2])]) for part in (old, new)]
+        return jnp.concatenate([parts[0], parts[1].astype(parts[0].dtype)], axis=1)
+
+    old_mask = batch.mask if batch.mask is not None else batch.valid.astype(jnp.float32)
+    both = [name for name in batch.logps if name in logps]
+    return Batch(
+        prompt=batch.prompt,
+        prompt_valid=batch.prompt_valid,
+        tokens=joined(batch.tokens, tokens),
+        valid=joined(batch.valid, valid),
+        mask=joined(old_mask, mask),
+        logps={name: joined(batch.logps[name], logps[name]) for name in both},
+        example_id=batch.example_id,
+        prompts=batch.prompts,
+        views=batch.views,
+    )
+
+
+def logprobs(context: Context, batch: Batch, key: Key, *, role: str = "reference") -> Batch:
+    """Fills logps[role] [B,N,T]: the role's log-probs of the completions in nats, temperature 1, untruncated."""
+    (logps,) = context.score(role, batch).values()
+    return batch.with_logps(**{role: logps})
+
+
+def values(context: Context, batch: Batch, key: Key, *, output: str = "critic:value") -> Batch:
+    """Fills completions["values"] [B,N,T]: a value head's number before each token."""
+    (numbers,) = context.score(output, batch).values()
+    return batch.replace(completions={**batch.completions, "values": numbers})
