@@ -22,6 +22,13 @@ from alignjax.train.state import TrainState, params_of, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
 
 
+def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
+    """The algorithm without what a jitted function does not read, so that it compiles once for all that share the rest:
+    online IPO and IPO-MD share an update, and every start shares everything."""
+    roles = {name: dataclasses.replace(role, start=None) for name, role in algorithm.roles.items()}
+    return dataclasses.replace(algorithm, roles=roles, **parts)
+
+
 def _context(
     algorithm: Algorithm, state: TrainState, metrics: Metrics, score: Callable[..., Any] | None = None
 ) -> Context:
@@ -168,7 +175,7 @@ def _many_steps(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key)
     rows = jax.tree.leaves(batch.replace(views={}))[0].shape[0]
     if rows % algorithm.minibatches:
         raise ConfigError(
-            f"{rows} prompts do not split into {algorithm.minibatches} minibatches; make the batch size a multiple of it"
+            f"{rows} prompts do not split into {algorithm.minibatches} minibatches; make batch_size a multiple"
         )
 
     def one(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
@@ -214,6 +221,6 @@ def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[Tra
     """
     if algorithm.losses and not trained(algorithm.roles):
         raise ConfigError(
-            "the algorithm has losses but no role has an optimizer: give one, e.g. Role(..., optimizer=fn(adamw, learning_rate=1e-3))"
+            "the algorithm has losses but no role has an optimizer: Role(..., optimizer=fn(adamw, learning_rate=1e-3))"
         )
     return functools.partial(_update, _only(algorithm, experience={}))
