@@ -1,0 +1,1 @@
+"""TFDS builders, each in a package of its own, as TFDS wants them."""

@@ -1,0 +1,1 @@
+"""The TFDS builder that every dataset of this project is written with."""

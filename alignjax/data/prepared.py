@@ -1,0 +1,232 @@
+"""Datasets that prepare themselves: collected once, tokenised, written as TFDS, found again by their settings.
+
+A prepared dataset is a folder under `~/.cache/alignjax/data` (or `$ALIGNJAX_CACHE`), named by a hash of its settings
+and of what it was made from. It appears in one rename, so that a killed preparation leaves nothing half-made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from alignjax.config import ConfigError, nearest
+from alignjax.data.records import Record, read_lengths, read_records, write_records
+from alignjax.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from alignjax.workspace import Workspace
+
+FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
+Report = Callable[[str], Any]
+
+
+def cache_folder() -> Path:
+    """Where prepared datasets live: $ALIGNJAX_CACHE, or ~/.cache/alignjax/data."""
+    return Path(os.environ.get("ALIGNJAX_CACHE") or "~/.cache/alignjax/data").expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What a loader found: records by split, and a JSON-able account of it (counts, packages, bad rows)."""
+
+    splits: Mapping[str, Sequence[Record]]
+    account: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Where rows come from and which tokenizer they are written with. Frozen and hashable: a value in a config.
+
+    vocab_size: of the byte-level BPE trained on the train split; tokenizer: instead, the path of a tokenizer.json, or
+    another Dataset whose tokenizer is to be shared. prefix, suffix: the instruction frame around every prompt, never
+    cut when a prompt is truncated.
+    """
+
+    vocab_size: int = 4096
+    tokenizer: str | Dataset = ""
+    prefix: str = ""
+    suffix: str = ""
+
+    name: ClassVar[str] = "dataset"
+    schema: ClassVar[str] = "prompts"
+    splits: ClassVar[tuple[str, ...]] = ("train",)
+    answers: ClassVar[bool] = False  # whether rows carry a number for a verifier
+
+    def fingerprint(self) -> str:
+        """A short text that changes when what the rows are made from changes."""
+        raise NotImplementedError
+
+    def collect(self, report: Report) -> Collected:
+        """Reads the rows. The only slow part, and only called when nothing prepared is found."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-able settings, nested datasets included."""
+        return {"dataset": type(self).__name__, **dataclasses.asdict(self)}
+
+    @property
+    def folder(self) -> Path:
+        """Where the prepared files are or will be."""
+        inner = self.tokenizer.fingerprint() if isinstance(self.tokenizer, Dataset) else _digest_file(self.tokenizer)
+        made_from = [FORMAT, self.settings, self.fingerprint(), inner]
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+        return cache_folder() / f"{self.name}-{key}"
+
+    def prepare(self, report: Report = print) -> dict[str, Any]:
+        """Makes the prepared files if they are not there. Returns the account: rows by split, seconds, bad rows, ...;
+        `reused` says that nothing had to be done. Raises ConfigError for a missing file, DataError for refused rows."""
+        folder = self.folder
+        if is_prepared(folder):
+            account = read_account(folder)
+            report(f"{self.name}: {account['sentence']}, reused from {folder}")
+            return {**account, "reused": True}
+        began = time.perf_counter()
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        _sweep(cache_folder())
+        building = Path(tempfile.mkdtemp(prefix=".preparing-", dir=cache_folder()))
+        try:
+            account = self._write(building, report)
+            account["seconds"] = round(time.perf_counter() - began, 2)
+            account["folder"] = str(folder)
+            (building / "account.json").write_text(json.dumps(account, indent=1, sort_keys=True))
+            _move(building, folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        report(f"{self.name}: {account['sentence']}, prepared in {account['seconds']:.1f} s at {folder}")
+        return {**account, "reused": False}
+
+    def _write(self, building: Path, report: Report) -> dict[str, Any]:
+        found = self.collect(report)
+        if not found.splits.get(self.splits[0]):
+            raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(found.account)}")
+        tokenizer = self._make_tokenizer(found, report)
+        tokenizer.save(building / "tokenizer.json")
+        special = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep")}
+        write_records(building, found.splits, tokenizer)
+        counts = {split: len(records) for split, records in found.splits.items()}
+        return {
+            "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
+            **found.account,
+            "settings": self.settings,
+            "rows": counts,
+            "vocab_size": tokenizer.vocab_size,
+            "special": special,
+        }
+
+    def _make_tokenizer(self, found: Collected, report: Report) -> Tokenizer:
+        if isinstance(self.tokenizer, Dataset):
+            self.tokenizer.prepare(report)
+            return tokenizer_in(self.tokenizer.folder)
+        if self.tokenizer:
+            return load_tokenizer(self.tokenizer)
+        records = found.splits[self.splits[0]]
+        texts = (text for r in records for text in (r.prompt, *r.completions, self.prefix, self.suffix) if text)
+        return train_bpe(texts, self.vocab_size)
+
+
+def prepare(workspace: Workspace, *, dataset: Dataset) -> dict[str, Any]:
+    """Pipeline job: prepares a dataset and notes in the run folder which files the run uses."""
+    account = dataset.prepare()
+    _pin(workspace, dataset, dataset.folder)
+    return account
+
+
+def located(dataset: Dataset, workspace: Workspace | None, report: Report = print) -> Path:
+    """The folder of a dataset's prepared files, made now if need be. A run that used files once goes on using them:
+    packages installed between two halves of a run must not change its data."""
+    pinned = _pins(workspace).get(_settings_key(dataset))
+    if pinned:
+        if is_prepared(Path(pinned)):
+            return Path(pinned)
+        if dataset.folder != Path(pinned):
+            raise ConfigError(
+                f"this run was started on {pinned}, which is gone, and what {dataset.name} is made from has changed "
+                "since; start a new run (another --run-dir), or put the files back"
+            )
+    if not is_prepared(dataset.folder):
+        dataset.prepare(report)
+    if workspace is not None and workspace.root.is_dir():
+        _pin(workspace, dataset, dataset.folder)
+    return dataset.folder
+
+
+def is_prepared(folder: Path) -> bool:
+    return (folder / "account.json").is_file()
+
+
+def read_account(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "account.json").read_text())
+
+
+@lru_cache(maxsize=8)
+def tokenizer_in(folder: Path) -> Tokenizer:
+    """The tokenizer of a prepared dataset, with the special ids it was prepared with."""
+    special = read_account(folder)["special"]
+    return dataclasses.replace(load_tokenizer(folder), **special)
+
+
+def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokenizer:
+    """The tokenizer that a dataset's rows are written with; prepares the dataset if need be."""
+    return tokenizer_in(located(dataset, workspace))
+
+
+def rows_of(dataset: Dataset, split: str, workspace: Workspace | None = None) -> tuple[Any, Any]:
+    """(random access to the rows of a split, their lengths as `read_lengths` gives them). Raises ConfigError for an
+    unknown or empty split."""
+    if split not in dataset.splits:
+        raise ConfigError(f"{dataset.name} has no split {split!r}.{nearest(split, dataset.splits)}")
+    folder = located(dataset, workspace)
+    lengths = read_lengths(folder, split)
+    if not len(lengths):
+        raise ConfigError(f"the split {split!r} of {dataset.name} is empty in this environment ({folder})")
+    return read_records(folder, split), lengths
+
+
+def _digest_file(path: str | Dataset) -> str:
+    if isinstance(path, Dataset) or not path:
+        return ""
+    file = Path(path).expanduser()
+    file = file / "tokenizer.json" if file.is_dir() else file
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _move(building: Path, folder: Path) -> None:
+    try:
+        os.rename(building, folder)
+    except OSError:
+        if not is_prepared(folder):  # otherwise another process was faster, with the same content
+            raise
+
+
+def _sweep(cache: Path) -> None:
+    """Removes what preparations killed more than an hour ago have left."""
+    for left in cache.glob(".preparing-*"):
+        if time.time() - left.stat().st_mtime > 3600:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _settings_key(dataset: Dataset) -> str:
+    return hashlib.sha256(json.dumps(dataset.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _pins(workspace: Workspace | None) -> dict[str, str]:
+    path = workspace.root / "datasets.json" if workspace else None
+    return json.loads(path.read_text()) if path and path.is_file() else {}
+
+
+def _pin(workspace: Workspace, dataset: Dataset, folder: Path) -> None:
+    pins = _pins(workspace)
+    if pins.get(_settings_key(dataset)) != str(folder):
+        path = workspace.root / "datasets.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}.tmp")
+        fresh.write_text(json.dumps({**pins, _settings_key(dataset): str(folder)}, indent=1, sort_keys=True))
+        os.replace(fresh, path)
