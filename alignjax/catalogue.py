@@ -51,7 +51,11 @@ def _loss(function: Any) -> str | None:
 def _stage_or_judge(function: Any) -> str | None:
     if _positional(function)[:3] != ("context", "batch", "key"):
         return None
-    return "stage" if "Batch" in _returns(function) else "judge"
+    return {"Batch": "stage", "Array": "judge"}.get(_returns(function).rpartition(".")[2])
+
+
+def _sampler(function: Any) -> str:
+    return "stage" if _stage_or_judge(function) == "stage" else "sampler"  # a search is a stage
 
 
 def _rule(function: Any) -> str | None:
@@ -62,12 +66,9 @@ def _algorithm(function: Any) -> str | None:
     return "algorithm" if "Algorithm" in _returns(function) else None
 
 
-def _sampler(function: Any) -> str | None:
-    return _stage_or_judge(function) or "sampler"
-
-
 def _metric(function: Any) -> str | None:
-    return "metric"
+    """A number about texts or players, or a table of them; what cuts texts into words on the way returns lists."""
+    return "metric" if re.search(r"\b(float|bool|Interval|ndarray)\b", _returns(function)) else None
 
 
 # Where to look and what a public function there is; None from the second means: a helper, not listed.
@@ -80,21 +81,23 @@ ROOMS: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
     ("alignjax.evaluate.text_metrics", _metric),
     ("alignjax.evaluate.win_rate", _metric),
     ("alignjax.evaluate.diagnostics", _metric),
-    ("alignjax.evaluate.frontier", _metric),
 )
 
 
 def _modules(name: str) -> Iterator[ModuleType]:
-    """The module and, of a package, the modules in it."""
+    """The module that says what is public: a package with `__all__` speaks for the modules in it, one without leaves it
+    to them."""
     module = importlib.import_module(name)
     yield module
+    if hasattr(module, "__all__"):
+        return
     for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
         if not info.name.startswith("_"):
             yield from _modules(f"{name}.{info.name}")
 
 
 def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Functions of a module, and objects made from functions by a decorator, that are its own or in its `__all__`."""
+    """Functions, and objects made from functions by a decorator, in a module's `__all__` or defined in it."""
     listed = getattr(module, "__all__", None)
     for name in listed if listed is not None else [name for name in vars(module) if not name.startswith("_")]:
         value = getattr(module, name)

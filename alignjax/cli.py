@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, arg
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -135,46 +135,49 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Read a data set, write it as array_record, and say how many rows came from where and which were refused."""
+    """Read a data set, write it as array_record, and say how many rows came from where and which were refused.
+    Further flags are options of the data set, for example --vocab-size 8192."""
 
-    def __call__(self) -> int:
-        raise NotImplementedError
+    what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
+    """Name of a data set (docstrings, ...), or a config file: every data set that it names."""
+
+    def __call__(self, extra: Sequence[str]) -> int:
+        from alignjax.commands.data import prepare  # noqa: PLC0415
+
+        return prepare(self.what, extra)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Show the first rows of a prepared data set or of a data file, and its sizes."""
+    """Show the account of a data set, its lengths in tokens and its first rows; prepare it if need be.
+    Further flags are options of the data set, for example --vocab-size 8192."""
 
-    def __call__(self) -> int:
-        raise NotImplementedError
+    what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
+    """Name of a data set (docstrings, ...), or a config file: every data set that it names."""
+    split: Annotated[str | None, arg(metavar="SPLIT")] = None
+    """Which split; the first if not given."""
+    rows: int = 3
+    """Rows to show."""
 
+    def __call__(self, extra: Sequence[str]) -> int:
+        from alignjax.commands.data import inspect  # noqa: PLC0415
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Prepare and inspect data sets."""
-
-    action: (
-        Annotated[Prepare, subcommand("prepare", prefix_name=False)]
-        | Annotated[Inspect, subcommand("inspect", prefix_name=False)]
-    )
-
-    def __call__(self) -> int:
-        return self.action()
+        return inspect(self.what, extra, split=self.split, rows=self.rows)
 
 
-COMMANDS: dict[str, type] = {
+COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,
     "list": List,
     "generate": Generate,
     "sweep": Sweep,
-    "data": Data,
+    "data prepare": Prepare,
+    "data inspect": Inspect,
 }
-OPEN_ENDED = ("train", "evaluate")  # commands whose further flags are overrides of a config
+OPEN_ENDED = (Train, Evaluate, Prepare, Inspect)  # their further flags are overrides of a config or a data set
 DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
-
-Errors end as one line and status 2; --traceback anywhere on the line (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
+Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
 
 
 def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -202,39 +205,49 @@ def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[s
     return own, extra
 
 
-def parse(argv: Sequence[str]) -> tuple[Any, list[str]]:
-    """The command record that a line asks for and the overrides that stand on it. Exits like argparse on --help and on
-    a line that cannot be read."""
-    name, own, extra = argv[0], list(argv[1:]), []
-    if name not in COMMANDS:
-        if not name.startswith("-"):
-            close = difflib.get_close_matches(name, COMMANDS, n=1)
-            meant = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
-            print(f"error: there is no command {name!r}; {meant}", file=sys.stderr)
-            raise SystemExit(USER_ERROR)
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="alignjax", description=DESCRIPTION, args=argv), []
-    if name in OPEN_ENDED:
-        own, extra = separate(COMMANDS[name], own)
-    # One command at a time, so that the hint at a misspelt flag is about this command.
-    return tyro.cli(COMMANDS[name], prog=f"alignjax {name}", args=own, config=(tyro.conf.FlagCreatePairsOff,)), extra
+def _overview() -> None:
+    """`alignjax --help`: every command with the first sentence of its help."""
+    width = max(map(len, COMMANDS))
+    print(f"usage: alignjax COMMAND ...\n\n{DESCRIPTION}\n\ncommands (alignjax COMMAND --help says more):")
+    for name, command in COMMANDS.items():
+        print(f"  {name:<{width}}  {' '.join((command.__doc__ or '').split()).partition('. ')[0].rstrip('.')}.")
+
+
+def _no_command(words: Sequence[str]) -> int:
+    """Say that there is no such command, and which one was meant."""
+    groups = {name.partition(" ")[0] for name in COMMANDS if " " in name}
+    name = " ".join(words[:2]) if words[0] in groups else words[0]
+    close = difflib.get_close_matches(name, {*COMMANDS, *groups}, n=1, cutoff=0.5)
+    meant = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(COMMANDS)}."
+    print(f"error: there is no command {name!r}. {meant}", file=sys.stderr)
+    return USER_ERROR
 
 
 def run(argv: Sequence[str]) -> int:
     """Carry out one command line; the exit status."""
-    if list(argv) == ["--version"]:
+    if not argv or argv[0] in ("-h", "--help") or list(argv) in (["data"], ["data", "-h"], ["data", "--help"]):
+        _overview()
+        return 0
+    if argv[0] == "--version":
         from importlib.metadata import version  # noqa: PLC0415
 
         print(f"alignjax {version('alignjax')}")
         return 0
-    if argv and argv[0] == "train" and {"-h", "--help"} & set(argv) and len(argv) > 2:
+    name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), None)
+    if name is None:
+        return _no_command(argv)
+    command: Any = COMMANDS[name]
+    own, extra = list(argv[name.count(" ") + 1 :]), []
+    if command in OPEN_ENDED:
+        own, extra = separate(command, own)
+    configs = [word for word in own if not word.startswith("-")]
+    if command is Train and {"-h", "--help"} & set(own) and configs:
         from alignjax.commands.train import describe  # noqa: PLC0415
 
-        own, _ = separate(Train, argv[1:])
-        configs = [word for word in own if not word.startswith("-")]
-        if configs:
-            return describe(configs[0])
-    command, extra = parse(argv or ["--help"])
-    return command(extra) if argv[0] in OPEN_ENDED else command()
+        return describe(configs[0])
+    # One command at a time, so that the hint at a misspelt flag is about this command.
+    made: Any = tyro.cli(command, prog=f"alignjax {name}", args=own, config=(tyro.conf.FlagCreatePairsOff,))
+    return made(extra) if command in OPEN_ENDED else made()
 
 
 def is_users(error: BaseException) -> bool:

@@ -13,8 +13,10 @@ import contextlib
 import dataclasses
 import difflib
 import enum
+import functools
 import inspect
 import io
+import operator
 import pathlib
 import types
 import typing
@@ -44,13 +46,17 @@ class Slot:
         return type_name(self.annotation)
 
 
+def _is_union(annotation: Any) -> bool:
+    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+
+
 def type_name(annotation: Any) -> str:
     """An annotation as a person writes it: `float | None`, `tuple[int, ...]`."""
     if annotation is type(None):
         return "None"
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return annotation.__name__
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    if _is_union(annotation):
         return " | ".join(type_name(option) for option in typing.get_args(annotation))
     return str(annotation).replace("typing.", "").replace("pathlib.", "")
 
@@ -60,15 +66,23 @@ def _is_plain(annotation: Any) -> bool:
     origin, options = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return True
-    if isinstance(annotation, types.UnionType) or origin in (typing.Union, tuple):
+    if _is_union(annotation) or origin is tuple:
         return all(_is_plain(option) for option in options if option not in (type(None), Ellipsis))
     return annotation in _PLAIN or (isinstance(annotation, type) and issubclass(annotation, enum.Enum))
+
+
+def writable(annotation: Any) -> Any:
+    """The part of a type that words can say: of `float | Fn` the number."""
+    if not _is_union(annotation):
+        return annotation
+    options = [option for option in typing.get_args(annotation) if _is_plain(option) or option is type(None)]
+    return functools.reduce(operator.or_, options) if set(options) - {type(None)} else annotation
 
 
 def _annotation_of(value: Any, annotation: Any) -> Any:
     """The declared type or, where a slot is not annotated, the type of what stands there."""
     if annotation not in _UNSAID and not isinstance(annotation, (str, typing.TypeVar)) and annotation is not tuple:
-        return annotation
+        return writable(annotation)
     if isinstance(value, tuple) and value and len({type(item) for item in value}) == 1:
         return tuple[type(value[0]), ...]
     return type(value)
@@ -252,6 +266,13 @@ def override(config: Any, path: str, words: Sequence[str]) -> Any:
         if str(error).startswith("--"):
             raise
         raise ConfigError(f"--{path} {' '.join(words)}: {error}") from None  # a record's own check, after the change
+
+
+def as_words(value: Any) -> list[str]:
+    """A value as the words that `parse` would read it from."""
+    if isinstance(value, (tuple, list)):
+        return [word for item in value for word in as_words(item)]
+    return [value.name if isinstance(value, enum.Enum) else str(value)]
 
 
 def split(arguments: Iterable[str]) -> list[tuple[str, list[str]]]:

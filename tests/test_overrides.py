@@ -37,12 +37,14 @@ def loss(
     tau: float,
     betas: tuple[float, ...] = (0.9, 0.95),
     pair: tuple[int, int] = (0, 1),
+    pairs: tuple[tuple[int, int], ...] = ((0, 1), (2, 3)),
     reference: str | None = "reference",
     clip: float | None = None,
     kind: Literal["hard", "soft"] = "soft",
     colour: Colour = Colour.red,
     on: bool = False,
     free=3,
+    power: float | Fn = 1.0,
 ):
     return tau
 
@@ -101,6 +103,7 @@ def value_at(config, path: str):
         ("--algorithm.losses.pair.betas 0.8 0.9 0.99", (0.8, 0.9, 0.99)),
         ("--algorithm.losses.pair.betas 0.8,0.9", (0.8, 0.9)),
         ("--algorithm.losses.pair.pair (1,0)", (1, 0)),
+        ("--algorithm.losses.pair.pairs 0 1 1 2", ((0, 1), (1, 2))),
         ("--algorithm.losses.pair.reference None", None),
         ("--algorithm.losses.pair.reference other", "other"),
         ("--algorithm.losses.pair.clip none", None),
@@ -111,6 +114,7 @@ def value_at(config, path: str):
         ("--algorithm.losses.pair.on true", True),
         ("--algorithm.losses.pair.on False", False),
         ("--algorithm.losses.pair.free 4", 4),
+        ("--algorithm.losses.pair.power 2", 2.0),
         ("--algorithm.experience.alpha.tau 7", 7.0),
         ("--algorithm.roles.policy.optimizer.learning_rate.peak 0.1", 0.1),
         ("--algorithm.roles.policy.optimizer.learning-rate.steps 3", 3),
@@ -218,7 +222,5 @@ def test_every_slot_accepts_its_own_value(make):
     """What the help shows as the present value can be written back, and changes nothing."""
     config = make()
     for slot in overrides.slots(config):
-        value = slot.value.name if isinstance(slot.value, enum.Enum) else slot.value
-        words = list(map(str, value)) if isinstance(value, tuple) else [str(value)]
-        again = overrides.override(config, slot.path.replace("self_play", "self-play"), words)
+        again = overrides.override(config, slot.path.replace("self_play", "self-play"), overrides.as_words(slot.value))
         assert value_at(again, slot.path) == slot.value, slot.path

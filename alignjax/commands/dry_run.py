@@ -15,6 +15,7 @@ from rich.table import Table
 
 from alignjax.commands.memory import in_units, peak_bytes, tree_bytes
 from alignjax.config import Experiment, Fn, Pipeline
+from alignjax.stages.host import host
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch
@@ -55,9 +56,8 @@ def _experiment(experiment: Experiment, workspace: Workspace, console: Console) 
     moves = bool(algorithm.losses) or any(role.rule for role in algorithm.roles.values())
     update_peak = 0
     if moves:
-        program, (after, values) = jax.make_jaxpr(make_update(algorithm), return_shape=True)(state, filled)
-        # The new state is written over the donated old one.
-        update_peak = max(0, peak_bytes(program.jaxpr) - tree_bytes(after))
+        program, (_, values) = jax.make_jaxpr(make_update(algorithm), return_shape=True)(state, filled)
+        update_peak = peak_bytes(program.jaxpr, in_place=True)  # the new state is written over the donated old one
         metrics = sorted(values)
     console.print(f"metrics: {', '.join(metrics) or 'none'}", highlight=False, markup=False)
     console.print(_memory(experiment, state, filled, update_peak, _experience_peak(algorithm, state, spec)))
@@ -66,7 +66,7 @@ def _experiment(experiment: Experiment, workspace: Workspace, console: Console) 
 
 def _experience_peak(algorithm: Algorithm, state: TrainState, spec: Batch) -> int:
     """Of the jitted stages; 0 when there are none, or when a host stage stands between them, which cannot be traced."""
-    if not algorithm.experience or any(stage.name == "host" for stage in algorithm.experience.values()):
+    if not algorithm.experience or any(stage.function is host for stage in algorithm.experience.values()):
         return 0
     return peak_bytes(jax.make_jaxpr(make_experience(algorithm))(state, spec).jaxpr)
 
@@ -138,13 +138,13 @@ def _shapes(spec: Batch, filled: Batch) -> Table:
 
 
 def _memory(experiment: Experiment, state: TrainState, filled: Batch, update: int, stages: int) -> Table:
-    """Bytes by purpose. The temporary part is an estimate from above: gradients, activations, caches before fusion."""
+    """Bytes by purpose. The temporary part is an estimate: gradients, activations and caches before fusion."""
     parts = {
         "parameters": tree_bytes(state.roles),
         "optimizer state": tree_bytes(state.optimizers),
         "batch": tree_bytes(filled),
-        "temporary, experience (at most about)": stages,
-        "temporary, update (at most about)": update,
+        "temporary, experience (roughly)": stages,
+        "temporary, update (roughly)": update,
     }
     table = Table("memory", "estimate")
     table.columns[1].justify = "right"
@@ -152,7 +152,7 @@ def _memory(experiment: Experiment, state: TrainState, filled: Batch, update: in
         table.add_row(name, in_units(size))
     total = sum(list(parts.values())[:3]) + max(stages, update)
     table.add_section()
-    table.add_row("all devices together (at most about)", in_units(total))
+    table.add_row("all devices together (roughly)", in_units(total))
     devices = math.prod(max(size, 1) for size in dataclasses.astuple(experiment.mesh))
     if devices > 1:
         table.add_row(f"each of {devices} devices, evenly split", in_units(total / devices))

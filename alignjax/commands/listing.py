@@ -8,6 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from alignjax import catalogue
 from alignjax.config import ConfigError, nearest
@@ -21,12 +22,16 @@ def listing(kind: str | None, form: Literal["table", "json"]) -> int:
     if form == "json":
         print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
         return 0
-    table = Table("kind", "name", "", "paper")
+    table = Table("kind", "name", "what it is", "paper", header_style="bold")
+    for column in (0, 1, 3):
+        table.columns[column].no_wrap = True
     previous = None
     for entry in found:
         if previous not in (None, entry.kind):
             table.add_section()
-        table.add_row("" if entry.kind == previous else entry.kind, entry.name, entry.summary, entry.paper or "")
+        kind_cell = "" if entry.kind == previous else entry.kind
+        # Text, because "[B,N]" in a summary is not markup.
+        table.add_row(*map(Text, (kind_cell, entry.name, entry.summary, entry.paper or "")))
         previous = entry.kind
-    Console(highlight=False).print(table, markup=False)
+    Console(highlight=False).print(table)
     return 0

@@ -178,8 +178,8 @@ def run_folder(where: str) -> tuple[Path, str | None]:
     raise ConfigError(f"{folder} is not a run folder: it has no {COMMAND_FILE}, which `alignjax train` writes")
 
 
-def reload(run_dir: Path) -> Loaded:
-    """The config that a run folder was trained with, from its file.
+def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
+    """The config that a run folder was trained with, from its file; `arguments` override it further.
 
     Raises ConfigError if the config file has gone; says on stderr if it has changed since.
     """
@@ -189,4 +189,4 @@ def reload(run_dir: Path) -> Loaded:
         raise ConfigError(f"{run_dir} was trained with {path}, which is not there any more")
     if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
         print(f"warning: {path} has changed since {run_dir} was trained", file=sys.stderr)
-    return _load(path, record["mode"], record["overrides"])
+    return _load(path, record["mode"], [*record["overrides"], *arguments])

@@ -35,25 +35,30 @@ def _inner(equation: Any) -> Iterator[Any]:
                 yield item
 
 
-def peak_bytes(jaxpr: Any) -> int:
+def peak_bytes(jaxpr: Any, *, in_place: bool = False) -> int:
     """The most bytes alive at once beside the inputs, were the equations run in order, each result kept until its last
-    reader. A compiler that fuses needs less, so this is an estimate from above; nothing is compiled or allocated."""
+    reader. Nothing is compiled or allocated; what a compiler makes of it differs by its fusions and its copies.
+
+    in_place: the outputs are written over the inputs (a donated state) and take no room of their own.
+    """
+    outputs = {variable for variable in jaxpr.outvars if isinstance(variable, core.Var)}
     last: dict[Any, int] = {}
     for number, equation in enumerate(jaxpr.eqns):
         last.update((variable, number) for variable in equation.invars if isinstance(variable, core.Var))
-    last.update((variable, len(jaxpr.eqns)) for variable in jaxpr.outvars if isinstance(variable, core.Var))
+    last.update((variable, len(jaxpr.eqns)) for variable in outputs)
     alive: dict[Any, int] = {}
     now = peak = 0
     for number, equation in enumerate(jaxpr.eqns):
-        name = equation.primitive.name
-        made = {variable: 0 if name in _FUSED else _size(variable) for variable in equation.outvars}
-        inside = max((peak_bytes(inner) for inner in _inner(equation)), default=0)
+        name, loop = equation.primitive.name, equation.primitive.name in _LOOPS
+        free = outputs if in_place else set()
+        made = {v: 0 if name in _FUSED or v in free else _size(v) for v in equation.outvars}
+        through = in_place and not loop and outputs.issuperset(equation.outvars)
+        inside = max((peak_bytes(inner, in_place=through) for inner in _inner(equation)), default=0)
         here = sum(made.values())
-        peak = max(peak, now + (here + inside if name in _LOOPS else max(here, inside)))
+        peak = max(peak, now + (here + inside if loop else max(here, inside)))
         alive |= made
         now += here
-        ended = {variable for variable in (*equation.invars, *equation.outvars) if isinstance(variable, core.Var)}
-        for variable in ended:
+        for variable in {v for v in (*equation.invars, *equation.outvars) if isinstance(v, core.Var)}:
             if last.get(variable, number) == number:
                 now -= alive.pop(variable, 0)
     return peak

@@ -34,10 +34,16 @@ def sweep(file: Path, run_dir: Path | None) -> int:
         raise ConfigError(f"{file} must define CONFIG, a path with a mode, and sweep(), a generator of {{path: value}}")
     config = load(where).config
     lines: dict[str, str] = {}
-    for point in points():
+    found: Any = points()
+    for point in found:
         arguments = words(point)
         overrides.apply(config, arguments)
-        name = ",".join(f"{path.rsplit('.', 1)[-1]}={_text(value)}" for path, value in point.items()) or "default"
+        name = (
+            ",".join(
+                f"{path.rsplit('.', 1)[-1]}={'_'.join(overrides.as_words(value))}" for path, value in point.items()
+            )
+            or "default"
+        )
         if name in lines:
             raise ConfigError(f"{file} yields two points called {name!r}")
         folder = (run_dir or Path("runs") / file.stem) / name.replace("/", "_")
@@ -50,9 +56,5 @@ def words(point: Mapping[str, Any]) -> list[str]:
     """{"a.b": 0.1} as ["--a.b", "0.1"]."""
     found: list[str] = []
     for path, value in point.items():
-        found += [f"--{path}", *(map(str, value) if isinstance(value, (tuple, list)) else (str(value),))]
+        found += [f"--{path}", *overrides.as_words(value)]
     return found
-
-
-def _text(value: Any) -> str:
-    return "_".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

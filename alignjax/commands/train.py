@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from alignjax import overrides
-from alignjax.commands.load import load, remember
+from alignjax.commands.load import COMMAND_FILE, Loaded, load, remember
 from alignjax.config import ConfigError, Pipeline
 from alignjax.workspace import Workspace
 
@@ -30,12 +29,24 @@ def train(where: str, arguments: Sequence[str], *, run_dir: Path | None, resume:
         return 0
     if not resume and _holds_a_run(folder):
         raise ConfigError(f"{folder} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere")
-    from alignjax.train import loop, pipeline  # noqa: PLC0415
-
-    remember(loaded, folder)
-    run = pipeline.run_pipeline if isinstance(loaded.config, Pipeline) else loop.train
-    run(loaded.config, Workspace(folder), resume=resume)
+    again = (folder / COMMAND_FILE).exists()
+    if not again:
+        remember(loaded, folder)
+    _run(loaded, Workspace(folder), resume=resume)
+    if again:  # only now: had the config not fitted the run, the old record would still be the true one
+        remember(loaded, folder)
     return 0
+
+
+def _run(loaded: Loaded, workspace: Workspace, *, resume: bool) -> None:
+    if isinstance(loaded.config, Pipeline):
+        from alignjax.train.pipeline import run_pipeline  # noqa: PLC0415
+
+        run_pipeline(loaded.config, workspace, resume=resume)
+    else:
+        from alignjax.train.loop import train as train_one  # noqa: PLC0415
+
+        train_one(loaded.config, workspace, resume=resume)
 
 
 def _holds_a_run(folder: Path) -> bool:
@@ -46,18 +57,18 @@ def _holds_a_run(folder: Path) -> bool:
 def describe(where: str) -> int:
     """`alignjax train CONFIG --help`: the values of the config that the command line can change."""
     loaded = load(where)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"alignjax train {where} [--run-dir DIR] [--resume] [--dry-run] [overrides]\n", markup=False)
-    table = Table("override", "type", "now", title="values that the command line can change", title_justify="left")
-    for slot in overrides.slots(loaded.config):
-        table.add_row(f"--{slot.path}", slot.type_name, _shown(slot.value))
-    console.print(table)
+    rows = [(f"--{slot.path}", slot.type_name, _shown(slot.value)) for slot in overrides.slots(loaded.config)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    print(f"usage: alignjax train {where} [--run-dir DIR] [--resume] [--dry-run] [overrides]\n")
+    print("Values that the command line can change, with their types and what they are now:\n")
+    for path, kind, value in rows:
+        print(f"  {path:<{widths[0]}}  {kind:<{widths[1]}}  {value}")
     if isinstance(loaded.config, Pipeline):
-        console.print(f"--{overrides.EVERY_STEP}.PATH VALUE changes PATH in every step that has it.", markup=False)
-    console.print(f"Run folder, unless given: {loaded.default_run_dir}", markup=False)
+        print(f"\n--{overrides.EVERY_STEP}.PATH VALUE changes PATH in every step that has it.")
+    print(f"\nRun folder, if none is given: {loaded.default_run_dir}")
     return 0
 
 
 def _shown(value: object) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = " ".join(overrides.as_words(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
