@@ -50,13 +50,10 @@ def _names(number: float) -> str:
     return f"{number:.3g} TB"
 
 
-def open_writer(folder: Path, like: Any, *, keep: int) -> Writer:
-    """What writes checkpoints of states like `like` below `folder`, keeping the newest `keep`; close it when done.
-
-    Raises CheckpointError if the folder cannot be written or the disk has no room for them: call it before expensive
-    work.
-    """
-    root = (folder / FOLDER).resolve()
+def check_room(folder: Path, like: Any, *, keep: int) -> None:
+    """Raises CheckpointError if `folder` cannot be written, or its disk has no room for `keep` states like `like` and
+    the one being written: to be called before expensive work."""
+    root = folder / FOLDER
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / ".writable"
@@ -65,7 +62,6 @@ def open_writer(folder: Path, like: Any, *, keep: int) -> Writer:
         free = shutil.disk_usage(root).free
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoints to {root}: {error.strerror}. Use another --run-dir.") from None
-    # While a new checkpoint is written all kept ones are still there.
     missing = max(1, keep + 1 - len(steps(folder)))
     need = tree_bytes(like) * missing
     if free < need:
@@ -73,7 +69,14 @@ def open_writer(folder: Path, like: Any, *, keep: int) -> Writer:
             f"{root} has {_names(free)} free and the next {missing} checkpoints take {_names(need)} "
             f"({_names(tree_bytes(like))} each, keep={keep}): free some space, lower keep, or use another --run-dir"
         )
-    return Writer(root, options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+
+
+def open_writer(folder: Path, *, keep: int) -> Writer:
+    """What writes checkpoints below `folder`, in the background, keeping the newest `keep`."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
+    return Writer((folder / FOLDER).resolve(), options=options)
 
 
 def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wait: bool = False) -> None:
@@ -89,7 +92,7 @@ def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wai
         **extra,
     }
     full = {name: leaf for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
-    with _writing(writer):
+    with _told(writer):
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(full), meta=ocp.args.JsonSave(meta))
         if not writer.save(step, args=items):  # what Orbax does with a step that is not newer than all others
             raise FileExistsError(f"step {step} or a later one is already there")
@@ -98,7 +101,7 @@ def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wai
 
 
 @contextlib.contextmanager
-def _writing(writer: Writer) -> Iterator[None]:
+def _told(writer: Writer) -> Iterator[None]:
     """Turns whatever goes wrong while writing into one message that says what is still there."""
     try:
         yield
@@ -114,15 +117,28 @@ def _writing(writer: Writer) -> Iterator[None]:
 
 def check(writer: Writer) -> None:
     """Raises CheckpointError if the write going on in the background has failed. Does not wait."""
-    with _writing(writer):
+    with _told(writer):
         writer.check_for_errors()
 
 
-def close(writer: Writer) -> None:
-    """Waits for the last write and closes. Raises CheckpointError if it failed."""
-    with _writing(writer):
-        writer.wait_until_finished()
-    writer.close()
+@contextlib.contextmanager
+def writing(folder: Path, *, keep: int) -> Iterator[Writer]:
+    """`open_writer`, closed at the end, when the last write is complete. Raises CheckpointError if it failed."""
+    writer = open_writer(folder, keep=keep)
+    try:
+        yield writer
+        with _told(writer):
+            writer.wait_until_finished()
+    finally:
+        with contextlib.suppress(Exception):  # what went wrong first is what is worth telling
+            writer.close()
+
+
+def put_aside(folder: Path, step: int) -> None:
+    """Renames a damaged step, so that it may be written again."""
+    root = folder / FOLDER
+    number = sum(path.name.startswith(f"damaged-{step}") for path in root.iterdir())
+    (root / str(step)).rename(root / (f"damaged-{step}" + (f"-{number}" if number else "")))
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from alignjax.config import ConfigError, Fn
 from alignjax.types import Model
@@ -148,14 +149,25 @@ def read_json(path: Path) -> Any:
 
 
 def write_config(folder: Path, config: Any) -> dict[str, Any]:
-    """Writes folder/config.json: {"config", "hash", "versions", "git"}, and returns it.
+    """Writes folder/config.json: {"config", "hash", "versions", "git"}, and returns it. Every process reads the file
+    back: if two were started with different configs they find out here.
 
     Raises ConfigError, in words for people, when the folder cannot be written: before anything expensive has run.
     """
     record = {"config": config_json(config), "hash": config_hash(config), "versions": versions(), "git": git_hash()}
+    if jax.process_count() > 1:  # nobody writes before all have looked at what was there
+        multihost_utils.sync_global_devices("before config.json")
     try:
         if jax.process_index() == 0:
             write_json(folder / FILE, record)
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {folder}: {error.strerror}. Use another --run-dir.") from None
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("after config.json")
+    there = read_json(folder / FILE)
+    if there is None or there["hash"] != record["hash"]:
+        raise ConfigError(
+            f"process {jax.process_index()} was started with another config than {folder / FILE} holds; all processes "
+            "need the same config and a folder that all of them see"
+        )
     return record

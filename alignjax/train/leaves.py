@@ -86,3 +86,16 @@ def digest(tree: Any) -> str:
 def tree_bytes(tree: Any) -> int:
     """Bytes of all leaves, abstract ones too."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in map(plain, jax.tree.leaves(tree)))
+
+
+@jax.jit
+def _all_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(leaf))
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Names of the leaves that hold a NaN or an infinity; one transfer from the device."""
+    numbers = {name: leaf for name, leaf in leaves_by_name(tree).items() if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+    return [
+        name for name, fine in jax.device_get({n: _all_finite(leaf) for n, leaf in numbers.items()}).items() if not fine
+    ]

@@ -87,10 +87,9 @@ def raw(tree: Any) -> dict[str, bytes]:
 
 
 def write(folder: Path, *numbers: int, keep: int = 2, width: int = 5) -> None:
-    writer = checkpoint.open_writer(folder, make_state(width=width), keep=keep)
-    for number in numbers:
-        checkpoint.save(writer, number, make_state(number, width), {"iterator": {"next_step": number}})
-    checkpoint.close(writer)
+    with checkpoint.writing(folder, keep=keep) as writer:
+        for number in numbers:
+            checkpoint.save(writer, number, make_state(number, width), {"iterator": {"next_step": number}})
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +144,12 @@ def test_restored_buffers_are_their_own_and_can_be_donated(written: Path) -> Non
 def test_donation_right_after_an_asynchronous_save_does_not_change_what_is_saved(tmp_path: Path) -> None:
     state = {"roles": {"policy": jnp.arange(1_000_000, dtype=jnp.float32)}}
     saved = raw(state)
-    writer = checkpoint.open_writer(tmp_path, state, keep=1)
+    writer = checkpoint.open_writer(tmp_path, keep=1)
     checkpoint.save(writer, 1, state, {})
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     state = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0)(state)
     jax.block_until_ready(state)
-    checkpoint.close(writer)
+    writer.close()
     assert raw(checkpoint.restore(tmp_path, like)[0]) == saved
 
 
@@ -226,15 +225,15 @@ def test_too_little_room_is_said_before_anything_runs(tmp_path: Path, monkeypatc
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 100, 1000))
     with pytest.raises(CheckpointError, match=r"1 kB free .* 3 checkpoints take"):
-        checkpoint.open_writer(tmp_path, make_state(), keep=2)
+        checkpoint.check_room(tmp_path, make_state(), keep=2)
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write checkpoints"):
-        checkpoint.open_writer(tmp_path / "file", make_state(), keep=2)
+        checkpoint.check_room(tmp_path / "file", make_state(), keep=2)
 
 
 def test_a_failed_background_write_is_told_and_loses_nothing(tmp_path: Path) -> None:
     state = {"roles": {"policy": jax.random.normal(jax.random.key(0), (300_000,))}}
-    writer = checkpoint.open_writer(tmp_path, state, keep=2)
+    writer = checkpoint.open_writer(tmp_path, keep=2)
     checkpoint.save(writer, 30, state, {}, wait=True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files stop growing, as on a full disk
@@ -248,7 +247,7 @@ def test_a_failed_background_write_is_told_and_loses_nothing(tmp_path: Path) -> 
 
 
 def test_a_step_is_not_written_over(copied: Path) -> None:
-    writer = checkpoint.open_writer(copied, make_state(), keep=2)
+    writer = checkpoint.open_writer(copied, keep=2)
     with pytest.raises(CheckpointError, match="already there"):
         checkpoint.save(writer, 20, make_state(99), {}, wait=True)
     assert raw(checkpoint.restore(copied, abstract(make_state()), step=20)[0]) == raw(make_state(20))

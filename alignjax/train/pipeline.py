@@ -1,0 +1,90 @@
+"""Named steps in order, each once: what is finished is skipped, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alignjax.config import ConfigError, Experiment, Fn, Pipeline
+from alignjax.train import checkpoint, metrics
+from alignjax.train.config_json import FILE, check_same, config_hash, config_json, read_json, write_config, write_json
+from alignjax.train.interrupt import Interrupted
+from alignjax.train.loop import train
+from alignjax.workspace import Workspace
+
+DONE = "done.json"
+# What may change in a finished step: not its number of steps, which an unfinished one may still change.
+FREE = ("keep", "checkpoint_every", "tags")
+
+
+def run_pipeline(
+    pipeline: Pipeline, workspace: Workspace, *, resume: bool = False, console: Console | None = None
+) -> dict[str, dict[str, Any]]:
+    """Runs the steps of `pipeline`, each in the folder of its name, and returns what each had to say of itself.
+
+    A finished step is marked by a done.json with its config and summary, written last and as a whole. With `resume` it
+    is skipped, an unfinished experiment goes on from its checkpoint, and an unfinished job is run anew.
+
+    Raises ConfigError, before any step runs, if the folder holds a run and `resume` is not set, or if a finished step
+    was configured otherwise; Interrupted (a SystemExit) after Ctrl-C or SIGTERM.
+    """
+    console = console or Console()
+    if (workspace.root / FILE).exists() and not resume:
+        raise ConfigError(
+            f"{workspace.root} already holds a run: --resume goes on with it, --run-dir DIR puts this one elsewhere"
+        )
+    before = {name: _finished(name, step, workspace.of(name).folder) for name, step in pipeline.steps.items()}
+    done: dict[str, dict[str, Any]] = {}
+    write_config(workspace.root, pipeline)
+    for number, (name, step) in enumerate(pipeline.steps.items(), 1):
+        heading = f"[{number}/{len(pipeline.steps)}] {name}"
+        if (record := before[name]) is not None:
+            console.print(f"{heading}: done before", style="bold", highlight=False, markup=False)
+            done[name] = record
+            continue
+        console.print(heading, style="bold", highlight=False, markup=False)
+        done[name] = _run(step, workspace.of(name), console)
+        console.print(f"{name}: {done[name]['seconds']:.1f} s", highlight=False, markup=False)
+    return {name: record["summary"] for name, record in done.items()}
+
+
+def _finished(name: str, step: Experiment | Fn, folder: Path) -> dict[str, Any] | None:
+    """The done.json of a step, or None. Raises ConfigError if the step was finished, or begun, with another config."""
+    if Path(name).name != name or not name:
+        raise ConfigError(f"pipeline step {name!r} must be a name that a folder can have")
+    if (record := read_json(folder / DONE)) is not None:
+        check_same(record["config"], step, folder, free=FREE if isinstance(step, Experiment) else ())
+    elif isinstance(step, Experiment) and (begun := read_json(folder / FILE)) is not None:
+        check_same(begun["config"], step, folder)
+    return record
+
+
+def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[str, Any]:
+    """Runs one step and marks it as finished."""
+    begun = time.perf_counter()
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(step, Experiment):
+        train(step, workspace, resume=True, console=console)
+        summary = _trained(workspace.folder)
+    else:
+        try:
+            summary = step(workspace) or {}
+        except KeyboardInterrupt:
+            console.print(f"stopped in {workspace.stage}; run the same command with --resume to run it anew")
+            raise Interrupted(signal.SIGINT, 0) from None
+    record = {"config": config_json(step), "hash": config_hash(step), "seconds": time.perf_counter() - begun}
+    record["summary"] = summary
+    write_json(workspace.folder / DONE, record)
+    return record
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """The last line of metrics.jsonl, without the clock."""
+    lines = (folder / metrics.METRICS).read_text().splitlines()
+    row = json.loads(lines[-1]) if lines else {"step": checkpoint.steps(folder)[-1]}
+    return {name: value for name, value in row.items() if not name.startswith(metrics.CLOCK)}

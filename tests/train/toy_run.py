@@ -1,0 +1,141 @@
+"""A run small enough to be killed many times: a vector that learns to be the mean of what it is sent, with noise drawn
+by a stage, a moving average of it, and a role that remembers what was drawn.
+
+As a script: toy_run.py FOLDER [--resume] [--steps N] [--signal-at STEP NUMBER] [--slow SECONDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from alignjax import roles
+from alignjax.config import Experiment, fn
+from alignjax.numerics import fold_name
+from alignjax.train.leaves import leaves_by_name
+from alignjax.train.loop import train
+from alignjax.train.optimizers import adamw
+from alignjax.types import Algorithm, Batch, Context, Key, Mean, Metrics, Role
+from alignjax.workspace import Workspace
+
+WIDTH = 64
+
+
+class Rows:
+    """Random access by step; `slow` seconds a batch."""
+
+    def __init__(self, seed: int, size: int, slow: float) -> None:
+        self.seed, self.size, self.slow = seed, size, slow
+
+    @property
+    def spec(self) -> Batch:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self[0])
+
+    def __getitem__(self, step: int) -> Batch:
+        time.sleep(self.slow)
+        draw = np.random.default_rng((self.seed, step))
+        ids = np.arange(step * self.size, (step + 1) * self.size, dtype=np.int32)
+        return Batch(
+            prompts={"target": draw.normal(1.0, 0.1, (self.size, WIDTH)).astype(np.float32)},
+            valid=draw.random((self.size, 2, 3)) < 0.8,
+            example_id=ids,
+        )
+
+
+def rows(workspace: Workspace, seed: int, *, size: int = 4, slow: float = 0.0) -> Rows:
+    return Rows(seed, size, slow)
+
+
+def noise(context: Context, batch: Batch, key: Key, *, scale: float) -> Batch:
+    drawn = scale * jax.random.normal(key, batch.prompts["target"].shape)
+    context.metrics["noise"] = Mean.of(drawn)
+    return batch.replace(prompts={**batch.prompts, "noise": drawn})
+
+
+def distance(context: Context, batch: Batch, *, power: float) -> tuple[Mean, Metrics]:
+    gap = context.state["policy"]["x"] - batch.prompts["target"] - batch.prompts["noise"]
+    return Mean.of(jnp.abs(gap) ** power), {"gap": Mean.of(gap)}
+
+
+def remembered(own: Any, context: Context, batch: Batch, key: Key) -> Any:
+    """The last 8 noise means and a draw of the rule's own key: a ring buffer."""
+    entry = batch.prompts["noise"].mean() + jax.random.uniform(fold_name(key, "own"))
+    return {"ring": own["ring"].at[context.step % 8].set(entry), "count": own["count"] + 1}
+
+
+def start_policy(key: Key) -> Any:
+    return {"x": jax.random.normal(key, (WIDTH,))}
+
+
+def start_ring(key: Key) -> Any:
+    return {"ring": jnp.zeros(8), "count": jnp.zeros((), jnp.int32)}
+
+
+def experiment(steps: int = 12, *, slow: float = 0.0, learning_rate: float = 0.1, **changes: Any) -> Experiment:
+    algorithm = Algorithm(
+        experience={"noise": fn(noise, scale=0.3)},
+        losses={"distance": fn(distance, power=2.0)},
+        roles={
+            "policy": Role(
+                None,
+                roles.value(start_policy),
+                optimizer=fn(
+                    adamw,
+                    learning_rate=learning_rate,
+                    schedule="cosine",
+                    warmup_steps=2,
+                    total_steps=12,
+                    max_grad_norm=1.0,
+                ),
+            ),
+            "average": Role(None, roles.copy_of("policy"), rule=fn(roles.ema, of="policy", decay=0.9)),
+            "memory": Role(None, roles.value(start_ring), rule=fn(remembered)),
+        },
+    )
+    return Experiment(
+        algorithm=algorithm,
+        source=fn(rows, slow=slow),
+        steps=steps,
+        **{"seed": 7, "log_every": 3, "checkpoint_every": 4, "sample": fn(sample), "sample_every": 4} | changes,
+    )
+
+
+def sample(experiment: Experiment, workspace: Workspace) -> Any:
+    return lambda state, batch, step: [{"first": f"{float(state.roles['policy']['x'][0]):.9g}"}]
+
+
+def state_bytes(state: Any) -> dict[str, str]:
+    return {name: np.asarray(leaf).tobytes().hex() for name, leaf in leaves_by_name(state).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--signal-at", type=int, nargs=2, default=(0, 0))
+    arguments = parser.parse_args()
+    at, number = arguments.signal_at
+
+    def on_step(step: int, state: Any, values: Any) -> None:
+        print("step", step, flush=True)
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    config = experiment(arguments.steps, slow=arguments.slow)
+    state = train(config, Workspace(arguments.folder), resume=arguments.resume, console=Console(), on_step=on_step)
+    (arguments.folder / "final.json").write_text(json.dumps(state_bytes(state)))
+
+
+if __name__ == "__main__":
+    main()
