@@ -1,0 +1,27 @@
+"""What trained policies are worth: win rates, KL, text metrics, and the report that shows them to people.
+
+The modules are loaded when they are first named, so that `import alignjax` does not wait for matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+MODULES = (
+    "bootstrap",
+    "diagnostics",
+    "frontier",
+    "judges",
+    "learning_curves",
+    "report",
+    "results",
+    "text_metrics",
+    "win_rate",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in MODULES:
+        return importlib.import_module(f"alignjax.evaluate.{name}")
+    raise AttributeError(f"module 'alignjax.evaluate' has no attribute {name!r}")

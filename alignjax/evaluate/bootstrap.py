@@ -1,0 +1,105 @@
+"""Confidence intervals over prompts by the bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+
+Prompts are resampled with replacement, as counts: `resampled(n, draws, seed)` is a matrix [draws, n] of how often each
+prompt was drawn, so that the resampled sums of any number of quantities are one matrix product, and quantities measured
+on the same prompts share their resamples (their intervals are then comparable, and differences are paired).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+Interval = dict[str, Any]  # {"mean", "low", "high": float, "n": int}
+CHUNK = 2**22  # counts held at a time: draws are processed in pieces, so that 10,000 prompts do not cost gigabytes
+
+
+class DataError(ValueError):
+    """Measurements that cannot be averaged: wrong shape, empty, out of range or not a number."""
+
+
+def as_column(values: Any, name: str) -> np.ndarray:
+    """`values` as a float64 vector [n] of at least one finite number; raises DataError naming what was given."""
+    column = np.asarray(values, np.float64)
+    if column.ndim != 1 or not column.size:
+        raise DataError(
+            f"{name} has shape {list(column.shape)}; it must be one number per prompt, for at least one prompt"
+        )
+    if not np.isfinite(column).all():
+        raise DataError(
+            f"{name} holds {int((~np.isfinite(column)).sum())} of {column.size} values that are NaN or infinite; "
+            "drop those prompts or find out where they come from"
+        )
+    return column
+
+
+def resampled(columns: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
+    """Means of the columns [n, K] over `draws` bootstrap resamples of the n prompts, [draws, K]. The resamples depend
+    on (n, draws, seed) only, never on the values."""
+    if draws < 1:
+        raise DataError(f"draws is {draws}; it must be at least 1 (a thousand or more for a 95 % interval)")
+    n = len(columns)
+    generator = np.random.default_rng(seed)
+    even, pieces = np.full(n, 1 / n), []
+    step = max(1, CHUNK // n)
+    for start in range(0, draws, step):
+        counts = generator.multinomial(n, even, size=min(step, draws - start))
+        pieces.append(counts @ columns / n)
+    return np.concatenate(pieces)
+
+
+def interval(
+    columns: Any,
+    statistic: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    method: str = "percentile",
+) -> Interval:
+    """A statistic of means over prompts, with its bootstrap interval, as {"mean", "low", "high", "n"}.
+
+    columns: [n] or [n, K], what was measured on each of n prompts; statistic: function of the K means [.., K] -> [..],
+    by default the first of them (a ratio of means, a correlation from moments, ... are other choices);
+    method: "percentile", or "bca" (bias-corrected and accelerated; Efron 1987), better for small n and skew.
+    With one prompt there is nothing to resample, and low = high = mean.
+    """
+    columns = np.asarray(columns, np.float64)
+    columns = columns[:, None] if columns.ndim == 1 else columns
+    for index in range(columns.shape[1]):
+        as_column(columns[:, index], f"column {index}")
+    of_means = statistic or (lambda means: means[..., 0])
+    value = float(of_means(columns.mean(0)))
+    replicates = np.sort(of_means(resampled(columns, draws=draws, seed=seed)))
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if method == "bca" and len(columns) > 1:
+        tails = _bca_tails(columns, of_means, value, replicates, tails)
+    elif method not in ("percentile", "bca"):
+        raise DataError(f"method is {method!r}; it must be 'percentile' or 'bca'")
+    low, high = np.quantile(replicates, tails)
+    return {"mean": value, "low": float(low), "high": float(high), "n": len(columns)}
+
+
+def _bca_tails(
+    columns: np.ndarray,
+    of_means: Callable[[np.ndarray], np.ndarray],
+    value: float,
+    replicates: np.ndarray,
+    tails: np.ndarray,
+) -> np.ndarray:
+    """Quantile levels [2] corrected for bias (share of replicates below the estimate) and for acceleration (skewness of
+    the jackknife values)."""
+    below = np.mean(replicates < value) + np.mean(replicates == value) / 2  # ties split, or discrete data looks biased
+    if below in (0.0, 1.0):  # a statistic that does not vary
+        return tails
+    bias = special.ndtri(below)
+    n = len(columns)
+    left_out = of_means((columns.sum(0) - columns) / (n - 1))
+    deviation = left_out.mean() - left_out
+    spread = np.sum(deviation**2) ** 1.5
+    acceleration = np.sum(deviation**3) / (6 * spread) if spread > 0 else 0.0
+    shifted = bias + special.ndtri(tails)
+    return special.ndtr(bias + shifted / (1 - acceleration * shifted))

@@ -1,0 +1,80 @@
+"""Reports: results.json to report.html, report.md and figures, and the table that a terminal ends with.
+
+Everything shown comes from the results, whose schema stands in `alignjax.evaluate.results`, so that a report can be made
+again at any time (`rebuild`, the command `alignjax report RUN_DIR`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from alignjax.evaluate import frontier, learning_curves
+from alignjax.evaluate import results as schema
+from alignjax.evaluate.report_html import html_report
+from alignjax.evaluate.report_markdown import markdown_report
+from alignjax.evaluate.wording import headline, interval_text, player_rows
+
+
+def write_report(results: schema.Results, folder: Path | str) -> dict[str, Path]:
+    """Validate results and write `results.json`, `report.html` (self-contained), `report.md` and its figures into folder.
+
+    Returns {"results", "html", "markdown", "frontier", "win_rates", "learning_curves": path}; "learning_curves" only if
+    there are any. Raises ResultsError naming what is missing, before anything is written.
+    """
+    results = schema.plain(results)
+    schema.validate(results)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    schema.save(results, folder / "results.json")
+    return _render(results, folder)
+
+
+def rebuild(folder: Path | str) -> dict[str, Path]:
+    """Render the report of a run folder again from its results.json; returns the same paths as `write_report`."""
+    return _render(schema.load(Path(folder)), Path(folder))
+
+
+def _render(results: schema.Results, folder: Path) -> dict[str, Path]:
+    figures = {
+        "frontier": frontier.frontier_figure(results),
+        "win_rates": frontier.win_rate_figure(results),
+        "learning_curves": learning_curves.curves_figure(results),
+    }
+    paths = {"results": folder / "results.json", "html": folder / "report.html", "markdown": folder / "report.md"}
+    for name, picture in figures.items():
+        if picture is not None:
+            paths[name] = folder / f"{name}.svg"
+            # On their own, pictures get a white ground: a README may be shown on a dark one.
+            paths[name].write_text(_on_white(picture), encoding="utf-8")
+    paths["html"].write_text(html_report(results, figures["frontier"]), encoding="utf-8")
+    shown = {name: path.name for name, path in paths.items() if path.suffix == ".svg"}
+    paths["markdown"].write_text(markdown_report(results, shown), encoding="utf-8")
+    return paths
+
+
+def _on_white(picture: str) -> str:
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + picture.replace("<svg ", '<svg style="background:#ffffff" ', 1)
+
+
+def terminal_table(results: schema.Results, console: Console) -> None:
+    """Print the headline and one line per player: win rate against the baseline and the human, KL, ROUGE-L, length."""
+    columns, rows = player_rows(results)
+    table = Table(title=None, header_style="bold", pad_edge=False, box=None, show_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for cells in rows:
+        table.add_row(*_terminal_cells(cells))
+    console.print()
+    console.print(headline(results), style="bold", markup=False, highlight=False)
+    console.print(table)
+
+
+def _terminal_cells(cells: list[Any]) -> Iterator[str]:
+    for cell in cells:
+        text = cell if isinstance(cell, str) else interval_text(*cell)
+        yield text.replace("[", r"\[")

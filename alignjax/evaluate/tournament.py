@@ -1,0 +1,253 @@
+"""Trained policies against each other on held-out prompts: samples, judgements of every pair, and what they are worth.
+
+`play` and `write` are the last two jobs of a pipeline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from alignjax import stages
+from alignjax.config import ConfigError, Fn
+from alignjax.data import Dataset, tokenizer_of
+from alignjax.data.prepared import located, read_account
+from alignjax.evaluate import diagnostics, report, text_metrics, win_rate
+from alignjax.evaluate.bootstrap import interval
+from alignjax.evaluate.learning_curves import read_curves
+from alignjax.numerics import fold_name
+from alignjax.pairs import all_pairs
+from alignjax.train.checkpoint import restore_role
+from alignjax.train.config_json import git_hash, read_json, versions
+from alignjax.train.score import Request, one_pass
+from alignjax.types import Batch, Context, Model, Params, Read, Role
+from alignjax.workspace import Workspace
+
+FOUND = "tournament.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """A policy to be judged: the role of a pipeline step's last checkpoint."""
+
+    name: str
+    stage: str
+    role: str = "policy"
+    label: str = ""
+    note: str = ""
+
+
+def context_of(models: Mapping[str, Model], params: Mapping[str, Params]) -> Context:
+    """A Context of frozen roles: enough to sample, score and judge with outside a training run."""
+    roles = {name: Role(model, None) for name, model in models.items()}
+
+    def score(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Any]:
+        request = Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
+        return one_pass(roles, params.__getitem__, batch, [request])[request]
+
+    return Context(roles, params, 0, {}, params.__getitem__, score)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "max_tokens"))
+def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
+    """One completion per prompt at temperature 1, with its log-probs under policy and reference."""
+    context = context_of({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
+    batch = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
+    return stages.logprobs(context, batch, key, role="reference")
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _judged(model: Model, params: Params, batch: Batch) -> jax.Array:
+    """Preference matrix [B,N,N] of all completions of a batch."""
+    context = context_of({"preference": model}, {"preference": params})
+    return stages.preference_model(context, batch, jax.random.key(0))
+
+
+def _joined(parts: Sequence[Batch]) -> Batch:
+    """Completions of several batches of the same prompts side by side."""
+    fields = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("tokens", "valid")}
+    return Batch(prompt=parts[0].prompt, prompt_valid=parts[0].prompt_valid, **fields)
+
+
+def _rows(chunks: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+
+
+def _judgements(matrix: np.ndarray, names: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
+    return {(names[i], names[j]): matrix[:, i, j].astype(np.float64) for i, j in all_pairs(len(names))}
+
+
+def _judge_accuracy(model: Model, judge: Params, batches: Sequence[Batch]) -> dict[str, Any]:
+    """How often a judge prefers the human text, by kind of alternative, on held-out rows of `candidates`."""
+    matrix = np.concatenate([jax.device_get(_judged(model, judge, _joined([batch]))) for batch in batches])
+    right = (matrix[:, 0, 1:] > 0.5) + 0.5 * (matrix[:, 0, 1:] == 0.5)
+    other, spoilt = right[:, 0].mean(), right[:, 1:].mean()
+    note = f"human preferred to another text in {other:.0%}, to a spoilt copy in {spoilt:.0%} of held-out cases"
+    return {"accuracy": interval(right.mean(1)), "note": note}
+
+
+def play(
+    workspace: Workspace,
+    *,
+    model: Model,
+    judge_model: Model,
+    players: tuple[Player, ...],
+    judges: tuple[tuple[str, str], ...],
+    source: Fn,
+    judge_source: Fn,
+    dataset: Dataset,
+    batches: int,
+    max_tokens: int,
+    seed: int = 0,
+    samples: int = 10,
+) -> dict[str, Any]:
+    """Job: plays every pair of players, and the human texts of `source`, on the same held-out prompts; writes
+    tournament.json.
+
+    players: the first is the baseline, whose weights are the reference of every KL; judges: (name, stage) of preference
+    models, of which "held_out" decides; source: prompts with their human completion (N = 1) in a fixed order;
+    judge_source:
+    rows of `candidates` on which the judges themselves are measured; batches: how many batches of each.
+    One sample per prompt and player at temperature 1, drawn independently, so that the KL estimate is unbiased.
+    """
+    if "held_out" not in dict(judges):
+        raise ConfigError("a tournament needs a judge named 'held_out' that no player was trained against")
+    key = jax.random.key(seed)
+    weights = {one.name: restore_role(workspace.find(one.stage), one.role) for one in players}
+    humans = [source(workspace, seed)[step] for step in range(batches)]
+    drawn = {
+        one.name: [
+            jax.device_get(
+                _sampled(
+                    model,
+                    weights[one.name],
+                    weights[players[0].name],
+                    _prompts_only(batch),
+                    fold_name(key, one.name),
+                    max_tokens,
+                )
+            )
+            for batch in humans
+        ]
+        for one in players
+    }
+    names = [*drawn, "human"]
+    tables = [_joined([*(drawn[name][i] for name in drawn), humans[i]]) for i in range(batches)]
+    checks = [judge_source(workspace, seed)[step] for step in range(batches)]
+    found: dict[str, Any] = {"baseline": players[0].name, "judges": {}}
+    verdicts = {}
+    for name, stage in judges:
+        judge = restore_role(workspace.find(stage), "preference")
+        verdicts[name] = _judgements(
+            _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables]), names
+        )
+        found["judges"][name] = {"label": name.replace("_", " "), **_judge_accuracy(judge_model, judge, checks)}
+    found |= _verdict(verdicts)
+    texts = _texts(tables, names, tokenizer_of(dataset, workspace))
+    labels = {one.name: {"label": one.label or one.name, "note": one.note} for one in players}
+    labels["human"] = {"label": "human", "note": "the author's own summary line"}
+    found["players"] = {name: labels[name] | _worth(name, drawn, texts) for name in names}
+    found["samples"] = [
+        {"post": texts["prompt"][i], "outputs": {name: texts[name][i] for name in names}}
+        for i in range(min(samples, len(texts["prompt"])))
+    ]
+    (workspace.folder / FOUND).write_text(json.dumps(found, indent=1))
+    return {name: found["win_rates"][name][players[0].name] for name in names if name != players[0].name}
+
+
+def _prompts_only(batch: Batch) -> Batch:
+    return Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=batch.example_id)
+
+
+def _verdict(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> dict[str, Any]:
+    """Win rates by the held-out judge and, beside them, what the other judges make of the same pairs."""
+    held_out = verdicts["held_out"]
+    rates = win_rate.win_rate_matrix(held_out)
+    found = {
+        "win_rates": rates,
+        "win_rates_hard": win_rate.win_rate_matrix(held_out, score="hard"),
+        "exploitability": win_rate.exploitability(rates),
+    }
+    others = [name for name in verdicts if name != "held_out"]
+    if others:
+        both = [np.concatenate(list(verdicts[name].values())) for name in ("held_out", others[0])]
+        found["agreement"] = diagnostics.agreement(*both)
+        found["win_rates_by_judge"] = {name: win_rate.win_rate_matrix(verdicts[name]) for name in others}
+    return found
+
+
+def _texts(tables: Sequence[Batch], names: Sequence[str], tokenizer: Any) -> dict[str, list[str]]:
+    table = _rows(tables)
+    texts = {"prompt": [tokenizer.decode(ids[on]) for ids, on in zip(table.prompt, table.prompt_valid, strict=True)]}
+    for number, name in enumerate(names):
+        rows = zip(table.tokens[:, number], table.valid[:, number], strict=True)
+        texts[name] = [tokenizer.decode(ids[on]).strip() for ids, on in rows]
+    return texts
+
+
+def _worth(name: str, drawn: Mapping[str, Sequence[Batch]], texts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """One player's KL to the baseline (none for the human) and what its texts are like."""
+    found: dict[str, Any] = text_metrics.text_summary(texts[name], texts["human"], texts["prompt"])
+    if name in drawn:
+        batch = _rows(drawn[name])
+        found |= diagnostics.sequence_kl(batch.logps["policy"], batch.logps["reference"], batch.valid)
+    return found
+
+
+def write(
+    workspace: Workspace, *, title: str, dataset: Dataset, command: str = "", notes: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Job: results.json, report.html and report.md in the run folder, from the tournament, the stages' curves and the
+    config; prints the table and where the report is."""
+    root = workspace.root
+    place = next(iter(sorted(root.glob(f"*/{FOUND}"))), None)
+    if place is None:
+        raise ConfigError(f"no {FOUND} below {root}: run the evaluation step first")
+    account = read_account(located(dataset, workspace))
+    done = {path.parent.name: read_json(path) for path in sorted(root.glob("*/done.json"), key=_age)}
+    config = read_json(root / "config.json") or {}
+    results = {
+        **json.loads(place.read_text()),
+        "title": title,
+        "curves": {path.parent.name: read_curves(path) for path in sorted(root.glob("*/metrics.jsonl"), key=_age)},
+        "data": _data(account),
+        "seconds": {name: record["seconds"] for name, record in done.items()},
+        "config": config.get("config", config),
+        "versions": versions(),
+        "seeds": _seeds(config.get("config", config)),
+        "git": git_hash(),
+        "command": command,
+        "device": str(jax.devices()[0].device_kind),
+        "notes": list(notes),
+    }
+    paths = report.write_report(results, root)
+    console = Console()
+    report.terminal_table(results, console)
+    console.print(f"\n{paths['html']}", highlight=False, soft_wrap=True)
+    return {"report": str(paths["html"])}
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _data(account: Mapping[str, Any]) -> dict[str, Any]:
+    packages = account.get("packages", {})
+    splits = {
+        name: {"pairs": count, "packages": len(packages.get(name, ()))} for name, count in account["rows"].items()
+    }
+    total = {key: sum(split[key] for split in splits.values()) for key in ("pairs", "packages")}
+    return {**total, "splits": splits}
+
+
+def _seeds(config: Mapping[str, Any]) -> dict[str, int]:
+    steps = config.get("steps", {})
+    return {name: step["seed"] for name, step in steps.items() if isinstance(step, Mapping) and "seed" in step}

@@ -1,0 +1,103 @@
+"""Win rates between players, from a judge's probability for each prompt.
+
+A judge gives `p[i]`, the probability that player a's answer to prompt i is better than player b's. Two ways to score:
+- "probability" (the default, and the headline number of a report): the mean of p. This is the payoff P(a > b) of the
+  preference game that Nash learning and online IPO play (arXiv:2312.00886 eq. 1, arXiv:2403.08635 sec. 2).
+- "hard": the share of prompts with p > 1/2, ties counting one half. It asks only which answer the judge likes better, so
+  it does not depend on how sure the judge is, but it moves in jumps and needs more prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from alignjax.evaluate.bootstrap import DataError, Interval, as_column, interval
+
+Judgements = Mapping[tuple[str, str], Any]
+SCORES = ("probability", "hard")
+
+
+def scored(probability: Any, score: str = "probability") -> np.ndarray:
+    """Per-prompt score [n] of the first player in [0, 1]: the probability itself, or 1, 1/2, 0 for a win, tie, loss."""
+    if score not in SCORES:
+        raise DataError(f"score is {score!r}; it must be one of {', '.join(map(repr, SCORES))}")
+    probability = np.asarray(probability, np.float64)
+    return probability if score == "probability" else (np.sign(probability - 0.5) + 1) / 2
+
+
+def win_rate_matrix(
+    judgements: Judgements,
+    *,
+    score: str = "probability",
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    method: str = "percentile",
+) -> dict[str, dict[str, Interval]]:
+    """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
+    prompts.
+
+    judgements: {(a, b): P(a beats b) for each prompt, [n]}, each pair once (in either order) or twice and complementary;
+    all pairs on the same prompts in the same order, for their resamples are shared.
+    The two orders are complements exactly: mean[a][b] + mean[b][a] = 1 and low[a][b] + high[b][a] = 1.
+
+    Raises DataError for numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
+    not add up to one.
+    """
+    pairs = checked(judgements)
+    rates: dict[str, dict[str, Interval]] = {player: {} for pair in pairs for player in pair}
+    for (a, b), probability in pairs.items():
+        one = interval(scored(probability, score), draws=draws, seed=seed, level=level, method=method)
+        rates[a][b] = one
+        rates[b][a] = complement(one)
+    return rates
+
+
+def complement(rate: Interval) -> Interval:
+    """The same win rate seen by the other player."""
+    return {"mean": 1 - rate["mean"], "low": 1 - rate["high"], "high": 1 - rate["low"], "n": rate["n"]}
+
+
+def checked(judgements: Judgements) -> dict[tuple[str, str], np.ndarray]:
+    """Each unordered pair once, validated; see `win_rate_matrix`."""
+    if not judgements:
+        raise DataError("there are no judgements: give at least one pair of players, {(a, b): probabilities [n]}")
+    pairs: dict[tuple[str, str], np.ndarray] = {}
+    for (a, b), given in judgements.items():
+        name = f"P({a} beats {b})"
+        if a == b:
+            raise DataError(f"{name} compares a player with itself; leave it out")
+        column = as_column(given, name)
+        if column.min() < 0 or column.max() > 1:
+            raise DataError(
+                f"{name} has values from {column.min():.3g} to {column.max():.3g}; probabilities lie in [0, 1]"
+            )
+        if (b, a) in pairs:
+            other = pairs[b, a]
+            if len(other) != len(column) or np.abs(other + column - 1).max() > 1e-5:
+                raise DataError(f"{name} and P({b} beats {a}) do not add up to 1 on every prompt; give one order only")
+            continue
+        pairs[a, b] = column
+    lengths = {f"{a} against {b}": len(column) for (a, b), column in pairs.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"all pairs must be judged on the same prompts, but the numbers of prompts differ: {lengths}")
+    return pairs
+
+
+def exploitability(win_rates: Mapping[str, Mapping[str, Interval]]) -> dict[str, Interval]:
+    """For each player the opponent that does best against it: {player: {"by": opponent, "mean", "low", "high", "n"}},
+    the numbers being that opponent's win rate.
+
+    The maximum over the players at hand is a lower bound of what a best response could reach; 1/2 or less says that no
+    other player of this pool beats this one. The interval is that of the chosen opponent, not corrected for choosing.
+    """
+    worst: dict[str, Interval] = {}
+    for player in win_rates:
+        against = {other: row[player] for other, row in win_rates.items() if player in row}
+        if against:
+            by = max(against, key=lambda other: against[other]["mean"])
+            worst[player] = {"by": by, **against[by]}
+    return worst
