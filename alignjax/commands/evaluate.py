@@ -15,21 +15,25 @@ from alignjax.workspace import Workspace
 def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
     """Run a pipeline's job `step` and the jobs behind it again, on the checkpoints that the run folder holds.
 
-    Raises ConfigError for a folder that is no run, or a run whose config has no such job.
+    Raises ConfigError for a folder that is no run, or a run that has no such job or is not trained yet.
     """
+    from alignjax.train.pipeline import DONE, run_pipeline  # noqa: PLC0415
+
     root, _ = run_folder(str(run_dir))
     config = reload(root, arguments).config
     if not isinstance(config, Pipeline):
-        raise ConfigError(f"{root} is one experiment and has no evaluation step; alignjax report {root} shows it")
-    jobs = [name for name, one in config.steps.items() if not isinstance(one, Experiment)]
+        raise ConfigError(f"{root} is one experiment and has no evaluation step; its metrics are in metrics.jsonl")
+    names = list(config.steps)
+    jobs = [name for name in names if not isinstance(config.steps[name], Experiment)]
     if step not in jobs:
         raise ConfigError(f"{root} has no job {step!r}.{nearest(step, jobs)}")
-    for name in jobs[jobs.index(step) :]:
-        job = config.steps[name]
-        assert not isinstance(job, Experiment)
-        folder = Workspace(root).of(name)
-        folder.folder.mkdir(parents=True, exist_ok=True)
-        job(folder)
+    again = [name for name in jobs if names.index(name) >= names.index(step)]
+    missing = [name for name in names if name not in again and not (root / name / DONE).exists()]
+    if missing:
+        raise ConfigError(f"{root} has not finished {', '.join(missing)}: run its alignjax train line with --resume")
+    for name in again:
+        (root / name / DONE).unlink(missing_ok=True)
+    run_pipeline(config, Workspace(root), resume=True)
     return 0
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +23,7 @@ def listing(kind: str | None, form: Literal["table", "json"]) -> int:
     if form == "json":
         print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
         return 0
-    table = Table("kind", "name", "what it is", "paper", header_style="bold")
+    table = Table("kind", "name", "what it is", "paper", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in (0, 1, 3):
         table.columns[column].no_wrap = True
     previous = None

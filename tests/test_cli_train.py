@@ -1,0 +1,232 @@
+"""`alignjax train`, its dry runs, its config files, and the commands on what it made."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from toy_configs import CONFIG, ONE, THREE, in_a_folder
+
+from alignjax import cli
+from alignjax.cli import main
+from alignjax.commands import load
+from alignjax.commands.memory import in_units, peak_bytes, tree_bytes
+from alignjax.models import TransformerConfig, transformer
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    with in_a_folder(tmp_path, monkeypatch):
+        yield
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------------------ dry runs
+
+
+def test_dry_run_says_what_would_be_and_touches_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    before = sorted(tmp_path.rglob("*.json"))
+    assert main(["train", f"{ONE}:tiny", "--dry-run", "--source.rows", "7", "--source.readable", "false"]) == 0
+    out = capsys.readouterr().out
+    model = transformer(TransformerConfig(vocab=32, width=8, layers=2, heads=2, mlp=16))
+    count = sum(leaf.size for leaf in jax.tree.leaves(model.init(jax.random.key(0))))
+    assert out.count(f"{count:,}") >= 2  # policy and reference
+    assert "int32[7, 1, 6]" in out
+    assert "3 iterations, seed 0" in out
+    assert "adamw" in out
+    assert "frozen" in out
+    assert sorted(tmp_path.rglob("*.json")) == before
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_of_a_pipeline_needs_no_earlier_output(capsys):
+    assert main(["train", THREE, "--dry-run", "--second.steps", "9"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("first") < out.index("2 iterations") < out.index("second") < out.index("9 iterations")
+    assert "count(more=1)" in out
+
+
+def test_dry_run_of_a_model_that_would_not_fit_here(capsys, tmp_path):
+    text = CONFIG.replace(
+        "vocab=32, width=8, layers=2, heads=2, mlp=16", "vocab=32000, width=16384, layers=120, mlp=65536"
+    )
+    (tmp_path / "my configs" / "huge.py").write_text(text)
+    assert main(["train", "my configs/huge.py", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "GiB" in out
+    assert "float32[120, 16384, 65536]" in out
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_memory_estimate_is_near_what_the_compiler_takes(remat):
+    """Of the gradient of 16 scanned layers, whose stored activations fill the memory, or hardly any of it."""
+
+    def layer(x, weights):
+        return jnp.tanh(jnp.tanh(x @ weights) @ weights), None
+
+    def loss(weights, x):
+        return jnp.sum(jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, weights)[0])
+
+    shapes = jax.ShapeDtypeStruct((16, 32, 32), jnp.float32), jax.ShapeDtypeStruct((2048, 32), jnp.float32)
+    step = jax.jit(jax.grad(loss))
+    estimate = peak_bytes(jax.make_jaxpr(step)(*shapes).jaxpr, in_place=True)
+    taken = step.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    assert taken / 1.5 < estimate < taken * 1.5
+
+
+def test_bytes():
+    assert tree_bytes({"a": jax.ShapeDtypeStruct((3, 4), jnp.bfloat16), "b": jnp.zeros(5, jnp.int8)}) == 29
+    assert [in_units(size) for size in (0, 1023, 1536, 5 * 2**20, 3 * 2**41)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "5.0 MiB",
+        "6144.0 GiB",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def test_train_writes_the_run_folder_and_resumes(capsys, tmp_path):
+    assert main(["train", f"{ONE}:tiny", "--algorithm.roles.policy.optimizer.learning_rate", "0.5", "--seed", "3"]) == 0
+    run = tmp_path / "runs" / "one-tiny"
+    assert [row["step"] for row in lines(run / "metrics.jsonl")] == [1, 2, 3]
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert config["seed"] == 3
+    assert config["algorithm"]["roles"]["policy"]["optimizer"]["learning_rate"] == 0.5
+    command = json.loads((run / load.COMMAND_FILE).read_text())
+    assert command["mode"] == "tiny"
+    capsys.readouterr()
+
+    assert main(["train", f"{ONE}:tiny"]) == 2  # never over a run
+    assert "already holds a run: --resume continues it" in capsys.readouterr().err
+
+    assert main(["train", f"{ONE}:tiny", "--resume", "--seed", "4"]) == 2  # another config
+    assert json.loads((run / load.COMMAND_FILE).read_text()) == command
+    capsys.readouterr()
+
+    again = ["--algorithm.roles.policy.optimizer.learning_rate", "0.5", "--seed", "3", "--steps", "5"]
+    assert main(["train", f"{ONE}:tiny", "--resume", *again]) == 0
+    assert [row["step"] for row in lines(run / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("line", ["--steps 2 --run-dir here --seed 1", "--run-dir=here --seed=1 --steps=2"])
+def test_overrides_and_flags_stand_in_any_order(line, monkeypatch):
+    asked = []
+    monkeypatch.setattr("alignjax.train.loop.train", lambda *given, **more: asked.append((*given, more)))
+    assert main(["train", f"{ONE}:tiny", *line.split()]) == 0
+    [(experiment, workspace, more)] = asked
+    assert (experiment.steps, experiment.seed, workspace.root) == (2, 1, Path("here"))
+    assert more == {"resume": False}
+
+
+def test_a_pipeline_trains_and_is_evaluated_again(capsys, tmp_path):
+    assert main(["train", THREE, "--run-dir", "run", "--all.steps", "1"]) == 0
+    assert (tmp_path / "run" / "second" / "metrics.jsonl").exists()
+    count = tmp_path / "run" / "evaluate" / "count.json"
+    assert json.loads(count.read_text()) == 0
+    assert main(["evaluate", "run", "--evaluate.more", "5"]) == 0
+    assert json.loads(count.read_text()) == 5
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--step", "evalaute"]) == 2
+    assert "Did you mean 'evaluate'?" in capsys.readouterr().err
+    (tmp_path / "run" / "second" / "done.json").unlink()
+    assert main(["evaluate", "run"]) == 2
+    assert "has not finished second" in capsys.readouterr().err
+
+
+def test_interruption_keeps_the_status_of_the_loop(monkeypatch):
+    def stop(*_, **__):
+        raise SystemExit(143)
+
+    monkeypatch.setattr("alignjax.train.loop.train", stop)
+    assert main(["train", f"{ONE}:tiny"]) == 143
+
+    def press(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alignjax.train.loop.train", press)
+    assert main(["train", f"{ONE}:tiny", "--run-dir", "other"]) == cli.INTERRUPTED
+
+
+# ------------------------------------------------------------------------------------------------------------- configs
+
+
+def test_default_run_folders():
+    assert load.load(ONE).default_run_dir == Path("runs/one-full")
+    assert load.load(f"{ONE}:tiny").default_run_dir == Path("runs/one-tiny")
+
+
+def test_a_config_without_modes_and_one_inside_a_package(tmp_path):
+    package = tmp_path / "my configs" / "recipes"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text("from one import get_config as whole\n")
+    (package / "main.py").write_text("from .parts import whole\n\ndef get_config():\n    return whole('tiny')\n")
+    loaded = load.load(str(package / "main.py"))
+    assert loaded.config.steps == 3
+    assert loaded.default_run_dir == Path("runs/main")
+
+
+def test_modes_of_a_literal_annotation(tmp_path):
+    text = "from typing import Literal\ndef get_config(mode: Literal['small', 'large'] = 'small'): ..."
+    (tmp_path / "modes.py").write_text(text)
+    with pytest.raises(load.ConfigError, match=r"no mode 'lrage'\. Did you mean 'large'"):
+        load.load("modes.py:lrage")
+
+
+def test_a_changed_config_file_is_noticed(capsys, tmp_path):
+    run = tmp_path / "run"
+    load.remember(load.load(f"{ONE}:tiny", ["--steps", "7"]), run)
+    assert load.reload(run).config.steps == 7
+    assert capsys.readouterr().err == ""
+    config = tmp_path / ONE
+    config.write_text(config.read_text() + "\n# one more line\n")
+    assert load.reload(run).config.steps == 7
+    assert "has changed since" in capsys.readouterr().err
+    config.unlink()
+    with pytest.raises(load.ConfigError, match="which is not there any more"):
+        load.reload(run)
+
+
+# -------------------------------------------------------------------------------------------------------------- sweeps
+
+
+def test_sweep_prints_lines_that_run(capsys, tmp_path):
+    text = f"""
+    CONFIG = "{ONE}:tiny"
+
+    def sweep():
+        for seed in range(2):
+            for rate in (0.1, 0.2):
+                yield {{"seed": seed, "algorithm.roles.policy.optimizer.learning_rate": rate}}
+    """
+    (tmp_path / "rates.py").write_text(textwrap.dedent(text))
+    assert main(["sweep", "rates.py"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 4
+    assert len({line.split("--run-dir")[1].split()[0] for line in printed}) == 4
+    words = shlex.split(printed[-1])
+    assert words[:2] == ["alignjax", "train"]
+    assert main([*words[1:], "--dry-run"]) == 0
+    assert "seed 1" in capsys.readouterr().out
+
+
+def test_sweep_checks_every_point_first(capsys, tmp_path):
+    (tmp_path / "typo.py").write_text(
+        f'CONFIG = "{ONE}"\ndef sweep():\n    yield {{"seed": 1}}\n    yield {{"sed": 2}}\n'
+    )
+    assert main(["sweep", "typo.py"]) == 2
+    shown = capsys.readouterr()
+    assert "Did you mean --seed?" in shown.err
+    assert shown.out == ""
