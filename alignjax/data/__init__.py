@@ -1,7 +1,25 @@
-"""Data: datasets that prepare themselves, tokenizers, and sources of batches."""
+"""Data: datasets that prepare themselves, tokenizers, and sources of batches.
 
+A dataset (`Docstrings()`, `Aeslc(path=...)`, `Preferences(path=...)`) says where rows come from; a source
+(`prompts`, `instructions`, `preferences`, ...) makes batches of them.
+"""
+
+from alignjax.data.chat import render
 from alignjax.data.docstrings import Docstrings
+from alignjax.data.files import (
+    Aeslc,
+    AlpacaEval,
+    Gsm8k,
+    HelpfulHarmless,
+    Instructions,
+    Preferences,
+    Prompts,
+    Rankings,
+    Thumbs,
+)
 from alignjax.data.prepared import Dataset, prepare, tokenizer_of
+from alignjax.data.recorded import BatchWriter, declare, recorded
+from alignjax.data.rows import DataError
 from alignjax.data.sources import candidates, instructions, preferences, prompts, rankings, thumbs
 from alignjax.data.stream import Source
 from alignjax.data.tokenizers import BOS, EOS, PAD, SEP, Tokenizer, load_tokenizer, train_bpe
@@ -11,17 +29,31 @@ __all__ = [
     "EOS",
     "PAD",
     "SEP",
+    "Aeslc",
+    "AlpacaEval",
+    "BatchWriter",
+    "DataError",
     "Dataset",
     "Docstrings",
+    "Gsm8k",
+    "HelpfulHarmless",
+    "Instructions",
+    "Preferences",
+    "Prompts",
+    "Rankings",
     "Source",
+    "Thumbs",
     "Tokenizer",
     "candidates",
+    "declare",
     "instructions",
     "load_tokenizer",
     "preferences",
     "prepare",
     "prompts",
     "rankings",
+    "recorded",
+    "render",
     "thumbs",
     "tokenizer_of",
     "train_bpe",

@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +42,7 @@ class Docstrings(Dataset):
     """
 
     test_fraction: float = 0.1
-    max_share: float = 0.1
+    max_share: float = 0.12
     signature: bool = True
     roots: tuple[str, ...] = ()
     workers: int = dataclasses.field(default=0, compare=False)
@@ -143,40 +144,27 @@ def extract(files: Sequence[tuple[str, str, str]], workers: int) -> tuple[list[l
         lightest = weights.index(min(weights))
         loads[lightest].append(file)
         weights[lightest] += size
-    command = [sys.executable, "-I", "-X", "utf8", str(_WORKER)]
-    with _processes(command, workers) as running:
-        # A worker writes only after it has read all of its list, so that these pipes cannot block each other.
-        for process, load in zip(running, loads, strict=True):
-            process.stdin.write(json.dumps(load).encode())
-            process.stdin.close()
-        answers = [process.stdout.read() for process in running]
-        codes = [process.wait() for process in running]
-    if any(codes):
-        raise RuntimeError(f"a docstring worker ended with exit code {max(codes, key=abs)}; its error is shown above")
-    found = [json.loads(answer) for answer in answers]
+    with tempfile.TemporaryDirectory() as folder:
+        running = [_started(load, Path(folder) / str(number)) for number, load in enumerate(loads)]
+        try:
+            codes = [process.wait() for process in running]
+        finally:
+            for process in running:
+                process.kill()  # does nothing to one that has ended
+        if any(codes):
+            raise RuntimeError(f"a docstring worker ended with exit code {max(codes, key=abs)}; see its error above")
+        found = [json.loads((Path(folder) / f"{number}.out").read_bytes()) for number in range(workers)]
     pairs = [pair for each in found for pair in each["pairs"]]
     pairs.sort(key=lambda pair: pair[1])  # stable: within a file the order stays that of the file
     return pairs, sum(each["failed"] for each in found)
 
 
-class _processes:
-    """Worker processes that do not outlive the block, whatever ends it."""
-
-    def __init__(self, command: Sequence[str], count: int) -> None:
-        self.command, self.count = command, count
-
-    def __enter__(self) -> list[Any]:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.running = [subprocess.Popen(self.command, **pipes) for _ in range(self.count)]
-        return self.running
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.running:
-            if process.poll() is None:
-                process.kill()
-            for pipe in (process.stdin, process.stdout):
-                pipe.close()
-            process.wait()
+def _started(load: Sequence[tuple[str, str, str]], place: Path) -> subprocess.Popen[bytes]:
+    """A worker on a list of files. Lists and answers go through files, so that no full pipe can stop it."""
+    asked, answer = place.with_suffix(".in"), place.with_suffix(".out")
+    asked.write_text(json.dumps(load))
+    with asked.open("rb") as given, answer.open("wb") as taken:
+        return subprocess.Popen([sys.executable, "-I", "-X", "utf8", str(_WORKER)], stdin=given, stdout=taken)
 
 
 def select(pairs: Iterable[Sequence[str]], max_share: float) -> tuple[list[Sequence[str]], dict[str, int]]:

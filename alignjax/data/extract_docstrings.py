@@ -36,12 +36,12 @@ def is_pair(summary: str, body: str) -> bool:
     words = summary.split()
     if not (len(words) >= 3 and 15 <= len(summary) <= 160 and summary.endswith(_ENDS)):
         return False
-    if not summary[0].isupper() or "  " in summary or ">>>" in summary or "http" in summary:
+    if not summary[0].isupper() or any(mark in summary for mark in (">>>", "http", "---", "===")):
         return False
-    if sum(ch.isalpha() or ch == " " for ch in summary) < 0.8 * len(summary) or not summary.isprintable():
+    if sum(ch.isalpha() or ch == " " for ch in summary) < 0.75 * len(summary) or not summary.isprintable():
         return False
     prose = [line for line in body.splitlines() if line.strip() and not line.lstrip().startswith((">>>", "..."))]
-    if sum(map(len, prose)) < 60 or sum(len(line.split()) for line in prose) < 10 or body.startswith(">>>"):
+    if sum(map(len, prose)) < 40 or sum(len(line.split()) for line in prose) < 6 or body.startswith(">>>"):
         return False
     return summary.rstrip(".!?").lower() not in " ".join(body.lower().split())
 

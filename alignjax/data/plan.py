@@ -6,6 +6,7 @@ Settings are checked when a source is made; the data is opened when the first ba
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -63,7 +64,7 @@ class Plan:
                 f"prompt_length={self.prompt_length} leaves no room: BOS and the frame of {self.dataset.name} take "
                 f"{self.prompt_length - room} tokens; raise prompt_length"
             )
-        kept, counts = self._fitting(lengths, room, count, uneven)
+        kept, counts = self._fitting(rows, lengths, room, count, uneven)
         usable = Chosen(rows, kept)
         keep = "end" if self.long_prompts == "truncate_left" else "start"
 
@@ -73,12 +74,13 @@ class Plan:
             prompt, prompt_valid = pad_left(ids, self.prompt_length, tokenizer.pad)
             found = fields(row, tokenizer, rng, lambda: _other(usable, row, rng))
             example = np.asarray(row["example_id"], np.int32)
-            return Batch(prompt=prompt, prompt_valid=prompt_valid, example_id=example, **found)
+            rest: dict[str, Any] = {"prompt": prompt, "prompt_valid": prompt_valid, "example_id": example}
+            return Batch(**rest, **found)
 
         return Opened(endless(usable, self.seed, self.shuffle).map_with_index(laid_out), len(usable), counts)
 
     def _fitting(
-        self, lengths: np.ndarray, room: int, count: int | None, uneven: str
+        self, rows: Any, lengths: np.ndarray, room: int, count: int | None, uneven: str
     ) -> tuple[np.ndarray, dict[str, int]]:
         """(numbers of the rows that are used, {what: how many rows}) from [rows, 3] lengths."""
         most = self.completion_length - 1 if self.completion_length else math.inf
@@ -97,7 +99,8 @@ class Plan:
             if policy == "refuse" and which.any():
                 say = " or ".join(repr(option) for option in _OPTIONS[name][1:])
                 raise ConfigError(
-                    f"{of} has {which.sum():,} {what} (of {total:,}); set {name}={say}, or give more room"
+                    f"{of} has {which.sum():,} {what} (of {total:,}; {_places(rows, which)}); set {name}={say}, or "
+                    "give more room"
                 )
         skipped = {name: which for name, (which, policy, _) in rules.items() if policy == "skip"}
         used = ~np.any([*skipped.values(), np.zeros(total, bool)], axis=0)
@@ -107,9 +110,12 @@ class Plan:
         counts |= {f"cut_{name}": int(which.sum()) for name, which in cut.items()}
         if not counts["rows"]:
             raise ConfigError(f"{of}: no row is left of {total:,} ({counts}); raise prompt_length or completion_length")
-        said = [f"{number:,} {key.replace('_', ' ')}" for key, number in list(counts.items())[2:] if number]
-        if said:
-            _log.warning("%s: %s of %s rows used; %s", of, f"{counts['rows']:,}", f"{total:,}", ", ".join(said))
+        left_out = {f"skipped {name}": which for name, which in skipped.items() if which.any()}
+        left_out |= {f"cut {name}": which for name, which in cut.items() if which.any()}
+        if left_out:
+            said = [f"{which.sum():,} {name} ({_places(rows, which)})" for name, which in left_out.items()]
+            said = "; ".join(said).replace("_", " ")
+            _log.warning("%s: %s of %s rows used; %s", of, f"{counts['rows']:,}", f"{total:,}", said)
         return np.flatnonzero(used), counts
 
 
@@ -123,6 +129,15 @@ def _other(rows: Chosen, row: Row, rng: np.random.Generator) -> Row:
         if found["completions"][0] != row["completions"][0]:
             return found
     raise ConfigError("candidates needs at least two rows with different completions")
+
+
+def _places(rows: Any, which: np.ndarray, shown: int = 3) -> str:
+    """Where the first of some rows come from: 'lines 4, 9, 12, ...' of their file, or the names of their files."""
+    found = [json.loads(rows[int(number)]["meta"]) for number in np.flatnonzero(which)[:shown]]
+    more = ", ..." if which.sum() > shown else ""
+    if all("line" in meta for meta in found):
+        return f"line{'s' if len(found) > 1 else ''} {', '.join(str(meta['line']) for meta in found)}{more}"
+    return f"from {', '.join(str(meta.get('file', '?')) for meta in found)}{more}"
 
 
 def one_of(name: str, value: str, options: tuple[str, ...]) -> None:

@@ -96,7 +96,8 @@ def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
     """Random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them."""
     gcs_utils._is_gcs_disabled = True
     version = next(path for path in sorted((folder / "records").iterdir()) if path.is_dir())
-    return tfds.builder_from_directory(str(version)).as_data_source(split=split)
+    builder: Any = tfds.builder_from_directory(str(version))
+    return builder.as_data_source(split=split)
 
 
 def read_lengths(folder: Path, split: str) -> np.ndarray:

@@ -23,11 +23,13 @@ ENDLESS = 2**31 - 1  # batches: what a stream without an end says its length is
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """What is known once the data is there: endless rows by position, rows per epoch, and what was left out or cut."""
+    """What is known once the data is there: endless rows by position, rows per epoch, what was left out or cut, and
+    endless rows of views that are streams of their own."""
 
     rows: Any  # grain.MapDataset of Batches without a batch axis
     size: int
     counts: Mapping[str, int]
+    streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,10 +71,18 @@ class Source:
         return self.opened.counts
 
     def __getitem__(self, step: int) -> Batch:
+        batch = self._part(self.opened.rows, self.batch_size, step)
+        streams = {
+            name: self._part(rows, self.spec.views[name].prompt.shape[0], step)  # type: ignore[union-attr]
+            for name, rows in self.opened.streams.items()
+        }
+        return batch.replace(views={**batch.views, **streams}) if streams else batch
+
+    def _part(self, rows: Any, batch_size: int, step: int) -> Batch:
         index, count = self.shard
-        own = self.batch_size // count
-        first = int(step) * self.batch_size + index * own
-        return stacked([self.opened.rows[position] for position in range(first, first + own)])
+        own = batch_size // count
+        first = int(step) * batch_size + index * own
+        return stacked([rows[position] for position in range(first, first + own)])
 
     def __len__(self) -> int:
         return ENDLESS
