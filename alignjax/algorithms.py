@@ -22,6 +22,7 @@ __all__ = [
     "dpo",
     "ipo",
     "ipo_md",
+    "labelled_samples",
     "offline",
     "online",
     "online_dpo",
@@ -31,6 +32,7 @@ __all__ = [
     "reward_model",
     "sft",
     "slic",
+    "with_losses",
 ]
 
 
@@ -45,14 +47,25 @@ def preference_model(
     *,
     optimizer: Fn,
     n: int = 2,
+    sampler: Role | None = None,
+    max_tokens: int = 0,
     start: Any = Fresh(),
     microbatches: int = 1,
 ) -> Algorithm:
-    """A pairwise preference model p(y > y' | x) in role "preference", on all pairs of n completions that the source
-    weights."""
-    roles = {"preference": Role(model, start, optimizer)}
-    pair = fn(losses.preference_cross_entropy, pairs=all_pairs(n))
-    return Algorithm(losses={"pair": pair}, roles=roles, microbatches=microbatches)
+    """A pairwise preference model p(y > y' | x) in role "preference", on the pairs of n completions that are labelled.
+
+    sampler: a role that adds a completion of its own (of at most `max_tokens`) to the n of the source; the first is
+    then
+    taken to be the human one and to beat all others.
+    """
+    roles, experience = {"preference": Role(model, start, optimizer)}, {}
+    pairs = all_pairs(n)
+    if sampler is not None:
+        roles["policy"] = sampler
+        pairs = tuple((0, j) for j in range(1, n + 1))
+        experience = {"generate": fn(stages.generate, n=1, max_tokens=max_tokens), "label": fn(stages.prefer_first)}
+    pair = fn(losses.preference_cross_entropy, pairs=pairs)
+    return Algorithm(experience, {"pair": pair}, roles, microbatches=microbatches)
 
 
 def reward_model(
@@ -149,6 +162,14 @@ def ipo_md(model: Model, *, tau: float = 0.1, beta: float = 0.25, **parts: Any) 
     with the mixture, train with tau (1 - beta).
     """
     return online(model, loss=fn(losses.ipo, tau=tau), behaviour=fn(mixture, beta=beta), **parts)
+
+
+def labelled_samples(
+    model: Model, *, judge: Fn, judges: Mapping[str, Role], start: Any, max_tokens: int, n: int = 2
+) -> Algorithm:
+    """No losses: completions sampled by a frozen "policy" and labelled by a judge, written as a data set of pairs."""
+    experience = {"generate": fn(stages.generate, n=n, max_tokens=max_tokens), "prefer": fn(stages.prefer, judge=judge)}
+    return Algorithm(experience, {}, {"policy": Role(model, start), **judges})
 
 
 def with_losses(algorithm: Algorithm, **new: Fn) -> Algorithm:

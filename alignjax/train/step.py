@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alignjax.config import ConfigError, Fn, fn
+from alignjax.config import ConfigError, Experiment, Fn, fn
 from alignjax.gradients import backprop
 from alignjax.numerics import fold_name
 from alignjax.stages.host import host, replayed
 from alignjax.train.score import _request, one_pass, with_shared_passes
-from alignjax.train.state import TrainState, params_of, trained
+from alignjax.train.state import TrainState, abstract_state, params_of, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
 
 
@@ -109,6 +109,12 @@ def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -
         else:
             batch, _ = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
     return batch
+
+
+def experience_shapes(experiment: Experiment) -> Batch:
+    """Shapes of the batches that an experiment makes, from its config alone: what a data set of its samples will hold."""
+    spec = experiment.source(None, experiment.seed).spec
+    return abstract_experience(experiment.algorithm, abstract_state(experiment.algorithm), spec)
 
 
 # --------------------------------------------------------------------------------------------------------------------
