@@ -164,7 +164,7 @@ def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
 
     Raises ConfigError that says which flag, what it got and what it must be.
     """
-    options = typing.get_args(annotation) or (annotation,)
+    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     if len(words) == 1 and (annotation is str or (str in options and type(None) not in options)):
         return words[0]  # verbatim: a str may look like a number or begin with a dash
     if bool in options and (not words or (len(words) == 1 and words[0].lower() in ("true", "false"))):

@@ -1,0 +1,151 @@
+"""`alignjax data` and `alignjax generate` on a dataset of a few docstrings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from toy_configs import ONE, in_a_folder
+
+from alignjax.cli import main
+
+CONFIG = '''
+"""A tiny policy on the docstrings of two toy packages."""
+from pathlib import Path
+
+from alignjax import losses, roles
+from alignjax.config import Experiment, Pipeline, fn
+from alignjax.data import Docstrings, instructions, prepare
+from alignjax.models import TransformerConfig, transformer
+from alignjax.train.optimizers import adamw
+from alignjax.types import Algorithm, Role
+
+DATA = Docstrings(roots=(str(Path(__file__).parent / "packages"),), vocab_size=270, max_share=1.0, test_fraction=0.5)
+
+
+def get_config(mode="full"):
+    model = transformer(TransformerConfig(vocab=270, width=8, layers=1, heads=2, mlp=16))
+    algorithm = Algorithm(
+        losses={"sft": fn(losses.sft)}, roles={"policy": Role(model, roles.fresh(), fn(adamw, learning_rate=1e-2))}
+    )
+    source = fn(instructions, dataset=DATA, batch_size=2, prompt_length=64, completion_length=32,
+                long_prompts="truncate_right", long_completions="truncate")
+    return Pipeline({"data": fn(prepare, dataset=DATA), "sft": Experiment(algorithm, source, steps=1)})
+'''
+
+MODULE = '''
+def walk(distance):
+    """Walk to {name} {number} times and come back.
+
+    The way is {name} metres long and leads through a wood; number {number} of them is the last that anybody walks.
+    """
+'''
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    with in_a_folder(tmp_path, monkeypatch):
+        write(tmp_path)
+        yield
+
+
+def write(folder):
+    (folder / "policy.py").write_text(CONFIG)
+    for name in "abcdefgh":
+        package = folder / "packages" / f"package_{name}"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("".join(MODULE.format(name=name, number=i) for i in range(6)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained policy; the folder of its run."""
+    folder = tmp_path_factory.mktemp("generate")
+    with pytest.MonkeyPatch.context() as monkeypatch, in_a_folder(folder, monkeypatch):
+        write(folder)
+        assert main(["train", "policy.py", "--run-dir", "run"]) == 0
+    return folder / "run"
+
+
+def test_prepare_and_inspect(capsys):
+    assert main(["data", "prepare", "policy.py"]) == 0
+    assert main(["data", "inspect", "policy.py", "--rows", "1", "--split", "test"]) == 0
+    out = capsys.readouterr().out
+    assert "docstrings/test: " in out
+    assert out.count("--- row") == 1
+    assert "Walk to " in out
+    assert main(["data", "inspect", "policy.py", "--split", "tset"]) == 2
+    assert "Did you mean 'test'?" in capsys.readouterr().err
+
+
+def test_prepare_by_name_takes_the_options_of_the_dataset(capsys, tmp_path):
+    options = ["--roots", str(tmp_path / "packages"), "--vocab-size", "265", "--max-share", "1", "--test-fraction=0.5"]
+    assert main(["data", "prepare", "docstrings", *options]) == 0
+    account = next((tmp_path / "cache").glob("docstrings-*/account.json"))
+    settings = json.loads(account.read_text())["settings"]
+    assert (settings["vocab_size"], settings["max_share"]) == (265, 1.0)
+
+
+def test_generate_from_a_file(run, capsys, tmp_path):
+    prompts = [f"walk({number}) and then some more of it" for number in range(10)]  # more than one batch
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n\n")
+    line = ["generate", str(run), "--prompt-file", "prompts.txt", "--max-tokens", "5", "--n", "2", "--format", "json"]
+    assert main(line) == 0
+    shown = capsys.readouterr()
+    rows = [json.loads(row) for row in shown.out.splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    assert all(len(row["completions"]) == 2 for row in rows)
+    assert all(1 <= one["tokens"] <= 5 and one["logp"] < 0 for row in rows for one in row["completions"])
+    assert "policy of" in shown.err
+    assert "sft, step 1" in shown.err
+
+    assert main(line) == 0  # a sample is a function of the seed and the number of the prompt
+    assert [json.loads(row) for row in capsys.readouterr().out.splitlines()] == rows
+    assert main([*line, "--seed", "1"]) == 0
+    assert [json.loads(row) for row in capsys.readouterr().out.splitlines()] != rows
+    (tmp_path / "prompts.txt").write_text("\n".join(prompts[:2]))
+    assert main([*line[:1], f"{run}/sft", *line[2:]]) == 0  # and not of what stands beside it
+    assert [json.loads(row) for row in capsys.readouterr().out.splitlines()] == rows[:2]
+
+
+def test_generate_greedily_from_jsonl_and_from_standard_input(run, capsys, tmp_path, monkeypatch):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "walk\\nfar"}\n')
+    line = ["generate", str(run), "--temperature", "0", "--max-tokens", "4", "--format", "json"]
+    assert main([*line, "--prompt-file", str(file)]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["prompt"] == "walk\nfar"
+    assert main([*line, "--prompt-file", str(file), "--seed", "9"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    answers = iter(["one prompt", "another", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    assert main(line) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--role", "polcy"], "with a role 'polcy'"),
+        (["--prompt-file", "nowhere.txt"], "no such prompt file: nowhere.txt"),
+        (["--prompt-file", "bad.jsonl"], 'bad.jsonl:2 is not a JSON object with a text "prompt"'),
+        (["--prompt-file", "latin.txt"], "is not UTF-8"),
+        (["--temperature", "-1"], "--temperature is -1.0"),
+        (["--temperature", "hot"], "hot"),
+    ],
+)
+def test_generate_mistakes(run, more, message, capsys, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "walk"}\n{"promt": "walk"}\n')
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    assert main(["generate", str(run), *more]) == 2
+    shown = capsys.readouterr()
+    assert message in " ".join(shown.err.split())
+    assert shown.out == ""
+
+
+def test_generate_needs_a_trained_step(run, capsys):
+    assert main(["generate", f"{run}/stf"]) == 2
+    assert "trains no step 'stf'. Did you mean 'sft'?" in capsys.readouterr().err
+    assert main(["train", f"{ONE}:tiny", "--steps", "1", "--run-dir", "numbers"]) == 0
+    assert main(["generate", "numbers"]) == 2
+    assert "names no dataset" in capsys.readouterr().err
