@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from toy_configs import ONE, in_a_folder
 
 from alignjax.cli import main
+from alignjax.commands import load
 
 CONFIG = '''
 """A tiny policy on the docstrings of two toy packages."""
@@ -146,6 +148,9 @@ def test_generate_mistakes(run, more, message, capsys, tmp_path):
 def test_generate_needs_a_trained_step(run, capsys):
     assert main(["generate", f"{run}/stf"]) == 2
     assert "trains no step 'stf'. Did you mean 'sft'?" in capsys.readouterr().err
-    assert main(["train", f"{ONE}:tiny", "--steps", "1", "--run-dir", "numbers"]) == 0
+    load.remember(load.load("policy.py"), Path("untrained"))
+    assert main(["generate", "untrained"]) == 2
+    assert "no step of untrained has a checkpoint with a role 'policy'; steps: sft" in capsys.readouterr().err
+    load.remember(load.load(ONE), Path("numbers"))
     assert main(["generate", "numbers"]) == 2
     assert "names no dataset" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -17,11 +18,11 @@ from alignjax.commands.load import reload, run_folder
 from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
 from alignjax.data.layout import pad_left
-from alignjax.sampling import Filters, own
+from alignjax.sampling import Filters, Sampled, own
 from alignjax.sampling import generate as sample
 from alignjax.train import checkpoint
 from alignjax.train.state import abstract_state, params_of
-from alignjax.types import Batch, Context
+from alignjax.types import Batch, Context, Key, Model, Params, Role
 from alignjax.workspace import Workspace
 
 ROWS = 8  # prompts at once: few, so that a short file does not wait, and always so many, so that one program serves
@@ -133,26 +134,28 @@ def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters
     model = roles[role].model
     if model is None or model.extend is None:
         raise ConfigError(f"role {role!r} has no model that can be sampled from")
+    dataset = _dataset(experiment)
     like = abstract_state(experiment.algorithm, experiment.seed).roles
     needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
     state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}
-    dataset = _dataset(experiment)
+    params = params_of(roles, state)(role)
     tokenizer = tokenizer_of(dataset, workspace)
-
-    @jax.jit
-    def run(state: Any, batch: Batch, key: jax.Array) -> Any:
-        context = Context(roles=roles, state=state, params=params_of(roles, state))
-        behaviour = fn(own, stream=role)
-        return sample(
-            context, batch, key, n=n, max_tokens=max_tokens, behaviour=behaviour, filters=filters, stop=(tokenizer.eos,)
-        )
+    answer = functools.partial(_answer, model, n=n, max_tokens=max_tokens, stop=tokenizer.eos)
 
     def sampled(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
-        found = run(state, _batch(prompts, first, dataset, tokenizer), jax.random.key(seed))
+        found = answer(params, _batch(prompts, first, dataset, tokenizer), jax.random.key(seed), filters)
         return [_read(tokenizer, found, row) for row in range(len(prompts))]
 
     number = checkpoint.steps(workspace.folder)[-1]
     return Voice(sampled, f"{role} of {workspace.folder}, step {number:,}")
+
+
+@functools.partial(jax.jit, static_argnames=("model", "n", "max_tokens", "stop"))
+def _answer(
+    model: Model, params: Params, batch: Batch, key: Key, filters: Filters, *, n: int, max_tokens: int, stop: int
+) -> Sampled:
+    context = Context(roles={"policy": Role(model, None)}, params=lambda role: params)
+    return sample(context, batch, key, n=n, max_tokens=max_tokens, behaviour=fn(own), filters=filters, stop=(stop,))
 
 
 def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:
@@ -170,7 +173,7 @@ def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Toke
     )
 
 
-def _read(tokenizer: Tokenizer, sampled: Any, row: int) -> list[dict[str, Any]]:
+def _read(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:
     tokens, valid = np.asarray(sampled.tokens[row]), np.asarray(sampled.valid[row])
     logps = np.asarray(sampled.logps["sampler"][row]).sum(-1)
     return [
