@@ -17,9 +17,9 @@ def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: int = 2000, se
     from that same untruncated policy: the sum over tokens of log policy - log reference is then an unbiased estimate
     (k1, http://joschu.net/blog/kl-approx.html), which a single completion may well turn negative.
 
-    Returns {"kl": per completion, the mean over N and then over prompts, "kl_per_token": all nats over all tokens}, each
-    with its bootstrap interval over the B prompts. Raises DataError for unequal shapes, NaN where the mask counts, or no
-    tokens at all.
+    Returns {"kl": per completion, the mean over N and then over prompts, "kl_per_token": all nats over all tokens},
+    each with its bootstrap interval over the B prompts. Raises DataError for unequal shapes, NaN where the mask counts,
+    or no tokens at all.
     """
     policy, reference, mask = (np.asarray(given, np.float64) for given in (policy, reference, mask))
     if policy.ndim != 3 or not policy.shape == reference.shape == mask.shape:
@@ -45,11 +45,12 @@ def _ratio(means: np.ndarray) -> np.ndarray:
 
 
 def length_bias(margin: Any, extra_length: Any, *, draws: int = 2000, seed: int = 0) -> Interval:
-    """Correlation of a judge's margin with the difference in length, over judged pairs: near 0 for a judge that does not
-    care, near 1 for one that counts words.
+    """Correlation of a judge's margin with the difference in length, over judged pairs: near 0 for a judge that does
+    not care, near 1 for one that counts words.
 
-    margin [n]: the judge's log-odds (or probability - 1/2) that the first text is better; extra_length [n]: length of the
-    first minus that of the second. Pearson's r in [-1, 1] with its bootstrap interval; 0 where either does not vary.
+    margin [n]: the judge's log-odds (or probability - 1/2) that the first text is better; extra_length [n]: length of
+    the first minus that of the second. Pearson's r in [-1, 1] with its bootstrap interval; 0 where either does not
+    vary.
     """
     margin, extra_length = as_column(margin, "the margin"), as_column(extra_length, "the length difference")
     if len(margin) != len(extra_length):

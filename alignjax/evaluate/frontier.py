@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
@@ -25,9 +26,11 @@ from alignjax.evaluate import results as schema
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B5EA7", "#8C6D31")
 BASELINE, HUMAN = "#7A7A7A", "#1A1A1A"
 INK, MUTED, GRID = "#222222", "#5F6368", "#E3E5E8"
+DASH = " \u2013 "  # en dash
 # Orange loses, blue wins, white is even.
 DIVERGING = LinearSegmentedColormap.from_list("win", ["#C8641B", "#F2C9A1", "#FFFFFF", "#A9CCE8", "#1F6FB0"])
-STYLE = {
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "path",
     "svg.hashsalt": "alignjax",
     "font.family": "DejaVu Sans",
@@ -47,6 +50,20 @@ STYLE = {
     "ytick.labelsize": 8,
 }
 
+# Where a label may stand beside its point: offset in points, and which end of the text is there; the first is liked
+# best.
+SIDES = (
+    (9, 5, "left"),
+    (-9, 5, "right"),
+    (9, -13, "left"),
+    (-9, -13, "right"),
+    (0, 22, "center"),
+    (0, -30, "center"),
+    (14, 16, "left"),
+    (14, -26, "left"),
+    (-14, -26, "right"),
+)
+
 
 def colours(results: schema.Results) -> dict[str, str]:
     """One colour for each player, in the order of the results."""
@@ -57,11 +74,17 @@ def colours(results: schema.Results) -> dict[str, str]:
     return chosen | {results["baseline"]: BASELINE}
 
 
+def short(results: schema.Results, player: str, size: int = 24) -> str:
+    """A player's or stage's label, cut to what a picture has room for."""
+    text = " ".join(schema.label(results, player).split())
+    return text if len(text) <= size else text[: size - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def shade(win_rate: float) -> tuple[str, str]:
     """Background and text colour of a win rate in the heat map and in the report's table."""
     red, green, blue, _ = DIVERGING(float(np.clip((win_rate - 0.5) / 0.8 + 0.5, 0, 1)))
     light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.55
-    return mpl.colors.to_hex((red, green, blue)), INK if light else "#FFFFFF"
+    return to_hex((red, green, blue)), INK if light else "#FFFFFF"
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
@@ -81,7 +104,7 @@ def frontier_figure(results: schema.Results, name: str = "frontier") -> str:
     """Win rate against the baseline (%) over KL to the reference (nats per completion): up and to the left is better.
     Bars are 95 % intervals; small points are other seeds; the human reference, which has no KL, is a line."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         baseline = results["baseline"]
@@ -93,14 +116,14 @@ def frontier_figure(results: schema.Results, name: str = "frontier") -> str:
             if (point := _frontier_point(axes, results, player, colour))
         ]
         axes.set_xlabel("KL to the reference (nats per completion)")
-        axes.set_ylabel(f"win rate against {schema.label(results, baseline)} (%)")
+        axes.set_ylabel(f"win rate against {short(results, baseline)} (%)")
         axes.margins(x=0.1, y=0.14)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         right = max((x for _, _, x, _ in points), default=1) or 1
         axes.set_xlim(-0.06 * right, axes.get_xlim()[1])
         _human_line(axes, results)
         figure.canvas.draw()
-        _label_points(axes, points)
+        _label_points(axes, points, results)
         return svg(figure, name, "Win rate against the baseline over KL to the reference, one point per player")
 
 
@@ -119,7 +142,7 @@ def _frontier_point(
     rate = schema.rate(results, player, baseline)
     if player == baseline:
         axes.plot(0, 50, "o", color=colour, ms=7, zorder=3, clip_on=False)
-        return schema.label(results, player), colour, 0.0, 50.0
+        return short(results, player), colour, 0.0, 50.0
     if kl is None or rate is None:
         return None
     for run in (results.get("by_seed") or {}).values():
@@ -143,7 +166,7 @@ def _frontier_point(
         mew=0.8,
         zorder=4,
     )
-    return schema.label(results, player), colour, x, y
+    return short(results, player), colour, x, y
 
 
 def _bars(rate: Mapping[str, float], factor: float = 1) -> list[list[float]]:
@@ -158,7 +181,7 @@ def _human_line(axes: Axes, results: schema.Results) -> None:
     axes.axhspan(100 * rate["low"], 100 * rate["high"], color=HUMAN, alpha=0.07, lw=0, zorder=0)
     axes.axhline(100 * rate["mean"], color=HUMAN, lw=1.1, zorder=1)
     axes.annotate(
-        schema.label(results, human),
+        short(results, human),
         (1, 100 * rate["mean"]),
         xycoords=("axes fraction", "data"),
         xytext=(-2, 4),
@@ -169,31 +192,48 @@ def _human_line(axes: Axes, results: schema.Results) -> None:
     )
 
 
-def _label_points(axes: Axes, points: Sequence[tuple[str, str, float, float]]) -> None:
-    """Write each player's name beside its point, on the first side where it covers nothing drawn so far."""
-    figure = axes.figure
-    canvas = figure.canvas
+def _label_points(axes: Axes, points: Sequence[tuple[str, str, float, float]], results: schema.Results) -> None:
+    """Write each player's name beside its point, on the side where it covers least of what is drawn."""
+    canvas = axes.figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     renderer = canvas.get_renderer()
-    taken = [text.get_window_extent(renderer) for text in axes.texts]
-    pixels = {point: axes.transData.transform((point[2], point[3])) for point in points}
-    taken += [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in pixels.values()]
-    sides = [(9, 5, "left"), (9, -13, "left"), (-9, 5, "right"), (-9, -13, "right"), (9, 19, "left"), (9, -27, "left")]
-    for point in points:
-        text, colour, x, y = point
-        note = None
-        for dx, dy, side in sides:
-            if note is not None:
-                note.remove()
+    taken = [text.get_window_extent(renderer) for text in axes.texts] + _drawn(axes, results)
+    for text, colour, x, y in points:
+        best, best_cost = None, np.inf
+        for rank, (dx, dy, side) in enumerate(SIDES):
             note = axes.annotate(
                 text, (x, y), xytext=(dx, dy), textcoords="offset points", ha=side, color=colour, fontweight="bold"
             )
             box = note.get_window_extent(renderer)
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 + 10 and axes.bbox.y0 <= box.y0 <= axes.bbox.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        assert note is not None
-        taken.append(note.get_window_extent(renderer))
+            outside = not (axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0)
+            cost = 10 * outside + sum(box.overlaps(other) for other in taken) + 0.01 * rank
+            if cost < best_cost:
+                if best is not None:
+                    best.remove()
+                best, best_cost = note, cost
+            else:
+                note.remove()
+        assert best is not None
+        taken.append(best.get_window_extent(renderer))
+
+
+def _drawn(axes: Axes, results: schema.Results) -> list[Bbox]:
+    """Boxes in pixels of every bar and point of the frontier."""
+    baseline, boxes = results["baseline"], []
+    runs = [results, *(results.get("by_seed") or {}).values()]
+    for main, run in ((run is results, run) for run in runs):
+        for player, row in run.get("players", {}).items():
+            rate, kl = run["win_rates"].get(player, {}).get(baseline), row.get("kl")
+            if rate is None or kl is None:
+                continue
+            ends = [((kl["mean"], rate["mean"]),) * 2]
+            if main:
+                ends.append(((kl["low"], rate["mean"]), (kl["high"], rate["mean"])))
+                ends.append(((kl["mean"], rate["low"]), (kl["mean"], rate["high"])))
+            for one, two in ends:
+                corners = axes.transData.transform([(x, 100 * y) for x, y in (one, two)])
+                boxes.append(Bbox(corners).padded(6 if main and one == two else 3))
+    return boxes
 
 
 def win_rate_figure(results: schema.Results, name: str = "win_rates") -> str:
@@ -209,12 +249,13 @@ def win_rate_figure(results: schema.Results, name: str = "win_rates") -> str:
         axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
         axes.xaxis.tick_top()
         palette = colours(results)
-        axes.set_xticks(range(count), [schema.label(results, player).replace(" ", "\n", 1) for player in players])
-        axes.set_yticks(range(count), [schema.label(results, player) for player in players])
+        axes.set_xticks(range(count), [short(results, player).replace(" ", "\n", 1) for player in players])
+        axes.set_yticks(range(count), [short(results, player) for player in players])
         for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
             for tick, player in zip(ticks, players, strict=True):
                 tick.set(color=palette[player], fontweight="bold", fontsize=9)
         axes.tick_params(length=0)
+        axes.set_title("win rate of the row against the column (%)", fontweight="normal", color=MUTED, pad=10)
         axes.spines[:].set_visible(False)
         return svg(figure, name, "Win rate of each row's player against each column's player, in per cent")
 
@@ -226,5 +267,5 @@ def _cell(axes: Axes, column: int, row: int, rate: Mapping[str, float] | None) -
     ground, ink = shade(rate["mean"])
     axes.fill_between([column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=ground, lw=0)
     axes.text(column, row - 0.08, f"{100 * rate['mean']:.1f}", ha="center", va="center", color=ink, fontsize=11)
-    span = f"{100 * rate['low']:.1f} – {100 * rate['high']:.1f}"
+    span = f"{100 * rate['low']:.1f}{DASH}{100 * rate['high']:.1f}"
     axes.text(column, row + 0.26, span, ha="center", va="center", color=ink, fontsize=7)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alignjax.evaluate import results as schema
-from alignjax.evaluate.frontier import INK, STYLE, colours, frame, svg
+from alignjax.evaluate.frontier import INK, STYLE, colours, frame, short, svg
 
 UNITS = {
     "kl": "KL to reference (nats)",
@@ -38,9 +38,9 @@ def read_curves(
 ) -> dict[str, dict[str, list[Any]]]:
     """The learning curves of a metrics.jsonl: {metric: {"step": [..], "value": [..]}}, for `curves[stage]`.
 
-    metrics: which to take and in what order, by default all that are numbers; points: longer curves are averaged in equal
-    runs of steps down to this many. After a resume a step may stand twice: the later line counts. A last line cut short
-    by a kill is skipped.
+    metrics: which to take and in what order, by default all that are numbers; points: longer curves are averaged in
+    equal runs of steps down to this many. After a resume a step may stand twice: the later line counts. A last line cut
+    short by a kill is skipped.
     """
     rows: dict[int, dict[str, Any]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
@@ -72,22 +72,28 @@ def _thinned(pairs: list[tuple[int, float]], points: int) -> dict[str, list[Any]
     }
 
 
-def smoothed(values: Sequence[float | None], share: float = 0.06) -> np.ndarray:
-    """Exponential moving average whose memory is `share` of the curve, started without bias; gaps stay gaps (NaN)."""
-    decay = max(0.0, 1 - 1 / max(1.0, share * len(values)))
-    total = weight = 0.0
-    out = np.full(len(values), np.nan)
-    for index, value in enumerate(values):
-        total, weight = decay * total, decay * weight
-        if value is not None and np.isfinite(value):
-            total, weight = total + value, weight + 1
-            out[index] = total / weight
-    return out
+def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray:
+    """Local mean under a Gaussian whose width is `share` of the curve: centred, so that it does not lag behind a trend.
+    Gaps (None, NaN) stay gaps."""
+    raw = np.array([np.nan if value is None else value for value in values], np.float64)
+    known = np.isfinite(raw)
+    width = max(share * len(raw), 1e-3)
+    index = np.arange(len(raw))
+    kernel = np.exp(-0.5 * ((index[:, None] - index) / width) ** 2) * known
+    weight = kernel.sum(1)
+    mean = kernel @ np.where(known, raw, 0) / np.where(weight > 0, weight, 1)
+    return np.where(known, mean, np.nan)
 
 
 def axis_label(metric: str) -> str:
     """What a metric measures, with its unit where that is known."""
-    return UNITS.get(metric) or UNITS.get(metric.rsplit("/", 1)[-1]) or metric.replace("_", " ")
+    return UNITS.get(metric) or UNITS.get(metric.rsplit("/", 1)[-1]) or metric.replace("_", " ")[:40]
+
+
+def heading(results: schema.Results, stage: str) -> str:
+    """A stage's name as a title."""
+    text = schema.label(results, stage)
+    return text[:1].upper() + text[1:]
 
 
 def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
@@ -96,9 +102,9 @@ def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
     palette, groups = colours(results), {}
     for stage, metrics in results["curves"].items():
         player = stage in results["players"] and stage != results["baseline"]
-        group = "Preference optimisation" if player else schema.label(results, stage)
+        group = "Preference optimisation" if player else heading(results, stage)
         for metric, curve in metrics.items():
-            line = (schema.label(results, stage), palette.get(stage, INK), curve["step"], curve["value"])
+            line = (short(results, stage), palette.get(stage, INK), curve["step"], curve["value"])
             groups.setdefault(group, {}).setdefault(metric, []).append(line)
     return groups
 
@@ -110,7 +116,7 @@ def draw_curves(axes: Axes, metric: str, curves: Sequence[Curve]) -> None:
     factor = 100 if "(%)" in axis_label(metric) else 1
     for text, colour, steps, values in curves:
         raw = np.array([np.nan if value is None else value for value in values], float) * factor
-        smooth = smoothed(list(raw))
+        smooth = smoothed(values) * factor
         if len(raw) > 20:
             axes.plot(steps, raw, color=colour, lw=0.7, alpha=0.25)
         axes.plot(steps, smooth, color=colour, lw=1.7, label=text, marker="o" if len(raw) == 1 else None)
@@ -156,7 +162,7 @@ def curves_figure(results: schema.Results, name: str = "learning_curves", column
         ratios = [2.15 * count + 0.32 for count in rows.values()]
         bands = np.atleast_1d(np.asarray(figure.subfigures(len(groups), 1, height_ratios=ratios)))
         for band, (group, metrics) in zip(bands.ravel(), groups.items(), strict=True):
-            band.suptitle(group, x=0.012, ha="left", fontweight="bold", fontsize=11)
+            band.suptitle(group[:80], x=0.012, ha="left", fontweight="bold", fontsize=11)
             for index, (metric, curves) in enumerate(metrics.items()):
                 draw_curves(band.add_subplot(rows[group], columns, index + 1), metric, curves)
         return svg(figure, name, "Learning curves of every training stage")

@@ -1,27 +1,30 @@
 """Reports: results.json to report.html, report.md and figures, and the table that a terminal ends with.
 
-Everything shown comes from the results, whose schema stands in `alignjax.evaluate.results`, so that a report can be made
-again at any time (`rebuild`, the command `alignjax report RUN_DIR`).
+Everything shown comes from the results, whose schema stands in `alignjax.evaluate.results`, so that a report can be
+made again at any time (`rebuild`, the command `alignjax report RUN_DIR`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from alignjax.evaluate import frontier, learning_curves
 from alignjax.evaluate import results as schema
 from alignjax.evaluate.report_html import html_report
 from alignjax.evaluate.report_markdown import markdown_report
-from alignjax.evaluate.wording import headline, interval_text, player_rows
+from alignjax.evaluate.wording import DASH, headline, interval_parts, interval_text, player_rows
+
+COMPACT = ("player", "win rate", "vs", "KL to", "ROUGE", "length")  # columns of the terminal's table
 
 
 def write_report(results: schema.Results, folder: Path | str) -> dict[str, Path]:
-    """Validate results and write `results.json`, `report.html` (self-contained), `report.md` and its figures into folder.
+    """Validate results and write `results.json`, `report.html` (self-contained), `report.md` and its figures into
+    folder.
 
     Returns {"results", "html", "markdown", "frontier", "win_rates", "learning_curves": path}; "learning_curves" only if
     there are any. Raises ResultsError naming what is missing, before anything is written.
@@ -64,17 +67,21 @@ def _on_white(picture: str) -> str:
 def terminal_table(results: schema.Results, console: Console) -> None:
     """Print the headline and one line per player: win rate against the baseline and the human, KL, ROUGE-L, length."""
     columns, rows = player_rows(results)
-    table = Table(title=None, header_style="bold", pad_edge=False, box=None, show_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    table = Table(header_style="bold", pad_edge=False, box=None)
+    shown = [index for index, column in enumerate(columns) if column.startswith(COMPACT)]
+    for index in shown:
+        table.add_column(columns[index], justify="right" if index else "left", no_wrap=index == 0)
     for cells in rows:
-        table.add_row(*_terminal_cells(cells))
+        table.add_row(*(Text(_terminal_cell(columns[index], cells[index])) for index in shown))
     console.print()
     console.print(headline(results), style="bold", markup=False, highlight=False)
+    console.print()
     console.print(table)
 
 
-def _terminal_cells(cells: list[Any]) -> Iterator[str]:
-    for cell in cells:
-        text = cell if isinstance(cell, str) else interval_text(*cell)
-        yield text.replace("[", r"\[")
+def _terminal_cell(column: str, cell: Any) -> str:
+    """Intervals where they decide something, and no spaces in them, so that the table fits 80 columns."""
+    if isinstance(cell, str):
+        return cell
+    wide = column.startswith(("win rate", "vs", "KL"))
+    return interval_text(*cell).replace(f" {DASH} ", DASH) if wide else interval_parts(*cell)[0]

@@ -23,9 +23,7 @@ from alignjax.evaluate.wording import (
 )
 
 # autoescape: samples hold whatever a model says. Only our own SVG and CSS are marked as safe.
-ENVIRONMENT = jinja2.Environment(
-    autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
+ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def html_report(results: schema.Results, frontier_picture: str) -> str:
@@ -127,9 +125,9 @@ def _judges(results: schema.Results) -> list[tuple[str, str, str, str]]:
 
 
 def _times(results: schema.Results) -> list[tuple[str, str, float]]:
-    """(stage, duration, share of the total in %)."""
-    total = sum(results["seconds"].values()) or 1
+    """(stage, duration, share of the longest in %)."""
+    longest = max(results["seconds"].values(), default=0) or 1
     return [
-        (stage.replace("_", " "), duration(seconds), 100 * seconds / total)
+        (schema.label(results, stage), duration(seconds), 100 * seconds / longest)
         for stage, seconds in results["seconds"].items()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,12 @@ from alignjax.evaluate.wording import (
     seed_rows,
 )
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
+SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!])")
 
 
 def escaped(text: str) -> str:
     """Any text as Markdown on one line that shows just this text."""
-    return SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+    return SPECIAL.sub(r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def fenced(text: str) -> str:
@@ -117,7 +118,7 @@ def _background(results: schema.Results) -> list[str]:
     if splits:
         rows = [[name, *(f"{split[key]:,}" for key in ("pairs", "packages"))] for name, split in splits.items()]
         parts += [table(["split", "pairs", "packages"], rows)]
-    times = [[stage.replace("_", " "), duration(seconds)] for stage, seconds in results["seconds"].items()]
+    times = [[schema.label(results, stage), duration(seconds)] for stage, seconds in results["seconds"].items()]
     times.append(["total", duration(sum(results["seconds"].values()))])
     parts += ["## Wall clock", table(["stage", "time"], times)]
     config = json.dumps(results["config"], indent=2, ensure_ascii=False)

@@ -20,23 +20,26 @@ th, td { padding: .42rem .8rem; text-align: right; vertical-align: baseline; bor
 th { font-weight: 600; color: var(--muted); font-size: .8rem; vertical-align: bottom; line-height: 1.3; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td:first-child, th[scope=row] { font-weight: 600; color: var(--ink); font-size: .9rem; white-space: nowrap; }
-td.text { font-weight: 400; color: var(--muted); }
+td { white-space: nowrap; }
+td.text { white-space: normal; font-weight: 400; color: var(--muted); }
 td small { display: block; color: var(--muted); font-size: .74rem; white-space: nowrap; }
 .matrix { border-collapse: separate; border-spacing: 3px; }
 .matrix th, .matrix td { border: 0; }
 .matrix th { color: var(--ink); }
 .matrix td { text-align: center; min-width: 6.1rem; padding: .5rem .5rem; border-radius: 4px; font-size: 1.02rem; }
 .matrix th[scope=col] { text-align: center; }
+.matrix td, .matrix th[scope=row] { vertical-align: middle; }
 .matrix td small { color: inherit; opacity: .85; }
 .matrix td.none { background: #f1f3f4; color: #9aa0a6; }
 .dot { display: inline-block; width: .62em; height: .62em; border-radius: 50%; margin-right: .45em; }
 figure { margin: 1rem 0; }
-figure svg { width: 100%; height: auto; max-width: 44rem; display: block; }
+figure svg { width: 100%; height: auto; max-width: 38rem; display: block; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: .9rem 1.4rem; }
 .panels svg { width: 100%; height: auto; display: block; }
 .sample { border: 1px solid var(--line); border-radius: 8px; margin: 1rem 0; overflow: hidden; break-inside: avoid; }
-.post { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 15rem; overflow-y: auto; margin: 0; padding: .8rem 1rem;
-  background: var(--soft); font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
+.post { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 15rem; overflow-y: auto; margin: 0;
+  padding: .8rem 1rem; background: var(--soft);
+  font: .82rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
 dl { margin: 0; padding: .35rem 1rem .55rem; display: grid; grid-template-columns: max-content 1fr; gap: 0 1.1rem; }
 dt { font-weight: 600; font-size: .85rem; padding: .28rem 0; white-space: nowrap; }
 dd { margin: 0; padding: .28rem 0; font-size: .92rem; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -46,20 +49,21 @@ dd { margin: 0; padding: .28rem 0; font-size: .92rem; white-space: pre-wrap; ove
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 0 2.5rem; }
 details { margin: .75rem 0; }
 summary { cursor: pointer; font-weight: 600; }
-pre.config { overflow-x: auto; background: var(--soft); padding: 1rem; border-radius: 6px; font-size: .8rem; line-height: 1.45; }
-code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .88em; overflow-wrap: anywhere; }
+pre.config { overflow-x: auto;
+  background: var(--soft); padding: 1rem; border-radius: 6px; font-size: .8rem; line-height: 1.45; }
+code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  font-size: .88em; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
   main { padding: 1.4rem 1rem 3rem; }
   h1 { font-size: 1.4rem; }
   .headline { font-size: 1.03rem; }
-  th, td { padding: .38rem .55rem; }
-  th[scope=row], td:first-child { position: sticky; left: 0; background: #fff; white-space: normal; }
+  th, td { padding: .38rem .5rem; }
+  td:first-child, th[scope=row] { font-size: .82rem; }
+  th[scope=row], td:first-child { position: sticky; left: 0; background: #fff; }
   .matrix td { min-width: 5.2rem; font-size: .95rem; }
   dl { grid-template-columns: 1fr; }
   dt { padding-bottom: 0; }
   dd { padding-top: 0; }
-  .wide svg { min-width: 30rem; }
-  .wide { overflow-x: auto; }
 }
 @media print { .post { max-height: none; } details > * { display: block; } }
 """
@@ -88,7 +92,8 @@ TEMPLATE = """\
 
 <section>
 <h2>Win rates</h2>
-<p class="note">The row's player against the column's, in %, with 95 % bootstrap intervals over prompts. {{ scoring }}</p>
+<p class="note">The row's player against the column's, in %, with 95 % bootstrap intervals over prompts.
+{{ scoring }}</p>
 <div class="scroll"><table class="matrix">
 <thead><tr><th></th>
 {% for player, name in names.items() %}
@@ -100,7 +105,7 @@ TEMPLATE = """\
 <tr><th scope="row">{{ dot(player) }}{{ names[player] }}</th>
 {% for cell in cells %}
 {% if cell is none %}
-<td class="none">–</td>
+<td class="none">&ndash;</td>
 {% else %}
 <td style="background:{{ cell.ground }};color:{{ cell.ink }}">{{ cell.mean }}<small>{{ cell.span }}</small></td>
 {% endif %}
@@ -112,7 +117,8 @@ TEMPLATE = """\
 <details><summary>Exploitability within this pool</summary>
 <p class="note">The opponent that does best against each player: a lower bound of what a best response could reach.</p>
 <div class="scroll"><table>
-<thead><tr><th scope="col">player</th><th class="text" scope="col">best opponent</th><th scope="col">its win rate (%)</th></tr></thead>
+<thead><tr><th scope="col">player</th><th class="text" scope="col">best opponent</th>
+<th scope="col">its win rate (%)</th></tr></thead>
 <tbody>
 {% for player, by, mean, span in exploited %}
 <tr><td>{{ player }}</td><td class="text">{{ by }}</td><td>{{ pair((mean, span)) }}</td></tr>
@@ -135,8 +141,9 @@ TEMPLATE = """\
 </tr>
 {% endfor %}
 </tbody></table></div>
-<p class="note">Small print under a number is its 95 % bootstrap interval over prompts. KL is estimated from each policy's own
-samples, per completion. Copied: the output stands word for word in the post.</p>
+<p class="note">Small print under a number is its 95 % bootstrap interval over prompts. KL is
+estimated from each policy's
+own samples, per completion. Copied: the output stands word for word in the post.</p>
 {% for player, row in results.players.items() if row.note %}
 <p class="note">{{ dot(player) }}<b>{{ names[player] }}</b>: {{ row.note }}</p>
 {% endfor %}
@@ -154,9 +161,9 @@ samples, per completion. Copied: the output stands word for word in the post.</p
 
 <section>
 <h2>Win rate against KL</h2>
-<figure class="wide">{{ frontier }}</figure>
-<p class="note">Up and to the left is better: more wins against {{ baseline }} for less distance from the reference. Bars are
-95 % intervals{% if seeds[1] %}; small points are other seeds{% endif %}.</p>
+<figure class="frontier">{{ frontier }}</figure>
+<p class="note">Up and to the left is better: more wins against {{ baseline }} for less distance from the reference.
+Bars are 95 % intervals{% if seeds[1] %}; small points are other seeds{% endif %}.</p>
 </section>
 
 {% if curves %}
@@ -166,7 +173,7 @@ samples, per completion. Copied: the output stands word for word in the post.</p
 <h3>{{ group }}</h3>
 <div class="panels">{% for panel in panels %}<div>{{ panel }}</div>{% endfor %}</div>
 {% endfor %}
-<p class="note">Thin: logged values. Thick: their exponential moving average.</p>
+<p class="note">Thin: logged values. Thick: their local mean.</p>
 </section>
 {% endif %}
 
@@ -190,7 +197,8 @@ samples, per completion. Copied: the output stands word for word in the post.</p
 <section>
 <h2>Judges</h2>
 <div class="scroll"><table>
-<thead><tr><th scope="col">judge</th><th scope="col">accuracy on held-out pairs (%)</th><th class="text" scope="col"></th></tr></thead>
+<thead><tr><th scope="col">judge</th><th scope="col">accuracy on held-out pairs (%)</th>
+<th class="text" scope="col"></th></tr></thead>
 <tbody>
 {% for name, mean, span, note in judges %}
 <tr><td>{{ name }}</td><td>{{ pair((mean, span)) }}</td><td class="text">{{ note }}</td></tr>
@@ -200,8 +208,10 @@ samples, per completion. Copied: the output stands word for word in the post.</p
 <p>The judges prefer the same side on {{ agreement[0] }} % of the pairs ({{ agreement[1] }} %).</p>
 {% endif %}
 {% if biases %}
-<p class="note">Length bias of the held-out judge, the correlation of its margin with the difference in length (0: none):
-{% for name, mean, span in biases %}{{ name }} {{ mean }} ({{ span }}){{ "; " if not loop.last else "." }}{% endfor %}</p>
+<p class="note">Length bias of the held-out judge, the correlation of its margin with the difference in length
+(0: none):
+{% for name, mean, span in biases %}{{ name }} {{ mean }} ({{ span }})
+{{- "; " if not loop.last else "." }}{% endfor %}</p>
 {% endif %}
 </section>
 
@@ -227,7 +237,8 @@ samples, per completion. Copied: the output stands word for word in the post.</p
 <thead><tr><th scope="col">stage</th><th scope="col">wall clock</th><th></th></tr></thead>
 <tbody>
 {% for stage, time, share in times %}
-<tr><td>{{ stage }}</td><td>{{ time }}</td><td><span class="bar" style="width:{{ "%.1f"|format(share) }}%"></span></td></tr>
+<tr><td>{{ stage }}</td><td>{{ time }}</td>
+<td><span class="bar" style="width:{{ "%.1f"|format(share) }}%"></span></td></tr>
 {% endfor %}
 <tr><td>total</td><td>{{ total }}</td><td></td></tr>
 </tbody></table></div>

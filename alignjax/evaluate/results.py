@@ -1,15 +1,17 @@
 """The contents of results.json: everything a report shows, as plain JSON.
 
-An *interval* is {"mean": float, "low": float, "high": float, "n": int}: a value, its 95 % bootstrap interval, and how many
-prompts it rests on. Required keys:
+An *interval* is {"mean": float, "low": float, "high": float, "n": int}: a value, its 95 % bootstrap interval, and how
+many prompts it rests on. Required keys:
 
     title       str, what was run
     baseline    str, the player that win rates are headlined against (the reference of the KL)
     players     {player: {...}}, in the order of display. All of these may be missing or null:
                   label str; note str (one line: how it was made);
-                  kl, kl_per_token (nats, to the reference), rouge_l (0..1), length (words), repetition (0..1): intervals
+                  kl, kl_per_token (nats, to the reference), rouge_l (0..1), length (words), repetition
+                    (0..1): intervals
                   distinct_2, copied, empty: floats in 0..1
-    win_rates   {a: {b: interval}}, P(a beats b) by the held-out judge in 0..1, both orders of every judged pair, no a = b
+    win_rates   {a: {b: interval}}, P(a beats b) by the held-out judge in 0..1, both orders of every judged pair and no
+                  player against itself
     judges      {"held_out": {...}, and any others}: each {label str, accuracy interval, note str}, all optional
     curves      {stage: {metric: {"step": [int], "value": [float or null]}}}; a stage of a player's name gets its colour
     samples     [{"post": str, "outputs": {player: str}}], the human reference being a player like any other
@@ -29,8 +31,8 @@ Optional keys:
     exploitability  {player: interval and "by": player}, from `win_rate.exploitability`
     agreement       interval: how often the training judge and the held-out judge prefer the same side
     length_bias     interval of the held-out judge's correlation with length, or {player: interval}
-    by_seed         {seed: {"win_rates": {a: {b: interval}}, "players": {player: {"kl": interval}}}}: further runs of the
-                    same config with other seeds; win_rates and players may be partial
+    by_seed         {seed: {"win_rates": {a: {b: interval}}, "players": {player: {"kl": interval}}}}: further runs of
+                    the same config with other seeds; win_rates and players may be partial
     command         str: what was typed
     date            str
     device          str
@@ -189,8 +191,8 @@ def rate(results: Results, a: str, b: str | None) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON: NumPy and JAX numbers and arrays as Python ones, NaN and infinities as null, other objects
-    by their repr, keys as strings."""
+    """`value` as strict JSON: NumPy and JAX numbers and arrays as Python ones, NaN and infinities as null, other
+    objects by their repr, keys as strings."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):

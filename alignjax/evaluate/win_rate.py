@@ -3,8 +3,8 @@
 A judge gives `p[i]`, the probability that player a's answer to prompt i is better than player b's. Two ways to score:
 - "probability" (the default, and the headline number of a report): the mean of p. This is the payoff P(a > b) of the
   preference game that Nash learning and online IPO play (arXiv:2312.00886 eq. 1, arXiv:2403.08635 sec. 2).
-- "hard": the share of prompts with p > 1/2, ties counting one half. It asks only which answer the judge likes better, so
-  it does not depend on how sure the judge is, but it moves in jumps and needs more prompts.
+- "hard": the share of prompts with p > 1/2, ties counting one half. It asks only which answer the judge likes better,
+  so it does not depend on how sure the judge is, but it moves in jumps and needs more prompts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def win_rate_matrix(
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
 
-    judgements: {(a, b): P(a beats b) for each prompt, [n]}, each pair once (in either order) or twice and complementary;
-    all pairs on the same prompts in the same order, for their resamples are shared.
+    judgements: {(a, b): P(a beats b) for each prompt, [n]}, each pair once (in either order) or twice and
+    complementary; all pairs on the same prompts in the same order, for their resamples are shared.
     The two orders are complements exactly: mean[a][b] + mean[b][a] = 1 and low[a][b] + high[b][a] = 1.
 
     Raises DataError for numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do

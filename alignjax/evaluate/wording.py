@@ -6,25 +6,26 @@ from typing import Any
 
 from alignjax.evaluate import results as schema
 
-NONE = "–"
+DASH, MINUS = "\u2013", "\u2212"  # en dash, typographic minus
+NONE = DASH
 
 
 def number(value: float, digits: int = 1, factor: float = 1) -> str:
     """A number with a typographic minus; -0 is 0."""
     text = f"{value * factor:,.{digits}f}"
-    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
+    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def interval_parts(rate: Any, digits: int = 1, factor: float = 1) -> tuple[str, str]:
-    """("63.2", "60.1 – 66.4") of an interval; dashes of a missing one."""
+    """("63.2", "60.1 - 66.4") of an interval; dashes of a missing one."""
     if rate is None:
         return NONE, ""
     low, high = (number(rate[end], digits, factor) for end in ("low", "high"))
-    return number(rate["mean"], digits, factor), f"{low} – {high}"
+    return number(rate["mean"], digits, factor), f"{low} {DASH} {high}"
 
 
 def interval_text(rate: Any, digits: int = 1, factor: float = 1) -> str:
-    """The same on one line: "63.2 (60.1 – 66.4)"."""
+    """The same on one line: "63.2 (60.1 - 66.4)"."""
     mean, span = interval_parts(rate, digits, factor)
     return f"{mean} ({span})" if span else mean
 
@@ -90,8 +91,8 @@ def scoring(results: schema.Results) -> str:
 
 
 def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
-    """Column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns that hold
-    nothing are left out."""
+    """Column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns that
+    hold nothing are left out."""
     baseline, human = results["baseline"], schema.human(results)
     columns = ["player", f"win rate vs {schema.label(results, baseline)} (%)"]
     columns += [f"vs {schema.label(results, human)} (%)"] if human else []
@@ -147,6 +148,6 @@ def seed_rows(results: schema.Results) -> tuple[list[str], list[list[str]]]:
         means = [rate["mean"] for rate in rates if rate]
         if means:
             cells = [number(rate["mean"], 1, 100) if rate else NONE for rate in rates]
-            spread = f"{number(min(means), 1, 100)} – {number(max(means), 1, 100)}"
+            spread = f"{number(min(means), 1, 100)} {DASH} {number(max(means), 1, 100)}"
             rows.append([schema.label(results, player), *cells, number(sum(means) / len(means), 1, 100), spread])
     return ["player", *(f"seed {seed}" for seed in runs), "mean", "range"], rows

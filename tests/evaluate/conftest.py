@@ -13,8 +13,8 @@ PLAYERS = {"sft": "SFT", "offline_ipo": "Offline IPO", "online_ipo": "Online IPO
 STRENGTH = {"sft": 0.0, "offline_ipo": 0.25, "online_ipo": 0.75, "ipo_md": 0.9, "human": 1.1}
 POST = """Read a comma-separated values file into a table, inferring the type of every column.
 
-The first line is taken as the header unless ``header=None``. Lines that are too short are padded with missing values, and
-lines that are too long raise an error that names the line. Remote addresses are supported:
+The first line is taken as the header unless ``header=None``. Lines that are too short are padded with missing values,
+and lines that are too long raise an error that names the line. Remote addresses are supported:
 
 >>> read("s3://bucket/file.csv", columns=["a", "b"])  # doctest: +SKIP
 """
@@ -100,7 +100,11 @@ def make_results() -> dict[str, Any]:
         "exploitability": win_rate.exploitability(rates),
         "judges": {
             "train": {"label": "training judge", "accuracy": span(0.861, 0.02), "note": "labels the self-play pairs"},
-            "held_out": {"label": "the held-out judge", "accuracy": span(0.853, 0.02), "note": "another seed, other data"},
+            "held_out": {
+                "label": "the held-out judge",
+                "accuracy": span(0.853, 0.02),
+                "note": "another seed, other data",
+            },
         },
         "agreement": span(0.88, 0.018),
         "length_bias": span(0.12, 0.06),
@@ -112,7 +116,14 @@ def make_results() -> dict[str, Any]:
             "splits": {"train": {"pairs": 13101, "packages": 70}, "test": {"pairs": 2133, "packages": 17}},
             "skipped": "211 rows over 512 tokens",
         },
-        "seconds": {"data": 21.4, "sft": 88.1, "preference_model": 62.7, "online_ipo": 71.0, "ipo_md": 84.9, "evaluate": 9},
+        "seconds": {
+            "data": 21.4,
+            "sft": 88.1,
+            "preference_model": 62.7,
+            "online_ipo": 71.0,
+            "ipo_md": 84.9,
+            "evaluate": 9,
+        },
         "config": {"sft": {"steps": 1200, "algorithm": {"losses": {"sft": "fn(sft)"}}}, "ipo_md": {"beta": 0.125}},
         "versions": {"alignjax": "0.1.0", "jax": "0.10.2", "python": "3.11.2"},
         "seeds": {"run": 0, "training judge": 1, "held-out judge": 2},
