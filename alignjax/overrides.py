@@ -4,7 +4,7 @@
 tuples of records by index. The value is parsed as the annotation at the end of the path asks (by tyro), and the tree is
 rebuilt from there to the root with `dataclasses.replace` and `Fn.replace`, so every check of every record runs again.
 The first component of a path into a `Pipeline` is the name of a step; `all` stands for every step that has the rest of
-the path.
+the path, and `--seed N` alone for another draw of the whole pipeline.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ import tyro
 from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, nearest
 
 EVERY_STEP = "all"
+SEED = "seed"
+SEEDS_APART = 1000  # `--seed N` adds N times this to the seeds of a pipeline's steps, which differ by less
 _PLAIN = (bool, int, float, str, pathlib.Path)
 _UNSAID = (inspect.Parameter.empty, Any, object)
 
@@ -243,8 +245,26 @@ def _everywhere(config: Pipeline, rest: Sequence[str], words: Sequence[str]) -> 
     if not having:
         tails = {slot.path for step in config.steps.values() for slot in slots(step)}
         raise ConfigError(f"--{EVERY_STEP}.{tail}: no step has {tail!r}.{nearest(tail, tails)}")
+    if rest[-1] == SEED:
+        seeds = {name: next(slot.value for slot in slots(config.steps[name]) if slot.path == tail) for name in having}
+        if len(set(seeds.values())) > 1:  # two judges, or two players, would become one
+            shown = ", ".join(f"{name} {seed}" for name, seed in seeds.items())
+            raise ConfigError(
+                f"--{EVERY_STEP}.{tail} would give one seed to steps that have their own ({shown}): "
+                f"--{SEED} N draws all of them anew and keeps them apart"
+            )
     for name in having:
         config = _set(config, (), [name, *rest], words)
+    return config
+
+
+def _reseeded(config: Pipeline, words: Sequence[str]) -> Pipeline:
+    """Every step's seed moved by the same large number, so that steps that differ go on differing."""
+    shift = SEEDS_APART * parse(SEED, words, int)
+    for name, step in config.steps.items():
+        for slot in slots(step):
+            if slot.path == SEED and isinstance(slot.value, int):
+                config = _set(config, (), [name, SEED], [str(slot.value + shift)])
     return config
 
 
@@ -260,6 +280,8 @@ def override(config: Any, path: str, words: Sequence[str]) -> Any:
                 parts[0] = name
         if parts[0] == EVERY_STEP and EVERY_STEP not in config.steps and len(parts) > 1:
             return _everywhere(config, parts[1:], words)
+        if parts == [SEED] and SEED not in config.steps:
+            return _reseeded(config, words)
     try:
         return _set(config, (), parts, words)
     except ConfigError as error:
@@ -295,7 +317,10 @@ def apply(config: Any, arguments: Iterable[str], flags: Iterable[str] = ()) -> A
 
     flags: what else the command line knows, so that "--resme" is told about --resume and not about the config.
     """
-    for path, words in split(arguments):
+    asked = split(arguments)
+    for number, (path, words) in enumerate(asked):
+        if path == SEED and any(later == SEED for later, _ in asked[number + 1 :]):
+            continue  # moves what is there, so it must not be done twice
         close = difflib.get_close_matches(path.replace("_", "-"), flags, n=1, cutoff=0.7)
         if close and path not in children(config):
             raise ConfigError(f"there is no flag --{path}. Did you mean --{close[0]}?")

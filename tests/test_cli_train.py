@@ -52,7 +52,8 @@ def test_dry_run_of_a_pipeline_needs_no_earlier_output(capsys):
     assert main(["train", THREE, "--dry-run", "--second.steps", "9"]) == 0
     out = capsys.readouterr().out
     assert out.index("first") < out.index("2 iterations") < out.index("second") < out.index("9 iterations")
-    assert "count(more=1)" in out
+    assert "more: 1" in out
+    assert "policy: shapes of policy in first" in out
 
 
 def test_dry_run_of_a_model_that_would_not_fit_here(capsys, tmp_path):

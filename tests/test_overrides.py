@@ -167,6 +167,21 @@ def test_all_changes_every_step_that_has_the_path():
     assert [changed.steps[name].steps for name in ("sft", "self-play")] == [2, 2]
 
 
+def test_a_pipeline_is_drawn_anew_as_a_whole():
+    """Steps with seeds of their own keep them apart: a held-out judge must not become the judge it is to check."""
+    config = overrides.apply(pipeline(), ["--sft.seed", "1"])
+    seeds = {name: value_at(step, "seed") for name, step in config.steps.items()}
+    moved = [overrides.apply(config, ["--seed", str(number)]) for number in (0, 1, 2)]
+    found = [{name: value_at(step, "seed") for name, step in one.steps.items()} for one in moved]
+    assert found[0] == seeds
+    for one in found[1:]:
+        assert {name: one[name] - one["data"] for name in one} == {name: seeds[name] - seeds["data"] for name in seeds}
+    assert not set(found[1].values()) & set(found[2].values())
+    assert overrides.apply(config, ["--seed", "2", "--seed", "1"]) == moved[1]
+    with pytest.raises(ConfigError, match=r"data 0, sft 1, self-play 0.*--seed N"):
+        overrides.apply(config, ["--all.seed", "3"])
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -18,7 +18,7 @@ from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.stages.host import host
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
-from alignjax.types import Algorithm, Batch
+from alignjax.types import Algorithm, Batch, Model
 from alignjax.workspace import Workspace
 
 
@@ -28,40 +28,66 @@ def dry_run(config: Experiment | Pipeline, workspace: Workspace, console: Consol
     Raises ConfigError, TypeError or ValueError where the run itself would fail for its shapes.
     """
     if isinstance(config, Experiment):
-        _experiment(config, workspace, console)
+        _experiment(config, workspace, console, {})
         return
+    shown: dict[Any, str] = {}
+    overview = Table("step", "iterations", "parameters", "memory (roughly)", title="the pipeline", title_justify="left")
+    for column in (1, 2, 3):
+        overview.columns[column].justify = "right"
     for name, step in config.steps.items():
         console.rule(f"[bold]{name}[/]", align="left")
         if isinstance(step, Experiment):
-            _experiment(step, workspace.of(name), console)
+            count, total = _experiment(step, workspace.of(name), console, shown)
+            overview.add_row(name, f"{step.steps:,}", f"{count:,}", in_units(total))
         else:
-            console.print(_described(step), highlight=False, markup=False)
-            console.print()
+            _job(step, console)
+            overview.add_row(name, step.name, "", "")
+    console.print(overview)
 
 
-def _described(function: Fn) -> str:
-    return f"{function.name}({', '.join(f'{name}={value!r}' for name, value in function.kwargs.items())})"
+def _job(job: Fn, console: Console) -> None:
+    """A job runs outside of what shapes can say: its name and hyper-parameters."""
+    lines = [job.name, *(f"  {name}: {_short(value)}" for name, value in job.kwargs.items())]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    console.print()
 
 
-def _experiment(experiment: Experiment, workspace: Workspace, console: Console) -> None:
+def _short(value: Any) -> str:
+    """A value on one line: functions by name, models by their configuration."""
+    if isinstance(value, Fn):
+        return f"fn({value.name})"
+    text = repr(value.config if isinstance(value, Model) else value)
+    return text if len(text) <= 90 else f"{text[:87]}..."
+
+
+def _experiment(
+    experiment: Experiment, workspace: Workspace, console: Console, shown: dict[Any, str]
+) -> tuple[int, int]:
+    """Print one experiment; (parameters, bytes in all). shown: the trees printed before and whose they were."""
     algorithm: Algorithm = experiment.algorithm
     spec = experiment.source(workspace, experiment.seed).spec
     state = abstract_state(algorithm, experiment.seed)
     filled = abstract_experience(algorithm, state, spec)
     console.print(_roles(algorithm, state))
-    for line in _parameters(state):
+    for line in _parameters(state, workspace.stage, shown):
         console.print(line, highlight=False, markup=False)
     console.print(_shapes(spec, filled))
-    metrics: list[str] = []
-    moves = bool(algorithm.losses) or any(role.rule for role in algorithm.roles.values())
-    update_peak = 0
-    if moves:
-        program, (_, values) = jax.make_jaxpr(make_update(algorithm), return_shape=True)(state, filled)
-        update_peak = peak_bytes(program.jaxpr, in_place=True)  # the new state is written over the donated old one
-        metrics = sorted(values)
-    console.print(f"metrics: {', '.join(metrics) or 'none'}", highlight=False, markup=False)
-    console.print(_memory(experiment, state, filled, update_peak, _experience_peak(algorithm, state, spec)))
+    program, (_, metrics) = jax.make_jaxpr(make_update(algorithm), return_shape=True)(state, filled)
+    console.print(f"metrics: {', '.join(sorted(metrics)) or 'none'}", highlight=False, markup=False)
+    parts = {
+        "parameters": tree_bytes(state.roles),
+        "optimizer state": tree_bytes(state.optimizers),
+        "batch": tree_bytes(filled),
+        "temporary, experience (roughly)": _experience_peak(algorithm, state, spec),
+        # the new state is written over the donated old one
+        "temporary, update (roughly)": peak_bytes(program.jaxpr, in_place=True),
+    }
+    held, passing = list(parts.values())[:3], list(parts.values())[3:]
+    total = sum(held) + max(passing)
+    console.print(_memory(experiment, parts, total))
     console.print(f"{experiment.steps} iterations, seed {experiment.seed}\n", highlight=False)
+    return sum(map(_size, jax.tree.leaves(state.roles))), total
 
 
 def _experience_peak(algorithm: Algorithm, state: TrainState, spec: Batch) -> int:
@@ -109,12 +135,16 @@ def _stacked(tree: Any) -> Iterator[tuple[str, str, int]]:
         yield name or "(value)", form if len(sizes) == 1 else f"{len(sizes)} x {form}", sum(sizes)
 
 
-def _parameters(state: TrainState) -> Iterable[str]:
-    """The tree of every role; roles of the same form are shown once."""
-    shown: dict[tuple[Any, ...], list[str]] = {}
+def _parameters(state: TrainState, step: str | None, shown: dict[Any, str]) -> Iterable[str]:
+    """The tree of every role; what looks like one that was shown before is said to."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name, own in state.roles.items():
-        shown.setdefault(tuple(_stacked(own)), []).append(name)
-    for rows, names in shown.items():
+        groups.setdefault(tuple(_stacked(own)), []).append(name)
+    for rows, names in groups.items():
+        if rows in shown:
+            yield f"{', '.join(names)}: shapes of {shown[rows]}"
+            continue
+        shown[rows] = names[0] if step is None else f"{names[0]} in {step}"
         yield f"{', '.join(names)}:"
         width = max((len(path) for path, _, _ in rows), default=0)
         yield from (f"  {path:<{width}}  {form}  {count:,}" for path, form, count in rows)
@@ -137,20 +167,12 @@ def _shapes(spec: Batch, filled: Batch) -> Table:
     return table
 
 
-def _memory(experiment: Experiment, state: TrainState, filled: Batch, update: int, stages: int) -> Table:
-    """Bytes by purpose. The temporary part is an estimate: gradients, activations and caches before fusion."""
-    parts = {
-        "parameters": tree_bytes(state.roles),
-        "optimizer state": tree_bytes(state.optimizers),
-        "batch": tree_bytes(filled),
-        "temporary, experience (roughly)": stages,
-        "temporary, update (roughly)": update,
-    }
+def _memory(experiment: Experiment, parts: dict[str, int], total: int) -> Table:
+    """Bytes by purpose. The temporary parts are estimates: gradients, activations and caches before fusion."""
     table = Table("memory", "estimate")
     table.columns[1].justify = "right"
     for name, size in parts.items():
         table.add_row(name, in_units(size))
-    total = sum(list(parts.values())[:3]) + max(stages, update)
     table.add_section()
     table.add_row("all devices together (roughly)", in_units(total))
     devices = math.prod(max(size, 1) for size in dataclasses.astuple(experiment.mesh))

@@ -65,6 +65,7 @@ def describe(where: str) -> int:
         print(f"  {path:<{widths[0]}}  {kind:<{widths[1]}}  {value}")
     if isinstance(loaded.config, Pipeline):
         print(f"\n--{overrides.EVERY_STEP}.PATH VALUE changes PATH in every step that has it.")
+        print(f"--{overrides.SEED} N adds {overrides.SEEDS_APART} N to the seed of every step: another draw of it all.")
     print(f"\nRun folder, if none is given: {loaded.default_run_dir}")
     return 0
 
