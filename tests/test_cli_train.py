@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from toy_configs import CONFIG, ONE, THREE, in_a_folder
+from toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
 
 from alignjax import cli
 from alignjax.cli import main
@@ -54,6 +54,35 @@ def test_dry_run_of_a_pipeline_needs_no_earlier_output(capsys):
     assert out.index("first") < out.index("2 iterations") < out.index("second") < out.index("9 iterations")
     assert "more: 1" in out
     assert "policy: shapes of policy in first" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("first", "frist"), "neither an earlier step nor a run. Did you mean 'first'?"),
+        (("first", "second"), "starts from step 'second', which does not run before it"),
+        (("first", "count"), "starts from step 'count', a job"),
+        (("policy", "polcy"), "starts from role 'polcy' of step 'first', which has none. Did you mean 'policy'?"),
+    ],
+)
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_start_that_cannot_be_is_said_before_any_step_runs(change, message, dry, capsys, tmp_path):
+    text = PIPELINE.replace('restored("first", "policy")', 'restored("first", "policy")'.replace(*change))
+    text = text.replace('Pipeline({"first"', 'Pipeline({"count": fn(count), "first"')
+    (tmp_path / "my configs" / "wrong.py").write_text(text)
+    assert main(["train", "my configs/wrong.py", *dry]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_start_of_other_shapes_is_said_before_any_step_runs(capsys, tmp_path):
+    wider = "transformer(dataclasses.replace(policy.model.config, width=16, head_dim=0))"
+    text = PIPELINE.replace("Role(policy.model", f"Role({wider}").replace(
+        "from alignjax import roles", "from alignjax import roles\nfrom alignjax.models import transformer"
+    )
+    (tmp_path / "my configs" / "wider.py").write_text(text)
+    assert main(["train", "my configs/wider.py"]) == 2
+    assert "embed is (32, 16) here and (32, 8) there (and " in capsys.readouterr().err
 
 
 def test_dry_run_of_a_model_that_would_not_fit_here(capsys, tmp_path):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from alignjax import overrides
 from alignjax.commands.load import COMMAND_FILE, Loaded, load, remember
+from alignjax.commands.starts import check_starts
 from alignjax.config import ConfigError, Pipeline
 from alignjax.workspace import Workspace
 
@@ -22,6 +23,7 @@ def train(where: str, arguments: Sequence[str], *, run_dir: Path | None, resume:
     """
     loaded = load(where, arguments, flags=FLAGS)
     folder = run_dir or loaded.default_run_dir
+    check_starts(loaded.config, Workspace(folder))
     if dry_run:
         from alignjax.commands.dry_run import dry_run as describe_run  # noqa: PLC0415
 

@@ -1,0 +1,62 @@
+"""Whether every role of a pipeline can start: asked before the first step runs, not when the last one begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from alignjax.config import ConfigError, Experiment, Pipeline, nearest
+from alignjax.roles import Restored
+from alignjax.types import Role
+from alignjax.workspace import Workspace
+
+
+def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
+    """Raises ConfigError for a role that is restored from a step that does not come before, or that has no such role,
+    or one of other shapes; from a name that is neither a step nor a folder."""
+    if isinstance(config, Experiment):
+        return
+    before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job
+    for name, step in config.steps.items():
+        roles = step.algorithm.roles if isinstance(step, Experiment) else None
+        for role_name, role in (roles or {}).items():
+            if isinstance(role.start, Restored):
+                _check(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
+        before[name] = roles
+
+
+def _check(
+    who: str, role: Role, before: Mapping[str, Mapping[str, Role] | None], config: Pipeline, workspace: Workspace
+) -> None:
+    stage, of = role.start.stage, role.start.role
+    if stage not in before:
+        if stage in config.steps:
+            raise ConfigError(f"{who} starts from step {stage!r}, which does not run before it")
+        if not workspace.find(stage).is_dir():
+            raise ConfigError(
+                f"{who} starts from {stage!r}, neither an earlier step nor a run.{nearest(stage, before)}"
+            )
+        return
+    roles = before[stage]
+    if roles is None:
+        raise ConfigError(f"{who} starts from step {stage!r}, a job, which trains nothing")
+    if of not in roles:
+        raise ConfigError(f"{who} starts from role {of!r} of step {stage!r}, which has none.{nearest(of, roles)}")
+    if role.model is not None and roles[of].model is not None and roles[of].build is None:
+        wanted, found = _shapes(role.model), _shapes(roles[of].model)
+        wrong = [path for path in {**wanted, **found} if wanted.get(path) != found.get(path)]
+        if wrong:
+            path = wrong[0]
+            raise ConfigError(
+                f"{who} does not have the shapes of role {of!r} of step {stage!r}, from which it starts: "
+                f"{path} is {wanted.get(path, 'missing')} here and {found.get(path, 'missing')} there"
+                + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
+            )
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    tree = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
