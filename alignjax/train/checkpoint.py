@@ -121,14 +121,19 @@ def check(writer: Writer) -> None:
         writer.check_for_errors()
 
 
+def wait(writer: Writer) -> None:
+    """Until the write going on in the background is complete. Raises CheckpointError if it failed."""
+    with _told(writer):
+        writer.wait_until_finished()
+
+
 @contextlib.contextmanager
 def writing(folder: Path, *, keep: int) -> Iterator[Writer]:
     """`open_writer`, closed at the end, when the last write is complete. Raises CheckpointError if it failed."""
     writer = open_writer(folder, keep=keep)
     try:
         yield writer
-        with _told(writer):
-            writer.wait_until_finished()
+        wait(writer)
     finally:
         with contextlib.suppress(Exception):  # what went wrong first is what is worth telling
             writer.close()

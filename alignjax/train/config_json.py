@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def _function(function: Any) -> dict[str, Any]:
     name = getattr(function, "__qualname__", type(function).__qualname__)
     # A config file is imported under a name made from its path; the path is not part of the config.
     module = re.sub(r"^_alignjax_config_(.+)_[0-9a-f]{8}$", r"\1", getattr(function, "__module__", None) or "")
+    if module == "__main__":  # a script's functions have the script's name, as when it is imported
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
     described = {"function": f"{module}.{name}"}
     closure = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
     return described | {key: config_json(value) for key, value in closure.items() if value is not function}
@@ -142,7 +145,7 @@ def read_json(path: Path) -> Any:
     """The value in `path`, or None if there is no such file. Raises ConfigError when it is not JSON."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); restore it, or use another --run-dir") from None

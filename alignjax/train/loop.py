@@ -111,7 +111,6 @@ class Run:
 
 def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> TrainState:
     """The iterations that are left, or those until somebody wants to stop."""
-    folder = Path(run.writer.directory).parent
     clock, pending = _clock(log.seconds), list(log.pending)
     running: collections.deque[Any] = collections.deque(maxlen=AHEAD)
 
@@ -125,22 +124,22 @@ def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> Tra
         running.append(pending[-1])
         run.on_step(step, state, pending[-1])
 
-        log_now = step % experiment.log_every == 0
-        last, stop = step == experiment.steps, run.wish.granted(agree=log_now)
+        log_now, last = step % experiment.log_every == 0, step == experiment.steps
+        if step % experiment.sample_every == 0 or last:
+            run.sample(step, state, batch)
+        stop = run.wish.granted(agree=log_now)
         save = step % experiment.checkpoint_every == 0 or last or stop
         row = None
         if log_now or save:
-            pending = _fetched(pending, step, folder)
+            pending = _fetched(pending, step, run.writer)
         if log_now or last:
             checkpoint.check(run.writer)
             row = _row(pending, batch, clock(), log.written)
             run.sink.write(step, row)
             pending, log = [], Log(written=clock())
         run.show(step, row)
-        if step % experiment.sample_every == 0 or last:
-            run.sample(step, state, batch)
         if save:
-            _refuse_broken(state, experiment.algorithm, step, folder)
+            _refuse_broken(state, experiment.algorithm, step, run.writer)
             kept = dataclasses.asdict(Log(tuple(pending), clock(), log.written))
             checkpoint.save(run.writer, step, state, {**run.record, "iterator": {"next_step": step}, "log": kept})
         if stop:
@@ -170,24 +169,25 @@ def _counted(batch: Batch) -> dict[str, jax.Array]:
     return {} if batch.valid is None else {"completion_tokens": jnp.sum(batch.valid, dtype=jnp.int32)}
 
 
-def _fetched(pending: list[Any], step: int, folder: Path) -> list[metrics.Row]:
+def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[metrics.Row]:
     """The metrics of the steps up to `step` from the device. Raises NotFinite at the first that is broken."""
     rows = metrics.fetched(pending)
     for number, row in enumerate(rows, step - len(rows) + 1):
         if wrong := metrics.not_finite(row):
-            raise _broken(f"{', '.join(f'{name} = {row[name]}' for name in wrong)} at step {number}", folder)
+            raise _broken(f"{', '.join(f'{name} = {row[name]}' for name in wrong)} at step {number}", writer)
     return rows
 
 
-def _refuse_broken(state: TrainState, algorithm: Algorithm, step: int, folder: Path) -> None:
+def _refuse_broken(state: TrainState, algorithm: Algorithm, step: int, writer: checkpoint.Writer) -> None:
     """Raises NotFinite instead of saving weights that are: a finite loss says nothing of the update after it."""
     own = {name: state.roles[name] for name in trained(algorithm.roles)}
     if wrong := not_finite(own):
-        raise _broken(f"weights {', '.join(wrong[:3])} are not finite after step {step}", folder)
+        raise _broken(f"weights {', '.join(wrong[:3])} are not finite after step {step}", writer)
 
 
-def _broken(what: str, folder: Path) -> NotFinite:
-    there = checkpoint.steps(folder)
+def _broken(what: str, writer: checkpoint.Writer) -> NotFinite:
+    checkpoint.wait(writer)
+    there = checkpoint.steps(Path(writer.directory).parent)
     kept = f"The checkpoint of step {there[-1]} is kept." if there else "There is no checkpoint yet."
     return NotFinite(f"training diverged: {what}. {kept} Try a lower learning rate or a lower max_grad_norm.")
 

@@ -53,7 +53,11 @@ def not_finite(row: Row) -> list[str]:
     """Names of the losses and gradient norms of a row that are NaN or infinite. Other metrics may be: a ratio of two
     counts of nothing says nothing about the training."""
     watched = [name for name in row if name.split("/")[0] in ("loss", "gradient_norm")]
-    return [name for name in watched if not np.all(np.isfinite(row[name]))]
+    return [name for name in sorted(watched, key=_losses_first) if not np.all(np.isfinite(row[name]))]
+
+
+def _losses_first(name: str) -> tuple[bool, str]:
+    return not name.startswith("loss"), name
 
 
 # ---------------------------------------------------------------------------------------------------------------- sinks
@@ -85,16 +89,18 @@ def cut_back(path: Path, step: int) -> int:
     """
     if not path.exists():
         return 0
-    lines, kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), []
+    kept: list[bytes] = []
+    with path.open("rb") as file:  # in bytes: text may hold other characters that Python takes for line ends
+        lines = file.readlines()
     for line in lines:
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
     if len(kept) < len(lines):
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text("".join(kept), encoding="utf-8")
+        part.write_bytes(b"".join(kept))
         part.replace(path)
     return len(lines) - len(kept)
 

@@ -85,6 +85,6 @@ def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[
 
 def _trained(folder: Path) -> dict[str, Any]:
     """The last line of metrics.jsonl, without the clock."""
-    lines = (folder / metrics.METRICS).read_text().splitlines()
+    lines = (folder / metrics.METRICS).read_bytes().splitlines()
     row = json.loads(lines[-1]) if lines else {"step": checkpoint.steps(folder)[-1]}
     return {name: value for name, value in row.items() if not name.startswith(metrics.CLOCK)}

@@ -33,26 +33,33 @@ WIDTH = 64
 class Rows:
     """Random access by step; `slow` seconds a batch."""
 
-    def __init__(self, seed: int, size: int, slow: float) -> None:
-        self.seed, self.size, self.slow = seed, size, slow
+    def __init__(self, seed: int, size: int, slow: float, width: int = WIDTH, poison: int = -1) -> None:
+        self.seed, self.size, self.slow, self.width, self.poison = seed, size, slow, width, poison
 
     @property
     def spec(self) -> Batch:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self[0])
 
     def __getitem__(self, step: int) -> Batch:
-        time.sleep(self.slow)
+        if self.slow:
+            print("waiting", flush=True)
+            until = time.monotonic() + self.slow
+            while time.monotonic() < until:
+                time.sleep(0.02)
         draw = np.random.default_rng((self.seed, step))
         ids = np.arange(step * self.size, (step + 1) * self.size, dtype=np.int32)
+        target = draw.normal(1.0, 0.1, (self.size, self.width)).astype(np.float32)
         return Batch(
-            prompts={"target": draw.normal(1.0, 0.1, (self.size, WIDTH)).astype(np.float32)},
+            prompts={"target": target * (np.nan if step == self.poison else 1)},
             valid=draw.random((self.size, 2, 3)) < 0.8,
             example_id=ids,
         )
 
 
-def rows(workspace: Workspace, seed: int, *, size: int = 4, slow: float = 0.0) -> Rows:
-    return Rows(seed, size, slow)
+def rows(
+    workspace: Workspace, seed: int, *, size: int = 4, slow: float = 0.0, width: int = WIDTH, poison: int = -1
+) -> Rows:
+    return Rows(seed, size, slow, width, poison)
 
 
 def noise(context: Context, batch: Batch, key: Key, *, scale: float) -> Batch:
@@ -76,18 +83,30 @@ def start_policy(key: Key) -> Any:
     return {"x": jax.random.normal(key, (WIDTH,))}
 
 
+def start_narrow(key: Key) -> Any:
+    return {"x": jax.random.normal(key, (17,))}
+
+
 def start_ring(key: Key) -> Any:
     return {"ring": jnp.zeros(8), "count": jnp.zeros((), jnp.int32)}
 
 
-def experiment(steps: int = 12, *, slow: float = 0.0, learning_rate: float = 0.1, **changes: Any) -> Experiment:
+def experiment(
+    steps: int = 12,
+    *,
+    slow: float = 0.0,
+    learning_rate: float = 0.1,
+    width: int = WIDTH,
+    poison: int = -1,
+    **changes: Any,
+) -> Experiment:
     algorithm = Algorithm(
         experience={"noise": fn(noise, scale=0.3)},
         losses={"distance": fn(distance, power=2.0)},
         roles={
             "policy": Role(
                 None,
-                roles.value(start_policy),
+                roles.value(start_policy if width == WIDTH else start_narrow),
                 optimizer=fn(
                     adamw,
                     learning_rate=learning_rate,
@@ -103,7 +122,7 @@ def experiment(steps: int = 12, *, slow: float = 0.0, learning_rate: float = 0.1
     )
     return Experiment(
         algorithm=algorithm,
-        source=fn(rows, slow=slow),
+        source=fn(rows, slow=slow, width=width, poison=poison),
         steps=steps,
         **{"seed": 7, "log_every": 3, "checkpoint_every": 4, "sample": fn(sample), "sample_every": 4} | changes,
     )

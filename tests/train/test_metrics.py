@@ -1,0 +1,121 @@
+"""Metric files and what people see."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from alignjax.train import metrics
+
+
+def test_fetched_loses_nothing_on_its_way_through_json() -> None:
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    row = json.loads(json.dumps(metrics.fetched([{"x": jnp.asarray(values)}])[0]))
+    assert np.array_equal(np.asarray(row["x"], np.float32), values)
+
+
+def test_mean_over_the_rows_that_have_a_metric() -> None:
+    assert metrics.averaged([{"a": 1.0, "b": [1.0, 2.0]}, {"a": 3.0, "b": [3.0, 4.0], "c": 5.0}]) == {
+        "a": 2.0,
+        "b": [2.0, 3.0],
+        "c": 5.0,
+    }
+
+
+def test_only_losses_and_gradients_must_be_finite() -> None:
+    row = {"gradient_norm/x": float("inf"), "loss/pair": float("nan"), "loss": 1.0, "pair/ratio": float("nan")}
+    assert metrics.not_finite(row) == ["loss/pair", "gradient_norm/x"]
+
+
+def test_jsonl_is_strict_json_and_unicode(tmp_path: Path) -> None:
+    sink = metrics.jsonl(tmp_path / "m.jsonl")
+    sink.write(3, {"loss": float("nan"), "text": "ä\n\u2028", "list": [float("inf"), 1]})
+    sink.close()
+    (line,) = (tmp_path / "m.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "step": 3,
+        "loss": None,
+        "text": "ä\n\u2028",
+        "list": [None, 1],
+    }
+    assert metrics.cut_back(tmp_path / "m.jsonl", 3) == 0
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 9', "\x00\x00", '{"no": 1}\n', "[1]\n"])
+def test_cut_back_drops_later_and_broken_lines_only(tmp_path: Path, tail: str) -> None:
+    path = tmp_path / "m.jsonl"
+    whole = [json.dumps({"step": step, "x": step / 3}) + "\n" for step in range(1, 7)]
+    path.write_text("".join(whole) + tail)
+    assert metrics.cut_back(path, 4) == 2 + bool(tail)
+    assert path.read_text() == "".join(whole[:4])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_all_sinks_get_the_same_and_tensorboard_is_purged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            calls.append(("open", purge_step))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            calls.append((name, value, step))
+
+        def close(self) -> None:
+            calls.append("close")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    with metrics.opened(tmp_path, 4, tags={}, config={}) as sink:
+        sink.write(5, {"loss": 0.5, "per_class": [1.0, 2.0]})
+    assert calls == [("open", 5), ("loss", 0.5, 5), "close"]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 5, "loss": 0.5, "per_class": [1.0, 2.0]}
+
+
+def test_wandb_is_asked_for_by_a_tag_and_missed_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with (
+        pytest.raises(ImportError, match=r"pip install 'alignjax\[wandb\]'"),
+        metrics.opened(tmp_path, 0, tags={"wandb": "project"}, config={}),
+    ):
+        pass
+
+
+def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"loss": 0.6931, "time/prompts_per_second": 12.0, "time/completion_tokens_per_second": 12345.0}
+    plain = Console(file=io.StringIO(), width=200)
+    with metrics.watched(plain, "sft", 0, 9) as show:
+        for step in range(1, 10):
+            show(step, row if step % 3 == 0 else None)
+    said = plain.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split()[1] for line in said] == ["3/9", "9/9"]
+    assert "loss 0.693  12 prompts/s  12.3k tokens/s" in said[0]
+    terminal = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with metrics.watched(terminal, "sft", 0, 9) as show:
+        show(3, row)
+        show(9, None)
+    assert "9/9" in terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "loss 0.693" in terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0.0123456, "0.0123"),
+        (1234567.0, "1.23M"),
+        (-12.3456, "-12.35"),
+        (45678.0, "45.7k"),
+        (2.5e9, "2.5G"),
+        (0.0, "0"),
+    ],
+)
+def test_short_numbers(number: float, said: str) -> None:
+    assert metrics.short(number) == said

@@ -1,0 +1,130 @@
+"""Interrupted + resumed = uninterrupted, bit for bit: killed outright at awkward moments, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_online
+import toy_run
+from rich.console import Console
+
+from alignjax.train.loop import train
+from alignjax.workspace import Workspace
+
+HERE = Path(__file__).parent
+
+
+def run(folder: Path, *arguments: Any, script: str = "toy_run.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE / script), str(folder), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    """The file without what the clock said."""
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("straight")
+    state = train(toy_run.experiment(), Workspace(folder / "run"), console=Console(quiet=True))
+    return folder / "run", toy_run.state_bytes(state)
+
+
+def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    folder, final = straight
+    # Before any checkpoint; before one is begun; while one is being written in the background, twice; after the last
+    # step, before its checkpoint.
+    for number, step in enumerate((2, 4, 5, 9, 12)):
+        killed = run(tmp_path / "run", *(["--resume"] if number else []), "--signal-at", step, int(signal.SIGKILL))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    # What a crash may leave besides: half a line, and half a checkpoint.
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 12, "lo')
+    (tmp_path / "run/checkpoints/12.orbax-checkpoint-tmp").mkdir(exist_ok=True)
+    ended = run(tmp_path / "run", "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "run/final.json").read_text()) == final
+    assert lines(tmp_path / "run") == lines(folder)
+    assert lines(tmp_path / "run", "samples.jsonl") == lines(folder, "samples.jsonl")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_saves_and_says_how_to_go_on(
+    straight: tuple[Path, dict[str, str]], tmp_path: Path, number: int, status: int
+) -> None:
+    folder, final = straight
+    stopped = run(tmp_path / "run", "--signal-at", 5, int(number))
+    assert stopped.returncode == status, stopped.stderr
+    assert "saved after step 5" in stopped.stdout
+    assert "--resume" in stopped.stdout
+    assert "Traceback" not in stopped.stderr
+    assert os.path.isdir(tmp_path / "run/checkpoints/5")
+    state = train(toy_run.experiment(), Workspace(tmp_path / "run"), resume=True, console=Console(quiet=True))
+    assert toy_run.state_bytes(state) == final
+    assert lines(tmp_path / "run") == lines(folder)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, str(HERE / "toy_run.py"), str(tmp_path / "run"), "--slow", "30", "--steps", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # The first batch takes 30 s to come: the signal is noted meanwhile, and the second one need not wait for it.
+        toy_ready = process.stdout.readline()
+        assert toy_ready.startswith("waiting")
+        process.send_signal(signal.SIGINT)
+        while "press Ctrl-C again" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+
+
+def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    folder, final = straight
+    with pytest.raises(SystemExit):
+        train(
+            toy_run.experiment(checkpoint_every=2),
+            Workspace(tmp_path),
+            console=Console(quiet=True),
+            on_step=lambda step, state, values: os.kill(os.getpid(), signal.SIGTERM) if step == 7 else None,
+        )
+    for file in (tmp_path / "checkpoints/7/state").rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+    console = Console(record=True, quiet=True)
+    with console.capture() as said:
+        console.quiet = False
+        state = train(toy_run.experiment(checkpoint_every=2), Workspace(tmp_path), resume=True, console=console)
+    assert "checkpoints/7 is damaged" in said.get()
+    assert "goes on after step 6" in said.get()
+    assert toy_run.state_bytes(state) == final
+    assert (tmp_path / "checkpoints/damaged-7").is_dir()
+    assert lines(tmp_path) == lines(folder)
+
+
+def test_sampling_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None:
+    """Online IPO-MD with a real sampler, judge and reference; one process is killed, another one goes on."""
+    killed = run(tmp_path / "run", script="toy_online.py")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    heard = toy_online.Heard()
+    ended = train(
+        toy_online.experiment(), Workspace(tmp_path / "run"), resume=True, console=Console(quiet=True), on_step=heard
+    )
+    straight = toy_online.Heard()
+    whole = train(toy_online.experiment(), Workspace(tmp_path / "whole"), console=Console(quiet=True), on_step=straight)
+    assert heard.steps == straight.steps[-len(heard.steps) :]
+    assert 0 < len(heard.steps) < len(straight.steps)
+    assert toy_run.state_bytes(ended) == toy_run.state_bytes(whole)
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    sampled = [row["samples"] for row in lines(tmp_path / "whole", "samples.jsonl")]
+    assert [row["samples"] for row in lines(tmp_path / "run", "samples.jsonl")] == sampled
+    assert len({json.dumps(one) for one in sampled}) == len(sampled)  # it does sample anew each time
