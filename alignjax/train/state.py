@@ -136,6 +136,9 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
             name, algorithm.roles[name], restore_role(workspace.find(start.stage), start.role)
         ),
     )
-    return jax.jit(lambda seed, loaded: _born(algorithm, seed, loaded), out_shardings=shardings)(
-        jnp.uint32(seed), loaded
+    # This program runs once, so on CPU, where compiling it fully takes seconds, it is compiled quickly instead.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    born = jax.jit(
+        lambda seed, loaded: _born(algorithm, seed, loaded), out_shardings=shardings, compiler_options=quick
     )
+    return born(jnp.uint32(seed), loaded)

@@ -1,0 +1,151 @@
+"""The parts of the summarisation configs: post -> one-line summary, judged by trained preference models.
+
+Not a config itself. Every function takes `Sizes` and returns one step of a Pipeline, or a part of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from alignjax import algorithms, stages
+from alignjax.config import Experiment, Fn, fn
+from alignjax.data import Dataset, Docstrings, candidates, instructions, prompts, recorded
+from alignjax.evaluate.tournament import Player, play
+from alignjax.models import TransformerConfig, transformer
+from alignjax.roles import restored
+from alignjax.train.optimizers import adamw
+from alignjax.train.step import experience_shapes
+from alignjax.types import Algorithm, Model, Role
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Networks, texts (in tokens), batches (in prompts), runs (in steps), and a learning rate per kind of run."""
+
+    dataset: Dataset = dataclasses.field(default_factory=Docstrings)
+    vocab: int = 4096
+    width: int = 128
+    layers: int = 4
+    prompt_length: int = 64
+    completion_length: int = 24
+    batch_size: int = 32
+    sft_steps: int = 400
+    judge_steps: int = 150
+    policy_steps: int = 120
+    eval_batches: int = 6
+    eval_batch_size: int = 64
+    sft_rate: float = 3e-3
+    judge_rate: float = 2e-3
+    policy_rate: float = 5e-4
+
+
+def tiny(dataset: Dataset) -> Sizes:
+    """A few steps of everything, to see that it runs; the numbers mean nothing."""
+    return Sizes(
+        dataset,
+        width=32,
+        layers=2,
+        prompt_length=32,
+        completion_length=16,
+        batch_size=8,
+        sft_steps=6,
+        judge_steps=4,
+        policy_steps=4,
+        eval_batches=2,
+        eval_batch_size=16,
+    )
+
+
+def _trunk(sizes: Sizes) -> dict[str, int]:
+    return {"vocab": sizes.vocab, "width": sizes.width, "layers": sizes.layers, "heads": 4, "mlp": 3 * sizes.width}
+
+
+def policy_model(sizes: Sizes) -> Model:
+    return transformer(TransformerConfig(**_trunk(sizes)))
+
+
+def judge_model(sizes: Sizes) -> Model:
+    return transformer(TransformerConfig(**_trunk(sizes), outputs=("preference",)))
+
+
+def optimizer(rate: float, steps: int) -> Fn:
+    """Adam with a short warm-up and a cosine to a tenth."""
+    shape = {"schedule": "cosine", "warmup_steps": max(1, steps // 20), "total_steps": steps, "final_fraction": 0.1}
+    return fn(adamw, learning_rate=rate, max_grad_norm=1.0, **shape)
+
+
+def _posts(sizes: Sizes) -> dict[str, Any]:
+    return {"dataset": sizes.dataset, "prompt_length": sizes.prompt_length, "long_prompts": "truncate_right"}
+
+
+def _texts(sizes: Sizes) -> dict[str, Any]:
+    return _posts(sizes) | {"completion_length": sizes.completion_length, "long_completions": "skip"}
+
+
+def sft(sizes: Sizes) -> Experiment:
+    """Post -> the human summary."""
+    algorithm = algorithms.sft(policy_model(sizes), optimizer=optimizer(sizes.sft_rate, sizes.sft_steps))
+    return Experiment(algorithm, fn(instructions, batch_size=sizes.batch_size, **_texts(sizes)), sizes.sft_steps)
+
+
+def judge(sizes: Sizes, seed: int) -> Experiment:
+    """A preference model: the human summary beats another post's, two spoilt copies, and a sample of the SFT policy."""
+    algorithm = algorithms.preference_model(
+        judge_model(sizes),
+        n=4,
+        sampler=Role(policy_model(sizes), restored("sft", "policy")),
+        max_tokens=sizes.completion_length,
+        optimizer=optimizer(sizes.judge_rate, sizes.judge_steps),
+    )
+    source = fn(candidates, batch_size=sizes.batch_size, **_texts(sizes))
+    return Experiment(algorithm, source, sizes.judge_steps, seed=seed)
+
+
+def judged(sizes: Sizes) -> dict[str, Any]:
+    """What self-play needs beside a policy: the trained judge, and where everything starts."""
+    return {
+        "judge": fn(stages.preference_model),
+        "judges": {"preference": Role(judge_model(sizes), restored("preference", "preference"))},
+        "start": restored("sft", "policy"),
+        "max_tokens": sizes.completion_length,
+    }
+
+
+def policy_optimizer(sizes: Sizes) -> Fn:
+    return optimizer(sizes.policy_rate, sizes.policy_steps)
+
+
+def online(sizes: Sizes, algorithm: Algorithm) -> Experiment:
+    """An algorithm on fresh posts."""
+    return Experiment(algorithm, fn(prompts, batch_size=sizes.batch_size, **_posts(sizes)), sizes.policy_steps)
+
+
+def sampled_pairs(sizes: Sizes) -> Experiment:
+    """Pairs of SFT samples labelled by the judge: the fixed data of offline methods, as many as the online ones see."""
+    return online(sizes, algorithms.labelled_samples(policy_model(sizes), **judged(sizes)))
+
+
+def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:
+    """An algorithm on the pairs that the step "pairs" has written."""
+    shapes = lambda: experience_shapes(sampled_pairs(sizes))  # noqa: E731
+    return Experiment(
+        algorithm, fn(recorded, stage="pairs", batch_size=sizes.batch_size, like=shapes), sizes.policy_steps
+    )
+
+
+def tournament(sizes: Sizes, *players: Player) -> Fn:
+    """SFT, the players and the human on held-out posts, decided by the held-out judge."""
+    held_out = {"split": "test", "shuffle": False, "batch_size": sizes.eval_batch_size}
+    return fn(
+        play,
+        model=policy_model(sizes),
+        judge_model=judge_model(sizes),
+        players=(Player("sft", "sft", label="SFT", note="supervised on human summaries"), *players),
+        judges=(("held_out", "held_out"), ("training", "preference")),
+        source=fn(instructions, **_texts(sizes), **held_out),
+        judge_source=fn(candidates, **_texts(sizes), **held_out),
+        dataset=sizes.dataset,
+        batches=sizes.eval_batches,
+        max_tokens=sizes.completion_length,
+    )
