@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +29,8 @@ from alignjax.data.records import Record
 
 SKIPPED_FOLDERS = frozenset(("test", "tests", "testing", "idle_test", "_vendor", "vendor", "__pycache__"))
 SKIPPED_PACKAGES = frozenset(("site-packages", "dist-packages", "alignjax", "lib2to3"))
+MOULD_LIMIT = 8
+_NAMES = re.compile(r"[`'\"].*?[`'\"]|\w*[_.\d]\w*|\b\w*[a-z][A-Z]\w*")
 _WORKER = Path(__file__).with_name("extract_docstrings.py")
 
 
@@ -86,7 +89,7 @@ class Docstrings(Dataset):
             f"{counts['test']})",
             "packages": {split: sorted(found) for split, found in packages.items()},
             "largest_packages": dict(largest),
-            "files": len(files),
+            "parsed_files": len(files),
             "unparsed_files": failed,
             **dropped,
         }
@@ -168,15 +171,22 @@ def _started(load: Sequence[tuple[str, str, str]], place: Path) -> subprocess.Po
 
 
 def select(pairs: Iterable[Sequence[str]], max_share: float) -> tuple[list[Sequence[str]], dict[str, int]]:
-    """Pairs without repeated texts (a body or a summary that was there before) and with no package above its share.
-    Which pairs of a large package stay is decided by a hash of their text."""
+    """Pairs without repeated texts (a body or a summary that was there before), without what generators wrote (more
+    than MOULD_LIMIT pairs of a package that differ in names only) and with no package above its share. Which pairs of a
+    large package stay is decided by a hash of their text."""
     seen: set[str] = set()
+    moulds: collections.Counter[tuple[str, ...]] = collections.Counter()
+    cast = 0
     unique: list[Sequence[str]] = []
     repeated = 0
     for pair in pairs:
         marks = {f"{kind}:{' '.join(pair[place].lower().split())}" for kind, place in (("summary", 3), ("body", 4))}
+        mould = _mould(pair)
+        moulds[mould] += 1
         if marks & seen:
             repeated += 1
+        elif moulds[mould] > MOULD_LIMIT:
+            cast += 1
         else:
             unique.append(pair)
         seen |= marks
@@ -185,7 +195,16 @@ def select(pairs: Iterable[Sequence[str]], max_share: float) -> tuple[list[Seque
     for place, pair in enumerate(unique):
         places[pair[0]].append(place)
     kept = sorted(place for found in places.values() for place in _drawn(unique, found, limit))
-    return [unique[place] for place in kept], {"repeated": repeated, "over_share": len(unique) - len(kept)}
+    return [unique[place] for place in kept], {
+        "repeated": repeated,
+        "generated": cast,
+        "over_share": len(unique) - len(kept),
+    }
+
+
+def _mould(pair: Sequence[str]) -> tuple[str, ...]:
+    """What is left of a pair without its names: package, how the summary begins, how the body begins."""
+    return pair[0], *pair[3].split()[:3], _NAMES.sub("#", pair[4][:200])[:80]
 
 
 def _drawn(pairs: Sequence[Sequence[str]], places: list[int], limit: int) -> Iterator[int]:

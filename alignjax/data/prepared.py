@@ -76,6 +76,7 @@ class Dataset:
     def folder(self) -> Path:
         """Where the prepared files are or will be."""
         inner = self.tokenizer.fingerprint() if isinstance(self.tokenizer, Dataset) else _digest_file(self.tokenizer)
+        # The settings, the things read and the tokenizer: all that what is written depends on.
         made_from = [FORMAT, self.settings, self.fingerprint(), inner]
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
         return cache_folder() / f"{self.name}-{key}"
@@ -96,7 +97,7 @@ class Dataset:
             account = self._write(building, report)
             account["seconds"] = round(time.perf_counter() - began, 2)
             account["folder"] = str(folder)
-            (building / "account.json").write_text(json.dumps(account, indent=1, sort_keys=True))
+            (building / "account.json").write_text(json.dumps(account, indent=1))
             _move(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)

@@ -50,8 +50,9 @@ def summary_table(dataset: Dataset, account: dict[str, Any]) -> Table:
     if "packages" in account:
         table.add_row("packages", ", ".join(f"{len(found)} {split}" for split, found in account["packages"].items()))
         table.add_row("largest", ", ".join(f"{name} {n:,}" for name, n in account["largest_packages"].items()))
-        table.add_row("left out", f"{account['repeated']:,} repeated texts, {account['over_share']:,} above max_share")
-    for path, found in account.get("files", {}).items() if isinstance(account.get("files"), dict) else ():
+        left_out = (f"{account[key]:,} {key.replace('_', ' ')}" for key in ("repeated", "generated", "over_share"))
+        table.add_row("left out", ", ".join(left_out))
+    for path, found in account.get("files", {}).items():
         bad = [f"{n['count']} {why} ({_lines(n)})" for why, n in found["bad_rows"].items()]
         table.add_row(Text(path), Text(f"{found['read']:,} read; bad: {'; '.join(bad) or 'none'}"))
     special = ", ".join(f"{name} {number}" for name, number in account["special"].items())
