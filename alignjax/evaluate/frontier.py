@@ -120,7 +120,7 @@ def frontier_figure(results: schema.Results, name: str = "frontier") -> str:
         axes.margins(x=0.1, y=0.14)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         right = max((x for _, _, x, _ in points), default=1) or 1
-        axes.set_xlim(-0.06 * right, axes.get_xlim()[1])
+        axes.set_xlim(min(-0.06 * right, _lowest(results)), axes.get_xlim()[1])
         _human_line(axes, results)
         figure.canvas.draw()
         _label_points(axes, points, results)
@@ -132,6 +132,13 @@ def frame(axes: Axes) -> None:
     axes.grid(color=GRID, lw=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
+
+
+def _lowest(results: schema.Results) -> float:
+    """The left end of all bars: an estimate of a KL near 0 may be negative."""
+    lows = [row["kl"]["low"] for row in results["players"].values() if row.get("kl")]
+    highs = [row["kl"]["high"] for row in results["players"].values() if row.get("kl")]
+    return min(lows, default=0) - 0.06 * max(highs, default=0) if min(lows, default=0) < 0 else 0.0
 
 
 def _frontier_point(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,27 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from alignjax.evaluate import results as schema
 from alignjax.evaluate.frontier import INK, STYLE, colours, frame, short, svg
 
+# How metrics are labelled, and in this order which of them a report shows; others follow while there is room.
 UNITS = {
-    "kl": "KL to reference (nats)",
     "loss": "loss",
+    "nats_per_token": "loss (nats per token)",
     "accuracy": "accuracy (%)",
     "preference": "judge's preference (%)",
-    "length": "length (tokens)",
-    "entropy": "entropy (nats per token)",
-    "grad_norm": "gradient norm",
-    "learning_rate": "learning rate",
+    "kl": "KL to reference (nats)",
+    "log_ratio": "log-ratio to reference (nats)",
     "margin": "margin (nats)",
     "reward": "reward",
-    "tokens_per_second": "tokens / s",
+    "length": "length (tokens)",
+    "finished": "finished completions (%)",
+    "entropy": "entropy (nats per token)",
+    "gradient_norm": "gradient norm",
+    "judge_confidence": "judge's confidence (%)",
+    "learning_rate": "learning rate",
+    "chosen_logps": "log-prob of the preferred (nats)",
+    "rejected_logps": "log-prob of the other (nats)",
 }
+HIDDEN = ("time/", "completion_tokens")  # of the machine, not of the learning: in results.json only
+PANELS = 6  # of a group in a report
 Curve = tuple[str, str, Sequence[float], Sequence[float | None]]  # label, colour, steps, values
 
 
@@ -85,9 +93,33 @@ def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray
     return np.where(known, mean, np.nan)
 
 
+def kind(metric: str) -> str | None:
+    """The entry of UNITS that a metric belongs to: "pair/accuracy" is an accuracy, "gradient_norm/policy" a gradient
+    norm, "loss/pair" a loss."""
+    return next((part for part in (metric, *metric.split("/")) if part in UNITS), None)
+
+
 def axis_label(metric: str) -> str:
     """What a metric measures, with its unit where that is known."""
-    return UNITS.get(metric) or UNITS.get(metric.rsplit("/", 1)[-1]) or metric.replace("_", " ")[:40]
+    return UNITS[kind(metric) or ""] if kind(metric) else metric.replace("_", " ")[:40]
+
+
+def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
+    """The metrics of one group that are worth a panel, best known first: none that never moves or is of the machine,
+    none twice (a single loss and the total)."""
+    order, chosen, seen = list(UNITS), {}, set()
+
+    def rank(metric: str) -> tuple[int, bool]:
+        return order.index(kind(metric) or "") if kind(metric) else len(order), metric not in order
+
+    for metric in sorted(metrics, key=rank):
+        values = [tuple(curve[3]) for curve in metrics[metric]]
+        flat = all((len(curve) > 1 and len(set(curve)) == 1) or not any(curve) for curve in values)
+        twice = kind(metric) in seen and kind(metric) in ("loss", "nats_per_token", "gradient_norm")
+        if not (flat or twice or metric.startswith(HIDDEN)):
+            chosen[metric] = metrics[metric]
+            seen |= {kind(metric)} | ({"nats_per_token"} if kind(metric) == "loss" else set())
+    return dict(list(chosen.items())[:PANELS])
 
 
 def heading(results: schema.Results, stage: str) -> str:
@@ -98,7 +130,7 @@ def heading(results: schema.Results, stage: str) -> str:
 
 def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
     """{group: {metric: curves}}: stages that train a player (other than the baseline) share their panels, for they do
-    the same job in different ways; every other stage has panels of its own."""
+    the same job in different ways; every other stage has panels of its own. Only metrics that are `shown`."""
     palette, groups = colours(results), {}
     for stage, metrics in results["curves"].items():
         player = stage in results["players"] and stage != results["baseline"]
@@ -106,7 +138,7 @@ def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
         for metric, curve in metrics.items():
             line = (short(results, stage), palette.get(stage, INK), curve["step"], curve["value"])
             groups.setdefault(group, {}).setdefault(metric, []).append(line)
-    return groups
+    return {group: some for group, metrics in groups.items() if (some := shown(metrics))}
 
 
 def draw_curves(axes: Axes, metric: str, curves: Sequence[Curve]) -> None:
@@ -123,7 +155,11 @@ def draw_curves(axes: Axes, metric: str, curves: Sequence[Curve]) -> None:
         _limit(axes, smooth, raw)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8, loc="best", handlelength=1.2, labelcolor="linecolor")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    steps = {step for curve in curves for step in curve[2]}
+    if len(steps) == 1:
+        axes.set_xticks(list(steps))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("step")

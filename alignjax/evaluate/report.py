@@ -68,9 +68,11 @@ def terminal_table(results: schema.Results, console: Console) -> None:
     """Print the headline and one line per player: win rate against the baseline and the human, KL, ROUGE-L, length."""
     columns, rows = player_rows(results)
     table = Table(header_style="bold", pad_edge=False, box=None)
-    shown = [index for index, column in enumerate(columns) if column.startswith(COMPACT)]
+    shown = [index for index, column in enumerate(columns) if column.startswith(COMPACT) and " by " not in column]
     for index in shown:
-        table.add_column(columns[index], justify="right" if index else "left", no_wrap=index == 0)
+        table.add_column(
+            columns[index].replace("win rate vs", "vs"), justify="right" if index else "left", no_wrap=index == 0
+        )
     for cells in rows:
         table.add_row(*(Text(_terminal_cell(columns[index], cells[index])) for index in shown))
     console.print()
@@ -80,8 +82,8 @@ def terminal_table(results: schema.Results, console: Console) -> None:
 
 
 def _terminal_cell(column: str, cell: Any) -> str:
-    """Intervals where they decide something, and no spaces in them, so that the table fits 80 columns."""
+    """Intervals of the win rates only, and no spaces in them, so that the table fits 80 columns."""
     if isinstance(cell, str):
         return cell
-    wide = column.startswith(("win rate", "vs", "KL"))
+    wide = column.startswith(("win rate", "vs"))
     return interval_text(*cell).replace(f" {DASH} ", DASH) if wide else interval_parts(*cell)[0]

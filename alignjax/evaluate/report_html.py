@@ -17,6 +17,7 @@ from alignjax.evaluate.wording import (
     exploit_rows,
     headline,
     interval_parts,
+    judge_name,
     player_rows,
     scoring,
     seed_rows,
@@ -116,7 +117,7 @@ def _sample(results: schema.Results, sample: Any, palette: dict[str, str]) -> di
 def _judges(results: schema.Results) -> list[tuple[str, str, str, str]]:
     return [
         (
-            judge.get("label") or name.replace("_", " "),
+            judge_name(results, name).removeprefix("the "),
             *interval_parts(judge.get("accuracy"), 1, 100),
             judge.get("note") or "",
         )

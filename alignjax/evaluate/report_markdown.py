@@ -15,6 +15,7 @@ from alignjax.evaluate.wording import (
     exploit_rows,
     headline,
     interval_text,
+    judge_name,
     player_rows,
     scoring,
     seed_rows,
@@ -101,7 +102,7 @@ def _outputs(results: schema.Results, outputs: Mapping[str, str]) -> list[str]:
 
 def _background(results: schema.Results) -> list[str]:
     judges = [
-        [judge.get("label") or name.replace("_", " "), (judge.get("accuracy"), 1, 100), judge.get("note") or ""]
+        [judge_name(results, name).removeprefix("the "), (judge.get("accuracy"), 1, 100), judge.get("note") or ""]
         for name, judge in results["judges"].items()
     ]
     parts = ["## Judges", table(["judge", "accuracy on held-out pairs (%)", "note"], judges)]

@@ -28,6 +28,7 @@ Optional keys:
     human           player whose texts are the references (default "human", if there is one)
     score           "probability" (default) or "hard": how win_rates were scored
     win_rates_hard  like win_rates, scored by hard wins
+    win_rates_by_judge  {judge: like win_rates}, what the other judges make of the same pairs
     exploitability  {player: interval and "by": player}, from `win_rate.exploitability`
     agreement       interval: how often the training judge and the held-out judge prefer the same side
     length_bias     interval of the held-out judge's correlation with length, or {player: interval}
@@ -133,6 +134,8 @@ def validate(results: Results) -> None:
     _check_matrix(results["win_rates"], players, "win_rates")
     if results.get("win_rates_hard") is not None:
         _check_matrix(results["win_rates_hard"], players, "win_rates_hard")
+    for judge, rates in (results.get("win_rates_by_judge") or {}).items():
+        _check_matrix(rates, players, f"win_rates_by_judge.{judge}")
     _need(results["judges"], "held_out", dict, "judges")
     _check_rest(results)
 

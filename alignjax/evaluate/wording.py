@@ -58,6 +58,18 @@ def verdict(rate: Any) -> str:
     return "loses to" if rate["high"] < 0.5 else "cannot be told apart from"
 
 
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def judge_name(results: schema.Results, name: str) -> str:
+    """A judge in a sentence: "the held-out judge"."""
+    text = results["judges"].get(name, {}).get("label") or name.replace("_", "-")
+    text = text if "judge" in text.lower() else f"{text} judge"
+    return text if text.lower().startswith("the ") else f"the {text}"
+
+
 def headline(results: schema.Results) -> str:
     """The result in sentences: who beats the baseline, by how much, on which judge, and honestly if nobody does."""
     baseline, names = results["baseline"], trained(results)
@@ -66,9 +78,9 @@ def headline(results: schema.Results) -> str:
     if not rates:
         return f"No player was compared with {base}."
     first, *rest = sorted(rates, key=lambda name: -rates[name]["mean"])
-    judge = results["judges"]["held_out"].get("label") or "the held-out judge"
+    judge = judge_name(results, "held_out")
     rate = rates[first]
-    text = f"{schema.label(results, first)} {verdict(rate)} {base} on {judge}: win rate {percent(rate)}"
+    text = f"{capital(schema.label(results, first))} {verdict(rate)} {base} on {judge}: win rate {percent(rate)}"
     sentences = [f"{text}, {rate['n']:,} prompts."]
     if verdict(rate) != "beats":
         sentences.insert(0, f"No trained policy beats {base}.")
@@ -79,7 +91,7 @@ def headline(results: schema.Results) -> str:
             f"{number(rates[name]['high'], 1, 100)} %)"
             for name in rest
         ]
-        sentences.append("; ".join(others) + ".")
+        sentences.append(capital("; ".join(others)) + ".")
     return " ".join(sentences)
 
 
@@ -94,18 +106,22 @@ def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
     """Column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns that
     hold nothing are left out."""
     baseline, human = results["baseline"], schema.human(results)
-    columns = ["player", f"win rate vs {schema.label(results, baseline)} (%)"]
+    base = schema.label(results, baseline)
+    columns = ["player", f"win rate vs {base} (%)"]
     columns += [f"vs {schema.label(results, human)} (%)"] if human else []
-    columns += ["KL to ref. (nats)", "KL per token", "ROUGE-L (%)", "length (words)", "repeated bigrams (%)"]
+    others = results.get("win_rates_by_judge") or {}
+    columns += [f"vs {base} by {judge_name(results, name)} (%)" for name in others]
+    columns += ["KL to ref. (nats)", "ROUGE-L (%)", "length (words)", "repeated bigrams (%)"]
     columns += ["distinct-2 (%)", "copied (%)", "empty (%)"]
     rows: list[list[Any]] = []
     for player, row in results["players"].items():
         cells: list[Any] = [schema.label(results, player), (schema.rate(results, player, baseline), 1, 100)]
         cells += [(schema.rate(results, player, human), 1, 100)] if human else []
+        cells += [(rates.get(player, {}).get(baseline), 1, 100) for rates in others.values()]
+        rouge = None if player == human else row.get("rouge_l")  # the references against themselves say nothing
         cells += [
             (row.get("kl"), 2),
-            (row.get("kl_per_token"), 3),
-            (row.get("rouge_l"), 1, 100),
+            (rouge, 1, 100),
             (row.get("length"), 1),
         ]
         cells += [(row.get("repetition"), 1, 100)]

@@ -97,6 +97,7 @@ def make_results() -> dict[str, Any]:
         "players": players,
         "win_rates": rates,
         "win_rates_hard": win_rate.win_rate_matrix(judgements(0), score="hard", draws=300),
+        "win_rates_by_judge": {"train": win_rate.win_rate_matrix(judgements(5), draws=300)},
         "exploitability": win_rate.exploitability(rates),
         "judges": {
             "train": {"label": "training judge", "accuracy": span(0.861, 0.02), "note": "labels the self-play pairs"},

@@ -165,13 +165,21 @@ def test_a_report_needs_no_human_no_curves_and_no_other_seeds(small, tmp_path):
     del small["players"]["human"], small["win_rates"]["human"]
     for row in small["win_rates"].values():
         row.pop("human", None)
-    for key in ("by_seed", "exploitability", "agreement", "length_bias", "command", "win_rates_hard"):
+    for key in (
+        "by_seed",
+        "exploitability",
+        "agreement",
+        "length_bias",
+        "command",
+        "win_rates_by_judge",
+        "win_rates_hard",
+    ):
         small.pop(key, None)
     small |= {"curves": {}, "samples": [], "git": None, "seconds": {}}
     small["players"] = {name: {} for name in small["players"]}
     paths = report.write_report(small, tmp_path)
     assert "learning_curves" not in paths
-    assert "ipo md beats sft" in Page(paths["html"].read_text()).text
+    assert "Ipo md beats sft" in Page(paths["html"].read_text()).text
 
 
 def with_rate(results, mean, low, high):
@@ -191,14 +199,15 @@ def test_headline_is_honest(results):
     assert "loses to SFT" in worse
 
 
-def test_terminal_table_fits_a_hundred_columns_and_shows_brackets(results):
+def test_terminal_table_fits_80_columns_and_shows_brackets(results):
     results["players"]["sft"]["label"] = "SFT [bold]"
     stream = io.StringIO()
-    report.terminal_table(results, Console(file=stream, width=100))
+    report.terminal_table(results, Console(file=stream, width=80))
     text = stream.getvalue()
     assert "SFT [bold]" in text
-    assert all(len(line) <= 100 for line in text.splitlines())
+    assert all(len(line) <= 80 for line in text.splitlines())
     mean = wording.number(results["win_rates"]["ipo_md"]["sft"]["mean"], 1, 100)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert any(line.startswith("IPO-MD") and mean in line for line in text.splitlines())
 
 
@@ -208,6 +217,24 @@ def test_colours_are_distinct_and_stay_with_the_player(results):
     groups = learning_curves.curve_groups(results)
     drawn = {label: colour for label, colour, _, _ in groups["Preference optimisation"]["loss"]}
     assert drawn == {schema.label(results, name): palette[name] for name in wording.trained(results)}
+
+
+def test_panels_are_of_the_learning_and_not_shown_twice(results):
+    def curves(*values):
+        return {"step": list(range(len(values))), "value": list(values)}
+
+    results["curves"]["sft"] = {
+        "gradient_norm/policy": curves(3, 2),
+        "loss": curves(8, 7),
+        "loss/sft": curves(8, 7),
+        "time/seconds": curves(1, 2),
+        "kl": curves(0, 0),
+        "own": curves(1, 2),
+        "pair/accuracy": curves(0.5, 0.6),
+    }
+    groups = learning_curves.curve_groups(results)
+    assert list(groups["SFT"]) == ["loss", "pair/accuracy", "gradient_norm/policy", "own"]
+    assert learning_curves.axis_label("gradient_norm/preference") == "gradient norm"
 
 
 def test_smoothing_keeps_lines_and_gaps():
