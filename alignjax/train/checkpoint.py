@@ -197,8 +197,10 @@ def _quiet() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
-    finally:
+    except Exception:
         gc.collect()
+        raise
+    finally:
         sys.unraisablehook = hook
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import resource
 import shutil
@@ -50,26 +51,24 @@ class Both:
         return cls(*children)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def born(seed: jax.Array, width: int) -> State:
+    key = jax.random.key(seed)
+    policy = {"embed": jax.random.normal(key, (700, width)), "layers": {"w/in": jax.random.normal(key, (3, width, 2))}}
+    state = {
+        "policy": policy,
+        "reference": policy,
+        "shift": jnp.float32(0.8) + seed,
+        "ring": Ring(jnp.zeros((0, 3), jnp.int32), jnp.array([True, False])),
+        "small": {"bf16": jnp.arange(4, dtype=jnp.bfloat16), "u8": jnp.arange(3, dtype=jnp.uint8)},
+        "keys": [jax.random.split(key, 2)],
+    }
+    return State(state, {"policy": optax.adam(1e-3).init(policy)}, jnp.int32(seed), seed)
+
+
 def make_state(seed: int = 0, width: int = 5) -> State:
     """A state with every kind of leaf that a role may hold."""
-
-    def born() -> State:
-        key = jax.random.key(seed)
-        policy = {
-            "embed": jax.random.normal(key, (700, width)),
-            "layers": {"w/in": jax.random.normal(key, (3, width, 2))},
-        }
-        state = {
-            "policy": policy,
-            "reference": jax.tree.map(jnp.copy, policy),
-            "shift": jnp.float32(0.8),
-            "ring": Ring(jnp.zeros((0, 3), jnp.int32), jnp.array([True, False])),
-            "small": {"bf16": jnp.arange(4, dtype=jnp.bfloat16), "u8": jnp.arange(3, dtype=jnp.uint8)},
-            "keys": [jax.random.split(key, 2)],
-        }
-        return State(state, {"policy": optax.adam(1e-3).init(policy)}, jnp.int32(seed), jnp.uint32(seed))
-
-    return jax.jit(born)()
+    return born(jnp.uint32(seed), width)
 
 
 def abstract(state: State) -> State:
