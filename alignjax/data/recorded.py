@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import jax
 import numpy as np
 
-from alignjax.config import ConfigError, Fn
+from alignjax.config import ConfigError
 from alignjax.data.stream import Opened, Source, endless
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
@@ -96,7 +96,7 @@ def recorded(
     stage: str,
     batch_size: int,
     shuffle: bool = True,
-    like: Fn | None = None,
+    like: Callable[[], Batch] | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """The rows of all batches that a stage has written, in a new order every epoch, `batch_size` at a time.
@@ -104,8 +104,8 @@ def recorded(
     stage: an earlier step of this pipeline, or another run's folder. A view with as many rows as its batch stays with
     its rows; a view with a B of its own is a stream of its own and keeps that B. All is held in memory.
 
-    The shapes come from the files or from what was declared for them. Before either exists, `like` must say them: an
-    `fn` that returns a Batch of jax.ShapeDtypeStructs; otherwise ConfigError.
+    The shapes come from the files or from what was declared for them. Before either exists, `like` must say them: a
+    function that returns a Batch of jax.ShapeDtypeStructs; otherwise ConfigError.
     """
     place = workspace.find(stage) / "batches"
     spec = _spec(place, like, stage)
@@ -118,7 +118,7 @@ def recorded(
     return Source(whole, lambda: _opened(place, seed, shuffle, tuple(streams), stage), shard)
 
 
-def _spec(place: Path, like: Fn | None, stage: str) -> Batch:
+def _spec(place: Path, like: Callable[[], Batch] | None, stage: str) -> Batch:
     first = place / "000000.npz"
     if first.is_file():
         with np.load(first) as found:
@@ -130,7 +130,7 @@ def _spec(place: Path, like: Fn | None, stage: str) -> Batch:
         return like()
     raise ConfigError(
         f"recorded: the step {stage!r} has written no batches yet (looked in {place}); run it first, or say what its "
-        "batches look like with like=fn(function returning a Batch of jax.ShapeDtypeStructs)"
+        "batches look like with like=a function that returns a Batch of jax.ShapeDtypeStructs"
     )
 
 

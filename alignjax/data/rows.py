@@ -96,8 +96,7 @@ def found_file(path: str, what: str) -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(
-            f"there is no file {file.absolute()} ({what}); give the path of your copy, "
-            f"for example --source.dataset.path /data/{file.name or 'train.jsonl.gz'}"
+            f"there is no file {file.absolute()} ({what}); give the path of your own copy there. Nothing is downloaded"
         )
     return file
 

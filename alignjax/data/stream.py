@@ -80,6 +80,8 @@ class Source:
 
     def _part(self, rows: Any, batch_size: int, step: int) -> Batch:
         index, count = self.shard
+        if batch_size % count:
+            raise ConfigError(f"a view of {batch_size} rows cannot be shared by {count} processes; make it a multiple")
         own = batch_size // count
         first = int(step) * batch_size + index * own
         return stacked([rows[position] for position in range(first, first + own)])

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignjax.data.corruptions import KINDS, corrupted, two_kinds
@@ -12,6 +12,7 @@ from alignjax.data.corruptions import KINDS, corrupted, two_kinds
 SENTENCE = "Return the largest of the values that were found."
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("ab"), min_size=1, max_size=8), st.sampled_from(sorted(KINDS)), st.integers(0, 99))
 def test_never_the_same_text(words: list[str], kind: str, seed: int) -> None:
     spoilt = corrupted(" ".join(words), kind, np.random.default_rng(seed))

@@ -108,7 +108,7 @@ def test_over_long_rows_are_named_by_line(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no file .*gone\.jsonl \(Aeslc\.path\); give the path"):
+    with pytest.raises(ConfigError, match=r"no file .*gone\.jsonl \(Aeslc\.path\); give the path of your own copy"):
         Aeslc(path=str(tmp_path / "gone.jsonl")).prepare()
     with pytest.raises(ConfigError, match=r"Aeslc\.test"):
         Aeslc(path=written(tmp_path / "a.jsonl", [{}]), test="gone").prepare()
