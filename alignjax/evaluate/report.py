@@ -70,15 +70,19 @@ def terminal_table(results: schema.Results, console: Console) -> None:
     table = Table(header_style="bold", pad_edge=False, box=None)
     shown = [index for index, column in enumerate(columns) if column.startswith(COMPACT) and " by " not in column]
     for index in shown:
-        table.add_column(
-            columns[index].replace("win rate vs", "vs"), justify="right" if index else "left", no_wrap=index == 0
-        )
+        table.add_column(_terminal_title(columns[index]), justify="right" if index else "left", no_wrap=index == 0)
     for cells in rows:
         table.add_row(*(Text(_terminal_cell(columns[index], cells[index])) for index in shown))
     console.print()
     console.print(headline(results), style="bold", markup=False, highlight=False)
     console.print()
     console.print(table)
+
+
+def _terminal_title(column: str) -> str:
+    for long, narrow in (("win rate vs", "vs"), (" to ref.", ""), ("length (words)", "words")):
+        column = column.replace(long, narrow)
+    return column
 
 
 def _terminal_cell(column: str, cell: Any) -> str:

@@ -208,7 +208,7 @@ def test_terminal_table_fits_80_columns_and_shows_brackets(results):
     assert all(len(line) <= 80 for line in text.splitlines())
     mean = wording.number(results["win_rates"]["ipo_md"]["sft"]["mean"], 1, 100)
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
-    assert any(line.startswith("IPO-MD") and mean in line for line in text.splitlines())
+    assert any(line.startswith("IPO-MD") and f"{mean} (" in line for line in text.splitlines())
 
 
 def test_colours_are_distinct_and_stay_with_the_player(results):
