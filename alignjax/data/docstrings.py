@@ -223,5 +223,6 @@ def _fingerprint(roots: tuple[str, ...]) -> str:
         installed = importlib.metadata.distributions(path=list(environment_roots()))
         made_from = sorted({(d.metadata["Name"] or "", d.version or "") for d in installed})
         made_from = [item for item in made_from if item[0] != "alignjax"] + [platform.python_version()]
-    made_from.append(hashlib.sha256(_WORKER.read_bytes()).hexdigest())
+    # The rules that choose pairs stand in these two files: pairs chosen by other rules are other data.
+    made_from += [hashlib.sha256(file.read_bytes()).hexdigest() for file in (_WORKER, Path(__file__))]
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
