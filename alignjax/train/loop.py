@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from alignjax.config import Experiment
+from alignjax.data.recorded import BatchWriter
 from alignjax.mesh import make_mesh, place
 from alignjax.train import checkpoint, metrics
 from alignjax.train.config_json import write_config
@@ -233,8 +234,6 @@ def _recorder(algorithm: Algorithm, workspace: Workspace) -> Callable[[int, Batc
     are written already."""
     if algorithm.losses:
         return lambda step, batch: None
-    from alignjax.data.recorded import BatchWriter  # noqa: PLC0415
-
     writer = BatchWriter(workspace.folder)
 
     def record(step: int, batch: Batch) -> None:

@@ -1,0 +1,102 @@
+"""Configs as JSON: everything that makes a run, nothing that depends on the process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy_run
+
+from alignjax.config import ConfigError, fn
+from alignjax.train import config_json
+from alignjax.train.config_json import check_same, config_hash, differences
+from alignjax.types import Model
+
+
+def scaled(factor: float, names: tuple[str, ...] = ()) -> Callable[[float], float]:
+    def apply(x: float) -> float:
+        return factor * x if names else x
+
+    return apply
+
+
+def outer(x: Any, *, inner: Any = None, limit: float = float("inf"), path: Path = Path("a/b")) -> Any:
+    return x
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    width: int = 3
+
+
+def test_everything_a_config_may_hold_is_json() -> None:
+    model = Model(lambda key: key, lambda *_: None, {}, lambda *_: {}, config=Size(5))  # type: ignore[arg-type, return-value]
+    tree = {
+        "fn": fn(outer, inner=fn(toy_run.noise, scale=1)),
+        "model": model,
+        "array": jnp.arange(3),
+        "number": np.float32(0.5),
+        "set": frozenset({"b", "a"}),
+        "type": Size,
+        "closure": scaled(2.0, ("a",)),
+    }
+    found = config_json.config_json(tree)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    inner = {"function": "toy_run.noise", "scale": 1.0}
+    assert found["fn"] == {"function": f"{__name__}.outer", "inner": inner, "limit": "inf", "path": "a/b"}
+    assert found["model"] == {"model": {"type": f"{__name__}.Size", "width": 5}}
+    assert (found["array"], found["number"], found["set"]) == ([0, 1, 2], 0.5, ["a", "b"])
+    assert config_hash(scaled(2.0)) != config_hash(scaled(3.0))
+    assert "0x" not in json.dumps(found)
+
+
+def test_the_hash_is_that_of_any_process_and_of_the_file() -> None:
+    code = (
+        "import toy_run; from alignjax.train.config_json import config_hash; print(config_hash(toy_run.experiment()))"
+    )
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    mine = config_hash(toy_run.experiment())
+    assert elsewhere.stdout.split() == [mine]
+    assert config_hash(json.loads(json.dumps(config_json.config_json(toy_run.experiment())))) == mine
+    assert config_hash(toy_run.experiment(seed=8)) != mine
+
+
+def test_differences_name_the_fields() -> None:
+    old = {"a": {"b": [1, 2], "c": 1}, "d": "x" * 100, "stages": {"one": 1, "two": 2}}
+    new = {"a": {"b": [1, 3], "e": 1}, "d": "y", "stages": {"two": 2, "one": 1}}
+    lines = differences(old, new)
+    assert lines[:3] == ["a.b[1]: 2 -> 3", "a.c: 1 -> null", "a.e: null -> 1"]
+    assert lines[3].startswith('d: "xxx')
+    assert len(lines[3]) < 80
+    assert lines[4] == "stages: another order"
+    assert differences(old, old) == []
+
+
+def test_only_what_changes_no_step_may_change(tmp_path: Path) -> None:
+    old = config_json.config_json(toy_run.experiment())
+    check_same(old, toy_run.experiment(steps=99, keep=5, checkpoint_every=1, tags={"a": "b"}), tmp_path)
+    for changed in ({"log_every": 5}, {"seed": 1}, {"learning_rate": 0.2}):
+        with pytest.raises(ConfigError, match=next(iter(changed))):
+            check_same(old, toy_run.experiment(**changed), tmp_path)  # type: ignore[arg-type]
+
+
+def test_files_are_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "deep/file.json"
+    assert config_json.read_json(path) is None
+    config_json.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        config_json.write_json(path, {"a": object()})
+    assert config_json.read_json(path) == {"a": 1}
+    path.write_text('{"a": ')
+    with pytest.raises(ConfigError, match="not JSON"):
+        config_json.read_json(path)
