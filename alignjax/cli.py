@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import sys
 import traceback
@@ -40,6 +41,12 @@ class Train:
         from alignjax.commands.train import train  # noqa: PLC0415
 
         return train(self.config, extra, run_dir=self.run_dir, resume=self.resume, dry_run=self.dry_run)
+
+    @staticmethod
+    def about(config: str) -> int:
+        from alignjax.commands.train import describe  # noqa: PLC0415
+
+        return describe(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,33 +143,43 @@ class Sweep:
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """Read a data set, write it as array_record, and say how many rows came from where and which were refused.
-    Further flags are options of the data set, for example --vocab-size 8192."""
+    Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them."""
 
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
-    """Name of a data set (docstrings, ...), or a config file: every data set that it names."""
+    """Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names."""
 
     def __call__(self, extra: Sequence[str]) -> int:
         from alignjax.commands.data import prepare  # noqa: PLC0415
 
         return prepare(self.what, extra)
 
+    @staticmethod
+    def about(what: str) -> int:
+        from alignjax.commands.data import describe  # noqa: PLC0415
+
+        return describe(what)
+
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Show the account of a data set, its lengths in tokens and its first rows; prepare it if need be.
-    Further flags are options of the data set, for example --vocab-size 8192."""
+    """Show the account of a data set, its lengths in tokens and a few rows; prepare it if need be.
+    Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them."""
 
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
-    """Name of a data set (docstrings, ...), or a config file: every data set that it names."""
+    """Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names."""
     split: Annotated[str | None, arg(metavar="SPLIT")] = None
     """Which split; the first if not given."""
     rows: int = 3
-    """Rows to show."""
+    """Rows to show, drawn evenly."""
+    seed: int = 0
+    """Seed of the draw."""
 
     def __call__(self, extra: Sequence[str]) -> int:
         from alignjax.commands.data import inspect  # noqa: PLC0415
 
-        return inspect(self.what, extra, split=self.split, rows=self.rows)
+        return inspect(self.what, extra, split=self.split, rows=self.rows, seed=self.seed)
+
+    about = Prepare.about
 
 
 COMMANDS: dict[str, Any] = {
@@ -240,14 +257,36 @@ def run(argv: Sequence[str]) -> int:
     own, extra = list(argv[name.count(" ") + 1 :]), []
     if command in OPEN_ENDED:
         own, extra = separate(command, own)
-    configs = [word for word in own if not word.startswith("-")]
-    if command is Train and {"-h", "--help"} & set(own) and configs:
-        from alignjax.commands.train import describe  # noqa: PLC0415
-
-        return describe(configs[0])
+    about = next((word for word in own if not word.startswith("-")), None)
+    explain = getattr(command, "about", None)
+    if explain is not None and about is not None and {"-h", "--help"} & set(own):
+        return explain(about)
     # One command at a time, so that the hint at a misspelt flag is about this command.
     made: Any = tyro.cli(command, prog=f"alignjax {name}", args=own, config=(tyro.conf.FlagCreatePairsOff,))
     return made(extra) if command in OPEN_ENDED else made()
+
+
+class _Once(logging.Filter):
+    """Lets a message through the first time: each step of a pipeline says again what it thinks of the same data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.said
+        self.said.add(message)
+        return new
+
+
+def _plain_messages() -> None:
+    """What alignjax logs goes to stderr as sentences, whatever other packages do to the root logger."""
+    logger = logging.getLogger("alignjax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_Once())
+    logger.handlers, logger.propagate = [handler], False
 
 
 def is_users(error: BaseException) -> bool:
@@ -261,6 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console entry point. Returns the exit status: 0, 2 for an error with a message, 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in argv or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
+    _plain_messages()
     try:
         return run([word for word in argv if word != "--traceback"])
     except SystemExit as leaving:

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from alignjax import data, overrides
+from alignjax.catalogue import summary
 from alignjax.commands.load import load
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, nearest
-from alignjax.data import Dataset
-from alignjax.data.prepared import read_account, rows_of
+from alignjax.data import Dataset, show
 
 
 def prepare(what: str, options: Sequence[str]) -> int:
     """Prepare the dataset called `what`, or every dataset that the config file `what` names."""
     for dataset in datasets(what, options):
-        dataset.prepare()
+        show.prepare_and_say(dataset)
     return 0
 
 
-def inspect(what: str, options: Sequence[str], *, split: str | None, rows: int) -> int:
-    """Print where a dataset lies, its account, its lengths in tokens and its first rows; prepare it if need be."""
+def inspect(what: str, options: Sequence[str], *, split: str | None, rows: int, seed: int) -> int:
+    """Show the account of a dataset, its lengths in tokens and some rows; prepare it if need be."""
     for dataset in datasets(what, options):
-        dataset.prepare()
-        chosen = split or dataset.splits[0]
-        found, lengths = rows_of(dataset, chosen)
-        _account(read_account(dataset.folder))
-        print(f"\n{dataset.name}/{chosen}: {len(lengths):,} rows; tokens, special ones and the frame not counted:")
-        for name, values in (("prompt", lengths[:, 0]), ("longest completion", lengths[:, 1])):
-            marks = np.percentile(values, (50, 90, 99, 100)).astype(int)
-            print(f"  {name:<18}  median {marks[0]:,}, 90 % {marks[1]:,}, 99 % {marks[2]:,}, most {marks[3]:,}")
-        for number in range(min(rows, len(lengths))):
-            _row(number, found[number])
+        show.inspect(dataset, split or "", rows, seed)
+    return 0
+
+
+def describe(what: str) -> int:
+    """`alignjax data prepare NAME --help`: the options of a dataset; of a config file, its datasets."""
+    there = known()
+    if what not in there:
+        for dataset in datasets(what):
+            print(dataset)
+        return 0
+    kind = there[what]
+    print(f"{what}: {summary(kind)}\n")
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag = f"--{field.name.replace('_', '-')}"
+        wanted = overrides.type_name(overrides.writable(hints[field.name]))
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        print(f"  {flag:<16}  {wanted:<16}  {'(required)' if needed else repr(field.default)}")
     return 0
 
 
@@ -100,28 +106,3 @@ def _in(config: Any) -> Iterator[Dataset]:
     elif isinstance(config, tuple):
         for value in config:
             yield from _in(value)
-
-
-def _account(account: dict[str, Any]) -> None:
-    for name, value in account.items():
-        if (isinstance(value, dict) and len(value) > 12) or isinstance(value, list):
-            value = f"{len(value)} entries"
-        text = str(value)
-        print(f"{name}: {text if len(text) <= 300 else f'{text[:297]}...'}")
-
-
-def _row(number: int, row: Any) -> None:
-    print(f"\n--- row {number} (example_id {int(row['example_id'])}, {len(row['prompt_tokens'])} tokens)")
-    print(_text(row["prompt"]))
-    for index, completion in enumerate(row["completions"]):
-        score = f", score {float(row['scores'][index]):g}" if index < len(row["scores"]) else ""
-        print(f"--- completion {index} ({int(row['completion_lengths'][index])} tokens{score})")
-        print(_text(completion))
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        if not np.isnan(row["preference"]):
-            print(f"--- P(completion 0 is better) = {float(row['preference']):g}")
-
-
-def _text(value: Any) -> str:
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text if len(text) <= 1500 else f"{text[:1500]} [...]"

@@ -175,7 +175,7 @@ def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Toke
 
 def _read(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:
     tokens, valid = np.asarray(sampled.tokens[row]), np.asarray(sampled.valid[row])
-    logps = np.asarray(sampled.logps["sampler"][row]).sum(-1)
+    logps = np.asarray(sampled.logps["policy"][row]).sum(-1)  # at temperature 1, untruncated, however it was sampled
     return [
         {"text": tokenizer.decode(ids[on]), "tokens": int(on.sum()), "logp": round(float(logp), 4)}
         for ids, on, logp in zip(tokens, valid, logps, strict=True)
