@@ -2,8 +2,7 @@
 bare maths of a pairwise one."""
 
 from alignjax.losses.combine import on, weighted
-from alignjax.losses.pairing import pairwise
-from alignjax.losses.pairwise import dpo, ipo, slic
+from alignjax.losses.pairwise import dpo, ipo, pairwise, slic  # the decorator, which hides the module of its name
 from alignjax.losses.supervised import bradley_terry, preference_cross_entropy, sft
 
 __all__ = ["bradley_terry", "dpo", "ipo", "on", "pairwise", "preference_cross_entropy", "sft", "slic", "weighted"]

@@ -52,8 +52,11 @@ def pair_labels(batch: Batch, i: Array, j: Array) -> tuple[Array, Array]:
             "a pairwise loss needs batch.preference: a source with pairs, or the stage fn(prefer, judge=...)"
         )
     label = batch.preference[:, i, j]
-    weight = jnp.ones_like(label) if batch.pair_weight is None else batch.pair_weight[:, i, j]
-    return label, weight
+    if batch.pair_weight is None:
+        return label, jnp.ones_like(label)
+    weight = batch.pair_weight[:, i, j]
+    # Where nobody was asked the label may be anything, NaN included, which times a weight of 0 is a NaN gradient.
+    return jnp.where(weight != 0, label, 0.5), weight
 
 
 def sequence_logps(batch: Batch, logps: Array, normalize: str) -> Array:

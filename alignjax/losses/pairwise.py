@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from alignjax.losses.pairing import pairwise
 from alignjax.types import Array
 
-__all__ = ["dpo", "ipo", "slic"]
+__all__ = ["dpo", "ipo", "pairwise", "slic"]
 
 
 @pairwise

@@ -1,0 +1,37 @@
+"""Fixtures that several folders of tests use. What is not a fixture is in `tiny.py`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from tiny import as_jax, ragged
+
+from alignjax.types import Batch
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """The test runs in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def batch() -> Batch:
+    """Four prompts of ragged length with two ragged completions each."""
+    return as_jax(ragged())
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of values computed by other people's code; the test is skipped where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    root = Path(os.environ.get("ALIGNJAX_SHARED", beside))
+    for folder in (root / "oracles", root.parent / "oracles"):  # the variable may name the data folder in it
+        if folder.is_dir():
+            return folder
+    pytest.skip(f"no values of peers at {root / 'oracles'}; set ALIGNJAX_SHARED to the folder that holds oracles/")

@@ -1,0 +1,127 @@
+"""Networks of a few thousand weights, ragged batches for them, and contexts: what most tests start from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alignjax.models import TransformerConfig, transformer
+from alignjax.train.score import Request, one_pass
+from alignjax.train.state import params_of
+from alignjax.types import Batch, Context, Model, Role
+
+VOCAB = 23
+SIZES = {"vocab": VOCAB, "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 24}
+
+
+def model(**changes: Any) -> Model:
+    """A transformer with grouped queries; the same object for the same changes."""
+    return transformer(TransformerConfig(**{**SIZES, **changes}))
+
+
+@functools.cache
+def parameters(network: Model, seed: int = 0) -> Any:
+    """Params away from their initial scale, so that distributions are far from uniform and scalar heads far from 0."""
+    params = jax.jit(network.init)(jax.random.key(seed))
+    heads = {name: jax.tree.map(lambda leaf: 3 * leaf, head) for name, head in params["heads"].items()}
+    return {**params, "embed": 2 * params["embed"], "heads": heads}
+
+
+def sgd(*, learning_rate: float = 1.0) -> optax.GradientTransformation:
+    """An update of which the old minus the new params is the gradient."""
+    return optax.sgd(learning_rate)
+
+
+def ragged(
+    seed: int = 0, *, rows: int = 4, n: int = 2, p: int = 6, t: int = 7, vocab: int = VOCAB, gaps: bool = False
+) -> Batch:
+    """Left-padded prompts and right-padded completions of any length from 1 on, with noise in the padding, holes in the
+    mask and (with `gaps`) in the completions, soft preferences, and log-probs that a source might have filed."""
+    draw = np.random.default_rng(seed)
+    prompt_valid = np.arange(p) >= p - draw.integers(1, p + 1, (rows, 1))
+    valid = np.arange(t) < draw.integers(1, t + 1, (rows, n, 1))
+    valid[0, 0] = True
+    if gaps:
+        valid &= draw.random((rows, n, t)) < 0.7
+    half = np.triu(draw.integers(0, 9, (rows, n, n)) / 8, 1)  # eighths, so that 1 - p is exact
+    return Batch(
+        prompt=draw.integers(4, vocab, (rows, p)).astype(np.int32),
+        prompt_valid=prompt_valid,
+        tokens=draw.integers(2, vocab, (rows, n, t)).astype(np.int32),
+        valid=valid,
+        mask=(valid & (draw.random((rows, n, t)) < 0.8)).astype(np.float32),
+        logps={"reference": np.where(valid, -2 - draw.random((rows, n, t)), 0).astype(np.float32)},
+        preference=(half + np.tril(1 - half.swapaxes(1, 2), -1) + np.eye(n) / 2).astype(np.float32),
+        example_id=draw.permutation(1000)[:rows].astype(np.int32),
+    )
+
+
+def as_jax(tree: Any) -> Any:
+    return jax.tree.map(jnp.asarray, tree)
+
+
+def standin(**logps: Any) -> Any:
+    """An object with nothing but `score`, which gives `logps` for each role: enough for a loss."""
+
+    def score(role: str, batch: Batch, read: Any = None) -> dict[str, Any]:
+        return {role: logps[role.replace(":", "_")]}
+
+    return SimpleNamespace(score=score)
+
+
+def context(roles: Mapping[str, Role], state: Mapping[str, Any], **parts: Any) -> Context:
+    """A real context: `score` runs the networks."""
+    params = params_of(roles, state)
+
+    def score(outputs: Any, batch: Batch, read: Any = None) -> dict[str, Any]:
+        request = Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
+        return one_pass(roles, params, batch, [request])[request]
+
+    return Context(roles, state, score=score, params=params, **{"metrics": {}, **parts})
+
+
+def context_of(network: Model, **trees: Any) -> Context:
+    """A real context in which every named tree of params runs on `network`."""
+    return context({name: Role(network, None) for name in trees}, trees)
+
+
+@functools.cache
+def scorer(network: Model, output: str = "policy") -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> what `score` gives for `output`, jitted."""
+    role = output.partition(":")[0]
+
+    def score(params: Any, batch: Batch) -> jax.Array:
+        return context_of(network, **{role: params}).score(output, batch)[output]
+
+    return jax.jit(score)
+
+
+@functools.cache
+def gradient(network: Model, output: str = "policy") -> Callable[[Any, Batch, Any], Any]:
+    """(params, batch, weights) -> the gradient of a weighted sum of the scores, jitted."""
+    score = scorer(network, output)
+    return jax.jit(jax.grad(lambda params, batch, weights: jnp.sum(score(params, batch) * weights)))
+
+
+def difference(one: Any, other: Any) -> float:
+    """The largest difference between two trees, relative to the largest number in the first (at least 1e-30)."""
+    pairs = list(zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    largest = max(float(np.max(np.abs(np.asarray(a, np.float64)))) for a, _ in pairs)
+    gap = max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in pairs)
+    return gap / max(largest, 1e-30)
+
+
+def all_finite(tree: Any) -> bool:
+    return all(bool(np.all(np.isfinite(np.asarray(leaf, np.float64)))) for leaf in jax.tree.leaves(tree))
+
+
+def flops(compiled: Any) -> float:
+    cost = compiled.cost_analysis()
+    return (cost[0] if isinstance(cost, list) else cost)["flops"]
