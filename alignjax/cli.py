@@ -298,9 +298,10 @@ def is_users(error: BaseException) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console entry point. Returns the exit status: 0, 2 for an error with a message, 130 after Ctrl-C."""
+    if argv is None:  # the process is ours, and with it how messages look
+        _plain_messages()
     argv = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in argv or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
-    _plain_messages()
     try:
         return run([word for word in argv if word != "--traceback"])
     except SystemExit as leaving:
