@@ -12,11 +12,11 @@ MODULES = (
     "bootstrap",
     "diagnostics",
     "frontier",
-    "judges",
     "learning_curves",
     "report",
     "results",
     "text_metrics",
+    "tournament",
     "win_rate",
 )
 

@@ -32,6 +32,7 @@ from alignjax.types import Batch, Context, Model, Params, Read, Role
 from alignjax.workspace import Workspace
 
 FOUND = "tournament.json"
+LABELS = {"held_out": "held-out judge", "training": "training judge"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +150,12 @@ def play(
         verdicts[name] = _judgements(
             _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables]), names
         )
-        found["judges"][name] = {"label": name.replace("_", " "), **_judge_accuracy(judge_model, judge, checks)}
+        found["judges"][name] = {
+            "label": LABELS.get(name, name.replace("_", " ")),
+            **_judge_accuracy(judge_model, judge, checks),
+        }
     found |= _verdict(verdicts)
+    found["length_bias"] = _length_bias(verdicts["held_out"], tables, names)
     texts = _texts(tables, names, tokenizer_of(dataset, workspace))
     labels = {one.name: {"label": one.label or one.name, "note": one.note} for one in players}
     labels["human"] = {"label": "human", "note": "the author's own summary line"}
@@ -176,12 +181,21 @@ def _verdict(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> di
         "win_rates_hard": win_rate.win_rate_matrix(held_out, score="hard"),
         "exploitability": win_rate.exploitability(rates),
     }
-    others = [name for name in verdicts if name != "held_out"]
-    if others:
-        both = [np.concatenate(list(verdicts[name].values())) for name in ("held_out", others[0])]
-        found["agreement"] = diagnostics.agreement(*both)
-        found["win_rates_by_judge"] = {name: win_rate.win_rate_matrix(verdicts[name]) for name in others}
+    for name, verdict in verdicts.items():
+        if name != "held_out":
+            same = [(np.sign(verdict[pair] - 0.5) * np.sign(held_out[pair] - 0.5) + 1) / 2 for pair in held_out]
+            found["agreement"] = interval(np.mean(same, axis=0))  # one number a prompt: its pairs are not independent
+            found["win_rates_by_judge"] = {name: win_rate.win_rate_matrix(verdict)}
     return found
+
+
+def _length_bias(verdict: Mapping[tuple[str, str], np.ndarray], tables: Sequence[Batch], names: Sequence[str]) -> Any:
+    """Correlation of the judge's margin with how much longer a text is, human against the first player."""
+    lengths = _rows(tables).valid.sum(-1)
+    pair = (names[0], "human")
+    probability = np.clip(verdict[pair], 1e-6, 1 - 1e-6)
+    margin = np.log(probability) - np.log1p(-probability)
+    return diagnostics.length_bias(margin, lengths[:, 0] - lengths[:, names.index("human")])
 
 
 def _texts(tables: Sequence[Batch], names: Sequence[str], tokenizer: Any) -> dict[str, list[str]]:
@@ -199,6 +213,8 @@ def _worth(name: str, drawn: Mapping[str, Sequence[Batch]], texts: Mapping[str, 
     if name in drawn:
         batch = _rows(drawn[name])
         found |= diagnostics.sequence_kl(batch.logps["policy"], batch.logps["reference"], batch.valid)
+    else:
+        found["rouge_l"] = None  # of the human text with itself
     return found
 
 

@@ -120,31 +120,34 @@ def previous_valid(states: Array, first: Array, valid: Array) -> Array:
     return jnp.where((before >= 0)[..., None], gathered, first[:, None, None])
 
 
-def shared_prompt_hidden(extend: Any, group_chunks: int = 1) -> Any:
-    """hidden(params, batch, sites) for a decoder: the prompt is encoded once, then its N completions over it; gradients
-    flow through both.
+def shared_prompt_hidden(extend: Any, joint: Any, group_chunks: int = 1) -> Any:
+    """hidden(params, batch, sites) for a decoder: the prompt is encoded once for its N completions; gradients flow
+    through both.
 
-    group_chunks: rematerialised pieces over N, for groups too large for memory.
+    joint: encodes both in one run over the layers; group_chunks > 1: for groups too large for memory, extends the
+    prompt
+    first and then rematerialised pieces of the N completions over it.
     """
 
     def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = ()) -> Hidden:
-        assert batch.prompt is not None and batch.prompt_valid is not None
+        assert batch.prompt is not None
+        assert batch.prompt_valid is not None
         edits = params.get("edits")
-        prompt, cache, _ = extend(params, None, batch.prompt[:, None], batch.prompt_valid[:, None], edits)
-        cache = share(cache)
-        length = batch.prompt.shape[1]
-        last = length - 1 - jnp.argmax(jnp.flip(batch.prompt_valid, -1), axis=-1)
-        first = jnp.take_along_axis(prompt[:, 0], last[:, None, None], axis=1)[:, 0]
-
-        def completions(piece: tuple[Array, Array]) -> tuple[Array, Mapping[str, Array]]:
-            states, _, sited = extend(params, cache, *piece, edits, sites)
-            return states, sited
-
+        prompt = (batch.prompt[:, None], batch.prompt_valid[:, None])
         given = (batch.tokens, batch.valid)
         if group_chunks == 1:
-            after, sited = completions(given)
+            states, after, sited = joint(params, prompt, given, edits, sites)
         else:
+            states, cache, _ = extend(params, None, *prompt, edits)
+            cache = share(cache)
+
+            def completions(piece: tuple[Array, Array]) -> tuple[Array, Mapping[str, Array]]:
+                after, _, sited = extend(params, cache, *piece, edits, sites)
+                return after, sited
+
             after, sited = _over_groups(completions, given, group_chunks)
+        last = batch.prompt.shape[1] - 1 - jnp.argmax(jnp.flip(batch.prompt_valid, -1), axis=-1)
+        first = jnp.take_along_axis(states[:, 0], last[:, None, None], axis=1)[:, 0]
         return Hidden(previous_valid(after, first, batch.valid), after, sited)  # type: ignore[arg-type]
 
     return hidden

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -136,20 +136,17 @@ class Block(nnx.Module):
         self.down = w((c.mlp, c.width), ("mlp", "embed"), c.mlp * 2 * c.layers)
 
     def __call__(
-        self, x: Array, positions: Array, past: Past, edits: Mapping[str, Array]
+        self, x: Array, positions: Array, past: Past | Joint, edits: Mapping[str, Array]
     ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
         """x [B,N,T,D] -> (x, the keys and values to keep, states at sites)."""
         c = self.config
         rows, n, t, _ = x.shape
-        groups = c.heads // c.kv_heads
         h = rms_norm(x, self.attn_norm[...], c.norm_eps)
         dot = functools.partial(_dot, dtype=x.dtype)
         q = rotate(dot(h, self.q).reshape(rows, n, t, c.heads, c.head_dim), positions, c.rope_theta)
         k = rotate(dot(h, self.k).reshape(rows, n, t, c.kv_heads, c.head_dim), positions, c.rope_theta)
         v = dot(h, self.v).reshape(rows, n, t, c.kv_heads, c.head_dim)
-        q = q.reshape(rows, n, t, c.kv_heads, groups, c.head_dim).transpose(0, 3, 1, 4, 2, 5)
-        kept, segments = past.segments(k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4))
-        mixed = attend(q, segments).transpose(0, 2, 4, 1, 3, 5).reshape(rows, n, t, c.heads, c.head_dim)
+        kept, mixed = past.attend(q, k, v)
         states = {"heads": mixed + edits["heads"] if "heads" in edits else mixed}
         states["attn"] = dot(states["heads"].reshape(rows, n, t, -1), self.o)
         if "attn" in edits:
@@ -180,8 +177,10 @@ class Past:
     own_mask: Array
     used: Array | None
 
-    def segments(self, k: Array, v: Array) -> tuple[tuple[Array, Array], list[tuple[str, Array, Array, Array]]]:
-        """The keys and values to keep after new ones k, v [B,K,N,T,h], and everything to attend to."""
+    def attend(self, q: Array, k: Array, v: Array) -> tuple[tuple[Array, Array], Array]:
+        """The keys and values to keep, and the values that queries q [B,N,T,H,h] mix out of the past and new k, v
+        [B,N,T,K,h]."""
+        k, v = _keys(k), _keys(v)
         if self.own is not None:
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.used, axis=3)
@@ -191,7 +190,55 @@ class Past:
         if self.shared is not None:
             assert self.shared_mask is not None
             segments.insert(0, ("bksh", *self.shared, self.shared_mask))
-        return (k, v), segments
+        return (k, v), _from_groups(attend(_by_groups(q, k.shape[1]), segments))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """A prompt and its completions side by side in one row of P + N*T tokens: every matrix product of a layer is done
+    once for both, and they part only to attend. The same numbers as extending first the one, then the others."""
+
+    prompt_mask: Array  # [B,1,1,1,P,P]
+    shared_mask: Array
+    own_mask: Array
+    prompt: int = dataclasses.field(metadata={"static": True})
+    n: int = dataclasses.field(metadata={"static": True})
+
+    def attend(self, q: Array, k: Array, v: Array) -> tuple[tuple[Array, Array], Array]:
+        """See `Past.attend`; nothing is kept."""
+
+        def completions(x: Array) -> Array:
+            return x[:, 0, self.prompt :].reshape(x.shape[0], self.n, -1, *x.shape[3:])
+
+        shared = [_keys(x[:, :, : self.prompt]) for x in (k, v)]
+        own = [_keys(completions(x)) for x in (k, v)]
+        heads = k.shape[3]
+        first = attend(_by_groups(q[:, :, : self.prompt], heads), [("bknsh", *shared, self.prompt_mask)])
+        segments = [
+            ("bksh", *(x[:, :, 0] for x in shared), self.shared_mask),
+            ("bknsh", *own, self.own_mask),
+        ]
+        rest = _from_groups(attend(_by_groups(completions(q), heads), segments))
+        rest = rest.reshape(rest.shape[0], 1, -1, *rest.shape[3:])
+        return (k[:, :, :0], v[:, :, :0]), jnp.concatenate([_from_groups(first), rest], axis=2)
+
+
+def _keys(x: Array) -> Array:
+    """[B,N,T,K,h] -> [B,K,N,T,h], the layout of a cache."""
+    return x.transpose(0, 3, 1, 2, 4)
+
+
+def _by_groups(q: Array, kv_heads: int) -> Array:
+    """[B,N,T,H,h] -> [B,K,N,G,T,h]: query heads by the key-value head they share."""
+    rows, n, t, heads, size = q.shape
+    return q.reshape(rows, n, t, kv_heads, heads // kv_heads, size).transpose(0, 3, 1, 4, 2, 5)
+
+
+def _from_groups(mixed: Array) -> Array:
+    """[B,K,N,G,T,h] -> [B,N,T,H,h]."""
+    rows, kv_heads, n, groups, t, size = mixed.shape
+    return mixed.transpose(0, 2, 4, 1, 3, 5).reshape(rows, n, t, kv_heads * groups, size)
 
 
 def _masks(
@@ -229,6 +276,46 @@ def _positions(cache: Cache, valid: Array) -> Array:
     return jnp.maximum(before[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, 0)
 
 
+def _run(
+    config: TransformerConfig,
+    block: Any,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    past_of: Callable[[Any, Any], Past | Joint],
+    caches: tuple[Any, Any],
+    edits: Mapping[str, Array],
+    states: tuple[str, ...],
+) -> tuple[Array, Any, dict[str, Array]]:
+    """Embeds tokens [B,N,T] and runs the layers, in a scan if they are stacked, in a loop if they are a tuple ->
+    (hidden, what the layers keep, states at sites). past_of(shared, own) makes a layer's past of its caches."""
+    x = jnp.take(params["embed"], tokens, axis=0).astype(jnp.dtype(config.dtype))
+    if "embed" in edits:
+        x = x + edits["embed"]
+    sited = {"embed": x} if "embed" in states else {}
+    by_layer = {site: edit for site, edit in edits.items() if site != "embed"}
+
+    def layer(x: Array, given: Any) -> tuple[Array, Any]:
+        weights, shared, own, edit = given
+        x, kept, seen = nnx.merge(block, weights)(x, positions, past_of(shared, own), edit)
+        return x, (kept, {site: seen[site] for site in states if site != "embed"})
+
+    if config.remat == "layer" and caches[1] is None:
+        layer = jax.checkpoint(layer)
+    if isinstance(params["layers"], tuple):
+        out = []
+        for number, weights in enumerate(params["layers"]):
+            edit = jax.tree.map(lambda leaf, i=number: leaf[i], by_layer)
+            x, kept = layer(x, (weights, *(part and part[number] for part in caches), edit))
+            out.append(kept)
+        layers = tuple(kept for kept, _ in out)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[seen for _, seen in out])
+    else:
+        x, (layers, stacked) = jax.lax.scan(layer, x, (params["layers"], *caches, by_layer))
+    sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}
+    return rms_norm(x, params["norm"], config.norm_eps), layers, sited
+
+
 def _extend(
     config: TransformerConfig,
     block: Any,
@@ -240,38 +327,56 @@ def _extend(
     states: tuple[str, ...] = (),
 ) -> tuple[Array, Cache, dict[str, Array]]:
     """See `Model.extend`. Layers run as params and caches have them: a scan over stacked ones, a loop over a tuple."""
-    cache, edits = cache or Cache(), edits or {}
+    cache = cache or Cache()
     positions = _positions(cache, valid)
     shared_mask, own_mask, own = _masks(config, cache, valid, positions)
-    x = jnp.take(params["embed"], tokens, axis=0).astype(jnp.dtype(config.dtype))
-    if "embed" in edits:
-        x = x + edits["embed"]
-    sited = {"embed": x} if "embed" in states else {}
-    by_layer = {site: edit for site, edit in edits.items() if site != "embed"}
-
-    def layer(x: Array, given: Any) -> tuple[Array, Any]:
-        weights, shared, buffers, edit = given
-        past = Past(shared, buffers, shared_mask, own_mask, cache.used)
-        x, kept, seen = nnx.merge(block, weights)(x, positions, past, edit)
-        return x, (kept, {site: seen[site] for site in states if site != "embed"})
-
-    if config.remat == "layer" and cache.own is None:
-        layer = jax.checkpoint(layer)
-    given = (params["layers"], cache.shared and cache.shared.layers, cache.own and cache.own.layers, by_layer)
-    if isinstance(params["layers"], tuple):
-        out = []
-        for number in range(config.layers):
-            edit = jax.tree.map(lambda leaf, i=number: leaf[i], by_layer)
-            x, kept = layer(x, (*(part and part[number] for part in given[:3]), edit))
-            out.append(kept)
-        layers = tuple(kept for kept, _ in out)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[seen for _, seen in out])
-    else:
-        x, (layers, stacked) = jax.lax.scan(layer, x, given)
-    sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}
+    x, layers, sited = _run(
+        config,
+        block,
+        params,
+        tokens,
+        positions,
+        lambda shared, buffers: Past(shared, buffers, shared_mask, own_mask, cache.used),
+        (cache.shared and cache.shared.layers, cache.own and cache.own.layers),
+        edits or {},
+        states,
+    )
     used = None if cache.used is None else cache.used + tokens.shape[-1]
-    x = rms_norm(x, params["norm"], config.norm_eps)
     return x, Cache(cache.shared, dataclasses.replace(own, layers=layers), used), sited
+
+
+def _joint(
+    config: TransformerConfig,
+    block: Any,
+    params: Params,
+    prompt: tuple[Array, Array],
+    completions: tuple[Array, Array],
+    edits: Mapping[str, Array] | None = None,
+    states: tuple[str, ...] = (),
+) -> tuple[Array, Array, dict[str, Array]]:
+    """A prompt [B,1,P] and its completions [B,N,T], each (tokens, valid), in one run over the layers -> (hidden of the
+    prompt [B,1,P,D], of the completions [B,N,T,D], states at the completions)."""
+    rows, n, t = completions[0].shape
+    length = prompt[0].shape[2]
+    first = _positions(Cache(), prompt[1])
+    _, prompt_mask, segment = _masks(config, Cache(), prompt[1], first)
+    shared = Cache(shared=Segment((), segment.valid[:, 0], segment.positions[:, 0]))
+    rest = _positions(shared, completions[1])
+    shared_mask, own_mask, _ = _masks(config, shared, completions[1], rest)
+    assert shared_mask is not None
+    past = Joint(prompt_mask, shared_mask, own_mask, length, n)
+
+    def side_by_side(left: Array, right: Array) -> Array:
+        return jnp.concatenate([left, right.reshape(rows, 1, n * t)], axis=2)
+
+    def apart(x: Array) -> Array:
+        return x[:, 0, length:].reshape(rows, n, t, *x.shape[3:])
+
+    tokens, positions = side_by_side(prompt[0], completions[0]), side_by_side(first, rest)
+    x, _, sited = _run(
+        config, block, params, tokens, positions, lambda shared, own: past, (None, None), edits or {}, states
+    )
+    return x[:, :, :length], apart(x), {site: apart(state) for site, state in sited.items()}
 
 
 @functools.cache
@@ -306,7 +411,7 @@ def transformer(config: TransformerConfig) -> Model:
     extend = functools.partial(_extend, config, block)
     return Model(
         init=init,
-        hidden=shared_prompt_hidden(extend, config.group_chunks),
+        hidden=shared_prompt_hidden(extend, functools.partial(_joint, config, block), config.group_chunks),
         heads=heads_module.heads(config),
         read=default_read,
         extend=extend,
