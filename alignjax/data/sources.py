@@ -204,7 +204,7 @@ def candidates(
     def fields(row: Row, tokenizer: Tokenizer, rng: np.random.Generator, other: Callable[[], Row]) -> dict[str, Any]:
         text = row["completions"][0].decode()
         spoilt = [corrupted(text, kind, rng) for kind in two_kinds(rng)]
-        spoilt_ids = [ids[: completion_length - 1] for ids in tokenizer.encode_batch(spoilt)]
+        spoilt_ids = [tokenizer.encode(one)[: completion_length - 1] for one in spoilt]
         texts = [completions_of(row)[0], completions_of(other())[0], *spoilt_ids]
         return completion_fields(texts, completion_length, tokenizer, 4) | pair_fields(label, marked)
 
