@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
@@ -47,10 +48,25 @@ def abstract(algorithm: Algorithm, seed: int, mesh: jax.sharding.Mesh) -> TrainS
     """The state to be, in shapes, dtypes and shardings."""
     state = abstract_state(algorithm, seed)
 
-    def one(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def one(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_as_xla_says(sharding))
 
     return jax.tree.map(one, state, state_shardings(algorithm, state, mesh))
+
+
+def _as_xla_says(sharding: NamedSharding) -> NamedSharding:
+    """The same sharding in the words in which it comes back from a jitted function: without mesh axes of size 1. In
+    others it would be taken for a new one, and everything compiled a second time."""
+    sizes = sharding.mesh.shape
+    parts: list[Any] = []
+    for part in sharding.spec:
+        names = [
+            name for name in (part if isinstance(part, tuple) else (part,)) if name is not None and sizes[name] > 1
+        ]
+        parts.append(tuple(names) if len(names) > 1 else next(iter(names), None))
+    while parts and parts[-1] is None:
+        parts.pop()
+    return NamedSharding(sharding.mesh, PartitionSpec(*parts))
 
 
 def first_state(

@@ -15,6 +15,7 @@ import toy_online
 import toy_run
 from rich.console import Console
 
+from alignjax.train import step as step_module
 from alignjax.train.loop import train
 from alignjax.workspace import Workspace
 
@@ -116,11 +117,15 @@ def test_sampling_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None
     killed = run(tmp_path / "run", script="toy_online.py")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     heard = toy_online.Heard()
+    sizes = [cached._cache_size() for cached in (step_module._experience, step_module._update)]
     ended = train(
         toy_online.experiment(), Workspace(tmp_path / "run"), resume=True, console=Console(quiet=True), on_step=heard
     )
     straight = toy_online.Heard()
     whole = train(toy_online.experiment(), Workspace(tmp_path / "whole"), console=Console(quiet=True), on_step=straight)
+    grown = [cached._cache_size() for cached in (step_module._experience, step_module._update)]
+    # A restored state, a new one and one that an update returned are all the same to the compiler.
+    assert [after - before for before, after in zip(sizes, grown, strict=True)] == [1, 1]
     assert heard.steps == straight.steps[-len(heard.steps) :]
     assert 0 < len(heard.steps) < len(straight.steps)
     assert toy_run.state_bytes(ended) == toy_run.state_bytes(whole)
