@@ -104,10 +104,15 @@ def scorer(network: Model, output: str = "policy") -> Callable[[Any, Batch], jax
 
 
 @functools.cache
-def gradient(network: Model, output: str = "policy") -> Callable[[Any, Batch, Any], Any]:
-    """(params, batch, weights) -> the gradient of a weighted sum of the scores, jitted."""
+def gradient(network: Model, output: str = "policy") -> Callable[[Any, Batch, Any], tuple[Any, jax.Array]]:
+    """(params, batch, weights) -> the gradient of a weighted sum of the scores, and the scores; jitted."""
     score = scorer(network, output)
-    return jax.jit(jax.grad(lambda params, batch, weights: jnp.sum(score(params, batch) * weights)))
+
+    def weighted(params: Any, batch: Batch, weights: Any) -> tuple[jax.Array, jax.Array]:
+        scores = score(params, batch)
+        return jnp.sum(scores * weights), scores
+
+    return jax.jit(jax.grad(weighted, has_aux=True))
 
 
 def difference(one: Any, other: Any) -> float:

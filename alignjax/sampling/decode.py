@@ -91,7 +91,6 @@ def _trunks(context: Context, streams: tuple[Stream, ...]) -> dict[tuple[str, st
             raise ConfigError(
                 f"stream {stream.name!r} samples from role {stream.role!r}, which does not exist."
                 + nearest(stream.role, context.roles)
-                + nearest(stream.role, context.roles)
             )
         model = context.roles[stream.role].model
         if model is None or model.extend is None:

@@ -220,7 +220,7 @@ def test_mistakes_are_named(case: Case) -> None:
     logps, batch = pairs_batch([0.0], [1.0])
     with pytest.raises(ConfigError, match=r"pairs=\(\(0, 2\),\).*2 completions"):
         value(case, logps, batch, pairs=((0, 2),))
-    with pytest.raises(ConfigError, match="needs batch.preference"):
+    with pytest.raises(ConfigError, match=r"needs batch\.preference"):
         value(case, logps, batch.replace(preference=None))
     with pytest.raises(ConfigError, match="normalize='words'"):
         value(case, logps, batch, normalize="words")
