@@ -1,4 +1,4 @@
-"""Sampling: its log-probs are the scorer's, its tokens depend on nothing they should not, and it ends where it should."""
+"""Sampling: its log-probs are the scorer's, its tokens depend on nothing they should not, and it ends as it should."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _sample(policy: Any, reference: Any, batch: Batch, key: Any, stage: Any) -> 
 _jitted = jax.jit(_sample)  # float hyper-parameters of the stage are arguments, so few programs serve all tests
 
 
-def generate(batch: Batch = PROMPTS, *, seed: int = 0, policy: Any = None, reference: Any = None, **changes: Any) -> Batch:  # fmt: skip
+def generate(
+    batch: Batch = PROMPTS, *, seed: int = 0, policy: Any = None, reference: Any = None, **changes: Any
+) -> Batch:
     stage = fn(stages.generate, **{"n": 3, "max_tokens": TOKENS, "stop": STOP, **changes})
     policy, reference = (POLICY if policy is None else policy), (REFERENCE if reference is None else reference)
     return _jitted(policy, reference, batch, jax.random.key(seed), stage)
@@ -113,8 +115,8 @@ def test_top_1_is_temperature_0_is_greedy() -> None:
     np.testing.assert_allclose(one.logps["policy"], scorer(NETWORK)(POLICY, one), atol=1e-5)
     # Every other token in the place of a chosen one is less likely by the scorer.
     for slot in range(TOKENS):
-        alternatives = one.replace(tokens=jnp.broadcast_to(one.tokens[:, :1], (4, 23, TOKENS)).at[..., slot].set(jnp.arange(23)), valid=jnp.ones((4, 23, TOKENS), bool))  # fmt: skip
-        scores = scorer(NETWORK)(POLICY, alternatives)[..., slot]
+        others = jnp.broadcast_to(one.tokens[:, :1], (4, 23, TOKENS)).at[..., slot].set(jnp.arange(23))
+        scores = scorer(NETWORK)(POLICY, one.replace(tokens=others, valid=jnp.ones(others.shape, bool)))[..., slot]
         np.testing.assert_array_equal(scores.argmax(-1), one.tokens[:, 0, slot])
 
 
@@ -154,7 +156,9 @@ def test_samples_follow_the_distribution(beta: float) -> None:
     token-by-token mixtures, computed from the scorer."""
     prompt, count, allowed = PROMPTS.take(jnp.array([0])), 4000, jnp.array([2, 5, 7])
 
-    def narrow(logits: Any, history: History, *, beta: float, policy: str = "policy", reference: str = "reference") -> Any:  # fmt: skip
+    def narrow(
+        logits: Any, history: History, *, beta: float, policy: str = "policy", reference: str = "reference"
+    ) -> Any:
         possible = jnp.isin(jnp.arange(23), allowed)
         return jnp.where(possible, mixture(logits, history, beta=beta), -1e30)
 
@@ -215,7 +219,7 @@ def test_streams_of_another_view() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"role 'refrence', which does not exist\. Did you mean 'reference'\?$"):
+    with pytest.raises(ConfigError, match=r"role 'refrence', which does not exist\. Did you mean 'reference'\?(\n|$)"):
         generate(behaviour=fn(mixture, beta=0.5, reference="refrence"))
     with pytest.raises(ConfigError, match="view 'askd'"):
         generate(streams=(Stream("policy", "policy", view="askd"),))
