@@ -14,7 +14,7 @@ from typing import Any
 from alignjax import losses, stages
 from alignjax.config import Fn, fn
 from alignjax.pairs import all_pairs
-from alignjax.roles import Fresh
+from alignjax.roles import CopyOf, Fresh
 from alignjax.sampling import mixture
 from alignjax.types import Algorithm, Model, Role
 
@@ -89,7 +89,7 @@ def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, microbatches: 
     return Algorithm(
         experience={"reference": fn(stages.logprobs, role="reference")},
         losses={"pair": loss},
-        roles={"policy": Role(model, start, optimizer), "reference": Role(model, start)},
+        roles={"policy": Role(model, start, optimizer), "reference": Role(model, CopyOf("policy"))},
         microbatches=microbatches,
     )
 
@@ -134,7 +134,7 @@ def online(
     experience = {"generate": generate, "prefer": fn(stages.prefer, judge=judge)}
     if not mixed:  # a mixture has scored the reference already, token by token, while it sampled
         experience["reference"] = fn(stages.logprobs, role="reference")
-    roles = {"policy": Role(model, start, optimizer), "reference": Role(model, start), **judges}
+    roles = {"policy": Role(model, start, optimizer), "reference": Role(model, CopyOf("policy")), **judges}
     return Algorithm(experience, {"pair": loss.replace(pairs=all_pairs(n))}, roles, microbatches=microbatches)
 
 

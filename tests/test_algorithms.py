@@ -1,0 +1,140 @@
+"""Every named recipe runs from prompts to a moved policy, and starts where its loss says it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd
+
+from alignjax import algorithms, roles, stages
+from alignjax.config import fn
+from alignjax.sampling import mixture
+from alignjax.train.state import create_state
+from alignjax.train.step import make_experience, make_update
+from alignjax.types import Role
+from alignjax.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+NOWHERE = Workspace(Path("nowhere"))
+NETWORK = model(outputs=("reward", "preference"), layers=1)
+FULL = as_jax(ragged()).replace(logps={})
+PROMPTS = FULL.replace(tokens=None, valid=None, mask=None, preference=None)
+OPTIMIZER = fn(sgd, learning_rate=0.05)
+SELF_PLAY = {
+    "judge": fn(stages.preference_model, role="judge"),
+    "judges": {"judge": Role(NETWORK, roles.fresh())},
+    "start": roles.fresh(),
+    "max_tokens": 5,
+}
+
+
+def at_ln_2(p: np.ndarray) -> float:
+    return math.log(2)
+
+
+def at_1(p: np.ndarray) -> float:
+    return 1.0
+
+
+def at_squared_label(p: np.ndarray) -> float:
+    """(2p - 1)^2 / (4 tau^2) for tau = 1/2."""
+    return float(np.mean((2 * p - 1) ** 2))
+
+
+# name: (algorithm, its batch, its loss where policy = reference and preferences are as given; None: not known)
+RECIPES = {
+    "sft": (algorithms.sft(NETWORK, optimizer=OPTIMIZER), FULL, None),
+    "preference_model": (algorithms.preference_model(NETWORK, optimizer=OPTIMIZER), FULL, None),
+    "reward_model": (algorithms.reward_model(NETWORK, optimizer=OPTIMIZER), FULL, None),
+    "dpo": (algorithms.dpo(NETWORK, optimizer=OPTIMIZER, start=roles.fresh()), FULL, at_ln_2),
+    "ipo": (algorithms.ipo(NETWORK, tau=0.5, optimizer=OPTIMIZER, start=roles.fresh()), FULL, at_squared_label),
+    "slic": (algorithms.slic(NETWORK, optimizer=OPTIMIZER, start=roles.fresh()), FULL, at_1),
+    "online_dpo": (algorithms.online_dpo(NETWORK, optimizer=OPTIMIZER, **SELF_PLAY), PROMPTS, at_ln_2),
+    "online_ipo": (
+        algorithms.online_ipo(NETWORK, tau=0.5, optimizer=OPTIMIZER, **SELF_PLAY),
+        PROMPTS,
+        at_squared_label,
+    ),
+    "online_slic": (algorithms.online_slic(NETWORK, optimizer=OPTIMIZER, **SELF_PLAY), PROMPTS, at_1),
+    "ipo_md": (algorithms.ipo_md(NETWORK, tau=0.5, optimizer=OPTIMIZER, **SELF_PLAY), PROMPTS, at_squared_label),
+}
+
+
+def test_every_recipe_is_listed() -> None:
+    parts = {"offline", "online", "with_losses", "labelled_samples"}
+    assert set(RECIPES) == set(algorithms.__all__) - parts
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_and_moves_only_what_it_trains(name: str) -> None:
+    algorithm, batch, at_start = RECIPES[name]
+    state = create_state(algorithm, 0, NOWHERE)
+    before = jax.tree.map(np.array, state.roles)
+    experience, update = make_experience(algorithm), make_update(algorithm)
+    given, seen = experience(state, batch)
+    assert all_finite((given, seen))
+    state, metrics = update(state, given)
+    if at_start is not None:
+        p = np.asarray(given.preference)[:, 0, 1]
+        np.testing.assert_allclose(metrics["loss"], at_start(p), rtol=1e-4)
+        np.testing.assert_allclose(metrics["pair/log_ratio"], 0, atol=1e-5)
+    assert all_finite((state, metrics))
+    for role, tree in before.items():
+        moved = difference(tree, state.roles[role])
+        assert (moved > 1e-6) if algorithm.roles[role].optimizer is not None else (moved == 0), role
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "ipo"])
+def test_a_few_steps_on_one_batch_lower_the_loss(name: str) -> None:
+    algorithm, batch, _ = RECIPES[name]
+    slow = dataclasses.replace(algorithm.roles["policy"], optimizer=OPTIMIZER.replace(learning_rate=1e-3))
+    algorithm = dataclasses.replace(algorithm, roles={**algorithm.roles, "policy": slow})
+    state = create_state(algorithm, 0, NOWHERE)
+    given, _ = make_experience(algorithm)(state, batch)
+    values = []
+    for _ in range(8):
+        state, metrics = make_update(algorithm)(state, given)
+        values.append(float(metrics["loss"]))
+    assert values[-1] < values[0]
+
+
+def test_a_mixture_scores_the_reference_while_it_samples() -> None:
+    """IPO-MD is online IPO with another behaviour, and needs no pass of the reference's own."""
+    online, mixed = RECIPES["online_ipo"][0], RECIPES["ipo_md"][0]
+    assert set(online.experience) - set(mixed.experience) == {"reference"}
+    assert mixed.experience["generate"].kwargs["behaviour"].function is mixture
+    state = create_state(mixed, 0, NOWHERE)
+    reference = create_state(mixed, 1, NOWHERE).roles["policy"]
+    state.roles["reference"] = reference
+    given, _ = make_experience(mixed)(state, PROMPTS)
+    np.testing.assert_allclose(given.logps["reference"], scorer(NETWORK)(reference, given), atol=1e-5)
+
+
+def test_labelled_samples_have_no_loss_and_fill_preferences() -> None:
+    algorithm = algorithms.labelled_samples(NETWORK, **SELF_PLAY)
+    given, _ = make_experience(algorithm)(create_state(algorithm, 0, NOWHERE), PROMPTS)
+    assert not algorithm.losses
+    assert given.preference.shape == (4, 2, 2)
+    assert bool(jnp.any(given.preference != 0.5))
+
+
+def test_a_preference_model_is_trained_on_its_samplers_texts() -> None:
+    sampler = Role(NETWORK, roles.fresh())
+    algorithm = algorithms.preference_model(NETWORK, optimizer=OPTIMIZER, sampler=sampler, max_tokens=4)
+    given, _ = make_experience(algorithm)(create_state(algorithm, 0, NOWHERE), FULL)
+    assert given.tokens.shape == (4, 3, 7)
+    np.testing.assert_array_equal(given.tokens[:, :2], FULL.tokens)
+    np.testing.assert_array_equal(given.preference[:, 0, 1:], 1.0)
+    assert algorithm.losses["pair"].kwargs["pairs"] == ((0, 1), (0, 2))
+
+
+def test_further_losses_are_added() -> None:
+    algorithm = algorithms.with_losses(RECIPES["ipo"][0], anchor=fn(algorithms.losses.sft))
+    assert list(algorithm.losses) == ["pair", "anchor"]
+    assert list(RECIPES["ipo"][0].losses) == ["pair"]
