@@ -14,6 +14,30 @@ Array = jax.Array
 MASKED = -1e30
 
 
+@jax.custom_vjp
+def linear(x: Array, weight: Array) -> Array:
+    """x [..,D] @ weight [D,F] -> [..,F], reverse mode only.
+
+    The derivative by the weight is written as x^T g over flattened rows. The one jax derives is g^T x, transposed
+    afterwards, for which XLA on CPU copies g column by column out of whatever made it: 2.5 times the whole step.
+    """
+    return x @ weight
+
+
+def _linear_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return x @ weight, (x, weight)
+
+
+def _linear_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, weight = kept
+    rows, cotangents = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    by_weight = jax.lax.dot_general(rows, cotangents, (((0,), (0,)), ((), ())))
+    return g @ weight.T, by_weight
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
 def fold_name(key: Array, name: str) -> Array:
     """A key for a named purpose. Names, not positions, so that adding a stage leaves every other stage's stream
     alone."""

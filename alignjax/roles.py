@@ -28,10 +28,15 @@ class CopyOf:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """Starts from the newest checkpoint of an earlier pipeline step, or of another run's folder given as a path."""
+    """Starts from the newest checkpoint of an earlier pipeline step, or of another run's folder given as a path.
+
+    grow: what the role's model has and the checkpoint has not, a new head say, is initialised afresh; otherwise the two
+    must agree.
+    """
 
     stage: str
     role: str
+    grow: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Sizes:
     prompt_length: int = 64
     completion_length: int = 24
     batch_size: int = 32
+    judge_batch_size: int = 16
     sft_steps: int = 400
     judge_steps: int = 150
     policy_steps: int = 120
@@ -49,6 +50,7 @@ def tiny(dataset: Dataset) -> Sizes:
         prompt_length=32,
         completion_length=16,
         batch_size=8,
+        judge_batch_size=8,
         sft_steps=6,
         judge_steps=4,
         policy_steps=4,
@@ -90,15 +92,18 @@ def sft(sizes: Sizes) -> Experiment:
 
 
 def judge(sizes: Sizes, seed: int) -> Experiment:
-    """A preference model: the human summary beats another post's, two spoilt copies, and a sample of the SFT policy."""
+    """A preference model: the human summary beats another post's, two spoilt copies, and a sample of the SFT policy.
+
+    Its trunk starts from that policy, which can read already."""
     algorithm = algorithms.preference_model(
         judge_model(sizes),
         n=4,
         sampler=Role(policy_model(sizes), restored("sft", "policy")),
         max_tokens=sizes.completion_length,
+        start=restored("sft", "policy", grow=True),
         optimizer=optimizer(sizes.judge_rate, sizes.judge_steps),
     )
-    source = fn(candidates, batch_size=sizes.batch_size, **_texts(sizes))
+    source = fn(candidates, batch_size=sizes.judge_batch_size, **_texts(sizes))
     return Experiment(algorithm, source, sizes.judge_steps, seed=seed)
 
 

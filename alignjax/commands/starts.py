@@ -46,7 +46,8 @@ def _check(
         raise ConfigError(f"{who} starts from role {of!r} of step {stage!r}, which has none.{nearest(of, roles)}")
     if role.model is not None and roles[of].model is not None and roles[of].build is None:
         wanted, found = _shapes(role.model), _shapes(roles[of].model)
-        wrong = [path for path in {**wanted, **found} if wanted.get(path) != found.get(path)]
+        paths = found if role.start.grow else {**wanted, **found}
+        wrong = [path for path in paths if wanted.get(path) != found.get(path)]
         if wrong:
             path = wrong[0]
             raise ConfigError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
+from alignjax.numerics import linear
 from alignjax.types import Array, Head, Key, Params
 
 # Where each scalar head reads: a value predicts what comes after the state, a reward or a preference judges what has
@@ -38,11 +39,11 @@ def axes(config: Any) -> Params:
 
 
 def _lm(params: Params, states: Array) -> Array:
-    return states @ params["heads"]["lm"]["kernel"].astype(states.dtype)
+    return linear(states, params["heads"]["lm"]["kernel"].astype(states.dtype))
 
 
 def _tied(params: Params, states: Array) -> Array:
-    return states @ params["embed"].astype(states.dtype).T
+    return linear(states, params["embed"].astype(states.dtype).T)
 
 
 def _scalar(name: str) -> Any:

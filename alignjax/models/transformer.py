@@ -20,7 +20,7 @@ from flax import nnx
 from alignjax.config import ConfigError
 from alignjax.models import heads as heads_module
 from alignjax.models.functional import Cache, Segment, default_read, shared_prompt_hidden
-from alignjax.numerics import MASKED
+from alignjax.numerics import MASKED, linear
 from alignjax.types import Array, Key, Model, Params
 
 SITES = ("embed", "attn", "heads", "block")
@@ -159,7 +159,7 @@ class Block(nnx.Module):
 
 
 def _dot(x: Array, weight: nnx.Param, dtype: Any) -> Array:
-    return x @ weight[...].astype(dtype)
+    return linear(x, weight[...].astype(dtype))
 
 
 @jax.tree_util.register_dataclass

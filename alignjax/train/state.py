@@ -68,13 +68,21 @@ def _first_value(
             return role.model.init(fold_name(key, name))
         case CopyOf(other):
             return _first_value(other, roles, loaded, key, (*path, name))
-        case Restored():
-            return loaded[name]
+        case Restored(grow=grow):
+            fits = not grow or role.model is None
+            return loaded[name] if fits else _grown(role.model.init(fold_name(key, name)), loaded[name])
         case Value(function):
             return function(fold_name(key, name))
     raise ConfigError(
         f"role {name!r} cannot start as {role.start!r}; use roles.fresh() with a model, copy_of, restored or value"
     )
+
+
+def _grown(made: Any, given: Any) -> Any:
+    """`made`, with all that `given` has in its place."""
+    if not isinstance(made, Mapping):
+        return given
+    return {name: _grown(part, given[name]) if name in given else part for name, part in made.items()}
 
 
 def _born(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> TrainState:
@@ -112,9 +120,10 @@ def _checked(name: str, role: Role, value: Any) -> Any:
     wanted = jax.eval_shape(role.model.init, jax.random.key(0))
     have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(value)}
     want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+    paths = sorted(have if role.start.grow else {*have, *want})
     wrong = [
         f"{path}: checkpoint {have.get(path)}, model {want.get(path)}"
-        for path in sorted({*have, *want})
+        for path in paths
         if have.get(path) != want.get(path)
     ]
     if wrong:
@@ -138,7 +147,5 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
     )
     # This program runs once, so on CPU, where compiling it fully takes seconds, it is compiled quickly instead.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    born = jax.jit(
-        lambda seed, loaded: _born(algorithm, seed, loaded), out_shardings=shardings, compiler_options=quick
-    )
+    born = jax.jit(lambda seed, loaded: _born(algorithm, seed, loaded), out_shardings=shardings, compiler_options=quick)
     return born(jnp.uint32(seed), loaded)
