@@ -58,10 +58,7 @@ def test_a_state_keeps_its_shardings_and_compiles_once(name: str, shape: str, ru
     assert run["compiles"] == 1
 
 
-class Shape:
-    """As much of a mesh as `spec` reads."""
-
-    shape = {"replica": 1, "fsdp": 4, "tensor": 2}
+EIGHT = jax.sharding.AbstractMesh((1, 4, 2), mesh.AXES)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +73,7 @@ class Shape:
     ],
 )
 def test_axes_go_where_the_table_says_or_stay_whole(axes: Any, size: Any, expected: Any) -> None:
-    assert mesh.spec(axes, size, Shape()) == PartitionSpec(*expected)
+    assert mesh.spec(axes, size, EIGHT) == PartitionSpec(*expected)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """On completions few enough to write all of them down: what online IPO does in expectation is self-play.
 
-The gradient of the loss averaged over pairs drawn from the policy and over labels drawn by the judge is -(4 / tau) times
-the self-play policy gradient with payoff p(y > policy) - 1/2 - tau log(policy / reference)."""
+The gradient of the loss averaged over pairs drawn from the policy and over labels drawn by the judge is -(4 / tau)
+times the self-play policy gradient with payoff p(y > policy) - 1/2 - tau log(policy / reference)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Algorithms that every promise of an update is tested on: all named recipes, and losses that couple the rows of a batch,
-ask for reads of their own, or build a view themselves. A new recipe is a new line in RECIPES."""
+"""Algorithms that every promise of an update is tested on: all named recipes, and losses that couple the rows of a
+batch, ask for reads of their own, or build a view themselves. A new recipe is a new line in RECIPES."""
 
 from __future__ import annotations
 

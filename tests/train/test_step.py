@@ -56,7 +56,7 @@ def test_microbatches_that_do_not_divide_are_refused() -> None:
 
 
 def test_online_recipes_share_the_update_of_the_offline_ones() -> None:
-    """Nothing but the experience tells them apart, so that what holds for an offline update holds for its online one."""
+    """Nothing but the experience tells them apart: what holds for an offline update holds for its online one."""
     for online, offline in {"online_dpo": "dpo", "online_ipo": "ipo", "ipo_md": "ipo", "online_slic": "slic"}.items():
         assert set(recipe(online).losses) == set(recipe(offline).losses)
         assert recipe(online).losses["pair"].function is recipe(offline).losses["pair"].function
@@ -204,8 +204,8 @@ def test_minibatches_that_do_not_divide_are_refused() -> None:
     algorithm = Algorithm(losses={"main": fn(visited)}, roles={"policy": policy}, minibatches=3)
     with pytest.raises(ConfigError, match="8 prompts do not split into 3 minibatches"):
         make_update(algorithm)(create_state(algorithm, 0, NOWHERE), numbered(8))
+    batch = numbered(12).replace(views={"other": numbered(5)})
     with pytest.raises(ConfigError, match="view 'other' has 5 rows"):
-        batch = numbered(12).replace(views={"other": numbered(5)})
         make_update(algorithm)(create_state(algorithm, 0, NOWHERE), batch)
 
 
@@ -332,6 +332,6 @@ def test_mistakes_are_named() -> None:
         fails(losses.on("pretrian", losses.sft))
     with pytest.raises(ConfigError, match="no role has an optimizer"):
         make_update(Algorithm(losses={"sft": fn(losses.sft)}, roles={"policy": Role(network, roles.fresh())}))
+    algorithm = Algorithm({"r": fn(stages.logprobs, role="refrence")}, roles={"policy": policy})
     with pytest.raises(ConfigError, match=r"no role 'refrence'"):
-        algorithm = Algorithm({"r": fn(stages.logprobs, role="refrence")}, roles={"policy": policy})
         make_experience(algorithm)(create_state(algorithm, 0, NOWHERE), BATCH)
