@@ -29,6 +29,15 @@ def quick_compile() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture
+def full_compile() -> Iterator[None]:
+    """Within a module of quick compiles: the program that a run would get."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def batch() -> Batch:
     """Four prompts of ragged length with two ragged completions each."""
@@ -44,3 +53,17 @@ def oracles() -> Path:
         if folder.is_dir():
             return folder
     pytest.skip(f"no values of peers at {root / 'oracles'}; set ALIGNJAX_SHARED to the folder that holds oracles/")
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where commands of this session keep prepared data and compiled programs."""
+    return tmp_path_factory.getbasetemp() / "cache"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path | None:
+    """The folder of real data that is not part of the project, or None."""
+    root = Path(os.environ.get("ALIGNJAX_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    found = [folder for folder in (root / "data", root) if folder.is_dir()]
+    return found[0] if found else None
