@@ -15,6 +15,7 @@ MODULES = (
     "learning_curves",
     "report",
     "results",
+    "samples",
     "text_metrics",
     "tournament",
     "win_rate",

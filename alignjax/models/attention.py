@@ -1,0 +1,162 @@
+"""Rotary positions and attention over several stretches of tokens at once: what a prompt and its completions share, and
+what each has of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.models.functional import Cache, Segment
+from alignjax.numerics import MASKED
+from alignjax.types import Array
+
+
+def rotate(x: Array, positions: Array, theta: float) -> Array:
+    """Rotary embedding (arXiv:2104.09864): x [B,N,T,H,h] turned by positions [B,N,T], halves paired."""
+    half = x.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def attend(q: Array, segments: list[tuple[str, Array, Array, Array]]) -> Array:
+    """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h].
+
+    Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own; mask
+    broadcasts against [B,K,N,G,T,S].
+    The shared keys are one product with all N*G*T queries, never repeated.
+    """
+    scale = q.shape[-1] ** -0.5
+    scores = []
+    for letters, k, _, mask in segments:
+        score = jnp.einsum(f"bkngth,{letters}->bkngts", q * scale, k, preferred_element_type=jnp.float32)
+        scores.append(jnp.where(mask, score, MASKED))
+    # One softmax over all segments, without joining them. The maximum only guards the exponent, so it carries no
+    # gradient.
+    top = jax.lax.stop_gradient(
+        functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
+    )
+    weights = [jnp.exp(score - top) for score in scores]
+    total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
+    mixed = sum(
+        jnp.einsum(f"bkngts,{letters}->bkngth", weight.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        for weight, (letters, _, v, _) in zip(weights, segments, strict=True)
+    )
+    return (mixed / total).astype(q.dtype)  # type: ignore[operator]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """What a block's queries may see: masks made once for all layers, and this layer's cached keys and values.
+
+    shared: (k, v) or None with its mask; own: (k, v) buffers written at slot `used`, or None when the tokens given are
+    all there is.
+    """
+
+    shared: tuple[Array, Array] | None
+    own: tuple[Array, Array] | None
+    shared_mask: Array | None
+    own_mask: Array
+    used: Array | None
+
+    def attend(self, q: Array, k: Array, v: Array) -> tuple[tuple[Array, Array], Array]:
+        """The keys and values to keep, and the values that queries q [B,N,T,H,h] mix out of the past and new k, v
+        [B,N,T,K,h]."""
+        k, v = _keys(k), _keys(v)
+        if self.own is not None:
+            k, v = (
+                jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.used, axis=3)
+                for buffer, new in zip(self.own, (k, v), strict=True)
+            )
+        segments = [("bknsh", k, v, self.own_mask)]
+        if self.shared is not None:
+            assert self.shared_mask is not None
+            segments.insert(0, ("bksh", *self.shared, self.shared_mask))
+        return (k, v), _from_groups(attend(_by_groups(q, k.shape[1]), segments))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joint:
+    """A prompt and its completions side by side in one row of P + N*T tokens: every matrix product of a layer is done
+    once for both, and they part only to attend. The same numbers as extending first the one, then the others."""
+
+    prompt_mask: Array  # [B,1,1,1,P,P]
+    shared_mask: Array
+    own_mask: Array
+    prompt: int = dataclasses.field(metadata={"static": True})
+    n: int = dataclasses.field(metadata={"static": True})
+
+    def attend(self, q: Array, k: Array, v: Array) -> tuple[tuple[Array, Array], Array]:
+        """See `Past.attend`; nothing is kept."""
+
+        def completions(x: Array) -> Array:
+            return x[:, 0, self.prompt :].reshape(x.shape[0], self.n, -1, *x.shape[3:])
+
+        shared = [_keys(x[:, :, : self.prompt]) for x in (k, v)]
+        own = [_keys(completions(x)) for x in (k, v)]
+        heads = k.shape[3]
+        first = attend(_by_groups(q[:, :, : self.prompt], heads), [("bknsh", *shared, self.prompt_mask)])
+        segments = [
+            ("bksh", *(x[:, :, 0] for x in shared), self.shared_mask),
+            ("bknsh", *own, self.own_mask),
+        ]
+        rest = _from_groups(attend(_by_groups(completions(q), heads), segments))
+        rest = rest.reshape(rest.shape[0], 1, -1, *rest.shape[3:])
+        return (k[:, :, :0], v[:, :, :0]), jnp.concatenate([_from_groups(first), rest], axis=2)
+
+
+def _keys(x: Array) -> Array:
+    """[B,N,T,K,h] -> [B,K,N,T,h], the layout of a cache."""
+    return x.transpose(0, 3, 1, 2, 4)
+
+
+def _by_groups(q: Array, kv_heads: int) -> Array:
+    """[B,N,T,H,h] -> [B,K,N,G,T,h]: query heads by the key-value head they share."""
+    rows, n, t, heads, size = q.shape
+    return q.reshape(rows, n, t, kv_heads, heads // kv_heads, size).transpose(0, 3, 1, 4, 2, 5)
+
+
+def _from_groups(mixed: Array) -> Array:
+    """[B,K,N,G,T,h] -> [B,N,T,H,h]."""
+    rows, kv_heads, n, groups, t, size = mixed.shape
+    return mixed.transpose(0, 2, 4, 1, 3, 5).reshape(rows, n, t, kv_heads * groups, size)
+
+
+def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> tuple[Array | None, Array, Segment]:
+    """Masks [B,1,N,1,T,S] over the shared and the own segment, and the own segment's bookkeeping after these tokens.
+
+    Causality goes by slot, windows by position, which counts valid tokens: neither padding nor gaps change a number.
+    """
+    t = valid.shape[-1]
+    if cache.own is None:
+        start, own_valid, own_positions = 0, valid, positions
+    else:
+        start = cache.used
+        own_valid = jax.lax.dynamic_update_slice_in_dim(cache.own.valid, valid, start, axis=2)
+        own_positions = jax.lax.dynamic_update_slice_in_dim(cache.own.positions, positions, start, axis=2)
+    causal = jnp.arange(own_valid.shape[-1]) <= (start + jnp.arange(t))[:, None]
+    own = own_valid[:, :, None, :] & causal
+    shared = None if cache.shared is None else cache.shared.valid[:, None, None, :]
+    if window is not None:
+        own &= positions[..., None] - own_positions[:, :, None, :] < window
+        if cache.shared is not None and shared is not None:
+            shared = shared & (positions[..., None] - cache.shared.positions[:, None, None, :] < window)
+    expand = lambda mask: None if mask is None else mask[:, None, :, None]  # noqa: E731
+    return expand(shared), own[:, None, :, None], Segment((), own_valid, own_positions)
+
+
+def positions_of(cache: Cache, valid: Array) -> Array:
+    """Position of each token [B,N,T]: how many valid tokens stand in front of it, prompt included."""
+    before = jnp.zeros(valid.shape[:2], jnp.int32)
+    if cache.shared is not None:
+        before += jnp.sum(cache.shared.valid, axis=-1, dtype=jnp.int32)[:, None]
+    if cache.own is not None:
+        before += jnp.sum(cache.own.valid, axis=-1, dtype=jnp.int32)
+    return jnp.maximum(before[..., None] + jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, 0)

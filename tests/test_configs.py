@@ -1,0 +1,29 @@
+"""Every config trains in its tiny mode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import ROOT, run
+
+# Not configs but the parts of some; and the one that the README's test trains.
+ELSEWHERE = {"summarisation.py", "quickstart.py"}
+OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in ELSEWHERE)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_trains(config: Path, tmp_path: Path, session_cache: Path, shared_data: Path | None) -> None:
+    extra = {}
+    if config.name in OWN_DATA:
+        variable, file = OWN_DATA[config.name]
+        if shared_data is None or not (shared_data / file).is_file():
+            pytest.skip(f"{config.name} trains on {file}, which is not on this machine")
+        extra = {variable: str(shared_data)}
+    run(f"alignjax train {config}:tiny --run-dir run", tmp_path, session_cache, **extra)
+    lines = [json.loads(line) for path in tmp_path.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
+    assert lines
+    assert all("step" in line for line in lines)
+    assert f"alignjax train configs/{config.name}" in config.read_text().split('"""')[1], "its docstring says how to run it"
