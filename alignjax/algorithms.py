@@ -47,6 +47,7 @@ def preference_model(
     *,
     optimizer: Fn,
     n: int = 2,
+    reading: str = "joint",
     sampler: Role | None = None,
     max_tokens: int = 0,
     start: Any = Fresh(),
@@ -54,7 +55,8 @@ def preference_model(
 ) -> Algorithm:
     """A pairwise preference model p(y > y' | x) in role "preference", on the pairs of n completions that are labelled.
 
-    sampler: a role that adds a completion of its own (of at most `max_tokens`) to the n of the source; the first is
+    reading: "joint" or "apart", see `pairs.pair_logits`; sampler: a role that adds a completion of its own (of at most
+    `max_tokens`) to the n of the source; the first is
     then
     taken to be the human one and to beat all others.
     """
@@ -64,7 +66,7 @@ def preference_model(
         roles["policy"] = sampler
         pairs = tuple((0, j) for j in range(1, n + 1))
         experience = {"generate": fn(stages.generate, n=1, max_tokens=max_tokens), "label": fn(stages.prefer_first)}
-    pair = fn(losses.preference_cross_entropy, pairs=pairs)
+    pair = fn(losses.preference_cross_entropy, pairs=pairs, reading=reading)
     return Algorithm(experience, {"pair": pair}, roles, microbatches=microbatches)
 
 
@@ -83,12 +85,13 @@ def reward_model(
     )
 
 
-def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, microbatches: int = 1) -> Algorithm:
-    """A loss on completions and preferences from the source; "policy" and the frozen "reference" start from the same
+def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, n: int = 2, microbatches: int = 1) -> Algorithm:
+    """A loss on all pairs of n completions, and preferences, from the source; "policy" and the frozen "reference" start
+    from the same
     weights."""
     return Algorithm(
         experience={"reference": fn(stages.logprobs, role="reference")},
-        losses={"pair": loss},
+        losses={"pair": loss.replace(pairs=all_pairs(n))},
         roles={"policy": Role(model, start, optimizer), "reference": Role(model, CopyOf("policy"))},
         microbatches=microbatches,
     )

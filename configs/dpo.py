@@ -24,7 +24,11 @@ BETA = 0.1  # inverse temperature of the log-ratio
 def get_config(mode: str = "full") -> Pipeline:
     sizes = parts.tiny(Docstrings()) if mode == "tiny" else parts.Sizes()
     algorithm = algorithms.dpo(
-        parts.policy_model(sizes), beta=BETA, start=restored("sft", "policy"), optimizer=parts.policy_optimizer(sizes)
+        parts.policy_model(sizes),
+        beta=BETA,
+        start=restored("sft", "policy"),
+        n=sizes.samples,
+        optimizer=parts.policy_optimizer(sizes),
     )
     return Pipeline(
         {

@@ -18,7 +18,7 @@ from alignjax.data import Docstrings, prepare
 from alignjax.evaluate.tournament import Player, write
 
 MODES = ("full", "tiny")
-TAU = 0.1
+TAU = 0.01
 BETA = 0.125  # weight of the reference in the mixture
 
 

@@ -18,10 +18,9 @@ from alignjax import algorithms
 from alignjax.config import Pipeline, fn
 from alignjax.data import Docstrings, prepare
 from alignjax.evaluate.tournament import Player, write
-from alignjax.roles import restored
 
 MODES = ("full", "tiny")
-TAU = 0.1  # strength of the regularisation towards the SFT policy
+TAU = 0.01  # strength of the regularisation towards the SFT policy
 BETA = 0.125  # weight of the reference in IPO-MD's mixture
 
 
@@ -30,7 +29,7 @@ def get_config(mode: str = "full") -> Pipeline:
     sizes = parts.tiny(dataset) if mode == "tiny" else parts.Sizes(dataset)
     policy, judged = parts.policy_model(sizes), parts.judged(sizes)
     optimizer = parts.policy_optimizer(sizes)
-    offline = algorithms.ipo(policy, tau=TAU, start=restored("sft", "policy"), optimizer=optimizer)
+    offline = algorithms.ipo(policy, tau=TAU, start=judged["start"], n=judged["n"], optimizer=optimizer)
     online = algorithms.online_ipo(policy, tau=TAU, optimizer=optimizer, **judged)
     mixed = algorithms.ipo_md(policy, tau=TAU, beta=BETA, optimizer=optimizer, **judged)
     return Pipeline(

@@ -11,6 +11,7 @@ from typing import Any
 from alignjax import algorithms, stages
 from alignjax.config import Experiment, Fn, fn
 from alignjax.data import Dataset, Docstrings, candidates, instructions, prompts, recorded
+from alignjax.evaluate.samples import decoded
 from alignjax.evaluate.tournament import Player, play
 from alignjax.models import TransformerConfig, transformer
 from alignjax.roles import restored
@@ -21,7 +22,10 @@ from alignjax.types import Algorithm, Model, Role
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Networks, texts (in tokens), batches (in prompts), runs (in steps), and a learning rate per kind of run."""
+    """Networks, texts (in tokens), batches (in prompts), runs (in steps), and a learning rate per kind of run.
+
+    samples: completions per post in self-play and in the offline pairs; all their pairs are labelled.
+    """
 
     dataset: Dataset = dataclasses.field(default_factory=Docstrings)
     vocab: int = 4096
@@ -30,15 +34,17 @@ class Sizes:
     prompt_length: int = 64
     completion_length: int = 24
     batch_size: int = 32
-    judge_batch_size: int = 16
-    sft_steps: int = 400
-    judge_steps: int = 150
-    policy_steps: int = 120
-    eval_batches: int = 6
+    judge_batch_size: int = 32
+    policy_batch_size: int = 16
+    samples: int = 4
+    sft_steps: int = 360
+    judge_steps: int = 120
+    policy_steps: int = 80
+    eval_batches: int = 8
     eval_batch_size: int = 64
     sft_rate: float = 3e-3
-    judge_rate: float = 2e-3
-    policy_rate: float = 5e-4
+    judge_rate: float = 1e-3
+    policy_rate: float = 7e-4
 
 
 def tiny(dataset: Dataset) -> Sizes:
@@ -51,6 +57,8 @@ def tiny(dataset: Dataset) -> Sizes:
         completion_length=16,
         batch_size=8,
         judge_batch_size=8,
+        policy_batch_size=8,
+        samples=2,
         sft_steps=6,
         judge_steps=4,
         policy_steps=4,
@@ -68,7 +76,7 @@ def policy_model(sizes: Sizes) -> Model:
 
 
 def judge_model(sizes: Sizes) -> Model:
-    return transformer(TransformerConfig(**_trunk(sizes), outputs=("preference",)))
+    return transformer(TransformerConfig(**_trunk(sizes), outputs=("embedding",)))
 
 
 def optimizer(rate: float, steps: int) -> Fn:
@@ -98,6 +106,7 @@ def judge(sizes: Sizes, seed: int) -> Experiment:
     algorithm = algorithms.preference_model(
         judge_model(sizes),
         n=4,
+        reading="apart",
         sampler=Role(policy_model(sizes), restored("sft", "policy")),
         max_tokens=sizes.completion_length,
         start=restored("sft", "policy", grow=True),
@@ -110,10 +119,11 @@ def judge(sizes: Sizes, seed: int) -> Experiment:
 def judged(sizes: Sizes) -> dict[str, Any]:
     """What self-play needs beside a policy: the trained judge, and where everything starts."""
     return {
-        "judge": fn(stages.preference_model),
+        "judge": fn(stages.preference_model, reading="apart"),
         "judges": {"preference": Role(judge_model(sizes), restored("preference", "preference"))},
         "start": restored("sft", "policy"),
         "max_tokens": sizes.completion_length,
+        "n": sizes.samples,
     }
 
 
@@ -123,7 +133,9 @@ def policy_optimizer(sizes: Sizes) -> Fn:
 
 def online(sizes: Sizes, algorithm: Algorithm) -> Experiment:
     """An algorithm on fresh posts."""
-    return Experiment(algorithm, fn(prompts, batch_size=sizes.batch_size, **_posts(sizes)), sizes.policy_steps)
+    source = fn(prompts, batch_size=sizes.policy_batch_size, **_posts(sizes))
+    sample = fn(decoded, dataset=sizes.dataset)
+    return Experiment(algorithm, source, sizes.policy_steps, sample=sample, sample_every=40)
 
 
 def sampled_pairs(sizes: Sizes) -> Experiment:
@@ -135,7 +147,7 @@ def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:
     """An algorithm on the pairs that the step "pairs" has written."""
     shapes = lambda: experience_shapes(sampled_pairs(sizes))  # noqa: E731
     return Experiment(
-        algorithm, fn(recorded, stage="pairs", batch_size=sizes.batch_size, like=shapes), sizes.policy_steps
+        algorithm, fn(recorded, stage="pairs", batch_size=sizes.policy_batch_size, like=shapes), sizes.policy_steps
     )
 
 

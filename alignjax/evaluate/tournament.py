@@ -67,9 +67,10 @@ def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _judged(model: Model, params: Params, batch: Batch) -> jax.Array:
-    """Preference matrix [B,N,N] of all completions of a batch."""
+    """Preference matrix [B,N,N] of all completions of a batch, read as the model's heads allow."""
     context = context_of({"preference": model}, {"preference": params})
-    return stages.preference_model(context, batch, jax.random.key(0))
+    reading = "apart" if "embedding" in model.heads else "joint"
+    return stages.preference_model(context, batch, jax.random.key(0), reading=reading)
 
 
 def _joined(parts: Sequence[Batch]) -> Batch:

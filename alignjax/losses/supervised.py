@@ -38,6 +38,7 @@ def preference_cross_entropy(
     *,
     role: str = "preference",
     pairs: tuple[tuple[int, int], ...] = ((0, 1),),
+    reading: str = "joint",
     separator: int = 3,
 ) -> tuple[Mean, Metrics]:
     """Cross-entropy of a pairwise preference model P(i beats j | prompt) = S(f(i, j) - f(j, i)) (a preference model as
@@ -49,7 +50,9 @@ def preference_cross_entropy(
     """
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
-    return _cross_entropy(pair_logits(context, batch, role=role, pairs=pairs, separator=separator), label, weight)
+    return _cross_entropy(
+        pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator), label, weight
+    )
 
 
 def bradley_terry(

@@ -103,11 +103,15 @@ def unrolled(params: Params) -> Params:
 
 
 def default_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """The log-prob of the token in nats for an lm head, the number itself for a scalar head."""
-    return {
-        name: token_logps(value, token) if name.partition(":")[2] in ("", "lm") else value[..., 0].astype(jnp.float32)
-        for name, value in outputs.items()
-    }
+    """The log-prob of the token in nats for an lm head, the numbers themselves for another (without the axis of one)."""
+
+    def one(head: str, value: Array) -> Array:
+        if head in ("", "lm"):
+            return token_logps(value, token)
+        value = value.astype(jnp.float32)
+        return value[..., 0] if value.shape[-1] == 1 else value
+
+    return {name: one(name.partition(":")[2], value) for name, value in outputs.items()}
 
 
 def previous_valid(states: Array, first: Array, valid: Array) -> Array:

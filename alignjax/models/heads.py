@@ -1,4 +1,4 @@
-"""What stands on a trunk: the language-model head and scalar heads for values, rewards and pairwise preferences."""
+"""What stands on a trunk: the language-model head, and small heads for values, rewards and pairwise preferences."""
 
 from __future__ import annotations
 
@@ -11,31 +11,39 @@ from alignjax.config import ConfigError, nearest
 from alignjax.numerics import linear
 from alignjax.types import Array, Head, Key, Params
 
-# Where each scalar head reads: a value predicts what comes after the state, a reward or a preference judges what has
-# been read.
-SCALAR = {"value": "before", "reward": "after", "preference": "after"}
+# Where each small head reads and how many numbers it gives: a value predicts what comes after the state, the others
+# judge
+# what has been read. An "embedding" is a score and two vectors of INTERACTION numbers (`pairs.embedding_logits`).
+INTERACTION = 8
+SMALL = {
+    "value": ("before", 1),
+    "reward": ("after", 1),
+    "preference": ("after", 1),
+    "embedding": ("after", 1 + 2 * INTERACTION),
+}
 
 
-def _scalars(config: Any) -> tuple[str, ...]:
+def _small(config: Any) -> tuple[str, ...]:
     for name in config.outputs:
-        if name not in SCALAR:
-            raise ConfigError(f"unknown model output {name!r}.{nearest(name, SCALAR)}")
+        if name not in SMALL:
+            raise ConfigError(f"unknown model output {name!r}.{nearest(name, SMALL)}")
     return config.outputs
 
 
 def init(key: Key, config: Any, dtype: Any) -> Params:
-    """Params of all heads. Scalar heads start small, so that a fresh critic or judge is near 0 and 1/2."""
-    lm, *rest = jax.random.split(key, 1 + len(_scalars(config)))
+    """Params of all heads. Small heads start near 0, so that a fresh critic says 0 and a fresh judge 1/2."""
+    lm, *rest = jax.random.split(key, 1 + len(_small(config)))
     kernel = lambda key, out: jax.random.normal(key, (config.width, out), dtype) * config.width**-0.5  # noqa: E731
     params = {} if config.tied else {"lm": {"kernel": kernel(lm, config.vocab)}}
-    for name, own in zip(_scalars(config), rest, strict=True):
-        params[name] = {"kernel": kernel(own, 1) * 0.1, "bias": jnp.zeros((1,), dtype)}
+    for name, own in zip(_small(config), rest, strict=True):
+        size = SMALL[name][1]
+        params[name] = {"kernel": kernel(own, size) * 0.1, "bias": jnp.zeros((size,), dtype)}
     return params
 
 
 def axes(config: Any) -> Params:
     named = {} if config.tied else {"lm": {"kernel": ("embed", "vocab")}}
-    return named | {name: {"kernel": ("embed", None), "bias": (None,)} for name in _scalars(config)}
+    return named | {name: {"kernel": ("embed", None), "bias": (None,)} for name in _small(config)}
 
 
 def _lm(params: Params, states: Array) -> Array:
@@ -46,7 +54,7 @@ def _tied(params: Params, states: Array) -> Array:
     return linear(states, params["embed"].astype(states.dtype).T)
 
 
-def _scalar(name: str) -> Any:
+def _few(name: str) -> Any:
     def apply(params: Params, states: Array) -> Array:
         own = params["heads"][name]
         # In float32: a reward or a preference logit is a number people compare, not a distribution that a softmax
@@ -57,6 +65,6 @@ def _scalar(name: str) -> Any:
 
 
 def heads(config: Any) -> dict[str, Head]:
-    """The heads of a configuration by name; "lm" gives logits [..,V], the others [..,1]."""
+    """The heads of a configuration by name; "lm" gives logits [..,V], the others [..,K] as SMALL says."""
     named = {"lm": Head("before", _tied if config.tied else _lm)}
-    return named | {name: Head(SCALAR[name], _scalar(name)) for name in _scalars(config)}
+    return named | {name: Head(SMALL[name][0], _few(name)) for name in _small(config)}

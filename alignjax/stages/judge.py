@@ -30,15 +30,20 @@ def probability(logit: Array) -> Array:
 
 
 def preference_model(
-    context: Context, batch: Batch, key: Key, *, role: str = "preference", separator: int = 3
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    role: str = "preference",
+    reading: str = "joint",
+    separator: int = 3,
 ) -> Array:
-    """A pairwise preference model: S(f(i, j) - f(j, i)), f reading prompt and both completions (arXiv:2312.00886
-    section 4)."""
+    """A trained pairwise preference model, possibly intransitive (arXiv:2312.00886 section 4); reading: see
+    `pairs.pair_logits`."""
     n = _completions(batch)
     pairs = all_pairs(n)
-    return preference_matrix(
-        probability(pair_logits(context, batch, role=role, pairs=pairs, separator=separator)), pairs, n
-    )
+    logits = pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator)
+    return preference_matrix(probability(logits), pairs, n)
 
 
 def reward_difference(context: Context, batch: Batch, key: Key, *, role: str = "reward") -> Array:
