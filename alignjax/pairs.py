@@ -25,7 +25,8 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
     The padding that stays between y and the separator is harmless, since positions count valid tokens. Order: all (i,
     j), then all (j, i).
     """
-    assert batch.tokens is not None and batch.valid is not None
+    assert batch.tokens is not None
+    assert batch.valid is not None
     first = jnp.array([i for i, _ in pairs] + [j for _, j in pairs])
     second = jnp.array([j for _, j in pairs] + [i for i, _ in pairs])
 

@@ -153,7 +153,7 @@ def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:
 
 def tournament(sizes: Sizes, *players: Player) -> Fn:
     """SFT, the players and the human on held-out posts, decided by the held-out judge."""
-    held_out = {"split": "test", "shuffle": False, "batch_size": sizes.eval_batch_size}
+    held_out = {"split": "test", "batch_size": sizes.eval_batch_size}
     return fn(
         play,
         model=policy_model(sizes),

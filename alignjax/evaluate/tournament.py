@@ -115,32 +115,14 @@ def play(
     tournament.json.
 
     players: the first is the baseline, whose weights are the reference of every KL; judges: (name, stage) of preference
-    models, of which "held_out" decides; source: prompts with their human completion (N = 1) in a fixed order;
-    judge_source:
-    rows of `candidates` on which the judges themselves are measured; batches: how many batches of each.
+    models, of which "held_out" decides; source: prompts with their human completion (N = 1); judge_source: rows of
+    `candidates` on which the judges themselves are measured; batches: how many batches of each.
     One sample per prompt and player at temperature 1, drawn independently, so that the KL estimate is unbiased.
     """
     if "held_out" not in dict(judges):
         raise ConfigError("a tournament needs a judge named 'held_out' that no player was trained against")
-    key = jax.random.key(seed)
-    weights = {one.name: restore_role(workspace.find(one.stage), one.role) for one in players}
     humans = [source(workspace, seed)[step] for step in range(batches)]
-    drawn = {
-        one.name: [
-            jax.device_get(
-                _sampled(
-                    model,
-                    weights[one.name],
-                    weights[players[0].name],
-                    _prompts_only(batch),
-                    fold_name(key, one.name),
-                    max_tokens,
-                )
-            )
-            for batch in humans
-        ]
-        for one in players
-    }
+    drawn = _drawn(workspace, model, players, humans, jax.random.key(seed), max_tokens)
     names = [*drawn, "human"]
     tables = [_joined([*(drawn[name][i] for name in drawn), humans[i]]) for i in range(batches)]
     checks = [judge_source(workspace, seed)[step] for step in range(batches)]
@@ -148,13 +130,10 @@ def play(
     verdicts = {}
     for name, stage in judges:
         judge = restore_role(workspace.find(stage), "preference")
-        verdicts[name] = _judgements(
-            _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables]), names
-        )
-        found["judges"][name] = {
-            "label": LABELS.get(name, name.replace("_", " ")),
-            **_judge_accuracy(judge_model, judge, checks),
-        }
+        matrix = _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables])
+        verdicts[name] = _judgements(matrix, names)
+        label = {"label": LABELS.get(name, name.replace("_", " "))}
+        found["judges"][name] = label | _judge_accuracy(judge_model, judge, checks)
     found |= _verdict(verdicts)
     found["length_bias"] = _length_bias(verdicts["held_out"], tables, names)
     texts = _texts(tables, names, tokenizer_of(dataset, workspace))
@@ -167,6 +146,20 @@ def play(
     ]
     (workspace.folder / FOUND).write_text(json.dumps(found, indent=1))
     return {name: found["win_rates"][name][players[0].name] for name in names if name != players[0].name}
+
+
+def _drawn(
+    workspace: Workspace, model: Model, players: Sequence[Player], prompts: Sequence[Batch], key: Any, max_tokens: int
+) -> dict[str, list[Batch]]:
+    """{player: batches of its samples}, each player's drawn with a key of its own name."""
+    weights = {one.name: restore_role(workspace.find(one.stage), one.role) for one in players}
+    baseline = weights[players[0].name]
+
+    def one(name: str, batch: Batch) -> Batch:
+        own = fold_name(key, name)
+        return jax.device_get(_sampled(model, weights[name], baseline, _prompts_only(batch), own, max_tokens))
+
+    return {name: [one(name, batch) for batch in prompts] for name in weights}
 
 
 def _prompts_only(batch: Batch) -> Batch:

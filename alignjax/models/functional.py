@@ -103,7 +103,7 @@ def unrolled(params: Params) -> Params:
 
 
 def default_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """The log-prob of the token in nats for an lm head, the numbers themselves for another (without the axis of one)."""
+    """The log-prob of the token in nats for an lm head, the numbers themselves for another (an axis of one dropped)."""
 
     def one(head: str, value: Array) -> Array:
         if head in ("", "lm"):

@@ -100,7 +100,8 @@ def _one_pass(
                 }
         return answers
 
-    assert batch.tokens is not None and batch.valid is not None
+    assert batch.tokens is not None
+    assert batch.valid is not None
     answers = _chunked(
         one, ({output: states(output) for output in outputs}, batch.tokens), batch.tokens.shape[2], chunk
     )

@@ -112,7 +112,7 @@ def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -
 
 
 def experience_shapes(experiment: Experiment) -> Batch:
-    """Shapes of the batches that an experiment makes, from its config alone: what a data set of its samples will hold."""
+    """Shapes of the batches that an experiment makes, from its config alone: what its samples, kept, will look like."""
     spec = experiment.source(None, experiment.seed).spec
     return abstract_experience(experiment.algorithm, abstract_state(experiment.algorithm), spec)
 
@@ -157,7 +157,7 @@ def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch, key: 
         optimizer: Fn = algorithm.roles[name].optimizer  # type: ignore[assignment]
         updates, optimizers[name] = optimizer().update(gradients[name], state.optimizers[name], own[name])
         roles[name] = optax.apply_updates(own[name], updates)
-        metrics[f"gradient_norm/{name}"] = Mean(optax.global_norm(gradients[name]), jnp.ones(()))
+        metrics[f"gradient_norm/{name}"] = Mean(optax.tree.norm(gradients[name]), jnp.ones(()))
     return TrainState(roles, optimizers, state.step, state.seed), metrics
 
 
