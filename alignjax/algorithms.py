@@ -56,9 +56,7 @@ def preference_model(
     """A pairwise preference model p(y > y' | x) in role "preference", on the pairs of n completions that are labelled.
 
     reading: "joint" or "apart", see `pairs.pair_logits`; sampler: a role that adds a completion of its own (of at most
-    `max_tokens`) to the n of the source; the first is
-    then
-    taken to be the human one and to beat all others.
+    `max_tokens`) to the n of the source; the first is then taken to be the human one and to beat all others.
     """
     roles, experience = {"preference": Role(model, start, optimizer)}, {}
     pairs = all_pairs(n)
@@ -87,8 +85,7 @@ def reward_model(
 
 def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, n: int = 2, microbatches: int = 1) -> Algorithm:
     """A loss on all pairs of n completions, and preferences, from the source; "policy" and the frozen "reference" start
-    from the same
-    weights."""
+    from the same weights."""
     return Algorithm(
         experience={"reference": fn(stages.logprobs, role="reference")},
         losses={"pair": loss.replace(pairs=all_pairs(n))},
@@ -160,9 +157,8 @@ def ipo_md(model: Model, *, tau: float = 0.1, beta: float = 0.25, **parts: Any) 
     """IPO-MD: online IPO on samples of the geometric mixture policy^(1-beta) reference^beta (arXiv:2403.08635 section
     4.2).
 
-    For beta > 0 it stops where the *mixture*, not the policy, is an equilibrium: the one regularised by tau / (1 -
-    beta). To aim at the equilibrium of tau
-    with the mixture, train with tau (1 - beta).
+    For beta > 0 it stops where the *mixture*, not the policy, is an equilibrium: the one regularised by
+    tau / (1 - beta). To aim at the equilibrium of tau with the mixture, train with tau (1 - beta).
     """
     return online(model, loss=fn(losses.ipo, tau=tau), behaviour=fn(mixture, beta=beta), **parts)
 

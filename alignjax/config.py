@@ -80,8 +80,8 @@ class Fn:
     """A function with its hyper-parameters: frozen, callable, comparable, printable. Made by `fn`, which checks them.
 
     A pytree: hyper-parameters annotated `float`, and nested `Fn`s, are its leaves and enter jitted functions as
-    arguments, so that a sweep over them compiles
-    once; everything else is static. A function must therefore not branch in Python on a float hyper-parameter.
+    arguments, so that a sweep over them compiles once; everything else is static. A function must therefore not branch
+    in Python on a float hyper-parameter.
     """
 
     __slots__ = ("function", "kwargs", "leaves")

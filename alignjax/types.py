@@ -4,8 +4,8 @@ Shape letters, everywhere: B prompts, N completions of a prompt, P prompt tokens
 width.
 
 An algorithm is data. Stages fill one `Batch`, losses read it, roles live beside it; `train/step.py` turns the record
-into two jitted functions and nothing
-else knows how. All function types below take a `Context` first, so that a new method never needs a new loop.
+into two jitted functions and nothing else knows how. All function types below take a `Context` first, so that a new
+method never needs a new loop.
 """
 
 from __future__ import annotations
@@ -38,12 +38,10 @@ class Batch:
     empty) until a source or a stage fills it.
 
     Prompts are left-padded, completions right-padded. `valid` says a token exists and is attended; `mask` says how much
-    it counts in a loss (0 on forced
-    prefixes, user turns and tool output; real values weight tokens). `logps[name]` are log-probabilities in nats: under
-    a role's name that role's at
-    temperature 1 and untruncated, under "sampler" those of the distribution that was sampled. `preference[b, i, j]` is
-    the probability that completion i
-    beats completion j; `pair_weight` is 0 where a pair was not labelled.
+    it counts in a loss (0 on forced prefixes, user turns and tool output; real values weight tokens). `logps[name]` are
+    log-probabilities in nats: under a role's name that role's at temperature 1 and untruncated, under "sampler" those
+    of the distribution that was sampled. `preference[b, i, j]` is the probability that completion i beats completion j;
+    `pair_weight` is 0 where a pair was not labelled.
     """
 
     prompt: Array | None = None  # [B,P] int32
@@ -178,8 +176,8 @@ class Context:
     state: {role: own pytree}; params(role): what its model runs on, after `build`; step: int32 scalar; metrics: {name:
     Mean}, written by stages and losses, read by rules
     score(roles, batch, read=None) -> {name: [B,N,T]}: roles is "role", "role:head" or "role@site", or a tuple of them;
-    without a read each gives its
-    model's default under its own name. All that the losses of one update ask for is computed in one pass per view.
+    without a read each gives its model's default under its own name. All that the losses of one update ask for is
+    computed in one pass per view.
     """
 
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict, metadata={"static": True})
@@ -247,12 +245,12 @@ def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """Stages that make experience, losses that read it, roles beside them. A pytree whose leaves are the float hyper-
-    parameters of its functions.
+    """Stages that make experience, losses that read it, roles beside them. A pytree whose leaves are the float
+    hyper-parameters of its functions.
 
     epochs and minibatches: optimizer steps per iteration over the same experience; microbatches: how many pieces a
-    scoring pass is cut into to save memory
-    (every loss still sees the whole batch, so the number never changes a result).
+    scoring pass is cut into to save memory (every loss still sees the whole batch, so the number never changes a
+    result).
     """
 
     experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)

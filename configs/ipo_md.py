@@ -3,9 +3,8 @@
     alignjax train configs/ipo_md.py            # about 4 minutes on 2 CPU cores
     alignjax train configs/ipo_md.py:tiny
 
-Online IPO whose pairs are sampled from the geometric mixture policy^(1-beta) reference^beta, token by token. For beta >
-0
-the mixture, not the policy, stops at an equilibrium, the one regularised by tau / (1 - beta).
+Online IPO whose pairs are sampled from the geometric mixture policy^(1-beta) reference^beta, token by token. For
+beta > 0 the mixture, not the policy, stops at an equilibrium, the one regularised by tau / (1 - beta).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Commands as a user types them, in a folder of their own. Compiled programs and prepared data are shared by a session."""
+"""Commands as a user types them, in a folder of their own. Compiled programs and prepared data are shared by a
+session."""
 
 from __future__ import annotations
 

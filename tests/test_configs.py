@@ -26,4 +26,6 @@ def test_trains(config: Path, tmp_path: Path, session_cache: Path, shared_data: 
     lines = [json.loads(line) for path in tmp_path.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
     assert lines
     assert all("step" in line for line in lines)
-    assert f"alignjax train configs/{config.name}" in config.read_text().split('"""')[1], "its docstring says how to run it"
+    assert f"alignjax train configs/{config.name}" in config.read_text().split('"""')[1], (
+        "its docstring says how to run it"
+    )

@@ -1,5 +1,5 @@
-"""Every command of the README runs, in the order in which it stands there. A config without a mode is run in its tiny one, and
-installing and running these tests is what has brought us here."""
+"""Every command of the README runs, in the order in which it stands there. A config without a mode is run in its tiny
+one, and installing and running these tests is what has brought us here."""
 
 from __future__ import annotations
 

@@ -75,7 +75,9 @@ def _judged(model: Model, params: Params, batch: Batch) -> jax.Array:
 
 def _joined(parts: Sequence[Batch]) -> Batch:
     """Completions of several batches of the same prompts side by side."""
-    fields = {name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("tokens", "valid")}
+    fields: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("tokens", "valid")
+    }
     return Batch(prompt=parts[0].prompt, prompt_valid=parts[0].prompt_valid, **fields)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from alignjax.evaluate.bootstrap import DataError, Interval, as_column, interval
 
+__all__ = ["exploitability", "win_rate_matrix"]
+
 Judgements = Mapping[tuple[str, str], Any]
 SCORES = ("probability", "hard")
 

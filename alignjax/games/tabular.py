@@ -87,8 +87,7 @@ def exploitability(game: TabularGame, policy: np.ndarray) -> float:
 
 def nash(game: TabularGame, tolerance: float = 1e-13) -> np.ndarray:
     """The regularised equilibrium [K], by Newton's method on log pi = log mu + P pi / tau - log Z, followed down from a
-    tau so
-    large that the reference is nearly the solution. Raises GameError if the residual stays above `tolerance`."""
+    tau so large that the reference is nearly the solution. Raises GameError if the residual stays above `tolerance`."""
     top = max(game.tau, 4.0)
     stages = np.geomspace(top, game.tau, 1 + int(np.ceil(8 * np.log2(top / game.tau))))
     theta = np.log(game.reference)
@@ -117,7 +116,7 @@ def _newton(game: TabularGame, theta: np.ndarray, tau: float, steps: int = 60) -
         size, before = 1.0, np.abs(value).max()
         while size > 1e-6:
             new = theta + size * step
-            new = new - logsumexp(new)
+            new = new - np.asarray(logsumexp(new))
             if np.abs(_residual(game, new, tau)).max() < before:
                 break
             size /= 2

@@ -80,7 +80,8 @@ def _fields(
         own if reference is None else own - sequence_logps(batch, reference_logps(context, batch, reference), normalize)
     )
     mask = batch.mask if batch.mask is not None else batch.valid
-    length = jnp.sum(mask, axis=-1).astype(own.dtype)  # type: ignore[arg-type]
+    assert mask is not None
+    length = jnp.sum(mask, axis=-1).astype(own.dtype)
     fields = {}
     for name, value in (("ratio", ratio), ("logps", own), ("length", length)):
         fields |= {f"{name}_i": value[:, i], f"{name}_j": value[:, j]}
@@ -108,16 +109,15 @@ def pairwise(per_pair: Callable[..., Array]) -> Any:
     """Makes a Loss of a function of one pair.
 
     The positional parameters of `per_pair` name what it reads (see FIELDS, usually margin and preference; all [..,K])
-    and it returns a loss per pair [..,K];
-    its keyword-only parameters are the hyper-parameters. The loss gains five more:
+    and it returns a loss per pair [..,K]; its keyword-only parameters are the hyper-parameters. The loss gains five
+    more:
 
     role: what is trained; reference: what log-ratios are against (None: reference-free); pairs: which completions are
-    compared;
-    normalize: "none" for sequence sums, "length" for per-token means; per_pair stays reachable as `loss.per_pair`.
+    compared; normalize: "none" for sequence sums, "length" for per-token means; per_pair stays reachable as
+    `loss.per_pair`.
 
     The decorator owns masks, pairs, `pair_weight` (0 = not labelled) and the (sum, weight) of the mean. The label is a
-    probability, so soft labels and label
-    smoothing need no loss of their own.
+    probability, so soft labels and label smoothing need no loss of their own.
 
     Raises ConfigError if the batch has no preference, or not the completions that `pairs` names.
     """
@@ -147,7 +147,7 @@ def pairwise(per_pair: Callable[..., Array]) -> Any:
     return _as_loss(loss, per_pair)
 
 
-def _as_loss(loss: Callable[..., Any], per_pair: Callable[..., Array]) -> Any:
+def _as_loss(loss: Any, per_pair: Callable[..., Array]) -> Any:
     """`loss` under the name, docstring and hyper-parameters of `per_pair`, followed by its own."""
     own = typing.get_type_hints(loss)
     hints = typing.get_type_hints(per_pair)
@@ -157,6 +157,6 @@ def _as_loss(loss: Callable[..., Any], per_pair: Callable[..., Array]) -> Any:
     loss.__name__, loss.__qualname__ = per_pair.__name__, per_pair.__qualname__
     loss.__doc__, loss.__module__ = per_pair.__doc__, per_pair.__module__
     loss.__annotations__ = {**own, **{p.name: hints.get(p.name, Any) for p in hyper}}
-    loss.__signature__ = inspect.Signature([*first, *hyper, *rest])  # type: ignore[attr-defined]
-    loss.per_pair = per_pair  # type: ignore[attr-defined]
+    loss.__signature__ = inspect.Signature([*first, *hyper, *rest])
+    loss.per_pair = per_pair
     return loss

@@ -45,8 +45,7 @@ def preference_cross_entropy(
     in arXiv:2312.00886 section 4).
 
     f reads both completions ("y separator y'"), so the model may be intransitive; it is antisymmetric by construction.
-    Labels are probabilities.
-    Nats per pair, weighted by `pair_weight`.
+    Labels are probabilities. Nats per pair, weighted by `pair_weight`.
     """
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)

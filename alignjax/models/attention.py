@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,11 @@ def rotate(x: Array, positions: Array, theta: float) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def attend(q: Array, segments: list[tuple[str, Array, Array, Array]]) -> Array:
+def attend(q: Array, segments: Sequence[tuple[str, Array, Array, Array]]) -> Array:
     """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h].
 
     Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own; mask
-    broadcasts against [B,K,N,G,T,S].
-    The shared keys are one product with all N*G*T queries, never repeated.
+    broadcasts against [B,K,N,G,T,S]. The shared keys are one product with all N*G*T queries, never repeated.
     """
     scale = q.shape[-1] ** -0.5
     scores = []
@@ -70,6 +70,7 @@ class Past:
         [B,N,T,K,h]."""
         k, v = _keys(k), _keys(v)
         if self.own is not None:
+            assert self.used is not None
             k, v = (
                 jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.used, axis=3)
                 for buffer, new in zip(self.own, (k, v), strict=True)
@@ -99,13 +100,13 @@ class Joint:
         def completions(x: Array) -> Array:
             return x[:, 0, self.prompt :].reshape(x.shape[0], self.n, -1, *x.shape[3:])
 
-        shared = [_keys(x[:, :, : self.prompt]) for x in (k, v)]
-        own = [_keys(completions(x)) for x in (k, v)]
+        shared_k, shared_v = (_keys(x[:, :, : self.prompt]) for x in (k, v))
+        own_k, own_v = (_keys(completions(x)) for x in (k, v))
         heads = k.shape[3]
-        first = attend(_by_groups(q[:, :, : self.prompt], heads), [("bknsh", *shared, self.prompt_mask)])
+        first = attend(_by_groups(q[:, :, : self.prompt], heads), [("bknsh", shared_k, shared_v, self.prompt_mask)])
         segments = [
-            ("bksh", *(x[:, :, 0] for x in shared), self.shared_mask),
-            ("bknsh", *own, self.own_mask),
+            ("bksh", shared_k[:, :, 0], shared_v[:, :, 0], self.shared_mask),
+            ("bknsh", own_k, own_v, self.own_mask),
         ]
         rest = _from_groups(attend(_by_groups(completions(q), heads), segments))
         rest = rest.reshape(rest.shape[0], 1, -1, *rest.shape[3:])
@@ -138,6 +139,7 @@ def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> t
     if cache.own is None:
         start, own_valid, own_positions = 0, valid, positions
     else:
+        assert cache.used is not None
         start = cache.used
         own_valid = jax.lax.dynamic_update_slice_in_dim(cache.own.valid, valid, start, axis=2)
         own_positions = jax.lax.dynamic_update_slice_in_dim(cache.own.positions, positions, start, axis=2)

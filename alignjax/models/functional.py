@@ -1,8 +1,8 @@
 """The cache that training, scoring, prefill and decode share, and the seam between flax modules and plain functions.
 
 A cache is a shared segment per prompt, read by all its completions and never repeated, and an own segment per
-completion. Layout [B,K,(N,)S,h] (K key-value
-heads, h head size): the batch dimensions of both attention products lead, so that neither needs a transpose.
+completion. Layout [B,K,(N,)S,h] (K key-value heads, h head size): the batch dimensions of both attention products lead,
+so that neither needs a transpose.
 """
 
 from __future__ import annotations
@@ -129,13 +129,13 @@ def shared_prompt_hidden(extend: Any, joint: Any, group_chunks: int = 1) -> Any:
     through both.
 
     joint: encodes both in one run over the layers; group_chunks > 1: for groups too large for memory, extends the
-    prompt
-    first and then rematerialised pieces of the N completions over it.
+    prompt first and then rematerialised pieces of the N completions over it.
     """
 
     def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = ()) -> Hidden:
         assert batch.prompt is not None
         assert batch.prompt_valid is not None
+        assert batch.valid is not None
         edits = params.get("edits")
         prompt = (batch.prompt[:, None], batch.prompt_valid[:, None])
         given = (batch.tokens, batch.valid)
@@ -152,7 +152,7 @@ def shared_prompt_hidden(extend: Any, joint: Any, group_chunks: int = 1) -> Any:
             after, sited = _over_groups(completions, given, group_chunks)
         last = batch.prompt.shape[1] - 1 - jnp.argmax(jnp.flip(batch.prompt_valid, -1), axis=-1)
         first = jnp.take_along_axis(states[:, 0], last[:, None, None], axis=1)[:, 0]
-        return Hidden(previous_valid(after, first, batch.valid), after, sited)  # type: ignore[arg-type]
+        return Hidden(previous_valid(after, first, batch.valid), after, sited)
 
     return hidden
 

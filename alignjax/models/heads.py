@@ -12,8 +12,7 @@ from alignjax.numerics import linear
 from alignjax.types import Array, Head, Key, Params
 
 # Where each small head reads and how many numbers it gives: a value predicts what comes after the state, the others
-# judge
-# what has been read. An "embedding" is a score and two vectors of INTERACTION numbers (`pairs.embedding_logits`).
+# judge what has been read. An "embedding" is a score and two vectors of INTERACTION numbers (`pairs.embedding_logits`).
 INTERACTION = 8
 SMALL = {
     "value": ("before", 1),

@@ -2,8 +2,7 @@
 functions.
 
 Layers are stacked and scanned in training; handed params and caches whose layers are a tuple (`functional.unrolled`),
-the same `extend` runs them one by one,
-which is what decode does.
+the same `extend` runs them one by one, which is what decode does.
 """
 
 from __future__ import annotations
@@ -32,11 +31,9 @@ class TransformerConfig:
     """Sizes and switches of a decoder-only transformer.
 
     vocab V, width D, layers, heads (query), kv_heads (0: as many as heads), head_dim (0: width / heads), mlp (gated
-    hidden size); window: attend to that many
-    latest tokens, None for all; outputs: heads besides "lm": any of "value", "reward", "preference"; tied: the lm head
-    is the embedding;
-    dtype and param_dtype: compute and storage, by name; remat: "none" or "layer"; group_chunks: see
-    `shared_prompt_hidden`.
+    hidden size); window: attend to that many latest tokens, None for all; outputs: heads besides "lm": any of "value",
+    "reward", "preference"; tied: the lm head is the embedding; dtype and param_dtype: compute and storage, by name;
+    remat: "none" or "layer"; group_chunks: see `shared_prompt_hidden`.
     """
 
     vocab: int
@@ -248,17 +245,17 @@ def transformer(config: TransformerConfig) -> Model:
             "heads": heads_module.init(outputs, config, dtype),
         }
 
+    layer_axes = jax.tree.map(
+        lambda leaf: ("layers", *leaf.get_metadata("axes")),
+        blank,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
     axes = {
         "embed": ("vocab", "embed"),
-        "layers": jax.tree.map(
-            lambda leaf: ("layers", *leaf.get_metadata("axes")),
-            blank,
-            is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
-        ),
+        "layers": nnx.to_pure_dict(layer_axes),
         "norm": ("embed",),
         "heads": heads_module.axes(config),
     }
-    axes["layers"] = nnx.to_pure_dict(axes["layers"])  # type: ignore[arg-type]
     extend = functools.partial(_extend, config, block)
     return Model(
         init=init,

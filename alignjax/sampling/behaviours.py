@@ -1,8 +1,7 @@
 """How streams of logits combine into the distribution that is sampled at each step.
 
 A behaviour is ({stream: logits [..,V]}, history) -> logits [..,V]. Its string hyper-parameters name the streams it
-reads; by default each is the role of that
-name. `history` is a `History` of the tokens and log-probs so far.
+reads; by default each is the role of that name. `history` is a `History` of the tokens and log-probs so far.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ def mixture(
     every step.
 
     The sampler of IPO-MD (arXiv:2403.08635 section 4.2) and Nash-MD (arXiv:2312.00886 section 7); beta = 0 is the
-    policy, 1 the reference. The papers' theory
-    normalises the mixture of whole responses; the token-level mixture that they, and we, sample from equals it for one-
-    token responses only.
+    policy, 1 the reference. The papers' theory normalises the mixture of whole responses; the token-level mixture that
+    they, and we, sample from equals it for one-token responses only.
     """
     # Each stream is normalised first: in floating point the mixture of large raw logits would lose digits that their
     # normalisers cancel.

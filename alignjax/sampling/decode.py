@@ -128,9 +128,8 @@ def generate(
     (role, view), caches in lockstep.
 
     Stop tokens are sampled, scored and valid; nothing follows them. The uniform number behind a token is a function of
-    the key, the prompt's example_id, the
-    completion's number and the position, so a sample depends on neither the rest of the batch nor its order (without
-    example_id, rows are numbered).
+    the key, the prompt's example_id, the completion's number and the position, so a sample depends on neither the rest
+    of the batch nor its order (without example_id, rows are numbered).
 
     Raises ConfigError if a stream's role or view does not exist, or a role's model cannot be extended.
     """

@@ -46,8 +46,7 @@ def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
     -> (token, log-prob) [..].
 
     One uniform number a row instead of V Gumbel variables, and two levels (a block, then a token in it) instead of a
-    running sum over the vocabulary.
-    A token of probability 0 is never drawn.
+    running sum over the vocabulary. A token of probability 0 is never drawn.
     """
     vocab = logits.shape[-1]
     block = 1 << max(0, math.isqrt(vocab) - 1).bit_length()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from alignjax.config import Fn
 from alignjax.types import Batch, Context, Key
 
 
@@ -18,9 +19,8 @@ def host(
     """A stage in plain Python and NumPy; experience is cut into jitted segments around it.
 
     stage(context, batch, key) -> batch gets NumPy arrays. like(batch) -> batch says, on shapes alone, what comes back:
-    checked after every call and used by
-    dry runs. Its answers are kept in the run folder, so that a resumed run replays them instead of asking a judge
-    twice.
+    checked after every call and used by dry runs. Its answers are kept in the run folder, so that a resumed run replays
+    them instead of asking a judge twice.
 
     Raises ValueError if what comes back is not of the shapes and dtypes that `like` declares.
     """
@@ -44,9 +44,7 @@ def host(
     return answer
 
 
-def replayed(
-    stage: Callable[..., Batch], name: str, step: int, context: Context, batch: Batch, key: Key, folder: Path | None
-) -> Batch:
+def replayed(stage: Fn, name: str, step: int, context: Context, batch: Batch, key: Key, folder: Path | None) -> Batch:
     """The stage's answer of this step from `folder` if it was given before (to the same question), else asked and
     kept."""
     path = folder / f"{name}-{step:08d}.npz" if folder else None
@@ -56,7 +54,7 @@ def replayed(
             if int(kept["asked"]) == len(asked) and all(
                 np.array_equal(kept[f"asked{i}"], leaf) for i, leaf in enumerate(asked)
             ):
-                structure = jax.tree.structure(jax.eval_shape(stage.kwargs["like"], batch))  # type: ignore[attr-defined]
+                structure = jax.tree.structure(jax.eval_shape(stage.kwargs["like"], batch))
                 return jax.tree.unflatten(structure, [kept[f"answer{i}"] for i in range(structure.num_leaves)])
     answer = stage(context, batch, key)
     if path is not None:

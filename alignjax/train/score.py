@@ -1,9 +1,8 @@
 """Scoring: what losses and stages ask of models, computed in one pass per view.
 
 XLA does not merge two differentiated passes over the same tokens, so the losses of an update are first traced
-abstractly to learn what they ask for, and
-then one pass per view computes it all: each trunk once, logits in chunks over T that are rematerialised in the backward
-pass.
+abstractly to learn what they ask for, and then one pass per view computes it all: each trunk once, logits in chunks
+over T that are rematerialised in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
-from alignjax.types import Array, Batch, Context, Hidden, Metrics, Params, Read, Role
+from alignjax.types import Array, Batch, Context, Head, Hidden, Metrics, Model, Params, Read, Role
 
 # The fields a model may look at. Two batches that share them all are the same view for scoring, whatever else differs.
 _SCORED = ("prompt", "prompt_valid", "tokens", "valid", "prompts", "completions")
@@ -71,17 +70,14 @@ def _one_pass(
     sites = {
         name: tuple(sorted({s for r, _, s in parsed.values() if r == name and s})) for name, _, _ in parsed.values()
     }
-    trunks: dict[str, Hidden] = {
-        role: roles[role].model.hidden(params(role), batch, sites[role])  # type: ignore[union-attr]
-        for role in sites
-    }
+    trunks: dict[str, Hidden] = {role: _model(roles, role).hidden(params(role), batch, sites[role]) for role in sites}
 
     def states(output: str) -> Array:
         role, head, site = parsed[output]
         hidden = trunks[role]
         if site:
             return hidden.states[site]
-        return hidden.before if roles[role].model.heads[head].reads == "before" else hidden.after  # type: ignore[union-attr]
+        return hidden.before if _model(roles, role).heads[head].reads == "before" else hidden.after
 
     def one(piece: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
         given, token = piece
@@ -95,8 +91,7 @@ def _one_pass(
                 answers[str(number)] = read({name: values[name] for name in names}, token)
             else:
                 answers[str(number)] = {
-                    name: roles[parsed[name][0]].model.read({name: values[name]}, token)[name]  # type: ignore[union-attr]
-                    for name in names
+                    name: _model(roles, parsed[name][0]).read({name: values[name]}, token)[name] for name in names
                 }
         return answers
 
@@ -113,8 +108,15 @@ def _one_pass(
     return {request: jax.tree.map(masked, answers[str(number)]) for number, request in enumerate(requests)}
 
 
-def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Any:
-    return roles[parsed[0]].model.heads[parsed[1]]  # type: ignore[union-attr]
+def _model(roles: Mapping[str, Role], name: str) -> Model:
+    """The model of a role that is known to have one."""
+    model = roles[name].model
+    assert model is not None
+    return model
+
+
+def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Head:
+    return _model(roles, parsed[0]).heads[parsed[1]]
 
 
 def one_pass(
@@ -135,7 +137,8 @@ def one_pass(
     seen = Batch(**{name: getattr(batch, name) for name in _SCORED})
     if microbatches == 1:
         return _one_pass(roles, params, seen, requests, chunk)
-    rows = batch.tokens.shape[0]  # type: ignore[union-attr]
+    assert batch.tokens is not None
+    rows = batch.tokens.shape[0]
     if rows % microbatches:
         raise ConfigError(
             f"{rows} prompts do not split into {microbatches} microbatches; make the batch size a multiple of it"
@@ -153,7 +156,8 @@ def one_pass(
     return dict(zip(requests, joined, strict=True))
 
 
-def _request(outputs: str | tuple[str, ...], read: Read | None) -> Request:
+def request(outputs: str | tuple[str, ...], read: Read | None) -> Request:
+    """The question that a call of `score` with these arguments asks."""
     return Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
 
 
@@ -185,15 +189,15 @@ def with_shared_passes(
     names = {id(leaf): jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
     wanted: dict[Any, list[Request]] = {}
 
-    def direct(view: Batch, request: Request) -> dict[str, Array]:
-        return one_pass(roles, params, view, [request], microbatches=microbatches)[request]
+    def direct(view: Batch, asked: Request) -> dict[str, Array]:
+        return one_pass(roles, params, view, [asked], microbatches=microbatches)[asked]
 
     def note(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
-        request = _request(outputs, read)
+        asked = request(outputs, read)
         identity = _identity(view, names)
         if identity is not None:
-            wanted.setdefault(identity, []).append(request)
-        return direct(view, request)
+            wanted.setdefault(identity, []).append(asked)
+        return direct(view, asked)
 
     jax.eval_shape(lambda: losses(context(note)))
     done: dict[Any, dict[Request, dict[str, Array]]] = {}
@@ -203,8 +207,8 @@ def with_shared_passes(
             done[identity] = one_pass(roles, params, view, wanted[identity], microbatches=microbatches)
 
     def look_up(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
-        request = _request(outputs, read)
+        asked = request(outputs, read)
         known = done.get(_identity(view, names), {})
-        return known[request] if request in known else direct(view, request)
+        return known[asked] if asked in known else direct(view, asked)
 
     return losses(context(look_up))

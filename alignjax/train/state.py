@@ -69,8 +69,9 @@ def _first_value(
         case CopyOf(other):
             return _first_value(other, roles, loaded, key, (*path, name))
         case Restored(grow=grow):
-            fits = not grow or role.model is None
-            return loaded[name] if fits else _grown(role.model.init(fold_name(key, name)), loaded[name])
+            if not grow or role.model is None:
+                return loaded[name]
+            return _grown(role.model.init(fold_name(key, name)), loaded[name])
         case Value(function):
             return function(fold_name(key, name))
     raise ConfigError(
@@ -89,7 +90,9 @@ def _born(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> T
     roles = algorithm.roles
     key = fold_name(jax.random.key(seed), "init")
     own = {name: strong(_first_value(name, roles, loaded, key)) for name in roles}
-    optimizers = {name: strong(roles[name].optimizer().init(own[name])) for name in trained(roles)}  # type: ignore[misc]
+    optimizers = {
+        name: strong(role.optimizer().init(own[name])) for name, role in roles.items() if role.optimizer is not None
+    }
     return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
 
 

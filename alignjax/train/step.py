@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alignjax.config import ConfigError, Experiment, Fn, fn
+from alignjax.config import ConfigError, Experiment, fn
 from alignjax.gradients import backprop
 from alignjax.numerics import fold_name
 from alignjax.stages.host import host, replayed
-from alignjax.train.score import _request, one_pass, with_shared_passes
+from alignjax.train.score import one_pass, request, with_shared_passes
 from alignjax.train.state import TrainState, abstract_state, params_of, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
 
@@ -35,8 +35,8 @@ def _context(
     params = params_of(algorithm.roles, state.roles)
 
     def direct(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Array]:
-        request = _request(outputs, read)
-        return one_pass(algorithm.roles, params, batch, [request], microbatches=algorithm.microbatches)[request]
+        asked = request(outputs, read)
+        return one_pass(algorithm.roles, params, batch, [asked], microbatches=algorithm.microbatches)[asked]
 
     return Context(algorithm.roles, state.roles, state.step, metrics, params, score or direct)
 
@@ -154,7 +154,8 @@ def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch, key: 
     gradients, metrics = (algorithm.gradient or fn(backprop))(_objective(algorithm, state, batch), own, context, key)
     roles, optimizers = dict(state.roles), dict(state.optimizers)
     for name in names:
-        optimizer: Fn = algorithm.roles[name].optimizer  # type: ignore[assignment]
+        optimizer = algorithm.roles[name].optimizer
+        assert optimizer is not None
         updates, optimizers[name] = optimizer().update(gradients[name], state.optimizers[name], own[name])
         roles[name] = optax.apply_updates(own[name], updates)
         metrics[f"gradient_norm/{name}"] = Mean(optax.tree.norm(gradients[name]), jnp.ones(()))
