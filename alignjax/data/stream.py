@@ -54,7 +54,8 @@ class Source:
 
     @property
     def batch_size(self) -> int:
-        return self.spec.prompt.shape[0]  # type: ignore[union-attr]
+        assert self.spec.prompt is not None
+        return self.spec.prompt.shape[0]
 
     @cached_property
     def opened(self) -> Opened:
