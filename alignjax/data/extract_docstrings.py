@@ -82,7 +82,7 @@ def pairs_of(source: bytes, package: str, where: str) -> list[list[str]]:
     module = where.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     found = []
     for node, owner in walk(ast.parse(source)):
-        docstring = ast.get_docstring(node)
+        docstring = ast.get_docstring(node)  # type: ignore[arg-type]
         if docstring and "\n\n" in docstring:
             summary, body = split_summary(docstring)
             if is_pair(summary, body):
