@@ -19,7 +19,7 @@ from alignjax.data import Aeslc, prepare
 from alignjax.evaluate.tournament import Player, write
 
 MODES = ("full", "tiny")
-TAU = 0.01
+TAU = 0.05
 BETA = 0.125  # weight of the reference in the mixture
 
 

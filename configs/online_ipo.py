@@ -17,7 +17,7 @@ from alignjax.data import Docstrings, prepare
 from alignjax.evaluate.tournament import Player, write
 
 MODES = ("full", "tiny")
-TAU = 0.01
+TAU = 0.05
 
 
 def get_config(mode: str = "full") -> Pipeline:

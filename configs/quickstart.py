@@ -20,7 +20,7 @@ from alignjax.data import Docstrings, prepare
 from alignjax.evaluate.tournament import Player, write
 
 MODES = ("full", "tiny")
-TAU = 0.01  # strength of the regularisation towards the SFT policy
+TAU = 0.05  # strength of the regularisation towards the SFT policy
 BETA = 0.125  # weight of the reference in IPO-MD's mixture
 
 

@@ -37,8 +37,8 @@ class Sizes:
     judge_batch_size: int = 32
     policy_batch_size: int = 16
     samples: int = 4
-    sft_steps: int = 360
-    judge_steps: int = 120
+    sft_steps: int = 330
+    judge_steps: int = 90
     policy_steps: int = 80
     eval_batches: int = 8
     eval_batch_size: int = 64
