@@ -221,7 +221,7 @@ def _sampler(experiment: Experiment, workspace: Workspace, start: int, console: 
         sink.write(step, {"samples": found})
         for name, text in found[0].items() if found else ():
             line = " ".join(str(text).split())
-            console.print(f"  {name}: {line if len(line) <= 100 else line[:97] + '...'}", highlight=False, markup=False)
+            console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
 
     try:
         yield show
