@@ -11,7 +11,7 @@ method never needs a new loop.
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -236,9 +236,11 @@ def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any
     if isinstance(functions, Mapping):
         return OrderedDict((name, as_fn(function)) for name, function in functions.items())
     named: OrderedDict[str, Any] = OrderedDict()
+    seen: Counter[str] = Counter()
     for function in map(as_fn, functions):
-        count = sum(name.rstrip("0123456789").rstrip("_") == function.name for name in named)
-        named[function.name if count == 0 else f"{function.name}_{count + 1}"] = function
+        seen[function.name] += 1
+        count = seen[function.name]
+        named[function.name if count == 1 else f"{function.name}_{count}"] = function
     return named
 
 

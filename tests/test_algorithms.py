@@ -17,7 +17,7 @@ from alignjax.config import fn
 from alignjax.sampling import mixture
 from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
-from alignjax.types import Role
+from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -138,3 +138,15 @@ def test_further_losses_are_added() -> None:
     algorithm = algorithms.with_losses(RECIPES["ipo"][0], anchor=fn(algorithms.losses.sft))
     assert list(algorithm.losses) == ["pair", "anchor"]
     assert list(RECIPES["ipo"][0].losses) == ["pair"]
+
+
+def test_stages_given_as_a_sequence_are_named_after_their_functions() -> None:
+    def past1(context, batch, key):
+        return batch
+
+    def past(context, batch, key):
+        return batch
+
+    named = Algorithm(experience=[past1, past, past1, past, past]).experience
+    assert list(named) == ["past1", "past", "past1_2", "past_2", "past_3"]
+    assert [stage.function for stage in named.values()] == [past1, past, past1, past, past]
