@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from recipes import RECIPES
 from tiny import model as tiny_model
 from tiny import ragged, sgd
+from toy_recipes import RECIPES
 
 from alignjax import mesh
 from alignjax.config import MeshConfig, fn

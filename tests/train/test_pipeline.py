@@ -81,8 +81,12 @@ def interrupted(workspace: Workspace) -> None:
 
 
 def test_ctrl_c_in_a_job(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(pipeline(data=fn(interrupted)), tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run(pipeline(data=fn(interrupted)), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.code == 130
     assert not (tmp_path / "data/done.json").exists()
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import entropy, mismatched
 from tiny import all_finite, as_jax, context, context_of, difference, flops, model, parameters, ragged, scorer, sgd
+from toy_recipes import entropy, mismatched
 
 from alignjax import losses, roles
 from alignjax.config import ConfigError, fn

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import COUPLED, RECIPES, recipe
 from tiny import all_finite, as_jax, difference, model, parameters, ragged, sgd
+from toy_recipes import COUPLED, RECIPES, recipe
 
 from alignjax import losses, roles, stages
 from alignjax.config import ConfigError, fn
