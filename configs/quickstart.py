@@ -1,7 +1,7 @@
 """Online IPO and IPO-MD (arXiv:2403.08635) in miniature, on real text, from nothing: no download, no accelerator.
 
     alignjax train configs/quickstart.py            # about 5 minutes on 2 CPU cores
-    alignjax train configs/quickstart.py:tiny       # the same pipeline in under a minute, for tests
+    alignjax train configs/quickstart.py:tiny       # the same pipeline in about a minute, for tests
 
 The task is that paper's summarisation: posts are the docstrings of the Python packages installed here, the human TL;DR
 is a docstring's summary line. A transformer learns post -> summary; two preference models p(y > y' | x) are trained on
@@ -11,6 +11,8 @@ Expected: both online methods beat the SFT policy with an interval that excludes
 """
 
 from __future__ import annotations
+
+import sysconfig
 
 import summarisation as parts
 
@@ -25,7 +27,7 @@ BETA = 0.125  # weight of the reference in IPO-MD's mixture
 
 
 def get_config(mode: str = "full") -> Pipeline:
-    dataset = Docstrings()
+    dataset = Docstrings(roots=(sysconfig.get_paths()["stdlib"],)) if mode == "tiny" else Docstrings()
     sizes = parts.tiny(dataset) if mode == "tiny" else parts.Sizes(dataset)
     policy, judged = parts.policy_model(sizes), parts.judged(sizes)
     optimizer = parts.policy_optimizer(sizes)
