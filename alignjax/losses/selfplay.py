@@ -89,8 +89,8 @@ def sppo(
     completion, r the win rate (arXiv:2405.00675).
 
     batch.reward [B,N]: the probability of beating the previous policy, estimated on the prompt's other samples (the
-    stage `win_rate_against`); rho against the previous policy; nats^2 per completion. eta: step size, in nats
-    per unit of win rate. completions="extremes" takes the first of the best and the last of the worst, as the released code;
+    stage `win_rate_against`); rho against the previous policy; nats^2 per completion. eta: step size, in nats per unit
+    of win rate. completions="extremes" takes the first of the best and the last of the worst, as the released code;
     "all" takes every one. A multiplicative-weights step whose normaliser is taken to be exp(eta / 2), hence the 1/2.
     Released code counts a sample as an opponent of itself, which shrinks r - 1/2 by (N-1) / N.
 
