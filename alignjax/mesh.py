@@ -31,6 +31,12 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     Axes are of type Auto: jax's default, Explicit, refuses gathers over a sharded vocabulary.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """The mesh's sizes on so many devices; ConfigError if they do not multiply to that number."""
     sizes = [config.replica, config.fsdp, config.tensor]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise ConfigError(
@@ -38,12 +44,12 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
         )
     known = int(np.prod([size for size in sizes if size != -1]))
     if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if int(np.prod(sizes)) != len(devices):
+        sizes[sizes.index(-1)] = devices // known
+    if int(np.prod(sizes)) != devices:
         raise ConfigError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {int(np.prod(sizes))} devices; there are {len(devices)}"
+            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {int(np.prod(sizes))} devices; there are {devices}"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return tuple(sizes)
 
 
 def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "roles": FOUNDATION,
     "gradients": FOUNDATION,
     "mesh": FOUNDATION,
+    "topologies": FOUNDATION,
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
     "weights": FOUNDATION,
     "losses": FOUNDATION | {"pairs"},

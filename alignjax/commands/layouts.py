@@ -1,0 +1,188 @@
+"""How the arrays inside a traced function lie on a mesh: what XLA's partitioner will likely make of the layouts of its
+inputs, in one pass forwards.
+
+A layout names, for every axis of an array, the mesh axes over which it is split. What is simpler than the partitioner:
+layouts travel forwards only, except that an array of a weight's shape, which nothing has split, lies like the weight
+(gradients and their sums).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+Layout: TypeAlias = tuple[tuple[str, ...], ...]
+
+_REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"}
+_RESIZED = {"slice", "dynamic_slice", "pad", "split", "rev", "sort", "cumsum", "cummax", "cumlogsumexp", "cumprod"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A mesh and what lies on it. sizes: devices along each mesh axis; weights: layouts of weights by their shapes."""
+
+    sizes: Mapping[str, int]
+    weights: Mapping[tuple[int, ...], Layout] = dataclasses.field(default_factory=dict)
+
+    def ways(self, layout: Layout) -> int:
+        """Into how many parts a layout splits an array."""
+        return math.prod(self.sizes[axis] for axes in layout for axis in axes)
+
+    def settled(self, shape: tuple[int, ...], layout: Layout) -> Layout:
+        """The layout with every mesh axis used once, and only where it divides; a weight's own for what is whole."""
+        used: set[str] = set()
+        parts = []
+        for size, axes in zip(shape, layout, strict=True):
+            free = tuple(axis for axis in axes if axis not in used and self.sizes[axis] > 1)
+            fits = size % math.prod(self.sizes[axis] for axis in free) == 0
+            parts.append(free if fits else ())
+            used |= set(free) if fits else set()
+        return tuple(parts) if any(parts) else self.weights.get(shape, tuple(parts))
+
+
+def layout_of(sharding: Any, rank: int) -> Layout:
+    """Of a NamedSharding."""
+    parts = [(part,) if isinstance(part, str) else tuple(part or ()) for part in sharding.spec]
+    return tuple(parts) + ((),) * (rank - len(parts))
+
+
+def shape_of(variable: Any) -> tuple[int, ...]:
+    return tuple(getattr(variable.aval, "shape", ()))
+
+
+def forwards(equation: Any, given: Sequence[Layout], spread: Spread) -> list[Layout]:
+    """Layouts of an equation's outputs from those of its inputs; of one without programs inside it."""
+    name = equation.primitive.name
+    rule = _RULES.get(name)
+    shapes = [shape_of(variable) for variable in equation.invars]
+    found = []
+    for out in equation.outvars:
+        shape = shape_of(out)
+        if rule is not None:
+            layout = rule(equation, shapes, given, shape)
+        elif name in _REDUCTIONS:
+            axes = equation.params["axes"]
+            layout = tuple(part for axis, part in enumerate(given[0]) if axis not in axes)
+        elif name in _RESIZED:
+            layout = _together(shape, shapes[:1], given[:1])
+        else:
+            layout = _together(shape, shapes, given)
+        found.append(spread.settled(shape, layout))
+    return found
+
+
+def _together(shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]], given: Sequence[Layout]) -> Layout:
+    """Axis by axis, from the first input of this rank and size that is split there."""
+    parts = []
+    for axis, size in enumerate(shape):
+        options = [lay[axis] for s, lay in zip(shapes, given, strict=True) if len(s) == len(shape) and s[axis] == size]
+        parts.append(next((option for option in options if option), ()))
+    return tuple(parts)
+
+
+def _broadcast(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    parts: list[tuple[str, ...]] = [()] * len(shape)
+    for axis, target in enumerate(equation.params["broadcast_dimensions"]):
+        if shapes[0][axis] == shape[target]:
+            parts[target] = given[0][axis]
+    return tuple(parts)
+
+
+def _reshape(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    """Axes are matched in groups of equal size; the first axis of a group carries its layout on."""
+    parts: list[tuple[str, ...]] = [()] * len(shape)
+    if 0 in shape:
+        return tuple(parts)
+    source = [(size, layout) for size, layout in zip(shapes[0], given[0], strict=True) if size > 1]
+    target = [axis for axis, size in enumerate(shape) if size > 1]
+    i = j = 0
+    while i < len(source) and j < len(target):
+        parts[target[j]] = source[i][1]
+        left, right = source[i][0], shape[target[j]]
+        while left != right:
+            if left < right:
+                i += 1
+                left *= source[i][0]
+            else:
+                j += 1
+                right *= shape[target[j]]
+        i, j = i + 1, j + 1
+    return tuple(parts)
+
+
+def _dot(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
+    left, right = given
+    batch = [left[i] or right[j] for i, j in zip(left_batch, right_batch, strict=True)]
+    rest_left = [part for axis, part in enumerate(left) if axis not in (*left_sum, *left_batch)]
+    rest_right = [part for axis, part in enumerate(right) if axis not in (*right_sum, *right_batch)]
+    return tuple([*batch, *rest_left, *rest_right])
+
+
+def gathered(equation: Any, given: Sequence[Layout], spread: Spread) -> float:
+    """By how much more than they hold the devices must fetch of a product's operands: an operand that is split along a
+    summed axis where the other is not comes together first (a weight under FSDP). In parts of an array, per operand."""
+    (left_sum, right_sum), _ = equation.params["dimension_numbers"]
+    extra = 0.0
+    for i, j in zip(left_sum, right_sum, strict=True):
+        left, right = given[0][i], given[1][j]
+        for operand, own, other in ((0, left, right), (1, right, left)):
+            ways = math.prod(spread.sizes[axis] for axis in own if axis not in other)
+            if ways > 1:
+                extra += _bytes(equation.invars[operand]) / spread.ways(given[operand]) * ways
+    return extra
+
+
+def _bytes(variable: Any) -> int:
+    return math.prod(shape_of(variable)) * getattr(getattr(variable.aval, "dtype", None), "itemsize", 0)
+
+
+def _gather(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    kept = [axis for axis in range(len(shapes[0])) if axis not in dropped]
+    batch = iter(given[1][:-1])
+    window = iter(given[0][axis] if sizes[axis] == shapes[0][axis] else () for axis in kept)
+    return tuple(next(window) if axis in numbers.offset_dims else next(batch) for axis in range(len(shape)))
+
+
+def _transpose(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    return tuple(given[0][axis] for axis in equation.params["permutation"])
+
+
+def _squeeze(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    return tuple(part for axis, part in enumerate(given[0]) if axis not in equation.params["dimensions"])
+
+
+def _concatenate(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    at = equation.params["dimension"]
+    return tuple(
+        next((layout[axis] for layout in given if layout[axis] and axis != at), ()) for axis in range(len(shape))
+    )
+
+
+def _written(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    """What is written into lies as it did, or as what is written into it."""
+    update = equation.invars[1] if equation.primitive.name == "dynamic_update_slice" else None
+    return given[0] if any(given[0]) or update is None else _together(shape, shapes[1:2], given[1:2])
+
+
+def _constrained(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layout:
+    return layout_of(equation.params["sharding"], len(shape))
+
+
+_RULES: dict[str, Any] = {
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "dot_general": _dot,
+    "gather": _gather,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "concatenate": _concatenate,
+    "dynamic_update_slice": _written,
+    "scatter": _written,
+    "scatter-add": _written,
+    "sharding_constraint": _constrained,
+}

@@ -1,0 +1,127 @@
+"""TPU slices that can be asked for: chips, hosts, devices as JAX sees them, memory and speed, and a mesh to begin with.
+
+Numbers are from the Cloud TPU pages named in `GENERATIONS`. The names of slices, and that "v4", "v5p" and "tpu7x" count TensorCores
+where "v5litepod" and "v6e" count chips, agree with xpk's `system_characteristics.py`. Devices per chip: with a megacore (v4, v5p) both TensorCores are one device
+(https://docs.jax.dev/en/latest/_autosummary/jax.experimental.pallas.tpu.ChipVersion.html); an Ironwood chip is two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from alignjax.config import ConfigError, MeshConfig, nearest
+
+FSDP_WAYS = 64  # default meshes split a batch of prompts no further; beyond it, devices go to the tensor axis
+TENSOR_WAYS = 8  # more would leave too few heads to each device
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """A kind of TPU. `prefix` begins its accelerator types; per chip: `cores` (TensorCores), `devices` of JAX,
+    `hbm_gib`, `bf16_tflops` (peak), `hbm_gb_per_s`. `counts`: whether an accelerator type's number means "chips" or
+    "cores". `runtime`: the software version of a TPU VM, or None where there are none and only GKE (xpk) serves.
+    `slices`: that number -> chips along the axes of the interconnect. `page`: where the numbers are from.
+    """
+
+    prefix: str
+    alias: str
+    cores: int
+    devices: int
+    counts: str
+    hbm_gib: float
+    bf16_tflops: float
+    hbm_gb_per_s: float
+    runtime: str | None
+    slices: Mapping[int, str]
+    page: str
+
+
+_CUBES = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4", 256: "4x4x8", 512: "4x8x8", 1024: "8x8x8"}
+_CUBES |= {2048: "8x8x16", 4096: "8x16x16"}
+_SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
+_DOCS = "https://docs.cloud.google.com/tpu/docs"
+
+# Runtimes: https://docs.cloud.google.com/tpu/docs/runtimes. Of v6e's bandwidth pages give 1600, 1638 and 1640 GB/s.
+GENERATIONS = (
+    Generation("v4", "v4", 2, 1, "cores", 32, 275, 1200, "tpu-ubuntu2204-base", _CUBES, f"{_DOCS}/v4"),
+    Generation("v5litepod", "v5e", 1, 1, "chips", 16, 197, 819, "v2-alpha-tpuv5-lite", _SQUARES, f"{_DOCS}/v5e"),
+    Generation(
+        "v5p", "v5p", 2, 1, "cores", 95, 459, 2765, "v2-alpha-tpuv5",
+        _CUBES | {8192: "16x16x16", 12288: "16x16x24"}, f"{_DOCS}/v5p",
+    ),
+    Generation("v6e", "v6e", 1, 1, "chips", 32, 918, 1638, "v2-alpha-tpuv6e", _SQUARES, f"{_DOCS}/v6e"),
+    Generation("tpu7x", "v7x", 2, 2, "cores", 192, 2307, 7380, None, {2: "1x1x1"} | _CUBES, f"{_DOCS}/tpu7x"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice. `name`: its accelerator type, as gcloud and xpk are told; `shape`: chips along the interconnect."""
+
+    name: str
+    generation: Generation
+    shape: str
+
+    @property
+    def chips(self) -> int:
+        return math.prod(map(int, self.shape.split("x")))
+
+    @property
+    def chips_per_host(self) -> int:
+        """Of a TPU VM: four, except that v5e and v6e have slices of one VM with one or eight, Ironwood one with one."""
+        return self.chips if self.chips == 1 or (self.chips == 8 and self.shape == "2x4") else 4
+
+    @property
+    def hosts(self) -> int:
+        return self.chips // self.chips_per_host
+
+    @property
+    def devices(self) -> int:
+        """What `jax.device_count()` is on the slice."""
+        return self.chips * self.generation.devices
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Memory of one device, before what the runtime keeps for itself."""
+        return int(self.generation.hbm_gib * 2**30 / self.generation.devices)
+
+    @property
+    def default_mesh(self) -> MeshConfig:
+        """One slice: weights and batch over up to 64 devices, the rest to heads and hidden units, and what is left over
+        to replicas."""
+        fsdp = math.gcd(self.devices, FSDP_WAYS)
+        tensor = math.gcd(self.devices // fsdp, TENSOR_WAYS)
+        return MeshConfig(replica=self.devices // fsdp // tensor, fsdp=fsdp, tensor=tensor)
+
+    @property
+    def compiler_name(self) -> str:
+        """What the TPU compiler (libtpu) calls the slice."""
+        prefix = "v5e" if self.generation.prefix == "v5litepod" else self.generation.prefix
+        return f"{prefix}:{self.shape}"
+
+
+def topologies() -> dict[str, Topology]:
+    """Every slice by accelerator type."""
+    found = [
+        Topology(f"{generation.prefix}-{number}", generation, shape)
+        for generation in GENERATIONS
+        for number, shape in generation.slices.items()
+    ]
+    return {topology.name: topology for topology in found}
+
+
+def topology(name: str) -> Topology:
+    """The slice of an accelerator type; "v5e-16" and "v7x-128" are understood too. ConfigError for an unknown one."""
+    known = topologies()
+    prefix, _, number = name.partition("-")
+    spelt = next((g.prefix for g in GENERATIONS if prefix.lower() in (g.prefix, g.alias)), prefix)
+    if f"{spelt}-{number}" in known:
+        return known[f"{spelt}-{number}"]
+    there = next((g for g in GENERATIONS if g.prefix == spelt), None)
+    if there is None:
+        kinds = ", ".join(g.prefix for g in GENERATIONS)
+        raise ConfigError(f"there is no TPU slice {name!r}.{nearest(name, known)} Generations: {kinds}")
+    sizes = ", ".join(map(str, there.slices))
+    raise ConfigError(f"there is no TPU slice {name!r}: {spelt} comes with {sizes} ({there.counts})")
