@@ -24,18 +24,24 @@ def linear(x: Array, weight: Array) -> Array:
     return x @ weight
 
 
-def _linear_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ weight, (x, weight)
+def _linear_forward(x: Any, weight: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
+    # Of a frozen weight, or of a constant x, no derivative is asked: what only that would need is not kept.
+    kept = (x.value if weight.perturbed else None, weight.value if x.perturbed else None)
+    return x.value @ weight.value, kept
 
 
-def _linear_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _linear_backward(kept: tuple[Array | None, Array | None], g: Any) -> tuple[Array | None, Array | None]:
     x, weight = kept
-    rows, cotangents = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    by_weight = jax.lax.dot_general(rows, cotangents, (((0,), (0,)), ((), ())))
-    return g @ weight.T, by_weight
+    if isinstance(g, jax.custom_derivatives.SymbolicZero):
+        return None, None
+    by_weight = None
+    if x is not None:
+        rows, cotangents = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+        by_weight = jax.lax.dot_general(rows, cotangents, (((0,), (0,)), ((), ())))
+    return None if weight is None else g @ weight.T, by_weight
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+linear.defvjp(_linear_forward, _linear_backward, symbolic_zeros=True)
 
 
 def fold_name(key: Array, name: str) -> Array:
