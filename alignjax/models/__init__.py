@@ -1,13 +1,25 @@
 """Networks as records of pure functions: `transformer(TransformerConfig(...))` and the caches that decode uses."""
 
+from alignjax.models import lora
+from alignjax.models.architecture import TransformerConfig
+from alignjax.models.attention import RopeScaling
 from alignjax.models.functional import Cache, Segment, parameter_count, select, share, unrolled, with_room
-from alignjax.models.transformer import TransformerConfig, transformer
+from alignjax.models.quantize import quantise
+from alignjax.models.transformer import transformer
+from alignjax.models.weights import Adapted, Quantised, dense, product
 
 __all__ = [
+    "Adapted",
     "Cache",
+    "Quantised",
+    "RopeScaling",
     "Segment",
     "TransformerConfig",
+    "dense",
+    "lora",
     "parameter_count",
+    "product",
+    "quantise",
     "select",
     "share",
     "transformer",

@@ -10,32 +10,74 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from alignjax.config import ConfigError
 from alignjax.models.functional import Cache, Segment
 from alignjax.numerics import MASKED
 from alignjax.types import Array
 
 
-def rotate(x: Array, positions: Array, theta: float) -> Array:
-    """Rotary embedding (arXiv:2104.09864): x [B,N,T,H,h] turned by positions [B,N,T], halves paired."""
-    half = x.shape[-1] // 2
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies were stretched for a longer context than the one first trained on.
+
+    kind "linear": all divided by `factor` (arXiv:2306.15595). "llama3" (the Llama 3.1 release): a frequency that turns
+    fewer than `low` times within the `original` context is divided by `factor`, one that turns more than `high` times
+    stays, and those between are interpolated.
+    """
+
+    kind: str
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "llama3"):
+            raise ConfigError(f"RopeScaling.kind is {self.kind!r}; it must be 'linear' or 'llama3'")
+
+
+def rope_frequencies(half: int, theta: float, scaling: RopeScaling | None = None) -> Array:
+    """Radians per position of each of the `half` pairs of a head, float32."""
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    turns = scaling.original * frequency / (2 * jnp.pi)
+    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return frequency * (kept + (1 - kept) / scaling.factor)
+
+
+def rotate(x: Array, positions: Array, frequency: Array) -> Array:
+    """Rotary embedding (arXiv:2104.09864): x [B,N,T,H,h] turned by positions [B,N,T] times frequency [h/2], halves
+    paired."""
+    half = x.shape[-1] // 2
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def attend(q: Array, segments: Sequence[tuple[str, Array, Array, Array]]) -> Array:
-    """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h].
+def soft_cap(x: Array, cap: float | None) -> Array:
+    """cap * tanh(x / cap), in float32 at least: x where it is small, never beyond +-cap; x itself if cap is None."""
+    if cap is None:
+        return x
+    return cap * jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)) / cap)
+
+
+def attend(
+    q: Array, segments: Sequence[tuple[str, Array, Array, Array]], scale: float, softcap: float | None = None
+) -> Array:
+    """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h]. Scores are q k scale, then
+    softly capped.
 
     Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own; mask
     broadcasts against [B,K,N,G,T,S]. The shared keys are one product with all N*G*T queries, never repeated.
     """
-    scale = q.shape[-1] ** -0.5
     scores = []
     for letters, k, _, mask in segments:
         score = jnp.einsum(f"bkngth,{letters}->bkngts", q * scale, k, preferred_element_type=jnp.float32)
-        scores.append(jnp.where(mask, score, MASKED))
+        scores.append(jnp.where(mask, soft_cap(score, softcap), MASKED))
     # One softmax over all segments, without joining them. The maximum only guards the exponent, so it carries no
     # gradient.
     top = jax.lax.stop_gradient(
@@ -65,7 +107,9 @@ class Past:
     own_mask: Array
     used: Array | None
 
-    def attend(self, q: Array, k: Array, v: Array) -> tuple[tuple[Array, Array], Array]:
+    def attend(
+        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
+    ) -> tuple[tuple[Array, Array], Array]:
         """The keys and values to keep, and the values that queries q [B,N,T,H,h] mix out of the past and new k, v
         [B,N,T,K,h]."""
         k, v = _keys(k), _keys(v)
@@ -79,7 +123,7 @@ class Past:
         if self.shared is not None:
             assert self.shared_mask is not None
             segments.insert(0, ("bksh", *self.shared, self.shared_mask))
-        return (k, v), _from_groups(attend(_by_groups(q, k.shape[1]), segments))
+        return (k, v), _from_groups(attend(_by_groups(q, k.shape[1]), segments, scale, softcap))
 
 
 @jax.tree_util.register_dataclass
@@ -94,7 +138,9 @@ class Joint:
     prompt: int = dataclasses.field(metadata={"static": True})
     n: int = dataclasses.field(metadata={"static": True})
 
-    def attend(self, q: Array, k: Array, v: Array) -> tuple[tuple[Array, Array], Array]:
+    def attend(
+        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
+    ) -> tuple[tuple[Array, Array], Array]:
         """See `Past.attend`; nothing is kept."""
 
         def completions(x: Array) -> Array:
@@ -103,12 +149,13 @@ class Joint:
         shared_k, shared_v = (_keys(x[:, :, : self.prompt]) for x in (k, v))
         own_k, own_v = (_keys(completions(x)) for x in (k, v))
         heads = k.shape[3]
-        first = attend(_by_groups(q[:, :, : self.prompt], heads), [("bknsh", shared_k, shared_v, self.prompt_mask)])
+        prompt = [("bknsh", shared_k, shared_v, self.prompt_mask)]
+        first = attend(_by_groups(q[:, :, : self.prompt], heads), prompt, scale, softcap)
         segments = [
             ("bksh", shared_k[:, :, 0], shared_v[:, :, 0], self.shared_mask),
             ("bknsh", own_k, own_v, self.own_mask),
         ]
-        rest = _from_groups(attend(_by_groups(completions(q), heads), segments))
+        rest = _from_groups(attend(_by_groups(completions(q), heads), segments, scale, softcap))
         rest = rest.reshape(rest.shape[0], 1, -1, *rest.shape[3:])
         return (k[:, :, :0], v[:, :, :0]), jnp.concatenate([_from_groups(first), rest], axis=2)
 

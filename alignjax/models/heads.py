@@ -8,17 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
+from alignjax.models.attention import soft_cap
 from alignjax.numerics import linear
 from alignjax.types import Array, Head, Key, Params
 
 # Where each small head reads and how many numbers it gives: a value predicts what comes after the state, the others
-# judge what has been read. An "embedding" is a score and two vectors of INTERACTION numbers (`pairs.embedding_logits`).
+# judge what has been read. An "embedding" is a score and two vectors of INTERACTION numbers (`pairs.embedding_logits`);
+# "classes" are as many numbers as the configuration says.
 INTERACTION = 8
 SMALL = {
     "value": ("before", 1),
     "reward": ("after", 1),
     "preference": ("after", 1),
     "embedding": ("after", 1 + 2 * INTERACTION),
+    "classes": ("after", 0),
 }
 
 
@@ -26,7 +29,13 @@ def _small(config: Any) -> tuple[str, ...]:
     for name in config.outputs:
         if name not in SMALL:
             raise ConfigError(f"unknown model output {name!r}.{nearest(name, SMALL)}")
+    if ("classes" in config.outputs) != (config.classes > 0):
+        raise ConfigError(f"outputs={config.outputs} and classes={config.classes}: the output 'classes' needs a number")
     return config.outputs
+
+
+def _size(name: str, config: Any) -> int:
+    return config.classes if name == "classes" else SMALL[name][1]
 
 
 def init(key: Key, config: Any, dtype: Any) -> Params:
@@ -35,14 +44,17 @@ def init(key: Key, config: Any, dtype: Any) -> Params:
     kernel = lambda key, out: jax.random.normal(key, (config.width, out), dtype) * config.width**-0.5  # noqa: E731
     params = {} if config.tied else {"lm": {"kernel": kernel(lm, config.vocab)}}
     for name, own in zip(_small(config), rest, strict=True):
-        size = SMALL[name][1]
-        params[name] = {"kernel": kernel(own, size) * 0.1, "bias": jnp.zeros((size,), dtype)}
+        size = _size(name, config)
+        params[name] = {"kernel": kernel(own, size) * 0.1}
+        if config.head_bias:
+            params[name]["bias"] = jnp.zeros((size,), dtype)
     return params
 
 
 def axes(config: Any) -> Params:
     named = {} if config.tied else {"lm": {"kernel": ("embed", "vocab")}}
-    return named | {name: {"kernel": ("embed", None), "bias": (None,)} for name in _small(config)}
+    few = {"kernel": ("embed", None)} | ({"bias": (None,)} if config.head_bias else {})
+    return named | dict.fromkeys(_small(config), few)
 
 
 def _lm(params: Params, states: Array) -> Array:
@@ -53,17 +65,23 @@ def _tied(params: Params, states: Array) -> Array:
     return linear(states, params["embed"].astype(states.dtype).T)
 
 
+def _capped(apply: Any, cap: float) -> Any:
+    return lambda params, states: soft_cap(apply(params, states), cap)
+
+
 def _few(name: str) -> Any:
     def apply(params: Params, states: Array) -> Array:
         own = params["heads"][name]
         # In float32: a reward or a preference logit is a number people compare, not a distribution that a softmax
         # forgives.
-        return states.astype(jnp.float32) @ own["kernel"].astype(jnp.float32) + own["bias"].astype(jnp.float32)
+        numbers = states.astype(jnp.float32) @ own["kernel"].astype(jnp.float32)
+        return numbers + own["bias"].astype(jnp.float32) if "bias" in own else numbers
 
     return apply
 
 
 def heads(config: Any) -> dict[str, Head]:
     """The heads of a configuration by name; "lm" gives logits [..,V], the others [..,K] as SMALL says."""
-    named = {"lm": Head("before", _tied if config.tied else _lm)}
+    lm = _tied if config.tied else _lm
+    named = {"lm": Head("before", lm if config.logit_softcap is None else _capped(lm, config.logit_softcap))}
     return named | {name: Head(SMALL[name][0], _few(name)) for name in _small(config)}

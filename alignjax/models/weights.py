@@ -1,5 +1,5 @@
-"""What may stand in the place of a weight matrix, and the product with each: the matrix itself, one kept in few bits, or
-a frozen one with a low-rank adapter over it.
+"""What may stand in the place of a weight matrix, and the product with each: the matrix itself, one kept in few bits,
+or a frozen one with a low-rank adapter over it.
 
 All are pytrees whose arrays lead with the axis of layers wherever the weight does, so a scan over layers slices them
 and a loop over layers indexes them like any weight.
