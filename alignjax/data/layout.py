@@ -87,6 +87,23 @@ def batch_spec(
     return Batch(**fields)
 
 
+def cut(batch: Batch, prompt_length: int, length: int) -> Batch:
+    """A batch whose prompts have at most `prompt_length` and completions at most `length` tokens, without the padding
+    beyond. Raises ValueError if that would take tokens, or for fields that may have slots of their own."""
+    if batch.views or batch.completions:
+        raise ValueError("a batch with views or further completion fields cannot be cut to a bucket")
+    named = {name: getattr(batch, name) for name in ("tokens", "valid", "mask", "advantage", "returns")}
+    parts: dict[str, Any] = {name: leaf[..., :length] for name, leaf in named.items() if leaf is not None}
+    parts["logps"] = {name: leaf[..., :length] for name, leaf in batch.logps.items()}
+    for name in ("prompt", "prompt_valid"):
+        parts[name] = getattr(batch, name)[..., -prompt_length:]
+    short = batch.replace(**parts)
+    kept = [(short.prompt_valid, batch.prompt_valid), (short.valid, batch.valid)]
+    if any(new is not None and np.sum(new) != np.sum(old) for new, old in kept):
+        raise ValueError(f"a bucket of {prompt_length} and {length} tokens would cut tokens off; this is a bug")
+    return short
+
+
 def stacked(rows: Sequence[Batch]) -> Batch:
     """A batch from rows without a batch axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

@@ -17,7 +17,7 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.data.layout import pad_left, prompt_ids
 from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
-from alignjax.data.stream import Chosen, Opened, endless
+from alignjax.data.stream import Buckets, Chosen, Opened, Source, bucket_shapes, endless
 from alignjax.data.tokenizers import Tokenizer
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
@@ -35,7 +35,8 @@ _log = logging.getLogger("alignjax.data")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What all sources over a prepared dataset have in common. completion_length is 0 where there are none."""
+    """What all sources over a prepared dataset have in common. completion_length is 0 where there are none; buckets:
+    see `Source`, without the full shape."""
 
     workspace: Workspace | None
     seed: int
@@ -46,11 +47,19 @@ class Plan:
     long_prompts: str
     long_completions: str
     shuffle: bool
+    buckets: Buckets = ()
 
     def __post_init__(self) -> None:
         one_of("long_prompts", self.long_prompts, LONG_PROMPTS)
         one_of("long_completions", self.long_completions, LONG_COMPLETIONS)
         one_of(f"split of {self.dataset.name}", self.split, self.dataset.splits)
+
+    def source(
+        self, spec: Batch, fields: Fields, shard: tuple[int, int], count: int | None = None, uneven: str = "refuse"
+    ) -> Source:
+        """The source of rows with these fields; see `opened`. Raises ConfigError for buckets that do not grow."""
+        shapes = bucket_shapes(self.buckets, self.prompt_length, self.completion_length)
+        return Source(spec, lambda: self.opened(fields, count, uneven), shard, shapes, self.seed)
 
     def opened(self, fields: Fields, count: int | None = None, uneven: str = "refuse") -> Opened:
         """Prepares the dataset if need be, chooses the rows that fit and lays them out. count: completions that a row
@@ -77,7 +86,16 @@ class Plan:
             rest: dict[str, Any] = {"prompt": prompt, "prompt_valid": prompt_valid, "example_id": example}
             return Batch(**rest, **found)
 
-        return Opened(endless(usable, self.seed, self.shuffle).map_with_index(laid_out), len(usable), counts)
+        most = np.array([room, max(self.completion_length - 1, 0)])
+        # BOS and the frame around a prompt, EOS behind a completion
+        tokens = np.minimum(lengths[kept, :2], most) + np.array([self.prompt_length - room, min(most[1], 1)])
+        numbers = endless(range(len(usable)), self.seed, self.shuffle)
+        return Opened(
+            endless(usable, self.seed, self.shuffle).map_with_index(laid_out),
+            len(usable),
+            counts,
+            lengths=lambda position: tuple(tokens[numbers[position]]),
+        )
 
     def _fitting(
         self, rows: Any, lengths: np.ndarray, room: int, count: int | None, uneven: str

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from alignjax.config import ConfigError
-from alignjax.data.stream import Opened, Source, endless
+from alignjax.data.stream import Buckets, Opened, Source, bucket_shapes, endless
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
@@ -97,12 +97,14 @@ def recorded(
     batch_size: int,
     shuffle: bool = True,
     like: Callable[[], Batch] | None = None,
+    buckets: Buckets = (),
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """The rows of all batches that a stage has written, in a new order every epoch, `batch_size` at a time.
 
     stage: an earlier step of this pipeline, or another run's folder. A view with as many rows as its batch stays with
-    its rows; a view with a B of its own is a stream of its own and keeps that B. All is held in memory.
+    its rows; a view with a B of its own is a stream of its own and keeps that B. All is held in memory. buckets: shapes
+    of batches of short rows, as for other sources; for batches without views and further completion fields.
 
     The shapes come from the files or from what was declared for them. Before either exists, `like` must say them: a
     function that returns a Batch of jax.ShapeDtypeStructs; otherwise ConfigError.
@@ -115,7 +117,14 @@ def recorded(
         spec.replace(views={key: view for key, view in spec.views.items() if key not in streams}), batch_size
     )
     whole = whole.replace(views={**whole.views, **streams})
-    return Source(whole, lambda: _opened(place, seed, shuffle, tuple(streams), stage), shard)
+    shapes: Buckets = ()
+    if buckets:
+        if spec.views or spec.completions or spec.tokens is None or spec.prompt is None:
+            raise ConfigError(
+                "recorded: buckets are for batches of prompts and completions without views or more fields"
+            )
+        shapes = bucket_shapes(buckets, spec.prompt.shape[1], spec.tokens.shape[2])
+    return Source(whole, lambda: _opened(place, seed, shuffle, tuple(streams), stage), shard, shapes, seed)
 
 
 def _spec(place: Path, like: Callable[[], Batch] | None, stage: str) -> Batch:
@@ -179,4 +188,15 @@ def _opened(place: Path, seed: int, shuffle: bool, streams: Sequence[str], stage
         len(main),
         {"rows": len(main), "batches": len(files)},
         {view: endless(table, seed, shuffle) for view, table in tables.items()},
+        _extents(main, seed, shuffle) if "valid" in main.arrays else None,
     )
+
+
+def _extents(table: _Table, seed: int, shuffle: bool) -> Callable[[int], tuple[int, int]]:
+    """position -> slots of the prompt from its first token on, and of the completions up to their last."""
+    prompt, valid = table.arrays["prompt_valid"], table.arrays["valid"].any(axis=1)
+    before = prompt.shape[1] - np.argmax(prompt, axis=1)
+    after = valid.shape[1] - np.argmax(valid[:, ::-1], axis=1)
+    # argmax says 0 of a row without a token, which takes it for a full one: too much room, never too little
+    numbers = endless(range(len(table)), seed, shuffle)
+    return lambda position: (int(before[numbers[position]]), int(after[numbers[position]]))

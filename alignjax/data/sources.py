@@ -5,6 +5,10 @@ completion_length T, in tokens, BOS, EOS and the dataset's frame included. What 
 never silent: long_prompts is "refuse", "skip", "truncate_left" (the end is kept) or "truncate_right" (the start is
 kept), long_completions "refuse", "skip" or "truncate"; the numbers are logged and stand in `source.counts`.
 shuffle=False gives the rows in their order. shard=(index, count) is this process's part of every batch.
+
+buckets: shapes for batches of short rows, (prompt tokens, completion tokens) each (`prompts`: prompt tokens), growing;
+the full shape is there without being named. Rows of similar length then share a batch, padded to the smallest shape
+that holds them all: as many compiled programs as shapes, every row still once per epoch (`data/stream.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from alignjax.data.layout import batch_spec, completion_fields, pair_fields
 from alignjax.data.plan import UNEVEN, Plan, Row, one_of
 from alignjax.data.prepared import Dataset
 from alignjax.data.records import SCHEMAS, completions_of
-from alignjax.data.stream import Source
+from alignjax.data.stream import Buckets, Source
 from alignjax.data.tokenizers import Tokenizer
 from alignjax.workspace import Workspace
 
@@ -36,19 +40,21 @@ def prompts(
     long_prompts: str = "refuse",
     answers: bool = False,
     shuffle: bool = True,
+    buckets: tuple[int, ...] = (),
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """Prompts only: what an online algorithm starts from. answers=True adds prompts["answer"] [B], the number a
     verifier compares with (datasets that have one)."""
     if answers and not dataset.answers:
         raise ConfigError(f"{dataset.name} has no answers to verify; leave out answers=True")
-    plan = Plan(workspace, seed, dataset, split, prompt_length, 0, long_prompts, "skip", shuffle)
+    shapes = tuple((length, 0) for length in buckets)
+    plan = Plan(workspace, seed, dataset, split, prompt_length, 0, long_prompts, "skip", shuffle, shapes)
 
     def fields(row: Row, tokenizer: Tokenizer, rng: np.random.Generator, other: Callable[[], Row]) -> dict[str, Any]:
         return {"prompts": {"answer": np.float32(row["answer"])}} if answers else {}
 
     extra = ("answer",) if answers else ()
-    return Source(batch_spec(batch_size, prompt_length, extra=extra), lambda: plan.opened(fields), shard)
+    return plan.source(batch_spec(batch_size, prompt_length, extra=extra), fields, shard)
 
 
 def instructions(
@@ -63,19 +69,19 @@ def instructions(
     long_prompts: str = "refuse",
     long_completions: str = "refuse",
     shuffle: bool = True,
+    buckets: Buckets = (),
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """Instruction and response, N = 1: what supervised fine-tuning learns. Of preference pairs and rankings it takes
     the best completion; of thumbs, each."""
     need(dataset, "instructions", "preferences", "rankings", "thumbs")
-    plan = Plan(
-        workspace, seed, dataset, split, prompt_length, completion_length, long_prompts, long_completions, shuffle
-    )
+    chosen = (long_prompts, long_completions, shuffle, buckets)
+    plan = Plan(workspace, seed, dataset, split, prompt_length, completion_length, *chosen)
 
     def fields(row: Row, tokenizer: Tokenizer, rng: np.random.Generator, other: Callable[[], Row]) -> dict[str, Any]:
         return completion_fields([completions_of(row)[_best(row)]], completion_length, tokenizer, 1)
 
-    return Source(batch_spec(batch_size, prompt_length, 1, completion_length), lambda: plan.opened(fields), shard)
+    return plan.source(batch_spec(batch_size, prompt_length, 1, completion_length), fields, shard)
 
 
 def preferences(
@@ -90,14 +96,14 @@ def preferences(
     long_prompts: str = "refuse",
     long_completions: str = "refuse",
     shuffle: bool = True,
+    buckets: Buckets = (),
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """Pairs, N = 2, with preference[b, 0, 1] = P(completion 0 is better), soft labels kept; pair_weight marks
     (0, 1)."""
     need(dataset, "preferences")
-    plan = Plan(
-        workspace, seed, dataset, split, prompt_length, completion_length, long_prompts, long_completions, shuffle
-    )
+    chosen = (long_prompts, long_completions, shuffle, buckets)
+    plan = Plan(workspace, seed, dataset, split, prompt_length, completion_length, *chosen)
 
     def fields(row: Row, tokenizer: Tokenizer, rng: np.random.Generator, other: Callable[[], Row]) -> dict[str, Any]:
         label, marked = np.zeros((2, 2)), np.zeros((2, 2))
@@ -106,7 +112,7 @@ def preferences(
         return completion_fields(texts, completion_length, tokenizer, 2) | pair_fields(label, marked)
 
     spec = batch_spec(batch_size, prompt_length, 2, completion_length, ("pairs",))
-    return Source(spec, lambda: plan.opened(fields), shard)
+    return plan.source(spec, fields, shard)
 
 
 def rankings(
@@ -123,6 +129,7 @@ def rankings(
     long_completions: str = "refuse",
     uneven: str = "refuse",
     shuffle: bool = True,
+    buckets: Buckets = (),
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """Scored lists of N = `completions`: reward [B,N] holds the scores, preference says who has the higher one and
@@ -130,9 +137,8 @@ def rankings(
     completions."""
     need(dataset, "rankings")
     one_of("uneven", uneven, UNEVEN)
-    plan = Plan(
-        workspace, seed, dataset, split, prompt_length, completion_length, long_prompts, long_completions, shuffle
-    )
+    chosen = (long_prompts, long_completions, shuffle, buckets)
+    plan = Plan(workspace, seed, dataset, split, prompt_length, completion_length, *chosen)
 
     def fields(row: Row, tokenizer: Tokenizer, rng: np.random.Generator, other: Callable[[], Row]) -> dict[str, Any]:
         scores = np.asarray(row["scores"], np.float32)
@@ -142,7 +148,7 @@ def rankings(
         return texts | pairs | {"reward": scores}
 
     spec = batch_spec(batch_size, prompt_length, completions, completion_length, ("pairs", "reward"))
-    return Source(spec, lambda: plan.opened(fields, count=completions, uneven=uneven), shard)
+    return plan.source(spec, fields, shard, count=completions, uneven=uneven)
 
 
 def thumbs(
@@ -157,20 +163,20 @@ def thumbs(
     long_prompts: str = "refuse",
     long_completions: str = "refuse",
     shuffle: bool = True,
+    buckets: Buckets = (),
     shard: tuple[int, int] = (0, 1),
 ) -> Source:
     """Unpaired judgements, N = 1: reward [B,1] is the score of the completion (1 thumb up, 0 thumb down)."""
     need(dataset, "thumbs")
-    plan = Plan(
-        workspace, seed, dataset, split, prompt_length, completion_length, long_prompts, long_completions, shuffle
-    )
+    chosen = (long_prompts, long_completions, shuffle, buckets)
+    plan = Plan(workspace, seed, dataset, split, prompt_length, completion_length, *chosen)
 
     def fields(row: Row, tokenizer: Tokenizer, rng: np.random.Generator, other: Callable[[], Row]) -> dict[str, Any]:
         texts = completion_fields(completions_of(row), completion_length, tokenizer, 1)
         return texts | {"reward": np.asarray(row["scores"], np.float32)}
 
     spec = batch_spec(batch_size, prompt_length, 1, completion_length, ("reward",))
-    return Source(spec, lambda: plan.opened(fields), shard)
+    return plan.source(spec, fields, shard)
 
 
 def candidates(

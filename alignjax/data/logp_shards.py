@@ -1,0 +1,92 @@
+"""Log-probs of completions on disk, found again by what was scored: files that appear whole or not at all.
+
+A folder holds the numbers of one scorer, in shards written by any number of runs. A shard is an .npz: keys [n,16]
+bytes, lengths [n], values [sum of lengths] in nats; its zip checksums tell a damaged file from a good one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignjax.types import Batch
+
+KEY_BYTES = 16
+_BROKEN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def content_keys(row: Batch) -> list[bytes]:
+    """A key per completion of a row (a Batch without its batch axis): a hash of the valid tokens of prompt and
+    completion, and of all else that a model may look at. Neither padding nor the other completions change it."""
+    prompt = hashlib.blake2b(digest_size=KEY_BYTES)
+    _add(prompt, np.asarray(row.prompt)[np.asarray(row.prompt_valid)])
+    for name in sorted(row.prompts):
+        _add(prompt, np.asarray(row.prompts[name]), name)
+    tokens, valid = np.asarray(row.tokens), np.asarray(row.valid)
+    keys = []
+    for number in range(len(tokens)):
+        own = prompt.copy()
+        _add(own, tokens[number][valid[number]])
+        for name in sorted(row.completions):
+            _add(own, np.asarray(row.completions[name])[number], name)
+        keys.append(own.digest())
+    return keys
+
+
+def _add(hashed: Any, array: np.ndarray, name: str = "") -> None:
+    # Shape and dtype first, so that no two sequences of arrays are the same bytes.
+    hashed.update(f"{name} {array.dtype.str} {array.shape};".encode())
+    hashed.update(np.ascontiguousarray(array).tobytes())
+
+
+def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
+    """Writes {key: log-probs of the valid tokens [length]} as a new shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+    fresh = folder / f".{name}"
+    arrays = {
+        "keys": np.frombuffer(b"".join(values), np.uint8).reshape(-1, KEY_BYTES),
+        "lengths": np.array([len(value) for value in values.values()], np.int32),
+        "values": np.concatenate([*values.values(), np.zeros(0, np.float32)]),
+    }
+    with fresh.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, folder / f"{name}.npz")
+    return folder / f"{name}.npz"
+
+
+def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndarray]:
+    """All shards of a folder as {key: log-probs of the valid tokens}. A damaged one is renamed to *.damaged and told to
+    `warn`; what it held is missing and will be computed again. Halves that a killed run left are removed."""
+    for left in folder.glob(".[0-9]*"):
+        if time.time() - left.stat().st_mtime > 3600:
+            left.unlink(missing_ok=True)
+    found: dict[bytes, np.ndarray] = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            found |= _read(path)
+        except _BROKEN as error:
+            aside = path.with_suffix(".damaged")
+            os.replace(path, aside)
+            warn(f"{path} is damaged ({error}); it is now {aside.name}, and what it held is computed again")
+    return found
+
+
+def _read(path: Path) -> dict[bytes, np.ndarray]:
+    with np.load(path) as file:
+        keys, lengths, values = file["keys"], file["lengths"], file["values"]
+    if len(keys) != len(lengths) or lengths.sum() != len(values):
+        raise ValueError(f"{len(keys)} keys, {len(lengths)} lengths that sum to {lengths.sum()}, {len(values)} values")
+    parts = np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    return {key.tobytes(): part for key, part in zip(keys, parts, strict=True)}
