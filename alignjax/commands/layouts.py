@@ -118,21 +118,37 @@ def _dot(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layo
     batch = [left[i] or right[j] for i, j in zip(left_batch, right_batch, strict=True)]
     rest_left = [part for axis, part in enumerate(left) if axis not in (*left_sum, *left_batch)]
     rest_right = [part for axis, part in enumerate(right) if axis not in (*right_sum, *right_batch)]
-    return tuple([*batch, *rest_left, *rest_right])
+    return (*batch, *rest_left, *rest_right)
 
 
-def gathered(equation: Any, given: Sequence[Layout], spread: Spread) -> float:
-    """By how much more than they hold the devices must fetch of a product's operands: an operand that is split along a
-    summed axis where the other is not comes together first (a weight under FSDP). In parts of an array, per operand."""
-    (left_sum, right_sum), _ = equation.params["dimension_numbers"]
-    extra = 0.0
-    for i, j in zip(left_sum, right_sum, strict=True):
-        left, right = given[0][i], given[1][j]
-        for operand, own, other in ((0, left, right), (1, right, left)):
-            ways = math.prod(spread.sizes[axis] for axis in own if axis not in other)
-            if ways > 1:
-                extra += _bytes(equation.invars[operand]) / spread.ways(given[operand]) * ways
-    return extra
+def fetched(equation: Any, given: Sequence[Layout], outputs: Sequence[Layout], spread: Spread) -> int:
+    """Bytes that a device has of an equation's arrays for a moment, beyond its own part of them.
+
+    A product's operand that is split along a summed axis where the other is not comes together first (a weight under
+    FSDP), and so does a table whose rows are looked up by a batch that is split over the same devices. A product summed
+    over an axis that both have split, and a table that such a batch adds to, exist whole before they are scattered
+    (gradients of weights under FSDP).
+    """
+    name = equation.primitive.name
+    if name == "dot_general":
+        (left_sum, right_sum), _ = equation.params["dimension_numbers"]
+        extra, summed = 0, set[str]()
+        for i, j in zip(left_sum, right_sum, strict=True):
+            sides = (given[0][i], given[1][j])
+            summed |= set(sides[0]) & set(sides[1])
+            for operand, own, other in ((0, *sides), (1, *sides[::-1])):
+                extra += _whole_over(set(own) - set(other), equation.invars[operand], given[operand], spread)
+        return extra + _whole_over(summed, equation.outvars[0], outputs[0], spread)
+    if name in ("gather", "scatter-add"):
+        rows = {axis for axes in given[1 if name == "gather" else 2] for axis in axes}
+        return _whole_over(rows, equation.invars[0], given[0], spread)
+    return 0
+
+
+def _whole_over(axes: set[str], variable: Any, layout: Layout, spread: Spread) -> int:
+    """Bytes of an array on each device once it is no longer split over mesh `axes`; 0 if it was not."""
+    there = axes & {axis for part in layout for axis in part}
+    return _bytes(variable) // spread.ways(layout) * math.prod(spread.sizes[axis] for axis in there) if there else 0
 
 
 def _bytes(variable: Any) -> int:

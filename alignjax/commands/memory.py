@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from alignjax.commands.layouts import Layout, Spread, forwards, gathered, shape_of
+from alignjax.commands.layouts import Layout, Spread, fetched, forwards, shape_of
 
 # Written where they are read by every backend, so they never exist as arrays of their own.
 _FUSED = {"broadcast_in_dim", "iota", "reshape", "squeeze", "convert_element_type", "stop_gradient", "copy"}
@@ -110,14 +110,17 @@ def _inside(equation: Any, given: list[Layout], spread: Spread, in_place: bool) 
     name, params = equation.primitive.name, equation.params
     programs = list(_programs(equation))
     if not programs:
-        extra = int(gathered(equation, given, spread)) if name == "dot_general" else 0
-        return _Walked(extra, forwards(equation, given, spread), 0)
+        outputs = forwards(equation, given, spread)
+        extra = fetched(equation, given, outputs, spread)
+        own = sum(_size(v, layout, spread) for v, layout in zip(equation.outvars, outputs, strict=True))
+        return _Walked(own + extra if extra else 0, outputs, 0)
     if name == "scan":
         return _scanned(params, given, spread)
     if name == "while":
         conditions, constants = params["cond_nconsts"], params["body_nconsts"]
         start = given[conditions + constants :]
-        return _repeated(params["body_jaxpr"].jaxpr, given[conditions : conditions + constants], start, [], spread)
+        constant = given[conditions : conditions + constants]
+        return _repeated(params["body_jaxpr"].jaxpr, constant, start, [], spread)
     if name == "cond":
         given = given[1:]
     fitting = [inner for inner in programs if len(inner.invars) == len(given)]

@@ -1,0 +1,170 @@
+"""What a run holds on each device of a mesh that need not exist: exactly for what has a sharding, by liveness for the
+rest; or from the compiler itself, which needs no TPU either."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.experimental import topologies as compilers
+from jax.sharding import AbstractMesh, AxisType
+
+from alignjax.commands.layouts import Layout, Spread, layout_of
+from alignjax.commands.memory import device_bytes, loop_bytes, peak_bytes
+from alignjax.config import ConfigError, Experiment, MeshConfig
+from alignjax.mesh import AXES, axis_sizes, batch_shardings, make_mesh
+from alignjax.stages.host import host
+from alignjax.topologies import Topology
+from alignjax.train.start import abstract
+from alignjax.train.state import TrainState, trained
+from alignjax.train.step import abstract_experience, make_experience, make_update
+from alignjax.types import Batch
+from alignjax.workspace import Workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Bytes of one device. The first four lie there from step to step; `batch` from stage to stage; `experience` and
+    `update` are what those two functions need beside them, one after the other. Of these, `caches` is what sampling
+    carries from token to token (key-value caches) and `gradients` what an update has before its optimizer's step."""
+
+    trained: int
+    optimizer: int
+    frozen: int
+    batch: int
+    caches: int
+    experience: int
+    gradients: int
+    update: int
+
+    @property
+    def state(self) -> int:
+        return self.trained + self.optimizer + self.frozen
+
+    @property
+    def total(self) -> int:
+        return self.state + self.batch + max(self.experience, self.update)
+
+
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+    """A mesh without devices; ConfigError if its sizes do not multiply to their number."""
+    return AbstractMesh(axis_sizes(config, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def held(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
+    """What each device of `mesh` holds in a step of `experiment`: state and batch to the byte, the rest estimated.
+    Nothing is compiled, and an AbstractMesh will do.
+
+    Raises what the run itself would raise for its shapes.
+    """
+    algorithm = experiment.algorithm
+    state, spec, filled = _placed(experiment, workspace, mesh)
+    spread = Spread(dict(mesh.shape), _weights(state))
+    names = trained(algorithm.roles)
+    own = {name: tree for name, tree in state.roles.items() if name in names}
+    frozen = {name: tree for name, tree in state.roles.items() if name not in names}
+    caches = experience = 0
+    if _traceable(experiment):
+        program = jax.make_jaxpr(make_experience(algorithm))(_bare(state), _bare(spec)).jaxpr
+        given = _layouts((state, spec))
+        caches, experience = loop_bytes(program, spread, given), peak_bytes(program, spread=spread, given=given)
+    program = jax.make_jaxpr(make_update(algorithm))(_bare(state), _bare(filled)).jaxpr
+    return Held(
+        trained=device_bytes(own),
+        optimizer=device_bytes(state.optimizers),
+        frozen=device_bytes(frozen),
+        batch=device_bytes(filled),
+        caches=caches,
+        experience=experience,
+        gradients=device_bytes(own),
+        update=peak_bytes(program, in_place=True, spread=spread, given=_layouts((state, filled))),
+    )
+
+
+def compiled(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
+    """The same from the compiler of the mesh's devices, which may be only described (`described_mesh`): state and batch
+    are the arguments of the compiled functions, the rest their temporary memory. It has no numbers for caches and
+    gradients alone, which are 0."""
+    algorithm = experiment.algorithm
+    state, spec, filled = _placed(experiment, workspace, mesh)
+    names = trained(algorithm.roles)
+    own = {name: tree for name, tree in state.roles.items() if name in names}
+    update = jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled).compile().memory_analysis()
+    experience = 0
+    if _traceable(experiment):
+        sampling = jax.jit(make_experience(algorithm)).lower(state, spec).compile().memory_analysis()
+        experience = sampling.temp_size_in_bytes
+    return Held(
+        trained=device_bytes(own),
+        optimizer=device_bytes(state.optimizers),
+        frozen=device_bytes({name: tree for name, tree in state.roles.items() if name not in names}),
+        batch=device_bytes(filled),
+        caches=0,
+        experience=experience,
+        gradients=0,
+        update=update.temp_size_in_bytes,
+    )
+
+
+def described_mesh(config: MeshConfig, topology: Topology) -> jax.sharding.Mesh:
+    """A mesh of a slice that is not there, for its compiler: libtpu compiles on any x86 Linux machine.
+
+    Raises ConfigError where libtpu is not installed, or does not know the slice.
+    """
+    os.environ.setdefault(
+        "TPU_SKIP_MDS_QUERY", "1"
+    )  # asked from outside of Google's cloud, it would wait for an answer
+    try:
+        devices = compilers.get_topology_desc(topology.compiler_name, "tpu").devices
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the TPU compiler cannot be asked about {topology.name}: {reason[:160]}. It comes with "
+            'pip install "jax[tpu]", for Linux on x86; without it leave out --compile'
+        ) from None
+    return make_mesh(config, devices)
+
+
+def _traceable(experiment: Experiment) -> bool:
+    stages = experiment.algorithm.experience.values()
+    return bool(stages) and not any(stage.function is host for stage in stages)
+
+
+def _placed(experiment: Experiment, workspace: Workspace, mesh: Any) -> tuple[TrainState, Batch, Batch]:
+    """(state, batch of the source, batch after the stages) in shapes, dtypes and shardings."""
+    algorithm = experiment.algorithm
+    state = abstract(algorithm, experiment.seed, mesh)
+    spec = experiment.source(workspace, experiment.seed).spec
+    filled = abstract_experience(algorithm, _bare(state), spec)
+    return state, _on(spec, mesh), _on(filled, mesh)
+
+
+def _on(batch: Any, mesh: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        batch,
+        batch_shardings(batch, mesh),
+    )
+
+
+def _bare(tree: Any) -> Any:
+    """Shapes and dtypes alone: a trace looks after shardings differently when it is told of them."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _layouts(tree: Any) -> list[Layout]:
+    return [layout_of(leaf.sharding, len(leaf.shape)) for leaf in jax.tree.leaves(tree)]
+
+
+def _weights(state: TrainState) -> Mapping[tuple[int, ...], Layout]:
+    """Layouts by shape of all matrices of the roles, and of the slices of stacked ones, where they are split."""
+    found: dict[tuple[int, ...], Layout] = {}
+    for leaf in jax.tree.leaves(state.roles):
+        layout = layout_of(leaf.sharding, len(leaf.shape))
+        for first in range(max(len(leaf.shape) - 1, 0)):
+            if any(layout[first:]) and not any(layout[:first]):
+                found.setdefault(tuple(leaf.shape[first:]), layout[first:])
+    return found
