@@ -1,8 +1,8 @@
 """TPU slices that can be asked for: chips, hosts, devices as JAX sees them, memory and speed, and a mesh to begin with.
 
-Numbers are from the Cloud TPU pages named in `GENERATIONS`. The names of slices, and that "v4", "v5p" and "tpu7x" count
-TensorCores where "v5litepod" and "v6e" count chips, agree with xpk's `system_characteristics.py`. Devices per chip: with
-a megacore (v4, v5p) both TensorCores are one device; an Ironwood chip is two devices
+Numbers are from the Cloud TPU pages named in `GENERATIONS`. The names of slices, and that "v4", "v5p" and "tpu7x"
+count TensorCores where "v5litepod" and "v6e" count chips, agree with xpk's `system_characteristics.py`. Devices per
+chip: with a megacore (v4, v5p) both TensorCores are one device; an Ironwood chip is two devices
 (https://docs.jax.dev/en/latest/_autosummary/jax.experimental.pallas.tpu.ChipVersion.html).
 """
 

@@ -47,13 +47,14 @@ while true; do
     elif [ "$status" -eq 2 ]; then
         say "the command ended with status 2 before it had done anything: not trying again. Its message is above."
         exit 2
+    else
+        failures=$((failures + 1))
     fi
-    failures=$((failures + 1))
     if [ "$failures" -ge "$attempts" ]; then
         say "$failures attempts without a new checkpoint, the last with status $status: giving up"
         exit "$status"
     fi
-    say "status $status; attempt $((failures + 1)) in $wait_for seconds"
+    say "status $status: again in $wait_for seconds"
     sleep "$wait_for" &
     wait $!
     wait_for=$((wait_for * 2 < longest ? wait_for * 2 : longest))

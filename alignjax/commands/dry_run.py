@@ -13,32 +13,50 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+from alignjax.commands import hbm
 from alignjax.commands.memory import in_units, peak_bytes, tree_bytes
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.stages.host import host
+from alignjax.topologies import Topology
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from alignjax.workspace import Workspace
 
 
-def dry_run(config: Experiment | Pipeline, workspace: Workspace, console: Console) -> None:
+def dry_run(
+    config: Experiment | Pipeline,
+    workspace: Workspace,
+    console: Console,
+    *,
+    topology: Topology | None = None,
+    ask: bool = False,
+) -> None:
     """Print roles, parameter counts, shapes and a memory estimate of an experiment, or of each step of a pipeline.
+
+    topology: a TPU slice, of whose devices the memory is shown too; ask: its compiler, instead of estimating.
 
     Raises ConfigError, TypeError or ValueError where the run itself would fail for its shapes.
     """
     if isinstance(config, Experiment):
         _experiment(config, workspace, console, {})
+        if topology is not None:
+            hbm.describe(config, workspace, topology, ask, console)
         return
     shown: dict[Any, str] = {}
     overview = Table("step", "iterations", "parameters", "memory (roughly)", title="the pipeline", title_justify="left")
-    for column in (1, 2, 3):
+    if topology is not None:
+        overview.add_column(f"a device of {topology.name}")
+    for column in range(1, len(overview.columns)):
         overview.columns[column].justify = "right"
     for name, step in config.steps.items():
         console.rule(f"[bold]{name}[/]", align="left")
         if isinstance(step, Experiment):
             count, total = _experiment(step, workspace.of(name), console, shown)
-            overview.add_row(name, f"{step.steps:,}", f"{count:,}", in_units(total))
+            row = [name, f"{step.steps:,}", f"{count:,}", in_units(total)]
+            if topology is not None:
+                row.append(in_units(hbm.describe(step, workspace.of(name), topology, ask, console)))
+            overview.add_row(*row)
         else:
             _job(step, console)
             overview.add_row(name, step.name, "", "")

@@ -11,9 +11,11 @@ from typing import Any
 import jax
 from jax.experimental import topologies as compilers
 from jax.sharding import AbstractMesh, AxisType
+from rich.console import Console
+from rich.table import Table
 
 from alignjax.commands.layouts import Layout, Spread, layout_of
-from alignjax.commands.memory import device_bytes, loop_bytes, peak_bytes
+from alignjax.commands.memory import device_bytes, in_units, loop_bytes, peak_bytes
 from alignjax.config import ConfigError, Experiment, MeshConfig
 from alignjax.mesh import AXES, axis_sizes, batch_shardings, make_mesh
 from alignjax.stages.host import host
@@ -23,6 +25,8 @@ from alignjax.train.state import TrainState, trained
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
+
+SURE = 0.5  # an estimate below this share of a device's memory is trusted: see `held`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,59 @@ class Held:
     @property
     def total(self) -> int:
         return self.state + self.batch + max(self.experience, self.update)
+
+
+def describe(experiment: Experiment, workspace: Workspace, topology: Topology, ask: bool, console: Console) -> int:
+    """Print what each device of a slice holds; its bytes in all. ask: the TPU compiler, instead of estimating.
+
+    Raises ConfigError for a mesh that is not the slice's size, and where the compiler is asked and not installed.
+    """
+    config = experiment.mesh
+    try:
+        mesh = abstract_mesh(config, topology.devices)
+    except ConfigError as error:
+        best = topology.default_mesh
+        raise ConfigError(
+            f"{error} on {topology.name}: for example --mesh.replica {best.replica} --mesh.fsdp {best.fsdp} "
+            f"--mesh.tensor {best.tensor}"
+        ) from None
+    numbers = (compiled if ask else held)(experiment, workspace, described_mesh(config, topology) if ask else mesh)
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    title = f"each of the {topology.devices} devices of {topology.name}: mesh {shape}"
+    roughly = "says the compiler" if ask else "roughly"
+    table = Table("memory", "bytes", title=title, title_justify="left")
+    table.columns[1].justify = "right"
+    for name, size in {
+        "trained weights": numbers.trained,
+        "optimizer state": numbers.optimizer,
+        "frozen and other roles": numbers.frozen,
+        "batch": numbers.batch,
+        f"to sample and score, {roughly}": numbers.experience,
+        "  of this the sampler's caches": numbers.caches,
+        f"to update, {roughly}": numbers.update,
+        "  of this gradients": numbers.gradients,
+    }.items():
+        if not (ask and name.startswith("  ")):
+            table.add_row(name, in_units(size))
+    table.add_section()
+    table.add_row("at most at once", in_units(numbers.total))
+    table.add_row("memory of the device", in_units(topology.hbm_bytes))
+    console.print(table)
+    share = numbers.total / topology.hbm_bytes
+    verdict = "it does not fit" if share > 1 else "it fits" if ask or share < SURE else "it may not fit: ask --compile"
+    lines = [f"{share:.0%} of the device's memory: {verdict}", *_unsplit(experiment, workspace, mesh)]
+    console.print("\n".join(lines), highlight=False, markup=False)
+    return numbers.total
+
+
+def _unsplit(experiment: Experiment, workspace: Workspace, mesh: AbstractMesh) -> list[str]:
+    """What to say of a batch that does not split over the mesh: its work is not shared out at all."""
+    rows = jax.tree.leaves(experiment.source(workspace, experiment.seed).spec.replace(views={}))[0].shape[0]
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    if rows % ways == 0:
+        return []
+    return [f"{rows} prompts do not split over {ways} devices: every device works on all of them. Make the batch a "
+            f"multiple of {ways}, or --mesh.tensor larger"]  # fmt: skip
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
