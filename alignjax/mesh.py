@@ -81,26 +81,48 @@ def place(batch: Any, mesh: Mesh) -> Any:
     return jax.device_put(batch, batch_shardings(batch, mesh))
 
 
+# What may lie in the place of a weight with axes (.., in, out), by the name of the part: an adapter's two factors, and
+# the values and scales of a quantised weight.
+_PARTS: Mapping[str, Any] = {
+    "a": lambda axes: (*axes[:-1], None),
+    "b": lambda axes: (*axes[:-2], None, axes[-1]),
+    "values": lambda axes: axes,
+    "scales": lambda axes: axes,
+}
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _axes_of(path: tuple[str, ...], known: Mapping[tuple[str, ...], Any]) -> Any:
+    """The logical axes of a leaf whose path ends in that of a weight, or of a part of one; None for another."""
+    for first in range(len(path)):
+        if path[first:] in known:
+            return known[path[first:]]
+        if path[first:-1] in known and path[-1] in _PARTS:
+            return _PARTS[path[-1]](known[path[first:-1]])
+    return None
+
+
 def state_shardings(algorithm: Any, state: Any, mesh: Mesh) -> Any:
-    """Shardings for an abstract TrainState: weights by their logical axes, optimizer moments like the weights they
-    belong to, the rest whole."""
+    """Shardings for an abstract TrainState: weights, and adapters and quantised values in their place, by the weights'
+    logical axes; optimizer moments, and pools of past weights, like what they belong to; the rest whole."""
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def like_params(tree: Any, axes: Any) -> Any:
-        return jax.tree.map(lambda leaf, name: NamedSharding(mesh, spec(name, leaf.shape, mesh)), tree, axes)
-
     def role(name: str, tree: Any) -> Any:
-        """A tree that contains the role's params structure, wherever it does, sharded as those."""
         model = algorithm.roles[name].model
-        if model is None or model.axes is None:
-            return jax.tree.map(lambda leaf: whole, tree)
-        params = jax.tree.structure(jax.eval_shape(model.init, jax.random.key(0)))
-        is_params = lambda node: jax.tree.structure(node) == params  # noqa: E731
-        return jax.tree.map(
-            lambda node: like_params(node, model.axes) if is_params(node) else jax.tree.map(lambda leaf: whole, node),
-            tree,
-            is_leaf=is_params,
-        )
+        axes = None if model is None else model.axes
+        named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
+        known = {_names(path): of for path, of in named}
+
+        def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+            of = _axes_of(_names(path), known)
+            if of is None or leaf.ndim < len(of):
+                return whole
+            return NamedSharding(mesh, spec((*[None] * (leaf.ndim - len(of)), *of), leaf.shape, mesh))
+
+        return jax.tree_util.tree_map_with_path(one, tree)
 
     return type(state)(
         {name: role(name, tree) for name, tree in state.roles.items()},

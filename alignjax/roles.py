@@ -9,15 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, fn, nearest
+from alignjax.config import ConfigError, Fn, fn, nearest
 from alignjax.types import Batch, Context, Key, Mean, frozen
 
 __all__ = [
+    "AdaptersOf",
     "CopyOf",
     "Fresh",
     "PoolOf",
     "Restored",
+    "Through",
     "Value",
+    "adapters_of",
     "chosen",
     "combined",
     "copy_of",
@@ -32,6 +35,8 @@ __all__ = [
     "return_to",
     "running_mean",
     "snapshot",
+    "through",
+    "unwrapped",
     "value",
     "while_domain",
     "zero_means",
@@ -79,7 +84,31 @@ class PoolOf:
     size: int
 
 
+@dataclasses.dataclass(frozen=True)
+class AdaptersOf:
+    """Starts as low-rank adapters for the weights of another role, which change nothing yet: function(key, its first
+    value) -> adapters, a `models.lora.init` with its rank and targets."""
+
+    role: str
+    function: Fn
+
+
+@dataclasses.dataclass(frozen=True)
+class Through:
+    """Starts as function(tree) of what another start gives: `through(restored("sft", "policy"), fn(models.quantise))`,
+    weights in few bits. The model then runs on what the function makes."""
+
+    start: Any
+    function: Fn
+
+
 fresh, copy_of, restored, value, pool_of = Fresh, CopyOf, Restored, Value, PoolOf
+adapters_of, through = AdaptersOf, Through
+
+
+def unwrapped(start: Any) -> Any:
+    """The start below any `through`."""
+    return unwrapped(start.start) if isinstance(start, Through) else start
 
 
 def _source(context: Context, own: Any, of: str) -> Any:
@@ -142,7 +171,7 @@ def pool(own: Any, context: Context, batch: Batch, key: Key, *, of: str, every: 
     size = jax.tree.leaves(ring)[0].shape[0]
     renew = (context.step + 1) % every == 0
     place = pushed % size
-    present = context.params(of)
+    present = _source(context, ring, of)
 
     def moved(mine: Any, theirs: Any) -> Any:
         return mine.at[place].set(jnp.where(renew, theirs, mine[place]).astype(mine.dtype))

@@ -22,7 +22,7 @@ from alignjax.workspace import Workspace
 TABLE = imported(ROOT / "configs" / "online.py")
 # Recipes that learn from what a source gives, and the parts of others.
 OFFLINE = {"dpo", "ipo", "slic", "vpo_offline", "sft", "preference_model", "reward_model", "labelled_samples"}
-PARTS = {"offline", "online", "rounds", "with_losses"}
+PARTS = {"offline", "online", "rounds", "with_lora", "with_losses"}
 
 
 def steps(mode: str) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ online IPO with another behaviour. Everything that samples takes a model, a judg
 and max_tokens, so the same call plays a game (`**games.parts(game)`) and trains a language model.
 """
 
+from alignjax.algorithms.adapters import with_lora
 from alignjax.algorithms.adversarial import eva, rival
 from alignjax.algorithms.exploration import active_dpo, optune, selm, vpo, xpo
 from alignjax.algorithms.offline import (
@@ -74,6 +75,7 @@ __all__ = [
     "sppo",
     "vpo",
     "vpo_offline",
+    "with_lora",
     "with_losses",
     "with_replay",
     "xpo",

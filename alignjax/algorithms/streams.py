@@ -26,8 +26,6 @@ def ofs_dpo(
     slow_optimizer: Fn,
     start: Any,
     n: int = 2,
-    build: Fn | None = None,
-    others: dict[str, Role] | None = None,
     microbatches: int = 1,
 ) -> Algorithm:
     """OFS-DPO, online DPO with fast-slow chasing: "policy" (fast) and "slow" learn the same stream of pairs by DPO at
@@ -36,8 +34,8 @@ def ofs_dpo(
     weight: of the chase, DPO of the fast policy with the slow one as its reference: -log S(beta (h_fast - sg h_slow)).
     It depends on the gap of the two preference probabilities alone, and its gradient stays alive (beta / 2 where they
     are level) when DPO's own has vanished. That is the property the paper states; the form is our derivation, the
-    paper's not being known to us. build, others: adapters in the place of whole copies, as a role's `build` and the
-    roles it needs (then `start` is an adapter's). Pairs come from the source; no sampling.
+    paper's not being known to us. The paper's two policies are LoRA modules over one base: `with_lora` of what this
+    returns. Pairs come from the source; no sampling.
     """
     pair = fn(losses.dpo, beta=beta, pairs=all_pairs(n))
     learn = {
@@ -46,32 +44,31 @@ def ofs_dpo(
         "chase": fn(losses.weighted, loss=pair.replace(reference="slow"), weight=weight),
     }
     parts = {
-        "policy": Role(model, start, optimizer, build=build),
-        "slow": Role(model, CopyOf("policy"), slow_optimizer, build=build),
-        "reference": Role(model, CopyOf("policy"), build=build),
+        "policy": Role(model, start, optimizer),
+        "slow": Role(model, CopyOf("policy"), slow_optimizer),
+        "reference": Role(model, CopyOf("policy")),
     }
     experience = {"reference": fn(stages.logprobs, role="reference")}
-    return Algorithm(experience, learn, {**parts, **(others or {})}, microbatches=microbatches)
+    return Algorithm(experience, learn, parts, microbatches=microbatches)
 
 
 def cofs_dpo(
     model: Model, *, domains: int, weights: tuple[float, ...] | None = None, field: str = "domain", **parts: Any
 ) -> Algorithm:
     """COFS-DPO, fast-slow chasing across domains: OFS-DPO whose fast policy is remembered for every domain, and a role
-    "combined" that serves a linear combination of them (arXiv:2406.05534).
+    "combined" that serves a linear combination of them (arXiv:2406.05534). Over `with_lora` these are adapters, and the
+    combination is that of the weight changes that they stand for.
 
     batch.prompts[field] [B]: the domain of a prompt, from 0; the role "domain0", ... follows the policy while its
     domain makes up most of a batch. weights: of the combination, equal unless given; they live in the state of
     "combined".
     """
     made = ofs_dpo(model, **parts)
-    policy = made.roles["policy"]
     names = tuple(f"domain{k}" for k in range(domains))
     memory = {
-        name: Role(model, CopyOf("policy"), rule=fn(roles.while_domain, of="policy", domain=k, field=field),
-                   build=policy.build)
+        name: Role(model, CopyOf("policy"), rule=fn(roles.while_domain, of="policy", domain=k, field=field))
         for k, name in enumerate(names)
-    }  # fmt: skip
+    }
     share = (1 / domains,) * domains if weights is None else tuple(weights)
     served = Role(model, roles.value(fn(_weights, weights=share)), build=fn(roles.combined, of=names))
     return Algorithm(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
-from alignjax.roles import Restored
+from alignjax.roles import Restored, unwrapped
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
@@ -22,7 +22,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
     for name, step in config.steps.items():
         roles = step.algorithm.roles if isinstance(step, Experiment) else None
         for role_name, role in (roles or {}).items():
-            if isinstance(role.start, Restored):
+            if isinstance(unwrapped(role.start), Restored):
                 _check(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
         before[name] = roles
 
@@ -30,7 +30,8 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
 def _check(
     who: str, role: Role, before: Mapping[str, Mapping[str, Role] | None], config: Pipeline, workspace: Workspace
 ) -> None:
-    stage, of = role.start.stage, role.start.role
+    start = unwrapped(role.start)
+    stage, of = start.stage, start.role
     if stage not in before:
         if stage in config.steps:
             raise ConfigError(f"{who} starts from step {stage!r}, which does not run before it")
@@ -46,7 +47,7 @@ def _check(
         raise ConfigError(f"{who} starts from role {of!r} of step {stage!r}, which has none.{nearest(of, roles)}")
     if role.model is not None and roles[of].model is not None and roles[of].build is None:
         wanted, found = _shapes(role.model), _shapes(roles[of].model)
-        paths = found if role.start.grow else {**wanted, **found}
+        paths = found if start.grow else {**wanted, **found}
         wrong = [path for path in paths if wanted.get(path) != found.get(path)]
         if wrong:
             path = wrong[0]

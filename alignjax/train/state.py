@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
 from alignjax.numerics import fold_name, strong
-from alignjax.roles import CopyOf, Fresh, PoolOf, Restored, Value
+from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
 from alignjax.train.checkpoint import restore_role
 from alignjax.types import Algorithm, Key, Params, Role
 from alignjax.workspace import Workspace
@@ -78,6 +78,11 @@ def _first_value(
             return _grown(role.model.init(fold_name(key, name)), loaded[name])
         case Value(function):
             return function(fold_name(key, name))
+        case AdaptersOf(other, function):
+            return function(fold_name(key, name), _first_value(other, roles, loaded, key, (*path, name)))
+        case Through(start, function):
+            before = {**roles, name: dataclasses.replace(role, start=start)}
+            return function(_first_value(name, before, loaded, key, path))
     raise ConfigError(
         f"role {name!r} cannot start as {role.start!r}; use roles.fresh() with a model, copy_of, restored or value"
     )
@@ -102,7 +107,8 @@ def born(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> Tr
 
 
 def _loaded(algorithm: Algorithm, read: Callable[[str, Restored], Any]) -> dict[str, Any]:
-    return {name: read(name, role.start) for name, role in algorithm.roles.items() if isinstance(role.start, Restored)}
+    starts = {name: unwrapped(role.start) for name, role in algorithm.roles.items()}
+    return {name: read(name, start) for name, start in starts.items() if isinstance(start, Restored)}
 
 
 def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
@@ -128,7 +134,7 @@ def _checked(name: str, role: Role, value: Any) -> Any:
     wanted = jax.eval_shape(role.model.init, jax.random.key(0))
     have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(value)}
     want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
-    paths = sorted(have if role.start.grow else {*have, *want})
+    paths = sorted(have if unwrapped(role.start).grow else {*have, *want})
     wrong = [
         f"{path}: checkpoint {have.get(path)}, model {want.get(path)}"
         for path in paths

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from tiny import all_finite, as_jax, difference, gradient, model, parameters, ragged, scorer
+from tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
 from alignjax.config import ConfigError
 from alignjax.models import Quantised, dense, product, quantise
@@ -99,22 +99,6 @@ def test_a_product_is_that_with_the_written_out_weight(bits: int) -> None:
     assert product(x.astype(jnp.bfloat16), weight).dtype == jnp.bfloat16
 
 
-def test_a_model_runs_on_quantised_weights() -> None:
-    """With the scores of the weights written out, and with their gradients of what is not quantised."""
-    few = quantise(parameters(NETWORK), bits=8, targets="q|k|v|o")
-    few = quantise(few, bits=4, targets="gate|up|down")
-
-    def by_embedding(embed: Any) -> Any:
-        scores = scorer(NETWORK)({**few, "embed": embed}, BATCH)
-        return jnp.sum(scores), scores
-
-    found, scores = jax.grad(by_embedding, has_aux=True)(few["embed"])
-    expected, expected_scores = gradient(NETWORK)(written_out(few), BATCH, WEIGHTS)
-    np.testing.assert_allclose(scores, expected_scores, atol=2e-5)
-    assert all_finite(found)
-    assert difference(expected["embed"], found) < 1e-4
-
-
 def learned(steps: int) -> Params:
     """Params that have learned to repeat the batch's completions, far from how they were born."""
     params, step = parameters(NETWORK), gradient(NETWORK)
@@ -125,16 +109,20 @@ def learned(steps: int) -> Params:
 
 
 def test_the_gap_in_log_probs_is_small(record_property: Any) -> None:
-    """In nats per token, of a policy that has learned something: a hundredth with 8 bits, a tenth or so with 4."""
+    """In nats per token, of a policy that has learned something: a hundredth with 8 bits, a tenth or so with 4. A model
+    runs on quantised weights with the numbers of the weights written out."""
     params = learned(40)
     score = scorer(NETWORK)
     plain = score(params, BATCH)
     assert jnp.sum(plain) > jnp.sum(score(parameters(NETWORK), BATCH)) / 2
     gaps = {}
     for bits in (8, 4):
-        gap = jnp.abs(score(written_out(quantise(params, bits=bits)), BATCH) - plain)
-        gaps[bits] = float(jnp.sum(gap) / jnp.sum(BATCH.valid))
+        few = quantise(params, bits=bits)
+        scores = score(written_out(few), BATCH)
+        gaps[bits] = float(jnp.sum(jnp.abs(scores - plain)) / jnp.sum(BATCH.valid))
         record_property(f"nats_per_token_{bits}_bits", gaps[bits])
+        if bits == 8:  # test_lora.py runs one on 4 bits
+            np.testing.assert_allclose(score(few, BATCH), scores, atol=2e-5)
     assert 0 < gaps[8] < 0.02
     assert gaps[8] < gaps[4] < 0.4
 

@@ -113,7 +113,7 @@ def test_it_plays_a_game(name: str) -> None:
 
 
 def test_every_recipe_is_listed() -> None:
-    parts = {"offline", "online", "rounds", "with_losses", "with_replay", "labelled_samples"}
+    parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
     assert set(RECIPES) | set(PLAYED) == set(algorithms.__all__) - parts
 
 
