@@ -1,0 +1,22 @@
+"""Open-weight checkpoints in the format of Hugging Face: config.json and safetensors, in and out. Never pickle."""
+
+from alignjax.models.huggingface.configs import config_json, config_of
+from alignjax.models.huggingface.families import FAMILIES, tensor_name
+from alignjax.models.huggingface.files import fingerprint, tensors_of
+from alignjax.models.huggingface.read import Pretrained, check, load, pretrained
+from alignjax.models.huggingface.write import TOKENIZER_FILES, save
+
+__all__ = [
+    "FAMILIES",
+    "TOKENIZER_FILES",
+    "Pretrained",
+    "check",
+    "config_json",
+    "config_of",
+    "fingerprint",
+    "load",
+    "pretrained",
+    "save",
+    "tensor_name",
+    "tensors_of",
+]

@@ -1,0 +1,150 @@
+"""The families of published weights: what their config.json leaves unsaid, and how their modules are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from alignjax.config import ConfigError, nearest
+
+# Our leaf -> their module, "{}" standing for the number of the layer. A leaf "layers/q_bias" is the bias of "layers/q".
+_LLAMA: Mapping[str, str] = {
+    "embed": "model.embed_tokens",
+    "norm": "model.norm",
+    "heads/lm": "lm_head",
+    "heads/reward": "score",
+    "heads/classes": "score",
+    "layers/attn_norm": "model.layers.{}.input_layernorm",
+    "layers/q": "model.layers.{}.self_attn.q_proj",
+    "layers/k": "model.layers.{}.self_attn.k_proj",
+    "layers/v": "model.layers.{}.self_attn.v_proj",
+    "layers/o": "model.layers.{}.self_attn.o_proj",
+    "layers/mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "layers/gate": "model.layers.{}.mlp.gate_proj",
+    "layers/up": "model.layers.{}.mlp.up_proj",
+    "layers/down": "model.layers.{}.mlp.down_proj",
+}
+_QK_NORM = {
+    "layers/q_norm": "model.layers.{}.self_attn.q_norm",
+    "layers/k_norm": "model.layers.{}.self_attn.k_norm",
+}
+_GEMMA2 = _LLAMA | {
+    "layers/attn_post_norm": "model.layers.{}.post_attention_layernorm",
+    "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
+    "layers/mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
+}
+
+_COMMON = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": False,
+}
+_LAYER_WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_GEMMA = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One `model_type` of a config.json. causal, classifier: its "architectures"; modules: our leaf -> their module;
+    defaults: what `transformers` takes for a key that is not there."""
+
+    name: str
+    causal: str
+    classifier: str
+    modules: Mapping[str, str]
+    defaults: Mapping[str, Any]
+
+
+def _families(*families: Family) -> dict[str, Family]:
+    return {family.name: family for family in families}
+
+
+# An export takes the first that can say what a configuration says.
+FAMILIES: Mapping[str, Family] = _families(
+    Family(
+        "llama",
+        "LlamaForCausalLM",
+        "LlamaForSequenceClassification",
+        _LLAMA,
+        _COMMON | {"attention_bias": False, "mlp_bias": False},
+    ),
+    Family(
+        "mistral",
+        "MistralForCausalLM",
+        "MistralForSequenceClassification",
+        _LLAMA,
+        _COMMON | {"sliding_window": 4096, "num_key_value_heads": 8},
+    ),
+    Family(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        "Qwen2ForSequenceClassification",
+        _LLAMA,
+        _COMMON | _LAYER_WINDOWS | {"num_key_value_heads": 32},
+    ),
+    Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        "Qwen3ForSequenceClassification",
+        _LLAMA | _QK_NORM,
+        _COMMON | _LAYER_WINDOWS | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
+    ),
+    Family(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        "Gemma2ForSequenceClassification",
+        _GEMMA2,
+        _COMMON | _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    Family(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        "Gemma3TextForSequenceClassification",
+        _GEMMA2 | _QK_NORM,
+        _COMMON | _GEMMA | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6},
+    ),
+)
+
+
+def family_of(config: Mapping[str, Any], where: Any) -> Family:
+    """The family of a config.json. Raises ConfigError for one that there is not, or an architecture that is neither its
+    causal language model nor its sequence classifier."""
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if kind not in FAMILIES:
+        raise ConfigError(f"{where}: unknown model_type {kind!r}.{nearest(str(kind), FAMILIES)}")
+    family = FAMILIES[str(kind)]
+    known = (family.causal, family.classifier)
+    if len(architectures) != 1 or architectures[0] not in known:
+        raise ConfigError(f"{where}: architectures is {architectures}; of {kind} there are {' and '.join(known)}")
+    return family
+
+
+def tensor_name(leaf: str, family: Family) -> str | None:
+    """The tensor of a leaf ("layers/q", "layers/q_bias", "heads/lm/kernel"), "{}" for the number of the layer; None for
+    a leaf that the family has not (a value head)."""
+    module, part = leaf, "weight"
+    if leaf.startswith("layers/") and leaf.endswith("_bias"):
+        module, part = leaf.removesuffix("_bias"), "bias"
+    elif leaf.startswith("heads/"):
+        module, _, last = leaf.rpartition("/")
+        part = "bias" if last == "bias" else "weight"
+    return f"{family.modules[module]}.{part}" if module in family.modules else None
+
+
+def is_transposed(leaf: str, ndim: int) -> bool:
+    """Whether our matrix is theirs transposed: all products are [in, out] here and [out, in] there, the embedding is
+    [V, D] in both. ndim: without the axis of layers."""
+    return ndim == 2 and leaf != "embed"

@@ -1,0 +1,83 @@
+"""Published weights give the numbers here that they give in `transformers`: every family, every switch."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from published import CASES, SIZES, theirs, written
+from tiny import context_of
+
+from alignjax.config import fn
+from alignjax.models import huggingface, transformer
+from alignjax.sampling import Filters, generate, own
+from alignjax.types import Batch
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+ROWS, P, T = 3, 7, 6
+DRAW = np.random.default_rng(0)
+PROMPT_VALID = np.arange(P) >= P - np.array([[4], [P], [2]])
+BATCH = Batch(
+    prompt=jnp.asarray(np.where(PROMPT_VALID, DRAW.integers(3, SIZES["vocab_size"], (ROWS, P)), 0), jnp.int32),
+    prompt_valid=jnp.asarray(PROMPT_VALID),
+    tokens=jnp.asarray(DRAW.integers(3, SIZES["vocab_size"], (ROWS, 2, T)), jnp.int32),
+    valid=jnp.arange(T) < jnp.asarray([[[6], [3]], [[1], [5]], [[4], [6]]]),
+)
+# A row padded on the left, one on the right, one not at all.
+TOKENS = DRAW.integers(3, SIZES["vocab_size"], (ROWS, P + T))
+VALID = np.stack([np.arange(P + T) >= 5, np.arange(P + T) < 9, np.arange(P + T) >= 0])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("published")
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def ours(network: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Logits of the padded rows, log-probs of the completions, and a greedy continuation of the prompts."""
+    hidden, _, _ = network.extend(params, None, jnp.asarray(TOKENS)[:, None], jnp.asarray(VALID)[:, None])
+    context = context_of(network, policy=params)
+    (logps,) = context.score("policy", batch).values()
+    greedy = generate(
+        context, batch, jax.random.key(0), n=1, max_tokens=T, behaviour=fn(own), filters=Filters(0.0), stop=()
+    )
+    return network.heads["lm"].apply(params, hidden)[:, 0], logps, greedy.tokens[:, 0]
+
+
+@torch.no_grad()
+def expected(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    logits = model(torch.tensor(TOKENS), attention_mask=torch.tensor(VALID)).logits
+    logps = np.zeros(BATCH.tokens.shape)
+    for row, n in np.ndindex(*BATCH.tokens.shape[:2]):
+        prompt = np.asarray(BATCH.prompt[row])[PROMPT_VALID[row]]
+        completion = np.asarray(BATCH.tokens[row, n])[np.asarray(BATCH.valid[row, n])]
+        ids = torch.tensor(np.concatenate([prompt, completion]))[None].long()
+        found = torch.log_softmax(model(ids).logits[0], -1)[len(prompt) - 1 : -1]
+        logps[row, n, : len(completion)] = found.gather(1, ids[0, len(prompt) :, None])[:, 0]
+    prompts = torch.tensor(np.asarray(BATCH.prompt)).long()
+    model.generation_config.eos_token_id = None
+    out = model.generate(
+        prompts, attention_mask=torch.tensor(PROMPT_VALID).long(), do_sample=False, max_new_tokens=T, pad_token_id=0
+    )
+    return logits.numpy(), logps, out[:, P:].numpy()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_language_model(case: str, root: Path) -> None:
+    folder = written(case, root)
+    network = transformer(huggingface.config_of(folder))
+    params = huggingface.load(folder, network)
+    assert jax.tree.structure(params) == jax.tree.structure(jax.eval_shape(network.init, jax.random.key(0)))
+    logits, logps, tokens = ours(network, params, BATCH)
+    their_logits, their_logps, their_tokens = expected(theirs(case))
+    assert their_logits.std() > 0.5
+    np.testing.assert_allclose(np.asarray(logits)[VALID], their_logits[VALID], atol=2e-4)
+    np.testing.assert_allclose(logps, their_logps, atol=2e-4)
+    np.testing.assert_array_equal(tokens, their_tokens)

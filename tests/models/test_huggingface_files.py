@@ -1,0 +1,258 @@
+"""Folders of published weights: read in part, written back, and refused by name before anything is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from published import CASES, SIZES, theirs, written
+from safetensors.numpy import load_file, save_file
+
+from alignjax.config import ConfigError, fn
+from alignjax.models import TransformerConfig, huggingface, transformer
+from alignjax.roles import copy_of
+from alignjax.train.config_json import config_json
+from alignjax.train.optimizers import sgd
+from alignjax.train.state import create_state
+from alignjax.types import Algorithm, Role
+from alignjax.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+DRAW = np.random.default_rng(1)
+VALID = np.stack([np.arange(9) >= 4, np.arange(9) < 6, np.arange(9) >= 0])
+TOKENS = np.where(VALID, DRAW.integers(3, SIZES["vocab_size"], VALID.shape), 0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("published")
+
+
+def loaded(folder: Path, **changes: Any) -> tuple[Any, Any]:
+    network = transformer(huggingface.config_of(folder, **changes))
+    return network, huggingface.load(folder, network)
+
+
+def logits_of(model: Any) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.tensor(TOKENS), attention_mask=torch.tensor(VALID)).logits.numpy()
+
+
+# ----------------------------------------------------------------------------------------------------- in and out again
+
+
+@pytest.mark.parametrize(("case", "labels"), [("llama3", 1), ("qwen2_slides", 3), ("gemma2", 1)])
+def test_a_classifier(case: str, labels: int, root: Path) -> None:
+    network, params = loaded(written(case, root, labels))
+    head = "reward" if labels == 1 else "classes"
+
+    @jax.jit
+    def scores(params: Any) -> jax.Array:
+        hidden, _, _ = network.extend(params, None, jnp.asarray(TOKENS)[:, None], jnp.asarray(VALID)[:, None])
+        return network.heads[head].apply(params, hidden)[:, 0]
+
+    last = VALID.shape[1] - 1 - np.argmax(VALID[:, ::-1], axis=1)
+    ours = np.asarray(scores(params))[np.arange(len(last)), last]
+    np.testing.assert_allclose(ours, logits_of(theirs(case, labels=labels)), atol=2e-4)
+
+
+@pytest.mark.parametrize(("case", "labels"), [*((case, None) for case in CASES), ("llama3", 1), ("qwen2_slides", 3)])
+def test_what_is_written_is_what_was_read(case: str, labels: int | None, root: Path, tmp_path: Path) -> None:
+    """`transformers` finds the same weights and gives the same numbers; so do we."""
+    network, params = loaded(written(case, root, labels))
+    head = {None: "lm", 1: "reward"}.get(labels, "classes")
+    extra = {key: SIZES[key] for key in ("pad_token_id", "max_position_embeddings")}
+    left = huggingface.save(params, network.config, tmp_path / "out", head=head, extra=extra, shard_bytes=9000)
+    assert left == []
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    assert huggingface.config_of(tmp_path / "out") == network.config
+    auto = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
+    again = auto.from_pretrained(tmp_path / "out", attn_implementation="eager", dtype=torch.float32).eval()
+    first = theirs(case, labels=labels)
+    for (name, one), (other_name, other) in zip(first.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other_name
+        assert torch.equal(one, other), name
+    np.testing.assert_array_equal(logits_of(again)[VALID[:, -1]], logits_of(first)[VALID[:, -1]])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_files_in_pieces(dtype: str, root: Path, tmp_path: Path) -> None:
+    """Halves are read exactly into float32 and bfloat16 files into bfloat16; written as halves they are the same."""
+    folder = written("qwen2", root, None, dtype, "5KB")
+    assert (folder / huggingface.files.INDEX).is_file()
+    network, params = loaded(folder)
+    expected = theirs("qwen2").to(getattr(torch, dtype)).float().state_dict()
+    np.testing.assert_array_equal(params["layers"]["up"][1], expected["model.layers.1.mlp.up_proj.weight"].numpy().T)
+    np.testing.assert_array_equal(params["embed"], expected["model.embed_tokens.weight"].numpy())
+    _, half = loaded(folder, param_dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("bfloat16")}
+    huggingface.save(params, network.config, tmp_path / "out", dtype=dtype)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in stored.values()} == {dtype}
+    jax.tree.map(np.testing.assert_array_equal, params, loaded(tmp_path / "out")[1])
+
+
+@pytest.mark.parametrize("kind", sorted(huggingface.FAMILIES))
+def test_what_a_config_leaves_unsaid(kind: str, root: Path) -> None:
+    """The defaults are those of `transformers`, and the keys of older files mean what its newer ones do."""
+    sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    sizes["num_attention_heads"] = 8
+    config = transformers.AutoConfig.for_model(kind, **sizes)
+    architectures = [huggingface.FAMILIES[kind].causal]
+    full = {**config.to_dict(), "architectures": architectures}
+    short = {"model_type": kind, "architectures": architectures, **sizes}
+    assert huggingface.configs.described(short, "short") == huggingface.configs.described(full, "full")
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def changed(key: str, value: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+
+    return change
+
+
+def tensors(function: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        function(found)
+        save_file(found, folder / "model.safetensors")
+
+    return change
+
+
+def cut(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def indexed(folder: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "family": (changed("model_type", "lama"), "unknown model_type 'lama'. Did you mean 'llama'"),
+    "architecture": (changed("architectures", ["LlamaModel"]), "architectures is ['LlamaModel']; of llama there are"),
+    "quantised": (changed("quantization_config", {"bits": 4}), "quantization_config is set"),
+    "rope": (changed("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}), "rotary scaling 'yarn' is not"),
+    "activation": (changed("hidden_act", "relu"), "unknown activation 'relu'"),
+    "no width": (changed("hidden_size", None), "config.json does not say hidden_size"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "cut config": (lambda folder: (folder / "config.json").write_text('{"a'), "config.json is not JSON"),
+    "missing": (tensors(lambda found: found.pop(UP)), f"{UP} is missing"),
+    "spare": (
+        tensors(lambda found: found.update({"model.vision.weight": found[UP]})),
+        "model.vision.weight in model.safetensors belongs nowhere in a llama",
+    ),
+    "shape": (
+        tensors(lambda found: found.update({UP: np.ascontiguousarray(found[UP].T)})),
+        f"{UP} in model.safetensors has the shape [16, 24] where the config means [24, 16]",
+    ),
+    "config of another size": (changed("intermediate_size", 20), "where the config means [20, 16]"),
+    "integers": (
+        tensors(lambda found: found.update({UP: found[UP].astype(np.int8)})),
+        f"{UP} in model.safetensors is I8",
+    ),
+    "cut": (cut, "model.safetensors is not a whole safetensors file"),
+    "pickle": (pickled, "only as pickle (pytorch_model.bin)"),
+    "index": (indexed, "names model-00001-of-00002.safetensors, which is not there"),
+    "nothing": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_refused(what: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an error that names the tensor, the file or the key, before any number is read."""
+    folder = tmp_path / "broken"
+    shutil.copytree(written("llama2", root), folder)
+    change, message = BROKEN[what]
+    change(folder)
+    monkeypatch.setattr(jax, "make_array_from_callback", lambda *_: pytest.fail("took memory"))
+    with pytest.raises(ConfigError) as refused:
+        loaded(folder)
+    assert message in str(refused.value)
+
+
+def test_another_model_is_refused(root: Path) -> None:
+    folder = written("gemma2", root)
+    network = transformer(huggingface.config_of(folder, attn_softcap=None))
+    with pytest.raises(ConfigError, match=r"attn_softcap=2.0, and this one has None"):
+        huggingface.load(folder, network)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        huggingface.config_of(folder / "nowhere")
+
+
+def test_what_cannot_be_written(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, params = loaded(written("llama2", root))
+    odd = TransformerConfig(vocab=8, width=8, layers=2, heads=2, mlp=8, attn_softcap=5.0)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for config, folder, words, message in (
+        (odd, "odd", {}, "no family .* nearest is llama, but for attn_softcap=5.0"),
+        (network.config, "other", {"head": "reward"}, "has no head 'reward'; its heads are lm"),
+        (network.config, "other", {"head": "value"}, "'value' has no place"),
+        (network.config, "other", {"dtype": "int8"}, "not 'int8'"),
+        (network.config, "full", {}, "already and not empty"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            huggingface.save(params, config, tmp_path / folder, **words)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 100))
+    with pytest.raises(ConfigError, match=r"0\.0 GB free"):
+        huggingface.save(params, network.config, tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+# --------------------------------------------------------------------------------------------------------------- starts
+
+
+def test_a_role_starts_from_a_folder(root: Path) -> None:
+    """A trained role with a further head, and a reference that starts as its copy: neither shares a buffer with the
+    other, and what the folder says is exactly there."""
+    folder = written("llama3", root)
+    network, params = loaded(folder, outputs=("value",))
+    start = huggingface.pretrained(folder)
+    algorithm = Algorithm(
+        roles={"policy": Role(network, start, fn(sgd)), "reference": Role(network, copy_of("policy"))},
+    )
+    state = create_state(algorithm, 0, Workspace(root))
+    assert set(params["heads"]) == set()
+    assert set(state.roles["policy"]["heads"]) == {"value"}
+    for role in state.roles.values():
+        jax.tree.map(np.testing.assert_array_equal, {**role, "heads": {}}, params)
+    assert (
+        state.roles["policy"]["embed"].unsafe_buffer_pointer()
+        != state.roles["reference"]["embed"].unsafe_buffer_pointer()
+    )
+    described = config_json(algorithm)["roles"]["policy"]["start"]
+    assert described["folder"] == str(folder)
+    assert described["fingerprint"] == start.fingerprint
+
+
+def test_a_fingerprint_is_of_the_content(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(written("llama2", root), folder)
+    before = huggingface.fingerprint(folder)
+    assert before == huggingface.fingerprint(written("llama2", root))
+    file = folder / "model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[-5] ^= 1
+    file.write_bytes(whole)
+    assert huggingface.fingerprint(folder) != before
