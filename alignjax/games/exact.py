@@ -23,7 +23,7 @@ from alignjax.games.policy import context_number, start, table_policy
 from alignjax.games.tabular import TabularGame
 from alignjax.numerics import take_token
 from alignjax.sampling import History, mixture, own
-from alignjax.sampling.decode import default_streams
+from alignjax.sampling.streams import default_streams
 from alignjax.train.score import one_pass, request
 from alignjax.train.state import params_of
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Read, Role

@@ -71,13 +71,15 @@ def attend(
     """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h]. Scores are q k scale, then
     softly capped.
 
-    Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own; mask
-    broadcasts against [B,K,N,G,T,S]. The shared keys are one product with all N*G*T queries, never repeated.
+    Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own, "bmsh"
+    for their own in a decode cache, where m is k and n; mask broadcasts against [B,K,N,G,T,S]. The shared keys are one
+    product with all N*G*T queries, never repeated.
     """
     scores = []
     for letters, k, _, mask in segments:
-        score = jnp.einsum(f"bkngth,{letters}->bkngts", q * scale, k, preferred_element_type=jnp.float32)
-        scores.append(jnp.where(mask, soft_cap(score, softcap), MASKED))
+        of, queries = _in_letters(letters, q * scale)
+        score = jnp.einsum(f"{of}h,{letters}->{of}s", queries, k, preferred_element_type=jnp.float32)
+        scores.append(jnp.where(mask, soft_cap(score.reshape(*q.shape[:5], -1), softcap), MASKED))
     # One softmax over all segments, without joining them. The maximum only guards the exponent, so it carries no
     # gradient.
     top = jax.lax.stop_gradient(
@@ -85,11 +87,18 @@ def attend(
     )
     weights = [jnp.exp(score - top) for score in scores]
     total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
-    mixed = sum(
-        jnp.einsum(f"bkngts,{letters}->bkngth", weight.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        for weight, (letters, _, v, _) in zip(weights, segments, strict=True)
-    )
+
+    def mix(weight: Array, letters: str, v: Array) -> Array:
+        of, given = _in_letters(letters, weight.astype(v.dtype))
+        return jnp.einsum(f"{of}s,{letters}->{of}h", given, v, preferred_element_type=jnp.float32).reshape(q.shape)
+
+    mixed = sum(mix(weight, letters, v) for weight, (letters, _, v, _) in zip(weights, segments, strict=True))
     return (mixed / total).astype(q.dtype)  # type: ignore[operator]
+
+
+def _in_letters(letters: str, x: Array) -> tuple[str, Array]:
+    """x [B,K,N,G,T,..] with the batch axes that a segment of these letters has, and their letters."""
+    return ("bmgt", x.reshape(x.shape[0], -1, *x.shape[3:])) if letters == "bmsh" else ("bkngt", x)
 
 
 @jax.tree_util.register_dataclass
@@ -97,8 +106,8 @@ def attend(
 class Past:
     """What a block's queries may see: masks made once for all layers, and this layer's cached keys and values.
 
-    shared: (k, v) or None with its mask; own: (k, v) buffers written at slot `used`, or None when the tokens given are
-    all there is.
+    shared: (k, v) or None with its mask; own: (k, v) buffers [B,K N,S,h] written at slot `used`, or None when the
+    tokens given are all there is.
     """
 
     shared: tuple[Array, Array] | None
@@ -112,18 +121,22 @@ class Past:
     ) -> tuple[tuple[Array, Array], Array]:
         """The keys and values to keep, and the values that queries q [B,N,T,H,h] mix out of the past and new k, v
         [B,N,T,K,h]."""
+        heads, letters = k.shape[3], "bknsh"
         k, v = _keys(k), _keys(v)
         if self.own is not None:
             assert self.used is not None
+            letters = "bmsh"
             k, v = (
-                jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), self.used, axis=3)
+                jax.lax.dynamic_update_slice_in_dim(
+                    buffer, new.reshape(new.shape[0], -1, *new.shape[3:]).astype(buffer.dtype), self.used, axis=2
+                )
                 for buffer, new in zip(self.own, (k, v), strict=True)
             )
-        segments = [("bknsh", k, v, self.own_mask)]
+        segments = [(letters, k, v, self.own_mask)]
         if self.shared is not None:
             assert self.shared_mask is not None
             segments.insert(0, ("bksh", *self.shared, self.shared_mask))
-        return (k, v), _from_groups(attend(_by_groups(q, k.shape[1]), segments, scale, softcap))
+        return (k, v), _from_groups(attend(_by_groups(q, heads), segments, scale, softcap))
 
 
 @jax.tree_util.register_dataclass

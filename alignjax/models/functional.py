@@ -24,7 +24,8 @@ class Segment:
     """Keys and values of a stretch of tokens. `layers` is a pair (k, v) with a leading axis of layers, or a tuple of
     such pairs, one a layer.
 
-    shared: k, v [B,K,S,h], valid and positions [B,S]; own: k, v [B,K,N,S,h], valid and positions [B,N,S].
+    shared: k, v [B,K,S,h], valid and positions [B,S]; own: k, v [B,K,N,S,h], valid and positions [B,N,S]. In a cache
+    with room k and v are [B,K N,S,h]: of a buffer with an axis of one completion XLA on CPU makes four copies a step.
     """
 
     layers: Any
@@ -69,7 +70,7 @@ def with_room(cache: Cache, n: int, length: int) -> Cache:
 
     def empty(leaf: Array) -> Array:
         rows, heads, _, size = leaf.shape
-        return jnp.zeros((rows, heads, n, length, size), leaf.dtype)
+        return jnp.zeros((rows, heads * n, length, size), leaf.dtype)
 
     rows = shared.valid.shape[0]
     own = Segment(
@@ -79,7 +80,8 @@ def with_room(cache: Cache, n: int, length: int) -> Cache:
 
 
 def select(cache: Cache, index: Array) -> Cache:
-    """Own segments of completions `index` [B,n]: what search does after it has chosen which candidates live on."""
+    """Own segments of completions `index` [B,n] of a cache with room: what search does after it has chosen which
+    candidates live on."""
     own = cache.own
     assert own is not None
 
@@ -88,7 +90,11 @@ def select(cache: Cache, index: Array) -> Cache:
         shape[0], shape[axis] = index.shape
         return jnp.take_along_axis(leaf, index.reshape(shape), axis=axis)
 
-    layers = tuple((rows(k, 2), rows(v, 2)) for k, v in unstack(own).layers)
+    def heads(leaf: Array) -> Array:
+        apart = rows(leaf.reshape(len(leaf), -1, own.valid.shape[1], *leaf.shape[2:]), 2)
+        return apart.reshape(len(leaf), -1, *leaf.shape[2:])
+
+    layers = jax.tree.map(heads, own.layers)
     return dataclasses.replace(cache, own=Segment(layers, rows(own.valid, 1), rows(own.positions, 1)))
 
 

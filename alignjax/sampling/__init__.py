@@ -1,8 +1,9 @@
 """Sampling: behaviours (how streams combine), filters (what is truncated), and `generate`."""
 
 from alignjax.sampling.behaviours import History, mixture, own
-from alignjax.sampling.decode import Filters, Sampled, Stream, generate
+from alignjax.sampling.decode import generate
 from alignjax.sampling.filters import draw, min_p, temper, top_k, top_p
+from alignjax.sampling.streams import Filters, Sampled, Stream
 
 __all__ = [
     "Filters",

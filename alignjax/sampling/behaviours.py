@@ -19,7 +19,8 @@ __all__ = ["History", "mixture", "own"]
 
 class History(NamedTuple):
     """What a behaviour may switch on: tokens [B,N,T] so far (0 ahead), each stream's log-probs of them, and the present
-    step."""
+    step: one number, or [B,N,1], which broadcasts against logits, where completions are at steps of their own (slots
+    that are refilled, as prompts of one completion each)."""
 
     tokens: Array
     logps: Mapping[str, Array]

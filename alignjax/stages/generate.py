@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from alignjax.config import Fn, fn
 from alignjax.sampling import decode
 from alignjax.sampling.behaviours import own
-from alignjax.sampling.decode import Filters, Stream
+from alignjax.sampling.streams import Filters, Stream
 from alignjax.types import Array, Batch, Context, Key, Mean
 
 __all__ = ["generate", "logprobs", "values"]
@@ -29,11 +29,14 @@ def generate(
     top_p: float | None = None,
     min_p: float | None = None,
     stop: tuple[int, ...] = (2,),
+    slots: int | None = None,
 ) -> Batch:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
     behaviour: how streams combine (`own`, `mixture`); streams: what they read, by default the roles the behaviour
-    names; temperature 0 is greedy. Fills tokens, valid, mask and logps: every stream's at temperature 1, and "sampler".
+    names; temperature 0 is greedy; slots: how many completions are extended at a time, the place of one that has
+    stopped going to the next (None: all, until the last has stopped; the same samples). Fills tokens, valid, mask and
+    logps: every stream's at temperature 1, and "sampler".
     Where the batch had completions already, only logps known for both parts are kept.
     """
     filters = Filters(temperature, top_k, top_p, min_p)
@@ -47,6 +50,7 @@ def generate(
         streams=streams,
         filters=filters,
         stop=stop,
+        slots=slots,
     )
     length = jnp.sum(new.valid, axis=-1)
     context.metrics["length"] = Mean.of(length.astype(jnp.float32))

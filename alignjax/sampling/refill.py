@@ -1,0 +1,160 @@
+"""Continuous batching: fewer slots than completions. A slot whose completion has ended takes the next one of the queue,
+within one compiled loop, so that a straggler keeps one slot busy and not the whole batch.
+
+A slot is a batch of one prompt with one completion, with a cache of its own, and all slots are that batch under `vmap`:
+each has its own position, and any model that can be extended can be refilled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import ConfigError
+from alignjax.models.functional import Cache, unstack, with_room
+from alignjax.sampling.behaviours import History
+from alignjax.sampling.streams import Plan, Sampled, drawn, ends, precision
+from alignjax.types import Array
+
+__all__ = ["refilled"]
+
+Name = tuple[str, str]  # of a trunk: (role, view)
+
+
+class _Slots(NamedTuple):
+    """What S slots are at work on. sequence: the number of the completion, C = B N for none; step: its tokens so far.
+    hidden [S,1,D] and caches, leaves [S,1,..], by trunk."""
+
+    sequence: Array
+    step: Array
+    hidden: dict[Name, Array]
+    caches: dict[Name, Cache]
+
+
+class _Carry(NamedTuple):
+    """handed: completions that a slot has begun, in the order of their numbers; tokens, valid, logps: [C,T] of all."""
+
+    handed: Array
+    slots: _Slots
+    tokens: Array
+    valid: Array
+    logps: dict[str, Array]
+
+
+def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array, max_tokens: int, slots: int) -> Sampled:
+    """The samples that `generate` draws in lockstep, from `slots` slots. keys [B,N]; prompts: what `prefill` says of
+    each trunk.
+
+    A prompt's keys and values are copied into each slot that takes one of its completions, where in lockstep its
+    completions share them: what `slots` saves in time it may cost in memory when prompts are long.
+
+    Raises ConfigError if there are no slots, or a view has other rows than the batch.
+    """
+    rows, n = keys.shape
+    count = rows * n
+    if slots < 1:
+        raise ConfigError(f"generate(slots={slots}); it must be a positive number, or None for all at once")
+    wrong = [name for name, (last, _) in prompts.items() if last.shape[0] != rows]
+    if wrong:
+        raise ConfigError(f"view {wrong[0][1]!r} has {prompts[wrong[0]][0].shape[0]} prompts, the batch {rows}")
+    keys = keys.reshape(count)
+    first = _empty(prompts, count, max_tokens, slots)
+    kept = precision(plan, first.hidden)
+    names = ("sampler", *(stream.name for stream in plan.streams))
+    carry = _Carry(
+        handed=jnp.zeros((), jnp.int32),
+        slots=first,
+        tokens=jnp.zeros((count, max_tokens), jnp.int32),
+        valid=jnp.zeros((count, max_tokens), bool),
+        logps={name: jnp.zeros((count, max_tokens), kept) for name in names},
+    )
+    last = jax.lax.while_loop(
+        lambda carry: (carry.handed < count) | jnp.any(carry.slots.sequence < count),
+        lambda carry: _step(_fill(carry, prompts, n), keys, plan),
+        carry,
+    )
+    shape = (rows, n, max_tokens)
+    logps = {name: value.reshape(shape) for name, value in last.logps.items()}
+    return Sampled(last.tokens.reshape(shape), last.valid.reshape(shape), logps)
+
+
+def _empty(prompts: dict[Name, tuple[Array, Cache]], count: int, max_tokens: int, slots: int) -> _Slots:
+    """Slots at work on nothing, with room for a prompt and a completion each."""
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.zeros((slots, *leaf.shape), leaf.dtype)
+
+    hidden, caches = {}, {}
+    for name, (last, cache) in prompts.items():
+        one = with_room(jax.tree.map(lambda leaf: leaf[:1], cache), 1, max_tokens)
+        caches[name], hidden[name] = jax.tree.map(repeated, (one, last[:1]))
+    return _Slots(jnp.full(slots, count, jnp.int32), jnp.zeros(slots, jnp.int32), hidden, caches)
+
+
+def _fill(carry: _Carry, prompts: dict[Name, tuple[Array, Cache]], n: int) -> _Carry:
+    """Hands completions to idle slots, one after the other, as long as there are both: what it costs is in proportion
+    to what it hands out."""
+    count = carry.tokens.shape[0]
+
+    def one(state: tuple[Array, _Slots]) -> tuple[Array, _Slots]:
+        handed, slots = state
+        place = jnp.argmax(slots.sequence == count)
+
+        def put(buffer: Array, value: Any) -> Array:
+            return jax.lax.dynamic_update_index_in_dim(buffer, jnp.asarray(value, buffer.dtype), place, axis=0)
+
+        def prompt_of(leaf: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(leaf, handed // n, 1, axis=0)
+
+        hidden, caches = {}, {}
+        for name, (last, cache) in prompts.items():
+            old = slots.caches[name]
+            assert cache.shared is not None
+            assert old.own is not None
+            assert old.used is not None
+            given = jax.tree.map(prompt_of, unstack(cache.shared))
+            # Keys and values of the slot's last completion stay where they are: nothing that is not valid is seen.
+            own = dataclasses.replace(old.own, valid=put(old.own.valid, jnp.zeros(old.own.valid.shape[1:], bool)))
+            caches[name] = Cache(jax.tree.map(put, old.shared, given), own, put(old.used, 0))
+            hidden[name] = put(slots.hidden[name], prompt_of(last))
+        return handed + 1, _Slots(put(slots.sequence, handed), put(slots.step, 0), hidden, caches)
+
+    def more(state: tuple[Array, _Slots]) -> Array:
+        return (state[0] < count) & jnp.any(state[1].sequence == count)
+
+    handed, slots = jax.lax.while_loop(more, one, (carry.handed, carry.slots))
+    return carry._replace(handed=handed, slots=slots)
+
+
+def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
+    """Draws one token for every slot that is at work, and extends every trunk by it."""
+    sequence, step = carry.slots.sequence, carry.slots.step
+    count, length = carry.tokens.shape
+    alive, mine = sequence < count, jnp.minimum(sequence, count - 1)
+    uniform = jax.vmap(lambda key, step: jax.random.uniform(jax.random.fold_in(key, step)))(keys[mine], step)
+    logps = {name: value[mine][:, None] for name, value in carry.logps.items()}
+    history = History(carry.tokens[mine][:, None], logps, step[:, None, None])
+    token, scores = drawn(plan, carry.slots.hidden, history, uniform[:, None])
+    token = jnp.where(alive, token[:, 0], 0)
+    hidden, caches = {}, {}
+    for name, trunk in plan.trunks.items():
+        states, caches[name] = jax.vmap(trunk.extend)(
+            carry.slots.caches[name], token[:, None, None, None], alive[:, None, None, None]
+        )
+        hidden[name] = states[:, 0, :, 0]
+
+    def written(buffer: Array, values: Array) -> Array:
+        return buffer.at[sequence, step].set(values.astype(buffer.dtype), mode="drop")  # C is no row
+
+    done = ends(plan, token) | (step + 1 == length)
+    slots = _Slots(jnp.where(done, count, sequence), step + 1, hidden, caches)
+    return _Carry(
+        handed=carry.handed,
+        slots=slots,
+        tokens=written(carry.tokens, token),
+        valid=written(carry.valid, alive),
+        logps={name: written(carry.logps[name], value[:, 0]) for name, value in scores.items()},
+    )
