@@ -1,0 +1,30 @@
+"""Completions with given sums of log-probs, and the value of a loss on them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tiny import standin
+
+from alignjax.types import Array, Batch
+
+
+def completions(sums: Any, label: Any, reference: Any = 0.0, length: int = 3, n: int = 1) -> tuple[Array, Batch]:
+    """Token log-probs [B,n,T] of the given sums, and a batch with the labels and the reference's sums."""
+    sums, label = (jnp.asarray(x, float).reshape(-1, n) for x in (sums, label))
+    shape = (*sums.shape, length)
+    reference = jnp.broadcast_to(jnp.asarray(reference, float).reshape(-1, n if np.ndim(reference) else 1), sums.shape)
+    batch = Batch(
+        prompt=jnp.zeros((shape[0], 1), jnp.int32), prompt_valid=jnp.ones((shape[0], 1), bool),
+        tokens=jnp.zeros(shape, jnp.int32), valid=jnp.ones(shape, bool), mask=jnp.ones(shape), reward=label,
+        logps={"reference": jnp.broadcast_to(reference[..., None] / length, shape)},
+    )  # fmt: skip
+    return jnp.broadcast_to(sums[..., None] / length, shape), batch
+
+
+def value(loss: Any, logps: Array, batch: Batch, state: Any = None, **hyper: Any) -> Array:
+    given = SimpleNamespace(score=standin(policy=logps).score, state=state or {})
+    return loss(given, batch, **hyper)[0].value()
