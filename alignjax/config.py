@@ -207,12 +207,27 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Packing:
+    """How padding is taken out while a batch is scored: each `prompts` prompts, with all their completions, are laid
+    end to end in a row of `length` slots. A batch in which some row would need more is scored with its padding, in a
+    second compiled program (`models/packing.py`)."""
+
+    prompts: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or self.length < 1:
+            raise ConfigError(f"{self}: both are positive numbers")
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One training run. `source(seed=...)` makes the random-access stream of batches; `sample` shows a few completions
     while training.
 
     steps: iterations (experience + update); log_every, checkpoint_every, sample_every: in iterations; keep: checkpoints
-    kept
+    kept; cached_logps: frozen roles whose log-probs of the source's completions are scored once and kept on disk, for
+    later epochs and runs (`train/reference_cache.py`)
     """
 
     algorithm: Any
@@ -226,6 +241,7 @@ class Experiment:
     sample: Fn | None = None
     sample_every: int = 200
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cached_logps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every", "keep", "sample_every"):

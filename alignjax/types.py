@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import Fn, as_fn, fn
+from alignjax.config import Fn, Packing, as_fn, fn
 
 Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # a plain nested dict of arrays, or any pytree for a state role
@@ -253,7 +253,8 @@ class Algorithm:
 
     epochs and minibatches: optimizer steps per iteration over the same experience; microbatches: how many pieces a
     scoring pass is cut into to save memory (every loss still sees the whole batch, so the number never changes a
-    result).
+    result); packing: scores the batch, of a microbatch each piece, in rows without padding, which changes no result
+    either.
     """
 
     experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
@@ -263,6 +264,7 @@ class Algorithm:
     epochs: int = dataclasses.field(default=1, metadata={"static": True})
     minibatches: int = dataclasses.field(default=1, metadata={"static": True})
     microbatches: int = dataclasses.field(default=1, metadata={"static": True})
+    packing: Packing | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
         # OrderedDict because a jax pytree sorts the keys of a plain dict, and the order of stages is meaning.

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alignjax.config import ConfigError, Packing
+from alignjax.models.packing import check, from_rows, pack, pays
 from alignjax.numerics import token_logps
 from alignjax.types import Array, Batch, Hidden, Model, Params
 
@@ -130,19 +132,22 @@ def previous_valid(states: Array, first: Array, valid: Array) -> Array:
     return jnp.where((before >= 0)[..., None], gathered, first[:, None, None])
 
 
-def shared_prompt_hidden(extend: Any, joint: Any, group_chunks: int = 1) -> Any:
-    """hidden(params, batch, sites) for a decoder: the prompt is encoded once for its N completions; gradients flow
-    through both.
+def shared_prompt_hidden(extend: Any, joint: Any, rows: Any, group_chunks: int = 1) -> Any:
+    """hidden(params, batch, sites, packing) for a decoder: the prompt is encoded once for its N completions; gradients
+    flow through both.
 
     joint: encodes both in one run over the layers; group_chunks > 1: for groups too large for memory, extends the
-    prompt first and then rematerialised pieces of the N completions over it.
+    prompt first and then rematerialised pieces of the N completions over it; rows: runs the layers over packed rows,
+    for a batch that has fewer slots so (steered params, whose edits may have a slot each, are run with their padding).
     """
 
-    def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = ()) -> Hidden:
+    def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = (), packing: Packing | None = None) -> Hidden:
         assert batch.prompt is not None
         assert batch.prompt_valid is not None
         assert batch.valid is not None
         edits = params.get("edits")
+        if packing is not None and edits is None and pays(packing, batch):
+            return _packed_hidden(rows, params, batch, sites, packing, group_chunks)
         prompt = (batch.prompt[:, None], batch.prompt_valid[:, None])
         given = (batch.tokens, batch.valid)
         if group_chunks == 1:
@@ -161,6 +166,21 @@ def shared_prompt_hidden(extend: Any, joint: Any, group_chunks: int = 1) -> Any:
         return Hidden(previous_valid(after, first, batch.valid), after, sited)
 
     return hidden
+
+
+def _packed_hidden(
+    rows: Any, params: Params, batch: Batch, sites: tuple[str, ...], packing: Packing, group_chunks: int
+) -> Hidden:
+    """See `shared_prompt_hidden`: what `joint` gives, out of packed rows."""
+    if group_chunks > 1:
+        raise ConfigError("packing and group_chunks > 1 are two ways to lay out a batch; choose one")
+    check(packing, batch)
+    packed = pack(packing, batch.prompt_valid, batch.valid)
+    states, sited = rows(params, packed, batch, sites)
+    completions, last = from_rows(packed, batch.valid)
+    after = completions(states)
+    before = previous_valid(after, last(states), batch.valid)
+    return Hidden(before, after, {site: completions(state) for site, state in sited.items()})
 
 
 def _over_groups(one: Any, tree: Any, pieces: int) -> Any:

@@ -21,7 +21,8 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, rms_norm, unit_scale
 from alignjax.models.functional import Cache, Segment, default_read, shared_prompt_hidden
-from alignjax.types import Array, Key, Model, Params
+from alignjax.models.packing import Packed, into_rows, packed_mask
+from alignjax.types import Array, Batch, Key, Model, Params
 
 SITES = ("embed", "attn", "heads", "block")
 
@@ -150,6 +151,24 @@ def _joint(
     return x[:, :, :length], apart(x), {site: apart(state) for site, state in sited.items()}
 
 
+def _rows(
+    config: TransformerConfig, block: Any, params: Params, packed: Packed, batch: Batch, states: tuple[str, ...] = ()
+) -> tuple[Array, dict[str, Array]]:
+    """The tokens of a batch in packed rows [R,1,L], in one run over the layers -> (hidden [R,1,L,D], states)."""
+    assert batch.prompt_valid is not None
+    assert batch.valid is not None
+    first = positions_of(Cache(), batch.prompt_valid[:, None])[:, 0]
+    rest = positions_of(Cache(shared=Segment((), batch.prompt_valid, first)), batch.valid)
+    tokens, positions = into_rows(packed, batch.prompt, batch.tokens), into_rows(packed, first, rest)
+    by_kind = [packed_mask(packed, positions, window) for window in config.windows]
+
+    def past_of(shared: Any, own: Any, local: Any) -> Past:
+        return Past(None, None, None, _of_kind(by_kind, local), None)
+
+    x, _, sited = _run(config, block, params, tokens, positions, past_of, (None, None), {}, states)
+    return x, sited
+
+
 @functools.cache
 def transformer(config: TransformerConfig) -> Model:
     """The Model of a configuration; the same object for equal configurations, so that jitted functions are shared."""
@@ -182,7 +201,12 @@ def transformer(config: TransformerConfig) -> Model:
     extend = functools.partial(_extend, config, block)
     return Model(
         init=init,
-        hidden=shared_prompt_hidden(extend, functools.partial(_joint, config, block), config.group_chunks),
+        hidden=shared_prompt_hidden(
+            extend,
+            functools.partial(_joint, config, block),
+            functools.partial(_rows, config, block),
+            config.group_chunks,
+        ),
         heads=heads_module.heads(config),
         read=default_read,
         extend=extend,

@@ -7,17 +7,20 @@ over T that are rematerialised in the backward pass.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, Packing, nearest
 from alignjax.types import Array, Batch, Context, Head, Hidden, Metrics, Model, Params, Read, Role
 
+TOKENS = ("prompt", "prompt_valid", "tokens", "valid")
 # The fields a model may look at. Two batches that share them all are the same view for scoring, whatever else differs.
-_SCORED = ("prompt", "prompt_valid", "tokens", "valid", "prompts", "completions")
+SCORED = (*TOKENS, "prompts", "completions")
 
 
 class Request(NamedTuple):
@@ -54,7 +57,12 @@ def _chunked(one: Callable[..., Any], tree: Any, length: int, chunk: int) -> Any
 
 
 def _one_pass(
-    roles: Mapping[str, Role], params: Callable[[str], Params], batch: Batch, requests: Iterable[Request], chunk: int
+    roles: Mapping[str, Role],
+    params: Callable[[str], Params],
+    batch: Batch,
+    requests: Iterable[Request],
+    chunk: int,
+    packing: Packing | None,
 ) -> dict[Request, dict[str, Array]]:
     """All requests on one view: every trunk once, every head once per chunk."""
     requests = list(dict.fromkeys(requests))
@@ -70,7 +78,8 @@ def _one_pass(
     sites = {
         name: tuple(sorted({s for r, _, s in parsed.values() if r == name and s})) for name, _, _ in parsed.values()
     }
-    trunks: dict[str, Hidden] = {role: _model(roles, role).hidden(params(role), batch, sites[role]) for role in sites}
+    hidden = {role: _hidden(roles, role, packing) for role in sites}
+    trunks: dict[str, Hidden] = {role: hidden[role](params(role), batch, sites[role]) for role in sites}
 
     def states(output: str) -> Array:
         role, head, site = parsed[output]
@@ -115,6 +124,16 @@ def _model(roles: Mapping[str, Role], name: str) -> Model:
     return model
 
 
+def _hidden(roles: Mapping[str, Role], name: str, packing: Packing | None) -> Callable[..., Hidden]:
+    """The trunk of a role's model, over packed rows if asked for."""
+    hidden = _model(roles, name).hidden
+    if packing is None:
+        return hidden
+    if "packing" not in inspect.signature(hidden).parameters:
+        raise ConfigError(f"packing: the model of role {name!r} cannot run over packed rows; leave packing out")
+    return functools.partial(hidden, packing=packing)
+
+
 def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Head:
     return _model(roles, parsed[0]).heads[parsed[1]]
 
@@ -127,16 +146,18 @@ def one_pass(
     *,
     microbatches: int = 1,
     chunk: int = 16,
+    packing: Packing | None = None,
 ) -> dict[Request, dict[str, Array]]:
     """`requests` on one view, in `microbatches` rematerialised pieces over B; [B,N,T] results of the whole view either
-    way.
+    way, and with any `packing`: trunks then run over rows without padding, which must hold every token (`packs`), or
+    all results are NaN.
 
     Raises ConfigError if the view's B is not a multiple of `microbatches`, or a role or head does not exist.
     """
     requests = list(dict.fromkeys(requests))
-    seen = Batch(**{name: getattr(batch, name) for name in _SCORED})
+    seen = Batch(**{name: getattr(batch, name) for name in SCORED})
     if microbatches == 1:
-        return _one_pass(roles, params, seen, requests, chunk)
+        return _one_pass(roles, params, seen, requests, chunk, packing)
     assert batch.tokens is not None
     rows = batch.tokens.shape[0]
     if rows % microbatches:
@@ -149,7 +170,7 @@ def one_pass(
         return leaf.reshape(rows // microbatches, microbatches, *leaf.shape[1:]).swapaxes(0, 1)
 
     def piece(batch: Batch) -> list[dict[str, Array]]:
-        return list(_one_pass(roles, params, batch, requests, chunk).values())
+        return list(_one_pass(roles, params, batch, requests, chunk, packing).values())
 
     answers = jax.lax.map(jax.checkpoint(piece), jax.tree.map(split, seen))
     joined = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(rows, *leaf.shape[2:]), answers)
@@ -163,7 +184,7 @@ def request(outputs: str | tuple[str, ...], read: Read | None) -> Request:
 
 def _identity(batch: Batch, names: Mapping[int, str]) -> tuple[Any, ...] | None:
     """What a batch is made of, as paths into the update's batch; None if any part was computed by the loss itself."""
-    leaves, structure = jax.tree.flatten([getattr(batch, name) for name in _SCORED])
+    leaves, structure = jax.tree.flatten([getattr(batch, name) for name in SCORED])
     paths = tuple(names.get(id(leaf)) for leaf in leaves)
     return None if None in paths else (*paths, structure)
 
@@ -181,8 +202,10 @@ def with_shared_passes(
     params: Callable[[str], Params],
     batch: Batch,
     microbatches: int,
+    packing: Packing | None = None,
 ) -> tuple[dict[str, Array], Metrics]:
-    """Runs `losses(context(score))` with everything they score computed in one pass per view of `batch`.
+    """Runs `losses(context(score))` with everything they score computed in one pass per view of `batch`. `packing` is
+    of the batch itself; its views are scored with their padding.
 
     A batch that a loss builds itself (rolled completions, ...) is scored when it asks, in a pass of its own.
     """
@@ -204,7 +227,8 @@ def with_shared_passes(
     for view in _views(batch):
         identity = _identity(view, names)
         if identity in wanted and identity not in done:
-            done[identity] = one_pass(roles, params, view, wanted[identity], microbatches=microbatches)
+            rows = packing if view is batch else None
+            done[identity] = one_pass(roles, params, view, wanted[identity], microbatches=microbatches, packing=rows)
 
     def look_up(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
         asked = request(outputs, read)
