@@ -1,4 +1,4 @@
-"""Every config trains in its tiny mode (configs/losses.py and online.py in tests of their own)."""
+"""Every config trains in its tiny mode (configs/losses.py, lora.py and online.py in tests of their own)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from commands import ROOT, run
 
 # Not configs but the parts of some; and those that other tests train.
-ELSEWHERE = {"summarisation.py", "quickstart.py", "losses.py", "online.py"}
+ELSEWHERE = {"summarisation.py", "quickstart.py", "losses.py", "lora.py", "online.py"}
 OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in ELSEWHERE)
 

@@ -84,12 +84,15 @@ def _follower(role: Role, name: str, build: Fn, read: bool) -> Role:
     if role.build is not None:  # of its own tree, a pool's: it gives adapters now
         build = build.replace(inner=role.build)
     elif isinstance(role.start, CopyOf) and role.optimizer is None and role.rule.function is frozen and not read:
-        return dataclasses.replace(role, start=roles.value(_nothing), build=fn(lora.of_base, base=build.kwargs["base"]))
+        return dataclasses.replace(
+            role, start=roles.value(fn(nothing)), build=fn(lora.of_base, base=build.kwargs["base"])
+        )
     # Of the adapted role itself: what it copied may be the base by now.
     return dataclasses.replace(role, start=dataclasses.replace(role.start, role=name), build=build)
 
 
-def _nothing(key: Any) -> dict[str, Any]:
+def nothing(key: Any) -> dict[str, Any]:
+    """The first value of a role that has no weights of its own."""
     return {}
 
 

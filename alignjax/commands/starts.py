@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from alignjax.config import ConfigError, Experiment, Pipeline, nearest
+from alignjax.config import ConfigError, Experiment, Fn, Pipeline, nearest
 from alignjax.roles import Restored, unwrapped
+from alignjax.train.merge import merge
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
@@ -24,7 +26,15 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         for role_name, role in (roles or {}).items():
             if isinstance(unwrapped(role.start), Restored):
                 _check(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
-        before[name] = roles
+        before[name] = _left(step) if roles is None else roles
+
+
+def _left(job: Fn) -> Mapping[str, Role] | None:
+    """The roles that a job leaves a checkpoint of."""
+    if job.function is not merge:
+        return None
+    name = job.kwargs["role"]
+    return {name: dataclasses.replace(job.kwargs["algorithm"]().roles[name], build=None)}
 
 
 def _check(

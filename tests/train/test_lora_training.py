@@ -19,6 +19,7 @@ from alignjax.config import ConfigError, fn
 from alignjax.models import Quantised, lora
 from alignjax.train import checkpoint
 from alignjax.train import step as step_module
+from alignjax.train.merge import merge
 from alignjax.train.state import TrainState, abstract_state, create_state, params_of
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
@@ -90,7 +91,7 @@ def test_a_pool_holds_adapters() -> None:
 def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     """COFS-DPO over a base in 4 bits: it starts where all policies are one, exactly; adapters move at two speeds and
     the base does not; the memory of the domain that has most rows follows; the combination is that of merged weights.
-    Kept in a checkpoint and read back, the state is the same."""
+    Kept in a checkpoint and read back, the state is the same, and the job that merges writes what was served."""
     recipe = algorithms.cofs_dpo(
         NETWORK, domains=2, weights=(0.25, 0.75), beta=0.5, optimizer=FAST, slow_optimizer=SLOW, start=roles.fresh()
     )
@@ -111,12 +112,15 @@ def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     expected = jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, one, two)
     assert difference(expected, both) < 1e-6
     assert difference(one, both) > 1e-4
-    with checkpoint.writing(tmp_path, keep=1) as writer:
+    workspace = Workspace(tmp_path, "merged")
+    folder = workspace.of("trained").folder
+    with checkpoint.writing(folder, keep=1) as writer:
         checkpoint.save(writer, 2, state, {})
-    read, _ = checkpoint.restore(tmp_path, abstract_state(algorithm))
+    read, _ = checkpoint.restore(folder, abstract_state(algorithm))
     assert jax.tree.structure(read) == jax.tree.structure(state)
     assert difference(state, read) == 0
-    assert difference(state.roles["policy"], checkpoint.restore_role(tmp_path, "policy")) == 0
+    merge(workspace, stage="trained", algorithm=lambda: algorithm, role="combined")
+    assert difference(both, checkpoint.restore_role(workspace.folder, "combined")) < 1e-6
 
 
 def test_sampling_and_learning_are_those_of_the_merged_policy() -> None:
