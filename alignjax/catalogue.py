@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-KINDS = ("algorithm", "loss", "sampler", "judge", "stage", "rule", "metric")
+KINDS = ("algorithm", "loss", "sampler", "judge", "stage", "rule", "metric", "game")
 _ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5})")
 
 
@@ -75,6 +75,10 @@ def _metric(function: Any) -> str | None:
     return "metric" if re.search(r"\b(float|bool|Interval|ndarray)\b", _returns(function)) else None
 
 
+def _game(function: Any) -> str | None:
+    return "game" if _returns(function) == "TabularGame" else _stage_or_judge(function)
+
+
 # Where to look and what a public function there is; None from the second means: a helper, not listed.
 ROOMS: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
     ("alignjax.algorithms", _algorithm),
@@ -86,6 +90,7 @@ ROOMS: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
     ("alignjax.evaluate.win_rate", _metric),
     ("alignjax.evaluate.diagnostics", _metric),
     ("alignjax.evaluate.controllability", _metric),
+    ("alignjax.games", _game),
 )
 
 
