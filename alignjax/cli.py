@@ -1,4 +1,4 @@
-"""The command line: `alignjax train|evaluate|report|list|generate|sweep|data`.
+"""The command line: `alignjax train|evaluate|report|list|generate|sweep|import|export|data`.
 
 Only the words are taken apart here. What a command does is in `alignjax/commands/`, imported when it runs, so that
 `alignjax --help` answers before jax could be imported.
@@ -36,11 +36,30 @@ class Train:
     """Continue the run that the folder holds from its last checkpoint."""
     dry_run: bool = False
     """Print roles, parameter counts, shapes and a memory estimate; read no data, allocate nothing, train nothing."""
+    topology: Annotated[str | None, arg(metavar="SLICE")] = None
+    """With --dry-run: what each device of a TPU slice would hold, for example v5e-16 or v5p-128."""
+    compile: bool = False
+    """With --topology: from the TPU's own compiler, which needs no TPU (pip install "jax[tpu]") but minutes."""
+    distributed: bool = False
+    """This is one of several processes of the run. Which, and where the first is, comes from the three flags below,
+    else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the machine (TPU pods, Slurm)."""
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """Where process 0 listens."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Number of this process, from 0."""
 
     def __call__(self, extra: Sequence[str]) -> int:
         from alignjax.commands.train import train  # noqa: PLC0415
 
-        return train(self.config, extra, run_dir=self.run_dir, resume=self.resume, dry_run=self.dry_run)
+        place = (self.coordinator, self.processes, self.process)
+        if self.distributed or place != (None, None, None):
+            from alignjax.distributed import connect  # noqa: PLC0415
+
+            connect(*place)  # before anything asks for a device
+        dry = (self.topology, self.compile)
+        return train(self.config, extra, run_dir=self.run_dir, resume=self.resume, dry_run=self.dry_run, dry_on=dry)
 
     @staticmethod
     def about(config: str) -> int:
@@ -183,6 +202,55 @@ class Inspect:
     about = Prepare.about
 
 
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """Check a folder of published weights (config.json, safetensors) completely and write it as a checkpoint.
+
+    Families: Llama 2 and 3, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3 text, and their sequence classifiers. A
+    config can also start a role from such a folder as it is: huggingface.pretrained(FOLDER)."""
+
+    source: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Folder with config.json and model.safetensors, in one file or several with their index."""
+    to: Annotated[Path, arg(metavar="DIR")]
+    """New folder for the checkpoint; roles.restored(DIR, ROLE) starts there."""
+    role: str = "policy"
+    """Name of the role that has the weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the numbers in the checkpoint: the param_dtype of the model that will start there."""
+
+    def __call__(self) -> int:
+        from alignjax.commands.checkpoints import import_folder  # noqa: PLC0415
+
+        return import_folder(self.source, self.to, self.role, self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a role's weights as config.json and safetensors, with the tokenizer's files: a folder that transformers
+    loads. Adapters are added to the weights they adapt."""
+
+    source: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
+    """Run folder of `alignjax train` (of a pipeline, the step; the last one if not given), or what `import` wrote."""
+    to: Annotated[Path, arg(metavar="DIR")]
+    """New folder."""
+    role: str = "policy"
+    """The role to write."""
+    head: Literal["lm", "reward", "classes"] | None = None
+    """lm writes a causal language model, reward and classes a sequence classifier; if not given, a classifier where the
+    model has such a head."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the numbers in the files."""
+    shard_gb: float = 5.0
+    """Largest size of a file, in gigabytes; so much is also held in memory."""
+    tokenizer: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder whose tokenizer files are copied; if not given, the role's or its data's own."""
+
+    def __call__(self) -> int:
+        from alignjax.commands.checkpoints import export  # noqa: PLC0415
+
+        return export(self.source, self.to, self.role, self.head, self.dtype, self.shard_gb, self.tokenizer)
+
+
 COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
@@ -190,6 +258,8 @@ COMMANDS: dict[str, Any] = {
     "list": List,
     "generate": Generate,
     "sweep": Sweep,
+    "import": Import,
+    "export": Export,
     "data prepare": Prepare,
     "data inspect": Inspect,
 }
@@ -298,7 +368,8 @@ def is_users(error: BaseException) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console entry point. Returns the exit status: 0, 2 for an error with a message, 130 after Ctrl-C."""
+    """The console entry point. Returns the exit status: 0, 2 for an error with a message, 75 where another process of
+    the run cannot be reached, 130 after Ctrl-C."""
     if argv is None:  # the process is ours, and with it how messages look
         _plain_messages()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -317,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show or not is_users(error):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR if is_users(error) else 1
+        return getattr(error, "exit_status", USER_ERROR) if is_users(error) else 1
 
 
 if __name__ == "__main__":

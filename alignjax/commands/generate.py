@@ -99,7 +99,7 @@ def _prompts(file: Path) -> Iterator[str]:
         yield prompt
 
 
-def _speaker(root: Path, config: Experiment | Pipeline, step: str | None, role: str) -> tuple[Experiment, Workspace]:
+def speaker(root: Path, config: Experiment | Pipeline, step: str | None, role: str) -> tuple[Experiment, Workspace]:
     """The experiment whose checkpoint speaks, and its folder; of a pipeline the last step that has one with the
     role."""
     if isinstance(config, Experiment):
@@ -118,7 +118,7 @@ def _speaker(root: Path, config: Experiment | Pipeline, step: str | None, role: 
     return steps[step], Workspace(root, step)
 
 
-def _dataset(experiment: Experiment) -> Dataset:
+def dataset_of(experiment: Experiment) -> Dataset:
     for value in experiment.source.kwargs.values():
         if isinstance(value, Dataset):
             return value
@@ -127,14 +127,14 @@ def _dataset(experiment: Experiment) -> Dataset:
 
 def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters, seed: int) -> Voice:
     root, step = run_folder(run_dir)
-    experiment, workspace = _speaker(root, reload(root).config, step, role)
+    experiment, workspace = speaker(root, reload(root).config, step, role)
     roles = experiment.algorithm.roles
     if role not in roles:
         raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")
     model = roles[role].model
     if model is None or model.extend is None:
         raise ConfigError(f"role {role!r} has no model that can be sampled from")
-    dataset = _dataset(experiment)
+    dataset = dataset_of(experiment)
     like = abstract_state(experiment.algorithm, experiment.seed).roles
     needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
     state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}

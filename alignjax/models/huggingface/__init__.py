@@ -2,7 +2,7 @@
 
 from alignjax.models.huggingface.configs import config_json, config_of
 from alignjax.models.huggingface.families import FAMILIES, tensor_name
-from alignjax.models.huggingface.files import fingerprint, tensors_of
+from alignjax.models.huggingface.files import fingerprint, read_json, tensors_of
 from alignjax.models.huggingface.read import Pretrained, check, load, pretrained
 from alignjax.models.huggingface.write import TOKENIZER_FILES, save
 
@@ -16,6 +16,7 @@ __all__ = [
     "fingerprint",
     "load",
     "pretrained",
+    "read_json",
     "save",
     "tensor_name",
     "tensors_of",

@@ -48,15 +48,15 @@ def save(
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
     extra: Mapping[str, Any] | None = None,
-    tokenizer: Path | None = None,
+    beside: Callable[[Path], None] = lambda folder: None,
     told: Callable[[str, int, int], None] = lambda name, number, of: None,
 ) -> list[str]:
     """Writes `params` as a folder that `transformers` loads, and returns what of them has no place there.
 
     head: "lm" for a causal language model, "reward" or "classes" for a sequence classifier; dtype: of the numbers in
     the files; shard_bytes: the most a file holds, and what is held in memory beside the params; extra: further keys of
-    config.json (token ids, max_position_embeddings); tokenizer: a folder whose tokenizer files are copied; told(file,
-    number, of): called before each file. One process writes, which must have all of every leaf.
+    config.json (token ids, max_position_embeddings); beside(folder): writes what else belongs there, before the folder
+    has its name; told(file, number, of): called before each file. One process writes, and must have all of every leaf.
 
     Raises ConfigError before anything is written: for an architecture that no family has, a head that the params have
     not, a folder that holds something already, or a disk without room.
@@ -80,9 +80,7 @@ def save(
             where = {piece.name: name for name, some in files.items() for piece in some}
             _write(part / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
         _write(part / CONFIG, {**(extra or {}), **written, "torch_dtype": dtype})
-        for name in TOKENIZER_FILES if tokenizer is not None else ():
-            if tokenizer is not None and (tokenizer / name).is_file():
-                shutil.copyfile(tokenizer / name, part / name)
+        beside(part)
         if folder.is_dir():
             folder.rmdir()  # it was empty
         part.rename(folder)

@@ -1,0 +1,233 @@
+"""`alignjax import` and `alignjax export`: published checkpoints in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from rich.console import Console
+
+from alignjax.commands.generate import dataset_of, speaker
+from alignjax.commands.load import reload, run_folder
+from alignjax.commands.memory import in_units
+from alignjax.config import ConfigError, Experiment, nearest
+from alignjax.data import Dataset, tokenizer_of
+from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
+from alignjax.roles import AdaptersOf, CopyOf, unwrapped
+from alignjax.train import checkpoint
+from alignjax.train.config_json import FILE, config_hash, config_json, read_json, versions, write_json
+from alignjax.train.leaves import tree_bytes
+from alignjax.train.state import abstract_state, params_of
+from alignjax.types import Role
+from alignjax.workspace import Workspace
+
+# What of a config.json is no architecture and goes with the weights all the same.
+BESIDE = ("pad_token_id", "bos_token_id", "eos_token_id", "max_position_embeddings")
+TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its tokenizer files
+GIGABYTE = 1_000_000_000
+
+
+def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
+    """Check a folder of published weights and write it as a checkpoint. See `alignjax import --help`.
+
+    Raises ConfigError naming what is wrong before anything is read, see `huggingface.check`, and for want of room.
+    """
+    config = huggingface.config_of(source, param_dtype=dtype)
+    model = transformer(config)
+    huggingface.check(source, model)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    given = huggingface.read_json(source.expanduser() / "config.json")
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    say.print(f"{source}: {given['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
+    to = to.expanduser()
+    with _new(to, tree_bytes(like)) as part:
+        with say.status("reading") as status:
+            params = huggingface.load(source, model, told=_told(status, "reading"))
+            status.update("writing")
+            tree = {"roles": {role: params}}
+            record = _record(source, role, model, {key: given[key] for key in BESIDE if key in given})
+            with checkpoint.writing(part, keep=1) as writer:
+                checkpoint.save(
+                    writer, 0, tree, {"config": record["config"], "versions": record["versions"]}, wait=True
+                )
+        write_json(part / FILE, record)
+        (part / TOKENIZER).mkdir()
+        _copy_tokenizer(source.expanduser(), part / TOKENIZER)
+    print(
+        f"{to}: role {role!r}, {in_units(tree_bytes(like))}. Start from it with roles.restored({str(to)!r}, {role!r})"
+    )
+    return 0
+
+
+def _record(source: Path, role: str, model: Any, beside: dict[str, Any]) -> dict[str, Any]:
+    """A config.json like that of a run, with the roles' models and where they came from."""
+    imported = {"folder": str(source), "fingerprint": huggingface.fingerprint(source), "beside": beside}
+    config = {"imported": imported, "algorithm": {"roles": {role: {"model": config_json(model)}}}}
+    return {"config": config, "hash": config_hash(config), "versions": versions(), "git": None}
+
+
+@contextlib.contextmanager
+def _new(folder: Path, need: int) -> Iterator[Path]:
+    """A folder beside the wanted one that takes its name at the end, or goes if anything fails."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already and not empty; name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder.parent).free) < 1.05 * need:
+        raise ConfigError(f"{folder.parent} has {in_units(free)} free and the checkpoint takes {in_units(need)}")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    part.mkdir()
+    try:
+        yield part
+        if folder.is_dir():
+            folder.rmdir()
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _told(status: Any, doing: str) -> Callable[[str, int, int], None]:
+    return lambda name, number, of: status.update(f"{doing} {name} ({number + 1} of {of})")
+
+
+def _copy_tokenizer(source: Path, to: Path) -> None:
+    for name in huggingface.TOKENIZER_FILES:
+        if (source / name).is_file() and not (to / name).exists():
+            shutil.copyfile(source / name, to / name)
+
+
+# --------------------------------------------------------------------------------------------------------------- export
+
+
+class Exported(NamedTuple):
+    """What is written: params, their configuration, further keys of config.json, and what else goes into the folder."""
+
+    params: Any
+    config: TransformerConfig
+    extra: dict[str, Any]
+    beside: Callable[[Path], None]
+
+
+def export(
+    source: str, to: Path, role: str, head: str | None, dtype: str, shard_gb: float, tokenizer: Path | None
+) -> int:
+    """Write a role's weights as a folder that `transformers` loads. See `alignjax export --help`.
+
+    Raises ConfigError for a role that is not there or an architecture that no family has, CheckpointError where nothing
+    was trained.
+    """
+    folder = Path(source).expanduser()
+    if tokenizer is not None and not (tokenizer.expanduser() / "tokenizer.json").is_file():
+        raise ConfigError(f"{tokenizer} has no tokenizer.json")
+    record = read_json(folder / FILE) if (folder / FILE).is_file() else None
+    imported = record is not None and "imported" in record.get("config", {})
+    found = _of_import(folder, record, role) if imported and record is not None else _of_run(source, role)
+    outputs = [name for name in ("reward", "classes") if name in found.config.outputs]
+    head = head or (outputs[0] if outputs else "lm")
+    if tokenizer is not None:
+        found = found._replace(beside=lambda part: _copy_tokenizer(tokenizer.expanduser(), part))
+    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    with say.status("writing") as status:
+        left = huggingface.save(
+            found.params,
+            found.config,
+            to,
+            head=head,
+            dtype=dtype,
+            shard_bytes=int(shard_gb * GIGABYTE),
+            extra=found.extra,
+            beside=found.beside,
+            told=_told(status, "writing"),
+        )
+    if left:
+        say.print(f"left out, having no place there: {', '.join(left)}", markup=False)
+    config = huggingface.read_json(to.expanduser() / "config.json")
+    print(f"{to}: {config['architectures'][0]}, {dtype}")
+    return 0
+
+
+def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
+    roles = record["config"]["algorithm"]["roles"]
+    if role not in roles:
+        raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
+    config = _config_from(roles[role]["model"]["model"])
+    params = {"heads": {}, **checkpoint.restore_role(folder, role)}
+    beside = record["config"]["imported"]["beside"]
+    return Exported(params, config, beside, lambda part: _copy_tokenizer(folder / TOKENIZER, part))
+
+
+def _config_from(described: dict[str, Any]) -> TransformerConfig:
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in described.items() if key != "type"
+    }
+    if (scaling := fields.get("rope_scaling")) is not None:
+        fields["rope_scaling"] = RopeScaling(**{key: value for key, value in scaling.items() if key != "type"})
+    return TransformerConfig(**fields)
+
+
+def _of_run(source: str, role: str) -> Exported:
+    """A role of a run, adapters added to the weights they adapt."""
+    root, step = run_folder(source)
+    experiment, workspace = speaker(root, reload(root).config, step, role)
+    roles = experiment.algorithm.roles
+    if role not in roles:
+        raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")
+    model = roles[role].model
+    if model is None or not isinstance(model.config, TransformerConfig):
+        raise ConfigError(f"role {role!r} runs on no transformer, so there is nothing to export")
+    huggingface.config_json(model.config)  # before the weights are read
+    like = abstract_state(experiment.algorithm, experiment.seed).roles
+    needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
+    state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}
+    params = lora.merged(params_of(roles, state)(role))
+    extra, beside = _tokenizer(experiment, workspace, role)
+    return Exported(params, model.config, extra, beside)
+
+
+def _tokenizer(
+    experiment: Experiment, workspace: Workspace, role: str
+) -> tuple[dict[str, Any], Callable[[Path], None]]:
+    """Token ids and tokenizer files: of the folder that the role started from, else of the data it was trained on."""
+    start = _first_start(experiment.algorithm.roles, role)
+    if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
+        folder = Path(start.folder).expanduser()
+        given = huggingface.read_json(folder / "config.json")
+        return {key: given[key] for key in BESIDE if key in given}, lambda part: _copy_tokenizer(folder, part)
+    try:
+        dataset = dataset_of(experiment)
+    except ConfigError:  # trained on numbers: there is no tokenizer
+        return {}, lambda part: None
+    tokenizer = tokenizer_of(dataset, workspace)
+    ids = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
+
+    def write(part: Path) -> None:
+        folder = _tokenizer_folder(dataset)
+        if folder is not None:
+            _copy_tokenizer(folder, part)
+            return
+        tokenizer.save(part / "tokenizer.json")
+        tokens = {f"{name}_token": tokenizer.backend.id_to_token(number) for name, number in ids.items()}
+        described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+        (part / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+    return {f"{name}_token_id": number for name, number in ids.items()}, write
+
+
+def _first_start(roles: Mapping[str, Role], role: str) -> Any:
+    """Where a role's weights come from, through those it copies or adapts."""
+    start = unwrapped(roles[role].start)
+    return _first_start(roles, start.role) if isinstance(start, (CopyOf, AdaptersOf)) else start
+
+
+def _tokenizer_folder(dataset: Dataset) -> Path | None:
+    """The folder of a published tokenizer that a dataset is written with, if it is one."""
+    while isinstance(dataset.tokenizer, Dataset):
+        dataset = dataset.tokenizer
+    folder = Path(dataset.tokenizer).expanduser() if dataset.tokenizer else None
+    return folder if folder is not None and (folder / "tokenizer_config.json").is_file() else None

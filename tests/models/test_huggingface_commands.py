@@ -1,0 +1,114 @@
+"""`alignjax import` and `alignjax export`, from a folder of published weights to a checkpoint, a run, and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import transformers
+from published import SIZES, theirs, written
+
+from alignjax import roles
+from alignjax.cli import main
+from alignjax.commands import load
+from alignjax.models import huggingface, lora, transformer
+from alignjax.train import checkpoint
+from alignjax.train.state import create_state, params_of
+from alignjax.types import Algorithm, Role
+from alignjax.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+CONFIG = '''
+"""A policy with adapters over published weights."""
+from alignjax import losses
+from alignjax.algorithms import with_lora
+from alignjax.config import Experiment, fn
+from alignjax.models import huggingface, transformer
+from alignjax.train.optimizers import sgd
+from alignjax.types import Algorithm, Role
+
+
+def get_config():
+    model = transformer(huggingface.config_of(FOLDER))
+    policy = Role(model, huggingface.pretrained(FOLDER), fn(sgd))
+    return Experiment(with_lora(Algorithm(losses={"sft": fn(losses.sft)}, roles={"policy": policy})), fn(nothing), 1)
+
+
+def nothing(workspace, seed):
+    raise AssertionError("an export reads no data")
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tied model with a tokenizer, as it is published."""
+    root = tmp_path_factory.mktemp("published")
+    folder = shutil.copytree(written("llama3", root), root / "whole")
+    words = {word: number for number, word in enumerate(("<pad>", "<s>", "</s>", "a", "b"))}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a")).save(str(folder / "tokenizer.json"))
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": "{{ messages }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    return folder
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def test_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """import, then a role that starts from the checkpoint, then export: the same weights and tokenizer files."""
+    assert main(["import", str(folder), "--to", str(tmp_path / "own"), "--role", "teacher"]) == 0
+    network = transformer(huggingface.config_of(folder))
+    start = roles.restored(str(tmp_path / "own"), "teacher")
+    algorithm = Algorithm(roles={"policy": Role(network, start)})
+    state = create_state(algorithm, 0, Workspace(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, state.roles["policy"], huggingface.load(folder, network))
+    assert main(["export", str(tmp_path / "own"), "--to", str(tmp_path / "out"), "--role", "teacher"]) == 0
+    assert "LlamaForCausalLM" in capsys.readouterr().out
+    for name, tensor in tensors_of(tmp_path / "out").items():
+        assert torch.equal(tensor, theirs("llama3").state_dict()[name]), name
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == "{{ messages }}"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["max_position_embeddings"] == SIZES["max_position_embeddings"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
+
+
+def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path) -> None:
+    file, run = tmp_path / "config.py", tmp_path / "run"
+    file.write_text(CONFIG.replace("FOLDER", repr(str(folder))))
+    loaded = load.load(str(file))
+    load.remember(loaded, run)
+    state = create_state(loaded.config.algorithm, 0, Workspace(run))
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, state.roles["policy"])
+    trees = {**state.roles, "policy": moved}
+    with checkpoint.writing(run, keep=1) as writer:
+        checkpoint.save(writer, 1, {"roles": trees}, {}, wait=True)
+    assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
+    merged = lora.merged(params_of(loaded.config.algorithm.roles, trees)("policy"))
+    found = tensors_of(tmp_path / "out")
+    query = found["model.layers.1.self_attn.q_proj.weight"].numpy()
+    np.testing.assert_array_equal(query.T, merged["layers"]["q"][1])
+    assert not np.array_equal(query, theirs("llama3").state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy())
+    np.testing.assert_array_equal(found["model.embed_tokens.weight"].numpy(), merged["embed"])
+    assert (tmp_path / "out" / "tokenizer_config.json").is_file()
+
+
+def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"\0" * 20)
+    for words, message in (
+        (["import", str(broken), "--to", str(tmp_path / "x")], "model.safetensors is not a whole safetensors file"),
+        (["import", str(folder), "--to", str(broken)], "already and not empty"),
+        (["export", str(broken), "--to", str(tmp_path / "x")], "not a run folder"),
+        (["export", str(folder), "--to", str(tmp_path / "x"), "--tokenizer", str(tmp_path)], "has no tokenizer.json"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
