@@ -26,6 +26,7 @@ def with_lora(
     rank_stabilised: bool = False,
     whole: str = lora.SMALL_HEADS,
     bits: int | None = None,
+    start: Fn | None = None,
 ) -> Algorithm:
     """The algorithm with low-rank adapters (arXiv:2106.09685) in the roles named `adapted`: each keeps only its
     adapters, which its optimizer trains, over the frozen weights of a new role "base" ("base_policy", .. if several are
@@ -37,7 +38,8 @@ def with_lora(
     their product; the build `roles.combined` becomes `lora.mixed`, which is exact.
 
     rank, alpha, targets, rank_stabilised, whole: see `models.lora`. bits: 8 or 4 keeps the matrices of the base
-    quantised (QLoRA, arXiv:2305.14314; see `models.quantise`).
+    quantised (QLoRA, arXiv:2305.14314; see `models.quantise`). start: function(key, base's params) -> adapters, in the
+    place of fresh ones of that rank and those targets (`models.peft.start`).
 
     Raises ConfigError for a role that does not exist, has no model, or has a build or follows another role already.
     """
@@ -50,14 +52,14 @@ def with_lora(
         if base in made:
             raise ConfigError(f"with_lora: the algorithm has a role {base!r} already; adapt all roles in one call")
         build = fn(lora.build, base=base, alpha=alpha, rank_stabilised=rank_stabilised)
-        start = made[name].start if bits is None else roles.through(made[name].start, fn(quantise, bits=bits))
-        small = roles.adapters_of(base, fn(lora.init, rank=rank, targets=targets, whole=whole))
+        first = made[name].start if bits is None else roles.through(made[name].start, fn(quantise, bits=bits))
+        small = roles.adapters_of(base, start or fn(lora.init, rank=rank, targets=targets, whole=whole))
         family = _family(name, made)
         read = {role.rule.kwargs.get("of") for role in made.values()}  # by a rule, so they need a tree of their own
         changed = {one: _follower(made[one], name, build, one in read) for one in family - {name}}
         changed[name] = dataclasses.replace(made[name], start=small, build=build)
         mixtures = {one: _mixture(role, family) for one, role in made.items()}
-        made = {**mixtures, **changed, base: Role(made[name].model, start)}
+        made = {**mixtures, **changed, base: Role(made[name].model, first)}
     return dataclasses.replace(algorithm, roles=made)
 
 

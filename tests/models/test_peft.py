@@ -1,0 +1,118 @@
+"""Adapters that `peft` wrote give its logits here, and ours give ours there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft as peft_package
+import pytest
+import torch
+from published import theirs, written
+from tiny import difference
+
+from alignjax.config import ConfigError, fn
+from alignjax.models import huggingface, lora, peft, transformer
+from alignjax.types import Model, Params
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+TOKENS = np.random.default_rng(0).integers(3, 37, (2, 9))
+EVERYTHING = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Params]:
+    folder = written("llama2", tmp_path_factory.getbasetemp())
+    model = transformer(huggingface.config_of(folder))
+    return model, huggingface.load(folder, model)
+
+
+def logits(model: Model, params: Params) -> Any:
+    assert model.extend is not None
+    valid = jnp.ones(TOKENS[:, None].shape, bool)
+    hidden, _, _ = jax.jit(model.extend)(params, None, jnp.asarray(TOKENS[:, None], jnp.int32), valid)
+    return model.heads["lm"].apply(params, hidden)[:, 0]
+
+
+def their_logits(network: Any) -> Any:
+    with torch.no_grad():
+        return network(torch.as_tensor(TOKENS)).logits.numpy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"target_modules": EVERYTHING, "use_rslora": True, "rank_pattern": {"down_proj": 2}},
+    ],
+    ids=["some", "all_rank_stabilised"],
+)
+def test_theirs_give_their_logits_here(options: dict[str, Any], ours: tuple[Model, Params], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = peft_package.LoraConfig(r=3, lora_alpha=5, init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    network = peft_package.get_peft_model(theirs("llama2"), settings).eval()
+    network.save_pretrained(tmp_path)
+    model, params = ours
+    found = peft.load(tmp_path, model.config)
+    adapted = lora.adapt(params, found.adapters, alpha=found.alpha, rank_stabilised=found.rank_stabilised)
+    expected = their_logits(network)
+    np.testing.assert_allclose(logits(model, adapted), expected, atol=2e-4)
+    assert np.abs(expected - np.asarray(logits(model, params))).max() > 0.1
+
+
+@pytest.mark.parametrize("rank_stabilised", [False, True])
+def test_ours_give_our_logits_there(rank_stabilised: bool, ours: tuple[Model, Params], tmp_path: Path) -> None:
+    """Also read back, here, they are the same bits."""
+    model, params = ours
+    fresh = lora.init(jax.random.key(0), params, rank=2)
+    small = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh)
+    folder = tmp_path / "adapters"
+    left = peft.save(small, model.config, folder, alpha=6.0, rank_stabilised=rank_stabilised, base="somewhere")
+    assert left == []
+    network = peft_package.PeftModel.from_pretrained(theirs("llama2"), folder).eval()
+    expected = logits(model, lora.adapt(params, small, alpha=6.0, rank_stabilised=rank_stabilised))
+    np.testing.assert_allclose(their_logits(network), expected, atol=2e-4)
+    found = peft.load(folder, model.config)
+    assert difference(found.adapters, small) == 0
+    assert found[1:] == (6.0, rank_stabilised)
+    again = fn(peft.start, folder=str(folder), config=model.config)(jax.random.key(1), params)
+    assert difference(again, small) == 0
+    with pytest.raises(ConfigError, match="there already and not empty"):
+        peft.save(small, model.config, folder, alpha=6.0)
+
+
+def test_what_has_no_place_there_is_named(ours: tuple[Model, Params], tmp_path: Path) -> None:
+    model, params = ours
+    small = {**lora.init(jax.random.key(0), params, rank=2, targets="q"), "heads": {"value": {"bias": jnp.zeros(1)}}}
+    assert peft.save(small, model.config, tmp_path / "adapters", alpha=1.0) == ["heads/value/bias"]
+
+
+def broken(folder: Path, model: Model, params: Params, **settings: Any) -> None:
+    peft.save(lora.init(jax.random.key(0), params, rank=2, targets="q"), model.config, folder, alpha=1.0)
+    path = folder / peft.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def test_what_is_not_read_is_said(ours: tuple[Model, Params], tmp_path: Path) -> None:
+    model, params = ours
+    for number, (settings, message) in enumerate(
+        [({"use_dora": True}, "use_dora is True"), ({"peft_type": "IA3"}, "peft_type is 'IA3'")]
+    ):
+        broken(tmp_path / str(number), model, params, **settings)
+        with pytest.raises(ConfigError, match=message):
+            peft.load(tmp_path / str(number), model.config)
+    folder = tmp_path / "whole"
+    broken(folder, model, params)
+    for sizes, message in (
+        ({"layers": 3}, r"has no base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight"),
+        ({"layers": 1}, r"layers.1.self_attn.q_proj.lora_A.weight belongs to no matrix"),
+        ({"width": 20, "head_dim": 5 * 4}, r"is for a matrix \[16, 16\], and this model's is \[20, 80\]"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            peft.load(folder, type(model.config)(**{**vars(model.config), **sizes}))
+    with pytest.raises(ConfigError, match=r"has no adapter_config\.json"):
+        peft.load(tmp_path, model.config)
