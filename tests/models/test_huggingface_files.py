@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,3 +259,23 @@ def test_a_fingerprint_is_of_the_content(root: Path, tmp_path: Path) -> None:
     whole[-5] ^= 1
     file.write_bytes(whole)
     assert huggingface.fingerprint(folder) != before
+
+
+def test_each_device_reads_its_own_slices(tmp_path: Path) -> None:
+    """On a mesh of 4 x 2 devices no more is read than they keep, and it is what one device reads."""
+    theirs("qwen3", vocab_size=40).save_pretrained(tmp_path / "model")
+    here = Path(__file__).resolve().parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(here.parents[1]),
+    }
+    command = [sys.executable, str(here / "sharded_load.py"), str(tmp_path / "model")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["same"]
+    assert seen["placed"]
+    assert seen["shards"] == 8
+    assert seen["once"] == seen["parameters"]
+    assert seen["read"] <= seen["kept"]
