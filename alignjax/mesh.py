@@ -7,14 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alignjax.config import ConfigError, MeshConfig
 
 # replica: across slices; fsdp: batch and weights; tensor: heads, mlp and vocabulary.
 AXES = ("replica", "fsdp", "tensor")
+BATCH = ("replica", "fsdp")
 TABLE: Mapping[str, str | tuple[str, ...] | None] = {
-    "batch": ("replica", "fsdp"),
+    "batch": BATCH,
     "layers": None,
     "embed": "fsdp",
     "heads": "tensor",
@@ -32,7 +34,17 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if sizes[0] % slices:
+        raise ConfigError(
+            f"mesh {dict(zip(AXES, sizes, strict=True))} lies on {slices} slices: replica, the axis that crosses the "
+            f"slow network between them, must be {slices} or a multiple of it"
+        )
+    inside = (sizes[0] // slices, *sizes[1:])
+    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    return Mesh(order, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
@@ -76,9 +88,39 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(one, batch)
 
 
-def place(batch: Any, mesh: Mesh) -> Any:
-    """A host batch on the mesh."""
-    return jax.device_put(batch, batch_shardings(batch, mesh))
+def process_shard(batch: Any, mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which of count equal runs of rows of a global batch, given as ShapeDtypeStructs, this process's
+    devices hold. (0, 1), all of it, where they hold rows that are no such run, or where a leaf does not divide and so
+    lies whole on every device."""
+    groups = int(np.prod([mesh.shape[axis] for axis in BATCH]))
+    if any(leaf.ndim == 0 or leaf.shape[0] % groups for leaf in jax.tree.leaves(batch)):
+        return 0, 1
+    places = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((groups,))
+    own = sorted({where[0].indices(groups)[0] for where in places.values() if where is not None})
+    first, count = own[0], len(own)
+    if own != list(range(first, first + count)) or first % count or groups % count:
+        return 0, 1
+    return first // count, groups // count
+
+
+def place(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
+    """A host batch on the mesh. parts: of how many equal runs of rows of the global batch this is the one that this
+    process's devices hold; 1: it is all of it, and the same on every process."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, batch_shardings(batch, mesh))
+    batch = jax.tree.map(np.asarray, batch)
+
+    def whole(leaf: Any) -> jax.ShapeDtypeStruct:
+        shape = (parts * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else ()
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    like = jax.tree.map(whole, batch)
+    return jax.tree.map(
+        lambda leaf, spec, sharding: jax.make_array_from_process_local_data(sharding, leaf, spec.shape),
+        batch,
+        like,
+        batch_shardings(like, mesh),
+    )
 
 
 # What may lie in the place of a weight with axes (.., in, out), by the name of the part: an adapter's two factors, and

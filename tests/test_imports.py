@@ -16,7 +16,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in path.
 # What each part may import of the others, nearest first. A part may always import itself.
 FOUNDATION = {"config", "types", "numerics", "workspace"}
 ALGORITHMS = FOUNDATION | {"pairs", "roles", "gradients", "models", "losses", "sampling", "stages", "weights"}
-TRAIN = ALGORITHMS | {"mesh", "train", "algorithms", "data"}
+TRAIN = ALGORITHMS | {"mesh", "distributed", "train", "algorithms", "data"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "workspace": set(),
@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "roles": FOUNDATION,
     "gradients": FOUNDATION,
     "mesh": FOUNDATION,
+    "distributed": {"config"},
     "topologies": FOUNDATION,
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
     "weights": FOUNDATION,

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from alignjax.config import nearest
+from alignjax.distributed import gathered
 from alignjax.train.leaves import as_key, checksums, form, is_key, leaves_by_name, plain, tree_bytes
 
 FOLDER = "checkpoints"
@@ -158,7 +159,13 @@ def steps(folder: Path) -> list[int]:
 
 @functools.cache
 def _reader() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    """Reads without waiting for other processes: each reads its own parts, and a job reads on one process alone."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
+    )
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _meta(folder: Path, step: int) -> dict[str, Any]:
@@ -215,16 +222,25 @@ def _read(folder: Path, step: int, targets: Mapping[str, Any], meta: Mapping[str
     args = ocp.args.PyTreeRestore(
         wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
     )
+    shared = any(not leaf.sharding.is_fully_addressable for leaf in wanted.values())
+    found: dict[str, Any] = {}
+    failure: Exception | None = None
     try:
         with _quiet():
             found = (
                 _reader().restore((folder / FOLDER / str(step)).resolve(), args=ocp.args.Composite(state=args)).state
             )
     except Exception as error:
-        raise _unreadable(folder, step, error) from error
+        failure = error
+    # What one process cannot read is damaged for all: they must agree before they sum it up together.
+    said = "" if failure is None else str(failure).strip() or type(failure).__name__
+    if wrong := [line for line in (gathered(said) if shared else [said]) if line]:
+        raise _unreadable(folder, step, wrong[0]) from failure
     # An array that still stands in memory of NumPy's cannot be donated: give each leaf a buffer of its own, one by one.
     fresh = {
-        name: jnp.copy(found.pop(name)) if name in found else jnp.zeros(leaf.shape, leaf.dtype)
+        name: jnp.copy(found.pop(name))
+        if name in found
+        else jnp.zeros(leaf.shape, leaf.dtype, device=_target(leaf).sharding)
         for name, leaf in targets.items()
     }
     wrong = [name for name, value in checksums(fresh).items() if value != meta["checksums"][name]]
@@ -277,6 +293,27 @@ def _newest(folder: Path) -> int:
     return there[-1]
 
 
+def role_shapes(folder: Path, role: str, step: int | None = None) -> Any:
+    """One role's own tree in the newest (or given) checkpoint of a run folder, as nested dicts of ShapeDtypeStructs.
+    No numbers are read.
+
+    Raises CheckpointError if there is no such folder, checkpoint or role.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no run folder {folder} to restore {role!r} from; has that step been run?")
+    meta = _meta(folder, _newest(folder) if step is None else step)
+    stem = f"roles/{role}"
+    found = {
+        name[len(stem) + 1 :]: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (dtype, shape) in meta["leaves"].items()
+        if name == stem or name.startswith(f"{stem}/")
+    }
+    if not found:
+        known = {name.split("/")[1] for name in meta["leaves"] if name.startswith("roles/")}
+        raise CheckpointError(f"the checkpoint in {folder} has no role {role!r}.{nearest(role, known)}")
+    return _nested(found)
+
+
 def restore_role(folder: Path, role: str, step: int | None = None, like: Any = None) -> Any:
     """One role's own tree from the newest (or given) checkpoint of a run folder, as nested dicts of arrays; with `like`
     in that tree, dtypes and shardings. Neither the algorithm that wrote it nor its other roles are needed or read.
@@ -285,20 +322,15 @@ def restore_role(folder: Path, role: str, step: int | None = None, like: Any = N
     """
     if like is not None and not jax.tree.leaves(like):
         return like  # a role whose build only reads others: nothing of it was written
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no run folder {folder} to restore {role!r} from; has that step been run?")
+    shapes = role_shapes(folder, role, step)
+    like = shapes if like is None else like
     step = _newest(folder) if step is None else step
-    meta = _meta(folder, step)
-    stem = f"roles/{role}"
-    names = [name for name in meta["leaves"] if name == stem or name.startswith(f"{stem}/")]
-    if not names:
-        known = {name.split("/")[1] for name in meta["leaves"] if name.startswith("roles/")}
-        raise CheckpointError(f"the checkpoint in {folder} has no role {role!r}.{nearest(role, known)}")
-    forms = {name: jax.ShapeDtypeStruct(meta["leaves"][name][1], meta["leaves"][name][0]) for name in names}
-    if like is None:
-        return _nested({name[len(stem) + 1 :]: leaf for name, leaf in _read(folder, step, forms, meta).items()})
-    targets = {f"{stem}/{name}".rstrip("/"): plain(leaf) for name, leaf in leaves_by_name(like).items()}
-    _compare(folder, step, {name: meta["leaves"][name] for name in names}, targets)
+    meta, stem = _meta(folder, step), f"roles/{role}"
+    saved, targets = (
+        {f"{stem}/{name}".rstrip("/"): plain(leaf) for name, leaf in leaves_by_name(tree).items()}
+        for tree in (shapes, like)
+    )
+    _compare(folder, step, {name: meta["leaves"][name] for name in saved}, targets)
     read = _read(folder, step, targets, meta)
     return jax.tree.unflatten(jax.tree.structure(like), list(read.values()))
 

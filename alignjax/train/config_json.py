@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,9 +19,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from alignjax.config import ConfigError, Fn
+from alignjax.distributed import gathered, leads, together
 from alignjax.types import Model
 
 FILE = "config.json"
@@ -152,25 +153,43 @@ def read_json(path: Path) -> Any:
 
 
 def write_config(folder: Path, config: Any) -> dict[str, Any]:
-    """Writes folder/config.json: {"config", "hash", "versions", "git"}, and returns it. Every process reads the file
-    back: if two were started with different configs they find out here.
+    """Writes folder/config.json: {"config", "hash", "versions", "git"}, and returns it. Of several processes the first
+    writes, all having found that they run the same.
 
-    Raises ConfigError, in words for people, when the folder cannot be written: before anything expensive has run.
+    Raises ConfigError, in words for people and on all processes, when they differ in config, packages or commit, when
+    the folder cannot be written or when not all see it: before anything expensive has run.
     """
     record = {"config": config_json(config), "hash": config_hash(config), "versions": versions(), "git": git_hash()}
-    if jax.process_count() > 1:  # nobody writes before all have looked at what was there
-        multihost_utils.sync_global_devices("before config.json")
-    try:
-        if jax.process_index() == 0:
-            write_json(folder / FILE, record)
-    except OSError as error:
-        raise ConfigError(f"cannot write the run folder {folder}: {error.strerror}. Use another --run-dir.") from None
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("after config.json")
-    there = read_json(folder / FILE)
-    if there is None or there["hash"] != record["hash"]:
-        raise ConfigError(
-            f"process {jax.process_index()} was started with another config than {folder / FILE} holds; all processes "
-            "need the same config and a folder that all of them see"
-        )
+    _check_alike(record)
+    with together():
+        try:
+            if leads():
+                write_json(folder / FILE, record)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write the run folder {folder}: {error.strerror}. Use another --run-dir."
+            ) from None
+    with together():
+        there = read_json(folder / FILE)
+        if there is None or there["hash"] != record["hash"]:
+            raise ConfigError(
+                f"{folder} is not the folder that process 0 writes to; all processes need one that all of them see"
+            )
     return record
+
+
+def _check_alike(record: Mapping[str, Any]) -> None:
+    """Raises ConfigError on all processes, naming those that differ from process 0 and in what."""
+    said = [json.loads(text) for text in gathered(json.dumps([socket.gethostname(), record]))]
+    first = {name: said[0][1][name] for name in ("config", "versions", "git")}
+    lines = []
+    for number, (host, other) in enumerate(said[1:], 1):
+        if found := differences(first, {name: other[name] for name in first}):
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            lines.append(f"process {number} on {host}: {'; '.join(found[:3])}{more}")
+    if lines:
+        shown = "\n  ".join(lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else []))
+        raise ConfigError(
+            f"processes of this run were started with other things than process 0 on {said[0][0]} "
+            f"(its -> theirs):\n  {shown}\nStart all of them with the same command, config and installation."
+        )

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from alignjax.distributed import several
 
 
 class Interrupted(SystemExit):
@@ -32,8 +33,8 @@ class Wish:
 
     def granted(self, agree: bool) -> bool:
         """Whether to stop now. Several processes must stop after the same step, so they ask each other, which costs a
-        round trip: only where `agree` says so."""
-        if jax.process_count() == 1:
+        round trip: only where `agree` says so. Where it does, all know the number afterwards."""
+        if not several():
             return bool(self.number)
         if not agree:
             return False

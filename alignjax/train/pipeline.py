@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline
+from alignjax.distributed import leads, together
 from alignjax.train import checkpoint, metrics
 from alignjax.train.config_json import FILE, check_same, config_hash, config_json, read_json, write_config, write_json
 from alignjax.train.interrupt import Interrupted
@@ -28,17 +29,19 @@ def run_pipeline(
     """Runs the steps of `pipeline`, each in the folder of its name, and returns what each had to say of itself.
 
     A finished step is marked by a done.json with its config and summary, written last and as a whole. With `resume` it
-    is skipped, an unfinished experiment goes on from its checkpoint, and an unfinished job is run anew.
+    is skipped, an unfinished experiment goes on from its checkpoint, and an unfinished job is run anew. Of several
+    processes the first alone does the jobs, on its own devices, while the others wait.
 
     Raises ConfigError, before any step runs, if the folder holds a run and `resume` is not set, or if a finished step
     was configured otherwise; Interrupted (a SystemExit) after Ctrl-C or SIGTERM.
     """
-    console = console or Console()
-    if (workspace.root / FILE).exists() and not resume:
-        raise ConfigError(
-            f"{workspace.root} already holds a run: --resume goes on with it, --run-dir DIR puts this one elsewhere"
-        )
-    before = {name: _finished(name, step, workspace.of(name).folder) for name, step in pipeline.steps.items()}
+    console = (console or Console()) if leads() else Console(quiet=True)
+    with together():
+        if (workspace.root / FILE).exists() and not resume:
+            raise ConfigError(
+                f"{workspace.root} already holds a run: --resume goes on with it, --run-dir DIR puts this one elsewhere"
+            )
+        before = {name: _finished(name, step, workspace.of(name).folder) for name, step in pipeline.steps.items()}
     done: dict[str, dict[str, Any]] = {}
     write_config(workspace.root, pipeline)
     for number, (name, step) in enumerate(pipeline.steps.items(), 1):
@@ -70,17 +73,20 @@ def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[
     workspace.folder.mkdir(parents=True, exist_ok=True)
     if isinstance(step, Experiment):
         train(step, workspace, resume=True, console=console)
-        summary = _trained(workspace.folder)
-    else:
-        try:
-            summary = step(workspace) or {}
-        except KeyboardInterrupt:
-            console.print(f"stopped in {workspace.stage}; run the same command with --resume to run it anew")
-            raise Interrupted(signal.SIGINT, 0) from None
-    record = {"config": config_json(step), "hash": config_hash(step), "seconds": time.perf_counter() - begun}
-    record["summary"] = summary
-    write_json(workspace.folder / DONE, record)
-    return record
+    with together():
+        if leads():
+            summary = _trained(workspace.folder) if isinstance(step, Experiment) else _job(step, workspace, console)
+            record = {"config": config_json(step), "hash": config_hash(step), "seconds": time.perf_counter() - begun}
+            write_json(workspace.folder / DONE, record | {"summary": summary})
+    return read_json(workspace.folder / DONE)
+
+
+def _job(job: Fn, workspace: Workspace, console: Console) -> dict[str, Any]:
+    try:
+        return job(workspace) or {}
+    except KeyboardInterrupt:
+        console.print(f"stopped in {workspace.stage}; run the same command with --resume to run it anew")
+        raise Interrupted(signal.SIGINT, 0) from None
 
 
 def _trained(folder: Path) -> dict[str, Any]:

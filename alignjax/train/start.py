@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
+from alignjax.distributed import gathered, leads, together
 from alignjax.mesh import state_shardings
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint import CheckpointError
@@ -81,11 +83,13 @@ def first_state(
     """
     folder = workspace.folder
     there = checkpoint.steps(folder) if resume else []
+    there = json.loads(gathered(json.dumps(there))[0])  # what process 0 sees
     if not there:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
         return create_state(experiment.algorithm, experiment.seed, workspace, shardings), Log()
     state, meta, step = _newest_good(folder, like, there[-1], console)
-    check_same(meta["config"], experiment, folder)
+    with together():
+        check_same(meta["config"], experiment, folder)
     if meta["versions"] != versions():
         console.print("warning: versions or devices have changed since; the same bits are not promised")
     done = "has taken all" if step == experiment.steps else f"goes on after step {step} of"
@@ -104,5 +108,7 @@ def _newest_good(folder: Path, like: TrainState, step: int, console: Console) ->
         warning = f"warning: {error} Trying step {error.previous}; the steps since are taken again, to the same result."
         console.print(warning, style="bold red", highlight=False, markup=False, soft_wrap=True)
         found = _newest_good(folder, like, error.previous, console)
-    checkpoint.put_aside(folder, step)
+    with together():
+        if leads():
+            checkpoint.put_aside(folder, step)
     return found

@@ -1,0 +1,163 @@
+"""Several processes as one run: each has its own devices and its own rows of every batch, all run the same program.
+
+Process 0 leads: it alone writes metrics, samples and configs, and speaks. Everything here must be called by all
+processes in the same order, and does nothing where there is one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from alignjax.config import ConfigError
+
+HEARTBEAT_SECONDS = 60  # without a sign of life from a process, until the others are ended
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# How a collective says that a process on the other side has gone, on CPU, GPU and TPU.
+_GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection closed", "Connection reset", "heartbeat")
+
+
+class Unreachable(RuntimeError):
+    """Another process of the run has died or cannot be reached. `exit_status`: what the command line ends with, to tell
+    whoever started it (tpu/keep_running.sh) that the same command may do better: EX_TEMPFAIL of sysexits.h."""
+
+    exit_status = 75
+
+
+def connect(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+) -> None:
+    """Makes this process one of several: to be called before anything asks jax for a device.
+
+    coordinator: HOST:PORT of process 0, a port that is free there; processes: how many there are; process: the number
+    of this one. What is not given comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then from
+    what jax knows of the machine: TPU pods, Slurm, Open MPI and Kubernetes need none. A process that gives no sign of
+    life for `heartbeat_seconds` is taken for dead and ends all others.
+
+    Raises ConfigError if that does not say which process this is, Unreachable if the coordinator is not reached.
+    """
+    coordinator = coordinator or os.environ.get(VARIABLES[0])
+    processes = _number(VARIABLES[1]) if processes is None else processes
+    process = _number(VARIABLES[2]) if process is None else process
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise ConfigError(f"the coordinator is {coordinator!r}; it must be HOST:PORT of process 0")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ConfigError(f"--process {process} of --processes {processes}: they are numbered from 0")
+    # Of the CPU backend: a thread that waits in a collective is lost to what it waits for, so with as few threads as
+    # cores, or with several programs in flight, simulated devices can wait for each other for ever.
+    os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+            shutdown_timeout_seconds=min(heartbeat_seconds, 30),
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot tell which process of a run this is: {error} Pass --coordinator HOST:PORT --processes N --process "
+            f"I, or set {', '.join(VARIABLES)}."
+        ) from None
+    except (RuntimeError, jax.errors.JaxRuntimeError) as error:
+        where = coordinator or "the coordinator"
+        raise Unreachable(f"process {process} could not join the run at {where}: {_first_line(error)}") from error
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise ConfigError(f"{variable} is {text!r}; it must be a number")
+    return int(text)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def several() -> bool:
+    """Whether this is one of several processes. Does not wake jax's devices where it is not."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def leads() -> bool:
+    """Whether this process writes and speaks for all."""
+    return not several() or jax.process_index() == 0
+
+
+def gathered(text: str) -> list[str]:
+    """Every process's text, by its number."""
+    if not several():
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: data.size] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What fails in this block on one process fails on all: each raises its own error, the others a ConfigError that
+    names the process and its host. Without this they would wait for the one that has left."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if not several():
+            raise
+        failure = error
+    if not several():
+        return
+    said = gathered("" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {failure}")
+    if failure is not None:
+        raise failure
+    if wrong := [line for line in said if line]:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ConfigError(f"another process of this run cannot go on{more}. {wrong[0]}")
+
+
+def from_leader(tree: Any) -> Any:
+    """The leader's tree of NumPy arrays; the others' must have its shapes and dtypes."""
+    return multihost_utils.broadcast_one_to_all(tree) if several() else tree
+
+
+def on_host(tree: Any) -> Any:
+    """All of a tree of arrays as NumPy's, on every process, also where parts of it lie with others."""
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return leaf
+
+    return jax.device_get(tree if not several() else jax.tree.map(one, tree))
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Turns the error of a collective whose other side has gone into Unreachable, which says what to do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not several() or not any(word in str(error) for word in _GONE):
+            raise
+        raise Unreachable(
+            f"process {jax.process_index()} on {socket.gethostname()} cannot reach another process of this run "
+            f"({_first_line(error)}): it has died or was stopped, see its own log. Start all processes again with "
+            "--resume; the run goes on after its last checkpoint."
+        ) from error
