@@ -2,8 +2,8 @@
 inputs, in one pass forwards.
 
 A layout names, for every axis of an array, the mesh axes over which it is split. What is simpler than the partitioner:
-layouts travel forwards only, except that an array of a weight's shape, which nothing has split, lies like the weight
-(gradients and their sums).
+layouts travel forwards only, except that what nothing has split lies like an array of its shape that is: like a weight
+(gradients and their sums), or like one that came before (zeros that gradients are added to).
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ _RESIZED = {"slice", "dynamic_slice", "pad", "split", "rev", "sort", "cumsum", "
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A mesh and what lies on it. sizes: devices along each mesh axis; weights: layouts of weights by their shapes."""
+    """A mesh and what lies on it. sizes: devices along each mesh axis; known: layouts by shape, of weights and of what
+    has come before."""
 
     sizes: Mapping[str, int]
-    weights: Mapping[tuple[int, ...], Layout] = dataclasses.field(default_factory=dict)
+    known: Mapping[tuple[int, ...], Layout] = dataclasses.field(default_factory=dict)
 
     def ways(self, layout: Layout) -> int:
         """Into how many parts a layout splits an array."""
         return math.prod(self.sizes[axis] for axes in layout for axis in axes)
 
     def settled(self, shape: tuple[int, ...], layout: Layout) -> Layout:
-        """The layout with every mesh axis used once, and only where it divides; a weight's own for what is whole."""
+        """The layout with every mesh axis used once, and only where it divides; what is whole lies as is known."""
         used: set[str] = set()
         parts = []
         for size, axes in zip(shape, layout, strict=True):
@@ -39,7 +40,7 @@ class Spread:
             fits = size % math.prod(self.sizes[axis] for axis in free) == 0
             parts.append(free if fits else ())
             used |= set(free) if fits else set()
-        return tuple(parts) if any(parts) else self.weights.get(shape, tuple(parts))
+        return tuple(parts) if any(parts) else self.known.get(shape, tuple(parts))
 
 
 def layout_of(sharding: Any, rank: int) -> Layout:
@@ -121,28 +122,35 @@ def _dot(equation: Any, shapes: Any, given: Any, shape: tuple[int, ...]) -> Layo
     return (*batch, *rest_left, *rest_right)
 
 
-def fetched(equation: Any, given: Sequence[Layout], outputs: Sequence[Layout], spread: Spread) -> int:
-    """Bytes that a device has of an equation's arrays for a moment, beyond its own part of them.
+def fetched(
+    equation: Any, given: Sequence[Layout], outputs: Sequence[Layout], spread: Spread
+) -> list[tuple[int | None, int]]:
+    """Bytes that a device has of an equation's arrays for a moment, beyond its own part of them: (number of the
+    operand, or None for the result; bytes).
 
     A product's operand that is split along a summed axis where the other is not comes together first (a weight under
     FSDP), and so does a table whose rows are looked up by a batch that is split over the same devices. A product summed
     over an axis that both have split, and a table that such a batch adds to, exist whole before they are scattered
     (gradients of weights under FSDP).
     """
-    name = equation.primitive.name
+    name, found = equation.primitive.name, []
     if name == "dot_general":
         (left_sum, right_sum), _ = equation.params["dimension_numbers"]
-        extra, summed = 0, set[str]()
+        summed = set[str]()
         for i, j in zip(left_sum, right_sum, strict=True):
             sides = (given[0][i], given[1][j])
             summed |= set(sides[0]) & set(sides[1])
             for operand, own, other in ((0, *sides), (1, *sides[::-1])):
-                extra += _whole_over(set(own) - set(other), equation.invars[operand], given[operand], spread)
-        return extra + _whole_over(summed, equation.outvars[0], outputs[0], spread)
+                whole = _whole_over(set(own) - set(other), equation.invars[operand], given[operand], spread)
+                found.append((operand, whole))
+        found.append((None, _whole_over(summed, equation.outvars[0], outputs[0], spread)))
     if name in ("gather", "scatter-add"):
         rows = {axis for axes in given[1 if name == "gather" else 2] for axis in axes}
-        return _whole_over(rows, equation.invars[0], given[0], spread)
-    return 0
+        beside = equation.params["dimension_numbers"].operand_batching_dims  # rows that stay with theirs
+        rows -= {axis for dim in beside for axis in given[0][dim]}
+        whole = _whole_over(rows, equation.invars[0], given[0], spread)
+        found.append((0 if name == "gather" else None, whole))
+    return [(operand, size) for operand, size in found if size]
 
 
 def _whole_over(axes: set[str], variable: Any, layout: Layout, spread: Spread) -> int:

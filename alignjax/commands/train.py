@@ -11,31 +11,52 @@ from alignjax import overrides
 from alignjax.commands.load import COMMAND_FILE, Loaded, load, remember
 from alignjax.commands.starts import check_starts
 from alignjax.config import ConfigError, Pipeline
+from alignjax.distributed import leads, together
+from alignjax.topologies import topology
 from alignjax.workspace import Workspace
 
-FLAGS = ("run-dir", "resume", "dry-run", "traceback", "help")
+PROCESS_FLAGS = ("distributed", "coordinator", "processes", "process")
+FLAGS = ("run-dir", "resume", "dry-run", "topology", "compile", *PROCESS_FLAGS, "traceback", "help")
 
 
-def train(where: str, arguments: Sequence[str], *, run_dir: Path | None, resume: bool, dry_run: bool) -> int:
-    """Resolve CONFIG[:MODE] with its overrides, then train it, or with `dry_run` only say what it would be.
+def train(
+    where: str,
+    arguments: Sequence[str],
+    *,
+    run_dir: Path | None,
+    resume: bool,
+    dry_run: bool,
+    dry_on: tuple[str | None, bool] = (None, False),
+) -> int:
+    """Resolve CONFIG[:MODE] with its overrides, then train it, or with `dry_run` only say what it would be; dry_on:
+    (name of a TPU slice, whether to ask its compiler).
 
     Raises ConfigError for a config that cannot be meant and for a folder that holds another run.
     """
-    loaded = load(where, arguments, flags=FLAGS)
-    folder = run_dir or loaded.default_run_dir
-    check_starts(loaded.config, Workspace(folder))
+    slice_name, ask = dry_on
+    if (slice_name or ask) and not (dry_run and slice_name):
+        raise ConfigError("--topology SLICE goes with --dry-run, and --compile with --topology")
+    place = topology(slice_name) if slice_name else None
+    with together():
+        loaded = load(where, arguments, flags=FLAGS)
+        folder = run_dir or loaded.default_run_dir
+        check_starts(loaded.config, Workspace(folder))
+        if not (resume or dry_run) and _holds_a_run(folder):
+            raise ConfigError(
+                f"{folder} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere"
+            )
     if dry_run:
         from alignjax.commands.dry_run import dry_run as describe_run  # noqa: PLC0415
 
-        describe_run(loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True))
+        describe_run(
+            loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True), topology=place, ask=ask
+        )
         return 0
-    if not resume and _holds_a_run(folder):
-        raise ConfigError(f"{folder} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere")
     again = (folder / COMMAND_FILE).exists()
-    if not again:
+    if not again and leads():
         remember(loaded, folder)
     _run(loaded, Workspace(folder), resume=resume)
-    if again:  # only now: had the config not fitted the run, the old record would still be the true one
+    if again and leads():  # only now: had the config not fitted the run, the old record would still be the true one
         remember(loaded, folder)
     return 0
 

@@ -1,0 +1,88 @@
+"""What eight simulated devices hold, estimated and as it is, as JSON: bytes of a state and a batch that are made, and
+on one mesh the temporary memory of the compiled functions.
+
+A program of its own, because the number of devices is set before jax starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignjax import algorithms, stages
+from alignjax.commands.hbm import abstract_mesh, compiled, held
+from alignjax.config import Experiment, MeshConfig, fn
+from alignjax.mesh import make_mesh, place
+from alignjax.models import TransformerConfig, transformer
+from alignjax.roles import fresh
+from alignjax.train.optimizers import adamw
+from alignjax.train.start import abstract
+from alignjax.train.state import create_state
+from alignjax.types import Batch, Role
+from alignjax.workspace import Workspace
+
+MESHES = {"8x1": MeshConfig(1, 8, 1), "4x2": MeshConfig(1, 4, 2)}
+WORKSPACE = Workspace(Path("runs"))
+
+
+class Shapes(NamedTuple):
+    spec: Batch
+
+
+def prompts(workspace: Any, seed: int, *, rows: int = 16, length: int = 32) -> Shapes:
+    shape = jax.ShapeDtypeStruct
+    valid = shape((rows, length), bool)
+    return Shapes(Batch(prompt=shape((rows, length), jnp.int32), prompt_valid=valid))
+
+
+def ipo_md(mesh: MeshConfig) -> Experiment:
+    """Long texts and a small network: what is temporary is activations and caches."""
+    config = TransformerConfig(vocab=64, width=32, layers=1, heads=4, kv_heads=2, mlp=64, remat="layer")
+    judge = transformer(dataclasses.replace(config, outputs=("embedding",)))
+    algorithm = algorithms.ipo_md(
+        transformer(config),
+        tau=0.05,
+        beta=0.125,
+        optimizer=fn(adamw, learning_rate=1e-4),
+        judge=fn(stages.preference_model, reading="apart"),
+        judges={"preference": Role(judge, fresh())},
+        start=fresh(),
+        max_tokens=64,
+        n=4,
+    )
+    return Experiment(algorithm, fn(prompts), steps=1, mesh=mesh)
+
+
+def on_device(tree: Any, device: Any) -> int:
+    """Bytes of the pieces of a tree's arrays that lie on a device."""
+    shards = [shard for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards if shard.device == device]
+    return sum(shard.data.nbytes for shard in shards)
+
+
+def main() -> None:
+    found = {}
+    for name, config in MESHES.items():
+        made = ipo_md(config)
+        mesh = make_mesh(config)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(made.algorithm, 0, mesh))
+        state = create_state(made.algorithm, 0, WORKSPACE, shardings)
+        batch = place(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
+        device = jax.devices()[3]
+        estimate = held(made, WORKSPACE, abstract_mesh(config, 8))
+        found[name] = {
+            "estimate": dataclasses.asdict(estimate) | {"state": estimate.state, "total": estimate.total},
+            "compiled": dataclasses.asdict(compiled(made, WORKSPACE, mesh)) if name == "4x2" else None,
+            "policy": on_device(state.roles["policy"], device),
+            "optimizer": on_device(state.optimizers, device),
+            "others": on_device({k: v for k, v in state.roles.items() if k != "policy"}, device),
+            "prompts": on_device(batch, device),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
