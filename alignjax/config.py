@@ -84,7 +84,7 @@ class Fn:
     in Python on a float hyper-parameter.
     """
 
-    __slots__ = ("function", "kwargs", "leaves")
+    __slots__ = ("__weakref__", "function", "kwargs", "leaves")
     function: Callable[..., Any]
     kwargs: dict[str, Any]
     leaves: tuple[str, ...]

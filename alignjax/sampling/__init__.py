@@ -2,10 +2,12 @@
 
 from alignjax.sampling.behaviours import History, mixture, own
 from alignjax.sampling.decode import generate
+from alignjax.sampling.external import EngineError
 from alignjax.sampling.filters import draw, min_p, temper, top_k, top_p
 from alignjax.sampling.streams import Filters, Sampled, Stream
 
 __all__ = [
+    "EngineError",
     "Filters",
     "History",
     "Sampled",

@@ -55,6 +55,7 @@ def generate(
     filters: Filters = Filters(),
     stop: tuple[int, ...] = (2,),
     slots: int | None = None,
+    weights: str | None = None,
 ) -> Sampled:
     """Samples n completions of at most max_tokens for every prompt of the batch; each stream's trunk runs once per
     (role, view), caches in lockstep.
@@ -63,12 +64,13 @@ def generate(
     the key, the prompt's example_id, the completion's number and the position, so a sample depends on neither the rest
     of the batch nor its order (without example_id, rows are numbered), nor on `slots`: None extends all completions
     together until the last has stopped; a number extends so many at a time, and gives the place of one that has stopped
-    to the next (`refill`).
+    to the next (`refill`). weights: "bfloat16" or "int8" for weights that are read faster (`decode_weights`); all
+    log-probs are then by those weights.
 
     Raises ConfigError if a stream's role or view does not exist, or a role's model cannot be extended.
     """
     streams = default_streams(behaviour) if streams is None else streams
-    plan = Plan(streams, trunks_of(context, batch, streams), behaviour, filters, stop)
+    plan = Plan(streams, trunks_of(context, batch, streams, weights), behaviour, filters, stop)
     assert batch.prompt is not None
     example_id = jnp.arange(batch.prompt.shape[0]) if batch.example_id is None else batch.example_id
     keys = row_keys(key, example_id, n)

@@ -14,6 +14,7 @@ from alignjax.models.functional import Cache, share, unrolled
 from alignjax.numerics import take_token
 from alignjax.sampling import filters
 from alignjax.sampling.behaviours import History, as_float32, stream_names
+from alignjax.sampling.weights import decode_weights
 from alignjax.types import Array, Batch, Context, Model, Params
 
 __all__ = ["Filters", "Sampled", "Stream"]
@@ -86,9 +87,13 @@ def default_streams(behaviour: Fn) -> tuple[Stream, ...]:
     return tuple(Stream(name, name) for name in stream_names(behaviour.kwargs))
 
 
-def trunks_of(context: Context, batch: Batch, streams: tuple[Stream, ...]) -> dict[tuple[str, str], Trunk]:
-    """The trunks that the streams read. Raises ConfigError for a role or view that does not exist, or cannot be
-    sampled."""
+def trunks_of(
+    context: Context, batch: Batch, streams: tuple[Stream, ...], weights: str | None
+) -> dict[tuple[str, str], Trunk]:
+    """The trunks that the streams read, on `weights` (see `decode_weights`; None: their own).
+
+    Raises ConfigError for a role or view that does not exist, or a role that cannot be sampled.
+    """
     trunks = {}
     for stream in streams:
         if stream.role not in context.roles:
@@ -101,7 +106,10 @@ def trunks_of(context: Context, batch: Batch, streams: tuple[Stream, ...]) -> di
         model = context.roles[stream.role].model
         if model is None or model.extend is None:
             raise ConfigError(f"role {stream.role!r} cannot be sampled from: its model has no `extend`")
-        trunks[stream.role, stream.view] = Trunk(model, unrolled(context.params(stream.role)))
+        params = context.params(stream.role)
+        if weights is not None:
+            model, params = decode_weights(stream.role, model, params, weights)
+        trunks[stream.role, stream.view] = Trunk(model, unrolled(params))
     return trunks
 
 

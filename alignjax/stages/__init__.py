@@ -6,6 +6,7 @@ from alignjax.stages.condition import condition_on, condition_on_reward, configu
 from alignjax.stages.constraints import constraint_rate, forbidden_token, in_order, length_within, required_token
 from alignjax.stages.density import density_ratio
 from alignjax.stages.explore import active_pairs, bootstrap
+from alignjax.stages.external import engine, engine_logps
 from alignjax.stages.generate import generate, logprobs, values
 from alignjax.stages.host import host
 from alignjax.stages.judge import bernoulli, flipped, prefer, preference_model, query_budget, reward_difference
@@ -28,6 +29,8 @@ __all__ = [
     "configured_pairs",
     "constraint_rate",
     "density_ratio",
+    "engine",
+    "engine_logps",
     "flipped",
     "forbidden_token",
     "gap_weights",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from alignjax.config import Fn, fn
 from alignjax.sampling import decode
 from alignjax.sampling.behaviours import own
-from alignjax.sampling.streams import Filters, Stream
+from alignjax.sampling.streams import Filters, Sampled, Stream, default_streams
 from alignjax.types import Array, Batch, Context, Key, Mean
 
 __all__ = ["generate", "logprobs", "values"]
@@ -30,6 +30,7 @@ def generate(
     min_p: float | None = None,
     stop: tuple[int, ...] = (2,),
     slots: int | None = None,
+    weights: str | None = None,
 ) -> Batch:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
@@ -37,6 +38,11 @@ def generate(
     names; temperature 0 is greedy; slots: how many completions are extended at a time, the place of one that has
     stopped going to the next (None: all, until the last has stopped; the same samples). Fills tokens, valid, mask and
     logps: every stream's at temperature 1, and "sampler".
+
+    weights: "bfloat16" or "int8" to sample with weights that are cast once per call and read faster. The streams'
+    log-probs are then computed anew by the scorer with the weights that are trained, and the metric sampler_gap/STREAM
+    says how far the sampler's were from them, in nats per token. "sampler" stays what was sampled from: what an
+    importance weight divides by.
     Where the batch had completions already, only logps known for both parts are kept.
     """
     filters = Filters(temperature, top_k, top_p, min_p)
@@ -51,7 +57,10 @@ def generate(
         filters=filters,
         stop=stop,
         slots=slots,
+        weights=weights,
     )
+    if weights is not None:
+        new = _rescored(context, batch, new, default_streams(behaviour) if streams is None else streams)
     length = jnp.sum(new.valid, axis=-1)
     context.metrics["length"] = Mean.of(length.astype(jnp.float32))
     context.metrics["finished"] = Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0)
@@ -59,6 +68,19 @@ def generate(
     if batch.tokens is None:
         return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
     return _appended(batch, new.tokens, new.valid, mask, new.logps)
+
+
+def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Stream, ...]) -> Sampled:
+    """The samples with their streams' log-probs by the scorer."""
+    exact = {}
+    for stream in streams:
+        prompts = batch.views[stream.view] if stream.view else batch
+        seen = Batch(prompt=prompts.prompt, prompt_valid=prompts.prompt_valid, tokens=new.tokens, valid=new.valid)
+        output = stream.role if stream.head == "lm" else f"{stream.role}:{stream.head}"
+        exact[stream.name] = context.score(output, seen)[output]
+        gap = jnp.abs(exact[stream.name] - new.logps[stream.name])
+        context.metrics[f"sampler_gap/{stream.name}"] = Mean.of(gap, new.valid)
+    return new._replace(logps=new.logps | exact)
 
 
 def _appended(batch: Batch, tokens: Array, valid: Array, mask: Array, logps: dict[str, Array]) -> Batch:

@@ -1,0 +1,42 @@
+"""Weights that a sampler reads faster than those that are trained: made once per call, and gone after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import ConfigError, nearest
+from alignjax.models import Adapted, Quantised, TransformerConfig, dense, quantise, transformer
+from alignjax.types import Model, Params
+
+WEIGHTS = ("bfloat16", "int8")
+
+
+def decode_weights(role: str, model: Model, params: Params, weights: str) -> tuple[Model, Params]:
+    """The model and params that `role` is sampled with. Adapters are added to what they adapt.
+
+    "bfloat16": weights, caches and products in bfloat16. "int8": the matrices of the layers in 8 bits with a scale per
+    output (`quantise`), products in the model's dtype, embedding and head as they are.
+
+    Raises ConfigError for other `weights`, or a model that is no transformer.
+    """
+    if weights not in WEIGHTS:
+        raise ConfigError(f"generate(weights={weights!r}).{nearest(weights, WEIGHTS)}")
+    config = model.config
+    if not isinstance(config, TransformerConfig):
+        raise ConfigError(f"generate(weights={weights!r}): role {role!r} is no transformer; leave `weights` out")
+    params = jax.tree.map(
+        lambda leaf: dense(leaf) if isinstance(leaf, Adapted) else leaf,
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, (Adapted, Quantised)),
+    )
+    if weights == "int8":
+        return model, quantise(params, bits=8)
+    return transformer(dataclasses.replace(config, dtype=weights)), jax.tree.map(_narrow, params)
+
+
+def _narrow(leaf: Any) -> Any:
+    return leaf.astype(jnp.bfloat16) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
