@@ -140,7 +140,7 @@ def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters
     state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}
     params = params_of(roles, state)(role)
     tokenizer = tokenizer_of(dataset, workspace)
-    answer = functools.partial(_answer, model, n=n, max_tokens=max_tokens, stop=tokenizer.eos)
+    answer = functools.partial(_answer, model, n=n, max_tokens=max_tokens, stop=(tokenizer.eos, *tokenizer.stops))
 
     def sampled(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
         found = answer(params, _batch(prompts, first, dataset, tokenizer), jax.random.key(seed), filters)
@@ -152,10 +152,18 @@ def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters
 
 @functools.partial(jax.jit, static_argnames=("model", "n", "max_tokens", "stop"))
 def _answer(
-    model: Model, params: Params, batch: Batch, key: Key, filters: Filters, *, n: int, max_tokens: int, stop: int
+    model: Model,
+    params: Params,
+    batch: Batch,
+    key: Key,
+    filters: Filters,
+    *,
+    n: int,
+    max_tokens: int,
+    stop: tuple[int, ...],
 ) -> Sampled:
     context = Context(roles={"policy": Role(model, None)}, params=lambda role: params)
-    return sample(context, batch, key, n=n, max_tokens=max_tokens, behaviour=fn(own), filters=filters, stop=(stop,))
+    return sample(context, batch, key, n=n, max_tokens=max_tokens, behaviour=fn(own), filters=filters, stop=stop)
 
 
 def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:

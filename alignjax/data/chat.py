@@ -3,12 +3,17 @@ completion."""
 
 from __future__ import annotations
 
+import datetime
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignjax.config import ConfigError
@@ -21,15 +26,44 @@ DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize 
 ASSISTANT = "\n\nAssistant:"
 
 
+# What templates of published models expect to find besides the messages; the tests hold the rendering against
+# `transformers`.
+
+
 def _refuse(message: str) -> None:
     raise BadRow(f"the chat template says: {message}")
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+class _Generation(Extension):
+    """{% generation %} marks the assistant's words for whoever trains on them; here it is only its body."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 @lru_cache(maxsize=16)
 def _compiled(template: str) -> jinja2.Template:
     # A template comes with a data set or a model file, from strangers: no attribute access out of the sandbox.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.globals["raise_exception"] = _refuse
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    environment.filters["tojson"] = _to_json
     try:
         return environment.from_string(template)
     except jinja2.TemplateSyntaxError as error:
@@ -37,15 +71,32 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def load_template(template: str) -> str:
-    """A template given as text (anything with Jinja marks in it), as the path of a file, or "" for the default."""
+    """A template given as text (anything with Jinja marks in it), as the path of a file or of the folder of a published
+    tokenizer, or "" for the default."""
     if not template:
         return DEFAULT_TEMPLATE
     if "{{" in template or "{%" in template:
         return template
     path = Path(template).expanduser()
+    if path.is_dir():
+        return _published(path)
     if not path.is_file():
         raise ConfigError(f"chat_template is {template!r}: neither a Jinja template nor a file that is there")
     return path.read_text()
+
+
+def _published(folder: Path) -> str:
+    """The template of a published tokenizer: chat_template.jinja, else the one in tokenizer_config.json, of several the
+    one that is called "default"."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    if isinstance(found, list):
+        found = {one["name"]: one["template"] for one in found}.get("default")
+    if not found:
+        raise ConfigError(f"{folder} has no chat template: neither chat_template.jinja nor one in {config.name}")
+    return found
 
 
 def messages_of(value: Any, field: str) -> list[dict[str, str]]:
@@ -58,13 +109,17 @@ def messages_of(value: Any, field: str) -> list[dict[str, str]]:
     return [dict(message) for message in value]
 
 
-def render(messages: Sequence[Mapping[str, str]], template: str = "", open_turn: bool = True) -> str:
-    """Messages as text; open_turn adds the start of the assistant's next turn. BOS and EOS are not text: templates that
-    write them get empty strings. Raises BadRow for messages that the template refuses."""
+def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn: bool = True, **words: Any) -> str:
+    """Messages as text; open_turn adds the start of the assistant's next turn. BOS is put in front of a prompt when it
+    is encoded: templates that write bos_token or eos_token get empty strings. words: what else a template reads (tools,
+    bos_token="<s>", enable_thinking=False, ...). Raises BadRow for messages that the template refuses."""
     compiled = _compiled(load_template(template))
     try:
-        return compiled.render(messages=list(messages), add_generation_prompt=open_turn, bos_token="", eos_token="")
-    except jinja2.TemplateError as error:
+        given = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **words}
+        return compiled.render(messages=list(messages), add_generation_prompt=open_turn, **given)
+    except BadRow:
+        raise
+    except (jinja2.TemplateError, TypeError, ValueError) as error:  # the latter are the template's own slips
         raise BadRow(f"the chat template failed: {error}") from error
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, nearest
 from alignjax.data.records import Record, read_lengths, read_records, write_records
-from alignjax.data.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from alignjax.data.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, train_bpe
 from alignjax.workspace import Workspace
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
@@ -110,7 +110,7 @@ class Dataset:
             raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(found.account)}")
         tokenizer = self._make_tokenizer(found, report)
         tokenizer.save(building / "tokenizer.json")
-        special = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep")}
+        special = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep", "stops")}
         write_records(building, found.splits, tokenizer)
         counts = {split: len(records) for split, records in found.splits.items()}
         return {
@@ -171,7 +171,7 @@ def read_account(folder: Path) -> dict[str, Any]:
 def tokenizer_in(folder: Path) -> Tokenizer:
     """The tokenizer of a prepared dataset, with the special ids it was prepared with."""
     special = read_account(folder)["special"]
-    return dataclasses.replace(load_tokenizer(folder), **special)
+    return Tokenizer(backend_of(folder), **{**special, "stops": tuple(special.get("stops", ()))})
 
 
 def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokenizer:
@@ -196,7 +196,9 @@ def _digest_file(path: str | Dataset) -> str:
         return ""
     file = Path(path).expanduser()
     file = file / "tokenizer.json" if file.is_dir() else file
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    beside = [file.with_name(name) for name in NAMING]  # which say what the special ids are
+    whole = b"".join(one.read_bytes() for one in (file, *beside) if one.is_file())
+    return hashlib.sha256(whole).hexdigest() if file.is_file() else ""
 
 
 def _move(building: Path, folder: Path) -> None:

@@ -1,14 +1,17 @@
 """Tokenizers: a byte-level BPE trained on the spot, or anybody's Hugging Face `tokenizer.json`.
 
-Ids pad 0, bos 1, eos 2 and sep 3 are fixed in what we train; in a file that somebody else trained they are looked up.
+Ids pad 0, bos 1, eos 2 and sep 3 are fixed in what we train; in a file that somebody else trained they are those that
+the files beside it name (tokenizer_config.json, special_tokens_map.json, generation_config.json), or are looked up.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -17,6 +20,9 @@ from alignjax.config import ConfigError
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<sep>")
+
+# Files beside a tokenizer.json that say which of its tokens are special.
+NAMING = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
 # Spellings of the special tokens in published tokenizer files, most specific first.
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -29,13 +35,15 @@ _SPELLINGS: Mapping[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A tokenizer and the ids that have a meaning. `encode` never adds special tokens; `decode` leaves them out."""
+    """A tokenizer and the ids that have a meaning. `encode` never adds special tokens; `decode` leaves them out. stops:
+    further ids that end a completion, of models with several."""
 
     backend: hf.Tokenizer = dataclasses.field(repr=False)
     pad: int = PAD
     bos: int = BOS
     eos: int = EOS
     sep: int = SEP
+    stops: tuple[int, ...] = ()
 
     @cached_property
     def vocab_size(self) -> int:
@@ -50,8 +58,8 @@ class Tokenizer:
         return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; the four special ids are dropped, wherever they stand."""
-        special = {self.pad, self.bos, self.eos, self.sep}
+        """The text of token ids; the special ids are dropped, wherever they stand."""
+        special = {self.pad, self.bos, self.eos, self.sep, *self.stops}
         return self.backend.decode([int(i) for i in ids if int(i) not in special], skip_special_tokens=False)
 
     def decode_batch(self, rows: Iterable[Iterable[int]]) -> list[str]:
@@ -86,40 +94,92 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int =
     return Tokenizer(backend)
 
 
-def _look_up(backend: hf.Tokenizer, wanted: str, path: Path) -> int:
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); it may be cut short: download it again") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _named(folder: Path, backend: hf.Tokenizer) -> tuple[dict[str, int], tuple[int, ...]]:
+    """Special ids that the files beside a tokenizer.json name, and all ids that end a completion."""
+    ids: dict[str, int] = {}
+    for name in NAMING[:2]:
+        for key, token in _json(folder / name).items():
+            wanted, spelling = key.removesuffix("_token"), token.get("content") if isinstance(token, dict) else token
+            if not key.endswith("_token") or wanted not in _SPELLINGS or wanted in ids or not isinstance(spelling, str):
+                continue
+            found = backend.token_to_id(spelling)
+            if found is None:
+                raise ConfigError(f"{folder / name}: {key} is {spelling!r}, which tokenizer.json does not have")
+            ids[wanted] = found
+    generation = _json(folder / NAMING[2])
+    lists = {
+        wanted: value if isinstance(value, list) else [value]
+        for wanted in _SPELLINGS
+        if (value := generation.get(f"{wanted}_token_id")) is not None
+    }
+    return {wanted: value[0] for wanted, value in lists.items()} | ids, tuple(lists.get("eos", ()))
+
+
+def _look_up(backend: hf.Tokenizer, wanted: str, path: Path, default: int | None = None) -> int:
     for spelling in _SPELLINGS[wanted]:
         found = backend.token_to_id(spelling)
         if found is not None:
             return found
+    if default is not None:
+        return default
     raise ConfigError(
         f"{path} has no {wanted} token under any usual name ({', '.join(_SPELLINGS[wanted])}); "
         f"say which one it is: load_tokenizer(path, {wanted}='...')"
     )
 
 
-def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
-    """A `tokenizer.json` from disk (or the folder that holds one). Special ids are looked up by their usual spellings;
-    name them to be sure: `load_tokenizer(path, eos="<|eot_id|>")`.
-
-    Raises ConfigError for a missing or unreadable file, or a special token that cannot be found.
-    """
+def backend_of(path: Path | str) -> hf.Tokenizer:
+    """What a tokenizer.json holds, or that of a folder. Raises ConfigError for a missing or unreadable file."""
     path = Path(path).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
+    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
+        pieces = sorted(folder.glob("*.model")) if folder.is_dir() else []
+        if pieces:
+            raise ConfigError(
+                f"{folder} has its tokenizer only as {pieces[0].name} (SentencePiece); write the tokenizer.json with "
+                f"transformers and sentencepiece: AutoTokenizer.from_pretrained({str(folder)!r})"
+                f".save_pretrained({str(folder)!r})"
+            )
         raise ConfigError(f"there is no tokenizer at {path}; give the path of a tokenizer.json or of its folder")
     try:
         backend = hf.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
-    ids = {}
-    for wanted in _SPELLINGS:
+    if all(backend.id_to_token(i) == token for i, token in enumerate(SPECIAL_TOKENS)):
+        backend.encode_special_tokens = True
+    return backend
+
+
+def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
+    """A `tokenizer.json` from disk (or the folder that holds one). Special ids are those that tokenizer_config.json,
+    special_tokens_map.json and generation_config.json beside it name, in this order; what they leave out is looked up
+    by its usual spellings, and beside such files pad and sep are eos where there is nothing else. Name them to be sure:
+    `load_tokenizer(path, eos="<|eot_id|>")`.
+
+    Raises ConfigError for a missing or unreadable file, or a special token that cannot be found.
+    """
+    backend = backend_of(path)
+    path = Path(path).expanduser()
+    named, stops = _named(path if path.is_dir() else path.parent, backend)
+    ids: dict[str, int] = {}
+    for wanted in ("eos", "bos", "pad", "sep"):
         if wanted in special:
             found = backend.token_to_id(special[wanted])
             if found is None:
                 raise ConfigError(f"{path} has no token {special[wanted]!r}, given as {wanted}")
             ids[wanted] = found
+        elif wanted in named:
+            ids[wanted] = named[wanted]
         else:
-            ids[wanted] = _look_up(backend, wanted, path)
-    if all(backend.id_to_token(i) == token for i, token in enumerate(SPECIAL_TOKENS)):
-        backend.encode_special_tokens = True
-    return Tokenizer(backend, **ids)
+            ids[wanted] = _look_up(backend, wanted, path, ids["eos"] if named and wanted in ("pad", "sep") else None)
+    return Tokenizer(backend, **ids, stops=tuple(stop for stop in dict.fromkeys(stops) if stop != ids["eos"]))

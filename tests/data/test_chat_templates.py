@@ -1,0 +1,182 @@
+"""Chat templates as published models have them are rendered as `transformers` renders them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import transformers
+
+from alignjax.config import ConfigError
+from alignjax.data import load_tokenizer
+from alignjax.data.chat import load_template, render
+from alignjax.data.rows import BadRow
+
+TALK = [
+    {"role": "system", "content": "  Be kind & brief <now>.\n"},
+    {"role": "user", "content": "How are you?\n"},
+    {"role": "assistant", "content": "<think>\nhm\n</think>\n\nWell, thanks — ça va."},
+    {"role": "user", "content": " And 1 < 2? "},
+]
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "a + b é", "parameters": {"b": 1, "a": [2]}}}]
+
+TEMPLATES = {
+    "marked turns": """{%- if messages[0]['role'] != 'system' %}
+    {{- '<|turn|>system\\nYou are helpful.<|end|>\\n' }}
+{%- endif %}
+{% for message in messages %}
+    {% if not loop.first %}{{ '\\n' }}{% endif %}
+<|turn|>{{ message['role'] + '\\n' + message['content'] + '<|end|>' }}
+{% endfor %}
+{% if add_generation_prompt %}
+<|turn|>assistant
+{% endif %}
+""",
+    "headers, a date and tools": """{{- bos_token }}
+{%- if not date is defined %}{% set date = strftime_now("%d %b %Y") %}{% endif %}
+{%- set ns = namespace(system="", rest=messages) %}
+{%- if messages[0].role == "system" %}
+    {%- set ns.system = messages[0].content | trim %}
+    {%- set ns.rest = messages[1:] %}
+{%- endif %}
+[system]
+Today: {{ date }}
+{{ ns.system }}
+{%- if tools is not none %}
+
+Tools:
+    {%- for tool in tools %}
+{{ tool | tojson(indent=4) }}
+    {%- endfor %}
+{%- endif %}
+{%- for m in ns.rest %}
+[{{ m.role }}]
+{{ m.content | trim }}{{ eos_token }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+[assistant]
+{% endif %}""",
+    "strict alternation": """{{ bos_token }}{% set talk = messages %}{% if messages[0]['role'] == 'system' %}
+    {% set talk = messages[1:] %}
+    {% set system = messages[0]['content'] %}
+{% endif %}
+{% for m in talk %}
+    {% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{ raise_exception('Roles must alternate') }}
+    {% endif %}
+    {% if m['role'] == 'user' %}
+        {{ '[INST] ' + (system + '\\n\\n' if loop.last and system is defined else '') + m['content'] + ' [/INST]' }}
+    {% else %}
+        {{ ' ' + m['content'].strip() + eos_token }}
+    {% endif %}
+{% endfor %}""",
+    "roles by another name": """{% for m in messages if m.role != 'system' %}
+{% set role = 'model' if m.role == 'assistant' else m.role %}
+<start>{{ role }}
+{{ m.content | trim }}<end>
+{% endfor %}{% if add_generation_prompt %}<start>model
+{% endif %}""",
+    "thoughts, loop controls, a macro": """{%- macro turn(role, text) -%}
+<{{ role }}>{{ text }}</{{ role }}>
+{%- endmacro -%}
+{%- set ns = namespace(last=-1) %}
+{%- for m in messages[::-1] %}
+    {%- if m.role == "user" %}{% set ns.last = messages | length - 1 - loop.index0 %}{% break %}{% endif %}
+{%- endfor %}
+{%- for m in messages %}
+    {%- if m.role == "system" %}{% continue %}{% endif %}
+    {%- set text = m.content %}
+    {%- if '</think>' in text and loop.index0 < ns.last %}
+        {%- set text = text.split('</think>')[-1].lstrip('\\n') %}
+    {%- endif %}
+    {%- if m.role == "assistant" %}{% generation %}{{ turn("assistant", text) }}{% endgeneration %}
+    {%- else %}{{ turn(m.role, text) }}{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<assistant>' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}
+{%- endif %}""",
+}
+
+
+def tokenizer_of(template: str) -> Any:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, unk_token="a"))
+    found = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    found.chat_template = template
+    return found
+
+
+@pytest.mark.parametrize("open_turn", [True, False])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_rendering_is_that_of_transformers(name: str, open_turn: bool) -> None:
+    template = TEMPLATES[name]
+    theirs = tokenizer_of(template)
+    for talk, words in ((TALK, {}), (TALK[1:], {"tools": TOOLS}), (TALK[1:2], {"enable_thinking": False})):
+        expected = theirs.apply_chat_template(talk, tokenize=False, add_generation_prompt=open_turn, **words)
+        assert render(talk, template, open_turn, bos_token="<s>", eos_token="</s>", **words) == expected
+        assert expected.strip()
+
+
+def test_what_a_template_refuses() -> None:
+    with pytest.raises(BadRow, match=r"^the chat template says: Roles must alternate"):
+        render([TALK[1], TALK[1]], TEMPLATES["strict alternation"])
+    with pytest.raises(BadRow, match="the chat template failed"):
+        render(TALK, "{{ messages[0].content + 1 }}")
+
+
+def test_the_template_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no chat template"):
+        load_template(str(tmp_path))
+    several = [{"name": "tool_use", "template": "{{ 1 }}"}, {"name": "default", "template": "{{ 2 }}"}]
+    for given, expected in (("{{ 3 }}", "3"), (several, "2")):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": given}))
+        assert render(TALK, str(tmp_path)) == expected
+    (tmp_path / "chat_template.jinja").write_text("{{ 4 }}\n")
+    assert render(TALK, str(tmp_path)) == "4"
+
+
+# ------------------------------------------------------------------------------------------------------- special tokens
+
+WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|stop|>", "filler", "word")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="word")).save(
+        str(tmp_path / "tokenizer.json")
+    )
+    return tmp_path
+
+
+def write(folder: Path, **files: Any) -> None:
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+
+
+def test_special_tokens_are_those_that_the_files_name(folder: Path) -> None:
+    """Names come before numbers, an explicit one before all; what nobody names is the end token."""
+    assert load_tokenizer(folder).eos == WORDS.index("<|im_end|>")  # by its spelling
+    write(folder, generation_config={"bos_token_id": 0, "eos_token_id": [0, 3]})
+    found = load_tokenizer(folder)
+    assert (found.bos, found.eos, found.stops) == (0, 0, (3,))
+    write(folder, special_tokens_map={"eos_token": {"content": "<|stop|>"}, "pad_token": "filler"})
+    found = load_tokenizer(folder / "tokenizer.json")
+    assert (found.bos, found.eos, found.stops, found.pad) == (0, 3, (0,), 4)
+    write(folder, tokenizer_config={"eos_token": "<|im_end|>", "bos_token": None, "add_bos_token": False})
+    found = load_tokenizer(folder)
+    assert (found.bos, found.eos, found.stops, found.pad) == (0, 2, (0, 3), 4)
+    assert load_tokenizer(folder, eos="<|im_start|>").eos == 1
+    assert found.decode([5, 0, 3, 4, 5, 2]) == "word word"
+    write(folder, tokenizer_config={"eos_token": "<|gone|>"})
+    with pytest.raises(ConfigError, match=r"tokenizer_config.json: eos_token is '<\|gone\|>'"):
+        load_tokenizer(folder)
+
+
+def test_sentencepiece_alone_says_how_to_convert(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    with pytest.raises(ConfigError, match=r"only as tokenizer.model \(SentencePiece\).*save_pretrained"):
+        load_tokenizer(folder)
