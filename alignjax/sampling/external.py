@@ -101,35 +101,29 @@ def ask_engine(
         headers["Authorization"] = f"Bearer {os.environ[api_key_variable]}"
     if sync is not None:
         sync(context)
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    rows = batch.prompt.shape[0]
-    examples = np.arange(rows) if batch.example_id is None else np.asarray(batch.example_id)
-    settings = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature)}
-    settings |= {"top_p": float(top_p), "stop_token_ids": list(stop), "return_token_ids": True}
-    settings |= {"logprobs": 1} if logprobs else {}
-    requests = [
-        _Request(
-            example=int(example),
-            url=f"{url.rstrip('/')}/completions",
-            body={**settings, "prompt": prompt[there].tolist(), "seed": int(seed)},
-            headers=headers,
-            timeout=float(timeout),
-            retries=retries,
-        )
-        for example, prompt, there, seed in zip(
-            examples, np.asarray(batch.prompt), np.asarray(batch.prompt_valid), _seeds(key, examples), strict=True
-        )
-    ]
+    body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
+    body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
+    ask = _Request(0, f"{url.rstrip('/')}/completions", body, headers, float(timeout), retries)
     like = engine_shapes(batch, n=n, max_tokens=max_tokens, logprobs=logprobs)
-    answers = _all_answers(requests, concurrency)
+    answers = _all_answers(_of_each_prompt(ask, batch, key), concurrency)
     return _filled(batch, like, answers, stop)
 
 
-def _seeds(key: Key, examples: np.ndarray) -> np.ndarray:
-    """A seed in [0, 2^31) for each example."""
+def _of_each_prompt(ask: _Request, batch: Batch, key: Key) -> list[_Request]:
+    """The request with each prompt's tokens, and a seed in [0, 2^31) of its example."""
+    assert batch.prompt is not None
+    assert batch.prompt_valid is not None
+    examples = np.arange(len(batch.prompt)) if batch.example_id is None else np.asarray(batch.example_id)
     bits = jax.vmap(lambda example: jax.random.bits(jax.random.fold_in(key, example)))(jnp.asarray(examples))
-    return np.asarray(bits) & 0x7FFFFFFF
+    seeds = (np.asarray(bits) & 0x7FFFFFFF).tolist()
+    prompts = [
+        prompt[there].tolist()
+        for prompt, there in zip(np.asarray(batch.prompt), np.asarray(batch.prompt_valid), strict=True)
+    ]
+    return [
+        ask._replace(example=example, body={**ask.body, "prompt": prompt, "seed": seed})
+        for example, prompt, seed in zip(examples.tolist(), prompts, seeds, strict=True)
+    ]
 
 
 def _filled(batch: Batch, like: Batch, answers: list[list[Mapping[str, Any]]], stop: tuple[int, ...]) -> Batch:
