@@ -149,11 +149,9 @@ def compiled(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
     state, spec, filled = _placed(experiment, workspace, mesh)
     names = trained(algorithm.roles)
     own = {name: tree for name, tree in state.roles.items() if name in names}
-    update = jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled).compile().memory_analysis()
-    experience = 0
-    if _traceable(experiment):
-        sampling = jax.jit(make_experience(algorithm)).lower(state, spec).compile().memory_analysis()
-        experience = sampling.temp_size_in_bytes
+    update = _temporary(jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled))
+    traceable = _traceable(experiment)
+    experience = _temporary(jax.jit(make_experience(algorithm)).lower(state, spec)) if traceable else 0
     return Held(
         trained=device_bytes(own),
         optimizer=device_bytes(state.optimizers),
@@ -162,8 +160,22 @@ def compiled(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
         caches=0,
         experience=experience,
         gradients=0,
-        update=update.temp_size_in_bytes,
+        update=update,
     )
+
+
+def _temporary(lowered: Any) -> int:
+    """What a function needs beside its inputs and outputs, compiled. ConfigError if there is no room for it."""
+    try:
+        analysis = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        lines = str(error).splitlines()
+        said = next((line for line in lines if "Used" in line), lines[0])
+        raise ConfigError(f"it does not fit, says the compiler: {said.strip()[:300]}") from None
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
 
 
 def described_mesh(config: MeshConfig, topology: Topology) -> jax.sharding.Mesh:
@@ -178,9 +190,10 @@ def described_mesh(config: MeshConfig, topology: Topology) -> jax.sharding.Mesh:
         devices = compilers.get_topology_desc(topology.compiler_name, "tpu").devices
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        busy = "lockfile" in reason  # one process of a machine at a time
+        what = "wait for the other process that uses it" if busy else 'pip install "jax[tpu]", on Linux and x86'
         raise ConfigError(
-            f"the TPU compiler cannot be asked about {topology.name}: {reason[:160]}. It comes with "
-            'pip install "jax[tpu]", for Linux on x86; without it leave out --compile'
+            f"the TPU compiler cannot be asked about {topology.name} ({reason[:160]}): {what}, or leave out --compile"
         ) from None
     return make_mesh(config, devices)
 

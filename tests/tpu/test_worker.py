@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from toy_configs import in_a_folder
 
+from alignjax import cli
+from alignjax.distributed import Unreachable
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "tpu").glob("*.sh"))
 SAVES = "mkdir -p run/sft/checkpoints/$n && touch run/sft/checkpoints/$n/_CHECKPOINT_METADATA"
@@ -126,3 +129,16 @@ def test_a_host_resumes_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_scripts_are_clean() -> None:
     subprocess.run([str(Path(sys.executable).with_name("shellcheck")), *map(str, SCRIPTS)], check=True)
+
+
+def test_another_host_that_is_gone_is_not_a_mistake_in_the_config(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop above gives up on status 2; a process that was left alone ends with another."""
+
+    def left(argv: object) -> int:
+        raise Unreachable("process 0 cannot reach another process of this run")
+
+    monkeypatch.setattr(cli, "run", left)
+    assert cli.main(["train", "a.py"]) == 75
+    assert capsys.readouterr().err == "error: process 0 cannot reach another process of this run\n"
