@@ -14,11 +14,12 @@ from tiny import model as tiny_model
 from tiny import ragged, sgd
 from toy_recipes import RECIPES
 
-from alignjax import mesh
+from alignjax import algorithms, mesh
 from alignjax.config import MeshConfig, fn
+from alignjax.models import Quantised
 from alignjax.train.state import abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
-from alignjax.types import Algorithm
+from alignjax.types import Algorithm, Model
 from alignjax.workspace import Workspace
 
 jax.config.update("jax_disable_most_optimizations", True)
@@ -28,6 +29,11 @@ COMPILED: list[str] = []  # names of functions, as XLA compiles them
 MESHES = {"8x1": MeshConfig(1, 8, 1), "4x2": MeshConfig(1, 4, 2)}
 
 
+def with_lora(network: Model, **parts: Any) -> Algorithm:
+    """DPO with adapters over a base in 8 bits."""
+    return algorithms.with_lora(RECIPES["dpo"](network, **parts), rank=4, bits=8)
+
+
 def note(event: str, seconds: float, **about: Any) -> None:
     if "backend_compile" in event:
         COMPILED.append(about.get("fun_name", ""))
@@ -35,7 +41,8 @@ def note(event: str, seconds: float, **about: Any) -> None:
 
 def run(name: str, config: MeshConfig, devices: Any) -> dict[str, Any]:
     """Two iterations: offline recipes on a given batch, online ones from prompts."""
-    algorithm: Algorithm = RECIPES[name](NETWORK, optimizer=fn(sgd, learning_rate=0.1), microbatches=1)
+    recipes = {**RECIPES, "lora": with_lora}
+    algorithm: Algorithm = recipes[name](NETWORK, optimizer=fn(sgd, learning_rate=0.1), microbatches=1)
     place = mesh.make_mesh(config, devices)
     shardings = mesh.state_shardings(algorithm, abstract_state(algorithm), place)
     state = create_state(algorithm, 0, Workspace(Path("nowhere")), shardings)
@@ -50,7 +57,8 @@ def run(name: str, config: MeshConfig, devices: Any) -> dict[str, Any]:
         state, metrics = update(state, given)
         values.append({key: float(metrics[key]) for key in ("loss", "gradient_norm/policy")})
     kept = jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), state, shardings)
-    weight = state.roles["policy"]["layers"]["gate"]
+    held = state.roles["base" if name == "lora" else "policy"]["layers"]["gate"]
+    weight = held.values if isinstance(held, Quantised) else held
     return {
         "values": values,
         "compiles": max(COMPILED.count(function) for function in ("jit(_update)", "jit(_experience)")),
@@ -64,10 +72,11 @@ def main() -> None:
     devices = jax.devices()
     jax.monitoring.register_event_duration_secs_listener(note)
     found = {}
-    for name in ("dpo", "online_ipo", "ipo_md"):
+    for name in ("dpo", "online_ipo", "ipo_md", "lora"):
         found[name] = {"1": run(name, MeshConfig(1, 1, 1), devices[:1])}
         for label, config in MESHES.items():
-            found[name][label] = run(name, config, devices)
+            if name != "lora" or label == "4x2":
+                found[name][label] = run(name, config, devices)
     print(json.dumps(found))
 
 
