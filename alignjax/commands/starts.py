@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, nearest
+from alignjax.models import huggingface
+from alignjax.models.huggingface import Pretrained
 from alignjax.roles import Restored, unwrapped
 from alignjax.train.merge import merge
 from alignjax.types import Role
@@ -17,7 +19,11 @@ from alignjax.workspace import Workspace
 
 def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
     """Raises ConfigError for a role that is restored from a step that does not come before, or that has no such role,
-    or one of other shapes; from a name that is neither a step nor a folder."""
+    or one of other shapes; from a name that is neither a step nor a folder; from published weights that do not fit."""
+    for step in [config] if isinstance(config, Experiment) else config.steps.values():
+        for role in step.algorithm.roles.values() if isinstance(step, Experiment) else ():
+            if isinstance(unwrapped(role.start), Pretrained) and role.model is not None:
+                huggingface.check(unwrapped(role.start).folder, role.model)
     if isinstance(config, Experiment):
         return
     before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job

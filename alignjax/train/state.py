@@ -8,12 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from alignjax.config import ConfigError, nearest
+from alignjax.mesh import spec
+from alignjax.models import huggingface
+from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
-from alignjax.train.checkpoint import restore_role
-from alignjax.types import Algorithm, Key, Params, Role
+from alignjax.train.checkpoint import restore_role, role_shapes
+from alignjax.types import Algorithm, Key, Model, Params, Role
 from alignjax.workspace import Workspace
 
 
@@ -23,13 +27,15 @@ class TrainState:
     """Every role's own tree, an optimizer state per trained role, the number of finished iterations and the run's seed.
     Donated whole by `update`.
 
-    The order of the data is a function of seed and step, so the source's cursor is `step`.
+    The order of the data is a function of seed and step, so the source's cursor is `step`. pending: in checkpoints of
+    an overlapped run, the experience that is made and not yet learned from (`train/overlap.py`); else None.
     """
 
     roles: dict[str, Any]
     optimizers: dict[str, Any]
     step: jax.Array  # int32
     seed: jax.Array  # uint32
+    pending: Any = None
 
     def key(self) -> Key:
         """The key of the present iteration."""
@@ -72,9 +78,9 @@ def _first_value(
             one = _first_value(other, roles, loaded, key, (*path, name))
             ring = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], size, axis=0), one)
             return {"ring": ring, "pushed": jnp.ones((), jnp.int32), "slot": jnp.zeros((), jnp.int32)}
-        case Restored(grow=grow):
-            if not grow or role.model is None:
-                return loaded[name]
+        case Restored() if role.model is None:
+            return loaded[name]
+        case Restored() | Pretrained() if role.model is not None:
             return _grown(role.model.init(fold_name(key, name)), loaded[name])
         case Value(function):
             return function(fold_name(key, name))
@@ -84,7 +90,8 @@ def _first_value(
             before = {**roles, name: dataclasses.replace(role, start=start)}
             return function(_first_value(name, before, loaded, key, path))
     raise ConfigError(
-        f"role {name!r} cannot start as {role.start!r}; use roles.fresh() with a model, copy_of, restored or value"
+        f"role {name!r} cannot start as {role.start!r}; use roles.fresh() with a model, copy_of, restored, value or "
+        "huggingface.pretrained"
     )
 
 
@@ -106,9 +113,9 @@ def born(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> Tr
     return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
 
 
-def _loaded(algorithm: Algorithm, read: Callable[[str, Restored], Any]) -> dict[str, Any]:
+def _loaded(algorithm: Algorithm, read: Callable[[str, Any], Any]) -> dict[str, Any]:
     starts = {name: unwrapped(role.start) for name, role in algorithm.roles.items()}
-    return {name: read(name, start) for name, start in starts.items() if isinstance(start, Restored)}
+    return {name: read(name, start) for name, start in starts.items() if isinstance(start, (Restored, Pretrained))}
 
 
 def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
@@ -118,17 +125,19 @@ def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
     Raises ConfigError for a restored role without a model, whose shape only its checkpoint knows.
     """
 
-    def shape(name: str, start: Restored) -> Any:
+    def shape(name: str, start: Restored | Pretrained) -> Any:
         model = algorithm.roles[name].model
         if model is None:
-            raise ConfigError(f"role {name!r} is restored from {start.stage!r} and has no model to say its shape")
+            source = start.stage if isinstance(start, Restored) else start.folder
+            raise ConfigError(f"role {name!r} is restored from {source!r} and has no model to say its shape")
         return jax.eval_shape(model.init, jax.random.key(0))
 
     return jax.eval_shape(lambda loaded: born(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shape))
 
 
 def _checked(name: str, role: Role, value: Any) -> Any:
-    """A restored tree must be what the role's model expects: said here, with names, and not by XLA."""
+    """The shapes of a restored tree, which must be what the role's model expects: said here, with names, before
+    anything is read, and not by XLA."""
     if role.model is None:
         return value
     wanted = jax.eval_shape(role.model.init, jax.random.key(0))
@@ -147,19 +156,54 @@ def _checked(name: str, role: Role, value: Any) -> Any:
     return value
 
 
+def _sharded(like: Any, shardings: Any) -> Any:
+    """Shapes with the sharding of the leaf of the same path; whole on every device where there is none (a role that
+    grows starts from another tree than it has)."""
+    places = {jax.tree_util.keystr(path): place for path, place in jax.tree_util.tree_leaves_with_path(shardings)}
+    whole = NamedSharding(next(iter(places.values())).mesh, PartitionSpec())
+
+    def one(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = places.get(jax.tree_util.keystr(path), whole)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(one, like)
+
+
+def _places(model: Model, shardings: Any) -> Any:
+    """Where a model's params lie by their logical axes, on the mesh of a state's shardings."""
+    if shardings is None:
+        return None
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf, axes: NamedSharding(mesh, spec(axes, leaf.shape, mesh)), like, model.axes)
+
+
 def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, shardings: Any = None) -> TrainState:
     """The state at step 0, born in one jitted function, so that every leaf has a buffer of its own and a definite
     dtype.
 
     Raises ConfigError if a start cannot be resolved or a restored tree does not fit its model.
     """
-    loaded = _loaded(
-        algorithm,
-        lambda name, start: _checked(
-            name, algorithm.roles[name], restore_role(workspace.find(start.stage), start.role)
-        ),
-    )
+
+    def read(name: str, start: Restored | Pretrained) -> Any:
+        if isinstance(start, Pretrained):
+            model = algorithm.roles[name].model
+            assert model is not None
+            return huggingface.load(start.folder, model, _places(model, shardings))
+        folder = workspace.find(start.stage)
+        like = _checked(name, algorithm.roles[name], role_shapes(folder, start.role))
+        like = like if shardings is None else _sharded(like, shardings.roles[name])
+        return restore_role(folder, start.role, like=like)
+
+    loaded = _loaded(algorithm, read)
     # This program runs once, so on CPU, where compiling it fully takes seconds, it is compiled quickly instead.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    first = jax.jit(lambda seed, loaded: born(algorithm, seed, loaded), out_shardings=shardings, compiler_options=quick)
-    return first(jnp.uint32(seed), loaded)
+    # Published weights are large: they become the state, where a start takes them as they are, and are not copied.
+    given = {name: loaded.pop(name) for name in [*loaded] if isinstance(algorithm.roles[name].start, Pretrained)}
+    first = jax.jit(
+        lambda seed, loaded, given: born(algorithm, seed, {**loaded, **given}),
+        out_shardings=shardings,
+        compiler_options=quick,
+        donate_argnums=2,
+    )
+    return first(jnp.uint32(seed), loaded, given)
