@@ -114,7 +114,7 @@ def unwrapped(start: Any) -> Any:
 def _source(context: Context, own: Any, of: str) -> Any:
     """The other role's own tree if it has the same structure, else what its model runs on (a LoRA role is followed as
     merged weights)."""
-    state = context.state[of]
+    state = context.state.get(of)
     return state if jax.tree.structure(state) == jax.tree.structure(own) else context.params(of)
 
 

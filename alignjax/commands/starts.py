@@ -32,7 +32,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         for role_name, role in (roles or {}).items():
             if isinstance(unwrapped(role.start), Restored):
                 _check(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
-        before[name] = _left(step) if roles is None else roles
+        before[name] = _left(step) if isinstance(step, Fn) else roles
 
 
 def _left(job: Fn) -> Mapping[str, Role] | None:

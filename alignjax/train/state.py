@@ -192,7 +192,10 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
             return huggingface.load(start.folder, model, _places(model, shardings))
         folder = workspace.find(start.stage)
         like = _checked(name, algorithm.roles[name], role_shapes(folder, start.role))
-        like = like if shardings is None else _sharded(like, shardings.roles[name])
+        if shardings is not None:
+            # What goes through a function has another tree in the state than in the checkpoint.
+            through = isinstance(algorithm.roles[name].start, Through) and algorithm.roles[name].model is not None
+            like = _sharded(like, _places(algorithm.roles[name].model, shardings) if through else shardings.roles[name])
         return restore_role(folder, start.role, like=like)
 
     loaded = _loaded(algorithm, read)
