@@ -10,6 +10,7 @@ import jax
 
 from alignjax.config import ConfigError, nearest
 from alignjax.models.attention import RopeScaling
+from alignjax.models.kernels import check_attention
 from alignjax.types import Array
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -26,7 +27,8 @@ class TransformerConfig:
     vocab V, width D, layers, heads (query), kv_heads (0: as many as heads), head_dim (0: width / heads), mlp (gated
     hidden size); tied: the lm head is the embedding; outputs: heads besides "lm", see `heads.SMALL`; classes: numbers
     of the output "classes"; head_bias: whether those heads have one; dtype and param_dtype: compute and storage, by
-    name; remat: "none" or "layer"; group_chunks: see `shared_prompt_hidden`.
+    name; remat: "none" or "layer"; attention: "xla", "cudnn" (GPU), "splash" (TPU), or "auto", the fastest that can run
+    this on the device at hand (see `models/kernels.py`); group_chunks: see `shared_prompt_hidden`.
 
     window: attend to that many latest tokens, None for all; local: which layers the window holds for, () for all of
     them; rope_scaling: of the rotary frequencies, and local_rope_theta: what local layers turn by instead of rope_theta
@@ -52,6 +54,7 @@ class TransformerConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
+    attention: str = "xla"
     group_chunks: int = 1
     activation: str = "silu"
     local: tuple[bool, ...] = ()
@@ -79,6 +82,7 @@ class TransformerConfig:
             raise ConfigError(f"head_dim={self.head_dim} is odd; rotary embeddings need pairs")
         if self.remat not in ("none", "layer"):
             raise ConfigError(f"remat={self.remat!r}; it must be 'none' or 'layer'")
+        check_attention(self)
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"unknown activation {self.activation!r}.{nearest(self.activation, ACTIVATIONS)}")
         if self.local and (self.window is None or len(self.local) != self.layers or len(set(self.local)) < 2):

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from alignjax.mesh import DECODE, USED, constrain
 from alignjax.models import heads as heads_module
+from alignjax.models import kernels
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, rms_norm, unit_scale
@@ -27,35 +29,53 @@ from alignjax.types import Array, Batch, Key, Model, Params
 SITES = ("embed", "attn", "heads", "block")
 
 
+@functools.cache
+def _layer_axes(config: TransformerConfig) -> dict[str, tuple[str | None, ...]]:
+    """The logical axes of one layer's weights."""
+    blank = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))[1]
+    return nnx.to_pure_dict(
+        jax.tree.map(
+            lambda leaf: leaf.get_metadata("axes"), blank, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+        )
+    )
+
+
 def _run(
     config: TransformerConfig,
     block: Any,
     params: Params,
     tokens: Array,
     positions: Array,
-    past_of: Callable[[Any, Any, Any], Past | Joint],
+    past_of: Callable[[Any, Any, Any], Past | Joint | kernels.Row],
     caches: tuple[Any, Any],
     edits: Mapping[str, Array],
     states: tuple[str, ...],
 ) -> tuple[Array, Any, dict[str, Array]]:
     """Embeds tokens [B,N,T] and runs the layers, in a scan if they are stacked, in a loop if they are a tuple ->
     (hidden, what the layers keep, states at sites). past_of(shared, own, local) makes a layer's past of its caches."""
-    x = jnp.take(params["embed"], tokens, axis=0).astype(jnp.dtype(config.dtype))
+    embed = constrain(params["embed"], ("vocab", "embed"), USED)
+    x = jnp.take(embed, tokens, axis=0).astype(jnp.dtype(config.dtype))
     if config.embed_scale:
         x = x * jnp.asarray(config.width**0.5, x.dtype)
     if "embed" in edits:
         x = x + edits["embed"]
+    # Of the two ways to multiply what is split by rows with a weight that is split by its inputs, the compiler may take
+    # the other one, and gather the batch instead of the weight.
+    decodes = isinstance(params["layers"], tuple)
+    by_rows = functools.partial(constrain, axes=("batch", None, None, None), table=DECODE if decodes else USED)
+    x = by_rows(x)
     sited = {"embed": x} if "embed" in states else {}
     by_layer = {site: edit for site, edit in edits.items() if site != "embed"}
 
     def layer(x: Array, given: Any) -> tuple[Array, Any]:
         weights, shared, own, edit, local = given
+        weights = weights if decodes else constrain(weights, _layer_axes(config), USED)
         x, kept, seen = nnx.merge(block, weights)(x, positions, past_of(shared, own, local), edit, local)
-        return x, (kept, {site: seen[site] for site in states if site != "embed"})
+        return by_rows(x), (kept, {site: seen[site] for site in states if site != "embed"})
 
     if config.remat == "layer" and caches[1] is None:
         layer = jax.checkpoint(layer)
-    if isinstance(params["layers"], tuple):
+    if decodes:
         out = []
         for number, weights in enumerate(params["layers"]):
             edit = jax.tree.map(lambda leaf, i=number: leaf[i], by_layer)
@@ -94,8 +114,18 @@ def _extend(
     kinds = [masks(window, cache, valid, positions) for window in config.windows]
     own = kinds[0][2]
     by_kind = [kind[:2] for kind in kinds]
+    row = None
+    if (
+        cache.shared is None
+        and cache.own is None
+        and tokens.shape[2] > 1
+        and (kernel := kernels.chosen(config)) != "xla"
+    ):
+        row = kernels.plain_row(kernel, config.windows, [kind[1] for kind in kinds], valid)
 
-    def past_of(shared: Any, buffers: Any, local: Any) -> Past:
+    def past_of(shared: Any, buffers: Any, local: Any) -> Past | kernels.Row:
+        if row is not None:
+            return dataclasses.replace(row, local=local)
         shared_mask, own_mask = _of_kind(by_kind, local)
         return Past(shared, buffers, shared_mask, own_mask, cache.used)
 
@@ -143,7 +173,14 @@ def _joint(
 
     tokens, positions = side_by_side(prompt[0], completions[0]), side_by_side(first, rest)
 
-    def past_of(shared: Any, own: Any, local: Any) -> Joint:
+    kernel = kernels.chosen(config)
+    row = None
+    if kernel != "xla":
+        row = kernels.joint_row(kernel, config.windows, by_kind, prompt[1][:, 0], completions[1])
+
+    def past_of(shared: Any, own: Any, local: Any) -> Joint | kernels.Row:
+        if row is not None:
+            return dataclasses.replace(row, local=local)
         prompt_mask, shared_mask, own_mask = _of_kind(by_kind, local)
         return Joint(prompt_mask, shared_mask, own_mask, length, n)
 
@@ -159,10 +196,18 @@ def _rows(
     assert batch.valid is not None
     first = positions_of(Cache(), batch.prompt_valid[:, None])[:, 0]
     rest = positions_of(Cache(shared=Segment((), batch.prompt_valid, first)), batch.valid)
+    assert batch.prompt is not None
+    assert batch.tokens is not None
     tokens, positions = into_rows(packed, batch.prompt, batch.tokens), into_rows(packed, first, rest)
     by_kind = [packed_mask(packed, positions, window) for window in config.windows]
+    kernel = kernels.chosen(config)
+    row = None
+    if kernel != "xla":
+        row = kernels.packed_row(kernel, config.windows, by_kind, packed, batch.valid.shape[1])
 
-    def past_of(shared: Any, own: Any, local: Any) -> Past:
+    def past_of(shared: Any, own: Any, local: Any) -> Past | kernels.Row:
+        if row is not None:
+            return dataclasses.replace(row, local=local)
         return Past(None, None, None, _of_kind(by_kind, local), None)
 
     x, _, sited = _run(config, block, params, tokens, positions, past_of, (None, None), {}, states)
@@ -172,7 +217,7 @@ def _rows(
 @functools.cache
 def transformer(config: TransformerConfig) -> Model:
     """The Model of a configuration; the same object for equal configurations, so that jitted functions are shared."""
-    block, blank = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+    block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
 
     def one_layer(key: Key) -> Params:
         return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(key)))[1])
@@ -187,14 +232,9 @@ def transformer(config: TransformerConfig) -> Model:
             "heads": heads_module.init(outputs, config, dtype),
         }
 
-    layer_axes = jax.tree.map(
-        lambda leaf: ("layers", *leaf.get_metadata("axes")),
-        blank,
-        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
-    )
     axes = {
         "embed": ("vocab", "embed"),
-        "layers": nnx.to_pure_dict(layer_axes),
+        "layers": {name: ("layers", *own) for name, own in _layer_axes(config).items()},
         "norm": ("embed",),
         "heads": heads_module.axes(config),
     }
