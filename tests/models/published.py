@@ -23,7 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("llama", {"num_key_value_heads": 4}),
     "llama3": ("llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 8}),
     "llama_biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "mistral": ("mistral", {"sliding_window": 3}),
+    "mistral": ("mistral", {"sliding_window": 3, "rms_norm_eps": 1e-2}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
     "qwen2_slides": ("qwen2", SLIDES),
     "qwen3": ("qwen3", {"head_dim": 8, "attention_bias": True}),
