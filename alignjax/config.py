@@ -227,7 +227,8 @@ class Experiment:
 
     steps: iterations (experience + update); log_every, checkpoint_every, sample_every: in iterations; keep: checkpoints
     kept; cached_logps: frozen roles whose log-probs of the source's completions are scored once and kept on disk, for
-    later epochs and runs (`train/reference_cache.py`)
+    later epochs and runs (`train/reference_cache.py`); overlap: make the experience of the next iteration while this
+    one is learned from, by a policy that is one step older (`train/overlap.py`)
     """
 
     algorithm: Any
@@ -242,6 +243,7 @@ class Experiment:
     sample_every: int = 200
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cached_logps: tuple[str, ...] = ()
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every", "keep", "sample_every"):

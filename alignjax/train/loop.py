@@ -27,6 +27,7 @@ from alignjax.train import checkpoint, metrics
 from alignjax.train.config_json import write_config
 from alignjax.train.interrupt import Interrupted, Wish, stop_wishes
 from alignjax.train.leaves import not_finite
+from alignjax.train.overlap import ahead, with_pending
 from alignjax.train.start import Log, abstract, claim, first_state
 from alignjax.train.state import TrainState, trained
 from alignjax.train.step import make_experience, make_update
@@ -66,7 +67,7 @@ def train(
     claim(experiment, folder, resume)
     record = write_config(folder, experiment)
     mesh = make_mesh(experiment.mesh)
-    like = abstract(algorithm, experiment.seed, mesh)
+    like = with_pending(experiment, algorithm, abstract(algorithm, experiment.seed, mesh), workspace)
     checkpoint.check_room(folder, like, keep=experiment.keep)
 
     with contextlib.ExitStack() as stack:
@@ -76,8 +77,7 @@ def train(
         open_sinks = metrics.opened(folder, start, tags=experiment.tags, config=record["config"])
         run = Run(
             record=record,
-            batches=_batches(experiment.source(workspace, experiment.seed), start, experiment.steps, mesh),
-            experience=make_experience(algorithm, folder / "answers"),
+            **_made(experiment, algorithm, state, workspace, stack, experiment.source(workspace, experiment.seed), mesh),
             update=make_update(algorithm),
             writer=stack.enter_context(checkpoint.writing(folder, keep=experiment.keep)),
             sink=stack.enter_context(open_sinks),
@@ -87,7 +87,7 @@ def train(
             on_step=on_step or (lambda step, state, values: None),
             wish=wish,
         )
-        state = _steps(experiment, run, state, log)
+        state = _steps(experiment, run, dataclasses.replace(state, pending=None), log)
     if wish.number:
         raise _goodbye(wish.number, int(state.step), experiment, console)
     return state
@@ -100,6 +100,7 @@ class Run:
     record: Mapping[str, Any]
     batches: Iterator[Batch]
     experience: Callable[[TrainState, Batch], tuple[Batch, dict[str, Any]]]
+    pending: Callable[[], Any]
     update: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
     writer: checkpoint.Writer
     sink: metrics.Sink
@@ -142,10 +143,26 @@ def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> Tra
         if save:
             _refuse_broken(state, experiment.algorithm, step, run.writer)
             kept = dataclasses.asdict(Log(tuple(pending), clock(), log.written))
-            checkpoint.save(run.writer, step, state, {**run.record, "iterator": {"next_step": step}, "log": kept})
+            saved = dataclasses.replace(state, pending=run.pending())
+            checkpoint.save(run.writer, step, saved, {**run.record, "iterator": {"next_step": step}, "log": kept})
         if stop:
             break
     return state
+
+
+def _made(
+    experiment: Experiment, algorithm: Algorithm, state: TrainState, workspace: Workspace, stack: contextlib.ExitStack,
+    source: Any, mesh: jax.sharding.Mesh,
+) -> dict[str, Any]:  # fmt: skip
+    """A `Run`'s batches, what makes experience of them, and what of it a checkpoint has to hold."""
+    experience = make_experience(algorithm, workspace.folder / "answers")
+    first, last = int(state.step), experiment.steps
+    if not experiment.overlap:
+        batches = _batches(source, first, last, mesh)
+        return {"batches": batches, "experience": experience, "pending": lambda: None}
+    batches = _batches(source, first + (state.pending is not None), last + 1, mesh)
+    experience, pending = stack.enter_context(ahead(experience, algorithm, state, batches))
+    return {"batches": batches, "experience": experience, "pending": pending}
 
 
 def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Iterator[Batch]:

@@ -85,7 +85,7 @@ def first_state(
     there = checkpoint.steps(folder) if resume else []
     there = json.loads(gathered(json.dumps(there))[0])  # what process 0 sees
     if not there:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, dataclasses.replace(like, pending=None))
         return create_state(experiment.algorithm, experiment.seed, workspace, shardings), Log()
     state, meta, step = _newest_good(folder, like, there[-1], console)
     with together():

@@ -100,15 +100,22 @@ def make_experience(
 
 
 def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Batch:
-    """Shapes of what `experience` makes, by eval_shape: nothing runs, and a host stage answers with its declared
-    `like`."""
+    """Shapes of the batch that `experience` makes, by eval_shape: nothing runs, and a host stage answers with its
+    declared `like`."""
+    return abstract_made(algorithm, state, batch)[0]
+
+
+def abstract_made(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+    """`abstract_experience` and the shapes of the stages' metrics."""
+    metrics: dict[str, Any] = {}
     for names in _segments(algorithm):
         stage = algorithm.experience[names[0]]
         if stage.function is host:
             batch = jax.eval_shape(stage.kwargs["like"], batch)
         else:
-            batch, _ = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
-    return batch
+            batch, new = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
+            metrics |= new
+    return batch, metrics
 
 
 def experience_shapes(experiment: Experiment) -> Batch:

@@ -1,0 +1,102 @@
+"""Experience of the next iteration, begun before this one is learned from: the policy that samples is one step older
+than the one that learns.
+
+Iteration k + 1 is sampled by the state that iteration k begins with, under the keys of iteration k + 1, and scored by
+that state where it is scored at all: `logps` of a batch are those of the policy that sampled. So a run is a function of
+its config as ever. What is sampled and not yet learned from is part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from alignjax.config import ConfigError, Experiment
+from alignjax.distributed import several
+from alignjax.mesh import batch_shardings
+from alignjax.numerics import strong
+from alignjax.stages.host import host
+from alignjax.train.state import TrainState
+from alignjax.train.step import abstract_made
+from alignjax.types import Algorithm, Batch
+from alignjax.workspace import Workspace
+
+Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metrics of the stages
+Experience = Callable[[TrainState, Batch], Made]
+
+
+def with_pending(experiment: Experiment, algorithm: Algorithm, like: TrainState, workspace: Workspace) -> TrainState:
+    """The abstract state, of an overlapped run with the experience that its checkpoints hold.
+
+    Raises ConfigError for an algorithm without stages, or cached log-probs, which are of completions that no stage
+    makes.
+    """
+    if not experiment.overlap:
+        return like
+    if not algorithm.experience:
+        raise ConfigError("Experiment.overlap: the algorithm has no stages, so there is nothing to make ahead")
+    if experiment.cached_logps:
+        raise ConfigError("Experiment.overlap is for completions that are sampled, cached_logps for those of a source")
+    spec = experiment.source(workspace, experiment.seed).spec
+    mesh = jax.tree.leaves(like)[0].sharding.mesh
+    return dataclasses.replace(like, pending=_laid_out(abstract_made(algorithm, like, spec), mesh))
+
+
+def _laid_out(made: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes with the shardings in which experience is kept and learned from."""
+
+    def one(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, made, batch_shardings(made, mesh))
+
+
+@contextlib.contextmanager
+def ahead(
+    experience: Experience, algorithm: Algorithm, state: TrainState, batches: Iterator[Batch]
+) -> Iterator[tuple[Experience, Callable[[], Made]]]:
+    """(an experience that is one iteration ahead, what has been made and not been taken).
+
+    The first is called with the state and the batch of the *next* iteration, begins on it, and gives what was begun
+    before: `state.pending` of a resumed run at first, else experience on the first of `batches`. On one device the two
+    programs follow each other without Python in between. With a host stage (an external engine, a remote judge)
+    experience is made in a thread of its own, on a copy of the roles, while the device learns; not in a run of several
+    processes, which must all run their programs in one order.
+    """
+    threaded = any(stage.function is host for stage in algorithm.experience.values()) and not several()
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)) if threaded else None
+
+        def begun(state: TrainState, batch: Batch) -> Callable[[], Made]:
+            if pool is None:
+                made = _kept(*experience(state, batch))
+                return lambda: made
+            # The update is given the state's own buffers, so what is read beside it must be others.
+            copied = _copied(dataclasses.replace(state, optimizers={}))
+            return pool.submit(lambda: _kept(*experience(copied, batch))).result
+
+        first = None if state.pending is not None else next(batches, None)
+        held: list[Callable[[], Any]] = [begun(state, first) if first is not None else lambda: state.pending]
+
+        def one_ahead(state: TrainState, following: Batch) -> Made:
+            ready = held[0]()
+            held[0] = begun(dataclasses.replace(state, step=state.step + 1), following)
+            return ready
+
+        yield one_ahead, lambda: held[0]()
+
+
+def _kept(batch: Batch, metrics: dict[str, Any]) -> Made:
+    """In the shardings in which a checkpoint gives it back, so that a resumed run learns by the same program."""
+    sharding = next((leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)), None)
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return batch, metrics
+    return jax.device_put((batch, metrics), batch_shardings((batch, metrics), sharding.mesh))
+
+
+_copied = jax.jit(strong)
