@@ -24,6 +24,10 @@ TABLE: Mapping[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "vocab": "tensor",
 }
+# Where things lie while a layer, an embedding or a head is at work: its weights are gathered over fsdp (ZeRO-3).
+USED: Mapping[str, str | tuple[str, ...] | None] = {**TABLE, "embed": None}
+# Where things lie while completions are sampled: rows over all devices, weights whole on each.
+DECODE: Mapping[str, str | tuple[str, ...] | None] = {**dict.fromkeys(TABLE), "batch": AXES}
 
 
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
@@ -64,26 +68,73 @@ def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The partition of an array by its logical axes. An axis that does not divide, or whose mesh axis is taken already,
-    stays whole."""
+def spec(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: Mapping[str, Any] = TABLE
+) -> PartitionSpec:
+    """The partition of an array by its logical axes. An axis that does not divide by all its mesh axes is split by as
+    many of them, the first ones, as it does divide by; one whose mesh axis is taken already stays whole."""
     used: set[str] = set()
-    parts = []
+    parts: list[str | tuple[str, ...] | None] = []
     for name, size in zip(axes, shape, strict=True):
-        target = TABLE.get(name) if name else None
+        target = table.get(name) if name else None
         names = (target,) if isinstance(target, str) else tuple(target or ())
-        free = bool(names) and not used & set(names) and size % int(np.prod([mesh.shape[axis] for axis in names])) == 0
-        used |= set(names) if free else set()
-        parts.append(target if free else None)
+        names = () if used & set(names) else names
+        while names and size % int(np.prod([mesh.shape[axis] for axis in names])):
+            names = names[:-1]
+        used |= set(names)
+        parts.append(names[0] if len(names) == 1 else names or None)
     return PartitionSpec(*parts)
 
 
-def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Every leaf split along its leading axis, over replica and fsdp; whole where that does not divide."""
+def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
+    """`tree` laid out as `table` says, inside a jitted function whose arguments lie on a mesh; elsewhere unchanged.
+
+    axes: the logical axes of an array, or nested dicts of them. Parts of the tree that they do not describe (adapters,
+    weights in few bits) are left to the compiler.
+    """
+    if isinstance(axes, Mapping) and isinstance(tree, Mapping):
+        return {name: constrain(part, axes.get(name), table) for name, part in tree.items()}
+    mesh = _mesh_of(tree) if isinstance(axes, tuple) and getattr(tree, "ndim", None) == len(axes) else None
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec(axes, tree.shape, mesh, table)))
+
+
+def whole(tree: Any) -> Any:
+    """Every array of a tree whole on every device of its mesh, inside a jitted function."""
+
+    def one(leaf: Any) -> Any:
+        mesh = _mesh_of(leaf)
+        return leaf if mesh is None else jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    return jax.tree.map(one, tree)
+
+
+def by_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = TABLE) -> Any:
+    """Every array of a tree split along its leading axis as the table has batches, inside a jitted function. beside:
+    arrays that know the mesh, where those of the tree, made in a loop from nothing, may not."""
+    meshes = [mesh for leaf in jax.tree.leaves((tree, beside)) if (mesh := _mesh_of(leaf)) is not None]
+    if not meshes:
+        return tree
+    return jax.tree.map(
+        lambda leaf, place: jax.lax.with_sharding_constraint(leaf, place), tree, batch_shardings(tree, meshes[0], table)
+    )
+
+
+def _mesh_of(leaf: Any) -> Any:
+    """The mesh of the traced function that made an array, if it is one of ours and has more than one device."""
+    if not isinstance(leaf, jax.core.Tracer):
+        return None
+    mesh = jax.typeof(leaf).sharding.mesh
+    return mesh if tuple(mesh.axis_names) == AXES and mesh.size > 1 else None
+
+
+def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = TABLE) -> Any:
+    """Every leaf split along its leading axis, by default over replica and fsdp; whole where that does not divide."""
 
     def one(leaf: Any) -> NamedSharding:
         axes = ("batch", *[None] * (leaf.ndim - 1)) if leaf.ndim else ()
-        return NamedSharding(mesh, spec(axes, leaf.shape, mesh))
+        return NamedSharding(mesh, spec(axes, leaf.shape, mesh, table))
 
     return jax.tree.map(one, batch)
 

@@ -32,8 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "weights": FOUNDATION,
     "losses": FOUNDATION | {"pairs"},
     "models": FOUNDATION | {"mesh"},
-    "sampling": FOUNDATION | {"models"},
-    "stages": FOUNDATION | {"pairs", "models", "sampling"},
+    "sampling": FOUNDATION | {"mesh", "models"},
+    "stages": FOUNDATION | {"mesh", "pairs", "models", "sampling"},
     "algorithms": ALGORITHMS,
     "train": TRAIN,  # data, because an algorithm without losses writes its batches as a source
     "data": FOUNDATION,

@@ -34,9 +34,7 @@ def _layer_axes(config: TransformerConfig) -> dict[str, tuple[str | None, ...]]:
     """The logical axes of one layer's weights."""
     blank = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))[1]
     return nnx.to_pure_dict(
-        jax.tree.map(
-            lambda leaf: leaf.get_metadata("axes"), blank, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
-        )
+        jax.tree.map(lambda leaf: leaf.get_metadata("axes"), blank, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
     )
 
 
@@ -53,16 +51,17 @@ def _run(
 ) -> tuple[Array, Any, dict[str, Array]]:
     """Embeds tokens [B,N,T] and runs the layers, in a scan if they are stacked, in a loop if they are a tuple ->
     (hidden, what the layers keep, states at sites). past_of(shared, own, local) makes a layer's past of its caches."""
-    embed = constrain(params["embed"], ("vocab", "embed"), USED)
+    # Of the two ways to multiply what is split by rows with a weight that is split by its inputs, the compiler may take
+    # the other one, and gather the batch instead of the weight.
+    decodes = isinstance(params["layers"], tuple)
+    table = DECODE if decodes else USED
+    by_rows = functools.partial(constrain, axes=("batch", None, None, None), table=table)
+    embed = constrain(params["embed"], ("vocab", "embed"), table)
     x = jnp.take(embed, tokens, axis=0).astype(jnp.dtype(config.dtype))
     if config.embed_scale:
         x = x * jnp.asarray(config.width**0.5, x.dtype)
     if "embed" in edits:
         x = x + edits["embed"]
-    # Of the two ways to multiply what is split by rows with a weight that is split by its inputs, the compiler may take
-    # the other one, and gather the batch instead of the weight.
-    decodes = isinstance(params["layers"], tuple)
-    by_rows = functools.partial(constrain, axes=("batch", None, None, None), table=DECODE if decodes else USED)
     x = by_rows(x)
     sited = {"embed": x} if "embed" in states else {}
     by_layer = {site: edit for site, edit in edits.items() if site != "embed"}

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from alignjax.config import Fn, fn
+from alignjax.mesh import DECODE, by_rows
 from alignjax.sampling import decode
 from alignjax.sampling.behaviours import own
 from alignjax.sampling.streams import Filters, Sampled, Stream, default_streams
@@ -48,7 +49,7 @@ def generate(
     filters = Filters(temperature, top_k, top_p, min_p)
     new = decode.generate(
         context,
-        batch,
+        by_rows(batch, table=DECODE),
         key,
         n=n,
         max_tokens=max_tokens,
@@ -59,6 +60,7 @@ def generate(
         slots=slots,
         weights=weights,
     )
+    new = by_rows(new, batch)
     if weights is not None:
         new = _rescored(context, batch, new, default_streams(behaviour) if streams is None else streams)
     length = jnp.sum(new.valid, axis=-1)

@@ -26,8 +26,9 @@ from alignjax.types import Model
 
 FILE = "config.json"
 PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-# Fields that may change when a run is resumed: none of them changes a number that an already taken step gave.
-FREE = ("steps", "keep", "checkpoint_every", "tags")
+# Fields that may change when a run is resumed: none of them changes a number that an already taken step gave. Another
+# mesh gives the steps to come the same numbers but for rounding.
+FREE = ("steps", "keep", "checkpoint_every", "tags", "mesh")
 
 
 def _function(function: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from alignjax.workspace import Workspace
 
 DONE = "done.json"
 # What may change in a finished step: not its number of steps, which an unfinished one may still change.
-FREE = ("keep", "checkpoint_every", "tags")
+FREE = ("keep", "checkpoint_every", "tags", "mesh")
 
 
 def run_pipeline(

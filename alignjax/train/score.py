@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Packing, nearest
+from alignjax.mesh import USED, constrain
 from alignjax.types import Array, Batch, Context, Head, Hidden, Metrics, Model, Params, Read, Role
 
 TOKENS = ("prompt", "prompt_valid", "tokens", "valid")
@@ -79,7 +80,8 @@ def _one_pass(
         name: tuple(sorted({s for r, _, s in parsed.values() if r == name and s})) for name, _, _ in parsed.values()
     }
     hidden = {role: _hidden(roles, role, packing) for role in sites}
-    trunks: dict[str, Hidden] = {role: hidden[role](params(role), batch, sites[role]) for role in sites}
+    own = {role: _used(_model(roles, role), params(role)) for role in sites}
+    trunks: dict[str, Hidden] = {role: hidden[role](own[role], batch, sites[role]) for role in sites}
 
     def states(output: str) -> Array:
         role, head, site = parsed[output]
@@ -91,7 +93,7 @@ def _one_pass(
     def one(piece: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
         given, token = piece
         values = {
-            output: state if parsed[output][2] else _head(roles, parsed[output]).apply(params(parsed[output][0]), state)
+            output: state if parsed[output][2] else _head(roles, parsed[output]).apply(own[parsed[output][0]], state)
             for output, state in given.items()
         }
         answers = {}
@@ -132,6 +134,14 @@ def _hidden(roles: Mapping[str, Role], name: str, packing: Packing | None) -> Ca
     if "packing" not in inspect.signature(hidden).parameters:
         raise ConfigError(f"packing: the model of role {name!r} cannot run over packed rows; leave packing out")
     return functools.partial(hidden, packing=packing)
+
+
+def _used(model: Model, params: Params) -> Params:
+    """Params whose head and embedding are gathered over fsdp here, once, and not in every chunk; a layer's weights are
+    gathered where it runs."""
+    if not isinstance(model.axes, Mapping):
+        return params
+    return constrain(params, {name: axes for name, axes in model.axes.items() if name != "layers"}, USED)
 
 
 def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Head:

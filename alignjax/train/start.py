@@ -16,7 +16,7 @@ from alignjax.distributed import gathered, leads, together
 from alignjax.mesh import state_shardings
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint import CheckpointError
-from alignjax.train.config_json import FILE, check_same, read_json, versions
+from alignjax.train.config_json import FILE, check_same, config_json, read_json, versions
 from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.types import Algorithm
 from alignjax.workspace import Workspace
@@ -90,8 +90,8 @@ def first_state(
     state, meta, step = _newest_good(folder, like, there[-1], console)
     with together():
         check_same(meta["config"], experiment, folder)
-    if meta["versions"] != versions():
-        console.print("warning: versions or devices have changed since; the same bits are not promised")
+    if meta["versions"] != versions() or meta["config"]["mesh"] != config_json(experiment.mesh):
+        console.print("warning: versions, devices or mesh have changed since; the same bits are not promised")
     done = "has taken all" if step == experiment.steps else f"goes on after step {step} of"
     console.print(f"{folder} {done} {experiment.steps} steps", highlight=False, markup=False, soft_wrap=True)
     log = meta["log"]

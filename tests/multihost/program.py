@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from alignjax import algorithms, distributed, mesh, roles, stages
+from alignjax import algorithms, distributed, roles, stages
 from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.data.stream import Opened, Source, endless
 from alignjax.models import TransformerConfig, transformer
@@ -37,7 +37,7 @@ MADE: list[int] = []  # example ids of the rows that this process made
 
 
 def source(workspace: Workspace, seed: int) -> Source:
-    """Left-padded prompts of 40 examples."""
+    """Left-padded prompts of 400 examples."""
 
     def row(number: int) -> Batch:
         draw = np.random.default_rng((seed, number))
@@ -50,7 +50,7 @@ def source(workspace: Workspace, seed: int) -> Source:
         return row
 
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS, *leaf.shape), leaf.dtype), row(0))
-    return Source(shapes, lambda: Opened(endless([row(k) for k in range(40)], seed, True).map(noted), 40, {}))
+    return Source(shapes, lambda: Opened(endless([row(k) for k in range(400)], seed, True).map(noted), 400, {}))
 
 
 def longest_wins(context: Context, batch: Batch, key: Key) -> Batch:
