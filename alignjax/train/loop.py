@@ -22,7 +22,9 @@ from rich.console import Console
 
 from alignjax.config import Experiment
 from alignjax.data.recorded import BatchWriter
-from alignjax.mesh import make_mesh, place
+from alignjax.data.stream import Source
+from alignjax.distributed import leads, on_host, several, telling, together
+from alignjax.mesh import make_mesh, place, process_shard
 from alignjax.train import checkpoint, metrics
 from alignjax.train.config_json import write_config
 from alignjax.train.interrupt import Interrupted, Wish, stop_wishes
@@ -58,26 +60,33 @@ def train(
 
     Writes config.json, metrics.jsonl (a line per `log_every` steps, of means over them), samples.jsonl, checkpoints/.
 
+    Of several processes each calls this and feeds its own rows of every batch; the first one alone writes and speaks.
+
     Raises ConfigError or CheckpointError before any work if the folder holds another run, is not to be written or has
     no room; NotFinite if the training diverges, its last checkpoint kept; Interrupted (a SystemExit with status 130 or
-    143), having saved, after Ctrl-C or SIGTERM.
+    143), having saved, after Ctrl-C or SIGTERM at any process; distributed.Unreachable if another process has died.
     """
-    console = console or Console()
+    console = (console or Console()) if leads() else Console(quiet=True)
     folder, algorithm = workspace.folder, experiment.algorithm
-    claim(experiment, folder, resume)
+    with together():
+        claim(experiment, folder, resume)
     record = write_config(folder, experiment)
     mesh = make_mesh(experiment.mesh)
     like = with_pending(experiment, algorithm, abstract(algorithm, experiment.seed, mesh), workspace)
-    checkpoint.check_room(folder, like, keep=experiment.keep)
+    with together():
+        if leads():
+            checkpoint.check_room(folder, like, keep=experiment.keep)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(telling())
         wish = stack.enter_context(stop_wishes())
         state, log = first_state(experiment, workspace, like, console, resume)
         start = int(state.step)
+        source = experiment.source(workspace, experiment.seed)
         open_sinks = metrics.opened(folder, start, tags=experiment.tags, config=record["config"])
         run = Run(
             record=record,
-            **_made(experiment, algorithm, state, workspace, stack, experiment.source(workspace, experiment.seed), mesh),
+            **_made(experiment, algorithm, state, workspace, stack, source, mesh),
             update=make_update(algorithm),
             writer=stack.enter_context(checkpoint.writing(folder, keep=experiment.keep)),
             sink=stack.enter_context(open_sinks),
@@ -88,7 +97,8 @@ def train(
             wish=wish,
         )
         state = _steps(experiment, run, dataclasses.replace(state, pending=None), log)
-    if wish.number:
+        stopped = wish.granted(agree=True)
+    if stopped:
         raise _goodbye(wish.number, int(state.step), experiment, console)
     return state
 
@@ -129,7 +139,7 @@ def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> Tra
         log_now, last = step % experiment.log_every == 0, step == experiment.steps
         if step % experiment.sample_every == 0 or last:
             run.sample(step, state, batch)
-        stop = run.wish.granted(agree=log_now)
+        stop = run.wish.granted(agree=log_now or last)
         save = step % experiment.checkpoint_every == 0 or last or stop
         row = None
         if log_now or save:
@@ -166,12 +176,18 @@ def _made(
 
 
 def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Iterator[Batch]:
-    """Batches start .. stop - 1 on the mesh, made in the background where the source can."""
+    """Batches start .. stop - 1 on the mesh, made in the background where the source can. A source that can be shared
+    makes this process's rows alone, where the mesh gives it rows of its own; any other makes whole batches
+    everywhere."""
+    parts = 1
+    if isinstance(source, Source) and source.shard == (0, 1):
+        source = dataclasses.replace(source, shard=process_shard(source.spec, mesh))
+        parts = source.shard[1]
     if start < stop and hasattr(source, "prefetched"):
         found = itertools.islice(source.prefetched(start), stop - start)
     else:
         found = (source[step] for step in range(start, stop))
-    return (place(batch, mesh) for batch in found)
+    return (place(batch, mesh, parts) for batch in found)
 
 
 def _clock(seconds: float) -> Callable[[], float]:
@@ -189,7 +205,7 @@ def _counted(batch: Batch) -> dict[str, jax.Array]:
 
 def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[metrics.Row]:
     """The metrics of the steps up to `step` from the device. Raises NotFinite at the first that is broken."""
-    rows = metrics.fetched(pending)
+    rows = metrics.fetched(on_host(pending))
     for number, row in enumerate(rows, step - len(rows) + 1):
         if wrong := metrics.not_finite(row):
             raise _broken(f"{', '.join(f'{name} = {row[name]}' for name in wrong)} at step {number}", writer)
@@ -225,16 +241,19 @@ def _row(rows: list[metrics.Row], batch: Batch, now: float, before: float) -> me
 @contextlib.contextmanager
 def _sampler(experiment: Experiment, workspace: Workspace, start: int, console: Console) -> Iterator[OnStep]:
     """What shows samples: experiment.sample(experiment, workspace) -> (state, batch, step) -> [{name: text}], written
-    to samples.jsonl, the first of them shown."""
+    to samples.jsonl, the first of them shown. Every process calls it, since it may run the model; what it is given of
+    the batch is whole everywhere."""
     if experiment.sample is None:
         yield lambda step, state, batch: None
         return
     drawn = experiment.sample(experiment, workspace)
-    metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
-    sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
+    sink = metrics.Sink(lambda step, row: None)
+    if leads():
+        metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
+        sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
 
     def show(step: int, state: TrainState, batch: Batch) -> None:
-        found = drawn(state, batch, step)
+        found = drawn(state, on_host(batch) if several() else batch, step)
         sink.write(step, {"samples": found})
         for name, text in found[0].items() if found else ():
             line = " ".join(str(text).split())
@@ -252,10 +271,13 @@ def _recorder(algorithm: Algorithm, workspace: Workspace) -> Callable[[int, Batc
     if algorithm.losses:
         return lambda step, batch: None
     writer = BatchWriter(workspace.folder)
+    complete = writer.complete
 
     def record(step: int, batch: Batch) -> None:
-        if step > writer.complete:
-            writer.append(jax.device_get(batch))
+        if step > complete:
+            whole = on_host(batch)
+            if leads():
+                writer.append(whole)
 
     return record
 

@@ -11,10 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
-from alignjax.config import ConfigError, Experiment, fn
+from alignjax.config import ConfigError, Experiment, Fn, fn
+from alignjax.distributed import from_leader, leads, on_host, several, together
 from alignjax.gradients import backprop
+from alignjax.mesh import by_rows, place
 from alignjax.numerics import fold_name
 from alignjax.stages.host import host, replayed
 from alignjax.train.score import one_pass, request, with_shared_passes
@@ -57,7 +61,7 @@ def _experience(
     context = _context(algorithm, state, metrics)
     for name in names:
         batch = algorithm.experience[name](context, batch, fold_name(state.key(), name))
-    return batch, _values(metrics)
+    return by_rows(batch), _values(metrics)
 
 
 def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
@@ -90,13 +94,42 @@ def make_experience(
             stage = algorithm.experience[names[0]]
             if stage.function is host:
                 key = fold_name(state.key(), names[0])
-                batch = replayed(stage, names[0], int(state.step), _context(algorithm, state, {}), batch, key, answers)
+                context = _context(algorithm, state, {})
+                batch = _asked(stage, names[0], int(state.step), context, batch, key, answers)
             else:
                 batch, new = _experience(algorithm, state, batch, names)
                 metrics |= new
         return batch, metrics
 
     return experience
+
+
+def _asked(stage: Fn, name: str, step: int, context: Context, batch: Batch, key: Key, answers: Path | None) -> Batch:
+    """A host stage's answer, where its question was: on the same mesh. Of several processes the first asks, and tells
+    the others."""
+    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
+    meshes: list[Any] = [place.mesh for place in places if isinstance(place, NamedSharding)]
+    if not several():
+        answer = replayed(stage, name, step, context, batch, key, answers)
+    else:
+        given = on_host(batch)
+        answer = jax.tree.map(
+            lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(stage.kwargs["like"], given)
+        )
+        key = jax.random.wrap_key_data(on_host(jax.random.key_data(key)))
+        alone = Context(context.roles, {}, step, {}, _not_on_one_process, _not_on_one_process)
+        with together():
+            if leads():
+                answer = replayed(stage, name, step, alone, given, key, answers)
+        answer = from_leader(answer)
+    return place(answer, meshes[0]) if meshes else answer
+
+
+def _not_on_one_process(*asked: Any, **more: Any) -> Any:
+    raise ConfigError(
+        "a host stage of a run of several processes is asked by the first of them alone, which cannot run the models "
+        "that all hold together: put what it needs into the batch, in a stage before it"
+    )
 
 
 def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Batch:
