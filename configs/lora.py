@@ -1,7 +1,7 @@
 """Preference methods with low-rank adapters in the place of whole weights, a mode each, on docstring summaries.
 
-    alignjax train configs/lora.py:dpo            # about 4 minutes on 2 CPU cores
-    alignjax train configs/lora.py:dpo-tiny       # a few steps, to see that it runs
+    alignjax train configs/lora.py:dpo
+    alignjax train configs/lora.py:ipo_md-tiny    # a few steps, to see that it runs
 
 The policy is adapters of rank RANK over the SFT policy's weights, which stay as they are and are the reference too:
 there is one copy of them. For adapters in a recipe of your own: `algorithms.with_lora(recipe(...))`.

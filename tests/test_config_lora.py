@@ -36,4 +36,4 @@ def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
 
 
 def test_its_docstring_says_how_to_run_it() -> None:
-    assert "alignjax train configs/lora.py:dpo " in TABLE.__doc__
+    assert "alignjax train configs/lora.py:dpo\n" in TABLE.__doc__
