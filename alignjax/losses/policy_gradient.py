@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, nearest
 from alignjax.losses.completions import rewards, weights
 from alignjax.losses.pairing import mask_of, reference_logps, sequence_logps
 from alignjax.numerics import masked_sum
@@ -22,6 +24,8 @@ def reinforce(
     baseline: float = 0.0,
     leave_one_out: bool = False,
     kl: str = "sequence",
+    behaviour: str | None = None,
+    cap: float = math.inf,
     role: str = "policy",
     reference: str = "reference",
 ) -> tuple[Mean, Metrics]:
@@ -33,10 +37,13 @@ def reinforce(
     baseline: b, a number that moves no expectation (1/2 for win rates); leave_one_out: b is the mean reward of the
     prompt's other completions besides (N >= 2). kl="sequence" is the exact score function: the whole log-ratio weighs
     every token. kl="token" is TRL's Nash-MD: tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the ratios
-    that follow it and so is not the gradient of the sequence KL. Only right for samples of `role` at temperature 1,
-    untruncated, one update per sample.
+    that follow it and so is not the gradient of the sequence KL. behaviour: the log-probs in the batch of what was
+    sampled ("sampler"): each completion then counts with its importance weight sg[exp(lp - behaviour)], at most `cap`
+    (what it cuts off is bias). Without it only right for samples of `role` at temperature 1, untruncated, one update
+    per sample.
 
-    Raises ConfigError if the batch has no reward, for another `kl`, or for leave_one_out with one completion.
+    Raises ConfigError if the batch has no reward or no such log-probs, for another `kl`, or for leave_one_out with one
+    completion.
     """
     there = weights(batch)
     reward = jnp.where(there != 0, rewards(batch, "reinforce"), 0)  # what was not sampled may hold anything
@@ -53,7 +60,20 @@ def reinforce(
     else:
         raise ConfigError(f"kl={kl!r}; it must be 'sequence' (exact) or 'token' (each token by its own ratio)")
     metrics = {"reward": Mean.of(reward, there), "kl": Mean.of(log_ratio, there), "logps": Mean.of(total, there)}
-    return Mean.of(tau * regularised - advantage * total, there), metrics
+    importance = jnp.ones_like(total)
+    if behaviour is not None:
+        importance = _importance(batch, logps, behaviour, cap)
+        metrics["importance"] = Mean.of(importance, there)
+    return Mean.of(importance * (tau * regularised - advantage * total), there), metrics
+
+
+def _importance(batch: Batch, logps: Array, behaviour: str, cap: float) -> Array:
+    """How much likelier each completion is to be drawn now than when it was [B,N], a constant."""
+    if behaviour not in batch.logps:
+        raise ConfigError(f"reinforce(behaviour={behaviour!r}): no such log-probs.{nearest(behaviour, batch.logps)}")
+    sampled = mask_of(batch) != 0
+    moved = jnp.where(sampled, logps - batch.logps[behaviour], 0)
+    return jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.sum(moved, axis=-1)), cap))
 
 
 def _left_out(reward: Array, there: Array) -> Array:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_online
 import toy_run
 from rich.console import Console
+from tiny import standin
 
-from alignjax import stages
+from alignjax import losses, stages
 from alignjax.config import ConfigError, Experiment, fn
 from alignjax.numerics import strong
 from alignjax.train.loop import train
@@ -60,7 +62,7 @@ def by_hand(experiment: Experiment) -> tuple[TrainState, list[Batch]]:
     batches = []
     for step in range(experiment.steps):
         older = dataclasses.replace(states[max(step - 1, 0)], step=states[step].step)
-        batch, _ = experience(older, jax.tree.map(jax.numpy.asarray, source[step]))
+        batch, _ = experience(older, jax.tree.map(jnp.asarray, source[step]))
         state, _ = update(strong(states[step]), batch)
         states.append(state)
         batches.append(batch)
@@ -140,6 +142,40 @@ def test_a_host_stage_waits_beside_the_update(tmp_path: Path) -> None:
     expected, _ = by_hand(of(wait=False))
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("cap", [None, 0.5])
+def test_importance_weights_make_an_older_policys_samples_right(cap: float | None) -> None:
+    """Eight completions that hold every token as often as the older policy draws it, so that their mean is its
+    expectation: the gradient is that of the present policy's regularised reward, by automatic differentiation."""
+    tokens = jnp.array([0, 1, 2, 2, 3, 3, 3, 3])[None, :, None]
+    older = jnp.log(jnp.array([1, 1, 2, 4]) / 8)
+    theta, reference = jnp.array([0.3, -0.5, 0.9, 0.1]), jax.nn.log_softmax(jnp.array([0.1, 0.2, -0.4, 0.3]))
+    reward = jnp.array([0.2, 1.0, 0.4, -0.3])
+    there = jnp.ones(tokens.shape)
+    batch = Batch(
+        tokens=tokens,
+        valid=there > 0,
+        mask=there,
+        reward=reward[tokens[..., 0]],
+        logps={"sampler": older[tokens], "reference": reference[tokens]},
+    )
+    settings = {"tau": 0.2, "baseline": 0.3} | ({} if cap is None else {"cap": cap})
+
+    def surrogate(theta: Any, behaviour: str | None) -> Any:
+        policy = standin(policy=jax.nn.log_softmax(theta)[tokens])
+        return losses.reinforce(policy, batch, behaviour=behaviour, **settings)[0].value()
+
+    def objective(theta: Any) -> Any:
+        logp = jax.nn.log_softmax(theta)
+        return -jnp.sum(jnp.exp(logp) * (reward - 0.2 * (logp - reference)))
+
+    exact = jax.grad(objective)(theta)
+    same = np.allclose(jax.grad(surrogate)(theta, "sampler"), exact, atol=1e-6)
+    assert same == (cap is None)  # a cap that binds is a bias
+    assert not np.allclose(jax.grad(surrogate)(theta, None), exact, atol=1e-2)
+    with pytest.raises(ConfigError, match=r"behaviour='samplr'.*Did you mean 'sampler'"):
+        surrogate(theta, "samplr")
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
