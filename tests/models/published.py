@@ -20,12 +20,10 @@ LLAMA3 = {
 }  # fmt: skip
 SLIDES = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama2": ("llama", {"num_key_value_heads": 4}),
+    "llama2": ("llama", {"num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True}),
     "llama3": ("llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True, "head_dim": 8}),
-    "llama_biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("mistral", {"sliding_window": 3, "rms_norm_eps": 1e-2}),
-    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
-    "qwen2_slides": ("qwen2", SLIDES),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True, **SLIDES}),
     "qwen3": ("qwen3", {"head_dim": 8, "attention_bias": True}),
     "gemma2": (
         "gemma2",
@@ -37,7 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": (
         "gemma3_text",
         {
-            "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 3, "num_hidden_layers": 7,
+            "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 3, "num_hidden_layers": 6,
             "rope_parameters": {
                 "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},

@@ -53,7 +53,7 @@ def logits_of(model: Any) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------- in and out again
 
 
-@pytest.mark.parametrize(("case", "labels"), [("llama3", 1), ("qwen2_slides", 3), ("gemma2", 1)])
+@pytest.mark.parametrize(("case", "labels"), [("llama3", 1), ("qwen2", 3), ("gemma2", 1)])
 def test_a_classifier(case: str, labels: int, root: Path) -> None:
     network, params = loaded(written(case, root, labels))
     head = "reward" if labels == 1 else "classes"
@@ -68,7 +68,7 @@ def test_a_classifier(case: str, labels: int, root: Path) -> None:
     np.testing.assert_allclose(ours, logits_of(theirs(case, labels=labels)), atol=2e-4)
 
 
-@pytest.mark.parametrize(("case", "labels"), [*((case, None) for case in CASES), ("llama3", 1), ("qwen2_slides", 3)])
+@pytest.mark.parametrize(("case", "labels"), [*((case, None) for case in CASES), ("llama3", 1), ("qwen2", 3)])
 def test_what_is_written_is_what_was_read(case: str, labels: int | None, root: Path, tmp_path: Path) -> None:
     """`transformers` finds the same weights and gives the same numbers; so do we."""
     network, params = loaded(written(case, root, labels))
