@@ -1,4 +1,4 @@
-"""Adapters added to their weights: a job between the step that trained them and those that want plain weights."""
+"""Jobs after a step that trained adapters: they are added to their weights, or written as `peft` reads them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import jax
 
 from alignjax.config import ConfigError, nearest
-from alignjax.models import lora
+from alignjax.models import TransformerConfig, lora, peft
 from alignjax.train import checkpoint
 from alignjax.train.state import abstract_state, params_of
 from alignjax.types import Algorithm, Params
 from alignjax.workspace import Workspace
 
-__all__ = ["merge", "restored_params"]
+__all__ = ["merge", "restored_params", "write_adapters"]
 
 
 def restored_params(
@@ -48,3 +48,24 @@ def merge(
     with checkpoint.writing(workspace.folder, keep=1) as writer:
         checkpoint.save(writer, last, {"roles": {role: params}}, {"merged": stage})
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+
+
+def write_adapters(
+    workspace: Workspace, *, stage: str, algorithm: Callable[[], Algorithm], role: str = "policy", base: str = ""
+) -> dict[str, Any]:
+    """Job: the adapters of a role of an earlier step in the folder "adapters" of this one, as `peft` reads them over
+    the weights called `base` (`alignjax export` writes those of role "base").
+
+    algorithm: makes the algorithm that trained them. Raises ConfigError for a role that is not adapters alone.
+    """
+    found = algorithm().roles.get(role)
+    build = None if found is None else found.build
+    if found is None or build is None or build.function is not lora.build or build.kwargs["inner"] is not None:
+        raise ConfigError(f"role {role!r} of {stage!r} is not one that holds adapters")
+    config = None if found.model is None else found.model.config
+    if not isinstance(config, TransformerConfig):
+        raise ConfigError(f"role {role!r} runs on no transformer, so peft has no names for its adapters")
+    adapters = checkpoint.restore_role(workspace.find(stage), role)
+    settings = {name: build.kwargs[name] for name in ("alpha", "rank_stabilised")}
+    left = peft.save(adapters, config, workspace.folder / "adapters", base=base, **settings)
+    return {"folder": str(workspace.folder / "adapters"), "left_out": left}

@@ -16,10 +16,10 @@ from toy_recipes import PLAYED
 
 from alignjax import algorithms, games, roles, stages
 from alignjax.config import ConfigError, fn
-from alignjax.models import Quantised, lora
+from alignjax.models import Quantised, lora, peft
 from alignjax.train import checkpoint
 from alignjax.train import step as step_module
-from alignjax.train.merge import merge
+from alignjax.train.merge import merge, write_adapters
 from alignjax.train.state import TrainState, abstract_state, create_state, params_of
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
@@ -121,6 +121,12 @@ def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     assert difference(state, read) == 0
     merge(workspace, stage="trained", algorithm=lambda: algorithm, role="combined")
     assert difference(both, checkpoint.restore_role(workspace.folder, "combined")) < 1e-6
+    write_adapters(workspace, stage="trained", algorithm=lambda: algorithm, role="slow")
+    written = peft.load(workspace.folder / "adapters", NETWORK.config)
+    assert difference(state.roles["slow"], written.adapters) == 0
+    assert written.alpha == 4
+    with pytest.raises(ConfigError, match="is not one that holds adapters"):
+        write_adapters(workspace, stage="trained", algorithm=lambda: algorithm, role="reference")
 
 
 def test_sampling_and_learning_are_those_of_the_merged_policy() -> None:
