@@ -99,7 +99,7 @@ def cut(batch: Batch, prompt_length: int, length: int) -> Batch:
         parts[name] = getattr(batch, name)[..., -prompt_length:]
     short = batch.replace(**parts)
     kept = [(short.prompt_valid, batch.prompt_valid), (short.valid, batch.valid)]
-    if any(new is not None and np.sum(new) != np.sum(old) for new, old in kept):
+    if any(new is not None and old is not None and np.sum(new) != np.sum(old) for new, old in kept):
         raise ValueError(f"a bucket of {prompt_length} and {length} tokens would cut tokens off; this is a bug")
     return short
 

@@ -194,9 +194,9 @@ def _opened(place: Path, seed: int, shuffle: bool, streams: Sequence[str], stage
 
 def _extents(table: _Table, seed: int, shuffle: bool) -> Callable[[int], tuple[int, int]]:
     """position -> slots of the prompt from its first token on, and of the completions up to their last."""
-    prompt, valid = table.arrays["prompt_valid"], table.arrays["valid"].any(axis=1)
+    prompt, valid = table.arrays["prompt_valid"], np.any(table.arrays["valid"], axis=1)
     before = prompt.shape[1] - np.argmax(prompt, axis=1)
-    after = valid.shape[1] - np.argmax(valid[:, ::-1], axis=1)
+    after = valid.shape[1] - np.argmax(np.flip(valid, axis=1), axis=1)
     # argmax says 0 of a row without a token, which takes it for a full one: too much room, never too little
     numbers = endless(range(len(table)), seed, shuffle)
     return lambda position: (int(before[numbers[position]]), int(after[numbers[position]]))

@@ -175,6 +175,8 @@ def _packed_hidden(
     if group_chunks > 1:
         raise ConfigError("packing and group_chunks > 1 are two ways to lay out a batch; choose one")
     check(packing, batch)
+    assert batch.prompt_valid is not None
+    assert batch.valid is not None
     packed = pack(packing, batch.prompt_valid, batch.valid)
     states, sited = rows(params, packed, batch, sites)
     completions, last = from_rows(packed, batch.valid)

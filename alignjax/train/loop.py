@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from alignjax.config import Experiment
+from alignjax.config import ConfigError, Experiment
 from alignjax.data.recorded import BatchWriter
 from alignjax.data.stream import Source
 from alignjax.distributed import leads, on_host, several, telling, together
@@ -30,6 +30,7 @@ from alignjax.train.config_json import write_config
 from alignjax.train.interrupt import Interrupted, Wish, stop_wishes
 from alignjax.train.leaves import not_finite
 from alignjax.train.overlap import ahead, with_pending
+from alignjax.train.reference_cache import with_logps, without_cached
 from alignjax.train.start import Log, abstract, claim, first_state
 from alignjax.train.state import TrainState, trained
 from alignjax.train.step import make_experience, make_update
@@ -67,7 +68,7 @@ def train(
     143), having saved, after Ctrl-C or SIGTERM at any process; distributed.Unreachable if another process has died.
     """
     console = (console or Console()) if leads() else Console(quiet=True)
-    folder, algorithm = workspace.folder, experiment.algorithm
+    folder, algorithm = workspace.folder, without_cached(experiment)
     with together():
         claim(experiment, folder, resume)
     record = write_config(folder, experiment)
@@ -76,13 +77,17 @@ def train(
     with together():
         if leads():
             checkpoint.check_room(folder, like, keep=experiment.keep)
+    source = experiment.source(workspace, experiment.seed)
+    if getattr(source, "buckets", ()) and (experiment.overlap or not algorithm.losses):
+        raise ConfigError("batches of several shapes can be neither overlapped nor recorded; leave out the buckets")
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling())
         wish = stack.enter_context(stop_wishes())
         state, log = first_state(experiment, workspace, like, console, resume)
         start = int(state.step)
-        source = experiment.source(workspace, experiment.seed)
+        if experiment.cached_logps and start < experiment.steps:
+            source = with_logps(experiment, source, state, mesh, console, wish)
         open_sinks = metrics.opened(folder, start, tags=experiment.tags, config=record["config"])
         run = Run(
             record=record,

@@ -13,15 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.sharding import NamedSharding
 
 from alignjax.config import ConfigError, Experiment, Fn, fn
 from alignjax.distributed import from_leader, leads, on_host, several, together
 from alignjax.gradients import backprop
 from alignjax.mesh import by_rows, place
+from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
 from alignjax.stages.host import host, replayed
-from alignjax.train.score import one_pass, request, with_shared_passes
+from alignjax.train.score import TOKENS, one_pass, request, with_shared_passes
 from alignjax.train.state import TrainState, abstract_state, params_of, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
 
@@ -34,15 +36,40 @@ def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
 
 
 def _context(
-    algorithm: Algorithm, state: TrainState, metrics: Metrics, score: Callable[..., Any] | None = None
+    algorithm: Algorithm,
+    state: TrainState,
+    metrics: Metrics,
+    score: Callable[..., Any] | None = None,
+    given: Batch | None = None,
 ) -> Context:
+    """given: the batch that is known to fit the algorithm's packing; others are scored with their padding."""
     params = params_of(algorithm.roles, state.roles)
 
     def direct(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Array]:
         asked = request(outputs, read)
-        return one_pass(algorithm.roles, params, batch, [asked], microbatches=algorithm.microbatches)[asked]
+        same = given is not None and all(getattr(batch, name) is getattr(given, name) for name in TOKENS)
+        rows = algorithm.packing if same else None
+        found = one_pass(algorithm.roles, params, batch, [asked], microbatches=algorithm.microbatches, packing=rows)
+        return found[asked]
 
     return Context(algorithm.roles, state.roles, state.step, metrics, params, score or direct)
+
+
+def _that_packs(algorithm: Algorithm, batch: Batch) -> Algorithm:
+    """The algorithm, without its packing for a batch that has more tokens than the packed rows have slots: another
+    program then, and the same numbers. Of shapes alone, which do not say, the packed one."""
+    if algorithm.packing is None or batch.tokens is None:
+        return algorithm
+    if algorithm.epochs * algorithm.minibatches > 1:
+        raise ConfigError(
+            "packing needs epochs=1 and minibatches=1: minibatches are drawn where rows cannot be counted"
+        )
+    given = (batch.prompt_valid, batch.valid)
+    if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in given):
+        return algorithm
+    prompt_valid, valid = on_host(given)
+    fitting = packs(algorithm.packing, prompt_valid, valid, algorithm.microbatches)
+    return algorithm if fitting else dataclasses.replace(algorithm, packing=None)
 
 
 def _values(metrics: Metrics) -> dict[str, Array]:
@@ -58,7 +85,7 @@ def _experience(
     algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]
 ) -> tuple[Batch, dict[str, Array]]:
     metrics: Metrics = {}
-    context = _context(algorithm, state, metrics)
+    context = _context(algorithm, state, metrics, given=batch)
     for name in names:
         batch = algorithm.experience[name](context, batch, fold_name(state.key(), name))
     return by_rows(batch), _values(metrics)
@@ -97,7 +124,7 @@ def make_experience(
                 context = _context(algorithm, state, {})
                 batch = _asked(stage, names[0], int(state.step), context, batch, key, answers)
             else:
-                batch, new = _experience(algorithm, state, batch, names)
+                batch, new = _experience(_that_packs(algorithm, batch), state, batch, names)
                 metrics |= new
         return batch, metrics
 
@@ -151,6 +178,25 @@ def abstract_made(algorithm: Algorithm, state: TrainState, batch: Batch) -> tupl
     return batch, metrics
 
 
+def first_rewrite(algorithm: Algorithm, state: TrainState, batch: Batch) -> str | None:
+    """The first stage after which prompts or completions are not those of the source any more, or, being a host stage,
+    need not be; None if all stages leave them alone. By tracing: nothing runs."""
+    found: list[str] = []
+
+    def run(state: TrainState, batch: Batch) -> None:
+        context = _context(algorithm, state, {})
+        for name, stage in algorithm.experience.items():
+            if stage.function is not host:
+                new = stage(context, batch, fold_name(state.key(), name))
+            if stage.function is host or any(getattr(new, field) is not getattr(batch, field) for field in TOKENS):
+                found.append(name)
+                return
+            batch = new
+
+    jax.eval_shape(run, state, batch)
+    return found[0] if found else None
+
+
 def experience_shapes(experiment: Experiment) -> Batch:
     """Shapes of the batches that an experiment makes, from its config alone: what its samples, kept, will look like."""
     spec = experiment.source(None, experiment.seed).spec
@@ -182,7 +228,8 @@ def _objective(
             return values, metrics
 
         params = params_of(algorithm.roles, now.roles)
-        return with_shared_passes(losses, context, algorithm.roles, params, batch, algorithm.microbatches)
+        scored = algorithm.microbatches, algorithm.packing
+        return with_shared_passes(losses, context, algorithm.roles, params, batch, *scored)
 
     return objective
 
@@ -265,10 +312,13 @@ def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[Tra
 
     Float hyper-parameters enter as arguments, so algorithms that differ only in them share one compiled program.
 
-    Raises ConfigError if a loss is given and no role has an optimizer.
+    Raises ConfigError if a loss is given and no role has an optimizer, or if packing does not go with the rest.
     """
     if algorithm.losses and not trained(algorithm.roles):
         raise ConfigError(
             "the algorithm has losses but no role has an optimizer: Role(..., optimizer=fn(adamw, learning_rate=1e-3))"
         )
-    return functools.partial(_update, _only(algorithm, experience={}))
+    alone = _only(algorithm, experience={})
+    if algorithm.packing is None:
+        return functools.partial(_update, alone)
+    return lambda state, batch: _update(_that_packs(alone, batch), state, batch)

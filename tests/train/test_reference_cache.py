@@ -1,0 +1,230 @@
+"""Cached log-probs of a frozen role: the same training as without them, scored once, and never those of something
+else."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from alignjax import algorithms, losses, roles, stages
+from alignjax.config import ConfigError, Experiment, fn
+from alignjax.data.logp_shards import content_keys, read_shards, write_shard
+from alignjax.data.stream import Opened, Source, endless
+from alignjax.mesh import make_mesh
+from alignjax.train import reference_cache
+from alignjax.train.interrupt import Interrupted, Wish
+from alignjax.train.loop import train
+from alignjax.train.optimizers import adamw
+from alignjax.train.state import TrainState, create_state
+from alignjax.types import Algorithm, Batch, Context, Key, Role
+from alignjax.workspace import Workspace
+from tests import tiny
+
+ROWS, SIZE, STEPS = 10, 4, 6  # two epochs and a bit, and a last batch to be filled up
+
+
+def pairs(workspace: Workspace | None, seed: int, *, first: int = 0, pad: int = 0) -> Source:
+    """Ragged pairs; `first`: the number that the tokens are drawn by; pad: further empty slots."""
+    batch = tiny.ragged(first, rows=ROWS, p=6, t=5).replace(logps={})
+    wide = {name: np.pad(getattr(batch, name), [(0, 0), (0, 0), (0, pad)]) for name in ("tokens", "valid", "mask")}
+    wide |= {name: np.pad(getattr(batch, name), [(0, 0), (pad, 0)]) for name in ("prompt", "prompt_valid")}
+    batch = batch.replace(**wide)
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(ROWS)]
+    spec = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((SIZE, *leaf.shape), leaf.dtype), rows[0])
+    return Source(spec, lambda: Opened(endless(rows, seed, True), ROWS, {}))
+
+
+def experiment(cached: tuple[str, ...] = ("reference",), seed: int = 0, **source: Any) -> Experiment:
+    network = tiny.model(layers=1)
+    # The reference is another network than the policy at first, so that a wrong number shows at once.
+    algorithm = algorithms.ipo(network, start=roles.fresh(), optimizer=fn(adamw, learning_rate=1e-2))
+    given = {**algorithm.roles, "reference": Role(network, roles.fresh())}
+    algorithm = dataclasses.replace(algorithm, roles=given)
+    return Experiment(algorithm, fn(pairs, **source), steps=STEPS, seed=seed, log_every=1, cached_logps=cached)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ALIGNJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(given: Experiment, folder: Path) -> tuple[Any, list[float]]:
+    """(last state, losses)."""
+    state = train(given, Workspace(folder), console=Console(quiet=True))
+    return state, [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_is_the_same(tmp_path: Path, cache: Path) -> None:
+    plain, losses_ = run(experiment(cached=()), tmp_path / "plain")
+    state, found = run(experiment(), tmp_path / "cached")
+    assert found == pytest.approx(losses_, rel=1e-5)
+    assert tiny.difference(plain.roles["policy"], state.roles["policy"]) < 1e-4
+
+
+@functools.cache
+def first_state(seed: int = 0) -> TrainState:
+    return create_state(experiment().algorithm, seed, Workspace(Path("nowhere")))
+
+
+def prepared(given: Experiment, state: TrainState | None = None, wish: Wish | None = None) -> tuple[Source, str]:
+    """(the source with log-probs, what was printed)."""
+    text = io.StringIO()
+    source = given.source(None, given.seed)
+    console, mesh = Console(file=text, width=200), make_mesh(given.mesh)
+    source = reference_cache.with_logps(given, source, state or first_state(), mesh, console, wish or Wish())
+    return source, text.getvalue()
+
+
+def test_rows_are_scored_once_per_content_and_reference(cache: Path) -> None:
+    source, said = prepared(experiment())
+    assert f"{2 * ROWS} completions scored, 0 found" in said
+    assert source[0].logps["reference"].shape == source.spec.logps["reference"].shape
+    network = tiny.model(layers=1)
+    for step in (0, STEPS - 1):
+        wanted = tiny.scorer(network)(first_state().roles["reference"], source[step].replace(logps={}))
+        np.testing.assert_allclose(source[step].logps["reference"], wanted, rtol=1e-5, atol=1e-6)
+
+    padded, said = prepared(experiment(pad=2))  # wider padding is the same content
+    assert f"0 completions scored, {2 * ROWS} found" in said
+    np.testing.assert_array_equal(padded[1].logps["reference"][:, :, :-2], source[1].logps["reference"])
+    _, said = prepared(experiment(first=1))
+    assert f"{2 * ROWS} completions scored, {2 * ROWS} found" in said
+
+    (shard, *_) = sorted(cache.glob("*/*.npz"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    again, said = prepared(experiment())
+    assert f"{shard} is damaged" in said
+    assert f"{2 * ROWS} completions scored, {2 * ROWS} found" in said
+    np.testing.assert_array_equal(again[1].logps["reference"], source[1].logps["reference"])
+
+
+def test_an_interruption_keeps_what_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted) as stopped:  # the wish is seen after the first batch
+        prepared(experiment(), wish=Wish(15))
+    assert stopped.value.code == 143
+    _, said = prepared(experiment())
+    assert f"{2 * (ROWS - SIZE)} completions scored, {2 * SIZE} found" in said
+
+
+def test_what_a_folder_is_named_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm, state = experiment().algorithm, first_state()
+    about = reference_cache.describe(algorithm, "reference", state)
+    assert about == reference_cache.describe(algorithm, "reference", first_state())
+    leaf = state.roles["reference"]["norm"]
+    nudged = {**state.roles["reference"], "norm": leaf.at[0].set(np.nextafter(np.float32(leaf[0]), np.float32(9)))}
+    one_bit = dataclasses.replace(state, roles={**state.roles, "reference": nudged})
+    half = Role(tiny.model(layers=1, dtype="bfloat16"), None)
+    others = [
+        reference_cache.describe(algorithm, "reference", one_bit),
+        reference_cache.describe(dataclasses.replace(algorithm, roles={"reference": half}), "reference", state),
+    ]
+    monkeypatch.setattr(reference_cache, "versions", lambda: {"jax": "another"})
+    others.append(reference_cache.describe(algorithm, "reference", state))
+    folders = {reference_cache.folder_of(one) for one in [about, *others]}
+    assert len(folders) == 4
+
+
+def test_shards(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    one = {draw.bytes(16): draw.normal(size=n).astype(np.float32) for n in (3, 0, 7)}
+    two = {draw.bytes(16): draw.normal(size=n).astype(np.float32) for n in (0,)}
+    kept, cut = write_shard(tmp_path, one), write_shard(tmp_path, two)
+    (tmp_path / ".half").write_bytes(kept.read_bytes()[:100])
+    said: list[str] = []
+    found = read_shards(tmp_path, said.append)
+    assert not said
+    assert found.keys() == {**one, **two}.keys()
+    assert all(np.array_equal(found[key], value) for key, value in {**one, **two}.items())
+    cut.write_bytes(cut.read_bytes()[:-30])
+    assert read_shards(tmp_path, said.append).keys() == one.keys()
+    assert len(said) == 1
+    assert not cut.exists()
+
+
+def test_keys_are_of_content() -> None:
+    batch = tiny.ragged(0, rows=3, n=2, gaps=True)
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(3)]
+    keys = [key for row in rows for key in content_keys(row)]
+    assert len(set(keys)) == 6
+    noisy = rows[0].replace(tokens=np.where(rows[0].valid, rows[0].tokens, 0), logps={}, mask=None)
+    assert content_keys(noisy) == keys[:2]
+    slot = int(np.argmax(rows[0].valid[1]))
+    other = noisy.tokens.copy()
+    other[1, slot] += 1
+    changed = content_keys(noisy.replace(tokens=other))
+    assert (changed[0] == keys[0], changed[1] == keys[1]) == (True, False)
+    # A token moved from the prompt's end to the completion's start is other content, though the tokens are the same.
+    flat = Batch(prompt=np.array([5, 6]), prompt_valid=np.array([True, True]), tokens=np.array([[7]]))
+    flat = flat.replace(valid=np.array([[True]]))
+    moved = Batch(prompt=np.array([5]), prompt_valid=np.array([True]), tokens=np.array([[6, 7]]))
+    assert content_keys(flat) != content_keys(moved.replace(valid=np.array([[True, True]])))
+    told = [content_keys(flat.replace(prompts={"user": np.int32(user)})) for user in (0, 1)]
+    assert told[0] != told[1]
+
+
+def shuffled(context: Context, batch: Batch, key: Key) -> Batch:
+    return batch.replace(tokens=batch.tokens[:, ::-1])
+
+
+def moving(own: Any, context: Context, batch: Batch, key: Key) -> Any:
+    return own
+
+
+def refused(change: str) -> Experiment:
+    given = experiment()
+    algorithm: Algorithm = given.algorithm
+    if change == "policy moves":
+        return dataclasses.replace(given, cached_logps=("policy",))
+    if change == "no role 'refrence'":
+        return dataclasses.replace(given, cached_logps=("refrence",))
+    if change == "'shuffled' may change":
+        stages_ = {"shuffled": fn(shuffled), **algorithm.experience}
+        return dataclasses.replace(given, algorithm=dataclasses.replace(algorithm, experience=stages_))
+    own = algorithm.roles["reference"]
+    role = (
+        dataclasses.replace(own, rule=fn(moving))
+        if change == "rule moves"
+        else dataclasses.replace(own, build=fn(from_policy))
+    )
+    given_roles = {**algorithm.roles, "reference": role}
+    return dataclasses.replace(given, algorithm=dataclasses.replace(algorithm, roles=given_roles))
+
+
+def from_policy(own: Any, params: Any) -> Any:
+    return params("policy")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("policy moves", "role 'policy' moves"),
+        ("no role 'refrence'", "Did you mean 'reference'"),
+        ("'shuffled' may change", "stage 'shuffled' may change"),
+        ("rule moves", "role 'reference' moves"),
+        ("built from policy", "built from 'policy', which moves"),
+    ],
+)
+def test_what_moves_is_refused(change: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(refused(change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_asked_stage_is_left_out() -> None:
+    given = experiment()
+    more = {**given.algorithm.experience, "policy": fn(stages.logprobs, role="policy")}
+    algorithm = dataclasses.replace(given.algorithm, experience=more, losses={"pair": fn(losses.dpo, beta=0.1)})
+    kept = reference_cache.without_cached(dataclasses.replace(given, algorithm=algorithm))
+    assert list(kept.experience) == ["policy"]
