@@ -104,6 +104,26 @@ def test_half_precision_files_in_pieces(dtype: str, root: Path, tmp_path: Path) 
     jax.tree.map(np.testing.assert_array_equal, params, loaded(tmp_path / "out")[1])
 
 
+def test_the_text_model_of_one_with_images(root: Path, tmp_path: Path) -> None:
+    """Gemma 3 of 4 billion weights and more is published with eyes; what is read is its language model."""
+    text = theirs("gemma3").config.to_dict()
+    eyes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+    }
+    config = transformers.Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=4)
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    model.save_pretrained(tmp_path)
+    _, params = loaded(tmp_path)
+    weights = {name: tensor.numpy() for name, tensor in model.model.language_model.state_dict().items()}
+    np.testing.assert_array_equal(params["layers"]["q"][4], weights["layers.4.self_attn.q_proj.weight"].T)
+    np.testing.assert_array_equal(params["embed"], weights["embed_tokens.weight"])
+    assert huggingface.config_of(tmp_path) == huggingface.config_of(written("gemma3", root))
+
+
 @pytest.mark.parametrize("kind", sorted(huggingface.FAMILIES))
 def test_what_a_config_leaves_unsaid(kind: str, root: Path) -> None:
     """The defaults are those of `transformers`, and the keys of older files mean what its newer ones do."""

@@ -10,7 +10,7 @@ from typing import Any
 from alignjax.config import ConfigError, nearest
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
-from alignjax.models.huggingface.families import FAMILIES, Family, family_of
+from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, family_of
 from alignjax.models.huggingface.files import CONFIG, folder_of, read_json
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -34,11 +34,20 @@ def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
     Raises ConfigError naming the file and the key for what is not there, not known, or would change the numbers and is
     not built: quantised weights, other rotary scalings, bidirectional attention.
     """
-    where = folder_of(folder) / CONFIG
-    config = TransformerConfig(**described(read_json(where), where))
+    config = TransformerConfig(**described(*config_in(folder)))
     if "outputs" in changes:
         changes["outputs"] = (*config.outputs, *(name for name in changes["outputs"] if name not in config.outputs))
     return dataclasses.replace(config, **changes)
+
+
+def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
+    """(config.json, its path); of a model with images, what it says of the part that reads and writes text."""
+    where = folder_of(folder) / CONFIG
+    given = read_json(where)
+    if given.get("architectures") == [WITH_IMAGES]:
+        text = {"tie_word_embeddings": given.get("tie_word_embeddings", True), **(given.get("text_config") or {})}
+        given = {**text, "model_type": "gemma3_text", "architectures": [FAMILIES["gemma3_text"].causal]}
+    return given, where
 
 
 def described(given: Mapping[str, Any], where: Any) -> dict[str, Any]:

@@ -56,6 +56,21 @@ _GEMMA = {
 }
 
 
+_GEMMA3 = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+    "sliding_window_pattern": 6,
+}
+
+# The Gemma 3 that also reads images: its text model is a gemma3_text, and the rest is passed over.
+WITH_IMAGES = "Gemma3ForConditionalGeneration"
+_OF_IMAGES = ("vision_tower.", "multi_modal_projector.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One `model_type` of a config.json. causal, classifier: its "architectures"; modules: our leaf -> their module;
@@ -114,7 +129,7 @@ FAMILIES: Mapping[str, Family] = _families(
         "Gemma3ForCausalLM",
         "Gemma3TextForSequenceClassification",
         _GEMMA2 | _QK_NORM,
-        _COMMON | _GEMMA | {"rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6},
+        _COMMON | _GEMMA | _GEMMA3,
     ),
 )
 
@@ -142,6 +157,11 @@ def tensor_name(leaf: str, family: Family) -> str | None:
         module, _, last = leaf.rpartition("/")
         part = "bias" if last == "bias" else "weight"
     return f"{family.modules[module]}.{part}" if module in family.modules else None
+
+
+def text_name(name: str) -> str | None:
+    """The name that a tensor of a model with images would have in its text model; None for one that is not of it."""
+    return None if name.startswith(_OF_IMAGES) else name.removeprefix("language_model.")
 
 
 def is_transposed(leaf: str, ndim: int) -> bool:

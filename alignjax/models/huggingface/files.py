@@ -18,9 +18,10 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies and what it is; dtype as NumPy calls it."""
+    """Where a tensor lies, under what name, and what it is; dtype as NumPy calls it."""
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
 
@@ -88,7 +89,7 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
         if missing:
             raise ConfigError(f"{path} has no tensor {missing[0]!r}, which {INDEX} says it has")
         for key, (dtype, shape) in here.items():
-            found[key] = Stored(path, str(DTYPES.get(dtype, dtype)), shape)
+            found[key] = Stored(path, key, str(DTYPES.get(dtype, dtype)), shape)
     return found
 
 

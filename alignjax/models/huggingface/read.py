@@ -14,8 +14,8 @@ import numpy as np
 import safetensors
 
 from alignjax.config import ConfigError
-from alignjax.models.huggingface.configs import described
-from alignjax.models.huggingface.families import family_of, is_transposed, tensor_name
+from alignjax.models.huggingface.configs import config_in, described
+from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
 from alignjax.models.huggingface.files import CONFIG, Stored, fingerprint, folder_of, read_json, tensors_of
 from alignjax.types import Array, Model, Params
 
@@ -55,16 +55,14 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
     Raises ConfigError naming what is wrong: an unknown architecture, a model of another configuration, files that are
     not there or cut short, tensors that are missing, of another shape or kind, or that no leaf takes.
     """
-    folder = folder_of(folder)
-    where = folder / CONFIG
-    given = read_json(where)
+    given, where = config_in(folder)
     for name, value in described(given, where).items():
         if name not in ("outputs", "classes", "head_bias") and getattr(model.config, name) != value:
             raise ConfigError(
                 f"{where} describes a model with {name}={value!r}, and this one has {getattr(model.config, name)!r}; "
                 "make it with transformer(huggingface.config_of(folder))"
             )
-    family, stored = family_of(given, where), tensors_of(folder)
+    family, stored = family_of(given, where), _stored(folder)
     leaves = leaves_of(jax.eval_shape(model.init, jax.random.key(0)))
     fresh = () if given["architectures"][0] == family.classifier else ("heads/reward/", "heads/classes/")
     parts, wrong = {}, []
@@ -85,8 +83,16 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
     wrong += [f"{name} in {stored[name].file.name} belongs nowhere in a {family.name} of this config" for name in spare]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ConfigError(f"{folder} does not fit its {CONFIG}: {'; '.join(wrong[:4])}{more}")
+        raise ConfigError(f"{where.parent} does not fit its {CONFIG}: {'; '.join(wrong[:4])}{more}")
     return parts
+
+
+def _stored(folder: Path | str) -> dict[str, Stored]:
+    """The tensors of a folder by the names that its family has for them."""
+    found = tensors_of(folder)
+    if read_json(folder_of(folder) / CONFIG).get("architectures") != [WITH_IMAGES]:
+        return found
+    return {name: stored for key, stored in found.items() if (name := text_name(key)) is not None}
 
 
 def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) -> str | None:
@@ -118,7 +124,7 @@ def load(
     slices are read that this process's devices keep, and beside what is on them there is one leaf's at a time.
     told(leaf, number, of): called before each leaf. Raises ConfigError before anything is read, see `check`.
     """
-    parts, stored = check(folder, model), tensors_of(folder)
+    parts, stored = check(folder, model), _stored(folder)
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     leaves, places = leaves_of(abstract), {} if shardings is None else leaves_of(shardings)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -130,7 +136,7 @@ def load(
         }
         for number, (leaf, part) in enumerate(parts.items()):
             told(leaf, number, len(parts))
-            views = [files[stored[name].file].get_slice(name) for name in part.tensors]
+            views = [files[stored[name].file].get_slice(stored[name].name) for name in part.tensors]
             made = _leaf(leaves[leaf], part, views, places.get(leaf, here))
             *parents, last = leaf.split("/")
             inner = params

@@ -63,6 +63,8 @@ def save(
     """
     family, written = config_json(config, head)
     folder = Path(folder).expanduser()
+    if shard_bytes < 1:
+        raise ConfigError(f"a file of at most {shard_bytes} bytes holds nothing")
     if dtype not in DTYPES.values():
         raise ConfigError(f"weights are written as {', '.join(DTYPES.values())}, not {dtype!r}")
     pieces, left = _pieces(params, config, family, head)
