@@ -109,10 +109,11 @@ def mixed(own: Any, params_of: Callable[[str], Params], *, of: tuple[str, ...]) 
     trees = [params_of(name) for name in of]
 
     def one(*leaves: Any) -> Any:
-        if isinstance(leaves[0], Adapted):
-            a = jnp.concatenate([leaf.a for leaf in leaves], axis=-1)
-            b = jnp.concatenate([(w * leaf.b).astype(leaf.b.dtype) for w, leaf in zip(shares, leaves, strict=True)], -2)
-            return Adapted(leaves[0].weight, a, b)
+        small = [(w, leaf) for w, leaf in zip(shares, leaves, strict=True) if isinstance(leaf, Adapted)]
+        if small:  # what has no adapter, the base itself, adds nothing to it
+            a = jnp.concatenate([leaf.a for _, leaf in small], axis=-1)
+            b = jnp.concatenate([(w * leaf.b).astype(leaf.b.dtype) for w, leaf in small], axis=-2)
+            return Adapted(small[0][1].weight, a, b)
         if all(leaf is leaves[0] for leaf in leaves):
             return leaves[0]
         return sum(w * leaf for w, leaf in zip(shares, leaves, strict=True)).astype(leaves[0].dtype)  # type: ignore

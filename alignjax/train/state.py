@@ -194,8 +194,9 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
         like = _checked(name, algorithm.roles[name], role_shapes(folder, start.role))
         if shardings is not None:
             # What goes through a function has another tree in the state than in the checkpoint.
-            through = isinstance(algorithm.roles[name].start, Through) and algorithm.roles[name].model is not None
-            like = _sharded(like, _places(algorithm.roles[name].model, shardings) if through else shardings.roles[name])
+            role = algorithm.roles[name]
+            model = role.model if isinstance(role.start, Through) else None
+            like = _sharded(like, shardings.roles[name] if model is None else _places(model, shardings))
         return restore_role(folder, start.role, like=like)
 
     loaded = _loaded(algorithm, read)

@@ -101,6 +101,9 @@ def test_a_mixture_adds_what_adapters_stand_for() -> None:
     assert mixed["layers"]["q"].a.shape == (2, 16, 6)
     assert mixed["embed"] is parameters(NETWORK)["embed"]
     one, two = (lora.merged(tree) for tree in trees.values())
+    either = {"base": parameters(NETWORK), **trees}
+    halved = lora.mixed({"weights": jnp.array([0.5, 0.5])}, either.__getitem__, of=("base", "one"))
+    assert difference(jax.tree.map(lambda a, b: (a + b) / 2, parameters(NETWORK), one), lora.merged(halved)) < 1e-5
     expected = jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, one, two)
     assert difference(expected, lora.merged(mixed)) < 1e-5
 
