@@ -209,15 +209,16 @@ class MeshConfig:
 @dataclasses.dataclass(frozen=True)
 class Packing:
     """How padding is taken out while a batch is scored: each `prompts` prompts, with all their completions, are laid
-    end to end in a row of `length` slots. A batch in which some row would need more is scored with its padding, in a
-    second compiled program (`models/packing.py`)."""
+    end to end in `rows` rows of `length` slots, the longest first, each into the row that is emptiest. A batch for
+    which that does not do is scored with its padding, in a second compiled program (`models/packing.py`)."""
 
     prompts: int
     length: int
+    rows: int = 1
 
     def __post_init__(self) -> None:
-        if self.prompts < 1 or self.length < 1:
-            raise ConfigError(f"{self}: both are positive numbers")
+        if min(self.prompts, self.length, self.rows) < 1:
+            raise ConfigError(f"{self}: all are positive numbers")
 
 
 @dataclasses.dataclass(frozen=True)

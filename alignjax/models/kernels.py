@@ -128,19 +128,19 @@ class Row:
         self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
     ) -> tuple[tuple[Array, Array], Array]:
         """See `attention.Past.attend`: q [B,N,S,H,h], k and v [B,N,S,K,h]."""
-        flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
+        rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
         if self.ids is None:
             kinds = self.masks
             mask = kinds[0] if len(kinds) == 1 else jnp.where(self.local, kinds[1], kinds[0])
-            mixed = flash(*flat, mask, scale)
+            mixed = flash(rows, mask, scale)
         elif len(self.layouts) == 1 or isinstance(self.local, bool):
-            mixed = splashed(*flat, self.ids, self.layouts[bool(self.local)], scale, softcap)
+            mixed = splashed(rows, self.ids, self.layouts[bool(self.local)], scale, softcap)
         else:
             layers = [
-                lambda *arrays, layout=layout: splashed(*arrays, layout, scale, softcap)
+                lambda rows, ids, layout=layout: splashed(rows, ids, layout, scale, softcap)
                 for layout in reversed(self.layouts)
             ]
-            mixed = jax.lax.cond(self.local, *layers, *flat, self.ids)
+            mixed = jax.lax.cond(self.local, *layers, rows, self.ids)
         if self.even is not None:
             mixed = jnp.where(self.even, mixed, jnp.nan)
         kept = tuple(x.transpose(0, 3, 1, 2, 4) if self.keep else x[:, :, :0] for x in (k, v))
@@ -191,21 +191,20 @@ def _if_windowed(windows: Windows, even: Array) -> Array | None:
     return None if all(window is None for window in windows) else even
 
 
-def flash(q: Array, k: Array, v: Array, mask: Array, scale: float, implementation: Any = "cudnn") -> Array:
+def flash(qkv: tuple[Array, ...], mask: Array, scale: float, implementation: Any = "cudnn") -> Array:
     """cuDNN attention of q [R,S,H,h] over k, v [R,S,K,h] under mask [R,S,S] -> [R,S,H,h]; float32 sums inside."""
-    size = q.shape[1]
+    size = mask.shape[1]
     room = -size % 8  # cuDNN's gradient under a mask wants even lengths
-    q, k, v = (jnp.pad(x, [(0, 0), (0, room), (0, 0), (0, 0)]) for x in (q, k, v))
+    q, k, v = (jnp.pad(x, [(0, 0), (0, room), (0, 0), (0, 0)]) for x in qkv)
     mask = jnp.pad(mask, [(0, 0), (0, room), (0, room)])[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation=implementation)[:, :size]
 
 
-def splashed(
-    q: Array, k: Array, v: Array, ids: Array, layout: Layout, scale: float, softcap: float | None = None
-) -> Array:
+def splashed(qkv: tuple[Array, ...], ids: Array, layout: Layout, scale: float, softcap: float | None = None) -> Array:
     """Splash attention of q [R,S,H,h] over k, v [R,S,K,h] under the static mask of a layout, between tokens of the same
     id [R,S] -> [R,S,H,h]. Blocks in which the mask lets nobody see anything are never computed."""
     splash = importlib.import_module("jax.experimental.pallas.ops.tpu.splash_attention")  # slow, and few need it
+    q, k, v = qkv
     size, heads = q.shape[1], q.shape[2]
     room = -size % LANES
     full = size + room

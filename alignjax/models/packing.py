@@ -20,27 +20,63 @@ from alignjax.types import Array, Batch
 
 class Packed(NamedTuple):
     """Where the slots of packed rows [R,L] come from, and where the completions' slots and the prompts' last tokens lie
-    in them."""
+    in them; C blocks of k prompts, each block in r rows, so that R is C r."""
 
-    source: Array  # [R,L] which of the row's k (P + N*T) padded slots is in a packed one
+    source: Array  # [C,r*L] which of the block's k (P + N*T) padded slots is in a packed one
     filled: Array  # [R,L] whether any is
-    prompt: Array  # [R,L] which of the row's k prompts it belongs to
+    prompt: Array  # [R,L] which of the block's k prompts it belongs to
     part: Array  # [R,L] 0 in a prompt, 1 + n in completion n
-    slots: Array  # [R,k*N*T] where a completion's slot went; anything where it holds no token
-    back: Array  # [R,L] which of the k*N*T a packed slot holds; anything where it holds none of them
-    last: Array  # [R,k] where the last token of each prompt went
+    slots: Array  # [C,k*N*T] where a completion's slot went; anything where it holds no token
+    back: Array  # [C,r*L] which of the k*N*T a packed slot holds; anything where it holds none of them
+    last: Array  # [C,k] where the last token of each prompt went
     fits: Array  # whether no token was left out
 
 
+def _loads(packing: Packing, tokens: np.ndarray) -> np.ndarray:
+    """Tokens in each row, [C,rows], of blocks of prompts with so many tokens, [C,k]: what `_places` does, on the
+    host."""
+    load = np.zeros((len(tokens), packing.rows), np.int64)
+    block = np.arange(len(tokens))
+    for item in np.argsort(-tokens, axis=1, kind="stable").T:
+        load[block, np.argmin(load, axis=1)] += tokens[block, item]
+    return load
+
+
+def _places(packing: Packing, tokens: Array) -> tuple[Array, Array]:
+    """(the first slot of each prompt of a block [k], tokens in each row [rows]): the longest prompt first, each into
+    the row that is emptiest."""
+    order = jnp.argsort(-tokens, stable=True)
+
+    def put(load: Array, item: Array) -> tuple[Array, Array]:
+        row = jnp.argmin(load)
+        return load.at[row].add(tokens[item]), row * packing.length + load[row]
+
+    load, first = jax.lax.scan(put, jnp.zeros(packing.rows, tokens.dtype), order)
+    return jnp.zeros_like(tokens).at[order].set(first), load
+
+
 def packs(packing: Packing, prompt_valid: np.ndarray, valid: np.ndarray, microbatches: int = 1) -> bool:
-    """Whether every row that `packing` makes of a batch (prompt_valid [B,P], valid [B,N,T]) holds all its tokens. On
-    the host: what decides which of two programs runs. True for a batch that does not split: `check` says more."""
+    """Whether the rows that `packing` makes of a batch (prompt_valid [B,P], valid [B,N,T]) hold all its tokens. On the
+    host: what decides which of two programs runs. True for a batch that does not split: `check` says more."""
     if len(valid) % (packing.prompts * microbatches):
         return True
     tokens = prompt_valid.sum(axis=1) + valid.sum(axis=(1, 2))
     # microbatch m is made of rows m, m + microbatches, ...
-    pieces = tokens.reshape(-1, microbatches).T
-    return bool(np.all(pieces.reshape(microbatches, -1, packing.prompts).sum(axis=-1) <= packing.length))
+    pieces = tokens.reshape(-1, microbatches).T.reshape(-1, packing.prompts)
+    return bool(_loads(packing, pieces).max() <= packing.length)
+
+
+def packing_for(
+    tokens: np.ndarray, prompts: int, rows: int = 1, *, padded: float = 0.02, multiple: int = 16
+) -> Packing:
+    """Rows just long enough that at most a share `padded` of batches is scored with its padding.
+
+    tokens: of each prompt with all its completions, [batches, B], as a source gives them: the data's histogram.
+    """
+    found = _loads(Packing(prompts, 1, rows), tokens.reshape(-1, prompts)).max(axis=1)
+    longest = found.reshape(len(tokens), -1).max(axis=1)
+    enough = float(np.quantile(longest, 1 - padded, method="higher"))
+    return Packing(prompts, multiple * int(np.ceil(enough / multiple)), rows)
 
 
 def check(packing: Packing, batch: Batch) -> None:
@@ -59,42 +95,48 @@ def pays(packing: Packing, batch: Batch) -> bool:
     assert batch.prompt is not None
     assert batch.tokens is not None
     _, n, t = batch.tokens.shape
-    return packing.length < packing.prompts * (batch.prompt.shape[1] + n * t)
+    return packing.rows * packing.length < packing.prompts * (batch.prompt.shape[1] + n * t)
 
 
 def pack(packing: Packing, prompt_valid: Array, valid: Array) -> Packed:
     """The layout of a batch: prompt_valid [B,P], valid [B,N,T]."""
-    (rows, p), (_, n, t), k = prompt_valid.shape, valid.shape, packing.prompts
-    whole = jnp.concatenate([prompt_valid, valid.reshape(rows, n * t)], axis=1).reshape(rows // k, k * (p + n * t))
-    slot = jnp.cumsum(whole, axis=1, dtype=jnp.int32) - 1
-    count = slot[:, -1] + 1
-    source = jnp.argsort(~whole, axis=1, stable=True)[:, : packing.length]
-    filled = jnp.arange(packing.length) < count[:, None]
-    prompt, inside = jnp.divmod(source, p + n * t)
-    by_prompt = slot.reshape(rows // k, k, p + n * t)
+    (_, p), (_, n, t), k = prompt_valid.shape, valid.shape, packing.prompts
+    whole = jnp.concatenate([prompt_valid, valid.reshape(-1, n * t)], axis=1).reshape(-1, k, p + n * t)
+    inside = jnp.cumsum(whole, axis=2, dtype=jnp.int32)
+    first, load = jax.vmap(lambda tokens: _places(packing, tokens))(inside[:, :, -1])
+    slot = first[:, :, None] + inside - 1
+    blocks, size = len(whole), packing.rows * packing.length
+
+    def inverse(slot: Array, whole: Array) -> Array:
+        to = jnp.where(whole, slot, size).reshape(-1)  # what holds no token is dropped
+        return jnp.full(size, -1, jnp.int32).at[to].set(jnp.arange(to.size, dtype=jnp.int32), mode="drop")
+
+    source = jax.vmap(inverse)(slot, whole)
+    prompt, place = jnp.divmod(jnp.maximum(source, 0), p + n * t)
+    rows = lambda x: x.reshape(blocks * packing.rows, packing.length)  # noqa: E731
     return Packed(
-        source,
-        filled,
-        prompt,
-        jnp.where(inside < p, 0, 1 + (inside - p) // t),
-        by_prompt[:, :, p:].reshape(rows // k, k * n * t),
-        prompt * n * t + jnp.maximum(inside - p, 0),
+        jnp.maximum(source, 0),
+        rows(source >= 0),
+        rows(prompt),
+        rows(jnp.where(place < p, 0, 1 + (place - p) // t)),
+        slot[:, :, p:].reshape(blocks, k * n * t),
+        prompt * n * t + jnp.maximum(place - p, 0),
         # prompts end at their last slot, or, right-padded, at the last that counted
-        by_prompt[:, :, p - 1],
-        jnp.all(count <= packing.length),
+        slot[:, :, p - 1],
+        jnp.all(load <= packing.length),
     )
 
 
 def into_rows(packed: Packed, prompts: Array, completions: Array) -> Array:
     """Numbers per slot, of prompts [B,P] and completions [B,N,T], as packed rows [R,1,L]."""
-    rows = packed.source.shape[0]
-    whole = jnp.concatenate([prompts, completions.reshape(completions.shape[0], -1)], axis=1).reshape(rows, -1)
-    return jnp.take_along_axis(whole, packed.source, axis=1)[:, None]
+    blocks = packed.source.shape[0]
+    whole = jnp.concatenate([prompts, completions.reshape(completions.shape[0], -1)], axis=1).reshape(blocks, -1)
+    return jnp.take_along_axis(whole, packed.source, axis=1).reshape(packed.filled.shape)[:, None]
 
 
 def packed_mask(packed: Packed, positions: Array, window: int | None) -> Array:
     """Which packed slot sees which, [R,1,1,1,L,L], for positions [R,1,L]."""
-    slots = jnp.arange(packed.source.shape[1])
+    slots = jnp.arange(packed.filled.shape[1])
     own = packed.part[:, None, :] == packed.part[:, :, None]
     see = packed.filled[:, None] & (slots <= slots[:, None]) & (own | (packed.part[:, None] == 0))
     see &= packed.prompt[:, None, :] == packed.prompt[:, :, None]
@@ -108,11 +150,13 @@ def from_rows(packed: Packed, valid: Array) -> tuple[Callable[[Array], Array], C
     prompt's last token [B,..]). NaN if the rows do not hold every token: none is ever left out unseen."""
     there = valid.reshape(packed.slots.shape)
 
+    own = (packed.filled & (packed.part > 0)).reshape(packed.back.shape)
+
     def flagged(x: Array) -> Array:
-        return jnp.where(packed.fits, x[:, 0], jnp.nan)
+        return jnp.where(packed.fits, x, jnp.nan).reshape(*packed.source.shape, *x.shape[3:])
 
     def completions(x: Array) -> Array:
-        found = _gathered(flagged(x), packed.slots, there, packed.back, packed.filled & (packed.part > 0))
+        found = _gathered(flagged(x), packed.slots, there, packed.back, own)
         return found.reshape(*valid.shape, *x.shape[3:])
 
     def last(x: Array) -> Array:
@@ -123,8 +167,8 @@ def from_rows(packed: Packed, valid: Array) -> tuple[Callable[[Array], Array], C
 
 @jax.custom_vjp
 def _gathered(x: Array, slots: Array, there: Array, back: Array, own: Array) -> Array:
-    """x [R,L,..] at slots [R,M], 0 where not there. A slot is asked for once at most, so the gradient is a gather too,
-    by `back` [R,L] where `own`; the one jax derives is a scatter."""
+    """x [C,S,..] at slots [C,M], 0 where not there. A slot is asked for once at most, so the gradient is a gather too,
+    by `back` [C,S] where `own`; the one jax derives is a scatter."""
     return _at(x, slots, there)
 
 
