@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -124,12 +125,38 @@ def test_the_text_model_of_one_with_images(root: Path, tmp_path: Path) -> None:
     assert huggingface.config_of(tmp_path) == huggingface.config_of(written("gemma3", root))
 
 
+OLDER: dict[str, dict[str, Any]] = {
+    "llama": {
+        "rope_theta": 500_000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 2.0,
+            "high_freq_factor": 5.0,
+            "original_max_position_embeddings": 512,
+        },
+    },
+    "mistral": {"rope_theta": 1e6, "sliding_window": None},
+    "qwen2": {"rope_theta": 1e6, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "qwen3": {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "gemma2": {"hidden_act": "gelu", "rope_theta": 5e4},
+    "gemma3_text": {
+        "rope_theta": 2e6,
+        "rope_local_base_freq": 3e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        "sliding_window_pattern": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["defaults", "older keys"])
 @pytest.mark.parametrize("kind", sorted(huggingface.FAMILIES))
-def test_what_a_config_leaves_unsaid(kind: str, root: Path) -> None:
+def test_what_a_config_says_and_leaves_unsaid(kind: str, older: bool) -> None:
     """The defaults are those of `transformers`, and the keys of older files mean what its newer ones do."""
     sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
     sizes["num_attention_heads"] = 8
-    config = transformers.AutoConfig.for_model(kind, **sizes)
+    sizes |= OLDER[kind] if older else {}
+    config = transformers.AutoConfig.for_model(kind, **copy.deepcopy(sizes))
     architectures = [huggingface.FAMILIES[kind].causal]
     full = {**config.to_dict(), "architectures": architectures}
     short = {"model_type": kind, "architectures": architectures, **sizes}

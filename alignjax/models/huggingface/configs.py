@@ -62,7 +62,7 @@ def described(given: Mapping[str, Any], where: Any) -> dict[str, Any]:
         raise ConfigError(f"{where} does not say {missing[0]}")
     fields: dict[str, Any] = {name: given[key] for name, key in _SIZES.items()}
     gemma = family.name.startswith("gemma")
-    activation = given.get("hidden_activation") or given["hidden_act"] if gemma else given["hidden_act"]
+    activation = given["hidden_activation" if gemma else "hidden_act"]
     if activation not in _ACTIVATIONS:
         raise ConfigError(f"{where}: unknown activation {activation!r}.{nearest(str(activation), _ACTIVATIONS)}")
     fields |= {

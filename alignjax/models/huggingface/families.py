@@ -48,7 +48,7 @@ _GEMMA = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 256,
-    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",  # hidden_act, which older files have too, is read by nobody
     "tie_word_embeddings": True,
     "attention_bias": False,
     "query_pre_attn_scalar": 256,
