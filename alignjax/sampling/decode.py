@@ -64,7 +64,9 @@ def generate(
     the key, the prompt's example_id, the completion's number and the position, so a sample depends on neither the rest
     of the batch nor its order (without example_id, rows are numbered), nor on `slots`: None extends all completions
     together until the last has stopped; a number extends so many at a time, and gives the place of one that has stopped
-    to the next (`refill`). weights: "bfloat16" or "int8" for weights that are read faster (`decode_weights`); all
+    to the next (`refill`). All that is up to the rounding of logits, which XLA does otherwise in batches of another
+    shape: now and then a uniform number falls between two roundings of the same distribution function, and that
+    completion goes on otherwise. weights: "bfloat16" or "int8" for weights that are read faster (`decode_weights`); all
     log-probs are then by those weights.
 
     Raises ConfigError if a stream's role or view does not exist, or a role's model cannot be extended.

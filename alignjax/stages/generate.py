@@ -37,8 +37,8 @@ def generate(
 
     behaviour: how streams combine (`own`, `mixture`); streams: what they read, by default the roles the behaviour
     names; temperature 0 is greedy; slots: how many completions are extended at a time, the place of one that has
-    stopped going to the next (None: all, until the last has stopped; the same samples). Fills tokens, valid, mask and
-    logps: every stream's at temperature 1, and "sampler".
+    stopped going to the next (None: all, until the last has stopped; the same samples, up to rounding). Fills tokens, valid,
+    mask and logps: every stream's at temperature 1, and "sampler".
 
     weights: "bfloat16" or "int8" to sample with weights that are cast once per call and read faster. The streams'
     log-probs are then computed anew by the scorer with the weights that are trained, and the metric sampler_gap/STREAM
