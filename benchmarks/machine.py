@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-MATMUL = 2048
-STREAM = 64 * 2**20  # floats: 256 MiB, far beyond any cache
-CACHED = 2 * 2**20  # floats: 8 MiB, the size of a mid-sized working set
+CACHED = 8 * 2**20  # bytes: the size of a mid-sized working set
+
+
+def device() -> str:
+    """The accelerator's name, or the processor's with the number of cores that this process may use."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() != "cpu":
+        return kind
+    about = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", about.read_text()) if about.exists() else None
+    return f"{named[1].strip() if named else kind}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _best(call: Callable[[], Any], repeats: int) -> float:
@@ -25,29 +36,32 @@ def _best(call: Callable[[], Any], repeats: int) -> float:
     return min(times)
 
 
-def matmul_peak(repeats: int = 10) -> float:
-    """float32 FLOP/s of one square matmul."""
-    left = jax.random.normal(jax.random.key(0), (MATMUL, MATMUL))
+def matmul_peak(dtype: str, size: int, repeats: int = 10) -> float:
+    """FLOP/s of one square matmul."""
+    left = jax.random.normal(jax.random.key(0), (size, size), dtype)
     multiply = jax.jit(lambda a, b: a @ b)
-    return 2 * MATMUL**3 / _best(lambda: multiply(left, left), repeats)
+    return 2 * size**3 / _best(lambda: multiply(left, left), repeats)
 
 
-def bandwidth(floats: int = STREAM, repeats: int = 10) -> float:
-    """Bytes per second read and written by y = 2x + y in place."""
+def bandwidth(size: int, repeats: int = 10) -> float:
+    """Bytes per second read and written by y = 2x + y in place, float32, `size` bytes each."""
     step = jax.jit(lambda x, y: 2.0 * x + y, donate_argnums=1)
-    x = jnp.ones(floats)
-    y = [jnp.ones(floats)]
+    x = jnp.ones(size // 4)
+    y = [jnp.ones(size // 4)]
 
     def call() -> jax.Array:
         y[0] = step(x, y[0])
         return y[0]
 
-    return 3 * 4 * floats / _best(call, repeats)
+    return 3 * size / _best(call, repeats)
 
 
-def peaks() -> dict[str, float]:
+def peaks(dtype: str = "float32") -> dict[str, Any]:
+    """On an accelerator larger arrays, without which it measures how a program is started."""
+    cpu = jax.default_backend() == "cpu"
     return {
-        "matmul_gflops": matmul_peak() / 1e9,
-        "memory_gb_per_s": bandwidth() / 1e9,
+        "device": device(),
+        "matmul_gflops": matmul_peak(dtype, 2048 if cpu else 8192) / 1e9,
+        "memory_gb_per_s": bandwidth(2**28 if cpu else 2**32) / 1e9,  # far beyond any cache
         "cached_gb_per_s": bandwidth(CACHED, 50) / 1e9,
     }

@@ -1,8 +1,10 @@
-"""A side of the comparison in a process of its own: it prepares rows and times single calls of them on request.
+"""A side of the comparison in a process of its own: it prepares works and times single calls of them on request.
 
 Processes, because two frameworks in one process fight for the cores with spinning thread pools, and because Tunix needs
-an environment of its own. One process works at a time; the others block on a pipe.
-The protocol is a JSON object per line on the standard streams: {"prepare": row} then {"time": row}.
+an environment of its own. A side imports its packages once; every work then runs in a fork of that process, so that
+its memory is its own and what kills it kills nothing else. One process works at a time; the others block on a pipe.
+The protocol is a JSON object per line on the standard streams: {"prepare": work, "sizes": {..}}, {"time": work} as
+often as wanted, {"finish": work}. An answer that holds "failed" ends the work.
 """
 
 from __future__ import annotations
@@ -10,27 +12,57 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sizes import Sizes
+
 ROOT = Path(__file__).resolve().parent.parent
-THREADS = "2"
+THREADS = 2
+LIMIT = 600  # seconds after which a work is killed
 
 
-class Missing(RuntimeError):
-    """The packages of a side are not installed where it was to run."""
+def _pin() -> None:
+    """On a CPU every side gets the same two cores, which bounds the thread pools of all frameworks alike."""
+    if os.environ["JAX_PLATFORMS"] == "cpu" and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
+def _work(module: Any, request: dict[str, Any], answer: Callable[..., None]) -> None:
+    """The fork's life: one work, from its preparation to its peak memory."""
+    signal.alarm(LIMIT)
+    try:
+        call = module.prepare(request["prepare"], Sizes(**request["sizes"]))
+        compiled = getattr(module, "compiled", dict)
+        compiled()  # forget what making weights took
+        start = time.perf_counter()
+        first = call() or {}
+        answer(first=first, first_seconds=time.perf_counter() - start, compile_seconds=compiled())
+        while "time" in json.loads(sys.stdin.readline()):
+            start = time.perf_counter()
+            facts = call() or {}
+            answer(seconds=time.perf_counter() - start, **facts)
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+        answer(rss_bytes=rss, device_bytes=module.device_bytes())
+    except Exception as error:
+        traceback.print_exc()
+        answer(failed=f"{type(error).__name__}: {error}".split("\n")[0][:300])
 
 
 def serve(side: str) -> None:
-    """The child's loop. `benchmarks.<side>.prepare(row)` returns a call that does the row's work once, waits for it and
-    may return facts to check."""
+    """The side's loop. `benchmarks.<side>.prepare(work, sizes)` returns a call that does the work once, waits for it
+    and may return facts to check."""
+    _pin()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to the log
-    calls: dict[str, Any] = {}
 
     def answer(**facts: Any) -> None:
         print(json.dumps(facts), file=answers, flush=True)
@@ -41,67 +73,88 @@ def serve(side: str) -> None:
         answer(missing=error.name)
         return
     answer(versions=module.versions())
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
-        if "prepare" in request:
-            call = calls[request["prepare"]] = module.prepare(request["prepare"])
-            first = call()  # compiles
-            answer(first=first or {}, compile_seconds=module.compiled() if hasattr(module, "compiled") else {})
-        else:
-            start = time.perf_counter()
-            facts = calls[request["time"]]()
-            answer(seconds=time.perf_counter() - start, **(facts or {}))
+        if "prepare" not in request:
+            continue  # meant for a fork that has died: its end is the answer already
+        child = os.fork()
+        if child == 0:
+            _work(module, request, answer)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            code = os.waitstatus_to_exitcode(status)
+            late = f"took more than {LIMIT} s" if code == -signal.SIGALRM else f"its process ended with {code}"
+            answer(failed=late)
+
+
+class Missing(RuntimeError):
+    """The packages of a side are not installed where it was to run."""
 
 
 class Side:
-    """The parent's end: `prepare(row)` and `time(row)`."""
+    """The parent's end: `ready()`, then for each work `prepare`, `time` as often as wanted, `finish`."""
 
-    def __init__(self, side: str, python: str) -> None:
-        self.name = side
-        self._log = tempfile.NamedTemporaryFile("w+", suffix=f".{side}.log")  # noqa: SIM115  (lives as long as the side)
-        environment = {
+    def __init__(self, side: str, python: str, platform: str = "cpu", **environment: str) -> None:
+        self.name, self.python = side, python
+        self.log = tempfile.NamedTemporaryFile("w+", suffix=f".{side}.log")  # noqa: SIM115  (lives as long as the side)
+        threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)} if platform == "cpu" else {}
+        settings = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "OMP_NUM_THREADS": THREADS,
-            "MKL_NUM_THREADS": THREADS,
-            "JAX_PLATFORMS": "cpu",
+            "JAX_PLATFORMS": platform,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several sides share a device
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
+            **threads,
+            **environment,
         }
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", side],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=self.log,
             text=True,
             cwd=ROOT,
-            env=environment,
+            env=settings,
         )
-        greeting = self._read()
-        if "missing" in greeting:
-            raise Missing(f"{greeting['missing']} is not installed in {python}")
-        self.versions: dict[str, str] = greeting["versions"]
 
-    def _read(self) -> dict[str, Any]:
+    def ready(self) -> dict[str, str]:
+        """Versions of what the side imported. Raises Missing if it is not installed or cannot be imported."""
+        greeting = self._answer()
+        if "missing" in greeting:
+            raise Missing(f"{greeting['missing']} is not installed in {self.python}")
+        if "failed" in greeting:
+            raise Missing(greeting["failed"])
+        return greeting["versions"]
+
+    def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._log.seek(0)
-            raise RuntimeError(f"the {self.name} side ended early:\n{self._log.read()[-4000:]}")
-        return json.loads(line)
+        if line:
+            return json.loads(line)
+        self._process.wait()
+        self.log.seek(0)
+        said = self.log.read().strip().split("\n")[-1]
+        return {"failed": f"the {self.name} side ended with {self._process.returncode}: {said[:300]}"}
 
-    def _ask(self, **request: str) -> dict[str, Any]:
+    def _ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._read()
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says how it ended
+        return self._answer()
 
-    def prepare(self, row: str) -> dict[str, Any]:
-        return self._ask(prepare=row)
+    def prepare(self, work: str, sizes: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(prepare=work, sizes=sizes)
 
-    def time(self, row: str) -> dict[str, Any]:
-        return self._ask(time=row)
+    def time(self, work: str) -> dict[str, Any]:
+        return self._ask(time=work)
+
+    def finish(self, work: str) -> dict[str, Any]:
+        return self._ask(finish=work)
 
     def close(self) -> None:
         assert self._process.stdin is not None
