@@ -6,8 +6,11 @@ import sys
 
 import jax
 import pytest
+from commands import ROOT
 
 from alignjax.models import TransformerConfig, transformer
+
+sys.path.insert(0, str(ROOT))
 from benchmarks import peers, results, scaling, worker
 from benchmarks.sizes import SIZES, Sizes
 
