@@ -77,9 +77,7 @@ def train(
     with together():
         if leads():
             checkpoint.check_room(folder, like, keep=experiment.keep)
-    source = experiment.source(workspace, experiment.seed)
-    if getattr(source, "buckets", ()) and (experiment.overlap or not algorithm.losses):
-        raise ConfigError("batches of several shapes can be neither overlapped nor recorded; leave out the buckets")
+    source = _source(experiment, algorithm, workspace)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling())
@@ -178,6 +176,13 @@ def _made(
     batches = _batches(source, first + (state.pending is not None), last + 1, mesh)
     experience, pending = stack.enter_context(ahead(experience, algorithm, state, batches))
     return {"batches": batches, "experience": experience, "pending": pending}
+
+
+def _source(experiment: Experiment, algorithm: Algorithm, workspace: Workspace) -> Any:
+    source = experiment.source(workspace, experiment.seed)
+    if getattr(source, "buckets", ()) and (experiment.overlap or not algorithm.losses):
+        raise ConfigError("batches of several shapes can be neither overlapped nor recorded; leave out the buckets")
+    return source
 
 
 def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Iterator[Batch]:
