@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -32,13 +33,14 @@ DECODE: Mapping[str, str | tuple[str, ...] | None] = {**dict.fromkeys(TABLE), "b
 
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     """A mesh of all devices with axes (replica, fsdp, tensor); ConfigError if the sizes do not multiply to their
-    number.
+    number, or if replica does not cross the TPU slices that there are.
 
     Axes are of type Auto: jax's default, Explicit, refuses gathers over a sharded vocabulary.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # Of TPUs alone: on GPUs the number says which share a fast link, and fsdp over several of those is common.
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
     if slices == 1:
         return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     if sizes[0] % slices:
@@ -47,7 +49,7 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
             f"slow network between them, must be {slices} or a multiple of it"
         )
     inside = (sizes[0] // slices, *sizes[1:])
-    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices)
+    order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
     return Mesh(order, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
@@ -94,7 +96,9 @@ def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
     """
     if isinstance(axes, Mapping) and isinstance(tree, Mapping):
         return {name: constrain(part, axes.get(name), table) for name, part in tree.items()}
-    mesh = _mesh_of(tree) if isinstance(axes, tuple) and getattr(tree, "ndim", None) == len(axes) else None
+    if not isinstance(axes, tuple) or getattr(tree, "ndim", None) != len(axes):
+        return tree
+    mesh = _mesh_of(tree)
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec(axes, tree.shape, mesh, table)))
@@ -123,7 +127,7 @@ def by_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = TABLE) -> An
 
 def _mesh_of(leaf: Any) -> Any:
     """The mesh of the traced function that made an array, if it is one of ours and has more than one device."""
-    if not isinstance(leaf, jax.core.Tracer):
+    if not isinstance(leaf, Tracer):
         return None
     mesh = jax.typeof(leaf).sharding.mesh
     return mesh if tuple(mesh.axis_names) == AXES and mesh.size > 1 else None

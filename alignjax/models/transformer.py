@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alignjax.mesh import DECODE, USED, constrain
+from alignjax.mesh import USED, constrain
 from alignjax.models import heads as heads_module
 from alignjax.models import kernels
 from alignjax.models.architecture import TransformerConfig
@@ -51,26 +51,30 @@ def _run(
 ) -> tuple[Array, Any, dict[str, Array]]:
     """Embeds tokens [B,N,T] and runs the layers, in a scan if they are stacked, in a loop if they are a tuple ->
     (hidden, what the layers keep, states at sites). past_of(shared, own, local) makes a layer's past of its caches."""
-    # Of the two ways to multiply what is split by rows with a weight that is split by its inputs, the compiler may take
-    # the other one, and gather the batch instead of the weight.
     decodes = isinstance(params["layers"], tuple)
-    table = DECODE if decodes else USED
-    by_rows = functools.partial(constrain, axes=("batch", None, None, None), table=table)
-    embed = constrain(params["embed"], ("vocab", "embed"), table)
+
+    def laid(tree: Any, axes: Any) -> Any:
+        """Of the two ways to multiply what is split by rows with a weight that is split by its inputs, the compiler may
+        take the other one, and gather the batch instead of the weight. A sampler has gathered its weights."""
+        return tree if decodes else constrain(tree, axes, USED)
+
+    rows = ("batch", None, None, None)
+    embed = laid(params["embed"], ("vocab", "embed"))
     x = jnp.take(embed, tokens, axis=0).astype(jnp.dtype(config.dtype))
     if config.embed_scale:
         x = x * jnp.asarray(config.width**0.5, x.dtype)
     if "embed" in edits:
         x = x + edits["embed"]
-    x = by_rows(x)
+    x = laid(x, rows)
     sited = {"embed": x} if "embed" in states else {}
     by_layer = {site: edit for site, edit in edits.items() if site != "embed"}
 
     def layer(x: Array, given: Any) -> tuple[Array, Any]:
         weights, shared, own, edit, local = given
-        weights = weights if decodes else constrain(weights, _layer_axes(config), USED)
-        x, kept, seen = nnx.merge(block, weights)(x, positions, past_of(shared, own, local), edit, local)
-        return by_rows(x), (kept, {site: seen[site] for site in states if site != "embed"})
+        x, kept, seen = nnx.merge(block, laid(weights, _layer_axes(config)))(
+            x, positions, past_of(shared, own, local), edit, local
+        )
+        return laid(x, rows), (kept, {site: seen[site] for site in states if site != "embed"})
 
     if config.remat == "layer" and caches[1] is None:
         layer = jax.checkpoint(layer)

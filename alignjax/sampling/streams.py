@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, nearest
-from alignjax.mesh import whole
 from alignjax.models.functional import Cache, share, unrolled
 from alignjax.numerics import take_token
 from alignjax.sampling import filters
@@ -110,7 +109,7 @@ def trunks_of(
         params = context.params(stream.role)
         if weights is not None:
             model, params = decode_weights(stream.role, model, params, weights)
-        trunks[stream.role, stream.view] = Trunk(model, unrolled(whole(params)))
+        trunks[stream.role, stream.view] = Trunk(model, unrolled(params))
     return trunks
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 
 from alignjax.config import Fn, fn
-from alignjax.mesh import DECODE, by_rows
+from alignjax.mesh import DECODE, USED, by_rows, constrain, whole
 from alignjax.sampling import decode
 from alignjax.sampling.behaviours import own
 from alignjax.sampling.streams import Filters, Sampled, Stream, default_streams
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Params
 
 __all__ = ["generate", "logprobs", "values"]
 
@@ -32,24 +34,29 @@ def generate(
     stop: tuple[int, ...] = (2,),
     slots: int | None = None,
     weights: str | None = None,
+    tensor_parallel: bool = False,
 ) -> Batch:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
     behaviour: how streams combine (`own`, `mixture`); streams: what they read, by default the roles the behaviour
     names; temperature 0 is greedy; slots: how many completions are extended at a time, the place of one that has
-    stopped going to the next (None: all, until the last has stopped; the same samples, up to rounding). Fills tokens, valid,
-    mask and logps: every stream's at temperature 1, and "sampler".
+    stopped going to the next (None: all, until the last has stopped; the same samples, up to rounding). Fills tokens,
+    valid, mask and logps: every stream's at temperature 1, and "sampler".
 
     weights: "bfloat16" or "int8" to sample with weights that are cast once per call and read faster. The streams'
     log-probs are then computed anew by the scorer with the weights that are trained, and the metric sampler_gap/STREAM
     says how far the sampler's were from them, in nats per token. "sampler" stays what was sampled from: what an
     importance weight divides by.
+
+    On a mesh all weights are gathered once per call and every device samples rows of its own; with tensor_parallel they
+    stay split over the tensor axis, for models that a device cannot hold.
+
     Where the batch had completions already, only logps known for both parts are kept.
     """
     filters = Filters(temperature, top_k, top_p, min_p)
     new = decode.generate(
-        context,
-        by_rows(batch, table=DECODE),
+        dataclasses.replace(context, params=functools.partial(_gathered, context, tensor_parallel)),
+        batch if tensor_parallel else by_rows(batch, table=DECODE),
         key,
         n=n,
         max_tokens=max_tokens,
@@ -70,6 +77,12 @@ def generate(
     if batch.tokens is None:
         return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
     return _appended(batch, new.tokens, new.valid, mask, new.logps)
+
+
+def _gathered(context: Context, tensor_parallel: bool, role: str) -> Params:
+    """A role's params as its sampler uses them."""
+    model, params = context.roles[role].model, context.params(role)
+    return constrain(params, model and model.axes, USED) if tensor_parallel else whole(params)
 
 
 def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Stream, ...]) -> Sampled:
