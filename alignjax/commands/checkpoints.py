@@ -123,8 +123,9 @@ def export(
     was trained.
     """
     folder = Path(source).expanduser()
-    if tokenizer is not None and not (tokenizer.expanduser() / "tokenizer.json").is_file():
-        raise ConfigError(f"{tokenizer} has no tokenizer.json")
+    files = [] if tokenizer is None else [tokenizer.expanduser() / f"tokenizer.{form}" for form in ("json", "model")]
+    if files and not any(file.is_file() for file in files):
+        raise ConfigError(f"{tokenizer} has no tokenizer.json or tokenizer.model")
     record = read_json(folder / FILE) if (folder / FILE).is_file() else None
     imported = record is not None and "imported" in record.get("config", {})
     found = _of_import(folder, record, role) if imported and record is not None else _of_run(source, role)

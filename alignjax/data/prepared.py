@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, nearest
 from alignjax.data.records import Record, read_lengths, read_records, write_records
-from alignjax.data.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, train_bpe
+from alignjax.data.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
 from alignjax.workspace import Workspace
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
@@ -44,9 +44,9 @@ class Collected:
 class Dataset:
     """Where rows come from and which tokenizer they are written with. Frozen and hashable: a value in a config.
 
-    vocab_size: of the byte-level BPE trained on the train split; tokenizer: instead, the path of a tokenizer.json, or
-    another Dataset whose tokenizer is to be shared. prefix, suffix: the instruction frame around every prompt, never
-    cut when a prompt is truncated.
+    vocab_size: of the byte-level BPE trained on the train split; tokenizer: instead, the path of a tokenizer.json or
+    tokenizer.model, or another Dataset whose tokenizer is to be shared. prefix, suffix: the instruction frame around
+    every prompt, never cut when a prompt is truncated.
     """
 
     vocab_size: int = 4096
@@ -194,9 +194,8 @@ def rows_of(dataset: Dataset, split: str, workspace: Workspace | None = None) ->
 def _digest_file(path: str | Dataset) -> str:
     if isinstance(path, Dataset) or not path:
         return ""
-    file = Path(path).expanduser()
-    file = file / "tokenizer.json" if file.is_dir() else file
-    beside = [file.with_name(name) for name in NAMING]  # which say what the special ids are
+    file = tokenizer_file(path)
+    beside = [file.with_name(name) for name in (*NAMING, "added_tokens.json")]  # which say what the special ids are
     whole = b"".join(one.read_bytes() for one in (file, *beside) if one.is_file())
     return hashlib.sha256(whole).hexdigest() if file.is_file() else ""
 

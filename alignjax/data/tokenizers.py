@@ -1,4 +1,4 @@
-"""Tokenizers: a byte-level BPE trained on the spot, or anybody's Hugging Face `tokenizer.json`.
+"""Tokenizers: a byte-level BPE trained on the spot, or anybody's Hugging Face `tokenizer.json` or SentencePiece model.
 
 Ids pad 0, bos 1, eos 2 and sep 3 are fixed in what we train; in a file that somebody else trained they are those that
 the files beside it name (tokenizer_config.json, special_tokens_map.json, generation_config.json), or are looked up.
@@ -17,11 +17,12 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from alignjax.config import ConfigError
+from alignjax.data.sentencepiece import read_sentencepiece
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<sep>")
 
-# Files beside a tokenizer.json that say which of its tokens are special.
+# Files beside a tokenizer that say which of its tokens are special.
 NAMING = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
 # Spellings of the special tokens in published tokenizer files, most specific first.
@@ -105,7 +106,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _named(folder: Path, backend: hf.Tokenizer) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Special ids that the files beside a tokenizer.json name, and all ids that end a completion."""
+    """Special ids that the files beside a tokenizer name, and all ids that end a completion."""
     ids: dict[str, int] = {}
     for name in NAMING[:2]:
         for key, token in _json(folder / name).items():
@@ -114,7 +115,7 @@ def _named(folder: Path, backend: hf.Tokenizer) -> tuple[dict[str, int], tuple[i
                 continue
             found = backend.token_to_id(spelling)
             if found is None:
-                raise ConfigError(f"{folder / name}: {key} is {spelling!r}, which tokenizer.json does not have")
+                raise ConfigError(f"{folder / name}: {key} is {spelling!r}, which the tokenizer does not have")
             ids[wanted] = found
     generation = _json(folder / NAMING[2])
     lists = {
@@ -138,39 +139,52 @@ def _look_up(backend: hf.Tokenizer, wanted: str, path: Path, default: int | None
     )
 
 
-def backend_of(path: Path | str) -> hf.Tokenizer:
-    """What a tokenizer.json holds, or that of a folder. Raises ConfigError for a missing or unreadable file."""
+def tokenizer_file(path: Path | str) -> Path:
+    """The file that a path means: itself, or of a folder its tokenizer.json, else its SentencePiece model."""
     path = Path(path).expanduser()
-    folder, path = path, path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_dir() or (path / "tokenizer.json").is_file():
+        return path / "tokenizer.json" if path.is_dir() else path
+    pieces = [path / "tokenizer.model"] if (path / "tokenizer.model").is_file() else sorted(path.glob("*.model"))
+    return pieces[0] if len(pieces) == 1 else path / "tokenizer.json"
+
+
+def backend_of(path: Path | str) -> hf.Tokenizer:
+    """What a tokenizer.json or a SentencePiece model holds, or that of a folder. Raises ConfigError for a missing or
+    unreadable file."""
+    return _read(tokenizer_file(path))[0]
+
+
+def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
+    """The tokenizer of a file, and the special ids that the file itself names."""
     if not path.is_file():
-        pieces = sorted(folder.glob("*.model")) if folder.is_dir() else []
-        if pieces:
-            raise ConfigError(
-                f"{folder} has its tokenizer only as {pieces[0].name} (SentencePiece); write the tokenizer.json with "
-                f"transformers and sentencepiece: AutoTokenizer.from_pretrained({str(folder)!r})"
-                f".save_pretrained({str(folder)!r})"
-            )
-        raise ConfigError(f"there is no tokenizer at {path}; give the path of a tokenizer.json or of its folder")
+        raise ConfigError(
+            f"there is no tokenizer at {path}; give the path of a tokenizer.json, of a SentencePiece tokenizer.model, "
+            "or of the folder of one"
+        )
+    if path.suffix == ".model":
+        return read_sentencepiece(path)
     try:
         backend = hf.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
     if all(backend.id_to_token(i) == token for i, token in enumerate(SPECIAL_TOKENS)):
         backend.encode_special_tokens = True
-    return backend
+    return backend, {}
 
 
 def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
-    """A `tokenizer.json` from disk (or the folder that holds one). Special ids are those that tokenizer_config.json,
-    special_tokens_map.json and generation_config.json beside it name, in this order; what they leave out is looked up
-    by its usual spellings, and beside such files pad and sep are eos where there is nothing else. Name them to be sure:
+    """A `tokenizer.json` or a SentencePiece `tokenizer.model` from disk, or the folder that holds one (with both, the
+    first). Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside
+    it name, in this order, then those of the model file; what they leave out is looked up by its usual spellings, and
+    where anything was named pad and sep are eos for want of better. Name them to be sure:
     `load_tokenizer(path, eos="<|eot_id|>")`.
 
     Raises ConfigError for a missing or unreadable file, or a special token that cannot be found.
     """
-    backend = backend_of(path)
-    path = Path(path).expanduser()
-    named, stops = _named(path if path.is_dir() else path.parent, backend)
+    path = tokenizer_file(path)
+    backend, own = _read(path)
+    named, stops = _named(path.parent, backend)
+    named = {wanted: i for wanted, i in own.items() if wanted in _SPELLINGS} | named
     ids: dict[str, int] = {}
     for wanted in ("eos", "bos", "pad", "sep"):
         if wanted in special:

@@ -1,0 +1,231 @@
+"""SentencePiece's `tokenizer.model` as a `tokenizers.Tokenizer`: the same pieces, scores and rules of whitespace.
+
+The same ids and the same text as the `sentencepiece` package, but for what `read_sentencepiece` names; what cannot be
+said exactly is refused. Sources: Kudo and Richardson 2018 (SentencePiece), Kudo 2018 (unigram), Sennrich et al. 2016
+(BPE).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tokenizers as hf
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from alignjax.config import ConfigError
+
+SPACE = "▁"  # U+2581, what a space is in a piece
+
+# Numbers of sentencepiece_model.proto: the types of a piece and the models.
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
+_UNIGRAM, _BPE = 1, 2
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        from google.protobuf.message import DecodeError  # noqa: PLC0415 (optional)
+        from sentencepiece import sentencepiece_model_pb2 as proto  # noqa: PLC0415 (optional)
+    except ImportError as error:
+        raise ConfigError(
+            f"reading {path} (SentencePiece) needs sentencepiece: pip install 'alignjax[sentencepiece]'"
+        ) from error
+    model = proto.ModelProto()  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ConfigError(f"{path} is not a SentencePiece model ({error}); download it again") from error
+    if not model.pieces:
+        raise ConfigError(f"{path} is not a SentencePiece model: it has no pieces; download it again")
+    return model
+
+
+def _cannot(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: {what}; that cannot be said exactly in a tokenizer.json. Take the tokenizer.json that the model's "
+        "authors publish, if there is one"
+    )
+
+
+def _pieces(model: Any, *types: int) -> list[str]:
+    return [piece.piece for piece in model.pieces if piece.type in types]
+
+
+def _check(path: Path, model: Any) -> None:
+    """Raises ConfigError for a model that tokenizers would read differently."""
+    trainer, rules = model.trainer_spec, model.normalizer_spec
+    for wrong, what in (
+        (trainer.model_type not in (_UNIGRAM, _BPE), "it is a word or char model, neither unigram nor BPE"),
+        (trainer.treat_whitespace_as_suffix, "treat_whitespace_as_suffix is set"),
+        (not rules.escape_whitespaces, "escape_whitespaces is off"),
+        (bool(model.denormalizer_spec.precompiled_charsmap), "it rewrites decoded text (denormalizer_spec)"),
+        (bool(_pieces(model, _UNUSED)), "it has pieces of type UNUSED"),
+        (len(_pieces(model, _UNKNOWN)) != 1, "it has not exactly one unknown piece"),
+        (len({piece.piece for piece in model.pieces}) < len(model.pieces), "a piece stands there twice"),
+    ):
+        if wrong:
+            raise _cannot(path, what)
+    # A character that is in pieces but none itself can be merged in sentencepiece, and is unknown in tokenizers.
+    ordinary = _pieces(model, _NORMAL)
+    alone = {piece for piece in ordinary if len(piece) == 1}
+    for piece in ordinary:
+        if not alone.issuperset(piece):
+            raise _cannot(path, f"piece {piece!r} has the character {min(set(piece) - alone)!r}, which is no piece")
+
+
+def _any(pieces: Iterable[str]) -> str:
+    """A regular expression for any of the pieces, at every place the longest."""
+    return "|".join(re.escape(piece) for piece in sorted(pieces, key=len, reverse=True))
+
+
+def _cut_bytes(path: Path, model: Any) -> list[pre_tokenizers.PreTokenizer]:
+    """A text that spells a byte piece out, "<0x41>", is six characters in sentencepiece: cut it, so that it is never
+    looked up whole."""
+    if not model.trainer_spec.byte_fallback:
+        return []
+    for piece in _pieces(model, _NORMAL, _USER):
+        if "<0" in piece:
+            raise _cannot(path, f"piece {piece!r} looks like the start of a byte piece")
+    return [pre_tokenizers.Split(hf.Regex(r"<(?=0x[0-9A-F]{2}>)"), "merged_with_previous")]
+
+
+def _unigram(path: Path, model: Any) -> tuple[models.Unigram, list[pre_tokenizers.PreTokenizer]]:
+    """A user-defined piece has sentencepiece's own score for it, -0.1: above what any other piece has."""
+    scores = [(piece.piece, -0.1 if piece.type == _USER else piece.score) for piece in model.pieces]
+    unknown = [piece.type for piece in model.pieces].index(_UNKNOWN)
+    return models.Unigram(scores, unknown, model.trainer_spec.byte_fallback), _cut_bytes(path, model)
+
+
+def _merges(path: Path, model: Any) -> list[tuple[str, str]]:
+    """All pairs of pieces that make a piece, the piece with the highest score first: sentencepiece keeps no merges, it
+    joins the neighbours whose piece scores highest."""
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL}
+    found: list[tuple[str, str]] = []
+    before: tuple[float, str] | None = None
+    for piece in sorted(scores, key=lambda piece: -scores[piece]):
+        pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in scores and piece[i:] in scores]
+        if pairs and before and before[0] == scores[piece]:
+            raise _cannot(path, f"pieces {before[1]!r} and {piece!r} have the same score, so no order of merging")
+        if pairs:
+            before = scores[piece], piece
+        found += pairs
+    return found
+
+
+def _bpe(path: Path, model: Any) -> tuple[models.BPE, list[pre_tokenizers.PreTokenizer]]:
+    """User-defined pieces are cut out first, and looked up whole (ignore_merges)."""
+    user = _pieces(model, _USER)
+    rules: dict[str, Any] = {
+        "vocab": {piece.piece: i for i, piece in enumerate(model.pieces)},
+        "merges": _merges(path, model),
+        "unk_token": _pieces(model, _UNKNOWN)[0],
+        "fuse_unk": True,
+        "byte_fallback": model.trainer_spec.byte_fallback,
+    }
+    merging = models.BPE(**rules)
+    if not user:
+        return merging, []
+    # What lies between them is looked up whole as well, which is right only if merging would end there.
+    for piece in _pieces(model, _NORMAL):
+        if len(merging.tokenize(piece)) != 1:
+            raise _cannot(path, f"it has user-defined pieces, and merging never makes its piece {piece!r}")
+    split = pre_tokenizers.Split(hf.Regex(_any(user)), "isolated")
+    return models.BPE(**rules, ignore_merges=True), [split, *_cut_bytes(path, model)]
+
+
+def _normalizer(path: Path, model: Any) -> normalizers.Normalizer:
+    rules = model.normalizer_spec
+    steps: list[normalizers.Normalizer] = []
+    prefix = [normalizers.Prepend(SPACE)] if rules.add_dummy_prefix else []
+    if rules.precompiled_charsmap:
+        charsmap = normalizers.Precompiled(rules.precompiled_charsmap)
+        for piece in _pieces(model, _USER):
+            if charsmap.normalize_str(piece) != piece:
+                raise _cannot(path, f"its characters' map would change the user-defined piece {piece!r}")
+        # It is applied to a grapheme at a time; this one is two characters in sentencepiece.
+        steps += [normalizers.Replace(hf.Regex(r"\r(?=\n)"), charsmap.normalize_str("\r")), charsmap]
+    if rules.remove_extra_whitespaces:
+        steps.append(normalizers.Replace(hf.Regex(rf"\A +| +(?= )|[ {SPACE}]+\z"), ""))
+    return normalizers.Sequence([*steps, *prefix, normalizers.Replace(" ", SPACE)])
+
+
+def _decoder(model: Any) -> decoders.Decoder:
+    trainer, rules = model.trainer_spec, model.normalizer_spec
+    control, unknown = _pieces(model, _CONTROL), _pieces(model, _UNKNOWN)
+    # Token by token up to Fuse, on the whole text after it.
+    steps: list[decoders.Decoder] = [decoders.Replace(hf.Regex(rf"\A(?:{_any(unknown)})\z"), trainer.unk_surface)]
+    if control:
+        steps.append(decoders.Replace(hf.Regex(rf"\A(?:{_any(control)})\z"), ""))
+    steps += [decoders.ByteFallback()] * trainer.byte_fallback + [decoders.Fuse()]
+    if rules.add_dummy_prefix or rules.remove_extra_whitespaces:
+        many = "+" if rules.remove_extra_whitespaces else ""
+        steps.append(decoders.Replace(hf.Regex(rf"\A{SPACE}{many}"), ""))
+    return decoders.Sequence([*steps, decoders.Replace(SPACE, " ")])
+
+
+def _add_beyond(folder: Path, backend: hf.Tokenizer) -> None:
+    """Tokens that were added after the model was trained: added_tokens.json and those of tokenizer_config.json."""
+    added: dict[int, tuple[str, bool]] = {}
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            continue
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            if name == "added_tokens.json":
+                added |= {int(i): (token, True) for token, i in found.items()}
+            else:
+                listed = found.get("added_tokens_decoder", {})
+                added |= {int(i): (one["content"], bool(one.get("special"))) for i, one in listed.items()}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{folder / name} cannot be read ({error}); download it again") from error
+    for i, (token, special) in sorted(added.items()):
+        there = backend.token_to_id(token)
+        if there is None and i == backend.get_vocab_size():
+            backend.add_tokens([hf.AddedToken(token, normalized=False, special=special)])
+        elif there != i:
+            raise ConfigError(
+                f"{folder}: token {token!r} is to have id {i}, but it has {there} of {backend.get_vocab_size()}; the "
+                "files beside tokenizer.model belong to another one"
+            )
+
+
+def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
+    """A SentencePiece model file (unigram or BPE) as a tokenizer with the same ids, and the ids that it names of pad,
+    bos, eos and unk. Needs the `sentencepiece` extra.
+
+    Where it differs from the `sentencepiece` package: a control piece spelt out in a text ("</s>") becomes its id, as
+    chat templates expect, and the text after it is normalised anew; a run of byte pieces that is not UTF-8 decodes to
+    one U+FFFD for each of its bytes; and sums of unigram scores are of 64 bits, not 32, so that segmentations that are
+    as good to seven digits may change places. A map of characters (nmt_nfkc) is applied as in published tokenizer.json
+    files, a grapheme at a time: several combining marks on one letter, a mark on a letter that the map changes, Korean
+    in separate jamo and halfwidth katakana with voicing marks come out otherwise than in `sentencepiece`. Such models
+    are read with a warning; text in NFKC form has none of this.
+
+    Raises ConfigError without the package, for a file that is none, and for a model that cannot be represented.
+    """
+    path = Path(path).expanduser()
+    model = _parsed(path)
+    _check(path, model)
+    kind = _unigram if model.trainer_spec.model_type == _UNIGRAM else _bpe
+    rules, splits = kind(path, model)
+    backend = hf.Tokenizer(rules)
+    backend.normalizer = _normalizer(path, model)
+    if splits:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    backend.decoder = _decoder(model)
+    if model.normalizer_spec.precompiled_charsmap:
+        warnings.warn(
+            f"{path} rewrites characters ({model.normalizer_spec.name or 'its own map'}): stacked combining marks, "
+            "Korean in separate jamo and halfwidth voiced katakana get other ids than in sentencepiece; text in NFKC "
+            "form does not",
+            stacklevel=2,
+        )
+    marks = _pieces(model, _CONTROL, _UNKNOWN)
+    backend.add_special_tokens([hf.AddedToken(mark, normalized=False, special=True) for mark in marks])
+    _add_beyond(path.parent, backend)
+    named = {name: getattr(model.trainer_spec, f"{name}_id") for name in ("pad", "bos", "eos", "unk")}
+    return backend, {name: i for name, i in named.items() if 0 <= i < len(model.pieces)}
