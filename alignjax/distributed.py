@@ -114,17 +114,19 @@ def gathered(text: str) -> list[str]:
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """What fails in this block on one process fails on all: each raises its own error, the others a ConfigError that
-    names the process and its host. Without this they would wait for the one that has left."""
-    failure: Exception | None = None
+    names the process and its host, also where it was stopped (Ctrl-C, SystemExit). Without this they would wait for
+    the one that has left."""
+    failure: BaseException | None = None
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         if not several():
             raise
         failure = error
     if not several():
         return
-    said = gathered("" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {failure}")
+    what = failure if isinstance(failure, Exception) else f"it was stopped ({type(failure).__name__})"
+    said = gathered("" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {what}")
     if failure is not None:
         raise failure
     if wrong := [line for line in said if line]:

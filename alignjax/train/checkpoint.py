@@ -9,6 +9,7 @@ in the data, hence the checksums: computed on device, in integers, so they hold 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import math
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from alignjax.config import nearest
-from alignjax.distributed import gathered
+from alignjax.distributed import gathered, several
 from alignjax.train.leaves import as_key, checksums, form, is_key, leaves_by_name, plain, tree_bytes
 
 FOLDER = "checkpoints"
@@ -72,12 +73,25 @@ def check_room(folder: Path, like: Any, *, keep: int) -> None:
         )
 
 
-def open_writer(folder: Path, *, keep: int) -> Writer:
-    """What writes checkpoints below `folder`, in the background, keeping the newest `keep`."""
+def open_writer(folder: Path, *, keep: int, alone: bool = False) -> Writer:
+    """What writes checkpoints below `folder`, in the background, keeping the newest `keep`. Of several processes all
+    must open it and save together; `alone`: for what one of them does (a job), which then waits for no other."""
+    root = (folder / FOLDER).resolve()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
     )
-    return Writer((folder / FOLDER).resolve(), options=options)
+    if alone:
+        root.mkdir(parents=True, exist_ok=True)  # Orbax makes it only for all processes at once
+        options = dataclasses.replace(options, create=False, multiprocessing_options=_by_itself("writer"))
+    return Writer(root, options=options)
+
+
+def _by_itself(name: str) -> ocp.options.MultiprocessingOptions:
+    """Of several processes this one, which waits for none of the others."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"{name}_{own}"
+    )
 
 
 def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wait: bool = False) -> None:
@@ -92,13 +106,19 @@ def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wai
         "checksums": checksums(named),
         **extra,
     }
-    full = {name: leaf for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
+    full = {name: _given(leaf) for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
     with _told(writer):
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(full), meta=ocp.args.JsonSave(meta))
         if not writer.save(step, args=items):  # what Orbax does with a step that is not newer than all others
             raise FileExistsError(f"step {step} or a later one is already there")
         if wait:
             writer.wait_until_finished()
+
+
+def _given(leaf: Any) -> Any:
+    """Orbax refuses jax arrays that one of several processes has for itself, but takes NumPy's."""
+    own = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+    return jax.device_get(leaf) if several() and own else leaf
 
 
 @contextlib.contextmanager
@@ -129,9 +149,9 @@ def wait(writer: Writer) -> None:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, *, keep: int) -> Iterator[Writer]:
+def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]:
     """`open_writer`, closed at the end, when the last write is complete. Raises CheckpointError if it failed."""
-    writer = open_writer(folder, keep=keep)
+    writer = open_writer(folder, keep=keep, alone=alone)
     try:
         yield writer
         wait(writer)
@@ -160,10 +180,7 @@ def steps(folder: Path) -> list[int]:
 @functools.cache
 def _reader() -> ocp.Checkpointer:
     """Reads without waiting for other processes: each reads its own parts, and a job reads on one process alone."""
-    own = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader_{own}"
-    )
+    alone = _by_itself("reader")
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 

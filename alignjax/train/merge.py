@@ -45,7 +45,7 @@ def merge(
     """
     params = jax.jit(lora.merged)(restored_params(workspace, algorithm(), stage, role))
     last = checkpoint.steps(workspace.find(stage))[-1]
-    with checkpoint.writing(workspace.folder, keep=1) as writer:
+    with checkpoint.writing(workspace.folder, keep=1, alone=True) as writer:
         checkpoint.save(writer, last, {"roles": {role: params}}, {"merged": stage})
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
 

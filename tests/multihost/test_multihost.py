@@ -40,28 +40,35 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, cache: Path, options: Sequence[Sequence[str]], devices: int) -> list[Ended]:
-    """Runs program.py once per entry of `options`, at the same time, as processes of one run."""
-    environment = os.environ | {
+def environment(devices: int) -> dict[str, str]:
+    return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(HERE.parents[1]),
+    }
+
+
+def ended(commands: Sequence[Sequence[str]], variables: dict[str, str]) -> list[Ended]:
+    """Runs the commands at the same time."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, env=variables, **pipes) for command in commands]
+    said = [process.communicate(timeout=600) for process in running]
+    return [Ended(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
+
+
+def start(folder: Path, cache: Path, options: Sequence[Sequence[str]], devices: int) -> list[Ended]:
+    """Runs program.py once per entry of `options`, as processes of one run."""
+    kept = {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    place, running = f"127.0.0.1:{free_port()}", []
+    place, commands = f"127.0.0.1:{free_port()}", []
     for number, own in enumerate(options):
-        command = [sys.executable, str(HERE / "program.py"), str(folder), *MESH, *own]
+        commands.append([sys.executable, str(HERE / "program.py"), str(folder), *MESH, *own])
         if len(options) > 1:
-            command += ["--place", place, str(len(options)), str(number)]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, env=environment, **pipes))
-    found = []
-    for process in running:
-        out, err = process.communicate(timeout=600)
-        found.append(Ended(process.returncode, out, err))
-    return found
+            commands[-1] += ["--place", place, str(len(options)), str(number)]
+    return ended(commands, environment(devices) | kept)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -167,3 +174,14 @@ def test_processes_with_different_configs_all_stop_and_name_who_differs(tmp_path
         assert f"process 1 on {socket.gethostname()}: config.algorithm.roles.policy" in ended.out
         assert "learning_rate: 0.01 -> 0.02" in ended.out
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_job_of_the_first_process_writes_alone_and_the_others_hear_that_it_was_stopped(tmp_path: Path) -> None:
+    place = f"127.0.0.1:{free_port()}"
+    commands = [[sys.executable, str(HERE / "jobs.py"), str(tmp_path), place, "2", str(own)] for own in range(2)]
+    first, second = ended(commands, environment(1))
+    assert first.status == 128 + signal.SIGINT, first.err[-3000:]
+    assert second.status == 0, second.err[-3000:]
+    assert "read [3]" in first.out
+    assert "read [3]" in second.out
+    assert f"process 0 on {socket.gethostname()}: it was stopped (Interrupted)" in second.out

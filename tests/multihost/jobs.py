@@ -1,0 +1,43 @@
+"""One process of a run whose first alone does jobs; `test_multihost.py` starts two.
+
+jobs.py FOLDER COORDINATOR PROCESSES PROCESS: a job that writes a checkpoint, then one that is stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import distributed
+from alignjax.config import ConfigError
+from alignjax.train import checkpoint
+from alignjax.train.interrupt import Interrupted
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    distributed.connect(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), heartbeat_seconds=10)
+    policy = {"matrix": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16), "none": jnp.zeros((0, 2))}
+    with distributed.together():
+        if distributed.leads():
+            with checkpoint.writing(folder, keep=1, alone=True) as writer:
+                checkpoint.save(writer, 3, {"roles": {"policy": policy}}, {"merged": "first"})
+    found = checkpoint.restore_role(folder, "policy")
+    for name, leaf in policy.items():
+        np.testing.assert_array_equal(found[name], leaf)
+        assert found[name].dtype == leaf.dtype
+    print("read", checkpoint.steps(folder), flush=True)
+    try:
+        with distributed.together():
+            if distributed.leads():
+                raise Interrupted(signal.SIGINT, 0)
+    except ConfigError as error:
+        print(f"error: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
