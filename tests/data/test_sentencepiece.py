@@ -85,7 +85,7 @@ def texts(nfkc: bool) -> list[str]:
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_ids_and_texts_are_those_of_sentencepiece(tmp_path: Path, kind: str, rule: str, fallback: bool) -> None:
     rng = random.Random(2)
-    for prefix, extra, user in itertools.product((True, False), (True, False), ((), ("<u>", "[x]", "ab"))):
+    for prefix, extra, user in itertools.product((True, False), (True, False), ((), ("<u>", "<u>x", "[x]", "ab"))):
         model = trained(
             model_type=kind,
             normalization_rule_name=rule,
@@ -140,6 +140,11 @@ def test_tokens_that_were_added_later(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     found = load_tokenizer(tmp_path)
     assert (found.vocab_size, found.eos, found.bos) == (size + 3, size + 1, 1)
+    assert [one.special for i, one in sorted(found.backend.get_added_tokens_decoder().items())][-3:] == [
+        True,
+        True,
+        False,
+    ]
     ids = found.encode("<|im_start|>the judge<tool>")
     assert (ids[0], ids[-1], ids[1:-1]) == (size, size + 2, found.encode("the judge"))
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_start|>": size + 7}))
