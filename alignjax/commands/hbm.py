@@ -33,7 +33,9 @@ SURE = 0.5  # an estimate below this share of a device's memory is trusted: see 
 class Held:
     """Bytes of one device. The first four lie there from step to step; `batch` from stage to stage; `experience` and
     `update` are what those two functions need beside them, one after the other. Of these, `caches` is what sampling
-    carries from token to token (key-value caches) and `gradients` what an update has before its optimizer's step."""
+    carries from token to token (key-value caches) and `gradients` what an update has before its optimizer's step.
+    `ahead`, of an overlapped run, lies there besides: the next batch, and the roles that a host stage's thread reads.
+    """
 
     trained: int
     optimizer: int
@@ -43,6 +45,7 @@ class Held:
     experience: int
     gradients: int
     update: int
+    ahead: int = 0
 
     @property
     def state(self) -> int:
@@ -50,7 +53,7 @@ class Held:
 
     @property
     def total(self) -> int:
-        return self.state + self.batch + max(self.experience, self.update)
+        return self.state + self.batch + self.ahead + max(self.experience, self.update)
 
 
 def describe(experiment: Experiment, workspace: Workspace, topology: Topology, ask: bool, console: Console) -> int:
@@ -78,6 +81,7 @@ def describe(experiment: Experiment, workspace: Workspace, topology: Topology, a
         "optimizer state": numbers.optimizer,
         "frozen and other roles": numbers.frozen,
         "batch": numbers.batch,
+        **({"made ahead of the update (overlap)": numbers.ahead} if experiment.overlap else {}),
         f"to sample and score, {roughly}": numbers.experience,
         "  of this the sampler's caches": numbers.caches,
         f"to update, {roughly}": numbers.update,
@@ -138,6 +142,7 @@ def held(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
         experience=experience,
         gradients=device_bytes(own),
         update=peak_bytes(program, in_place=True, spread=spread, given=_layouts((state, filled))),
+        ahead=_ahead(experiment, state, filled),
     )
 
 
@@ -161,7 +166,15 @@ def compiled(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
         experience=experience,
         gradients=0,
         update=update,
+        ahead=_ahead(experiment, state, filled),
     )
+
+
+def _ahead(experiment: Experiment, state: TrainState, filled: Batch) -> int:
+    """What an overlapped run holds besides: two batches instead of one, and with a host stage a copy of the roles (in a
+    run of one process, which is what is counted)."""
+    copied = state.roles if any(stage.function is host for stage in experiment.algorithm.experience.values()) else {}
+    return device_bytes((filled, copied)) if experiment.overlap else 0
 
 
 def _temporary(lowered: Any) -> int:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
-from alignjax.config import ConfigError, Experiment
+from alignjax.config import ConfigError, Experiment, Fn
 from alignjax.distributed import several
+from alignjax.losses import reinforce
 from alignjax.mesh import batch_shardings
 from alignjax.numerics import strong
+from alignjax.roles import return_to
 from alignjax.stages.host import host
 from alignjax.train.state import TrainState
 from alignjax.train.step import abstract_made
@@ -33,18 +35,51 @@ Experience = Callable[[TrainState, Batch], Made]
 def with_pending(experiment: Experiment, algorithm: Algorithm, like: TrainState, workspace: Workspace) -> TrainState:
     """The abstract state, of an overlapped run with the experience that its checkpoints hold.
 
-    Raises ConfigError for an algorithm without stages, or cached log-probs, which are of completions that no stage
-    makes.
+    Raises ConfigError for what `check_overlap` refuses.
     """
     if not experiment.overlap:
         return like
+    check_overlap(experiment)
+    spec = experiment.source(workspace, experiment.seed).spec
+    mesh = jax.tree.leaves(like)[0].sharding.mesh
+    return dataclasses.replace(like, pending=_laid_out(abstract_made(algorithm, like, spec), mesh))
+
+
+def check_overlap(experiment: Experiment) -> None:
+    """Raises ConfigError for an overlapped experiment without stages; with cached log-probs, which are of completions
+    that no stage makes; with `reinforce` that takes all samples for the present policy's; with a role whose rule is
+    `return_to`, whose iterations take turns, so that each would learn from the samples of the other kind."""
+    if not experiment.overlap:
+        return
+    algorithm = experiment.algorithm
     if not algorithm.experience:
         raise ConfigError("Experiment.overlap: the algorithm has no stages, so there is nothing to make ahead")
     if experiment.cached_logps:
         raise ConfigError("Experiment.overlap is for completions that are sampled, cached_logps for those of a source")
-    spec = experiment.source(workspace, experiment.seed).spec
-    mesh = jax.tree.leaves(like)[0].sharding.mesh
-    return dataclasses.replace(like, pending=_laid_out(abstract_made(algorithm, like, spec), mesh))
+    for name, loss in algorithm.losses.items():
+        if any(each.function is reinforce and each.kwargs["behaviour"] is None for each in _within(loss)):
+            raise ConfigError(
+                f"Experiment.overlap: loss {name!r} is reinforce without behaviour, which is only right for samples of "
+                'the present policy, and these are of one step before: write fn(losses.reinforce, behaviour="sampler", '
+                "..) there, with `cap` to bound the weights, or leave out overlap"
+            )
+    for name, role in algorithm.roles.items():
+        if any(each.function is return_to for each in _within(role.rule)):
+            raise ConfigError(
+                f"Experiment.overlap: role {name!r} has the rule return_to, by which iterations take turns; samples of "
+                "one step before would be those of the other turn. Leave out overlap"
+            )
+
+
+def _within(value: Any) -> Iterator[Fn]:
+    """A function with hyper-parameters and all that stand in its own: what a loss on a view wraps, say."""
+    if isinstance(value, Fn):
+        yield value
+        value = tuple(value.kwargs.values())
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    for inner in value if isinstance(value, tuple | list) else ():
+        yield from _within(inner)
 
 
 def _laid_out(made: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -22,6 +22,7 @@ from alignjax.gradients import backprop
 from alignjax.mesh import by_rows, place
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
+from alignjax.sampling.external import ask_engine
 from alignjax.stages.host import host, replayed
 from alignjax.train.score import TOKENS, one_pass, request, with_shared_passes
 from alignjax.train.state import TrainState, abstract_state, params_of, trained
@@ -60,10 +61,6 @@ def _that_packs(algorithm: Algorithm, batch: Batch) -> Algorithm:
     program then, and the same numbers. Of shapes alone, which do not say, the packed one."""
     if algorithm.packing is None or batch.tokens is None:
         return algorithm
-    if algorithm.epochs * algorithm.minibatches > 1:
-        raise ConfigError(
-            "packing needs epochs=1 and minibatches=1: minibatches are drawn where rows cannot be counted"
-        )
     given = (batch.prompt_valid, batch.valid)
     if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in given):
         return algorithm
@@ -111,7 +108,10 @@ def make_experience(
 
     answers: a folder where the answers of host stages are kept, so that a resumed run replays them instead of asking
     again.
+
+    Raises ConfigError for what `check_asked` refuses.
     """
+    check_asked(algorithm)
     segments = _segments(algorithm)
     algorithm = _only(algorithm, losses={})
 
@@ -150,6 +150,18 @@ def _asked(stage: Fn, name: str, step: int, context: Context, batch: Batch, key:
                 answer = replayed(stage, name, step, alone, given, key, answers)
         answer = from_leader(answer)
     return place(answer, meshes[0]) if meshes else answer
+
+
+def check_asked(algorithm: Algorithm) -> None:
+    """Raises ConfigError, in a run of several processes, for an engine that is to be sent weights before it is asked:
+    the first process asks alone, and cannot run or gather the weights that all hold together."""
+    for name, stage in algorithm.experience.items():
+        asked = stage.kwargs["stage"] if stage.function is host else None
+        if several() and isinstance(asked, Fn) and asked.function is ask_engine and asked.kwargs["sync"] is not None:
+            raise ConfigError(
+                f"stage {name!r}: ask_engine(sync=..) cannot send weights from a run of several processes, since the "
+                "first of them asks alone: use one process, or leave out sync and serve the weights of a checkpoint"
+            )
 
 
 def _not_on_one_process(*asked: Any, **more: Any) -> Any:
@@ -321,4 +333,8 @@ def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[Tra
     alone = _only(algorithm, experience={})
     if algorithm.packing is None:
         return functools.partial(_update, alone)
+    if algorithm.epochs * algorithm.minibatches > 1:
+        raise ConfigError(
+            "packing needs epochs=1 and minibatches=1: minibatches are drawn where rows cannot be counted"
+        )
     return lambda state, batch: _update(_that_packs(alone, batch), state, batch)

@@ -21,9 +21,12 @@ from rich.console import Console
 from tiny import standin
 
 from alignjax import losses, stages
-from alignjax.config import ConfigError, Experiment, fn
+from alignjax.commands.hbm import abstract_mesh, held
+from alignjax.commands.memory import device_bytes
+from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.numerics import strong
 from alignjax.train.loop import train
+from alignjax.train.start import abstract
 from alignjax.train.state import TrainState, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
@@ -176,6 +179,24 @@ def test_importance_weights_make_an_older_policys_samples_right(cap: float | Non
     assert not np.allclose(jax.grad(surrogate)(theta, None), exact, atol=1e-2)
     with pytest.raises(ConfigError, match=r"behaviour='samplr'.*Did you mean 'sampler'"):
         surrogate(theta, "samplr")
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_a_dry_run_counts_what_is_held_beside_the_update(hosted: bool) -> None:
+    """The next batch, and with a host stage the roles that its thread reads."""
+
+    def same(context: Any, batch: Batch, key: Any) -> Batch:
+        return batch
+
+    mesh = abstract_mesh(MeshConfig(fsdp=1), 1)
+    plain = toy_run.experiment(4, sample=None)
+    stage = {"asked": fn(stages.host, stage=fn(same), like=lambda batch: batch)} if hosted else {}
+    both = Algorithm({**stage, **plain.algorithm.experience}, plain.algorithm.losses, plain.algorithm.roles)
+    one = dataclasses.replace(plain, algorithm=both)
+    two = dataclasses.replace(one, overlap=True)
+    apart, beside = (held(each, Workspace(Path()), mesh) for each in (one, two))
+    copied = device_bytes(abstract(both, 0, mesh).roles) if hosted else 0
+    assert beside.total - apart.total == apart.batch + copied > copied
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
