@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignjax.commands import hbm
+from alignjax.commands.attention import traceable
 from alignjax.commands.memory import in_units, peak_bytes, tree_bytes
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.stages.host import host
@@ -40,6 +41,7 @@ def dry_run(
     Raises ConfigError, TypeError or ValueError where the run itself would fail for its shapes.
     """
     if isinstance(config, Experiment):
+        config = _for(topology, config, console)
         _experiment(config, workspace, console, {})
         if topology is not None:
             hbm.describe(config, workspace, topology, ask, console)
@@ -53,6 +55,7 @@ def dry_run(
     for name, step in config.steps.items():
         console.rule(f"[bold]{name}[/]", align="left")
         if isinstance(step, Experiment):
+            step = _for(topology, step, console)
             count, total = _experiment(step, workspace.of(name), console, shown)
             row = [name, f"{step.steps:,}", f"{count:,}", in_units(total)]
             if topology is not None:
@@ -62,6 +65,16 @@ def dry_run(
             _job(step, console)
             overview.add_row(name, step.name, "", "")
     console.print(overview)
+
+
+def _for(topology: Topology | None, experiment: Experiment, console: Console) -> Experiment:
+    if topology is None:
+        return experiment
+    experiment, roles = traceable(experiment, topology)
+    if roles:
+        line = f"{', '.join(roles)}: measured with plain attention, whose scores take memory; splash attention's do not"
+        console.print(line, highlight=False, markup=False)
+    return experiment
 
 
 def _job(job: Fn, console: Console) -> None:

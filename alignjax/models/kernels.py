@@ -46,7 +46,7 @@ def check_attention(config: Any) -> None:
     """Raises ConfigError if config.attention is unknown, or names a kernel that cannot run the config."""
     if config.attention not in ATTENTION:
         raise ConfigError(f"unknown attention {config.attention!r}.{nearest(config.attention, ATTENTION)}")
-    if why := cannot(config.attention, config):
+    if config.attention != "auto" and (why := cannot(config.attention, config)):
         raise ConfigError(f"attention={config.attention!r}: {why}; write 'xla', or 'auto' for what can run")
 
 
@@ -55,10 +55,11 @@ def platform() -> str:
     return jax.default_backend()
 
 
-def chosen(config: Any) -> str:
-    """The kernel for a config on this machine: "xla", "cudnn" or "splash". "auto" is that of the device where it can
-    run the config. Raises ConfigError for a kernel of another device."""
-    here, devices = platform(), jax.device_count()
+def chosen(config: Any, machine: tuple[str, int] | None = None) -> str:
+    """The kernel for a config on a machine (its platform and number of devices; by default this one): "xla", "cudnn" or
+    "splash". "auto" is that of the device where it can run the config. Raises ConfigError for a kernel of another
+    device."""
+    here, devices = machine or (platform(), jax.device_count())
     if config.attention == "auto":
         fast = next((kernel for kernel, needed in _NEEDS.items() if needed == here), "xla")
         return "xla" if cannot(fast, config) or (fast == "splash" and devices > 1) else fast

@@ -28,6 +28,8 @@ _PLAIN = {
     "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False, None), "lora_bias": (False, None),
     "fan_in_fan_out": (False, None), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
     "layer_replication": (None,), "trainable_token_indices": (None,),
+    # The others (pissa, olora, corda, loftq, ..) change the base too, and its change is not in the folder.
+    "init_lora_weights": (True, False, None, "gaussian"),
 }  # fmt: skip
 
 

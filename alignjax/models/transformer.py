@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from alignjax.config import ConfigError, nearest
 from alignjax.mesh import USED, constrain
 from alignjax.models import heads as heads_module
 from alignjax.models import kernels
@@ -50,7 +51,13 @@ def _run(
     states: tuple[str, ...],
 ) -> tuple[Array, Any, dict[str, Array]]:
     """Embeds tokens [B,N,T] and runs the layers, in a scan if they are stacked, in a loop if they are a tuple ->
-    (hidden, what the layers keep, states at sites). past_of(shared, own, local) makes a layer's past of its caches."""
+    (hidden, what the layers keep, states at sites). past_of(shared, own, local) makes a layer's past of its caches.
+    Raises ConfigError for edits or states at a site that there is not."""
+    for site in (*edits, *states):
+        if site not in SITES:
+            raise ConfigError(
+                f"a transformer has no site {site!r}; its sites: {', '.join(SITES)}.{nearest(site, SITES)}"
+            )
     decodes = isinstance(params["layers"], tuple)
 
     def laid(tree: Any, axes: Any) -> Any:
@@ -204,6 +211,8 @@ def _rows(
     tokens, positions = into_rows(packed, batch.prompt, batch.tokens), into_rows(packed, first, rest)
     by_kind = [packed_mask(packed, positions, window) for window in config.windows]
     kernel = kernels.chosen(config)
+    if config.attention == "auto" and kernel == "splash" and batch.valid.shape[1] > 1:
+        kernel = "xla"  # splash attention cannot have packed rows of several completions
     row = None
     if kernel != "xla":
         row = kernels.packed_row(kernel, config.windows, by_kind, packed, batch.valid.shape[1])

@@ -10,7 +10,7 @@ import concurrent.futures
 import http.client
 import json
 import os
-import time
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -35,6 +35,10 @@ class EngineError(RuntimeError):
 
 class _Final(Exception):
     """Why asking again is of no use."""
+
+
+class _GivenUp(Exception):
+    """Another request has failed, so that the answer to this one is of no use."""
 
 
 class _Request(NamedTuple):
@@ -144,20 +148,19 @@ def _filled(batch: Batch, like: Batch, answers: list[list[Mapping[str, Any]]], s
 
 
 def _all_answers(requests: list[_Request], concurrency: int) -> list[list[Mapping[str, Any]]]:
-    """The choices of every request, in order. After a first failure no further request is begun."""
+    """The choices of every request, in order. After a first failure no further request is begun, nor attempt made."""
+    failure = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, concurrency)) as pool:
-        asked = [pool.submit(_choices, request) for request in requests]
-        concurrent.futures.wait(asked, return_when=concurrent.futures.FIRST_EXCEPTION)
-        for future in asked:
-            future.cancel()
-    failed = [
-        (request.example, future.exception())
-        for request, future in zip(requests, asked, strict=True)
-        if not future.cancelled() and future.exception() is not None
-    ]
+        asked = [pool.submit(_choices, request, failure) for request in requests]
+        try:
+            concurrent.futures.wait(asked, return_when=concurrent.futures.FIRST_EXCEPTION)
+        finally:
+            failure.set()  # all is answered, or one failed, or somebody interrupts: the pool waits for what is running
+    raised = [(request.example, future.exception()) for request, future in zip(requests, asked, strict=True)]
+    failed = [(example, reason) for example, reason in raised if not isinstance(reason, _GivenUp | None)]
     if failed:
         example, reason = failed[0]
-        unasked = sum(future.cancelled() for future in asked)
+        unasked = sum(isinstance(reason, _GivenUp) for _, reason in raised)
         raise EngineError(
             f"{requests[0].url}: {len(failed)} of {len(requests)} prompts failed"
             + (f", {unasked} were not asked any more" if unasked else "")
@@ -166,12 +169,13 @@ def _all_answers(requests: list[_Request], concurrency: int) -> list[list[Mappin
     return [future.result() for future in asked]
 
 
-def _choices(request: _Request) -> list[Mapping[str, Any]]:
-    """The n choices of one request, checked, after as many attempts as it takes or is allowed."""
+def _choices(request: _Request, failure: threading.Event) -> list[Mapping[str, Any]]:
+    """The n choices of one request, checked, after as many attempts as it takes or is allowed. failure: set when
+    another request has failed; raises _GivenUp instead of the next attempt."""
     reason = ""
     for attempt in range(request.retries + 1):
-        if attempt:
-            time.sleep(min(0.5 * 2 ** (attempt - 1), LONGEST_PAUSE))
+        if failure.wait(min(0.5 * 2 ** (attempt - 1), LONGEST_PAUSE) if attempt else 0):
+            raise _GivenUp
         try:
             return _checked(request, _asked_once(request))
         except urllib.error.HTTPError as error:
@@ -213,6 +217,9 @@ def _whole(body: Mapping[str, Any], choice: Mapping[str, Any]) -> Mapping[str, A
         raise _Final("no token_ids; the engine must know return_token_ids (vLLM and SGLang have it in recent releases)")
     if not 1 <= len(tokens) <= body["max_tokens"]:
         raise _Final(f"{len(tokens)} tokens where 1 to max_tokens={body['max_tokens']} were asked for")
+    early = next((token for token in tokens[:-1] if token in body["stop_token_ids"]), None)
+    if early is not None:
+        raise _Final(f"it went on after token {early}, which is in stop={body['stop_token_ids']}: take it out there")
     ended = tokens[-1] in body["stop_token_ids"]
     if why == "stop" and not ended:
         raise _Final(f"it stopped at token {tokens[-1]}, which is not in stop={body['stop_token_ids']}: add it there")

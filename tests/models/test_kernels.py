@@ -138,6 +138,21 @@ def test_kernels_are_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.chosen(small(attention="splash"))
 
 
+def test_auto_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To plain attention, where the device's kernel can run neither the config nor the rows."""
+    monkeypatch.setattr(kernels, "platform", lambda: "tpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert kernels.chosen(TransformerConfig(vocab=8, width=32, attention="auto", group_chunks=2)) == "xla"
+    batch = tiny.as_jax(tiny.ragged(1, rows=4))
+    plain, auto = (tiny.model(layers=1, attention=attention) for attention in ("xla", "auto"))
+    params = tiny.parameters(plain)
+
+    def rows(network: Any) -> str:
+        return str(jax.make_jaxpr(lambda: network.hidden(params, batch, (), Packing(prompts=4, length=56)))())
+
+    assert rows(auto) == rows(plain)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -100,7 +100,11 @@ def broken(folder: Path, model: Model, params: Params, **settings: Any) -> None:
 def test_what_is_not_read_is_said(ours: tuple[Model, Params], tmp_path: Path) -> None:
     model, params = ours
     for number, (settings, message) in enumerate(
-        [({"use_dora": True}, "use_dora is True"), ({"peft_type": "IA3"}, "peft_type is 'IA3'")]
+        [
+            ({"use_dora": True}, "use_dora is True"),
+            ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+            ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ]
     ):
         broken(tmp_path / str(number), model, params, **settings)
         with pytest.raises(ConfigError, match=message):

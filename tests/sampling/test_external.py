@@ -203,6 +203,7 @@ def changed(**fields: Any) -> Handler:
         (changed(token_ids=[7] * 9, finish_reason="length"), "9 tokens where 1 to max_tokens=6"),
         (changed(token_ids=[7, 7], finish_reason="length"), "2 tokens, cut short of max_tokens=6"),
         (changed(token_ids=[7, 8], finish_reason="stop"), r"stopped at token 8, which is not in stop=\[2, 5\]"),
+        (changed(token_ids=[7, 5, 8, 2], finish_reason="stop"), r"went on after token 5, which is in stop=\[2, 5\]"),
         (changed(finish_reason="abort"), "finish_reason is 'abort'"),
         (changed(logprobs=None), "set logprobs=False"),
     ],
@@ -220,6 +221,25 @@ def test_one_prompt_that_fails_is_named(engine: Engine) -> None:
     example = int(PROMPTS.example_id[3])
     with pytest.raises(external.EngineError, match=f"1 of 4 prompts failed; the first, example {example}: HTTP 404"):
         ask(engine)
+
+
+def test_a_failure_stops_the_others_attempts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three are told to wait, and would for minutes; then the fourth fails."""
+    monkeypatch.setattr(external, "LONGEST_PAUSE", 100.0)
+    last = np.asarray(PROMPTS.prompt[3])[np.asarray(PROMPTS.prompt_valid[3])].tolist()
+
+    def handler(count: int, body: dict[str, Any]) -> Any:
+        if body["prompt"] != last:
+            return 503, "warming up"
+        while len(engine.bodies) < 4:
+            time.sleep(0.01)
+        return 404, "gone"
+
+    engine.handler = handler
+    begun = time.monotonic()
+    with pytest.raises(external.EngineError, match=r"1 of 4 prompts failed, 3 were not asked any more.*HTTP 404: gone"):
+        ask(engine, retries=20)
+    assert time.monotonic() - begun < 20
 
 
 def test_requests_run_side_by_side_up_to_the_limit(engine: Engine) -> None:

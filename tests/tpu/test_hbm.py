@@ -141,6 +141,23 @@ def test_dry_run_on_a_slice_that_is_not_there(
         assert "7 prompts do not split over 64 devices" in capsys.readouterr().out
 
 
+def test_a_slices_kernel_is_measured_as_plain_attention(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else changes; and a kernel that the slice does not run is refused."""
+    words = ["train", "my configs/fused.py", "--dry-run", "--topology"]
+    with in_a_folder(tmp_path, monkeypatch):
+        (tmp_path / "my configs" / "fused.py").write_text(CONFIG.replace("width=8", 'width=8, attention="splash"'))
+        assert main(["train", ONE, "--dry-run", "--topology", "v5e-1"]) == 0
+        plain = capsys.readouterr().out
+        assert main([*words, "v5e-1"]) == 0
+        note, _, rest = capsys.readouterr().out.partition("\n")
+        assert note.startswith("policy, reference: measured with plain attention")
+        assert rest == plain
+        assert main([*words, "v5e-16"]) == 2
+        assert "attention='splash' runs on one device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
