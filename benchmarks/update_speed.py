@@ -89,7 +89,7 @@ def experiment(
 
 def steps(given: Experiment) -> tuple[list[Callable[[], None]], float]:
     """(its steps, every program they need compiled; the seconds that filling the cache took)."""
-    algorithm, data = reference_cache.without_cached(given), given.source(None, 0)
+    algorithm, data = reference_cache.without_cached(given, None), given.source(None, 0)
     state, filling = create_state(given.algorithm, 0, Workspace(Path())), 0.0
     if given.cached_logps:
         began = time.perf_counter()

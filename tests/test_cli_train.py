@@ -15,8 +15,9 @@ from toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
 from alignjax import cli
 from alignjax.cli import main
 from alignjax.commands import load
-from alignjax.commands.memory import in_units, peak_bytes, tree_bytes
+from alignjax.commands.memory import in_units, peak_bytes
 from alignjax.models import TransformerConfig, transformer
+from alignjax.train.leaves import tree_bytes
 
 
 @pytest.fixture(autouse=True)

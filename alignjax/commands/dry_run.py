@@ -15,10 +15,11 @@ from rich.table import Table
 
 from alignjax.commands import hbm
 from alignjax.commands.attention import traceable
-from alignjax.commands.memory import in_units, peak_bytes, tree_bytes
+from alignjax.commands.memory import in_units, peak_bytes
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.stages.host import host
 from alignjax.topologies import Topology
+from alignjax.train.leaves import tree_bytes
 from alignjax.train.reference_cache import without_cached
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
@@ -97,7 +98,7 @@ def _experiment(
     experiment: Experiment, workspace: Workspace, console: Console, shown: dict[Any, str]
 ) -> tuple[int, int]:
     """Print one experiment; (parameters, bytes in all). shown: the trees printed before and whose they were."""
-    without_cached(experiment)  # says what cannot be kept; what is shown is the run that fills the cache
+    without_cached(experiment, workspace)  # says what cannot be kept; what is shown is the run that fills the cache
     algorithm: Algorithm = experiment.algorithm
     spec = experiment.source(workspace, experiment.seed).spec
     state = abstract_state(algorithm, experiment.seed)

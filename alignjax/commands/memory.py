@@ -17,11 +17,6 @@ _LOOPS = {"scan", "while"}
 _ALONE = Spread({})
 
 
-def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays (or ShapeDtypeStructs) of a tree."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
 def device_bytes(tree: Any) -> int:
     """Bytes of a tree's arrays on each device, by their shardings."""
     leaves = jax.tree.leaves(tree)

@@ -18,6 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignjax.config import ConfigError
 from alignjax.data.rows import BadRow, is_text
+from alignjax.data.tokenizers import read_json
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
 DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
@@ -91,7 +92,7 @@ def _published(folder: Path) -> str:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    found = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    found = read_json(config).get("chat_template")
     if isinstance(found, list):
         found = {one["name"]: one["template"] for one in found}.get("default")
     if not found:

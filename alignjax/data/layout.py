@@ -13,6 +13,10 @@ from alignjax.types import Batch
 
 Ids: TypeAlias = Sequence[int] | np.ndarray
 
+# Fields of a Batch whose last axis is tokens of the prompt, or of a completion, as that of each of its logps is.
+PER_PROMPT_TOKEN = ("prompt", "prompt_valid")
+PER_COMPLETION_TOKEN = ("tokens", "valid", "mask", "advantage", "returns")
+
 
 def prompt_ids(
     body: Ids, prefix: Sequence[int], suffix: Sequence[int], bos: int, length: int, keep: str = "start"
@@ -92,10 +96,10 @@ def cut(batch: Batch, prompt_length: int, length: int) -> Batch:
     beyond. Raises ValueError if that would take tokens, or for fields that may have slots of their own."""
     if batch.views or batch.completions:
         raise ValueError("a batch with views or further completion fields cannot be cut to a bucket")
-    named = {name: getattr(batch, name) for name in ("tokens", "valid", "mask", "advantage", "returns")}
+    named = {name: getattr(batch, name) for name in PER_COMPLETION_TOKEN}
     parts: dict[str, Any] = {name: leaf[..., :length] for name, leaf in named.items() if leaf is not None}
     parts["logps"] = {name: leaf[..., :length] for name, leaf in batch.logps.items()}
-    for name in ("prompt", "prompt_valid"):
+    for name in PER_PROMPT_TOKEN:
         parts[name] = getattr(batch, name)[..., -prompt_length:]
     short = batch.replace(**parts)
     kept = [(short.prompt_valid, batch.prompt_valid), (short.valid, batch.valid)]

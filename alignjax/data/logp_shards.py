@@ -6,7 +6,9 @@ bytes, lengths [n], values [sum of lengths] in nats; its zip checksums tell a da
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import time
 import uuid
@@ -21,7 +23,9 @@ import numpy as np
 from alignjax.types import Batch
 
 KEY_BYTES = 16
-_BROKEN = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+HALF_SECONDS = 3600.0  # without a change: what is being written that long is of a run that was killed
+# What numpy and zipfile raise for bytes that are not those that were written; not what a disk or a network does.
+_BROKEN = (EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def content_keys(row: Batch) -> list[bytes]:
@@ -68,23 +72,31 @@ def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
 
 def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndarray]:
     """All shards of a folder as {key: log-probs of the valid tokens}. A damaged one is renamed to *.damaged and told to
-    `warn`; what it held is missing and will be computed again. Halves that a killed run left are removed."""
+    `warn`; what it held is missing and will be computed again. Halves that a killed run left are removed.
+
+    Raises OSError for what cannot be read at all."""
+    # Other runs write, rename and remove files here at any time: what was listed may be gone.
     for left in folder.glob(".[0-9]*"):
-        if time.time() - left.stat().st_mtime > 3600:
-            left.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > HALF_SECONDS:
+                left.unlink()
     found: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
             found |= _read(path)
+        except FileNotFoundError:
+            continue
         except _BROKEN as error:
             aside = path.with_suffix(".damaged")
-            os.replace(path, aside)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, aside)
             warn(f"{path} is damaged ({error}); it is now {aside.name}, and what it held is computed again")
     return found
 
 
 def _read(path: Path) -> dict[bytes, np.ndarray]:
-    with np.load(path) as file:
+    # Bytes first: of a damaged archive zipfile may seek to places that a file refuses as if the disk were at fault.
+    with np.load(io.BytesIO(path.read_bytes())) as file:
         keys, lengths, values = file["keys"], file["lengths"], file["values"]
     if len(keys) != len(lengths) or lengths.sum() != len(values):
         raise ValueError(f"{len(keys)} keys, {len(lengths)} lengths that sum to {lengths.sum()}, {len(values)} values")

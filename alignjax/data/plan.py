@@ -17,7 +17,7 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.data.layout import pad_left, prompt_ids
 from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
-from alignjax.data.stream import Buckets, Chosen, Opened, Source, bucket_shapes, endless
+from alignjax.data.stream import ROW, Buckets, Chosen, Opened, Source, bucket_shapes, endless
 from alignjax.data.tokenizers import Tokenizer
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
@@ -78,7 +78,7 @@ class Plan:
         keep = "end" if self.long_prompts == "truncate_left" else "start"
 
         def laid_out(position: int, row: Row) -> Batch:
-            rng = np.random.default_rng((self.seed % 2**32, 1, position))
+            rng = np.random.default_rng((self.seed % 2**32, ROW, position))
             ids = prompt_ids(row["prompt_tokens"], prefix, suffix, tokenizer.bos, self.prompt_length, keep)
             prompt, prompt_valid = pad_left(ids, self.prompt_length, tokenizer.pad)
             found = fields(row, tokenizer, rng, lambda: _other(usable, row, rng))

@@ -25,6 +25,9 @@ from alignjax.types import Batch
 ENDLESS = 2**31 - 1  # batches: what a stream without an end says its length is
 WINDOW = 32  # batches among which rows are sorted into buckets: how far a row may move in the order
 
+# What random numbers are drawn for, after the seed and before the number: no two share a stream.
+ROW, ORDER = 1, 2
+
 Buckets = tuple[tuple[int, int], ...]  # (prompt tokens, completion tokens), each pair at least the one before
 
 
@@ -98,6 +101,12 @@ class Source:
             views[name] = self._part(rows, range(int(step) * size, (int(step) + 1) * size))
         return batch.replace(views={**batch.views, **views}) if views else batch
 
+    def positions(self, start: int, stop: int) -> range:
+        """Positions that hold the rows of batches start .. stop - 1: with buckets, those of whole windows."""
+        if self.buckets:
+            start, stop = start // WINDOW * WINDOW, -(-stop // WINDOW) * WINDOW
+        return range(start * self.batch_size, stop * self.batch_size)
+
     def _part(self, rows: Any, places: Sequence[int]) -> Batch:
         index, count = self.shard
         if len(places) % count:
@@ -117,7 +126,7 @@ class Source:
             found = np.array([lengths(first + place) for place in range(WINDOW * size)])
             bucket = np.argmax(np.all(found[:, None] <= shapes, axis=-1), axis=-1)
             batches = np.argsort(bucket, kind="stable").reshape(WINDOW, size)
-            order = np.random.default_rng((self.seed % 2**32, 2, number)).permutation(WINDOW)
+            order = np.random.default_rng((self.seed % 2**32, ORDER, number)).permutation(WINDOW)
             shape = [self.buckets[bucket[rows].max()] for rows in batches]
             return [((first + batches[place]).tolist(), shape[place]) for place in order]
 

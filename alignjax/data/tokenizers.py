@@ -95,7 +95,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int =
     return Tokenizer(backend)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file beside a tokenizer says; nothing if it is not there or holds no object. Raises ConfigError for a
+    file that is no JSON."""
     if not path.is_file():
         return {}
     try:
@@ -109,7 +111,7 @@ def _named(folder: Path, backend: hf.Tokenizer) -> tuple[dict[str, int], tuple[i
     """Special ids that the files beside a tokenizer name, and all ids that end a completion."""
     ids: dict[str, int] = {}
     for name in NAMING[:2]:
-        for key, token in _json(folder / name).items():
+        for key, token in read_json(folder / name).items():
             wanted, spelling = key.removesuffix("_token"), token.get("content") if isinstance(token, dict) else token
             if not key.endswith("_token") or wanted not in _SPELLINGS or wanted in ids or not isinstance(spelling, str):
                 continue
@@ -117,7 +119,7 @@ def _named(folder: Path, backend: hf.Tokenizer) -> tuple[dict[str, int], tuple[i
             if found is None:
                 raise ConfigError(f"{folder / name}: {key} is {spelling!r}, which the tokenizer does not have")
             ids[wanted] = found
-    generation = _json(folder / NAMING[2])
+    generation = read_json(folder / NAMING[2])
     lists = {
         wanted: value if isinstance(value, list) else [value]
         for wanted in _SPELLINGS

@@ -21,10 +21,12 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
+from alignjax.data.layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
 from alignjax.data.recorded import BatchWriter
 from alignjax.data.stream import Source
 from alignjax.distributed import leads, on_host, several, telling, together
 from alignjax.mesh import make_mesh, place, process_shard
+from alignjax.roles import remember
 from alignjax.train import checkpoint, metrics
 from alignjax.train.config_json import write_config
 from alignjax.train.interrupt import Interrupted, Wish, stop_wishes
@@ -32,7 +34,7 @@ from alignjax.train.leaves import not_finite
 from alignjax.train.overlap import ahead, with_pending
 from alignjax.train.reference_cache import with_logps, without_cached
 from alignjax.train.start import Log, abstract, claim, first_state
-from alignjax.train.state import TrainState, trained
+from alignjax.train.state import TrainState, abstract_state, trained
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
@@ -68,7 +70,7 @@ def train(
     143), having saved, after Ctrl-C or SIGTERM at any process; distributed.Unreachable if another process has died.
     """
     console = (console or Console()) if leads() else Console(quiet=True)
-    folder, algorithm = workspace.folder, without_cached(experiment)
+    folder, algorithm = workspace.folder, without_cached(experiment, workspace)
     with together():
         claim(experiment, folder, resume)
     record = write_config(folder, experiment)
@@ -180,9 +182,22 @@ def _made(
 
 def _source(experiment: Experiment, algorithm: Algorithm, workspace: Workspace) -> Any:
     source = experiment.source(workspace, experiment.seed)
-    if getattr(source, "buckets", ()) and (experiment.overlap or not algorithm.losses):
+    if not getattr(source, "buckets", ()):
+        return source
+    if experiment.overlap or not algorithm.losses:
         raise ConfigError("batches of several shapes can be neither overlapped nor recorded; leave out the buckets")
+    if found := _remembered(algorithm, source.spec):
+        raise ConfigError(f"a memory has room for one shape, and buckets give {found} several; leave out the buckets")
     return source
+
+
+def _remembered(algorithm: Algorithm, spec: Batch) -> str:
+    """The fields of memories whose length is that of a source's prompts or completions; "" if there is none."""
+    memories = [name for name, role in algorithm.roles.items() if role.rule.function is remember]
+    kept = abstract_state(algorithm).roles if memories else {}
+    # of a source without completions they are sampled, all of one length
+    long = {*PER_PROMPT_TOKEN, *((*PER_COMPLETION_TOKEN, "logps") if spec.tokens is not None else ())}
+    return ", ".join(f"{name}[{field!r}]" for name in memories for field in kept[name] if field.split("/")[0] in long)
 
 
 def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Iterator[Batch]:

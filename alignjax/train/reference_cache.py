@@ -35,6 +35,7 @@ from alignjax.train.leaves import digest
 from alignjax.train.state import TrainState, abstract_state, params_of
 from alignjax.train.step import first_rewrite
 from alignjax.types import Algorithm, Batch, Model, frozen
+from alignjax.workspace import Workspace
 
 FORMAT = 1  # raise it when what is kept changes its meaning
 SHARD_SECONDS = 20.0  # of scoring: what is lost, at most, when a run is killed
@@ -46,7 +47,7 @@ Known = dict[bytes, np.ndarray]  # log-probs of a completion's valid tokens, by 
 # --------------------------------------------------------------------------------------------------------------- checks
 
 
-def without_cached(experiment: Experiment) -> Algorithm:
+def without_cached(experiment: Experiment, workspace: Workspace | None) -> Algorithm:
     """The algorithm without the stages that `experiment.cached_logps` answers.
 
     Raises ConfigError, before any work, if one of those roles does not exist or may move, or if what the losses score
@@ -59,7 +60,7 @@ def without_cached(experiment: Experiment) -> Algorithm:
         raise ConfigError("cached_logps works in a run of one process; take it out, or run on one host")
     for name in names:
         _check_frozen(algorithm, name)
-    _check_source(experiment)
+    _check_source(experiment, workspace)
 
     def answered(stage: Any) -> bool:
         return stage.function is stages.logprobs and stage.kwargs["role"] in names
@@ -97,8 +98,8 @@ def _made_from(algorithm: Algorithm, name: str) -> list[str]:
     return seen
 
 
-def _check_source(experiment: Experiment) -> None:
-    source = experiment.source(None, experiment.seed)
+def _check_source(experiment: Experiment, workspace: Workspace | None) -> None:
+    source = experiment.source(workspace, experiment.seed)
     if not isinstance(source, Source):
         raise ConfigError(f"cached_logps needs a source of alignjax.data; {experiment.source.name} is none")
     if source.spec.tokens is None:
@@ -117,12 +118,12 @@ def _check_source(experiment: Experiment) -> None:
 def with_logps(
     experiment: Experiment, source: Source, state: TrainState, mesh: jax.sharding.Mesh, console: Console, wish: Wish
 ) -> Source:
-    """The source with logps[name] for every role in `experiment.cached_logps`. The rows of all steps that are left are
-    looked up now, and those that are not known scored and kept.
+    """The source with logps[name] for every role in `experiment.cached_logps`. The rows of all steps that are left (of
+    bucketed batches: of all windows that have any) are looked up now, and those that are not known scored and kept.
 
     Raises Interrupted on Ctrl-C or SIGTERM, with what was scored kept.
     """
-    positions = range(int(state.step) * source.batch_size, experiment.steps * source.batch_size)
+    positions = source.positions(int(state.step), experiment.steps)
     rows = source.opened.rows
     for name in experiment.cached_logps:
         about = describe(experiment.algorithm, name, state)

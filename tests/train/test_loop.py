@@ -191,3 +191,36 @@ def test_the_source_may_prefetch(tmp_path: Path) -> None:
     fetched, _ = run(dataclasses.replace(plain, source=fn(ahead)), tmp_path / "b")
     assert asked == [0]
     assert toy_run.state_bytes(fetched) == toy_run.state_bytes(state)
+
+
+class Bucketed(toy_run.Rows):
+    """Says that its prompts come in several shapes."""
+
+    buckets = ((2, 0), (4, 0))
+
+
+def bucketed(workspace: Workspace, seed: int) -> Bucketed:
+    return Bucketed(seed, 4, 0.0)
+
+
+def remembering(experiment: Experiment, **fields: Any) -> Experiment:
+    kept = Role(None, roles.memory(8, **fields), rule=fn(roles.remember))
+    algorithm = experiment.algorithm
+    return dataclasses.replace(
+        experiment, algorithm=dataclasses.replace(algorithm, roles={**algorithm.roles, "kept": kept})
+    )
+
+
+def test_what_does_not_go_with_buckets_is_told_first(tmp_path: Path) -> None:
+    plain = dataclasses.replace(toy_run.experiment(steps=1), source=fn(bucketed))
+    for name, given, words in (
+        ("overlapped", dataclasses.replace(plain, overlap=True), "neither overlapped nor recorded"),
+        ("recorded", dataclasses.replace(recording(1), source=fn(bucketed)), "neither overlapped nor recorded"),
+        ("remembered", remembering(plain, prompt=((4,), "int32")), r"kept\['prompt'\] several"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(given, tmp_path / name)
+        assert not (tmp_path / name / "metrics.jsonl").exists()
+    # Completions of a source of prompts are sampled, all of one length.
+    state, _ = run(remembering(plain, valid=((2, 3), "bool")), tmp_path / "sampled")
+    assert np.any(state.roles["kept"]["owner"] >= 0)

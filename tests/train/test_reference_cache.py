@@ -16,9 +16,11 @@ import pytest
 from rich.console import Console
 
 from alignjax import algorithms, losses, roles, stages
+from alignjax.commands.dry_run import dry_run
 from alignjax.config import ConfigError, Experiment, fn
+from alignjax.data import BatchWriter, logp_shards, recorded
 from alignjax.data.logp_shards import content_keys, read_shards, write_shard
-from alignjax.data.stream import Opened, Source, endless
+from alignjax.data.stream import WINDOW, Buckets, Opened, Source, endless
 from alignjax.mesh import make_mesh
 from alignjax.train import reference_cache
 from alignjax.train.interrupt import Interrupted, Wish
@@ -29,10 +31,12 @@ from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 ROWS, SIZE, STEPS = 10, 4, 6  # two epochs and a bit, and a last batch to be filled up
 
 
-def pairs(workspace: Workspace | None, seed: int, *, first: int = 0, pad: int = 0) -> Source:
+def pairs(workspace: Workspace | None, seed: int, *, first: int = 0, pad: int = 0, buckets: Buckets = ()) -> Source:
     """Ragged pairs; `first`: the number that the tokens are drawn by; pad: further empty slots."""
     batch = tiny.ragged(first, rows=ROWS, p=6, t=5).replace(logps={})
     wide = {name: np.pad(getattr(batch, name), [(0, 0), (0, 0), (0, pad)]) for name in ("tokens", "valid", "mask")}
@@ -40,7 +44,13 @@ def pairs(workspace: Workspace | None, seed: int, *, first: int = 0, pad: int = 
     batch = batch.replace(**wide)
     rows = [jax.tree.map(lambda leaf, i=i: leaf[i], batch) for i in range(ROWS)]
     spec = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((SIZE, *leaf.shape), leaf.dtype), rows[0])
-    return Source(spec, lambda: Opened(endless(rows, seed, True), ROWS, {}))
+    places = endless(range(ROWS), seed, True)
+
+    def lengths(position: int) -> tuple[int, int]:
+        row = rows[places[position]]
+        return int(row.prompt_valid.sum()), int(row.valid.sum(-1).max())
+
+    return Source(spec, lambda: Opened(endless(rows, seed, True), ROWS, {}, lengths=lengths), (0, 1), buckets, seed)
 
 
 def experiment(cached: tuple[str, ...] = ("reference",), seed: int = 0, **source: Any) -> Experiment:
@@ -110,6 +120,33 @@ def test_rows_are_scored_once_per_content_and_reference(cache: Path) -> None:
     np.testing.assert_array_equal(again[1].logps["reference"], source[1].logps["reference"])
 
 
+def test_rows_of_bucketed_batches() -> None:
+    """They come from anywhere in their window, so one batch alone may need any row of it."""
+    short = dataclasses.replace(experiment(buckets=((4, 3), (6, 5))), steps=1)
+    source, said = prepared(short)
+    assert f"{2 * ROWS} completions scored" in said
+    found, known = by_content(source, WINDOW), by_content(prepared(experiment())[0], STEPS)
+    assert found.keys() == known.keys()
+    assert all(np.array_equal(known[key], value) for key, value in found.items())
+    assert len({source[step].logps["reference"].shape for step in range(WINDOW)}) == 2
+
+
+def by_content(source: Source, steps: int) -> dict[bytes, np.ndarray]:
+    rows = [jax.tree.map(lambda leaf, i=i: leaf[i], source[step]) for step in range(steps) for i in range(SIZE)]
+    return {key: row.logps["reference"][n][row.valid[n]] for row in rows for n, key in enumerate(content_keys(row))}
+
+
+def test_recorded_rows(tmp_path: Path) -> None:
+    given = experiment()
+    writer, source = BatchWriter(tmp_path / "pairs"), given.source(None, 0)
+    for step in range(5):
+        writer.append(source[step])
+    given = dataclasses.replace(given, source=fn(recorded, stage=str(tmp_path / "pairs"), batch_size=SIZE), steps=2)
+    dry_run(given, Workspace(tmp_path / "run"), Console(quiet=True))
+    _, plain = run(dataclasses.replace(given, cached_logps=()), tmp_path / "plain")
+    assert run(given, tmp_path / "run")[1] == pytest.approx(plain, rel=1e-5)
+
+
 def test_an_interruption_keeps_what_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Interrupted) as stopped:  # the wish is seen after the first batch
         prepared(experiment(), wish=Wish(15))
@@ -151,6 +188,37 @@ def test_shards(tmp_path: Path) -> None:
     assert read_shards(tmp_path, said.append).keys() == one.keys()
     assert len(said) == 1
     assert not cut.exists()
+
+
+def test_shards_that_other_runs_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was listed may be gone when it is looked at; what a disk refuses to read is not taken for damage."""
+    said: list[str] = []
+    kept = {b"k" * 16: np.ones(3, np.float32)}
+    for name in (".0half", "0.npz"):  # listed, and not there
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    write_shard(tmp_path, kept)
+    assert read_shards(tmp_path, said.append).keys() == kept.keys()
+    assert not said
+
+    def set_aside_by_another(path: Path) -> dict[bytes, np.ndarray]:
+        path.unlink()
+        raise ValueError("damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(logp_shards, "_read", set_aside_by_another)
+        assert not read_shards(tmp_path, said.append)
+    (tmp_path / "1.npz").mkdir()
+    with pytest.raises(IsADirectoryError):
+        read_shards(tmp_path, said.append)
+
+
+def test_every_damaged_byte_is_found(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path, {b"k" * 16: np.ones(3, np.float32)})
+    data = shard.read_bytes()
+    for place in range(len(data)):
+        shard.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+        found = read_shards(tmp_path, lambda text: None)
+        assert all(np.array_equal(value, np.ones(3)) for value in found.values())
 
 
 def test_keys_are_of_content() -> None:
@@ -226,5 +294,5 @@ def test_only_the_asked_stage_is_left_out() -> None:
     given = experiment()
     more = {**given.algorithm.experience, "policy": fn(stages.logprobs, role="policy")}
     algorithm = dataclasses.replace(given.algorithm, experience=more, losses={"pair": fn(losses.dpo, beta=0.1)})
-    kept = reference_cache.without_cached(dataclasses.replace(given, algorithm=algorithm))
+    kept = reference_cache.without_cached(dataclasses.replace(given, algorithm=algorithm), None)
     assert list(kept.experience) == ["policy"]
