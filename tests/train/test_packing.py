@@ -157,6 +157,6 @@ def test_what_does_not_go_together_is_refused() -> None:
         score(dataclasses.replace(network, hidden=plain))
     with pytest.raises(ConfigError, match="positive"):
         Packing(prompts=0, length=8)
-    twice = algorithm(ROWS, minibatches=2)
-    with pytest.raises(ConfigError, match="minibatches=1"):
-        make_update(twice)(create_state(twice, 0, NOWHERE), tiny.as_jax(tiny.ragged(1, rows=8)))
+    for more in ({"minibatches": 2}, {"epochs": 2}):
+        with pytest.raises(ConfigError, match="minibatches=1"):
+            make_update(algorithm(ROWS, **more))
