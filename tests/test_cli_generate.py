@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toy_configs import ONE, in_a_folder
 
 from alignjax.cli import main
 from alignjax.commands import load
+from alignjax.models import transformer
 
 CONFIG = '''
 """A tiny policy on the docstrings of two toy packages."""
@@ -115,6 +118,29 @@ def test_generate_from_a_file(run, capsys, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(prompts[:2]))
     assert main([*line[:1], f"{run}/sft", *line[2:]]) == 0  # and not of what stands beside it
     assert [json.loads(row) for row in capsys.readouterr().out.splitlines()] == rows[:2]
+
+
+def test_a_run_speaks_on_a_machine_without_its_kernel(run, capsys, tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("walk\n")
+    line = ["generate", str(run), "--prompt-file", "prompts.txt", "--max-tokens", "5"]
+    assert main(line) == 0
+    wanted = capsys.readouterr().out
+
+    def reload(root):
+        """The run as if it had been trained with splash attention."""
+        pipeline = load.reload(root).config
+        step = pipeline.steps["sft"]
+        role = step.algorithm.roles["policy"]
+        model = transformer(dataclasses.replace(role.model.config, attention="splash"))
+        algorithm = dataclasses.replace(step.algorithm, roles={"policy": dataclasses.replace(role, model=model)})
+        steps = {**pipeline.steps, "sft": dataclasses.replace(step, algorithm=algorithm)}
+        return SimpleNamespace(config=dataclasses.replace(pipeline, steps=steps))
+
+    monkeypatch.setattr("alignjax.commands.generate.reload", reload)
+    assert main(line) == 0
+    shown = capsys.readouterr()
+    assert shown.out == wanted
+    assert "plain attention: this machine has no kernel for the policy's" in shown.err
 
 
 def test_generate_greedily_from_jsonl_and_from_standard_input(run, capsys, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.commands.attention import here
 from alignjax.commands.load import reload, run_folder
 from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
@@ -128,6 +129,9 @@ def dataset_of(experiment: Experiment) -> Dataset:
 def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters, seed: int) -> Voice:
     root, step = run_folder(run_dir)
     experiment, workspace = speaker(root, reload(root).config, step, role)
+    experiment, plain = here(experiment)
+    if role in plain:
+        print(f"plain attention: this machine has no kernel for the {role}'s", file=sys.stderr)
     roles = experiment.algorithm.roles
     if role not in roles:
         raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")

@@ -185,6 +185,10 @@ def test_edits_in_and_states_out() -> None:
     edited = hidden({**params, "edits": {"block": push, "embed": jnp.zeros(width)}}, BATCH, ("block", "embed"))
     np.testing.assert_array_equal(edited.states["block"][..., 0, :], plain.states["block"][..., 0, :])
     np.testing.assert_allclose(edited.states["block"][..., 1, :], plain.states["block"][..., 1, :] + 2, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"no site 'blok'; .*Did you mean 'block'"):
+        network.hidden({**params, "edits": {"blok": push}}, BATCH)
+    with pytest.raises(ConfigError, match="no site 'head'"):
+        network.hidden(params, BATCH, ("head",))
 
 
 def test_one_model_per_configuration() -> None:

@@ -16,6 +16,7 @@ from alignjax import stages
 from alignjax.config import ConfigError, fn
 from alignjax.models import Adapted, dense, quantise
 from alignjax.sampling import Stream, mixture
+from alignjax.sampling.weights import decode_weights
 from alignjax.types import Batch, Role
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -85,6 +86,19 @@ def test_adapters_are_added_first() -> None:
     )
     np.testing.assert_array_equal(one.logps["sampler"], other.logps["sampler"])
     assert np.any(one.logps["sampler"] != plain.logps["sampler"])
+
+
+def test_what_is_quantised_already_is_taken_as_it_is() -> None:
+    """All of a base in 4 bits; of one with an adapter somewhere, the rest."""
+    coarse = quantise(POLICY, bits=4)
+    (one, _), (other, _) = generate(policy=coarse, weights="int8"), generate(policy=coarse)
+    np.testing.assert_array_equal(one.tokens, other.tokens)
+    np.testing.assert_array_equal(one.logps["sampler"], other.logps["sampler"])
+    some = quantise(POLICY, bits=4, targets="k|up")
+    given = decode_weights("policy", NETWORK, some, "int8")[1]
+    assert {name: jnp.asarray(given["layers"][name].values).dtype.name for name in ("q", "k", "up", "down")} == {
+        "q": "int8", "k": "uint8", "up": "uint8", "down": "int8"
+    }  # fmt: skip
 
 
 def test_mistakes_are_named() -> None:
