@@ -19,7 +19,7 @@ from alignjax.commands.memory import in_units
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
-from alignjax.roles import AdaptersOf, CopyOf, unwrapped
+from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
 from alignjax.train.config_json import FILE, config_hash, config_json, read_json, versions, write_json
 from alignjax.train.leaves import tree_bytes
@@ -126,9 +126,8 @@ def export(
     files = [] if tokenizer is None else [tokenizer.expanduser() / f"tokenizer.{form}" for form in ("json", "model")]
     if files and not any(file.is_file() for file in files):
         raise ConfigError(f"{tokenizer} has no tokenizer.json or tokenizer.model")
-    record = read_json(folder / FILE) if (folder / FILE).is_file() else None
-    imported = record is not None and "imported" in record.get("config", {})
-    found = _of_import(folder, record, role) if imported and record is not None else _of_run(source, role)
+    record = _record_of_import(folder)
+    found = _of_run(source, role) if record is None else _of_import(folder, record, role)
     outputs = [name for name in ("reward", "classes") if name in found.config.outputs]
     head = head or (outputs[0] if outputs else "lm")
     if tokenizer is not None:
@@ -148,9 +147,22 @@ def export(
         )
     if left:
         say.print(f"left out, having no place there: {', '.join(left)}", markup=False)
+    if not any((to.expanduser() / f"tokenizer.{form}").is_file() for form in ("json", "model")):
+        say.print(
+            f"no tokenizer is written, because {source} names none"
+            + ("" if "eos_token_id" in found.extra else ", nor token ids")
+            + "; give a folder that has one with --tokenizer",
+            markup=False,
+        )
     config = huggingface.read_json(to.expanduser() / "config.json")
     print(f"{to}: {config['architectures'][0]}, {dtype}")
     return 0
+
+
+def _record_of_import(folder: Path) -> dict[str, Any] | None:
+    """What `alignjax import` noted in a folder, None of another folder."""
+    record = read_json(folder / FILE) if (folder / FILE).is_file() else None
+    return record if record is not None and "imported" in record.get("config", {}) else None
 
 
 def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
@@ -175,7 +187,8 @@ def _config_from(described: dict[str, Any]) -> TransformerConfig:
 def _of_run(source: str, role: str) -> Exported:
     """A role of a run, adapters added to the weights they adapt."""
     root, step = run_folder(source)
-    experiment, workspace = speaker(root, reload(root).config, step, role)
+    config = reload(root).config
+    experiment, workspace = speaker(root, config, step, role)
     roles = experiment.algorithm.roles
     if role not in roles:
         raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")
@@ -187,22 +200,26 @@ def _of_run(source: str, role: str) -> Exported:
     needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
     state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}
     params = lora.merged(params_of(roles, state)(role))
-    extra, beside = _tokenizer(experiment, workspace, role)
+    steps = {} if isinstance(config, Experiment) else config.steps
+    earlier = {name: one.algorithm.roles for name, one in steps.items() if isinstance(one, Experiment)}
+    extra, beside = _tokenizer(experiment, workspace, _first_start(roles, role, earlier))
     return Exported(params, model.config, extra, beside)
 
 
 def _tokenizer(
-    experiment: Experiment, workspace: Workspace, role: str
+    experiment: Experiment, workspace: Workspace, start: Any
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    """Token ids and tokenizer files: of the folder that the role started from, else of the data it was trained on."""
-    start = _first_start(experiment.algorithm.roles, role)
+    """Token ids and tokenizer files: of the folder that the role started from, published or imported, else of the data
+    it was trained on."""
+    if isinstance(start, Restored) and (record := _record_of_import(folder := workspace.find(start.stage))) is not None:
+        return record["config"]["imported"]["beside"], lambda part: _copy_tokenizer(folder / TOKENIZER, part)
     if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
         folder = Path(start.folder).expanduser()
         given = huggingface.read_json(folder / "config.json")
         return {key: given[key] for key in BESIDE if key in given}, lambda part: _copy_tokenizer(folder, part)
     try:
         dataset = dataset_of(experiment)
-    except ConfigError:  # trained on numbers: there is no tokenizer
+    except ConfigError:  # trained on numbers or on recorded rows: `export` says that there is no tokenizer
         return {}, lambda part: None
     tokenizer = tokenizer_of(dataset, workspace)
     ids = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
@@ -220,10 +237,14 @@ def _tokenizer(
     return {f"{name}_token_id": number for name, number in ids.items()}, write
 
 
-def _first_start(roles: Mapping[str, Role], role: str) -> Any:
-    """Where a role's weights come from, through those it copies or adapts."""
+def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str, Mapping[str, Role]]) -> Any:
+    """Where a role's weights come from, through those it copies, adapts, or goes on from in an earlier step."""
     start = unwrapped(roles[role].start)
-    return _first_start(roles, start.role) if isinstance(start, (CopyOf, AdaptersOf)) else start
+    if isinstance(start, (CopyOf, AdaptersOf)):
+        return _first_start(roles, start.role, earlier)
+    if isinstance(start, Restored) and start.role in earlier.get(start.stage, {}):
+        return _first_start(earlier[start.stage], start.role, earlier)
+    return start
 
 
 def _tokenizer_folder(dataset: Dataset) -> Path | None:

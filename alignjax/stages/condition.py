@@ -46,14 +46,16 @@ def _plain(batch: Batch) -> tuple[Array, Array]:
 
 
 def _in_front(batch: Batch, goal: tuple[Array, Array]) -> tuple[Array, Array]:
-    """(prompt, prompt_valid) with a goal [B,G] of its own for each row behind the first token. The place where that
-    token stood becomes a gap: positions count valid tokens, so nothing else moves."""
+    """(prompt, prompt_valid) with a goal [B,G] of its own for each row behind the first token, padded on the left like
+    any prompt: splash attention with a window refuses gaps."""
     prompt, valid = _plain(batch)
     first = jnp.argmax(valid, axis=1)[:, None]
     head, head_valid = (jnp.take_along_axis(leaf, first, axis=1) for leaf in (prompt, valid))
     rest = valid & (jnp.arange(valid.shape[1]) != first)
     joined = jnp.concatenate([head, goal[0].astype(prompt.dtype), prompt], axis=1)
-    return joined, jnp.concatenate([head_valid, goal[1] & head_valid, rest], axis=1)
+    there = jnp.concatenate([head_valid, goal[1] & head_valid, rest], axis=1)
+    order = jnp.argsort(there, axis=1, stable=True)  # what is empty goes to the front
+    return jnp.take_along_axis(joined, order, axis=1), jnp.take_along_axis(there, order, axis=1)
 
 
 def _with_goal(batch: Batch, goal: tuple[Array, Array], **prompts: Array) -> Batch:

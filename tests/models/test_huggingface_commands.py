@@ -16,7 +16,8 @@ from published import SIZES, theirs, written
 
 from alignjax import roles
 from alignjax.cli import main
-from alignjax.commands import load
+from alignjax.commands import checkpoints, load
+from alignjax.config import Experiment, fn
 from alignjax.models import huggingface, lora, transformer
 from alignjax.train import checkpoint
 from alignjax.train.state import create_state, params_of
@@ -62,6 +63,10 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
 
 
+def no_data(workspace: Workspace, seed: int) -> None:
+    raise AssertionError("an export reads no data")
+
+
 def test_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """import, then a role that starts from the checkpoint, then export: the same weights and tokenizer files."""
     assert main(["import", str(folder), "--to", str(tmp_path / "own"), "--role", "teacher"]) == 0
@@ -79,8 +84,25 @@ def test_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert config["max_position_embeddings"] == SIZES["max_position_embeddings"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]
 
+    # A run that goes on from there, through an earlier step, has the tokenizer of the import.
+    second = {
+        "policy": Role(network, roles.restored("first", "policy")),
+        "copy": Role(network, roles.copy_of("policy")),
+    }
+    assert checkpoints._first_start(second, "copy", {"first": algorithm.roles}) == start
+    experiment = Experiment(algorithm, fn(no_data), 1)
+    extra, beside = checkpoints._tokenizer(experiment, Workspace(tmp_path), start)
+    assert extra["max_position_embeddings"] == SIZES["max_position_embeddings"]
+    beside(tmp_path)
+    assert (tmp_path / "tokenizer.json").is_file()
 
-def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path) -> None:
+    capsys.readouterr()
+    shutil.rmtree(tmp_path / "own" / "tokenizer")
+    assert main(["export", str(tmp_path / "own"), "--to", str(tmp_path / "bare"), "--role", "teacher"]) == 0
+    assert "no tokenizer is written" in capsys.readouterr().err
+
+
+def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, run = tmp_path / "config.py", tmp_path / "run"
     file.write_text(CONFIG.replace("FOLDER", repr(str(folder))))
     loaded = load.load(str(file))
@@ -94,6 +116,7 @@ def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path) -> No
     merged = lora.merged(params_of(loaded.config.algorithm.roles, trees)("policy"))
     found = tensors_of(tmp_path / "out")
     query = found["model.layers.1.self_attn.q_proj.weight"].numpy()
+    assert "tokenizer" not in capsys.readouterr().err
     np.testing.assert_array_equal(query.T, merged["layers"]["q"][1])
     assert not np.array_equal(query, theirs("llama3").state_dict()["model.layers.1.self_attn.q_proj.weight"].numpy())
     np.testing.assert_array_equal(found["model.embed_tokens.weight"].numpy(), merged["embed"])

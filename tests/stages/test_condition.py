@@ -58,10 +58,11 @@ def test_each_completion_is_put_under_the_goal_of_its_reward() -> None:
     assert len({tuple(text(out, row)[1:2]) for row in range(12)}) == 3  # every bin occurs
 
 
-def test_a_gap_in_the_prompt_is_no_gap_to_the_model() -> None:
-    """Scores under a goal are those of the same prompt written without gaps."""
+def test_a_goal_leaves_no_gap() -> None:
+    """A prompt under a goal is padded on the left alone, and its scores are those of the same text in less room."""
     network, batch = model(), scored()
     out = stages.condition_on_reward(Context(), batch, KEY, edges=EDGES, goals=GOALS)
+    assert np.all(out.prompt_valid[:, 1:] >= out.prompt_valid[:, :-1])
     texts = [text(out, row) for row in range(8)]
     width = max(map(len, texts))
     prompt = np.zeros((8, width), np.int32)
