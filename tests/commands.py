@@ -18,7 +18,8 @@ def environment(shared: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ALIGNJAX_CACHE": str(shared / "data"),
         "JAX_COMPILATION_CACHE_DIR": str(shared / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # tiny runs wait for the compiler more than for its programs
         "COLUMNS": "100",
     }
 

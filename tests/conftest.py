@@ -65,8 +65,9 @@ def oracles() -> Path:
 
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where commands of this session keep prepared data and compiled programs."""
-    return tmp_path_factory.getbasetemp() / "cache"
+    """Where commands of this session keep prepared data and compiled programs, those of all workers together."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
 
 
 @pytest.fixture(scope="session")

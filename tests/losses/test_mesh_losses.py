@@ -38,7 +38,7 @@ def test_every_loss_was_there(runs: dict[str, Any]) -> None:
     assert np.all(np.abs(runs["1"]["value"]) > 1e-6)
 
 
-@pytest.mark.parametrize(("shape", "pieces"), [("8x1", 8), ("4x2", 4), ("2x2x2", 4)])
+@pytest.mark.parametrize(("shape", "pieces"), [("8x1", 8), ("2x2x2", 4)])
 def test_every_mesh_gives_the_same_losses_and_gradient(shape: str, pieces: int, runs: dict[str, Any]) -> None:
     """In float64: what differs is the order of sums. The gradient is that of a sum of all losses with random factors;
     each is compared at the scale of the whole."""

@@ -44,6 +44,7 @@ def environment(devices: int) -> dict[str, str]:
     return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
+        "PJRT_NPROC": "16",  # threads: with one per core, simulated devices may wait for each other for ever
         "PYTHONPATH": str(HERE.parents[1]),
     }
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from alignjax import algorithms, roles
 from alignjax.config import ConfigError, Packing, fn
@@ -22,7 +23,8 @@ from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Batch, Hidden, Model, Role
 from alignjax.workspace import Workspace
-from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 ROWS = Packing(prompts=4, length=56)  # of 4 * (6 + 2 * 7) = 80 padded slots
 NOWHERE = Workspace(Path("nowhere"))

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tiny
 from rich.console import Console
 
 from alignjax import algorithms, losses, roles, stages
@@ -29,7 +30,6 @@ from alignjax.train.optimizers import adamw
 from alignjax.train.state import TrainState, create_state
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
-from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
