@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +17,12 @@ from alignjax.commands.memory import in_units
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
+from alignjax.models.huggingface.files import new_folder
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
 from alignjax.train.config_json import FILE, config_hash, config_json, read_json, versions, write_json
 from alignjax.train.leaves import tree_bytes
-from alignjax.train.state import abstract_state, params_of
+from alignjax.train.state import restored_params
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
@@ -46,7 +45,7 @@ def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     say.print(f"{source}: {given['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
     to = to.expanduser()
-    with _new(to, tree_bytes(like)) as part:
+    with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
             params = huggingface.load(source, model, told=_told(status, "reading"))
             status.update("writing")
@@ -70,26 +69,6 @@ def _record(source: Path, role: str, model: Any, beside: dict[str, Any]) -> dict
     imported = {"folder": str(source), "fingerprint": huggingface.fingerprint(source), "beside": beside}
     config = {"imported": imported, "algorithm": {"roles": {role: {"model": config_json(model)}}}}
     return {"config": config, "hash": config_hash(config), "versions": versions(), "git": None}
-
-
-@contextlib.contextmanager
-def _new(folder: Path, need: int) -> Iterator[Path]:
-    """A folder beside the wanted one that takes its name at the end, or goes if anything fails."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already and not empty; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(folder.parent).free) < 1.05 * need:
-        raise ConfigError(f"{folder.parent} has {in_units(free)} free and the checkpoint takes {in_units(need)}")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    part.mkdir()
-    try:
-        yield part
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _told(status: Any, doing: str) -> Callable[[str, int, int], None]:
@@ -196,10 +175,7 @@ def _of_run(source: str, role: str) -> Exported:
     if model is None or not isinstance(model.config, TransformerConfig):
         raise ConfigError(f"role {role!r} runs on no transformer, so there is nothing to export")
     huggingface.config_json(model.config)  # before the weights are read
-    like = abstract_state(experiment.algorithm, experiment.seed).roles
-    needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
-    state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}
-    params = lora.merged(params_of(roles, state)(role))
+    params = lora.merged(restored_params(workspace.folder, experiment.algorithm, role))
     steps = {} if isinstance(config, Experiment) else config.steps
     earlier = {name: one.algorithm.roles for name, one in steps.items() if isinstance(one, Experiment)}
     extra, beside = _tokenizer(experiment, workspace, _first_start(roles, role, earlier))

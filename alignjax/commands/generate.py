@@ -22,7 +22,7 @@ from alignjax.data.layout import pad_left
 from alignjax.sampling import Filters, Sampled, own
 from alignjax.sampling import generate as sample
 from alignjax.train import checkpoint
-from alignjax.train.state import abstract_state, params_of
+from alignjax.train.state import restored_params
 from alignjax.types import Batch, Context, Key, Model, Params, Role
 from alignjax.workspace import Workspace
 
@@ -139,10 +139,7 @@ def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters
     if model is None or model.extend is None:
         raise ConfigError(f"role {role!r} has no model that can be sampled from")
     dataset = dataset_of(experiment)
-    like = abstract_state(experiment.algorithm, experiment.seed).roles
-    needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
-    state = {name: checkpoint.restore_role(workspace.folder, name, like=like[name]) for name in needed}
-    params = params_of(roles, state)(role)
+    params = restored_params(workspace.folder, experiment.algorithm, role)
     tokenizer = tokenizer_of(dataset, workspace)
     answer = functools.partial(_answer, model, n=n, max_tokens=max_tokens, stop=(tokenizer.eos, *tokenizer.stops))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,8 @@ from safetensors.numpy import save_file
 
 from alignjax.config import ConfigError
 from alignjax.models.architecture import TransformerConfig
-from alignjax.models.huggingface import config_json, tensor_name
+from alignjax.models.huggingface import config_json, read_json, tensor_name
+from alignjax.models.huggingface.files import new_folder
 from alignjax.models.transformer import transformer
 from alignjax.types import Array, Key, Params
 
@@ -63,9 +62,6 @@ def save(
 
     Raises ConfigError for an architecture that no family has, and a folder that holds something already.
     """
-    folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already and not empty; name another folder")
     modules, parts = _modules(config), adapters["layers"]
     ranks = {name: part["a"].shape[-1] for name, part in parts.items()}
     first = next(iter(ranks.values()))
@@ -83,28 +79,15 @@ def save(
             stem = PREFIX + modules[name].format(layer)
             tensors[f"{stem}.lora_A.weight"] = np.ascontiguousarray(np.asarray(part["a"][layer], np.float32).T)
             tensors[f"{stem}.lora_B.weight"] = np.ascontiguousarray(np.asarray(part["b"][layer], np.float32).T)
-    made = folder.with_name(f".{folder.name}.{os.getpid()}")
-    made.mkdir(parents=True)
-    try:
+    with new_folder(Path(folder)) as made:
         save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
         (made / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        if folder.is_dir():
-            folder.rmdir()  # it was empty
-        made.rename(folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
     rest = jax.tree_util.tree_leaves_with_path({name: part for name, part in adapters.items() if name != "layers"})
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in rest]
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path.parent} has no {path.name}; is it a folder that peft wrote?") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error})") from None
+    given = read_json(path)
     for key, fine in _PLAIN.items():
         if key in given and given[key] not in fine:
             raise ConfigError(f"{path}: {key} is {given[key]!r}, and only {fine[0]!r} is read")

@@ -7,32 +7,14 @@ from typing import Any
 
 import jax
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError
 from alignjax.models import TransformerConfig, lora, peft
 from alignjax.train import checkpoint
-from alignjax.train.state import abstract_state, params_of
-from alignjax.types import Algorithm, Params
+from alignjax.train.state import restored_params
+from alignjax.types import Algorithm
 from alignjax.workspace import Workspace
 
-__all__ = ["merge", "restored_params", "write_adapters"]
-
-
-def restored_params(
-    workspace: Workspace, algorithm: Algorithm, stage: str, role: str, step: int | None = None
-) -> Params:
-    """What a role's model ran on in a checkpoint (the newest unless a step is given) of the step or run folder `stage`,
-    which `algorithm` trained: the role's `build` applied, adapters and quantised weights left as they are.
-
-    Raises ConfigError if the algorithm has no such role and CheckpointError if there is no good checkpoint.
-    """
-    roles = algorithm.roles
-    if role not in roles:
-        raise ConfigError(f"the algorithm of {stage!r} has no role {role!r}.{nearest(role, roles)}")
-    like = abstract_state(algorithm).roles
-    needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
-    folder = workspace.find(stage)
-    state = {name: checkpoint.restore_role(folder, name, step, like=like[name]) for name in needed}
-    return params_of(roles, state)(role)
+__all__ = ["merge", "write_adapters"]
 
 
 def merge(
@@ -43,7 +25,7 @@ def merge(
 
     algorithm: makes the algorithm that trained it (a function, so that the job can stand in a config).
     """
-    params = jax.jit(lora.merged)(restored_params(workspace, algorithm(), stage, role))
+    params = jax.jit(lora.merged)(restored_params(workspace.find(stage), algorithm(), role))
     last = checkpoint.steps(workspace.find(stage))[-1]
     with checkpoint.writing(workspace.folder, keep=1, alone=True) as writer:
         checkpoint.save(writer, last, {"roles": {role: params}}, {"merged": stage})

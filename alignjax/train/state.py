@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -211,3 +212,19 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
         donate_argnums=2,
     )
     return first(jnp.uint32(seed), loaded, given)
+
+
+def restored_params(folder: Path, algorithm: Algorithm, role: str, step: int | None = None) -> Params:
+    """What a role's model ran on in a checkpoint (the newest unless a step is given) of a run folder, or of a step's
+    folder in one, which `algorithm` trained: the role's `build` applied, adapters and quantised weights left as they
+    are.
+
+    Raises ConfigError if the algorithm has no such role and CheckpointError if there is no good checkpoint.
+    """
+    roles = algorithm.roles
+    if role not in roles:
+        raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
+    like = abstract_state(algorithm).roles
+    needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
+    own = {name: restore_role(folder, name, step, like=like[name]) for name in needed}
+    return params_of(roles, own)(role)

@@ -1,11 +1,14 @@
-"""What a folder of published weights holds, from the headers of its files alone."""
+"""Folders of published weights: what one holds, from the headers of its files alone, and a new one to write in."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +17,7 @@ import safetensors
 from alignjax.config import ConfigError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+HEADERS = 1.05  # bytes on disk for a byte of weights: headers, indices and a checkpoint's own records are far below
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -45,6 +49,34 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no JSON object")
     return found
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
+    """A folder to write in, beside the wanted one, whose name it takes at the end; it goes if anything fails, so that
+    the wanted one is whole or not there.
+
+    need: bytes that will be written. Raises ConfigError, before anything is made, for a folder that holds something, a
+    place that cannot be written to, or a disk without room.
+    """
+    folder = folder.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already and not empty; name another folder")
+    above = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    if not os.access(above, os.W_OK):
+        raise ConfigError(f"{above} cannot be written to; name another folder")
+    if (free := shutil.disk_usage(above).free) < HEADERS * need:
+        raise ConfigError(f"{above} has {free / 1e9:.1f} GB free and the weights take {need / 1e9:.1f} GB")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if folder.is_dir():
+            folder.rmdir()  # it was empty
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def _weight_files(folder: Path) -> Mapping[str, tuple[str, ...] | None]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ from alignjax.config import ConfigError
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface.configs import config_json
 from alignjax.models.huggingface.families import Family, is_transposed, tensor_name
-from alignjax.models.huggingface.files import CONFIG, DTYPES, INDEX, WEIGHTS
+from alignjax.models.huggingface.files import CONFIG, DTYPES, INDEX, WEIGHTS, new_folder
 from alignjax.models.huggingface.read import leaves_of
 from alignjax.types import Array, Params
 
@@ -62,7 +60,7 @@ def save(
     not, a folder that holds something already, or a disk without room.
     """
     family, written = config_json(config, head)
-    folder = Path(folder).expanduser()
+    folder = Path(folder)
     if shard_bytes < 1:
         raise ConfigError(f"a file of at most {shard_bytes} bytes holds nothing")
     if dtype not in DTYPES.values():
@@ -70,10 +68,7 @@ def save(
     pieces, left = _pieces(params, config, family, head)
     itemsize = 4 if dtype == "float32" else 2
     files = _files(pieces, itemsize, shard_bytes)
-    _check_room(folder, sum(piece.size for piece in pieces) * itemsize)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}")
-    part.mkdir(parents=True)
-    try:
+    with new_folder(folder, sum(piece.size for piece in pieces) * itemsize) as part:
         for number, (name, some) in enumerate(files.items()):
             told(name, number, len(files))
             save_file({piece.name: _numbers(piece, dtype) for piece in some}, part / name, metadata={"format": "pt"})
@@ -83,12 +78,6 @@ def save(
             _write(part / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
         _write(part / CONFIG, {**(extra or {}), **written, "torch_dtype": dtype})
         beside(part)
-        if folder.is_dir():
-            folder.rmdir()  # it was empty
-        part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return left
 
 
@@ -135,16 +124,6 @@ def _files(pieces: list[Piece], itemsize: int, shard_bytes: int) -> dict[str, li
     if len(groups) == 1:
         return {WEIGHTS: groups[0]}
     return {f"model-{n:05}-of-{len(groups):05}.safetensors": group for n, group in enumerate(groups, start=1)}
-
-
-def _check_room(folder: Path, need: int) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there already and not empty; name another folder")
-    above = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    if not os.access(above, os.W_OK):
-        raise ConfigError(f"{above} cannot be written to; name another folder")
-    if (free := shutil.disk_usage(above).free) < 1.02 * need:
-        raise ConfigError(f"{above} has {free / 1e9:.1f} GB free and the weights take {need / 1e9:.1f} GB")
 
 
 def _numbers(piece: Piece, dtype: str) -> np.ndarray:
