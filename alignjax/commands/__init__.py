@@ -1,1 +1,1 @@
-"""What each subcommand of `alignjax` does. Imported by `cli.py` only when the command is run."""
+"""What each subcommand of `alignjax` does. Imported by `alignjax.cli` only when the command is run."""

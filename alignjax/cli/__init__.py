@@ -1,0 +1,169 @@
+"""The command line: `alignjax train|evaluate|report|list|generate|sweep|import|export|data`.
+
+Only the words are taken apart here, and in the files beside this one, which have the flags of each command. What a
+command does is in `alignjax/commands/`, imported when it runs, so that `alignjax --help` answers before jax could be
+imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from alignjax.cli.checkpoints import Export, Import
+from alignjax.cli.data import Inspect, Prepare
+from alignjax.cli.evaluate import Evaluate, Generate, Report
+from alignjax.cli.listing import List
+from alignjax.cli.train import Sweep, Train
+
+__all__ = ["COMMANDS", "INTERRUPTED", "USER_ERROR", "main", "run", "separate"]
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "list": List,
+    "generate": Generate,
+    "sweep": Sweep,
+    "import": Import,
+    "export": Export,
+    "data prepare": Prepare,
+    "data inspect": Inspect,
+}
+OPEN_ENDED = (Train, Evaluate, Prepare, Inspect)  # their further flags are overrides of a config or a data set
+DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
+Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
+
+
+def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's words as those of the command itself and those that override the config.
+
+    A flag that the command does not have begins an override, and the words after it, up to the next flag, are its
+    value; so CONFIG stands before the first override.
+    """
+    takes_value = {field.name.replace("_", "-"): field.type != "bool" for field in dataclasses.fields(command)}
+    own: list[str] = []
+    extra: list[str] = []
+    current, owed = own, False
+    for word in arguments:
+        if word.startswith("--") and not owed:
+            name, equals, _ = word[2:].partition("=")
+            name = name.replace("_", "-")
+            current = own if name in takes_value or name == "help" else extra
+            owed = current is own and takes_value.get(name, False) and not equals
+        elif word == "-h":
+            own.append(word)
+            continue
+        else:
+            owed = False
+        current.append(word)
+    return own, extra
+
+
+def _overview() -> None:
+    """`alignjax --help`: every command with the first sentence of its help."""
+    width = max(map(len, COMMANDS))
+    print(f"usage: alignjax COMMAND ...\n\n{DESCRIPTION}\n\ncommands (alignjax COMMAND --help says more):")
+    for name, command in COMMANDS.items():
+        print(f"  {name:<{width}}  {' '.join((command.__doc__ or '').split()).partition('. ')[0].rstrip('.')}.")
+
+
+def _no_command(words: Sequence[str]) -> int:
+    """Say that there is no such command, and which one was meant."""
+    groups = {name.partition(" ")[0] for name in COMMANDS if " " in name}
+    name = " ".join(words[:2]) if words[0] in groups else words[0]
+    close = difflib.get_close_matches(name, {*COMMANDS, *groups}, n=1, cutoff=0.5)
+    meant = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(COMMANDS)}."
+    print(f"error: there is no command {name!r}. {meant}", file=sys.stderr)
+    return USER_ERROR
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out one command line; the exit status."""
+    if not argv or argv[0] in ("-h", "--help") or list(argv) in (["data"], ["data", "-h"], ["data", "--help"]):
+        _overview()
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"alignjax {version('alignjax')}")
+        return 0
+    name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), None)
+    if name is None:
+        return _no_command(argv)
+    command: Any = COMMANDS[name]
+    own, extra = list(argv[name.count(" ") + 1 :]), []
+    if command in OPEN_ENDED:
+        own, extra = separate(command, own)
+    about = next((word for word in own if not word.startswith("-")), None)
+    explain = getattr(command, "about", None)
+    if explain is not None and about is not None and {"-h", "--help"} & set(own):
+        return explain(about)
+    # One command at a time, so that the hint at a misspelt flag is about this command.
+    made: Any = tyro.cli(command, prog=f"alignjax {name}", args=own, config=(tyro.conf.FlagCreatePairsOff,))
+    return made(extra) if command in OPEN_ENDED else made()
+
+
+class _Once(logging.Filter):
+    """Lets a message through the first time: each step of a pipeline says again what it thinks of the same data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.said
+        self.said.add(message)
+        return new
+
+
+def _plain_messages() -> None:
+    """What alignjax logs goes to stderr as sentences, whatever other packages do to the root logger."""
+    logger = logging.getLogger("alignjax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_Once())
+    logger.handlers, logger.propagate = [handler], False
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the message alone tells the person what to do: the errors that alignjax words itself, and files that are
+    missing or closed. Anything else is a bug, of ours or of the person's own function, and shows its traceback."""
+    ours = isinstance(error, Exception) and type(error).__module__.partition(".")[0] == "alignjax"
+    return ours or isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry point. Returns the exit status: 0, 2 for an error with a message, 75 where another process of
+    the run cannot be reached, 130 after Ctrl-C."""
+    if argv is None:  # the process is ours, and with it how messages look
+        _plain_messages()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = "--traceback" in argv or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
+    try:
+        return run([word for word in argv if word != "--traceback"])
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `alignjax list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if show or not is_users(error):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", USER_ERROR) if is_users(error) else 1
