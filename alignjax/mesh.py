@@ -38,23 +38,24 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     Axes are of type Auto: jax's default, Explicit, refuses gathers over a sharded vocabulary.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = axis_sizes(config, len(devices))
-    # Of TPUs alone: on GPUs the number says which share a fast link, and fsdp over several of those is common.
-    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
+    slices = slice_count(devices)
+    sizes = axis_sizes(config, len(devices), slices)
     if slices == 1:
         return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    if sizes[0] % slices:
-        raise ConfigError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} lies on {slices} slices: replica, the axis that crosses the "
-            f"slow network between them, must be {slices} or a multiple of it"
-        )
     inside = (sizes[0] // slices, *sizes[1:])
     order = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, allow_split_physical_axes=True)
     return Mesh(order, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
-    """The mesh's sizes on so many devices; ConfigError if they do not multiply to that number."""
+def slice_count(devices: Any) -> int:
+    """On how many TPU slices devices lie; 1 for any other kind. On GPUs the number says which share a fast link, and
+    fsdp over several of those is common."""
+    return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
+
+
+def axis_sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
+    """The mesh's sizes on so many devices of so many TPU slices; ConfigError if they do not multiply to that number, or
+    if replica does not cross the slices."""
     sizes = [config.replica, config.fsdp, config.tensor]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise ConfigError(
@@ -66,6 +67,11 @@ def axis_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
     if int(np.prod(sizes)) != devices:
         raise ConfigError(
             f"mesh {dict(zip(AXES, sizes, strict=True))} needs {int(np.prod(sizes))} devices; there are {devices}"
+        )
+    if sizes[0] % slices:
+        raise ConfigError(
+            f"mesh {dict(zip(AXES, sizes, strict=True))} lies on {slices} slices: replica, the axis that crosses the "
+            f"slow network between them, must be {slices} or a multiple of it"
         )
     return tuple(sizes)
 

@@ -59,20 +59,30 @@ GENERATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice. `name`: its accelerator type, as gcloud and xpk are told; `shape`: chips along the interconnect."""
+    """A slice, or several like it. `name`: the accelerator type of each, as gcloud and xpk are told; `shape`: chips
+    along the interconnect of each; `slices`: how many there are, joined by the data centre's network. Chips, hosts and
+    devices are those of all slices together."""
 
     name: str
     generation: Generation
     shape: str
+    slices: int = 1
+
+    def __str__(self) -> str:
+        return self.name if self.slices == 1 else f"{self.slices} x {self.name}"
 
     @property
     def chips(self) -> int:
+        return self.slices * self._chips
+
+    @property
+    def _chips(self) -> int:
         return math.prod(map(int, self.shape.split("x")))
 
     @property
     def chips_per_host(self) -> int:
         """Of a TPU VM: four, except that v5e and v6e have slices of one VM with one or eight, Ironwood one with one."""
-        return self.chips if self.chips == 1 or (self.chips == 8 and self.shape == "2x4") else 4
+        return self._chips if self._chips == 1 or (self._chips == 8 and self.shape == "2x4") else 4
 
     @property
     def hosts(self) -> int:
@@ -80,7 +90,7 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """What `jax.device_count()` is on the slice."""
+        """What `jax.device_count()` is on all slices."""
         return self.chips * self.generation.devices
 
     @property
@@ -90,10 +100,11 @@ class Topology:
 
     @property
     def default_mesh(self) -> MeshConfig:
-        """One slice: weights and batch over up to 64 devices, the rest to heads and hidden units, and what is left over
-        to replicas."""
-        fsdp = math.gcd(self.devices, FSDP_WAYS)
-        tensor = math.gcd(self.devices // fsdp, TENSOR_WAYS)
+        """In a slice, weights and batch over up to 64 devices, the rest to heads and hidden units; what is left over,
+        and the slices, to replicas."""
+        devices = self.devices // self.slices
+        fsdp = math.gcd(devices, FSDP_WAYS)
+        tensor = math.gcd(devices // fsdp, TENSOR_WAYS)
         return MeshConfig(replica=self.devices // fsdp // tensor, fsdp=fsdp, tensor=tensor)
 
     @property
@@ -113,13 +124,16 @@ def topologies() -> dict[str, Topology]:
     return {topology.name: topology for topology in found}
 
 
-def topology(name: str) -> Topology:
-    """The slice of an accelerator type; "v5e-16" and "v7x-128" are understood too. ConfigError for an unknown one."""
+def topology(name: str, slices: int = 1) -> Topology:
+    """So many slices of an accelerator type; "v5e-16" and "v7x-128" are understood too. ConfigError for an unknown
+    one, and for less than one slice."""
+    if slices < 1:
+        raise ConfigError(f"--slices {slices}: at least 1")
     known = topologies()
     prefix, _, number = name.partition("-")
     spelt = next((g.prefix for g in GENERATIONS if prefix.lower() in (g.prefix, g.alias)), prefix)
     if f"{spelt}-{number}" in known:
-        return known[f"{spelt}-{number}"]
+        return dataclasses.replace(known[f"{spelt}-{number}"], slices=slices)
     there = next((g for g in GENERATIONS if g.prefix == spelt), None)
     if there is None:
         kinds = ", ".join(g.prefix for g in GENERATIONS)

@@ -59,7 +59,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     """The flags that every program has. There is no default for the project and the zone: where a slice is made is
     where it is paid for."""
     made = argparse.ArgumentParser(description=about, allow_abbrev=False)
-    made.add_argument("--name", required=True, help="of the slice, its queued resource or workload, and its run folder")
+    made.add_argument("--name", required=True, help="of the request or workload, its slices, and the run folder")
     made.add_argument("--project", required=True, help="Google Cloud project that pays")
     made.add_argument("--zone", required=True, help="for example us-west4-a")
     made.add_argument("--cluster", help="GKE cluster made with `xpk cluster create`: use xpk instead of TPU VMs")
@@ -120,13 +120,19 @@ def _queued(verb: str, name: str, project: str, zone: str) -> list[str]:
     return [*words, f"--project={project}", f"--zone={zone}"]
 
 
+def node_name(name: str, slice_number: int | None) -> str:
+    """What a slice's TPU VMs are called: as the request, where it is for one slice (None), else with a number."""
+    return name if slice_number is None else f"{name}-{slice_number}"
+
+
 def create_command(
-    name: str, project: str, zone: str, *, accelerator: str, runtime: str, capacity: str, metadata: dict[str, str],
-    startup: str, wait: str | None, service_account: str | None,
+    name: str, project: str, zone: str, *, accelerator: str, slices: int, runtime: str, capacity: str,
+    metadata: dict[str, str], startup: str, wait: str | None, service_account: str | None,
 ) -> list[str]:  # fmt: skip
-    """capacity: "spot", "on-demand" or "reserved"; metadata: what the hosts read; startup: the file of the script that
-    every host runs at every boot; wait: how long to stand in the queue, for example "6h"."""
-    words = [*_queued("create", name, project, zone), f"--node-id={name}", f"--accelerator-type={accelerator}"]
+    """slices: how many of `accelerator`; capacity: "spot", "on-demand" or "reserved"; metadata: what the hosts read;
+    startup: the file of the script that every host runs at every boot; wait: how long to stand in the queue, "6h"."""
+    nodes = [f"--node-id={name}"] if slices == 1 else [f"--node-count={slices}", f"--node-prefix={name}"]
+    words = [*_queued("create", name, project, zone), *nodes, f"--accelerator-type={accelerator}"]
     words += [f"--runtime-version={runtime}"]
     words += {"spot": ["--spot"], "on-demand": [], "reserved": ["--reserved"]}[capacity]
     words += [f"--valid-until-duration={wait}"] if wait else []
@@ -144,13 +150,18 @@ def describe_command(name: str, project: str, zone: str) -> list[str]:
 
 
 def delete_command(name: str, project: str, zone: str) -> list[str]:
-    """--force: together with the slice it holds, if any; --quiet: without a question."""
+    """--force: together with the slices it holds, if any; --quiet: without a question."""
     return [*_queued("delete", name, project, zone), "--force", "--quiet"]
 
 
-def logs_command(name: str, project: str, zone: str, *, worker: str, lines: int, follow: bool) -> list[str]:
+def nodes_command(project: str, zone: str) -> list[str]:
+    """All TPU VMs of the zone, of which `nodes_of` finds those of a request."""
+    return ["gcloud", "compute", "tpus", "tpu-vm", "list", f"--project={project}", f"--zone={zone}", "--format=json"]
+
+
+def logs_command(node: str, project: str, zone: str, *, worker: str, lines: int, follow: bool) -> list[str]:
     tail = f"tail -n {lines} {'-F ' if follow else ''}{LOG_FILE}"
-    words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", name, f"--project={project}", f"--zone={zone}"]
+    words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", node, f"--project={project}", f"--zone={zone}"]
     return [*words, f"--worker={worker}", f"--command={tail}"]
 
 
@@ -160,10 +171,11 @@ def _xpk(verb: str, name: str, project: str, zone: str, cluster: str) -> list[st
 
 
 def xpk_create_command(
-    name: str, project: str, zone: str, *, cluster: str, accelerator: str, command: str, image: str, restarts: int
-) -> list[str]:
+    name: str, project: str, zone: str, *, cluster: str, accelerator: str, slices: int, command: str, image: str,
+    restarts: int,
+) -> list[str]:  # fmt: skip
     """A workload on a cluster that exists: the checkout is put into `image`, and `command` runs in it on each host."""
-    words = [*_xpk("create", name, project, zone, cluster), f"--tpu-type={accelerator}", "--num-slices=1"]
+    words = [*_xpk("create", name, project, zone, cluster), f"--tpu-type={accelerator}", f"--num-slices={slices}"]
     return [*words, f"--base-docker-image={image}", f"--max-restarts={restarts}", f"--command={command}"]
 
 
@@ -175,10 +187,13 @@ def xpk_delete_command(name: str, project: str, zone: str, cluster: str) -> list
     return [*_xpk("delete", name, project, zone, cluster), "--force"]
 
 
-def xpk_logs_command(name: str, *, lines: int, follow: bool) -> list[str]:
-    """Through kubectl, whose context `xpk` has set to the cluster. Kubernetes' JobSet labels the pods."""
-    words = ["kubectl", "logs", f"--selector=jobset.sigs.k8s.io/jobset-name={name}", f"--tail={lines}", "--prefix"]
-    return [*words, "--follow"] if follow else words
+def xpk_logs_command(name: str, *, slice_number: int | None, lines: int, follow: bool) -> list[str]:
+    """Through kubectl, whose context `xpk` has set to the cluster. Kubernetes' JobSet labels the pods: a slice is one
+    of its jobs. Kubectl follows five pods and no more, unless told another number."""
+    selector = f"jobset.sigs.k8s.io/jobset-name={name}"
+    selector += "" if slice_number is None else f",jobset.sigs.k8s.io/job-index={slice_number}"
+    words = ["kubectl", "logs", f"--selector={selector}", f"--tail={lines}", "--prefix"]
+    return [*words, "--follow", "--max-log-requests=4096"] if follow else words
 
 
 def state_of(answer: Answer) -> str:
@@ -186,6 +201,31 @@ def state_of(answer: Answer) -> str:
     try:
         return json.loads(answer.out)["state"]["state"]
     except (ValueError, KeyError, TypeError):
-        raise Failed(
-            f"gcloud described the queued resource in words that are not known: {answer.out[:200]!r}"
-        ) from None
+        raise _unknown("described the queued resource", answer) from None
+
+
+def slices_of(answer: Answer) -> int:
+    """How many slices the request that `describe_command` answers with is for."""
+    try:
+        (spec,) = json.loads(answer.out).get("tpu", {}).get("nodeSpec", [{}])
+        several = spec.get("multisliceParams") or spec.get("multiNodeParams") or {}  # API v2 and v2alpha1
+        return int(several.get("nodeCount", 1))
+    except (ValueError, AttributeError, TypeError):
+        raise _unknown("described the queued resource", answer) from None
+
+
+def nodes_of(name: str, answer: Answer) -> dict[str, str]:
+    """{TPU VM: its state ("READY", "PREEMPTED", ...)} of a request, from what `nodes_command` answers with."""
+    try:
+        nodes = [node for node in json.loads(answer.out) if _last(node.get("queuedResource", "")) == name]
+        return {_last(node["name"]): node["state"] for node in sorted(nodes, key=lambda node: node["name"])}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise _unknown("listed the TPU VMs", answer) from None
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _unknown(did: str, answer: Answer) -> Failed:
+    return Failed(f"gcloud {did} in words that are not known: {answer.out[:200]!r}")

@@ -1,9 +1,10 @@
-"""Ask for a TPU slice and train a config on it.
+"""Ask for a TPU slice, or several, and train a config on it.
 
     python tpu/launch.py --name ipo --project my-project --zone us-west4-a --topology v5e-16 --capacity spot \\
         --config configs/ipo_md.py --run-dir gs://my-bucket/runs
 
-What stands after -- goes to `alignjax train`, for example -- --seed 1. The queue answers when it has the chips; then
+What stands after -- goes to `alignjax train`, for example -- --seed 1. With --slices 2 the run is one over two such
+slices, and the replica axis of its mesh goes from one to the other. The queue answers when it has the chips; then
 every host installs the revision and trains, and after a restart resumes. status.py, logs.py and delete.py do the rest;
 the slice costs money until it is deleted.
 """
@@ -19,7 +20,11 @@ from pathlib import Path
 
 import cloud
 
-from alignjax.config import ConfigError
+from alignjax.cli import separate
+from alignjax.cli.train import Train
+from alignjax.commands.hbm import mesh_on
+from alignjax.commands.load import load
+from alignjax.config import ConfigError, Experiment
 from alignjax.topologies import Topology, topology
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +35,7 @@ CAPACITY = "spot (cheapest, may be taken away at any time), on-demand, or reserv
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = cloud.parser("Ask for a TPU slice and train a config on it. Words after -- go to alignjax train.")
     flags.add_argument("--topology", required=True, help="accelerator type: v5e-16, v5p-128, v6e-8, tpu7x-128, ...")
+    flags.add_argument("--slices", type=int, default=1, help="how many such slices, joined by the slower network")
     flags.add_argument("--capacity", choices=["spot", "on-demand", "reserved"], help=f"{CAPACITY}; not with --cluster")
     flags.add_argument("--config", required=True, help="CONFIG[:MODE], a path inside the repository")
     flags.add_argument("--run-dir", required=True, help="gs://BUCKET/FOLDER, or a folder that every host has mounted")
@@ -45,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_argument("overrides", nargs="*", help="after --: flags of alignjax train")
     given = flags.parse_args(arguments)
     place = (cloud.checked_name(given.name), given.project, given.zone)
-    slice_ = topology(given.topology)
-    _check_config(given.config)
+    slice_ = topology(given.topology, given.slices)
+    _check_config(given, slice_)
     if given.cluster:
         return _with_xpk(given, place, slice_)
     return _with_gcloud(given, place, slice_)
@@ -63,6 +69,7 @@ def _with_gcloud(given: argparse.Namespace, place: tuple[str, str, str], slice_:
     command = cloud.create_command(
         *place,
         accelerator=slice_.name,
+        slices=slice_.slices,
         runtime=slice_.generation.runtime,
         capacity=given.capacity,
         metadata=_told(given, slice_),
@@ -86,11 +93,13 @@ def _with_gcloud(given: argparse.Namespace, place: tuple[str, str, str], slice_:
     elif not there.not_found:
         raise cloud.failure(cloud.describe_command(*place), there)
     cloud.demand(command, only_print=False)
-    _say(given, slice_, f"{slice_.name} is asked for: {slice_.chips} chips on {slice_.hosts} hosts.")
+    _say(given, slice_, f"{slice_} is asked for: {slice_.chips} chips on {slice_.hosts} hosts.")
     return 0
 
 
 def _with_xpk(given: argparse.Namespace, place: tuple[str, str, str], slice_: Topology) -> int:
+    if slice_.slices > 1 and slice_.hosts == slice_.slices:
+        raise ConfigError(f"GKE joins slices of several hosts each, and {slice_.name} has one: take a larger slice")
     if given.image is None:
         raise ConfigError("--cluster needs --image: a Docker image with Python 3.11 or newer, in a registry")
     if given.run_dir.startswith("gs://"):
@@ -102,6 +111,7 @@ def _with_xpk(given: argparse.Namespace, place: tuple[str, str, str], slice_: To
         *place,
         cluster=given.cluster,
         accelerator=slice_.name,
+        slices=slice_.slices,
         command=command,
         image=given.image,
         restarts=given.restarts,
@@ -130,15 +140,23 @@ def _told(given: argparse.Namespace, slice_: Topology) -> dict[str, str]:
 
 
 def _train(given: argparse.Namespace, slice_: Topology, folder: str) -> list[str]:
-    """The command of every host; several hosts find each other through the TPU's own metadata."""
+    """The command of every host; hosts find each other, and slices theirs, through the TPU's own metadata."""
     several = ["--distributed"] if slice_.hosts > 1 else []
+    several += ["--slices", str(slice_.slices)] if slice_.slices > 1 else []
     return ["alignjax", "train", given.config, "--run-dir", folder, "--resume", *several, *given.overrides]
 
 
-def _check_config(where: str) -> None:
-    path = where.partition(":")[0]
+def _check_config(given: argparse.Namespace, slice_: Topology) -> None:
+    """That the hosts have the config, its overrides mean something, and each of its meshes fills the slices: what a run
+    would say after the chips are paid for."""
+    path, _, mode = given.config.partition(":")
     if Path(path).is_absolute() or not (HERE.parent / path).is_file():
-        raise ConfigError(f"--config {where!r}: there is no {path} in the repository, which the hosts clone")
+        raise ConfigError(f"--config {given.config!r}: there is no {path} in the repository, which the hosts clone")
+    _, overrides = separate(Train, given.overrides)
+    config = load(f"{HERE.parent / path}{mode and ':'}{mode}", overrides).config
+    for experiment in [config] if isinstance(config, Experiment) else config.steps.values():
+        if isinstance(experiment, Experiment):
+            mesh_on(experiment.mesh, slice_)
 
 
 def _git(*words: str) -> str:
@@ -161,7 +179,8 @@ def _say(given: argparse.Namespace, slice_: Topology, first: str) -> None:
     where += f" --cluster {given.cluster}" if given.cluster else ""
     print(f"{first} It costs money from when it is there until it is deleted.")
     for program in ("status", "logs", "delete"):
-        print(f"  python tpu/{program}.py {where}")
+        which = " --slice 0" if program == "logs" and slice_.slices > 1 else ""
+        print(f"  python tpu/{program}.py {where}{which}")
 
 
 if __name__ == "__main__":

@@ -88,17 +88,16 @@ def experiment(size: str, slice_: Topology, precision: str) -> Experiment:
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(description="How much of a device's memory IPO-MD takes.", allow_abbrev=False)
     flags.add_argument("--topology", required=True, help="accelerator type: v5e-16, v5p-128, ...")
+    flags.add_argument("--slices", type=int, default=1, help="how many such slices")
     flags.add_argument("--sizes", nargs="*", default=list(SIZES), help=f"of {', '.join(SIZES)}; all if not given")
     flags.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of weights and moments")
     flags.add_argument("--compile", action="store_true", help="ask the TPU's compiler instead of estimating")
     given = flags.parse_args(arguments)
-    slice_ = topology(given.topology)
+    slice_ = topology(given.topology, given.slices)
     if wrong := [size for size in given.sizes if size not in SIZES]:
         raise ConfigError(f"there is no size {wrong[0]!r}.{nearest(wrong[0], SIZES)}")
     room = slice_.hbm_bytes / 2**30
-    print(
-        f"{slice_.name}: {slice_.devices} devices of {room:.0f} GiB, {given.precision} weights, mesh {_mesh(slice_)}\n"
-    )
+    print(f"{slice_}: {slice_.devices} devices of {room:.0f} GiB, {given.precision} weights, mesh {_mesh(slice_)}\n")
     print("| model | parameters | state | caches | sample and score | update | together, GiB | of the device |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for size in given.sizes:

@@ -1,6 +1,6 @@
 """Does a slice work? Counts its devices, sends numbers along every axis of a mesh, compares a config over its hosts.
 
-    python tpu/smoke_test.py --topology v5e-16 [--mesh 1 4 4] [--config configs/ipo_md.py] [--distributed]
+    python tpu/smoke_test.py --topology v5e-16 [--slices 2] [--mesh 1 4 4] [--config configs/ipo_md.py] [--distributed]
 
 Run by every host of a slice (with --distributed where there are several), or with simulated devices:
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python tpu/smoke_test.py --topology v5e-8
@@ -25,7 +25,7 @@ from rich.table import Table
 from alignjax.commands.load import load
 from alignjax.config import ConfigError, MeshConfig
 from alignjax.distributed import connect
-from alignjax.mesh import AXES, make_mesh
+from alignjax.mesh import AXES, make_mesh, slice_count
 from alignjax.topologies import Topology, topology
 from alignjax.train.config_json import config_hash
 
@@ -35,11 +35,12 @@ Row = tuple[str, str, str]  # what was looked at, what it must be, what it is
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = argparse.ArgumentParser(description="Does a slice work?", allow_abbrev=False)
     flags.add_argument("--topology", required=True, help="accelerator type: v5e-16, v5p-128, ...")
+    flags.add_argument("--slices", type=int, default=1, help="how many such slices")
     flags.add_argument("--mesh", nargs=3, type=int, metavar=("REPLICA", "FSDP", "TENSOR"), help="not the default one")
     flags.add_argument("--config", help="CONFIG[:MODE] whose hash all hosts must agree on")
     flags.add_argument("--distributed", action="store_true", help="one of several hosts")
     given = flags.parse_args(arguments)
-    slice_ = topology(given.topology)
+    slice_ = topology(given.topology, given.slices)
     if given.distributed:
         connect()
     mesh = MeshConfig(*given.mesh) if given.mesh else slice_.default_mesh
@@ -54,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def devices(slice_: Topology) -> list[Row]:
-    """Simulated devices are all of one host."""
-    hosts = slice_.hosts if jax.default_backend() == "tpu" else jax.process_count()
+    """Simulated devices are all of one host and one slice."""
+    simulated = jax.default_backend() != "tpu"
+    hosts = jax.process_count() if simulated else slice_.hosts
     return [
+        ("slices", str(1 if simulated else slice_.slices), str(slice_count(jax.devices()))),
         ("devices", str(slice_.devices), str(jax.device_count())),
         ("hosts", str(hosts), str(jax.process_count())),
         ("devices of each host", str(slice_.devices // hosts), str(jax.local_device_count())),

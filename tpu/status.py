@@ -1,4 +1,4 @@
-"""Say in what state a slice is, and what to do about it."""
+"""Say in what state a slice is, or several of one request, and what to do about it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = cloud.describe_command(*place)
     answer = cloud.run(command, only_print=given.only_print)
     if given.only_print:
+        print("# and of a request for several slices, to see each of them:")
+        cloud.run(cloud.nodes_command(given.project, given.zone), only_print=True)
         return 0
     if answer.not_found:
         print(f"{given.name}: there is no such slice in {given.zone} of {given.project}")
@@ -40,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise cloud.failure(command, answer)
     state = cloud.state_of(answer)
     print(f"{given.name}: {state}: {MEANING.get(state, 'a state that this program does not know')}")
+    if (slices := cloud.slices_of(answer)) > 1:
+        listed = cloud.demand(cloud.nodes_command(given.project, given.zone), only_print=False)
+        nodes = cloud.nodes_of(given.name, listed)
+        print(f"{len(nodes)} of {slices} slices are there" + "".join(f"\n  {n}: {s}" for n, s in nodes.items()))
     return int(state in ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING"))
 
 

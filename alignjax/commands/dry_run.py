@@ -37,7 +37,8 @@ def dry_run(
 ) -> None:
     """Print roles, parameter counts, shapes and a memory estimate of an experiment, or of each step of a pipeline.
 
-    topology: a TPU slice, of whose devices the memory is shown too; ask: its compiler, instead of estimating.
+    topology: a TPU slice, or several, of whose devices the memory is shown too; ask: the compiler, instead of
+    estimating.
 
     Raises ConfigError, TypeError or ValueError where the run itself would fail for its shapes.
     """
@@ -50,7 +51,7 @@ def dry_run(
     shown: dict[Any, str] = {}
     overview = Table("step", "iterations", "parameters", "memory (roughly)", title="the pipeline", title_justify="left")
     if topology is not None:
-        overview.add_column(f"a device of {topology.name}")
+        overview.add_column(f"a device of {topology}")
     for column in range(1, len(overview.columns)):
         overview.columns[column].justify = "right"
     for name, step in config.steps.items():

@@ -57,22 +57,16 @@ class Held:
 
 
 def describe(experiment: Experiment, workspace: Workspace, topology: Topology, ask: bool, console: Console) -> int:
-    """Print what each device of a slice holds; its bytes in all. ask: the TPU compiler, instead of estimating.
+    """Print what each device of a slice, or of several, holds; its bytes in all. ask: the TPU compiler, instead of
+    estimating.
 
-    Raises ConfigError for a mesh that is not the slice's size, and where the compiler is asked and not installed.
+    Raises ConfigError for a mesh that is not the slices' size, and where the compiler is asked and not installed.
     """
     config = experiment.mesh
-    try:
-        mesh = abstract_mesh(config, topology.devices)
-    except ConfigError as error:
-        best = topology.default_mesh
-        raise ConfigError(
-            f"{error} on {topology.name}: for example --mesh.replica {best.replica} --mesh.fsdp {best.fsdp} "
-            f"--mesh.tensor {best.tensor}"
-        ) from None
+    mesh = mesh_on(config, topology)
     numbers = (compiled if ask else held)(experiment, workspace, described_mesh(config, topology) if ask else mesh)
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    title = f"each of the {topology.devices} devices of {topology.name}: mesh {shape}"
+    title = f"each of the {topology.devices} devices of {topology}: mesh {shape}"
     roughly = "says the compiler" if ask else "roughly"
     table = Table("memory", "bytes", title=title, title_justify="left")
     table.columns[1].justify = "right"
@@ -113,6 +107,20 @@ def _unsplit(experiment: Experiment, workspace: Workspace, mesh: AbstractMesh) -
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
     """A mesh without devices; ConfigError if its sizes do not multiply to their number."""
     return AbstractMesh(axis_sizes(config, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_on(config: MeshConfig, topology: Topology) -> AbstractMesh:
+    """The mesh of TPU slices, without their devices. ConfigError, with a mesh that would do, if its sizes do not
+    multiply to their number or its replica axis does not cross the slices."""
+    try:
+        axis_sizes(config, topology.devices, topology.slices)
+    except ConfigError as error:
+        best = topology.default_mesh
+        raise ConfigError(
+            f"{error} on {topology}: for example --mesh.replica {best.replica} --mesh.fsdp {best.fsdp} "
+            f"--mesh.tensor {best.tensor} (--all.mesh in a pipeline)"
+        ) from None
+    return abstract_mesh(config, topology.devices)
 
 
 def held(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
@@ -192,21 +200,22 @@ def _temporary(lowered: Any) -> int:
 
 
 def described_mesh(config: MeshConfig, topology: Topology) -> jax.sharding.Mesh:
-    """A mesh of a slice that is not there, for its compiler: libtpu compiles on any x86 Linux machine.
+    """A mesh of slices that are not there, for their compiler: libtpu compiles on any x86 Linux machine.
 
     Raises ConfigError where libtpu is not installed, or does not know the slice.
     """
     os.environ.setdefault(
         "TPU_SKIP_MDS_QUERY", "1"
     )  # asked from outside of Google's cloud, it would wait for an answer
+    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
-        devices = compilers.get_topology_desc(topology.compiler_name, "tpu").devices
+        devices = compilers.get_topology_desc(topology.compiler_name, "tpu", **several).devices
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         busy = "lockfile" in reason  # one process of a machine at a time
         what = "wait for the other process that uses it" if busy else 'pip install "jax[tpu]", on Linux and x86'
         raise ConfigError(
-            f"the TPU compiler cannot be asked about {topology.name} ({reason[:160]}): {what}, or leave out --compile"
+            f"the TPU compiler cannot be asked about {topology} ({reason[:160]}): {what}, or leave out --compile"
         ) from None
     return make_mesh(config, devices)
 

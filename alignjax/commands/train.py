@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from alignjax import overrides
@@ -12,11 +13,12 @@ from alignjax.commands.load import COMMAND_FILE, Loaded, load, remember
 from alignjax.commands.starts import check_starts
 from alignjax.config import ConfigError, Pipeline
 from alignjax.distributed import leads, together
+from alignjax.mesh import slice_count
 from alignjax.topologies import topology
 from alignjax.workspace import Workspace
 
 PROCESS_FLAGS = ("distributed", "coordinator", "processes", "process")
-FLAGS = ("run-dir", "resume", "dry-run", "topology", "compile", *PROCESS_FLAGS, "traceback", "help")
+FLAGS = ("run-dir", "resume", "dry-run", "topology", "compile", "slices", *PROCESS_FLAGS, "traceback", "help")
 
 
 def train(
@@ -26,18 +28,24 @@ def train(
     run_dir: Path | None,
     resume: bool,
     dry_run: bool,
+    slices: int | None = None,
     dry_on: tuple[str | None, bool] = (None, False),
 ) -> int:
     """Resolve CONFIG[:MODE] with its overrides, then train it, or with `dry_run` only say what it would be; dry_on:
-    (name of a TPU slice, whether to ask its compiler).
+    (name of a TPU slice, whether to ask its compiler). slices: how many of these, or how many a run must have.
 
-    Raises ConfigError for a config that cannot be meant and for a folder that holds another run.
+    Raises ConfigError for a config that cannot be meant, for a folder that holds another run, and for a run on another
+    number of slices.
     """
     slice_name, ask = dry_on
     if (slice_name or ask) and not (dry_run and slice_name):
         raise ConfigError("--topology SLICE goes with --dry-run, and --compile with --topology")
-    place = topology(slice_name) if slice_name else None
+    if slices is not None and dry_run and not slice_name:
+        raise ConfigError("--slices says with --topology SLICE how many such slices there are")
+    place = topology(slice_name, 1 if slices is None else slices) if slice_name else None
     with together():
+        if slices is not None and not dry_run:
+            _check_slices(slices)
         loaded = load(where, arguments, flags=FLAGS)
         folder = run_dir or loaded.default_run_dir
         check_starts(loaded.config, Workspace(folder))
@@ -59,6 +67,17 @@ def train(
     if again and leads():  # only now: had the config not fitted the run, the old record would still be the true one
         remember(loaded, folder)
     return 0
+
+
+def _check_slices(wanted: int) -> None:
+    """Slices that do not know of each other would be several runs in one folder."""
+    found = slice_count(jax.devices())
+    if found != wanted:
+        raise ConfigError(
+            f"this run found {found} TPU slice{'s' * (found > 1)} and must have {wanted} (--slices): each would train "
+            "by itself into the same folder. Processes find the other slices through MEGASCALE_COORDINATOR_ADDRESS, "
+            "MEGASCALE_NUM_SLICES and MEGASCALE_SLICE_ID, of the environment or of the hosts' metadata (tpu-env)"
+        )
 
 
 def _run(loaded: Loaded, workspace: Workspace, *, resume: bool) -> None:

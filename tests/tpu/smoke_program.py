@@ -13,6 +13,7 @@ import smoke_test
 CASES: dict[str, list[str]] = {
     "default mesh": ["--topology", "v5e-8"],
     "three axes": ["--topology", "v5e-8", "--mesh", "2", "2", "2"],
+    "two slices": ["--topology", "v5e-4", "--slices", "2"],
     "another slice": ["--topology", "v5e-16"],
     "a chip is two devices": ["--topology", "v7x-8"],
 }

@@ -40,6 +40,9 @@ CREATE = [
     "|alignjax-command=alignjax train configs/ipo_md.py:tiny --run-dir /mnt/alignjax/runs/ipo --resume --distributed",
     f"--metadata-from-file=startup-script={ROOT}/tpu/worker.sh",
 ]
+LIST = ["gcloud", "compute", "tpus", "tpu-vm", "list", *PLACE, "--format=json"]
+SLICES = [*LAUNCH, "--slices", "2", "--", "--all.mesh.replica", "2"]
+MORE = "--distributed --slices 2 --all.mesh.replica 2"  # what the command of a host ends with
 ABSENT = (1, "", "ERROR: (gcloud.compute.tpus.queued-resources.describe) NOT_FOUND: Resource 'ipo' was not found")
 
 FAKE = """#!{python} -IS
@@ -113,7 +116,7 @@ def test_launch_asks_for_the_slice(call: Call) -> None:
 def test_launch_hands_on_capacity_waiting_account_and_overrides(call: Call) -> None:
     words = [*LAUNCH[:-1], "reserved", "--topology", "v5p-8", "--wait", "6h", "--service-account", "me@lab"]
     done = call(
-        "launch", [*words, "--run-dir", "/mnt/disk", "--", "--seed", "3", "--tags", "a b"], {"describe": ABSENT}
+        "launch", [*words, "--run-dir", "/mnt/disk", "--", "--seed", "3", "--report.title", "a b"], {"describe": ABSENT}
     )
     made = done.calls[1]
     assert {"--reserved", "--valid-until-duration=6h", "--service-account=me@lab"} <= set(made)
@@ -123,7 +126,7 @@ def test_launch_hands_on_capacity_waiting_account_and_overrides(call: Call) -> N
     assert told["alignjax-run-dir"] == "/mnt/disk/ipo"
     # One host needs no --distributed; the words survive the shell that splits them again on the host.
     command = ["alignjax", "train", "configs/ipo_md.py:tiny", "--run-dir", "/mnt/disk/ipo", "--resume"]
-    assert shlex.split(told["alignjax-command"]) == [*command, "--seed", "3", "--tags", "a b"]
+    assert shlex.split(told["alignjax-command"]) == [*command, "--seed", "3", "--report.title", "a b"]
 
 
 @pytest.mark.parametrize("program", ["launch", "status", "logs", "delete"])
@@ -133,8 +136,9 @@ def test_print_shows_the_command_and_runs_nothing(program: str, call: Call) -> N
     assert done.status == 0, done.error
     tail = "--command=tail -n 100 /var/log/alignjax.log"
     logs = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "ipo", *PLACE, "--worker=0", tail]
-    wanted = {"launch": CREATE, "status": DESCRIBE, "logs": logs, "delete": DELETE}[program]
-    assert [shlex.split(line) for line in done.out.splitlines()] == [wanted]
+    wanted = {"launch": [CREATE], "status": [DESCRIBE, LIST], "logs": [logs], "delete": [DELETE]}[program]
+    said = [shlex.split(line, comments=True) for line in done.out.splitlines()]
+    assert [words for words in said if words] == wanted
 
 
 @pytest.mark.parametrize("program", ["launch", "status", "logs", "delete"])
@@ -186,7 +190,16 @@ def test_errors_of_gcloud_are_shown_with_what_to_do(error: str, advice: str, cal
         (["--config", "configs/nothing.py"], "there is no configs/nothing.py in the repository"),
         (["--run-dir", "runs"], "must be gs://BUCKET/FOLDER or an absolute path"),
         (["--name", "My_Run"], "small letters, digits and dashes"),
-        (["--", "--tags", "a|b"], "may not contain '|'"),
+        (["--", "--report.title", "a|b"], "may not contain '|'"),
+        (["--", "--ipo_md.stpes", "3"], "ipo_md.stpes"),
+        (["--", "--all.mesh.fsdp", "6"], "needs 6 devices; there are 16 on v5litepod-16: for example --mesh.replica 1"),
+        (["--slices", "2"], "replica, the axis that crosses the slow network between them, must be 2 or a multiple"),
+        (["--slices", "2", "--", "--all.mesh.replica", "2", "--all.mesh.fsdp", "8"], "are 32 on 2 x v5litepod-16"),
+        (["--slices", "0"], "--slices 0: at least 1"),
+        (
+            ["--slices", "2", "--topology", "v5e-8", "--cluster", "c", "--", "--all.mesh.replica", "2"],
+            "v5litepod-8 has one: take a larger slice",
+        ),
     ],
 )
 def test_mistakes_are_said_before_gcloud_is_asked(change: list[str], message: str, call: Call) -> None:
@@ -219,6 +232,40 @@ def test_status_says_what_a_state_means(answer: tuple[int, str, str], status: in
     done = call("status", WHERE, {"describe": answer})
     assert (done.status, done.calls) == (status, [DESCRIBE])
     assert message in done.out + done.error
+
+
+def test_two_slices_are_one_request_and_one_run(call: Call) -> None:
+    """One request for two nodes, whose hosts all run one command; the rest goes by the name of the request."""
+    done = call("launch", SLICES, {"describe": ABSENT})
+    assert done.status == 0, done.error
+    place = CREATE.index("--node-id=ipo")
+    create = [*CREATE[:place], "--node-count=2", "--node-prefix=ipo", *CREATE[place + 1 :]]
+    assert done.calls == [DESCRIBE, [word.replace("--distributed", MORE) for word in create]]
+    assert "2 x v5litepod-16 is asked for: 32 chips on 8 hosts" in done.out
+    assert "tpu/logs.py --name ipo --project lab --zone us-west4-a --slice 0" in done.out
+    printed = call("launch", [*SLICES[:-3], "--print", *SLICES[-3:]], installed=False).out
+    assert shlex.split(printed) == done.calls[1]
+    # Slices of one host each are several hosts all the same.
+    one = call("launch", [*SLICES[:-3], "--topology", "v5e-4", *SLICES[-3:]], {"describe": ABSENT})
+    assert any(f"--resume {MORE}" in word for word in one.calls[1])
+
+
+def test_each_of_several_slices_has_a_state_and_logs(call: Call) -> None:
+    spec = {"nodeSpec": [{"multisliceParams": {"nodeCount": 2, "nodeIdPrefix": "ipo"}}]}
+    described = (0, json.dumps({**json.loads(state("ACTIVE")[1]), "tpu": spec}), "")
+    place = "projects/lab/locations/us-west4-a"
+    nodes = [
+        {"name": f"{place}/nodes/{name}", "state": state, "queuedResource": f"{place}/queuedResources/{of}"}
+        for name, state, of in (("ipo-1", "PREEMPTED", "ipo"), ("other", "READY", "other"), ("ipo-0", "READY", "ipo"))
+    ]
+    nodes.append({"name": f"{place}/nodes/alone", "state": "READY"})  # asked for without a queue
+    done = call("status", WHERE, {"describe": described, "list": (0, json.dumps(nodes), "")})
+    assert (done.status, done.calls) == (0, [DESCRIBE, LIST])
+    assert done.out.splitlines()[1:] == ["2 of 2 slices are there", "  ipo-0: READY", "  ipo-1: PREEMPTED"]
+    done = call("status", WHERE, {"describe": described, "list": (0, '[{"queuedResource": "a/ipo"}]', "")})
+    assert (done.status, "in words that are not known" in done.error) == (2, True)
+    done = call("logs", [*WHERE, "--slice", "1", "--worker", "3"])
+    assert done.calls[0][4:9] == ["ssh", "ipo-1", *PLACE, "--worker=3"]
 
 
 def test_logs_of_all_hosts_as_they_come(call: Call) -> None:
@@ -255,6 +302,12 @@ def test_xpk_runs_the_same_on_a_cluster(call: Call) -> None:
     assert call("logs", where).calls == [["kubectl", "logs", label, "--tail=100", "--prefix"]]
     done = call("launch", [*words, "--run-dir", "gs://bucket"])
     assert (done.status, done.calls) == (2, [])
+    done = call("launch", [*words, "--slices", "2", "--", "--all.mesh.replica", "4", "--all.mesh.tensor", "2"])
+    assert "--num-slices=2" in done.calls[0]
+    assert done.calls[0][-1].endswith(f"--resume {MORE.replace('replica 2', 'replica 4')} --all.mesh.tensor 2")
+    done = call("logs", [*where, "--slice", "1", "--follow"])
+    label = f"{label},jobset.sigs.k8s.io/job-index=1"
+    assert done.calls == [["kubectl", "logs", label, "--tail=100", "--prefix", "--follow", "--max-log-requests=4096"]]
 
 
 def test_a_program_is_a_program() -> None:

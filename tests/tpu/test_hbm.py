@@ -126,6 +126,13 @@ def test_bytes_on_a_device_go_by_the_sharding() -> None:
 # ------------------------------------------------------------------------------------------------------ command line
 
 
+def held_by_each(out: str, title: str) -> str:
+    """What a dry run prints below a title."""
+    _, found, below = out.partition(f"{title}\n")
+    assert found, out
+    return below.split("device's memory")[0]
+
+
 def test_dry_run_on_a_slice_that_is_not_there(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,11 +141,16 @@ def test_dry_run_on_a_slice_that_is_not_there(
         words = ["train", "my configs/wide.py", "--dry-run", "--topology", "v5p-128", "--source.rows", "64"]
         assert main(words) == 0
         out = capsys.readouterr().out
-        assert "each of the 64 devices of v5p-128: mesh replica 1 x fsdp 64 x tensor 1" in out
+        title_of_one = "each of the 64 devices of v5p-128: mesh replica 1 x fsdp 64 x tensor 1"
         assert "it fits" in out
         assert "do not split" not in out
         assert main([*words[:-1], "7"]) == 0
         assert "7 prompts do not split over 64 devices" in capsys.readouterr().out
+        # Twice the slices with twice the prompts: each device has its part of the weights in its slice, and holds as
+        # much as before.
+        assert main([*words[:-1], "128", "--slices", "2", "--mesh.replica", "2"]) == 0
+        title = "each of the 128 devices of 2 x v5p-128: mesh replica 2 x fsdp 64 x tensor 1"
+        assert held_by_each(capsys.readouterr().out, title) == held_by_each(out, title_of_one)
 
 
 def test_a_slices_kernel_is_measured_as_plain_attention(
@@ -163,7 +175,10 @@ def test_a_slices_kernel_is_measured_as_plain_attention(
     [
         (["--dry-run", "--topology", "v5p-127"], "v5p comes with 8, 16"),
         (["--dry-run", "--topology", "v5e-16", "--mesh.fsdp", "6"], "on v5litepod-16: for example --mesh.replica 1"),
+        (["--dry-run", "--topology", "v5e-16", "--slices", "2"], "on 2 x v5litepod-16: for example --mesh.replica 2"),
         (["--topology", "v5e-16"], "--topology SLICE goes with --dry-run"),
+        (["--dry-run", "--slices", "2"], "--slices says with --topology SLICE how many"),
+        (["--slices", "2"], "this run found 1 TPU slice and must have 2"),
         (["--dry-run", "--compile"], "--compile with --topology"),
     ],
 )

@@ -36,6 +36,7 @@ def test_what_works_passes_and_what_does_not_fails(said: tuple[str, dict[str, in
     assert said[1] == {
         "default mesh": 0,
         "three axes": 0,
+        "two slices": 0,
         "another slice": 1,
         "a chip is two devices": 0,
         "broken ppermute": 1,

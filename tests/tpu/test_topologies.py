@@ -34,6 +34,19 @@ def test_the_default_mesh_fills_the_slice(slice_: Topology) -> None:
     assert axis_sizes(MeshConfig(mesh.replica, -1, mesh.tensor), slice_.devices) == sizes
 
 
+@every
+def test_several_slices_have_the_sum_of_what_each_has(slice_: Topology) -> None:
+    three = topology(slice_.name, 3)
+    assert (three.chips, three.hosts, three.devices) == (3 * slice_.chips, 3 * slice_.hosts, 3 * slice_.devices)
+    assert (three.hbm_bytes, three.compiler_name) == (slice_.hbm_bytes, slice_.compiler_name)
+    assert (str(slice_), str(three)) == (slice_.name, f"3 x {slice_.name}")
+    mesh, one = three.default_mesh, slice_.default_mesh
+    assert (mesh.replica, mesh.fsdp, mesh.tensor) == (3 * one.replica, one.fsdp, one.tensor)
+    assert axis_sizes(mesh, three.devices, three.slices) == (mesh.replica, mesh.fsdp, mesh.tensor)
+    with pytest.raises(ConfigError, match="lies on 3 slices"):
+        axis_sizes(MeshConfig(1, -1, 1), three.devices, three.slices)
+
+
 def test_names_are_unique_and_read_in_both_spellings() -> None:
     assert len(topologies()) == sum(len(generation.slices) for generation in GENERATIONS)
     assert topology("v5e-16") == topology("v5litepod-16")
@@ -70,3 +83,8 @@ def test_an_unknown_slice_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match="there is no TPU slice") as raised:
         topology(name)
     assert message in str(raised.value)
+
+
+def test_less_than_one_slice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--slices 0: at least 1"):
+        topology("v5e-16", 0)
