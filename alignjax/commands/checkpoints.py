@@ -15,7 +15,7 @@ from alignjax.commands.generate import dataset_of, speaker
 from alignjax.commands.load import reload, run_folder
 from alignjax.commands.memory import in_units
 from alignjax.config import ConfigError, Experiment, nearest
-from alignjax.data import Dataset, tokenizer_of
+from alignjax.data import Dataset, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.files import new_folder
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
@@ -27,7 +27,9 @@ from alignjax.types import Role
 from alignjax.workspace import Workspace
 
 # What of a config.json is no architecture and goes with the weights all the same.
-BESIDE = ("pad_token_id", "bos_token_id", "eos_token_id", "max_position_embeddings")
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+BESIDE = (*IDS, "max_position_embeddings")
+GENERATION = "generation_config.json"  # where transformers' generate and vLLM look for what ends a completion
 TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its tokenizer files
 GIGABYTE = 1_000_000_000
 
@@ -110,7 +112,14 @@ def export(
     outputs = [name for name in ("reward", "classes") if name in found.config.outputs]
     head = head or (outputs[0] if outputs else "lm")
     if tokenizer is not None:
-        found = found._replace(beside=lambda part: _copy_tokenizer(tokenizer.expanduser(), part))
+        found = _with_tokenizer(found, tokenizer.expanduser())
+    ids = {key: found.extra[key] for key in IDS if found.extra.get(key) is not None}
+
+    def beside(part: Path) -> None:
+        found.beside(part)
+        if head == "lm" and "eos_token_id" in ids:
+            _write_generation(part / GENERATION, ids)
+
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     with say.status("writing") as status:
         left = huggingface.save(
@@ -120,8 +129,9 @@ def export(
             head=head,
             dtype=dtype,
             shard_bytes=int(shard_gb * GIGABYTE),
-            extra=found.extra,
-            beside=found.beside,
+            # What is not known is said to be none: left out, it would be the id of the family's own tokenizer.
+            extra={**(dict.fromkeys(IDS) if ids else {}), **found.extra},
+            beside=beside,
             told=_told(status, "writing"),
         )
     if left:
@@ -133,9 +143,41 @@ def export(
             + "; give a folder that has one with --tokenizer",
             markup=False,
         )
+    elif head == "lm" and "eos_token_id" not in ids:
+        say.print("no token is known to end a text (eos): what is generated ends at its greatest length", markup=False)
     config = huggingface.read_json(to.expanduser() / "config.json")
     print(f"{to}: {config['architectures'][0]}, {dtype}")
     return 0
+
+
+def _with_tokenizer(found: Exported, folder: Path) -> Exported:
+    """What is exported with the tokenizer of a folder: its files, and its token ids, which config.json beside it may
+    know too. Raises ConfigError where the model has no such token."""
+    given = huggingface.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    ids = {key: given[key] for key in IDS if given.get(key) is not None}
+    for name, (first, *more) in special_ids(folder).items():
+        if first >= found.config.vocab:
+            raise ConfigError(
+                f"{folder}: its {name} token is number {first}, and the model has {found.config.vocab} tokens: this is "
+                "the tokenizer of another model"
+            )
+        ends = dict.fromkeys((first, *more, *(_listed(ids.get("eos_token_id")) if name == "eos" else ())))
+        ids[f"{name}_token_id"] = first if len(ends) == 1 else list(ends)
+    extra = {key: value for key, value in found.extra.items() if key not in IDS} | ids
+    return found._replace(extra=extra, beside=lambda part: _copy_tokenizer(folder, part))
+
+
+def _listed(ids: int | list[int] | None) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
+
+def _write_generation(path: Path, ids: dict[str, Any]) -> None:
+    """The token ids where generation is configured. What a copied file says stays, and so may more tokens end a
+    completion than `ids` say, but not less."""
+    given = huggingface.read_json(path) if path.is_file() else {}
+    ends = list(dict.fromkeys((*_listed(given.get("eos_token_id")), *_listed(ids["eos_token_id"]))))
+    merged = {**ids, **given, "eos_token_id": ends[0] if len(ends) == 1 else ends}
+    path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
 
 def _record_of_import(folder: Path) -> dict[str, Any] | None:
@@ -210,7 +252,8 @@ def _tokenizer(
         described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
         (part / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
-    return {f"{name}_token_id": number for name, number in ids.items()}, write
+    ends = {"eos_token_id": [tokenizer.eos, *tokenizer.stops]} if tokenizer.stops else {}
+    return {f"{name}_token_id": number for name, number in ids.items()} | ends, write
 
 
 def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str, Mapping[str, Role]]) -> Any:

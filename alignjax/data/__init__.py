@@ -25,7 +25,7 @@ from alignjax.data.recorded import BatchWriter, declare, recorded
 from alignjax.data.rows import DataError
 from alignjax.data.sources import candidates, instructions, preferences, prompts, rankings, thumbs
 from alignjax.data.stream import Source
-from alignjax.data.tokenizers import BOS, EOS, PAD, SEP, Tokenizer, load_tokenizer, train_bpe
+from alignjax.data.tokenizers import BOS, EOS, PAD, SEP, Tokenizer, load_tokenizer, special_ids, train_bpe
 
 __all__ = [
     "BOS",
@@ -62,6 +62,7 @@ __all__ = [
     "recorded",
     "render",
     "revisions",
+    "special_ids",
     "thumbs",
     "tokenizer_of",
     "train_bpe",

@@ -174,6 +174,22 @@ def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
     return backend, {}
 
 
+def special_ids(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """The ids that a tokenizer's files name as "pad" and "bos", and as "eos" all that end a completion, the tokenizer's
+    own first; eos alone is looked up by its usual spellings where none is named. What is not there is left out.
+
+    path: as of `load_tokenizer`, which see, also for what is raised.
+    """
+    path = tokenizer_file(path)
+    backend, own = _read(path)
+    named, stops = _named(path.parent, backend)
+    ids = {wanted: (i,) for wanted, i in {**own, **named}.items() if wanted in ("pad", "bos", "eos")}
+    usual = (backend.token_to_id(spelling) for spelling in _SPELLINGS["eos"])
+    first = ids["eos"] if "eos" in ids else tuple(i for i in usual if i is not None)[:1]
+    ends = tuple(dict.fromkeys((*first, *stops)))
+    return {**ids, "eos": ends} if ends else ids
+
+
 def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
     """A `tokenizer.json` or a SentencePiece `tokenizer.model` from disk, or the folder that holds one (with both, the
     first). Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside

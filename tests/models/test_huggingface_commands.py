@@ -101,6 +101,35 @@ def test_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["export", str(tmp_path / "own"), "--to", str(tmp_path / "bare"), "--role", "teacher"]) == 0
     assert "no tokenizer is written" in capsys.readouterr().err
 
+    # With a tokenizer whose files name what ends a text, theirs does end it: here with what the model says first.
+    prompt = torch.tensor([[1, 5, 7]])
+    bare = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "bare", dtype=torch.float32)
+    said = bare.generate(prompt, do_sample=False, max_new_tokens=5)[0].tolist()
+    first, second = said[3], said[3] + 1
+    assert len(said) > 4
+    tokenizer = tokenizer_of_numbers(tmp_path / "numbers", SIZES["vocab_size"], eos=first)
+    (tokenizer / "generation_config.json").write_text(json.dumps({"use_cache": False, "eos_token_id": second}))
+    words = ["export", str(tmp_path / "own"), "--role", "teacher", "--tokenizer", str(tokenizer)]
+    assert main([*words, "--to", str(tmp_path / "other")]) == 0
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "other", dtype=torch.float32)
+    assert other.generate(prompt, do_sample=False, max_new_tokens=5)[0].tolist() == said[:4]
+    assert (other.config.eos_token_id, other.config.bos_token_id) == ([first, second], None)
+    generation = other.generation_config
+    assert (generation.eos_token_id, generation.use_cache) == ([second, first], False)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "other").eos_token_id == first
+    tokenizer_of_numbers(tokenizer, 50, eos=40)
+    assert main([*words, "--to", str(tmp_path / "x")]) == 2
+    assert "its eos token is number 40, and the model has 37 tokens" in capsys.readouterr().err
+
+
+def tokenizer_of_numbers(folder: Path, size: int, eos: int) -> Path:
+    """A folder with a tokenizer of the words 0, 1, 2, .., of which one ends a text, and no generation_config.json."""
+    folder.mkdir(exist_ok=True)
+    words = {str(number): number for number in range(size)}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="0")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": str(eos)}))
+    return folder
+
 
 def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, run = tmp_path / "config.py", tmp_path / "run"
