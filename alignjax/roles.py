@@ -112,8 +112,8 @@ def unwrapped(start: Any) -> Any:
 
 
 def _source(context: Context, own: Any, of: str) -> Any:
-    """The other role's own tree if it has the same structure, else what its model runs on (a LoRA role is followed as
-    merged weights)."""
+    """The other role's own tree if it has the same structure (adapters follow adapters), else what its model runs
+    on."""
     state = context.state.get(of)
     return state if jax.tree.structure(state) == jax.tree.structure(own) else context.params(of)
 

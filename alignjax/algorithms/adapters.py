@@ -34,14 +34,19 @@ def with_lora(
 
     What follows an adapted role follows its adapters: a role that starts as a copy of it (a snapshot, an average, a
     slow learner) or as a pool of its past has adapters of its own over the same base, and a copy that never moves, a
-    reference, is the base itself and has no weights. An average or a combination by a rule is one of a and b, not of
-    their product; the build `roles.combined` becomes `lora.mixed`, which is exact.
+    reference, is the base itself and has no weights. Copies, snapshots, pools and the build `roles.combined` (which
+    becomes `lora.mixed`) are exact. An average by a rule, `roles.ema`, is not that of the weights: it averages a and b
+    apart, and mean(a) mean(b) falls short of mean(a b) by the covariance of a and b over what is averaged, of second
+    order in how far they move within its memory. The exact mean of K policies has rank K R. Of the recipes here
+    `nash_ema` alone averages; its opponent, the average of all weights, is itself taken in the place of a mixture of
+    past policies. Where the mean of the weights matters, average few snapshots with `roles.combined`.
 
     rank, alpha, targets, rank_stabilised, whole: see `models.lora`. bits: 8 or 4 keeps the matrices of the base
     quantised (QLoRA, arXiv:2305.14314; see `models.quantise`). start: function(key, base's params) -> adapters, in the
     place of fresh ones of that rank and those targets (`models.peft.start`).
 
-    Raises ConfigError for a role that does not exist, has no model, or has a build or follows another role already.
+    Raises ConfigError for a role that does not exist, has no model, or has a build or follows another role already, and
+    for a role that would follow adapters with whole weights.
     """
     made = dict(algorithm.roles)
     for name in adapted:
@@ -58,6 +63,7 @@ def with_lora(
         read = {role.rule.kwargs.get("of") for role in made.values()}  # by a rule, so they need a tree of their own
         changed = {one: _follower(made[one], name, build, one in read) for one in family - {name}}
         changed[name] = dataclasses.replace(made[name], start=small, build=build)
+        _refuse_followers(name, family, made)
         mixtures = {one: _mixture(role, family) for one, role in made.items()}
         made = {**mixtures, **changed, base: Role(made[name].model, first)}
     return dataclasses.replace(algorithm, roles=made)
@@ -70,6 +76,15 @@ def _refuse(name: str, role: Role) -> None:
         raise ConfigError(f"with_lora: role {name!r} has a build already; it would have to be put over the adapters")
     if isinstance(role.start, (CopyOf, PoolOf)):
         raise ConfigError(f"with_lora: role {name!r} starts from {role.start.role!r}: adapt that one, and it follows")
+
+
+def _refuse_followers(name: str, family: set[str], made: Mapping[str, Role]) -> None:
+    for one, role in made.items():
+        if one not in family and role.model is not None and role.rule.kwargs.get("of") in family:
+            raise ConfigError(
+                f"with_lora: role {one!r} follows {role.rule.kwargs['of']!r} with whole weights, which adapters are "
+                f"not: start it as copy_of({name!r})"
+            )
 
 
 def _family(name: str, made: Mapping[str, Role]) -> set[str]:

@@ -4,18 +4,21 @@ A step is two items: `state`, the leaves of the state by name ("roles/policy/emb
 leaves' shapes, dtypes and checksums and whatever the loop adds (data cursor, config, versions). Orbax writes into a
 temporary folder and renames it, in the background, and keeps the newest few. What it does not notice is a flipped bit
 in the data, hence the checksums: computed on device, in integers, so they hold on any mesh.
+
+Roles that no step changes (a reference, a judge, the weights below adapters) are written once, into a folder of
+`frozen` that is named by its content and complete before the first step that refers to it. Where a leaf lies, the
+step's JSON says; who reads by name need not know.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import gc
+import hashlib
+import json
 import math
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from alignjax.config import nearest
-from alignjax.distributed import gathered, several
-from alignjax.train.leaves import as_key, checksums, form, is_key, leaves_by_name, plain, tree_bytes
+from alignjax.distributed import gathered
+from alignjax.train.leaf_files import as_saved, by_itself, placed, read_json, read_leaves, write_leaves
+from alignjax.train.leaves import as_key, checksums_of, form, is_key, leaves_by_name, plain, tree_bytes
 
 FOLDER = "checkpoints"
-FORMAT = "alignjax state 1"
+FROZEN = "frozen"  # beside the steps: what none of them changes
+COMPLETE = "_CHECKPOINT_METADATA"
+FORMAT = "alignjax state 2"
 Writer = ocp.CheckpointManager
 
 
@@ -52,9 +58,14 @@ def _names(number: float) -> str:
     return f"{number:.3g} TB"
 
 
-def check_room(folder: Path, like: Any, *, keep: int) -> None:
+def _of_roles(names: Iterable[str], roles: Collection[str]) -> list[str]:
+    """Those of the leaves' names that belong to one of the roles."""
+    return [name for name in names if name.startswith("roles/") and name.split("/")[1] in roles]
+
+
+def check_room(folder: Path, like: Any, *, keep: int, once: Collection[str] = ()) -> None:
     """Raises CheckpointError if `folder` cannot be written, or its disk has no room for `keep` states like `like` and
-    the one being written: to be called before expensive work."""
+    the one being written, and for the roles `once`, see `save`: to be called before expensive work."""
     root = folder / FOLDER
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -64,12 +75,16 @@ def check_room(folder: Path, like: Any, *, keep: int) -> None:
         free = shutil.disk_usage(root).free
     except OSError as error:
         raise CheckpointError(f"cannot write checkpoints to {root}: {error.strerror}. Use another --run-dir.") from None
-    missing = max(1, keep + 1 - len(steps(folder)))
-    need = tree_bytes(like) * missing
+    there, named = steps(folder), leaves_by_name(like)
+    missing = max(1, keep + 1 - len(there))
+    first = tree_bytes([named[name] for name in _of_roles(named, once)])
+    each = tree_bytes(like) - first
+    need = each * missing + (0 if there else first)
     if free < need:
+        beside = f", and {_names(first)} once" if first and not there else ""
         raise CheckpointError(
             f"{root} has {_names(free)} free and the next {missing} checkpoints take {_names(need)} "
-            f"({_names(tree_bytes(like))} each, keep={keep}): free some space, lower keep, or use another --run-dir"
+            f"({_names(each)} each, keep={keep}{beside}): free some space, lower keep, or use another --run-dir"
         )
 
 
@@ -82,20 +97,23 @@ def open_writer(folder: Path, *, keep: int, alone: bool = False) -> Writer:
     )
     if alone:
         root.mkdir(parents=True, exist_ok=True)  # Orbax makes it only for all processes at once
-        options = dataclasses.replace(options, create=False, multiprocessing_options=_by_itself("writer"))
+        options = dataclasses.replace(options, create=False, multiprocessing_options=by_itself("writer"))
     return Writer(root, options=options)
 
 
-def _by_itself(name: str) -> ocp.options.MultiprocessingOptions:
-    """Of several processes this one, which waits for none of the others."""
-    own = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"{name}_{own}"
-    )
-
-
-def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wait: bool = False) -> None:
+def save(
+    writer: Writer,
+    step: int,
+    state: Any,
+    extra: Mapping[str, Any],
+    *,
+    once: Collection[str] = (),
+    wait: bool = False,
+) -> None:
     """Writes `state` and the JSON-able `extra` as `step`, in the background; when it returns, buffers may be donated.
+
+    once: roles that no step of the run changes. The first save writes them and waits for it, later ones refer to them
+    as long as they are bitwise the same. Not for a writer that is `alone`.
 
     Raises CheckpointError when this, or the one before it that was written in the background, could not be written.
     """
@@ -103,22 +121,27 @@ def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, wai
     meta = {
         "format": FORMAT,
         "leaves": {name: form(leaf) for name, leaf in named.items()},
-        "checksums": checksums(named),
+        "checksums": checksums_of(named),
         **extra,
     }
-    full = {name: _given(leaf) for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
+    full = {name: leaf for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
+    apart = {name: full.pop(name) for name in _of_roles([*full], once)}
     with _told(writer):
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(full), meta=ocp.args.JsonSave(meta))
+        meta["frozen"] = {_write_once(Path(writer.directory), apart, meta): [*apart]} if apart else {}
+        items = ocp.args.Composite(state=as_saved(full), meta=ocp.args.JsonSave(meta))
         if not writer.save(step, args=items):  # what Orbax does with a step that is not newer than all others
             raise FileExistsError(f"step {step} or a later one is already there")
         if wait:
             writer.wait_until_finished()
 
 
-def _given(leaf: Any) -> Any:
-    """Orbax refuses jax arrays that one of several processes has for itself, but takes NumPy's."""
-    own = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
-    return jax.device_get(leaf) if several() and own else leaf
+def _write_once(root: Path, leaves: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+    """The folder below `root` that holds these leaves, complete; written unless it is there."""
+    content = [[name, *meta["leaves"][name], meta["checksums"][name]] for name in sorted(leaves)]
+    place = f"{FROZEN}/{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
+    if gathered("" if (root / place / COMPLETE).exists() else "absent")[0]:  # as process 0 sees it
+        write_leaves(root / place, leaves)
+    return place
 
 
 @contextlib.contextmanager
@@ -174,15 +197,7 @@ def steps(folder: Path) -> list[int]:
     """Complete steps below `folder`, oldest first; what a crash left half-written does not count."""
     root = folder / FOLDER
     found = [int(path.name) for path in root.iterdir() if path.name.isdigit()] if root.is_dir() else []
-    return sorted(step for step in found if (root / str(step) / "_CHECKPOINT_METADATA").exists())
-
-
-@functools.cache
-def _reader() -> ocp.Checkpointer:
-    """Reads without waiting for other processes: each reads its own parts, and a job reads on one process alone."""
-    alone = _by_itself("reader")
-    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return sorted(step for step in found if (root / str(step) / COMPLETE).exists())
 
 
 def _meta(folder: Path, step: int) -> dict[str, Any]:
@@ -193,8 +208,7 @@ def _meta(folder: Path, step: int) -> dict[str, Any]:
         offer = f"Complete steps: {', '.join(map(str, there))}." if there else "There is no complete step."
         raise CheckpointError(f"{path} holds no checkpoint. {offer}", previous=_before(folder, step))
     try:
-        with _quiet():
-            meta = _reader().restore(path.resolve(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        meta = read_json(path)
     except Exception as error:
         raise _unreadable(folder, step, error) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
@@ -206,64 +220,58 @@ def _before(folder: Path, step: int) -> int | None:
     return max((other for other in steps(folder) if other < step), default=None)
 
 
-def _unreadable(folder: Path, step: int, reason: Any) -> CheckpointError:
+def _unreadable(folder: Path, step: int, reason: Any, place: str = "") -> CheckpointError:
+    first = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+    if place.startswith(FROZEN):  # another step would not help
+        return CheckpointError(
+            f"{folder / FOLDER / place} is damaged: {first[:160]}. It holds the roles that never change, which every "
+            "checkpoint beside it needs: put back a copy of it, or start again in another --run-dir."
+        )
     previous = _before(folder, step)
     offer = f"Step {previous} is there too" if previous is not None else "There is no earlier one"
-    first = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     return CheckpointError(
         f"checkpoint {folder / FOLDER / str(step)} is damaged: {first[:160]}. {offer}.", previous=previous, damaged=True
     )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax leaves coroutines behind when a read fails, each of which would print a page when it is collected."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
-    except Exception:
-        gc.collect()
-        raise
-    finally:
-        sys.unraisablehook = hook
-
-
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def _read(folder: Path, step: int, targets: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The named leaves, checked against their checksums. Raises CheckpointError naming the leaf that is damaged."""
-    wanted = {name: _target(leaf) for name, leaf in targets.items() if math.prod(leaf.shape)}
-    args = ocp.args.PyTreeRestore(
-        wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-    )
+    places = dict.fromkeys(targets, str(step)) | {
+        name: place for place, names in meta["frozen"].items() for name in names if name in targets
+    }
+    fresh: dict[str, jax.Array] = {}
+    for place in sorted({*places.values()}):
+        part = {name: leaf for name, leaf in targets.items() if places[name] == place}
+        fresh |= _read_place(folder, step, place, part)
+    wrong = [name for name, value in checksums_of(fresh).items() if value != meta["checksums"][name]]
+    if wrong:
+        raise _unreadable(
+            folder, step, f"the numbers of {_some(wrong)} are not those that were written", places[wrong[0]]
+        )
+    return {name: fresh[name] for name in targets}
+
+
+def _read_place(folder: Path, step: int, place: str, targets: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Leaves of a step that lie in one folder, its own or that of what no step changes."""
+    wanted = {name: placed(leaf) for name, leaf in targets.items() if math.prod(leaf.shape)}
     shared = any(not leaf.sharding.is_fully_addressable for leaf in wanted.values())
     found: dict[str, Any] = {}
     failure: Exception | None = None
     try:
-        with _quiet():
-            found = (
-                _reader().restore((folder / FOLDER / str(step)).resolve(), args=ocp.args.Composite(state=args)).state
-            )
+        found = read_leaves(folder / FOLDER / place, wanted)
     except Exception as error:
         failure = error
     # What one process cannot read is damaged for all: they must agree before they sum it up together.
     said = "" if failure is None else str(failure).strip() or type(failure).__name__
     if wrong := [line for line in (gathered(said) if shared else [said]) if line]:
-        raise _unreadable(folder, step, wrong[0]) from failure
+        raise _unreadable(folder, step, wrong[0], place) from failure
     # An array that still stands in memory of NumPy's cannot be donated: give each leaf a buffer of its own, one by one.
-    fresh = {
+    return {
         name: jnp.copy(found.pop(name))
         if name in found
-        else jnp.zeros(leaf.shape, leaf.dtype, device=_target(leaf).sharding)
+        else jnp.zeros(leaf.shape, leaf.dtype, device=placed(leaf).sharding)
         for name, leaf in targets.items()
     }
-    wrong = [name for name, value in checksums(fresh).items() if value != meta["checksums"][name]]
-    if wrong:
-        raise _unreadable(folder, step, f"the numbers of {_some(wrong)} are not those that were written")
-    return fresh
 
 
 def _some(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -74,7 +75,12 @@ def _checksum(leaf: jax.Array) -> jax.Array:
 
 def checksums(tree: Any) -> dict[str, int]:
     """A 32-bit checksum per leaf, by name; one transfer from the device."""
-    found = {name: _checksum(plain(leaf)) for name, leaf in leaves_by_name(tree).items()}
+    return checksums_of(leaves_by_name(tree))
+
+
+def checksums_of(named: Mapping[str, Any]) -> dict[str, int]:
+    """The same of leaves that have their names."""
+    found = {name: _checksum(plain(leaf)) for name, leaf in named.items()}
     return {name: int(value) for name, value in jax.device_get(found).items()}
 
 

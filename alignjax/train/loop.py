@@ -34,7 +34,7 @@ from alignjax.train.leaves import not_finite
 from alignjax.train.overlap import ahead, with_pending
 from alignjax.train.reference_cache import with_logps, without_cached
 from alignjax.train.start import Log, abstract, claim, first_state
-from alignjax.train.state import TrainState, abstract_state, trained
+from alignjax.train.state import TrainState, abstract_state, trained, unchanging
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
@@ -78,7 +78,7 @@ def train(
     like = with_pending(experiment, algorithm, abstract(algorithm, experiment.seed, mesh), workspace)
     with together():
         if leads():
-            checkpoint.check_room(folder, like, keep=experiment.keep)
+            checkpoint.check_room(folder, like, keep=experiment.keep, once=unchanging(algorithm.roles))
     source = _source(experiment, algorithm, workspace)
 
     with contextlib.ExitStack() as stack:
@@ -159,7 +159,8 @@ def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> Tra
             _refuse_broken(state, experiment.algorithm, step, run.writer)
             kept = dataclasses.asdict(Log(tuple(pending), clock(), log.written))
             saved = dataclasses.replace(state, pending=run.pending())
-            checkpoint.save(run.writer, step, saved, {**run.record, "iterator": {"next_step": step}, "log": kept})
+            extra = {**run.record, "iterator": {"next_step": step}, "log": kept}
+            checkpoint.save(run.writer, step, saved, extra, once=unchanging(experiment.algorithm.roles))
         if stop:
             break
     return state

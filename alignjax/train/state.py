@@ -18,7 +18,7 @@ from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
 from alignjax.train.checkpoint import restore_role, role_shapes
-from alignjax.types import Algorithm, Key, Model, Params, Role
+from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
 from alignjax.workspace import Workspace
 
 
@@ -46,6 +46,11 @@ class TrainState:
 def trained(roles: Mapping[str, Role]) -> tuple[str, ...]:
     """Names of the roles that have an optimizer."""
     return tuple(name for name, role in roles.items() if role.optimizer is not None)
+
+
+def unchanging(roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """Names of the roles whose own tree no step changes: neither an optimizer nor a rule moves them."""
+    return tuple(name for name, role in roles.items() if role.optimizer is None and role.rule.function is frozen)
 
 
 def params_of(roles: Mapping[str, Role], state: Mapping[str, Any]) -> Callable[[str], Params]:

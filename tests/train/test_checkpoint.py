@@ -165,6 +165,79 @@ def test_one_role_without_the_rest(written: Path) -> None:
         checkpoint.restore_role(written / "nowhere", "policy")
 
 
+ONCE = ("reference", "keys", "ring")
+
+
+def moved(state: State, number: int, *changed: str) -> State:
+    """The state with another step, and other numbers in the policy and the roles that are named."""
+    other = make_state(number).roles
+    roles = {name: other[name] if name in ("policy", *changed) else own for name, own in state.roles.items()}
+    return dataclasses.replace(state, roles=roles, step=jnp.int32(number))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four steps, of which the last two are kept."""
+    folder = tmp_path_factory.mktemp("once")
+    with checkpoint.writing(folder, keep=2) as writer:
+        for number in (1, 2, 3, 4):
+            checkpoint.save(writer, number, moved(make_state(0), number), {}, once=ONCE)
+    return folder
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_roles_that_never_change_are_written_once(shared: Path, written: Path) -> None:
+    (frozen,) = (shared / "checkpoints/frozen").iterdir()
+    reference = sum(leaf.nbytes for leaf in jax.tree.leaves(make_state().roles["reference"]))
+    assert size(frozen) > 0.8 * reference
+    assert size(written / "checkpoints/30") - size(shared / "checkpoints/4") > 0.8 * reference
+    assert checkpoint.steps(shared) == [3, 4]
+    for number in (3, 4):
+        state, _ = checkpoint.restore(shared, abstract(make_state()), number)
+        assert raw(state) == raw(moved(make_state(0), number))
+    assert raw(checkpoint.restore_role(shared, "reference")) == raw(make_state(0).roles["reference"])
+    assert raw(checkpoint.restore_role(shared, "policy")) == raw(make_state(4).roles["policy"])
+
+
+def test_another_process_goes_on_with_what_is_there_and_a_change_is_not_lost(shared: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared, tmp_path / "run")
+    folder = tmp_path / "run"
+    with checkpoint.writing(folder, keep=2) as writer:
+        checkpoint.save(writer, 5, moved(make_state(0), 5), {}, once=ONCE)
+        assert len([*(folder / "checkpoints/frozen").iterdir()]) == 1
+        checkpoint.save(writer, 6, moved(make_state(0), 6, "reference"), {}, once=ONCE)
+    for number, changed in ((5, ()), (6, ("reference",))):
+        state, _ = checkpoint.restore(folder, abstract(make_state()), number)
+        assert raw(state) == raw(moved(make_state(0), number, *changed))
+
+
+@pytest.mark.parametrize("how", ["flipped", "removed"])
+def test_damage_to_what_all_steps_need_is_not_laid_to_one_of_them(shared: Path, tmp_path: Path, how: str) -> None:
+    shutil.copytree(shared, tmp_path / "run")
+    folder = tmp_path / "run"
+    if how == "removed":
+        shutil.rmtree(folder / "checkpoints/frozen")
+    else:
+        flip(max((folder / "checkpoints/frozen").rglob("d/*"), key=lambda path: path.stat().st_size))
+    for read in (
+        lambda: checkpoint.restore(folder, abstract(make_state())),
+        lambda: checkpoint.restore_role(folder, "reference"),
+    ):
+        with pytest.raises(CheckpointError, match=r"checkpoints/frozen/\w+ is damaged: .*put back a copy") as caught:
+            read()
+        assert not caught.value.damaged
+    assert raw(checkpoint.restore_role(folder, "policy")) == raw(make_state(4).roles["policy"])
+
+
+def flip(victim: Path) -> None:
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+
+
 @pytest.mark.parametrize("how", ["truncated", "flipped", "removed"])
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(copied: Path, how: str) -> None:
     victim = biggest(copied, 30)
@@ -173,9 +246,7 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(copied: Path
     elif how == "removed":
         victim.unlink()
     else:
-        data = bytearray(victim.read_bytes())
-        data[len(data) // 2] ^= 1
-        victim.write_bytes(data)
+        flip(victim)
     with pytest.raises(CheckpointError, match="damaged") as caught:
         checkpoint.restore(copied, abstract(make_state()))
     assert caught.value.damaged
@@ -225,6 +296,10 @@ def test_too_little_room_is_said_before_anything_runs(tmp_path: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 100, 1000))
     with pytest.raises(CheckpointError, match=r"1 kB free .* 3 checkpoints take"):
         checkpoint.check_room(tmp_path, make_state(), keep=2)
+    state, kB = make_state(), 1 / 1000
+    first = kB * sum(leaf.nbytes for leaf in jax.tree.leaves(state.roles["reference"]))
+    with pytest.raises(CheckpointError, match=rf"keep=2, and {first:.3g} kB once"):
+        checkpoint.check_room(tmp_path, state, keep=2, once=("reference",))
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write checkpoints"):
         checkpoint.check_room(tmp_path / "file", make_state(), keep=2)

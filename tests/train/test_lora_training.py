@@ -20,7 +20,7 @@ from alignjax.models import Quantised, lora, peft
 from alignjax.train import checkpoint
 from alignjax.train import step as step_module
 from alignjax.train.merge import merge, write_adapters
-from alignjax.train.state import TrainState, abstract_state, create_state, params_of
+from alignjax.train.state import TrainState, abstract_state, create_state, params_of, unchanging
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
 from alignjax.workspace import Workspace
@@ -91,7 +91,8 @@ def test_a_pool_holds_adapters() -> None:
 def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     """COFS-DPO over a base in 4 bits: it starts where all policies are one, exactly; adapters move at two speeds and
     the base does not; the memory of the domain that has most rows follows; the combination is that of merged weights.
-    Kept in a checkpoint and read back, the state is the same, and the job that merges writes what was served."""
+    Kept in a checkpoint, the base apart, and read back, the state is the same, and the job that merges writes what was
+    served."""
     recipe = algorithms.cofs_dpo(
         NETWORK, domains=2, weights=(0.25, 0.75), beta=0.5, optimizer=FAST, slow_optimizer=SLOW, start=roles.fresh()
     )
@@ -115,7 +116,7 @@ def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "merged")
     folder = workspace.of("trained").folder
     with checkpoint.writing(folder, keep=1) as writer:
-        checkpoint.save(writer, 2, state, {})
+        checkpoint.save(writer, 2, state, {}, once=unchanging(algorithm.roles))
     read, _ = checkpoint.restore(folder, abstract_state(algorithm))
     assert jax.tree.structure(read) == jax.tree.structure(state)
     assert difference(state, read) == 0
@@ -169,6 +170,9 @@ def test_what_cannot_have_adapters_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             algorithms.with_lora(recipe, adapted=(adapted,))
+    late = Role(NETWORK, roles.fresh(), rule=fn(roles.ema, of="policy", decay=0.9))
+    with pytest.raises(ConfigError, match=r"role 'late' follows 'policy' with whole weights.*copy_of\('policy'\)"):
+        algorithms.with_lora(dataclasses.replace(recipe, roles={**recipe.roles, "late": late}))
     with pytest.raises(ConfigError, match="has a build already"):
         algorithms.with_lora(algorithms.with_lora(recipe))
     game = games.sequence_game(0.3, seed=1, vocab=3, length=2)

@@ -15,6 +15,7 @@ import toy_online
 import toy_run
 from rich.console import Console
 
+from alignjax.train import checkpoint
 from alignjax.train import step as step_module
 from alignjax.train.loop import train
 from alignjax.workspace import Workspace
@@ -42,11 +43,23 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     folder, final = straight
-    # Before any checkpoint; before one is begun; while one is being written in the background, twice; after the last
-    # step, before its checkpoint.
-    for number, step in enumerate((2, 4, 5, 9, 12)):
-        killed = run(tmp_path / "run", *(["--resume"] if number else []), "--signal-at", step, int(signal.SIGKILL))
+    # Before a checkpoint is begun; when the role that never changes is written and not in its place, before any step;
+    # while a step is being written in the background, at any moment and at that one; after the last step, before its
+    # checkpoint.
+    now = int(signal.SIGKILL)
+    ways: list[tuple[tuple[Any, ...], list[int]]] = [
+        (("--signal-at", 4, now), []),
+        (("--die-writing", "frozen"), []),
+        (("--die-writing", "checkpoints/4"), []),
+        (("--signal-at", 9, now), [4]),
+        (("--signal-at", 12, now), [4]),
+    ]
+    for number, (way, first) in enumerate(ways):
+        killed = run(tmp_path / "run", *(["--resume"] if number else []), *way)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert checkpoint.steps(tmp_path / "run")[:1] == first
+        assert (tmp_path / "run/checkpoints/frozen").is_dir() == (number > 0)
+    assert len([*(tmp_path / "run/checkpoints/frozen").iterdir()]) == 1
     # What a crash may leave besides: half a line, and half a checkpoint.
     with (tmp_path / "run/metrics.jsonl").open("a") as file:
         file.write('{"step": 12, "lo')
@@ -113,16 +126,17 @@ def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[
 
 
 def test_sampling_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None:
-    """Online IPO-MD with a real sampler, judge and reference; one process is killed, another one goes on."""
+    """IPO-MD with a real sampler and judge, of adapters over a base that is written once: one process is killed while
+    it writes a step, another one goes on."""
     killed = run(tmp_path / "run", script="toy_online.py")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    heard = toy_online.Heard()
+    assert checkpoint.steps(tmp_path / "run") == [2]
+    experiment, quiet = toy_online.experiment(adapters=True), Console(quiet=True)
+    heard, straight = toy_online.Heard(), toy_online.Heard()
     sizes = [cached._cache_size() for cached in (step_module._experience, step_module._update)]
-    ended = train(
-        toy_online.experiment(), Workspace(tmp_path / "run"), resume=True, console=Console(quiet=True), on_step=heard
-    )
-    straight = toy_online.Heard()
-    whole = train(toy_online.experiment(), Workspace(tmp_path / "whole"), console=Console(quiet=True), on_step=straight)
+    ended = train(experiment, Workspace(tmp_path / "run"), resume=True, console=quiet, on_step=heard)
+    whole = train(experiment, Workspace(tmp_path / "whole"), console=quiet, on_step=straight)
+    assert len([*(tmp_path / "run/checkpoints/frozen").iterdir()]) == 1
     grown = [cached._cache_size() for cached in (step_module._experience, step_module._update)]
     # A restored state, a new one and one that an update returned are all the same to the compiler.
     assert [after - before for before, after in zip(sizes, grown, strict=True)] == [1, 1]

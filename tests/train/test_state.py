@@ -14,7 +14,7 @@ from tiny import difference, model, sgd
 
 from alignjax import roles
 from alignjax.config import ConfigError, fn
-from alignjax.train.state import abstract_state, create_state
+from alignjax.train.state import abstract_state, create_state, unchanging
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 
@@ -64,6 +64,12 @@ def test_a_state_is_a_function_of_the_seed() -> None:
     assert difference(one.roles, same.roles) == 0
     assert difference(one.roles["policy"], other.roles["policy"]) > 0.1
     assert np.all(one.roles["memory"]["drawn"] != other.roles["memory"]["drawn"])
+
+
+def test_what_no_step_changes() -> None:
+    """Neither what is trained nor what a rule moves."""
+    average = Role(NETWORK, roles.copy_of("policy"), rule=fn(roles.ema, of="policy", decay=0.5))
+    assert unchanging({**ALGORITHM.roles, "average": average}) == ("second", "reference", "memory")
 
 
 def test_roles_beside_it_do_not_change_what_a_role_starts_as() -> None:

@@ -1,16 +1,15 @@
-"""IPO-MD self-play of a transformer of a few thousand weights. As a script, toy_online.py FOLDER: a run that is killed
-outright in the middle."""
+"""IPO-MD self-play of a transformer of a few thousand weights. As a script, toy_online.py FOLDER: a run with
+adapters that is killed outright while its second checkpoint is written."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from toy_run import die_writing
 
 from alignjax import algorithms, roles, stages
 from alignjax.config import Experiment, fn
@@ -41,7 +40,7 @@ def prompts(workspace: Workspace, seed: int) -> Prompts:
     return Prompts(seed)
 
 
-def experiment() -> Experiment:
+def experiment(adapters: bool = False) -> Experiment:
     policy = transformer(TransformerConfig(**SMALL))
     judge = transformer(TransformerConfig(**SMALL, outputs=("preference",)))
     algorithm = algorithms.ipo_md(
@@ -52,6 +51,8 @@ def experiment() -> Experiment:
         start=roles.fresh(),
         max_tokens=4,
     )
+    if adapters:
+        algorithm = algorithms.with_lora(algorithm, rank=2)
     return Experiment(
         algorithm, fn(prompts), steps=6, seed=3, log_every=1, checkpoint_every=2, sample=fn(sample), sample_every=1
     )
@@ -72,11 +73,8 @@ class Heard:
 
 
 def main() -> None:
-    def on_step(step: int, state: Any, values: Any) -> None:
-        if step == 5:  # 2 is complete, 4 is being written
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    train(experiment(), Workspace(Path(sys.argv[1])), console=Console(quiet=True), on_step=on_step)
+    die_writing("checkpoints/4")
+    train(experiment(adapters=True), Workspace(Path(sys.argv[1])), console=Console(quiet=True))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A run small enough to be killed many times: a vector that learns to be the mean of what it is sent, with noise drawn
-by a stage, a moving average of it, and a role that remembers what was drawn.
+by a stage, a moving average of it, where it started, and a role that remembers what was drawn.
 
-As a script: toy_run.py FOLDER [--resume] [--steps N] [--signal-at STEP NUMBER] [--slow SECONDS]
+As a script: toy_run.py FOLDER [--resume] [--steps N] [--signal-at STEP NUMBER] [--die-writing NAME] [--slow SECONDS]
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,7 @@ def experiment(
                 ),
             ),
             "average": Role(None, roles.copy_of("policy"), rule=fn(roles.ema, of="policy", decay=0.9)),
+            "start": Role(None, roles.copy_of("policy")),
             "memory": Role(None, roles.value(start_ring), rule=fn(remembered)),
         },
     )
@@ -136,6 +139,17 @@ def state_bytes(state: Any) -> dict[str, str]:
     return {name: np.asarray(leaf).tobytes().hex() for name, leaf in leaves_by_name(state).items()}
 
 
+def die_writing(name: str) -> None:
+    """Kills this process outright when a path with `name` in it is about to get its name by a rename: all that belongs
+    there is written by then, and not in its place."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.rename" and name in str(arguments[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -143,8 +157,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--signal-at", type=int, nargs=2, default=(0, 0))
+    parser.add_argument("--die-writing")
     arguments = parser.parse_args()
     at, number = arguments.signal_at
+    if arguments.die_writing:
+        die_writing(arguments.die_writing)
 
     def on_step(step: int, state: Any, values: Any) -> None:
         print("step", step, flush=True)
