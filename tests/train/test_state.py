@@ -14,7 +14,7 @@ from tiny import difference, model, sgd
 
 from alignjax import roles
 from alignjax.config import ConfigError, fn
-from alignjax.train.state import abstract_state, create_state, unchanging
+from alignjax.train.state import TrainState, abstract_state, create_state, unchanging
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 
@@ -42,8 +42,12 @@ ALGORITHM = Algorithm(
 )
 
 
-def test_roles_start_where_they_should() -> None:
-    state = create_state(ALGORITHM, 0, NOWHERE)
+@pytest.fixture(scope="module")
+def state() -> TrainState:
+    return create_state(ALGORITHM, 0, NOWHERE)
+
+
+def test_roles_start_where_they_should(state: TrainState) -> None:
     assert difference(state.roles["policy"], state.roles["reference"]) == 0
     assert difference(state.roles["policy"], state.roles["second"]) == 0
     assert difference(state.roles["policy"], state.roles["other"]) > 0.1  # a role's name is in its key
@@ -52,18 +56,17 @@ def test_roles_start_where_they_should() -> None:
     assert (int(state.step), int(state.seed)) == (0, 0)
 
 
-def test_no_two_leaves_share_a_buffer_and_none_is_weak() -> None:
-    state = create_state(ALGORITHM, 0, NOWHERE)
+def test_no_two_leaves_share_a_buffer_and_none_is_weak(state: TrainState) -> None:
     leaves = jax.tree.leaves(state)
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
     assert not any(leaf.weak_type for leaf in leaves)
 
 
-def test_a_state_is_a_function_of_the_seed() -> None:
-    one, same, other = (create_state(ALGORITHM, seed, NOWHERE) for seed in (0, 0, 1))
-    assert difference(one.roles, same.roles) == 0
-    assert difference(one.roles["policy"], other.roles["policy"]) > 0.1
-    assert np.all(one.roles["memory"]["drawn"] != other.roles["memory"]["drawn"])
+def test_a_state_is_a_function_of_the_seed(state: TrainState) -> None:
+    same, other = (create_state(ALGORITHM, seed, NOWHERE) for seed in (0, 1))
+    assert difference(state.roles, same.roles) == 0
+    assert difference(state.roles["policy"], other.roles["policy"]) > 0.1
+    assert np.all(state.roles["memory"]["drawn"] != other.roles["memory"]["drawn"])
 
 
 def test_what_no_step_changes() -> None:
@@ -72,14 +75,13 @@ def test_what_no_step_changes() -> None:
     assert unchanging({**ALGORITHM.roles, "average": average}) == ("second", "reference", "memory")
 
 
-def test_roles_beside_it_do_not_change_what_a_role_starts_as() -> None:
+def test_roles_beside_it_do_not_change_what_a_role_starts_as(state: TrainState) -> None:
     alone = Algorithm(roles={"policy": ALGORITHM.roles["policy"]})
-    beside = create_state(ALGORITHM, 0, NOWHERE)
-    assert difference(create_state(alone, 0, NOWHERE).roles["policy"], beside.roles["policy"]) == 0
+    assert difference(create_state(alone, 0, NOWHERE).roles["policy"], state.roles["policy"]) == 0
 
 
-def test_shapes_are_known_without_a_state() -> None:
-    shapes, state = abstract_state(ALGORITHM), create_state(ALGORITHM, 0, NOWHERE)
+def test_shapes_are_known_without_a_state(state: TrainState) -> None:
+    shapes = abstract_state(ALGORITHM)
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
     for shape, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(state), strict=True):
         assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
