@@ -44,8 +44,9 @@ ROWS = (
     Row("dpo_update_tunix", "dpo_update", "tunix_peer", 1.3, 2.0),
     Row("sampling_tunix", "sampling", "tunix_peer", 1.3, 2.0),
 )
-# glibc gives large blocks back to the system at every free, and faulting them in again costs a third of a step.
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)}
+# glibc gives large blocks back to the system at every free; faulting them in again, 4 KiB at a time, costs up to a
+# third of a step.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 # What a loss starts at where policy and reference are equal, and of IPO with beta = tau = 0.1.
 FIRST_LOSS = {"dpo_update": math.log(2), "dpo_update_precomputed": math.log(2), "ipo_update": 25.0}
 FIRST_LOSS |= {"online_step": math.log(2)}
@@ -65,7 +66,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tunix-python", default=os.environ.get("ALIGNJAX_TUNIX_PYTHON"))
     parser.add_argument("--alone", action="store_true", help="our side only")
     parser.add_argument(
-        "--keep-memory", action="store_true", help="start every side with an allocator that keeps freed memory"
+        "--huge-pages", action="store_true", help="start every side with an allocator that asks for huge pages (Linux)"
     )
     options = parser.parse_args(argv)
     names = [row.name for row in ROWS]
@@ -88,7 +89,7 @@ def say(text: str) -> None:
 def start(options: argparse.Namespace, names: list[str]) -> tuple[dict[str, Side], dict[str, Any]]:
     """The sides that could be started, and the versions of what they imported; a line for each that could not."""
     pythons = {"ours": sys.executable, "torch_peer": options.torch_python, "tunix_peer": options.tunix_python}
-    platform, memory = {"cpu": "cpu", "gpu": "cuda"}[options.device], KEEP_MEMORY if options.keep_memory else {}
+    platform, memory = {"cpu": "cpu", "gpu": "cuda"}[options.device], HUGE_PAGES if options.huge_pages else {}
     sides: dict[str, Side] = {}
     for name in names:  # all at once: what they do first is to import
         if pythons[name] is None:
@@ -140,11 +141,13 @@ def rounds(options: argparse.Namespace, sizes: Sizes, work: str, sides: dict[str
         if not live or (timed >= 3 and time.monotonic() - begin > sizes.row_seconds):
             break
         for name in live:
-            answer = sides[name].time(work)
-            if why := wrong(sizes, work, answer):
-                found[name] = {"failed": why}
-            elif timed >= 0:
-                found[name]["samples"].append(answer["seconds"])
+            for call in range(2):  # while a side waited, its freed pages went back to the system and must be found anew
+                answer = sides[name].time(work)
+                if why := wrong(sizes, work, answer):
+                    found[name] = {"failed": why}
+                    break
+                if call and timed >= 0:
+                    found[name]["samples"].append(answer["seconds"])
     for name, facts in found.items():
         if "failed" not in facts:
             found[name] = {**facts, **sides[name].finish(work)}
@@ -182,7 +185,7 @@ def measure(options: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
         "size": options.size,
         "sizes": {**dataclasses.asdict(sizes), "parameters": sizes.parameters},
         "device": machine.pop("device"),
-        "keep_memory": options.keep_memory,
+        "huge_pages": options.huge_pages,
         "date": f"{datetime.date.today()}",
         "versions": versions,
         "machine": machine,
@@ -229,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     say(f"done in {time.monotonic() - begin:.0f} s")
     if options.save:
         flags = [f"--{name} {getattr(options, name)}" for name in ("size", "device", "dtype")]
-        flags += ["--keep-memory"] * options.keep_memory
+        flags += ["--huge-pages"] * options.huge_pages
         say(f"wrote {results.save({**facts, 'command': ' '.join(['python -m benchmarks.peers', *flags, '--save'])})}")
     if options.json:
         print(json.dumps(facts))

@@ -88,7 +88,6 @@ def _peers(facts: dict[str, Any]) -> list[str]:
     versions = {
         f"{name} {number}": None for packages in facts["versions"].values() for name, number in packages.items()
     }
-    memory = "; freed memory is kept (`--keep-memory`)" if facts["keep_memory"] else ""
     problem = (
         f"{sizes['parameters'] / 1e6:.1f} M parameters: width {sizes['width']}, {sizes['layers']} layers, "
         f"{sizes['heads']} heads, mlp {sizes['mlp']}, vocabulary {sizes['vocabulary']}; prompts of {sizes['prompt']} "
@@ -99,7 +98,7 @@ def _peers(facts: dict[str, Any]) -> list[str]:
         f"Matmul peak {machine['matmul_gflops']:.0f} GFLOP/s, memory {machine['memory_gb_per_s']:.1f} GB/s "
         f"(8 MiB: {machine['cached_gb_per_s']:.1f})."
     )
-    first = f"{facts['date']}, `{facts['command']}`{memory}. {problem} {peaks} {', '.join(versions)}."
+    first = f"{facts['date']}, `{facts['command']}`. {problem} {peaks} {', '.join(versions)}."
     return [first, "", *figures_table(facts)]
 
 
@@ -123,20 +122,25 @@ def _scaling(facts: dict[str, Any]) -> list[str]:
     return [first, "", *scaling_table(facts), "", last]
 
 
+def _place(facts: dict[str, Any]) -> tuple[Any, ...]:
+    return facts["device"], facts["kind"], facts["sizes"]["parameters"], facts["huge_pages"]
+
+
 def markdown(runs: list[dict[str, Any]]) -> str:
     """RESULTS.md: a section for each run, by device and size."""
     lines = [HEAD]
-    for facts in sorted(runs, key=lambda facts: (facts["device"], facts["kind"], facts["sizes"]["parameters"])):
-        title = {"peers": f"{facts['size']}, {facts['sizes']['dtype']}", "scaling": "how our side grows"}[facts["kind"]]
+    for facts in sorted(runs, key=_place):
+        table = f"{facts['size']}, {facts['sizes']['dtype']}" + ", huge pages" * facts["huge_pages"]
+        title = {"peers": table, "scaling": "how our side grows"}[facts["kind"]]
         body = {"peers": _peers, "scaling": _scaling}[facts["kind"]](facts)
         lines += [f"## {facts['device']}: {title}", "", *body, ""]
     return "\n".join(lines)
 
 
 def save(facts: dict[str, Any], folder: Path = HERE) -> Path:
-    """Keeps a run in `folder`/results, in the place of one of the same device and size, and writes RESULTS.md."""
+    """Keeps a run in `folder`/results, in the place of one of the same device, size and pages; writes RESULTS.md."""
     words = [facts["device"], facts["kind"], facts["size"], facts["sizes"]["dtype"]]
-    words += ["keep-memory"] * facts["keep_memory"]
+    words += ["huge-pages"] * facts["huge_pages"]
     path = folder / "results" / (re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()) + ".json")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(facts, indent=1) + "\n")

@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         "size": options.size,
         "sizes": {**dataclasses.asdict(base), "parameters": base.parameters},
         "date": f"{datetime.date.today()}",
-        "keep_memory": False,
+        "huge_pages": False,
         "versions": {"ours": side.ready()},
         "command": f"python -m benchmarks.scaling --size {options.size} --save",
     }

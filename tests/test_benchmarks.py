@@ -20,7 +20,7 @@ FACTS = {
     "size": "small",
     "sizes": {**dataclasses.asdict(SIZES["small"]), "parameters": SIZES["small"].parameters},
     "device": "A machine",
-    "keep_memory": False,
+    "huge_pages": False,
     "date": "2000-01-01",
     "command": "python -m benchmarks.peers",
     "versions": {"ours": {"jax": "1"}, "torch_peer": {"torch": "2"}},
