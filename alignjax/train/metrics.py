@@ -9,6 +9,8 @@ import importlib
 import json
 import math
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from alignjax.config import ConfigError
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -124,14 +128,26 @@ def tensorboard(folder: Path, step: int) -> Sink | None:
 
 
 def wandb(folder: Path, project: str, config: Any) -> Sink:
-    """A Weights & Biases run, resumed by the name of the run folder. Raises ImportError saying what to install."""
+    """A Weights & Biases run, named after the run folder, which keeps its id: a folder of the same name elsewhere, or
+    made anew, is another run. One that an error ends counts as failed. Raises ImportError saying what to install, and
+    ConfigError where it cannot log, for example for want of a login."""
     try:
         module = importlib.import_module("wandb")
     except ImportError:
         raise ImportError("tags ask for wandb, which is not installed: pip install 'alignjax[wandb]'") from None
-    name = "-".join(folder.resolve().parts[-2:])
-    run = module.init(project=project, name=name, id=name, dir=str(folder), config=config, resume="allow")
-    return Sink(lambda step, row: run.log(_scalars(row), step=step), run.finish)
+    kept = folder / "wandb" / "id"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(secrets.token_hex(4), encoding="utf-8")
+    name, number = "-".join(folder.resolve().parts[-2:]), kept.read_text(encoding="utf-8")
+    try:
+        run = module.init(project=project, name=name, id=number, dir=str(folder), config=config, resume="allow")
+    except module.Error as error:
+        raise ConfigError(f"tags ask for wandb: {error} WANDB_MODE=offline logs into the run folder alone") from error
+    return Sink(
+        lambda step, row: run.log(_scalars(row), step=step),
+        lambda: run.finish(exit_code=int(sys.exc_info()[0] is not None)),
+    )
 
 
 @contextlib.contextmanager

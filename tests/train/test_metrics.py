@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from alignjax.config import ConfigError
 from alignjax.train import metrics
 
 
@@ -87,6 +88,39 @@ def test_wandb_is_asked_for_by_a_tag_and_missed_in_words(tmp_path: Path, monkeyp
         metrics.opened(tmp_path, 0, tags={"wandb": "project"}, config={}),
     ):
         pass
+
+
+def test_a_folder_is_one_run_of_wandb_and_an_error_fails_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the real one, tried by hand: ids, rows and exit codes were read back from what it wrote offline."""
+    calls: list[Any] = []
+
+    class Run:
+        def log(self, row: Any, step: int) -> None:
+            calls.append((step, row))
+
+        def finish(self, exit_code: int) -> None:
+            calls.append(exit_code)
+
+    def init(**given: Any) -> Run:
+        if not given["project"]:
+            raise RuntimeError("no login.")
+        calls.append((given["id"], given["name"], given["resume"]))
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=RuntimeError))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with metrics.opened(tmp_path / "a", 0, tags={"wandb": "p"}, config={}) as sink:
+        sink.write(1, {"loss": 0.5, "per_class": [1.0, 2.0]})
+    with pytest.raises(KeyError), metrics.opened(tmp_path / "a", 1, tags={"wandb": "p"}, config={}):
+        raise KeyError
+    with metrics.opened(tmp_path / "b", 0, tags={"wandb": "p"}, config={}):
+        pass
+    (first, *_), row, done, (again, *_), failed, (other, name, resume), _ = calls
+    assert (first, row, done, failed) == (again, (1, {"loss": 0.5}), 0, 1)
+    assert (first != other, name, resume) == (True, f"{tmp_path.name}-b", "allow")
+    with pytest.raises(ConfigError, match=r"wandb: no login. WANDB_MODE=offline"):
+        metrics.wandb(tmp_path, "", {})
 
 
 def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
