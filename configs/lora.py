@@ -87,6 +87,7 @@ def get_config(mode: str = "dpo") -> Pipeline:
     sizes = parts.tiny(Docstrings()) if mode.endswith(TINY) else parts.Sizes()
     name = mode.removesuffix(TINY)
     _, _, _, before = RECIPES[name]
+    label = f"LoRA {name.replace('_', ' ')}"
     return Pipeline(
         {
             "data": fn(prepare, dataset=sizes.dataset),
@@ -96,7 +97,7 @@ def get_config(mode: str = "dpo") -> Pipeline:
             **before(sizes),
             name: trained(sizes, name),
             "merged": fn(merge, stage=name, algorithm=lambda: adapted(sizes, name)),
-            "evaluate": parts.tournament(sizes, Player(name, "merged", note=f"LoRA of rank {RANK}")),
+            "evaluate": parts.tournament(sizes, Player(name, "merged", label=label, note=f"rank {RANK}")),
             "report": fn(write, title=f"{name} with adapters on docstring summaries", dataset=sizes.dataset),
         }
     )
