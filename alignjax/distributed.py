@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +22,8 @@ from jax.experimental import multihost_utils
 from alignjax.config import ConfigError
 
 HEARTBEAT_SECONDS = 60  # without a sign of life from a process, until the others are ended
+PARTING_SECONDS = 10.0  # from the error of a collective whose other side has gone to the end of the process, at most
+PIECE = 1 << 24  # bytes that are sent at once
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # How a collective says that a process on the other side has gone, on CPU, GPU and TPU.
 _GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection closed", "Connection reset", "heartbeat")
@@ -105,6 +110,8 @@ def gathered(text: str) -> list[str]:
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
+    if not sizes.any():  # nobody has anything to say, which is what `together` mostly hears
+        return [""] * len(sizes)
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: data.size] = data
     rows = multihost_utils.process_allgather(padded)
@@ -139,6 +146,20 @@ def from_leader(tree: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(tree) if several() else tree
 
 
+def bytes_from_leader(data: bytes) -> bytes:
+    """The leader's bytes, of any length, in pieces: all that is sent goes through the memory of devices."""
+    if not several():
+        return data
+    full, rest = (int(number) for number in from_leader(np.array(divmod(len(data), PIECE), np.int32)))
+    size, found = full * PIECE + rest, []
+    for first in range(0, size, PIECE):
+        piece = np.zeros(min(PIECE, size - first), np.uint8)
+        if leads():
+            piece[:] = np.frombuffer(data, np.uint8, piece.size, first)
+        found.append(from_leader(piece).tobytes())
+    return b"".join(found)
+
+
 def on_host(tree: Any) -> Any:
     """All of a tree of arrays as NumPy's, on every process, also where parts of it lie with others."""
 
@@ -150,16 +171,41 @@ def on_host(tree: Any) -> Any:
     return jax.device_get(tree if not several() else jax.tree.map(one, tree))
 
 
+def _of_the_dead(error: BaseException) -> bool:
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _GONE)
+
+
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-    """Turns the error of a collective whose other side has gone into Unreachable, which says what to do."""
+    """Turns the error of a collective whose other side has gone into Unreachable, which says what to do. The process
+    then has a few seconds to close its files and say so, and ends with status 75."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not several() or not any(word in str(error) for word in _GONE):
+    except Unreachable:
+        raise
+    except Exception as error:
+        lost: BaseException | None = error
+        while lost is not None and not _of_the_dead(lost):
+            lost = lost.__cause__  # a checkpoint that cannot be written, because ..
+        if not several() or lost is None:
             raise
-        raise Unreachable(
+        message = (
             f"process {jax.process_index()} on {socket.gethostname()} cannot reach another process of this run "
-            f"({_first_line(error)}): it has died or was stopped, see its own log. Start all processes again with "
+            f"({_first_line(lost)}): it has died or was stopped, see its own log. Start all processes again with "
             "--resume; the run goes on after its last checkpoint."
-        ) from error
+        )
+        threading.Thread(target=_end, args=(message, leads()), daemon=True).start()
+        raise Unreachable(message) from error
+
+
+def _end(message: str, leads: bool) -> None:
+    """Ends the process when its main thread has ended or does not for PARTING_SECONDS. What would follow, a checkpoint
+    that all write and jax's farewell, waits for the dead until jax aborts the process."""
+    main = threading.main_thread()
+    main.join(PARTING_SECONDS)
+    if main.is_alive():
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(1.0 if leads else 0.0)  # jax's coordinator is here, and ends others that have not spoken yet
+    os._exit(Unreachable.exit_status)

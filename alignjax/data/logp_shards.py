@@ -57,13 +57,8 @@ def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     fresh = folder / f".{name}"
-    arrays = {
-        "keys": np.frombuffer(b"".join(values), np.uint8).reshape(-1, KEY_BYTES),
-        "lengths": np.array([len(value) for value in values.values()], np.int32),
-        "values": np.concatenate([*values.values(), np.zeros(0, np.float32)]),
-    }
     with fresh.open("wb") as file:
-        np.savez(file, **arrays)
+        file.write(encoded(values))
         file.flush()
         os.fsync(file.fileno())
     os.replace(fresh, folder / f"{name}.npz")
@@ -83,7 +78,7 @@ def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndar
     found: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            found |= _read(path)
+            found |= decoded(path.read_bytes())
         except FileNotFoundError:
             continue
         except _BROKEN as error:
@@ -94,9 +89,22 @@ def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndar
     return found
 
 
-def _read(path: Path) -> dict[bytes, np.ndarray]:
-    # Bytes first: of a damaged archive zipfile may seek to places that a file refuses as if the disk were at fault.
-    with np.load(io.BytesIO(path.read_bytes())) as file:
+def encoded(values: Mapping[bytes, np.ndarray]) -> bytes:
+    """{key: log-probs of the valid tokens [length]} as the bytes of a shard."""
+    data = io.BytesIO()
+    np.savez(
+        data,
+        keys=np.frombuffer(b"".join(values), np.uint8).reshape(-1, KEY_BYTES),
+        lengths=np.array([len(value) for value in values.values()], np.int32),
+        values=np.concatenate([*values.values(), np.zeros(0, np.float32)]),
+    )
+    return data.getvalue()
+
+
+def decoded(data: bytes) -> dict[bytes, np.ndarray]:
+    """What `encoded` was given. Raises one of _BROKEN for other bytes than it made."""
+    # Not from a file: of a damaged archive zipfile may seek to places that a file refuses as if the disk were at fault.
+    with np.load(io.BytesIO(data)) as file:
         keys, lengths, values = file["keys"], file["lengths"], file["values"]
     if len(keys) != len(lengths) or lengths.sum() != len(values):
         raise ValueError(f"{len(keys)} keys, {len(lengths)} lengths that sum to {lengths.sum()}, {len(values)} values")

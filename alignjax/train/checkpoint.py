@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from alignjax.config import nearest
-from alignjax.distributed import gathered
+from alignjax.distributed import Unreachable, gathered, telling
 from alignjax.train.leaf_files import as_saved, by_itself, placed, read_json, read_leaves, write_leaves
 from alignjax.train.leaves import as_key, checksums_of, form, is_key, leaves_by_name, plain, tree_bytes
 
@@ -173,14 +173,21 @@ def wait(writer: Writer) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]:
-    """`open_writer`, closed at the end, when the last write is complete. Raises CheckpointError if it failed."""
+    """`open_writer`, closed at the end, when the last write is complete. Raises CheckpointError if it failed, and
+    Unreachable if another process has died: at once, not waiting for a write that waits for that one."""
     writer = open_writer(folder, keep=keep, alone=alone)
+    reachable = True
     try:
-        yield writer
-        wait(writer)
+        with telling():
+            yield writer
+            wait(writer)
+    except Unreachable:
+        reachable = False
+        raise
     finally:
-        with contextlib.suppress(Exception):  # what went wrong first is what is worth telling
-            writer.close()
+        if reachable:
+            with contextlib.suppress(Exception):  # what went wrong first is what is worth telling
+                writer.close()
 
 
 def put_aside(folder: Path, step: int) -> None:

@@ -3,6 +3,9 @@
 They are kept under a hash of all that they depend on: the weights, bit by bit; what made the model; the code that runs
 it; the versions and the kind of device. Within that each is found by the tokens that were scored, so that a changed
 tokenizer, chat template or row, which are other tokens, finds nothing, and neither padding nor batches matter.
+
+Of several processes each looks up all rows and scores those that its devices hold; the first alone reads and writes the
+folder, and the others are told what is in it.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from rich.console import Console
 from alignjax import models, numerics, stages
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data.layout import stacked
-from alignjax.data.logp_shards import content_keys, read_shards, write_shard
+from alignjax.data.logp_shards import content_keys, decoded, encoded, read_shards, write_shard
 from alignjax.data.prepared import cache_folder
 from alignjax.data.stream import Source
+from alignjax.distributed import bytes_from_leader, gathered, leads, on_host, several, together
 from alignjax.mesh import place
 from alignjax.train import score
 from alignjax.train.config_json import config_json, versions
@@ -40,6 +44,7 @@ from alignjax.workspace import Workspace
 FORMAT = 1  # raise it when what is kept changes its meaning
 SHARD_SECONDS = 20.0  # of scoring: what is lost, at most, when a run is killed
 SAY_SECONDS = 10.0
+LOOKED = 256  # rows that are looked up, at most, until processes hear whether one of them was asked to stop
 
 Known = dict[bytes, np.ndarray]  # log-probs of a completion's valid tokens, by content
 
@@ -56,8 +61,6 @@ def without_cached(experiment: Experiment, workspace: Workspace | None) -> Algor
     algorithm, names = experiment.algorithm, experiment.cached_logps
     if not names:
         return algorithm
-    if jax.process_count() > 1:
-        raise ConfigError("cached_logps works in a run of one process; take it out, or run on one host")
     for name in names:
         _check_frozen(algorithm, name)
     _check_source(experiment, workspace)
@@ -121,29 +124,31 @@ def with_logps(
     """The source with logps[name] for every role in `experiment.cached_logps`. The rows of all steps that are left (of
     bucketed batches: of all windows that have any) are looked up now, and those that are not known scored and kept.
 
-    Raises Interrupted on Ctrl-C or SIGTERM, with what was scored kept.
+    Raises Interrupted on Ctrl-C or SIGTERM, at any process, with what was scored kept; ConfigError on all processes if
+    one of them reads other rows than the first, or if the first cannot read or write the folder.
     """
     positions = source.positions(int(state.step), experiment.steps)
     rows = source.opened.rows
     for name in experiment.cached_logps:
         about = describe(experiment.algorithm, name, state)
         folder = folder_of(about)
-        known = read_shards(folder, functools.partial(_warn, console))
+        known = _kept(folder, console)
         before = len(known)
         scorer = _scorer(experiment.algorithm, name, source, state, mesh)
         fresh: Known = {}
         said = written = time.monotonic()
         for new, done in _scored(rows, positions, known, scorer, source.batch_size):
-            fresh |= new
-            now = time.monotonic()
-            if fresh and (now - written > SHARD_SECONDS or done == len(positions) or wish.number):
-                _write(folder, about, fresh)
-                fresh, written = {}, now
+            fresh |= new if leads() else {}
+            now, stop = time.monotonic(), wish.granted(agree=True)
+            with together():
+                if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stop):
+                    _write(folder, about, fresh)
+                    fresh, written = {}, now
             if now - said > SAY_SECONDS:
                 share = f"{done:,} of {len(positions):,} rows looked up"
                 _say(console, f"log-probs of {name!r}: {share}, {len(known) - before:,} completions scored")
                 said = now
-            if wish.number:
+            if stop:
                 _say(console, f"stopped; {len(known) - before:,} log-probs of {name!r} are kept in {folder}")
                 raise Interrupted(wish.number, int(state.step))
         _say(
@@ -200,7 +205,7 @@ def _scorer(
 
     def scored(rows: Sequence[Batch]) -> np.ndarray:
         full = [*rows, *[rows[-1]] * (source.batch_size - len(rows))]
-        return np.asarray(run(state.roles, place(stacked([_only_scored(row) for row in full]), mesh)))
+        return np.asarray(on_host(run(state.roles, place(stacked([_only_scored(row) for row in full]), mesh))))
 
     return scored
 
@@ -212,23 +217,34 @@ def _only_scored(row: Batch) -> Batch:
 def _scored(
     rows: Any, positions: range, known: Known, scorer: Callable[[Sequence[Batch]], np.ndarray], size: int
 ) -> Iterator[tuple[Known, int]]:
-    """Scores what is not in `known` and adds it there; yields, at least once a second, what was scored since and how
-    many rows have been looked at."""
+    """Scores what is not in `known` and adds it there; yields, after the same rows on every process, what was scored
+    since and how many rows have been looked at."""
     waiting: dict[tuple[bytes, ...], Batch] = {}
-    last = time.monotonic()
+    looked = hashlib.blake2b(digest_size=16)
     for done, position in enumerate(positions, 1):
         row = rows[position]
         keys = tuple(content_keys(row))
+        looked.update(b"".join(keys))
         if any(key not in known for key in keys):
             waiting[keys] = row
-        if len(waiting) == size or (waiting and done == len(positions)):
-            fresh = _values(waiting, scorer(list(waiting.values())))
-            known |= fresh
-            waiting = {}
-            yield fresh, done
-        elif done == len(positions) or time.monotonic() - last > 1:
-            yield {}, done
-            last = time.monotonic()
+        full = len(waiting) == size or (waiting and done == len(positions))
+        if not full and done % LOOKED and done < len(positions):
+            continue
+        _check_same_rows(looked.hexdigest())
+        fresh = _values(waiting, scorer(list(waiting.values()))) if full else {}
+        waiting = {} if full else waiting
+        known |= fresh
+        yield fresh, done
+
+
+def _check_same_rows(looked: str) -> None:
+    """Raises ConfigError, on all processes and before they run a program together, where one has looked up others."""
+    said = gathered(looked)
+    if wrong := [number for number, other in enumerate(said) if other != said[0]]:
+        raise ConfigError(
+            f"cached_logps: process {wrong[0]} of this run reads other rows than process 0; give all processes the "
+            "same data (the files that the source reads, and what is prepared in $ALIGNJAX_CACHE)"
+        )
 
 
 def _values(rows: Mapping[tuple[bytes, ...], Batch], logps: np.ndarray) -> Known:
@@ -237,6 +253,15 @@ def _values(rows: Mapping[tuple[bytes, ...], Batch], logps: np.ndarray) -> Known
         for number, (keys, row) in enumerate(rows.items())
         for n, key in enumerate(keys)
     }
+
+
+def _kept(folder: Path, console: Console) -> Known:
+    """What the folder holds, as the leader sees it."""
+    known: Known = {}
+    with together():
+        if leads():
+            known = read_shards(folder, functools.partial(_warn, console))
+    return decoded(bytes_from_leader(encoded(known))) if several() else known
 
 
 def _write(folder: Path, about: Mapping[str, Any], fresh: Known) -> None:

@@ -1,6 +1,6 @@
 """One process of a run whose first alone does jobs; `test_multihost.py` starts two.
 
-jobs.py FOLDER COORDINATOR PROCESSES PROCESS: a job that writes a checkpoint, then one that is stopped.
+jobs.py FOLDER .. --place COORDINATOR PROCESSES PROCESS: a job that writes a checkpoint, then one that is stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from alignjax.train.interrupt import Interrupted
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    distributed.connect(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), heartbeat_seconds=10)
+    coordinator, processes, process = sys.argv[-3:]
+    distributed.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
     policy = {"matrix": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16), "none": jnp.zeros((0, 2))}
     with distributed.together():
         if distributed.leads():

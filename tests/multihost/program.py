@@ -1,12 +1,14 @@
 """One process of a run of a tiny policy that plays against itself; `test_multihost.py` starts one or several.
 
 program.py FOLDER: a run by IPO-MD, its prompts from a shared source, its preferences from a preference model and, with
---host-judge, from a stage in Python.
+--host-judge, from a stage in Python. With --cached a run by IPO on given pairs, with the reference's log-probs kept on
+disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -24,6 +26,7 @@ from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.data.stream import Opened, Source, endless
 from alignjax.models import TransformerConfig, transformer
 from alignjax.stages import host
+from alignjax.train import checkpoint, reference_cache
 from alignjax.train.leaves import digest, leaves_by_name
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
@@ -34,6 +37,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 SMALL = {"vocab": 16, "width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "mlp": 32}
 ROWS, LENGTH = 8, 5
 MADE: list[int] = []  # example ids of the rows that this process made
+LOOK: list[Any] = [lambda row: row]  # the last one is called with each row of a pair that is looked at
 
 
 def source(workspace: Workspace, seed: int) -> Source:
@@ -53,11 +57,32 @@ def source(workspace: Workspace, seed: int) -> Source:
     return Source(shapes, lambda: Opened(endless([row(k) for k in range(400)], seed, True).map(noted), 400, {}))
 
 
-def longest_wins(context: Context, batch: Batch, key: Key) -> Batch:
-    """A judge in Python, and a note of who asked it."""
+def pairs(workspace: Workspace | None, seed: int) -> Source:
+    """Pairs of ragged completions to 20 prompts."""
+
+    def row(number: int) -> Batch:
+        draw = np.random.default_rng((seed, 1, number))
+        ends = draw.integers(1, LENGTH + 1, 3)
+        slots = np.arange(LENGTH)
+        tokens = draw.integers(4, 16, (3, LENGTH)).astype(np.int32)
+        valid = slots < ends[:2, None]
+        preference = np.array([[0.5, 1], [0, 0.5]], np.float32)
+        return Batch(
+            prompt=tokens[2], prompt_valid=slots >= LENGTH - ends[2], tokens=tokens[:2], valid=valid,
+            mask=valid.astype(np.float32), preference=preference, example_id=np.int32(number),
+        )  # fmt: skip
+
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS, *leaf.shape), leaf.dtype), row(0))
+    rows = [row(k) for k in range(20)]
+    return Source(shapes, lambda: Opened(endless(rows, seed, False).map(LOOK[-1]), 20, {}))
+
+
+def heaviest_wins(context: Context, batch: Batch, key: Key) -> Batch:
+    """A judge in Python, and a note of who asked it. It has no ties to speak of: a gradient of nothing but rounding
+    would go through AdamW as a step of full size, another one on each mesh."""
     print("judged", flush=True)
-    length = np.sum(np.asarray(batch.valid), axis=-1)
-    wins = (np.sign(length[:, :, None] - length[:, None]) + 1) / 2
+    weight = np.sum(np.asarray(batch.tokens) * np.asarray(batch.valid), axis=-1)
+    wins = (np.sign(weight[:, :, None] - weight[:, None]) + 1) / 2
     return batch.replace(preference=wins.astype(np.float32))
 
 
@@ -86,7 +111,7 @@ def experiment(arguments: argparse.Namespace) -> Experiment:
         start=roles.fresh(),
         max_tokens=4,
     )
-    extra = {"judge": fn(host, stage=fn(longest_wins), like=fn(with_preference))} if arguments.host_judge else {}
+    extra = {"judge": fn(host, stage=fn(heaviest_wins), like=fn(with_preference))} if arguments.host_judge else {}
     extra |= {"asks": fn(host, stage=fn(asks_the_model), like=fn(same))} if arguments.host_scores else {}
     algorithm = Algorithm({**algorithm.experience, **extra}, algorithm.losses, algorithm.roles)
     return Experiment(
@@ -102,8 +127,55 @@ def experiment(arguments: argparse.Namespace) -> Experiment:
     )
 
 
+def cached(arguments: argparse.Namespace) -> Experiment:
+    network = transformer(TransformerConfig(**SMALL))
+    algorithm = algorithms.ipo(network, start=roles.fresh(), optimizer=fn(adamw, learning_rate=arguments.learning_rate))
+    # The reference is another network than the policy at first, so that a wrong number shows at once.
+    given = {**algorithm.roles, "reference": Role(network, roles.fresh())}
+    algorithm = dataclasses.replace(algorithm, roles=given)
+    return Experiment(
+        algorithm,
+        fn(pairs),
+        steps=arguments.steps,
+        seed=3,
+        mesh=MeshConfig(*arguments.mesh),
+        log_every=1,
+        sample=fn(sample),
+        sample_every=1,
+        cached_logps=("reference",),
+    )
+
+
 def sample(experiment: Experiment, workspace: Workspace) -> Any:
-    return lambda state, batch, step: [{"tokens": str(np.asarray(batch.tokens).tolist())}]
+    """Who was in the batch, and what was said."""
+    return lambda state, batch, step: [
+        {"ids": str(np.asarray(batch.example_id).tolist()), "tokens": str(np.asarray(batch.tokens).tolist())}
+    ]
+
+
+def dies_at_row(process: int, row: int, number: int) -> Any:
+    """What ends a process with a signal when it looks at that many rows."""
+    seen: list[int] = []
+
+    def look(given: Batch) -> Batch:
+        seen.append(int(given.example_id))
+        if len(seen) == row and jax.process_index() == process:
+            os.kill(os.getpid(), number)
+        return given
+
+    return look
+
+
+def dies_in_save(process: int, step: int) -> Any:
+    """`checkpoint.save`, but the process is killed while that step is written in the background."""
+    save = checkpoint.save
+
+    def saved(writer: checkpoint.Writer, number: int, *rest: Any, **more: Any) -> None:
+        save(writer, number, *rest, **more)
+        if number == step and jax.process_index() == process:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return saved
 
 
 def options() -> argparse.Namespace:
@@ -115,8 +187,13 @@ def options() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--host-judge", action="store_true")
     parser.add_argument("--host-scores", action="store_true")
+    parser.add_argument("--cached", action="store_true")
+    parser.add_argument("--again", help="another folder for log-probs, with which to run once more")
     parser.add_argument("--place", nargs=3, help="coordinator, processes, process")
     parser.add_argument("--signal", type=int, nargs=3, help="process, step and number of a signal that it gets then")
+    parser.add_argument("--signal-at-row", type=int, nargs=3, help="process, rows it has looked at, number")
+    parser.add_argument("--kill-in-save", type=int, nargs=2, help="process, step")
+    parser.add_argument("--other-rows", type=int, help="a process that reads other data")
     return parser.parse_args()
 
 
@@ -124,7 +201,32 @@ def main() -> None:
     arguments = options()
     if arguments.place:
         coordinator, processes, process = arguments.place
-        distributed.connect(coordinator, int(processes), int(process), heartbeat_seconds=10)
+        distributed.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
+    if arguments.signal_at_row:
+        LOOK.append(dies_at_row(*arguments.signal_at_row))
+    if arguments.other_rows is not None and jax.process_index() == arguments.other_rows:
+        LOOK.append(lambda row: row.replace(tokens=row.tokens + 1))
+    if arguments.kill_in_save:
+        checkpoint.save = dies_in_save(*arguments.kill_in_save)
+    reference_cache.SHARD_SECONDS = 0
+    try:
+        state = run(arguments, arguments.folder)
+        if arguments.again:
+            os.environ["ALIGNJAX_CACHE"] = arguments.again
+            run(arguments, arguments.folder / "again")
+    except (ConfigError, checkpoint.CheckpointError, distributed.Unreachable) as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        sys.exit(getattr(error, "exit_status", 2))
+    finally:
+        print("rows", json.dumps(sorted(set(MADE))), flush=True)
+    shards = {
+        name: len({str(s.index) for s in leaf.addressable_shards}) for name, leaf in leaves_by_name(state).items()
+    }
+    print("final", json.dumps({"digest": digest(state.roles), "shards": shards}), flush=True)
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> Any:
+    """The state after the run's last step."""
 
     def on_step(step: int, state: Any, values: Any) -> None:
         print("step", step, flush=True)
@@ -133,23 +235,8 @@ def main() -> None:
                 time.sleep(1)  # the checkpoint of an earlier step is complete by then
             os.kill(os.getpid(), arguments.signal[2])
 
-    try:
-        state = train(
-            experiment(arguments),
-            Workspace(arguments.folder),
-            resume=arguments.resume,
-            console=Console(),
-            on_step=on_step,
-        )
-    except (ConfigError, distributed.Unreachable) as error:
-        print(f"error: {error}", flush=True)
-        sys.exit(2)
-    finally:
-        print("rows", json.dumps(sorted(set(MADE))), flush=True)
-    shards = {
-        name: len({str(s.index) for s in leaf.addressable_shards}) for name, leaf in leaves_by_name(state).items()
-    }
-    print("final", json.dumps({"digest": digest(state.roles), "shards": shards}), flush=True)
+    given = cached(arguments) if arguments.cached else experiment(arguments)
+    return train(given, Workspace(folder), resume=arguments.resume, console=Console(), on_step=on_step)
 
 
 if __name__ == "__main__":

@@ -200,12 +200,13 @@ def test_shards_that_other_runs_move(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert read_shards(tmp_path, said.append).keys() == kept.keys()
     assert not said
 
-    def set_aside_by_another(path: Path) -> dict[bytes, np.ndarray]:
-        path.unlink()
+    def set_aside_by_another(data: bytes) -> dict[bytes, np.ndarray]:
+        for path in tmp_path.glob("*-*.npz"):
+            path.unlink()
         raise ValueError("damaged")
 
     with monkeypatch.context() as patched:
-        patched.setattr(logp_shards, "_read", set_aside_by_another)
+        patched.setattr(logp_shards, "decoded", set_aside_by_another)
         assert not read_shards(tmp_path, said.append)
     (tmp_path / "1.npz").mkdir()
     with pytest.raises(IsADirectoryError):
