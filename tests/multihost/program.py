@@ -15,10 +15,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import compiler
 from rich.console import Console
 
 from alignjax import algorithms, distributed, roles, stages
@@ -140,6 +142,7 @@ def cached(arguments: argparse.Namespace) -> Experiment:
         seed=3,
         mesh=MeshConfig(*arguments.mesh),
         log_every=1,
+        checkpoint_every=2,
         sample=fn(sample),
         sample_every=1,
         cached_logps=("reference",),
@@ -193,7 +196,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--signal", type=int, nargs=3, help="process, step and number of a signal that it gets then")
     parser.add_argument("--signal-at-row", type=int, nargs=3, help="process, rows it has looked at, number")
     parser.add_argument("--kill-in-save", type=int, nargs=2, help="process, step")
-    parser.add_argument("--other-rows", type=int, help="a process that reads other data")
     return parser.parse_args()
 
 
@@ -202,10 +204,10 @@ def main() -> None:
     if arguments.place:
         coordinator, processes, process = arguments.place
         distributed.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
+        # jax lets the first process alone keep what it compiled; here each does, for the runs to come.
+        compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0, client=None))
     if arguments.signal_at_row:
         LOOK.append(dies_at_row(*arguments.signal_at_row))
-    if arguments.other_rows is not None and jax.process_index() == arguments.other_rows:
-        LOOK.append(lambda row: row.replace(tokens=row.tokens + 1))
     if arguments.kill_in_save:
         checkpoint.save = dies_in_save(*arguments.kill_in_save)
     reference_cache.SHARD_SECONDS = 0

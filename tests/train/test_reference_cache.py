@@ -155,6 +155,13 @@ def test_an_interruption_keeps_what_was_scored(monkeypatch: pytest.MonkeyPatch) 
     assert f"{2 * (ROWS - SIZE)} completions scored, {2 * SIZE} found" in said
 
 
+def test_processes_that_read_other_rows_stop_before_they_score(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr(reference_cache, "gathered", lambda looked: [looked, looked, "others"])
+    with pytest.raises(ConfigError, match="process 2 of this run reads other rows than process 0"):
+        prepared(experiment())
+    assert not list(cache.glob("*/*.npz"))
+
+
 def test_what_a_folder_is_named_after(monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm, state = experiment().algorithm, first_state()
     about = reference_cache.describe(algorithm, "reference", state)
