@@ -1,40 +1,59 @@
-"""Runs recipes on meshes of simulated devices and prints what came of them as JSON; `test_mesh.py` reads it.
+"""Runs recipes on meshes of simulated devices and compares what came of them with one device.
 
-A program of its own, because the number of devices is set before jax starts. mesh_program.py [RECIPE ...] [MESH ...]
-looks at other recipes and meshes than the test does, "all" at all of either.
+    PYTHONPATH=tests/train python tests/mesh_program.py [RECIPE ...] [MESH ...]
+
+prints a table: every recipe of `toy_recipes.py` and every variant below, on every mesh, or those that are named. Each
+makes two iterations by one compiled program, which refuses what is laid out otherwise than it was compiled for.
+`test_mesh.py` reads a part of the table as JSON (--part): a program of its own, because the number of devices is set
+before jax starts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
+import itertools
 import json
+import os
 import sys
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from collectives import all_gathers
-from jax.sharding import NamedSharding
+import optax
+from collectives import Gather, all_gathers
+from jax.sharding import Mesh, NamedSharding
 from tiny import model as tiny_model
-from tiny import ragged, sgd
-from toy_recipes import PLAYED, RECIPES
+from tiny import ragged
+from toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
 
 from alignjax import algorithms, mesh
-from alignjax.config import MeshConfig, fn
+from alignjax.config import MeshConfig, Packing, fn
 from alignjax.models import Quantised
-from alignjax.train.state import abstract_state, create_state
+from alignjax.train.state import TrainState, abstract_state, born
 from alignjax.train.step import make_experience, make_update
-from alignjax.types import Algorithm, Model
-from alignjax.workspace import Workspace
+from alignjax.types import Algorithm, Batch, Model
 
-jax.config.update("jax_disable_most_optimizations", True)
+# Beside jax_disable_most_optimizations: what runs for milliseconds is to compile in one second, not in three.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 # Sizes that 2 x 2 x 2 devices divide, and by which an array's shape says what it is.
-LAYERS, VOCAB, ROWS = 3, 40, 8
-NETWORK = tiny_model(vocab=VOCAB, layers=LAYERS, outputs=("preference", "reward", "value"))
+LAYERS, VOCAB, WIDTH, MLP, ROWS, N, T = 2, 40, 16, 24, 8, 2, 7
+NETWORK = tiny_model(vocab=VOCAB, width=WIDTH, layers=LAYERS, mlp=MLP, outputs=("preference", "reward", "value"))
+# Traced once for all recipes of a mesh; the compiler puts what was traced in the place of every call.
+NETWORK = dataclasses.replace(
+    NETWORK,
+    init=jax.jit(NETWORK.init),
+    hidden=jax.jit(NETWORK.hidden, static_argnames=("sites", "packing")),
+    extend=jax.jit(NETWORK.extend, static_argnames="states"),
+)
 MESHES = {"1": (1, 1, 1), "8x1": (1, 8, 1), "4x2": (1, 4, 2), "2x2x2": (2, 2, 2)}
-# Adapters over quantised weights on one mesh only: the one that splits their inputs and outputs.
-TESTED = {"dpo": ("1", "2x2x2"), "ipo_md": tuple(MESHES), "split_sampler": ("4x2",), "lora": ("1", "4x2")}
+FULL = ragged(rows=ROWS, n=N, t=T, vocab=VOCAB).replace(prompts={"domain": np.zeros(ROWS, np.int32)})
+
+
+# --------------------------------------------------------------------------------------------------- what is looked at
 
 
 def lora(network: Model, **parts: Any) -> Algorithm:
@@ -49,57 +68,284 @@ def split_sampler(network: Model, **parts: Any) -> Algorithm:
     return dataclasses.replace(algorithm, experience={**algorithm.experience, "generate": stage})
 
 
-BUILDS = {**RECIPES, **PLAYED, "lora": lora, "split_sampler": split_sampler}
+def replay(network: Model, **parts: Any) -> Algorithm:
+    """Online DPO that learns from older examples too, fewer of them than there are devices."""
+    algorithm = RECIPES["online_dpo"](network, **parts)
+    return algorithms.with_replay(algorithm, slots=16, rows=6, max_age=3, prompt_tokens=6, n=N, max_tokens=5)
 
 
-def gathered(compiled: Any) -> dict[str, list[Any]]:
-    """The all-gathers of a program that would not scale: of weights of all layers at once, inside a loop and outside;
-    of logits [..,V]; of states [B,N,T,D] or [B,1,S,D]; and in all, for a look."""
-    found = all_gathers(compiled)
-    stacked = [gather for gather in found if len(gather.shape) >= 2 and gather.shape[0] == LAYERS]
-    return {
-        "stacked": [gather.shape for gather in stacked if not gather.loop],
-        "stacked_in_a_loop": [gather.shape for gather in stacked if gather.loop],
-        "logits": [gather.shape for gather in found if len(gather.shape) >= 3 and VOCAB in gather.shape[2:]],
-        "states": [gather.shape for gather in found if len(gather.shape) >= 4],
-        "all": sorted({str(tuple(gather)) for gather in found}),
-    }
+def pool(network: Model, **parts: Any) -> Algorithm:
+    """Self-play against one of the past policies."""
+    return judged(algorithms.self_play_pg)(network, pool=2, **parts)
 
 
-def run(name: str, sizes: tuple[int, int, int]) -> dict[str, Any]:
-    """Two iterations by one compiled program, which refuses what is laid out otherwise than it was compiled for."""
-    algorithm: Algorithm = BUILDS[name](NETWORK, optimizer=fn(sgd, learning_rate=0.1), microbatches=1)
+def changed(name: str, **changes: Any) -> Callable[..., Algorithm]:
+    return lambda network, **parts: dataclasses.replace(RECIPES[name](network, **parts), **changes)
+
+
+VARIANTS: dict[str, Callable[..., Algorithm]] = {
+    "lora": lora,
+    "split_sampler": split_sampler,
+    "replay": replay,
+    "pool": pool,
+    "minibatches": changed("ipo", epochs=2, minibatches=2),
+    "microbatches": changed("ipo", microbatches=2),
+    "packed": changed("ipo", packing=Packing(prompts=2, length=32)),
+}
+# What a variant is compared with, where it is another algorithm on one device.
+SAME_AS = {"split_sampler": "ipo_md", "microbatches": "ipo", "packed": "ipo"}
+BUILDS = {**RECIPES, **PLAYED, **COUPLED, **VARIANTS}
+
+
+def part() -> dict[str, tuple[str, ...]]:
+    """What the tests look at: every recipe on one mesh, taking turns, and some on more."""
+    turns = itertools.cycle(list(MESHES)[1:])
+    recipes = {name: (next(turns),) for name in [*RECIPES, *PLAYED]}
+    return {**recipes, "ipo_md": tuple(MESHES)[1:], "split_sampler": ("4x2",), "lora": ("4x2",)}
+
+
+def algorithm_of(name: str) -> Algorithm:
+    return BUILDS[name](NETWORK, optimizer=fn(momentum, learning_rate=0.1))
+
+
+def momentum(*, learning_rate: float) -> optax.GradientTransformation:
+    """Moments that are the gradient after one update, and are laid out too."""
+    return optax.sgd(learning_rate, momentum=0.9)
+
+
+def source_batch(name: str, algorithm: Algorithm) -> Batch:
+    """What the recipe's source would give: pairs, texts or prompts."""
+    if name in FROM_TEXT:
+        text = {field: getattr(FULL, field)[:, :1] for field in ("tokens", "valid", "mask")}
+        return FULL.replace(**text, preference=None, logps={})
+    if "generate" in algorithm.experience:
+        return FULL.replace(tokens=None, valid=None, mask=None, preference=None, logps={})
+    views = {"pretrain": ragged(seed=7, rows=ROWS, n=1, p=3, t=5, vocab=VOCAB)} if name in COUPLED else {}
+    return FULL.replace(views=views)
+
+
+def first_state(algorithm: Algorithm) -> TrainState:
+    """A state on the host. Roles that begin as copies of another are moved apart, so that no ratio is 1 and no KL 0."""
+    state = born(algorithm, jnp.uint32(0), {})
+    draw = np.random.default_rng(1)
+
+    def moved(leaf: Any) -> np.ndarray:
+        leaf = np.array(leaf)
+        apart = np.issubdtype(leaf.dtype, np.floating)
+        return (leaf + 0.05 * draw.normal(size=leaf.shape)).astype(leaf.dtype) if apart else leaf
+
+    for name, role in algorithm.roles.items():
+        if role.model is not None and name != "base":  # scales of quantised weights are small
+            state.roles[name] = jax.tree.map(moved, state.roles[name])
+    return jax.tree.map(np.array, state)
+
+
+# ----------------------------------------------------------------------------------------------------------- one run
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Two iterations of an algorithm on a mesh: the batches made, the metrics, the optimizers after the first (their
+    moments are its gradients) and the roles after the second; what is looked at besides the numbers."""
+
+    batches: list[Any]
+    metrics: list[dict[str, np.ndarray]]
+    moments: dict[str, Any]
+    roles: dict[str, Any]
+    seen: dict[str, Any]
+
+
+def run(name: str, label: str) -> Run:
+    begun = time.perf_counter()
+    algorithm, sizes = algorithm_of(name), MESHES[label]
     place = mesh.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     shardings = mesh.state_shardings(algorithm, abstract_state(algorithm), place)
-    state = create_state(algorithm, 0, Workspace(Path("nowhere")), shardings)
-    batch = ragged(rows=ROWS, vocab=VOCAB)
-    if "generate" in algorithm.experience:
-        batch = batch.replace(tokens=None, valid=None, mask=None, preference=None, logps={})
-    batch = mesh.place(batch, place)
-    experience = jax.jit(make_experience(algorithm)).lower(state, batch).compile()
+    state = jax.device_put(first_state(algorithm), shardings)
+    batch = mesh.place(source_batch(name, algorithm), place)
+    experience = jax.jit(make_experience(algorithm), compiler_options=QUICK).lower(state, batch).compile()
     given, _ = experience(state, batch)
-    update = jax.jit(make_update(algorithm), donate_argnums=0).lower(state, given).compile()
-    values = []
+    program = jax.jit(make_update(algorithm), donate_argnums=0, compiler_options=QUICK)
+    update = program.lower(state, given).compile()
+    found = Run([], [], {}, {}, {})
     for number in range(2):
         given = given if number == 0 else experience(state, batch)[0]
         state, metrics = update(state, given)
-        values.append({key: float(metrics[key]) for key in metrics if key.split("/")[0] in ("loss", "gradient_norm")})
+        found.batches.append(jax.tree.map(np.array, given))
+        found.metrics.append(jax.tree.map(np.array, metrics))
+        if number == 0:
+            found.moments.update(jax.tree.map(np.array, state.optimizers))
+    found.roles.update(jax.tree.map(np.array, state.roles))
     kept = jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted, leaf.ndim), state, shardings)
-    held = state.roles.get("base", next(state.roles[role] for role in algorithm.roles))["layers"]["gate"]
+    declared = weights_in_use(algorithm, place)
+    found.seen.update(
+        shardings_kept=all(jax.tree.leaves(kept)),
+        weight_shards=_shards(algorithm, state),
+        experience=gathered(experience, declared | sampler_weights(algorithm, place)),
+        update=gathered(update, declared),
+        seconds=round(time.perf_counter() - begun, 1),
+    )
+    return found
+
+
+def _shards(algorithm: Algorithm, state: TrainState) -> int:
+    """Into how many pieces a matrix of the policy is split, or of the base under its adapters."""
+    role = next(role for role in ("base", "policy", *algorithm.roles) if role in algorithm.roles)
+    held = state.roles[role]["layers"]["gate"]
     weight = held.values if isinstance(held, Quantised) else held
+    return len({str(shard.index) for shard in weight.addressable_shards})
+
+
+# ---------------------------------------------------------------------------------------------------- what is gathered
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _used(axes: tuple[str | None, ...], shape: tuple[int, ...], place: Mesh) -> tuple[int, ...]:
+    """What one device holds of an array while it is at work."""
+    return NamedSharding(place, mesh.spec(axes, shape, place, mesh.USED)).shard_shape(shape)
+
+
+def _weights(algorithm: Algorithm) -> Iterator[tuple[bool, tuple[str | None, ...], tuple[int, ...]]]:
+    """(of the layers or not, logical axes, shape) of every array of the models' params."""
+    params = jax.eval_shape(NETWORK.init, jax.random.key(0))
+    named = jax.tree_util.tree_leaves_with_path(NETWORK.axes, is_leaf=lambda node: isinstance(node, tuple))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    for (path, axes), shape in zip(named, shapes, strict=True):
+        yield path[0].key == "layers", axes, shape
+    if "base" in algorithm.roles:  # adapters: a [L,D,4] and b [L,4,F]
+        for path, axes in named:
+            if path[0].key == "layers" and len(axes) == 3:
+                shape = params["layers"][path[1].key].shape
+                yield True, (*axes[:-1], None), (*shape[:-1], 4)
+                yield True, (*axes[:-2], None, axes[-1]), (*shape[:-2], 4, shape[-1])
+
+
+def weights_in_use(algorithm: Algorithm, place: Mesh) -> dict[tuple[Any, ...], str]:
+    """What a scoring pass gathers over fsdp: a layer's weights where it runs, embedding, norm and heads once; or, in
+    several passes, those as often. By (shape, stands in a loop)."""
+    passes = algorithm.microbatches * algorithm.epochs * algorithm.minibatches
+    loops = {True: (True,), False: (False,) if passes == 1 else (False, True)}
     return {
-        "values": values,
-        "shardings_kept": bool(np.all(jax.tree.leaves(kept))),
-        "weight_shards": len({str(shard.index) for shard in weight.addressable_shards}),
-        "tokens": np.asarray(given.tokens).tolist(),
-        "experience": gathered(experience),
-        "update": gathered(update),
+        (_squeezed(_used(axes[layer:], shape[layer:], place))[::order], loop): "a layer" if layer else "ends"
+        for layer, axes, shape in _weights(algorithm)
+        for loop in loops[layer]
+        for order in (1, -1)  # transposed for the backward pass
     }
 
 
-def control() -> dict[str, list[Any]]:
-    """A program that does what no update should."""
-    place = mesh.make_mesh(MeshConfig(1, 8, 1))
+def sampler_weights(algorithm: Algorithm, place: Mesh) -> dict[tuple[Any, ...], str]:
+    """What a sampler gathers before its first token: all weights of all layers over all axes, or over fsdp alone."""
+    stage = algorithm.experience.get("generate")
+    if stage is None:
+        return {}
+    found = {}
+    for _, axes, shape in _weights(algorithm):
+        used, held = _used(axes, shape, place), NamedSharding(place, mesh.spec(axes, shape, place)).shard_shape(shape)
+        whole = not stage.kwargs.get("tensor_parallel")
+        steps = itertools.product(*zip(shape, used, held, strict=True)) if whole else [used]
+        found |= {(_squeezed(step), False): "all layers" for step in steps}
+    return found
+
+
+def gathered(compiled: Any, declared: Mapping[tuple[Any, ...], str]) -> dict[str, Any]:
+    """The all-gathers of a program by what they are: weights in use, numbers of the batch (at most one a token), and
+    those that should not be."""
+    kinds: dict[str, set[str]] = {}
+    for gather in all_gathers(compiled):
+        kinds.setdefault(_kind(gather, declared), set()).add(_said(gather))
+    return {kind: sorted(shapes) for kind, shapes in kinds.items()}
+
+
+def _kind(gather: Gather, declared: Mapping[tuple[Any, ...], str]) -> str:
+    known = declared.get((_squeezed(gather.shape), gather.loop))
+    if known is not None and not gather.open:
+        return known
+    few = not {VOCAB, VOCAB // 2, WIDTH, MLP, MLP // 2} & {*gather.shape} and np.prod(gather.shape) <= 4 * ROWS * T
+    return "numbers" if few else "unexpected"
+
+
+def _said(gather: Gather) -> str:
+    where = " at every token" if gather.open else " in a loop" if gather.loop else ""
+    return f"{'x'.join(map(str, gather.shape))}{where}"
+
+
+# ------------------------------------------------------------------------------------------------------- the comparison
+
+
+def _gap(one: Any, other: Any, scale: float | None = None, least: float = 1e-30) -> float:
+    """The largest difference of two trees of floats, relative to `scale` or to the largest number of each leaf; inf if
+    one of whole numbers or truths differs."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if not np.issubdtype(a.dtype, np.floating):
+            worst = max(worst, 0.0 if np.array_equal(a, b) else np.inf)
+        elif a.size:
+            largest = scale if scale is not None else float(np.max(np.abs(a)))
+            gap = np.max(np.abs(np.asarray(a, np.float64) - b)) / max(largest, least)
+            worst = max(worst, np.inf if np.isnan(gap) else float(gap))
+    return worst
+
+
+def _largest(tree: Any) -> float:
+    return max((float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(tree)), default=0.0)
+
+
+def _losses(run: Run) -> list[dict[str, np.ndarray]]:
+    return [{key: one[key] for key in one if key.split("/")[0] in ("loss", "gradient_norm")} for one in run.metrics]
+
+
+def compare(one: Run, many: Run) -> dict[str, Any]:
+    """Relative differences: of all that stages made, of losses and gradient norms, of each role's first gradient at the
+    scale of its largest number, and of the roles in the end. Not of other metrics: some count signs, and labels of
+    two equal samples are 1/2 to rounding only."""
+    largest = {role: _largest(moments) for role, moments in one.moments.items()}
+    gradients = [_gap(one.moments[role], many.moments[role], size) for role, size in largest.items()]
+    return {
+        "batch": _gap(one.batches, many.batches, least=1e-2),
+        "losses": _gap(_losses(one), _losses(many), least=1e-2),
+        "gradient": max(gradients),
+        "gradient_size": max(largest.values()),
+        "roles": _gap(one.roles, many.roles, least=1e-2),
+        **many.seen,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ the table
+
+NUMBERS = ("batch", "losses", "gradient", "roles")
+WEIGHTS = ("a layer", "ends", "all layers")
+
+
+def row(name: str, label: str, cell: Mapping[str, Any]) -> str:
+    numbers = "".join(f"{cell[key]:9.1e}" for key in NUMBERS)
+    kept = "kept" if cell["shardings_kept"] else "MOVED"
+    made, learned = (_listed(cell[which]) for which in ("experience", "update"))
+    return f"{name:20} {label:6}{numbers} {kept:6}{cell['seconds']:6.1f}  {made:24} | {learned}"
+
+
+def _listed(kinds: Mapping[str, list[str]]) -> str:
+    said = {kind: "" if kind in WEIGHTS else " " + " ".join(shapes) for kind, shapes in kinds.items()}
+    return ", ".join(f"{kind}{shapes}" for kind, shapes in said.items())
+
+
+def head() -> str:
+    names = "".join(f"{name:>9}" for name in NUMBERS)
+    return f"{'recipe':20} {'mesh':6}{names} state  seconds {'gathered by experience':24} | by update"
+
+
+def summary(table: Mapping[str, Mapping[str, Any]]) -> str:
+    cells = [cell for cells in table.values() for label, cell in cells.items() if label != "1"]
+    worst = ", ".join(f"{name} {max(cell[name] for cell in cells):.1e}" for name in NUMBERS)
+    odd = sum(not cell["shardings_kept"] or "unexpected" in {**cell["experience"], **cell["update"]} for cell in cells)
+    return f"{len(table)} recipes, {len(cells)} cells; worst: {worst}; {odd} with another layout or unexpected gathers"
+
+
+def control() -> dict[str, Any]:
+    """What is gathered by a program that does what no update should: weights of all layers whole on every device, and
+    logits whole in every turn of a loop."""
+    place = mesh.make_mesh(MeshConfig(*MESHES["8x1"]))
 
     def arrays(*axes: str | None, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(place, mesh.spec(axes, shape, place)))
@@ -108,23 +354,31 @@ def control() -> dict[str, list[Any]]:
         turn = lambda _, x: mesh.by_rows(mesh.whole(2 * x))  # noqa: E731
         return mesh.whole(weights), jax.lax.fori_loop(0, 3, turn, logits)
 
-    weights = arrays("layers", "embed", "mlp", shape=(LAYERS, 16, 24))
-    logits = arrays("batch", None, None, None, shape=(ROWS, 2, 5, VOCAB))
-    return gathered(jax.jit(gathers).lower(weights, logits).compile())
+    weights = arrays("layers", "embed", "mlp", shape=(LAYERS, WIDTH, MLP))
+    logits = arrays("batch", None, None, None, shape=(ROWS, N, 5, VOCAB))
+    declared = weights_in_use(algorithm_of("sft"), place)
+    return gathered(jax.jit(gathers).lower(weights, logits).compile(), declared)
 
 
 def main() -> None:
+    gc.set_threshold(100_000)  # tracing makes many objects and little garbage
+    os.environ.setdefault("PJRT_NPROC", "16")  # threads: with one per core, devices may wait for each other for ever
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_disable_most_optimizations", True)
     words = sys.argv[1:]
-    meshes = tuple(word for word in words if word in MESHES) or tuple(MESHES)
-    names = [word for word in words if word not in MESHES]
-    wanted = dict.fromkeys([*RECIPES, *PLAYED] if names == ["all"] else names, meshes) or TESTED
-    found: dict[str, Any] = {}
-    for name, labels in wanted.items():
-        found[name] = {label: run(name, MESHES[label]) for label in labels}
-        jax.clear_caches()
-        if words:  # somebody waits
-            print(json.dumps({name: found[name]}), flush=True)
-    print(json.dumps(found | {"control": control()}))
+    if unknown := {*words} - {*MESHES, *BUILDS, "--part"}:
+        sys.exit(f"there are no {', '.join(unknown)}; recipes: {', '.join(BUILDS)}; meshes: {', '.join(MESHES)}")
+    labels = tuple(word for word in words if word in MESHES and word != "1") or tuple(MESHES)[1:]
+    names = [word for word in words if word in BUILDS] or [*BUILDS]
+    print(head())
+    table: dict[str, Any] = {}
+    for name, shapes in (part() if "--part" in words else dict.fromkeys(names, labels)).items():
+        one = run(SAME_AS.get(name, name), "1")
+        table[name] = {"1": one.seen}
+        for label in shapes:
+            table[name][label] = compare(one, run(name, label))
+            print(row(name, label, table[name][label]), flush=True)
+    print(json.dumps({"table": table, "control": control()}) if "--part" in words else summary(table))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The same numbers on one device and on eight simulated ones, split by batch, weights and heads."""
+"""Every recipe gives the same numbers on one device and on eight simulated ones, split by batch, weights and heads, and
+its programs gather what they should. `mesh_program.py` prints all of the table that is tested here in part."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,89 +18,89 @@ import pytest
 from collectives import Gather, all_gathers
 from jax.sharding import PartitionSpec
 
-from alignjax import mesh
+from alignjax import algorithms, mesh
 from alignjax.config import ConfigError, MeshConfig
 
 HERE = Path(__file__).resolve().parent
+Cell = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, Any]:
-    """What mesh_program.py saw with eight devices."""
+def seen() -> dict[str, Any]:
+    """What mesh_program.py saw: {"table": {recipe: {mesh: cell}}, "control": gathers}."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "train"), str(HERE.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(HERE / "train"), str(HERE.parent)]),
     }
-    done = subprocess.run(
-        [sys.executable, str(HERE / "mesh_program.py")], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(HERE / "mesh_program.py"), "--part"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-NAMES = ["dpo", "ipo_md"]
-# Adapters over quantised weights on one mesh only: the one that splits their inputs and outputs.
-SPLIT = [("dpo", "2x2x2"), *(("ipo_md", shape) for shape in ("8x1", "4x2", "2x2x2")), ("lora", "4x2")]
-SHAPES = pytest.mark.parametrize("shape", ["8x1", "4x2", "2x2x2"])
+def where(seen: dict[str, Any], wrong: Callable[[Cell], Any], *, alone: bool = False) -> dict[tuple[str, str], Any]:
+    """What is wrong with which cell: (recipe, mesh); alone: also with those on one device."""
+    cells = {(name, shape): cell for name, row in seen["table"].items() for shape, cell in row.items()}
+    found = {place: wrong(cell) for place, cell in cells.items() if alone or place[1] != "1"}
+    return {place: what for place, what in found.items() if what}
 
 
-@pytest.mark.parametrize(("name", "shape"), SPLIT)
-def test_every_mesh_gives_the_same_update(name: str, shape: str, runs: dict[str, Any]) -> None:
-    """Samples token for token; losses and gradients to float32's rounding."""
-    one, many = runs[name]["1"], runs[name][shape]
-    assert one["tokens"] == many["tokens"]
-    for alone, split in zip(one["values"], many["values"], strict=True):
-        for key, value in alone.items():
-            assert split[key] == pytest.approx(value, rel=2e-5), key
-    assert one["values"][0]["gradient_norm/policy"] > 1e-3
-    assert one["values"][0]["loss"] != one["values"][1]["loss"]
+def test_every_recipe_is_in_the_table(seen: dict[str, Any]) -> None:
+    """On one device and on a mesh of eight, which takes turns; IPO-MD on all."""
+    parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
+    table = {name: set(row) for name, row in seen["table"].items()}
+    assert set(algorithms.__all__) - parts <= set(table)
+    assert all("1" in row and len(row) > 1 for row in table.values())
+    assert table["ipo_md"] == {"1", "8x1", "4x2", "2x2x2"}
+    for shape in ("8x1", "4x2", "2x2x2"):
+        assert sum(shape in row for row in table.values()) > len(table) // 4
 
 
-@pytest.mark.parametrize(("name", "shape"), [*((name, "1") for name in [*NAMES, "lora"]), *SPLIT])
-def test_a_state_keeps_its_shardings(name: str, shape: str, runs: dict[str, Any]) -> None:
+def test_every_mesh_gives_the_same_samples_losses_and_gradients(seen: dict[str, Any]) -> None:
+    """Tokens, and whatever else is a whole number, exactly; to float32's rounding all that stages made, losses and
+    gradient norms, the first gradients and the roles after two iterations."""
+    most = {"batch": 2e-5, "losses": 5e-5, "gradient": 2e-5, "roles": 5e-5}
+    assert not where(seen, lambda cell: {name: cell[name] for name in most if not cell[name] < most[name]})
+    assert not where(seen, lambda cell: not cell["gradient_size"] > 1e-3)
+
+
+def test_a_state_keeps_its_shardings(seen: dict[str, Any]) -> None:
     """And so one program serves all steps."""
-    run = runs[name][shape]
-    assert run["shardings_kept"]
-    assert run["weight_shards"] == {"1": 1, "8x1": 8, "4x2": 8, "2x2x2": 4}[shape]
+    assert not where(seen, lambda cell: not cell["shardings_kept"], alone=True)
+    for row in seen["table"].values():
+        for shape, cell in row.items():
+            assert cell["weight_shards"] == {"1": 1, "8x1": 8, "4x2": 8, "2x2x2": 4}[shape]
 
 
-@pytest.mark.parametrize(("name", "shape"), SPLIT)
-def test_an_update_gathers_the_weights_of_one_layer_at_a_time_and_no_states(
-    name: str, shape: str, runs: dict[str, Any]
-) -> None:
-    found = runs[name][shape]["update"]
-    assert found["stacked"] == found["stacked_in_a_loop"] == found["logits"] == found["states"] == []
-    one_layer = "((16, 12)," if name == "lora" else "((1, 16,"  # quantised and split by heads, it has no leading axis
-    assert any(one_layer in gather and "True" in gather for gather in found["all"])
+def test_an_update_gathers_the_weights_of_one_layer_at_a_time_and_nothing_of_the_batch(seen: dict[str, Any]) -> None:
+    """But for what a memory remembers, which lies whole on every device."""
+    assert not where(seen, lambda cell: "a layer" not in cell["update"])
+    more = where(seen, lambda cell: {*cell["update"]} - {"a layer", "ends"})
+    assert {name: kinds for (name, _), kinds in more.items()} == {"optune": {"numbers"}, "eva": {"numbers"}}
 
 
-@SHAPES
-def test_a_sampler_gathers_all_weights_once_and_none_at_a_token(shape: str, runs: dict[str, Any]) -> None:
-    found = runs["ipo_md"][shape]["experience"]
-    assert [3, 16, 24] in found["stacked"]
-    assert found["stacked_in_a_loop"] == found["logits"] == found["states"] == []
+def test_experience_gathers_weights_and_at_most_a_number_a_token(seen: dict[str, Any]) -> None:
+    """All weights at once only where it samples, before the first token; a sampler whose weights stay split by heads
+    puts the logits of a token together, split by vocabulary, to draw from them."""
+    odd = where(seen, lambda cell: cell["experience"].get("unexpected"))
+    assert odd.pop(("split_sampler", "4x2")) == ["2x2x40 at every token"]
+    # A known shortcoming: eva's prompts, rewritten, lie as its sampler's, over the tensor axis too, and what scores
+    # them puts states of their rows together.
+    assert all("x40" not in gather for gather in odd.pop(("eva", "4x2"), []))
+    assert not odd
+    for shape in ("8x1", "4x2", "2x2x2"):
+        assert "2x16x24" in seen["table"]["ipo_md"][shape]["experience"]["all layers"]
 
 
-def test_a_sampler_may_leave_weights_split_by_heads(runs: dict[str, Any]) -> None:
-    """The same samples; weights gathered over fsdp alone."""
-    split, alone = runs["split_sampler"]["4x2"], runs["ipo_md"]["1"]
-    assert split["tokens"] == alone["tokens"]
-    assert split["values"][1]["loss"] == pytest.approx(alone["values"][1]["loss"], rel=2e-5)
-    assert [3, 16, 24] not in split["experience"]["stacked"]
-    assert [3, 16, 12] in split["experience"]["stacked"]
-    assert split["experience"]["stacked_in_a_loop"] == []
+def test_a_sampler_may_leave_weights_split_by_heads(seen: dict[str, Any]) -> None:
+    """The same samples as on one device; weights gathered over fsdp alone."""
+    gathered = seen["table"]["split_sampler"]["4x2"]["experience"]["all layers"]
+    assert "2x16x12" in gathered
+    assert "2x16x24" not in gathered
 
 
-def test_who_does_not_sample_never_has_all_weights(runs: dict[str, Any]) -> None:
-    assert runs["dpo"]["2x2x2"]["experience"]["stacked"] == []
-
-
-def test_a_program_that_gathers_is_caught(runs: dict[str, Any]) -> None:
-    """Weights of all layers whole on every device, and states whole in every turn of a loop."""
-    assert [3, 16, 24] in runs["control"]["stacked"]
-    assert [8, 2, 5, 40] in runs["control"]["logits"]
-    assert [8, 2, 5, 40] in runs["control"]["states"]
+def test_a_program_that_gathers_is_caught(seen: dict[str, Any]) -> None:
+    assert seen["control"] == {"unexpected": ["2x16x24", "8x2x5x40 in a loop"]}
 
 
 def test_gathers_are_read_with_the_loops_they_stand_in() -> None:
@@ -112,13 +114,16 @@ def test_gathers_are_read_with_the_loops_they_stand_in() -> None:
 }
 ENTRY %main (p: f32[3,16,24]) -> f32[3,16,24] {
   %all-gather = f32[3,16,24]{2,1,0} all-gather(%p), dimensions={1}
-  ROOT %w = (s32[], f32[3,2]) while(%t), condition=%cond, body=%body
+  %w = (s32[], f32[3,2]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %v = (s32[], f32[3,2]) while(%w), condition=%cond, body=%tokens
+}
+%tokens (p: (s32[], f32[3,2])) -> (s32[], f32[3,2]) {
+  %g.3 = f32[7]{0} all-gather(%x), dimensions={0}, metadata={op_name="jit(f)/while/body/take"}
 }
 """
     compiled = SimpleNamespace(as_text=lambda: text)
-    assert sorted(all_gathers(compiled)) == sorted(
-        [Gather((1, 16, 24), True), Gather((8, 40), True), Gather((2,), True), Gather((3, 16, 24), False)]
-    )
+    counted = [Gather((1, 16, 24), True), Gather((8, 40), True), Gather((2,), True), Gather((3, 16, 24), False)]
+    assert sorted(all_gathers(compiled)) == sorted([*counted, Gather((7,), True, True, "jit(f)/while/body/take")])
 
 
 EIGHT = jax.sharding.AbstractMesh((1, 4, 2), mesh.AXES)

@@ -161,15 +161,21 @@ def borda(
     """
     if batch.preference is None or field not in batch.prompts:
         raise ConfigError(f"borda needs batch.preference and batch.prompts[{field!r}]: the stages active_pairs, prefer")
-    row, first = jnp.arange(batch.preference.shape[0]), batch.prompts[field]
-    outcome = batch.preference[row, first]
+    first = batch.prompts[field]
+
+    def fitted(values: Array) -> Array:
+        """Of values [B,N,..] those of the completion; along the axis, since values[rows, first] is gathered on a
+        mesh."""
+        return jnp.take_along_axis(values, first.reshape(-1, *[1] * (values.ndim - 1)), axis=1)[:, 0]
+
+    outcome = fitted(batch.preference)
     asked = jnp.arange(outcome.shape[1]) != first[:, None]
-    weight = asked if batch.pair_weight is None else asked * batch.pair_weight[row, first]
+    weight = asked if batch.pair_weight is None else asked * fitted(batch.pair_weight)
     weight = jnp.asarray(weight, outcome.dtype)
     total = jnp.sum(weight, axis=1)
     wins = jnp.sum(jnp.where(weight != 0, outcome, 0) * weight, axis=1)
     label = jnp.where(total != 0, wins / jnp.where(total != 0, total, 1), 0.5)
     against = sequence_logps(reference_logps(context, batch, reference), mask_of(batch))
-    logit = beta * (_sums(context, batch, role) - against)[row, first]
+    logit = beta * fitted(_sums(context, batch, role) - against)
     loss = -label * jax.nn.log_sigmoid(logit) - (1 - label) * jax.nn.log_sigmoid(-logit)
     return Mean.of(loss, total), {"borda": Mean.of(jax.nn.sigmoid(logit), total), "outcome": Mean.of(label, total)}

@@ -23,6 +23,7 @@ from alignjax.train.score import with_shared_passes
 from alignjax.types import Array, Batch, Context, Mean, Role
 
 BASE = {"policy": Role(NETWORK, None), "reference": Role(NETWORK, None)}
+SCOPE = "loss_"  # what a case does has this and its name in compiled programs
 TRACES: Counter[str] = Counter()  # how often each of the functions below was traced
 
 
@@ -136,7 +137,7 @@ def _all_losses(
     def run(score: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         found.clear()
         for case in cases:
-            with around(case.name) if around else _nothing():
+            with around(case.name) if around else _nothing(), jax.named_scope(f"{SCOPE}{case.name}"):
                 mean, metrics = functions[case.name](context_of(case, score), batches[case.name])
             found[case.name] = (mean, {name: metric.value() for name, metric in metrics.items()})
         return {}, dict(found)
@@ -199,11 +200,13 @@ class Program:
         gradient, (value, weight, seen) = jax.jacrev(values, has_aux=True)(moves)
         return {"value": value, "weight": weight, "gradient": gradient, "metrics": seen}
 
-    def values_and_sum(self, moves: Any, reference: Any, state: Any, batch: Batch, place: Any, factors: Any) -> Any:
-        """The values [C], and the gradient of their sum times `factors` [C]; `place` puts the arrays of batches where
-        they belong."""
+    def compiled_sum(self, moves: Any, reference: Any, state: Any, batch: Batch, place: Any, options: Any) -> Any:
+        """A compiled function of factors [C] -> the values [C], and the gradient of their sum times the factors; and
+        its program. `place` puts the arrays of batches where they belong; options: the compiler's."""
         layout, arrays = pack(self.cases, batch)
-        return self._sum(self.functions, moves, reference, state, place(arrays), factors, layout=layout)
+        given = (self.functions, moves, reference, state, place(arrays))
+        program = self._sum.lower(*given, np.ones(len(self.cases)), layout=layout).compile(compiler_options=options)
+        return functools.partial(program, *given), program
 
     def _trace_sum(
         self, functions: Any, moves: Any, reference: Any, state: Any, arrays: Any, factors: Any, layout: Layout

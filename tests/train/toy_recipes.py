@@ -153,6 +153,8 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
     "ofs_dpo": offline(functools.partial(algorithms.ofs_dpo, slow_optimizer=fn(sgd, learning_rate=0.1))),
     "cofs_dpo": offline(functools.partial(algorithms.cofs_dpo, domains=2, slow_optimizer=fn(sgd, learning_rate=0.1))),
 }
+# Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.
+FROM_TEXT = ("spin", "rival")
 COUPLED: dict[str, Callable[..., Algorithm]] = {
     "sorted": with_losses(sorted=fn(sorted_margins, beta=0.3)),
     "kl_and_mismatched": with_losses(kl=fn(kl), mismatched=fn(mismatched)),
