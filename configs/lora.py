@@ -19,7 +19,7 @@ intervals over posts:
 Behind in one seed of three, at half to two thirds of the KL. Trained are 81,920 numbers instead of 1,901,696; state and
 moments take 8.6 MB instead of 30.4, a checkpoint's step 1.0 MB instead of 22.8, beside 7.6 MB that are written once.
 At this size little else changes: an update takes 0.29 CPU seconds instead of 0.31 (medians of ten, interleaved, on a
-busy machine) and 202 MB beside the state instead of 217, nearly all of it logits and activations.
+busy machine) and, as compiled, 202 MB beside the state instead of 217.
 
 The rate was looked for in seeds 0 and 1, on 256 other posts and by the other seed's held-out judge: 1e-3 has 51.2 and
 52.1 % against SFT, 3e-3 51.6 and 52.3, 1e-2 52.3 and 52.5, with intervals of 2 to either side. That tells none apart.
