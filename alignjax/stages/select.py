@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn
+from alignjax.mesh import by_rows
 from alignjax.numerics import row_keys
 from alignjax.sampling.behaviours import own
 from alignjax.stages.generate import generate
@@ -72,7 +73,7 @@ def select_prompts(context: Context, batch: Batch, key: Key, *, count: int, role
     def mixed(own_rows: Array, kept: Array) -> Array:
         shape = (count, *[1] * (own_rows.ndim - 1))
         chosen = jnp.where(known.reshape(shape), kept[slot].astype(own_rows.dtype), own_rows[:count])
-        return jnp.concatenate([chosen, own_rows[count:]])
+        return _first_are(chosen, own_rows)
 
     example_id = jnp.arange(rows) if batch.example_id is None else batch.example_id
     context.metrics["selected"] = Mean.of(known.astype(jnp.float32))
@@ -107,11 +108,24 @@ def rewrite(
     tokens, valid = (jnp.take_along_axis(leaf[:, 0], order, axis=1) for leaf in (said.tokens, said.valid))
     changed = jnp.sum(valid, axis=1) > 1  # more than a stop token
     mixed_id = (example_id[:count] * 1000003 + 12345) & 0x7FFFFFFF
-    return batch.replace(
-        prompt=batch.prompt.at[:count].set(jnp.where(changed[:, None], tokens, batch.prompt[:count])),
-        prompt_valid=batch.prompt_valid.at[:count].set(jnp.where(changed[:, None], valid, batch.prompt_valid[:count])),
-        example_id=example_id.at[:count].set(jnp.where(changed, mixed_id, example_id[:count])),
-    )
+    kept, kept_valid = batch.prompt[:count], batch.prompt_valid[:count]
+    new = {
+        "prompt": _first_are(jnp.where(changed[:, None], tokens, kept), batch.prompt),
+        "prompt_valid": _first_are(jnp.where(changed[:, None], valid, kept_valid), batch.prompt_valid),
+        "example_id": _first_are(jnp.where(changed, mixed_id, example_id[:count]), example_id),
+    }
+    # Else the compiler lays them, and all states computed from them, out as the next sampler's.
+    return batch.replace(**by_rows(new))
+
+
+def _first_are(new: Array, rows: Array) -> Array:
+    """rows [B,..] with new [k,..] in the place of the first k, row by row: with a concatenation and a written slice,
+    laid out over some axes of a mesh and not others, XLA on CPU gave other numbers."""
+    if not len(new):
+        return rows
+    number = jnp.arange(len(rows))
+    here = (number < len(new)).reshape(-1, *[1] * (rows.ndim - 1))
+    return jnp.where(here, new[jnp.minimum(number, len(new) - 1)], rows)
 
 
 def regenerate(
