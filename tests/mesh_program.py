@@ -88,9 +88,9 @@ VARIANTS: dict[str, Callable[..., Algorithm]] = {
     "split_sampler": split_sampler,
     "replay": replay,
     "pool": pool,
-    "minibatches": changed("ipo", epochs=2, minibatches=2),
+    "minibatches": changed("dpo", epochs=2, minibatches=2),
     "microbatches": changed("ipo", microbatches=2),
-    "packed": changed("ipo", packing=Packing(prompts=2, length=32)),
+    "packed": changed("ipo", packing=Packing(prompts=2, length=38)),
 }
 # What a variant is compared with, where it is another algorithm on one device.
 SAME_AS = {"split_sampler": "ipo_md", "microbatches": "ipo", "packed": "ipo"}
