@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -69,7 +70,8 @@ class Engine:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text) + (50 if status == 206 else 0)))  # 206: cut off
                 self.end_headers()
-                self.wfile.write(text.encode())
+                with contextlib.suppress(ConnectionError):  # who was interrupted has hung up
+                    self.wfile.write(text.encode())
                 self.close_connection = True
 
             def log_message(self, *arguments: Any) -> None:
