@@ -24,7 +24,7 @@ from jax._src import compiler
 from rich.console import Console
 
 from alignjax import algorithms, distributed, roles, stages
-from alignjax.config import ConfigError, Experiment, MeshConfig, fn
+from alignjax.config import ConfigError, Experiment, Fn, MeshConfig, fn
 from alignjax.data.stream import Opened, Source, endless
 from alignjax.models import TransformerConfig, transformer
 from alignjax.stages import host
@@ -102,6 +102,20 @@ def same(batch: Batch) -> Batch:
     return batch
 
 
+def run_of(algorithm: Algorithm, source: Fn, arguments: argparse.Namespace) -> Experiment:
+    return Experiment(
+        algorithm,
+        source,
+        steps=arguments.steps,
+        seed=3,
+        mesh=MeshConfig(*arguments.mesh),
+        log_every=1,
+        checkpoint_every=2,
+        sample=fn(sample),
+        sample_every=1,
+    )
+
+
 def experiment(arguments: argparse.Namespace) -> Experiment:
     policy = transformer(TransformerConfig(**SMALL))
     judge = transformer(TransformerConfig(**SMALL, outputs=("preference",)))
@@ -116,17 +130,7 @@ def experiment(arguments: argparse.Namespace) -> Experiment:
     extra = {"judge": fn(host, stage=fn(heaviest_wins), like=fn(with_preference))} if arguments.host_judge else {}
     extra |= {"asks": fn(host, stage=fn(asks_the_model), like=fn(same))} if arguments.host_scores else {}
     algorithm = Algorithm({**algorithm.experience, **extra}, algorithm.losses, algorithm.roles)
-    return Experiment(
-        algorithm,
-        fn(source),
-        steps=arguments.steps,
-        seed=3,
-        mesh=MeshConfig(*arguments.mesh),
-        log_every=1,
-        checkpoint_every=2,
-        sample=fn(sample),
-        sample_every=1,
-    )
+    return run_of(algorithm, fn(source), arguments)
 
 
 def cached(arguments: argparse.Namespace) -> Experiment:
@@ -135,18 +139,7 @@ def cached(arguments: argparse.Namespace) -> Experiment:
     # The reference is another network than the policy at first, so that a wrong number shows at once.
     given = {**algorithm.roles, "reference": Role(network, roles.fresh())}
     algorithm = dataclasses.replace(algorithm, roles=given)
-    return Experiment(
-        algorithm,
-        fn(pairs),
-        steps=arguments.steps,
-        seed=3,
-        mesh=MeshConfig(*arguments.mesh),
-        log_every=1,
-        checkpoint_every=2,
-        sample=fn(sample),
-        sample_every=1,
-        cached_logps=("reference",),
-    )
+    return dataclasses.replace(run_of(algorithm, fn(pairs), arguments), cached_logps=("reference",))
 
 
 def sample(experiment: Experiment, workspace: Workspace) -> Any:
