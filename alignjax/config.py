@@ -228,8 +228,8 @@ class Experiment:
 
     steps: iterations (experience + update); log_every, checkpoint_every, sample_every: in iterations; keep: checkpoints
     kept; cached_logps: frozen roles whose log-probs of the source's completions are scored once and kept on disk, for
-    later epochs and runs (`train/reference_cache.py`); overlap: make the experience of the next iteration while this
-    one is learned from, by a policy that is one step older (`train/overlap.py`)
+    later epochs and runs (`train/logp_cache/`); overlap: make the experience of the next iteration while this one is
+    learned from, by a policy that is one step older (`train/overlap.py`)
     """
 
     algorithm: Any

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from alignjax import games
-from alignjax.commands.grid import at, points_of
-from alignjax.commands.load import imported, load
-from alignjax.games import run
+from alignjax.cli.config_file import imported, load
+from alignjax.cli.game_grid import at, points_of
+from alignjax.games import compiled_runs
 
 
 def timed(function: Callable[[], Any]) -> np.ndarray:
@@ -57,7 +57,7 @@ def main() -> None:
         return games.grid(points, batch, steps=config.steps, seeds=seeds)
 
     first, again = timed(whole), timed(whole)
-    programs = run._grid._cache_size()
+    programs = compiled_runs._grid._cache_size()
     timed(lambda: one(0))
     numbers = range(0, total, max(1, total // options.runs))
     jitted = timed(lambda: [one(number) for number in numbers]) / len(numbers)

@@ -13,11 +13,11 @@ import numpy as np
 
 from alignjax import algorithms, losses, stages
 from alignjax.config import MeshConfig, fn
-from alignjax.mesh import make_mesh, place
 from alignjax.models.transformer import TransformerConfig, transformer
+from alignjax.parallel.mesh import make_mesh, place
 from alignjax.roles import CopyOf, Fresh, Value
+from alignjax.train.begin import abstract
 from alignjax.train.optimizers import adamw
-from alignjax.train.start import abstract
 from alignjax.train.state import TrainState, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Model, Role

@@ -20,7 +20,7 @@ from alignjax import stages
 from alignjax.config import Fn, fn
 from alignjax.models import TransformerConfig, transformer
 from alignjax.sampling import History
-from alignjax.train.score import one_pass, request
+from alignjax.scoring import one_pass, request
 from alignjax.train.state import params_of
 from alignjax.types import Array, Batch, Context, Role
 

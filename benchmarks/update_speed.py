@@ -27,17 +27,17 @@ from rich.console import Console
 from alignjax import algorithms
 from alignjax.config import Experiment, Packing, fn
 from alignjax.data import Docstrings, instructions
-from alignjax.data.layout import stacked
-from alignjax.data.stream import WINDOW, Source
-from alignjax.mesh import make_mesh
+from alignjax.data.sources.batch_layout import stacked
+from alignjax.data.sources.source import WINDOW, Source
 from alignjax.models import TransformerConfig, transformer
 from alignjax.models.packing import packing_for, packs
+from alignjax.parallel.mesh import make_mesh
 from alignjax.roles import Fresh
-from alignjax.train import reference_cache
-from alignjax.train.interrupt import Wish
+from alignjax.train.logp_cache import reference_logps
 from alignjax.train.optimizers import adamw
 from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
+from alignjax.train.stop_signal import Wish
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
@@ -89,11 +89,11 @@ def experiment(
 
 def steps(given: Experiment) -> tuple[list[Callable[[], None]], float]:
     """(its steps, every program they need compiled; the seconds that filling the cache took)."""
-    algorithm, data = reference_cache.without_cached(given, None), given.source(None, 0)
+    algorithm, data = reference_logps.without_cached(given, None), given.source(None, 0)
     state, filling = create_state(given.algorithm, 0, Workspace(Path())), 0.0
     if given.cached_logps:
         began = time.perf_counter()
-        data = reference_cache.with_logps(given, data, state, make_mesh(given.mesh), Console(), Wish())
+        data = reference_logps.with_logps(given, data, state, make_mesh(given.mesh), Console(), Wish())
         filling = time.perf_counter() - began
     experience, update, box = make_experience(algorithm), make_update(algorithm), [state]
 

@@ -37,10 +37,10 @@ import summarisation as parts
 from alignjax import algorithms
 from alignjax.config import Experiment, Fn, Pipeline, fn
 from alignjax.data import Docstrings, prepare, prompts
-from alignjax.evaluate.samples import decoded
 from alignjax.evaluate.tournament import Player, write
 from alignjax.roles import restored
-from alignjax.train.merge import merge
+from alignjax.train.adapter_jobs import merge
+from alignjax.train.samples import decoded
 from alignjax.types import Algorithm
 
 RANK, ALPHA = 8, 16.0

@@ -20,10 +20,10 @@ import summarisation as parts
 from alignjax import algorithms, losses, stages
 from alignjax.config import Experiment, Fn, Pipeline, fn
 from alignjax.data import Docstrings, instructions, prepare, prompts
-from alignjax.evaluate.samples import decoded
 from alignjax.evaluate.tournament import Player, write
 from alignjax.models import TransformerConfig, transformer
 from alignjax.roles import copy_of, restored
+from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 
 TAU = 0.05  # strength of the pull towards the SFT policy, in units of win rate per nat

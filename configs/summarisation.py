@@ -14,13 +14,14 @@ import jax.numpy as jnp
 
 from alignjax import algorithms, stages
 from alignjax.config import Experiment, Fn, fn
-from alignjax.data import Dataset, Docstrings, candidates, instructions, prompts, recorded, revisions
-from alignjax.evaluate.samples import decoded
+from alignjax.data import Dataset, Docstrings, candidates, instructions, prompts, revisions
+from alignjax.data.sources import recorded
 from alignjax.evaluate.tournament import Player, play
 from alignjax.models import TransformerConfig, transformer
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.roles import restored
 from alignjax.train.optimizers import adamw
+from alignjax.train.samples import decoded
 from alignjax.train.step import experience_shapes
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 

@@ -13,8 +13,9 @@ import pkgutil
 import signal
 import sys
 
-import alignjax.algorithms
 import alignjax.commands
+
+import alignjax.algorithms
 import alignjax.evaluate
 import alignjax.train
 from alignjax.cli import main as command_line

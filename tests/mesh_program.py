@@ -30,9 +30,10 @@ from tiny import model as tiny_model
 from tiny import ragged
 from toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
 
-from alignjax import algorithms, mesh
+from alignjax import algorithms
 from alignjax.config import MeshConfig, Packing, fn
 from alignjax.models import Quantised
+from alignjax.parallel import mesh
 from alignjax.train.state import TrainState, abstract_state, born
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model

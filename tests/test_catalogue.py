@@ -9,9 +9,9 @@ import types
 
 import pytest
 
-from alignjax import catalogue, losses, roles, sampling, stages
-from alignjax.cli import main
-from alignjax.losses.pairing import pairwise
+from alignjax import losses, roles, sampling, stages
+from alignjax.cli import catalogue, main
+from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 from toy_configs import ONE, in_a_folder
 
-from alignjax.cli import main
-from alignjax.commands import load
+from alignjax.cli import config_file, main
 from alignjax.models import transformer
 
 CONFIG = '''
@@ -128,7 +127,7 @@ def test_a_run_speaks_on_a_machine_without_its_kernel(run, capsys, tmp_path, mon
 
     def reload(root):
         """The run as if it had been trained with splash attention."""
-        pipeline = load.reload(root).config
+        pipeline = config_file.reload(root).config
         step = pipeline.steps["sft"]
         role = step.algorithm.roles["policy"]
         model = transformer(dataclasses.replace(role.model.config, attention="splash"))
@@ -136,7 +135,7 @@ def test_a_run_speaks_on_a_machine_without_its_kernel(run, capsys, tmp_path, mon
         steps = {**pipeline.steps, "sft": dataclasses.replace(step, algorithm=algorithm)}
         return SimpleNamespace(config=dataclasses.replace(pipeline, steps=steps))
 
-    monkeypatch.setattr("alignjax.commands.generate.reload", reload)
+    monkeypatch.setattr("alignjax.cli.generate.reload", reload)
     assert main(line) == 0
     shown = capsys.readouterr()
     assert shown.out == wanted
@@ -181,9 +180,9 @@ def test_generate_mistakes(run, more, message, capsys, tmp_path):
 def test_generate_needs_a_trained_step(run, capsys):
     assert main(["generate", f"{run}/stf"]) == 2
     assert "trains no step 'stf'. Did you mean 'sft'?" in capsys.readouterr().err
-    load.remember(load.load("policy.py"), Path("untrained"))
+    config_file.remember(config_file.load("policy.py"), Path("untrained"))
     assert main(["generate", "untrained"]) == 2
     assert "no step of untrained has a checkpoint with a role 'policy'; steps: sft" in capsys.readouterr().err
-    load.remember(load.load(ONE), Path("numbers"))
+    config_file.remember(config_file.load(ONE), Path("numbers"))
     assert main(["generate", "numbers"]) == 2
     assert "names no dataset" in capsys.readouterr().err

@@ -13,11 +13,10 @@ import pytest
 from toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
 
 from alignjax import cli
-from alignjax.cli import main
-from alignjax.commands import load
-from alignjax.commands.memory import in_units, peak_bytes
+from alignjax.cli import config_file, main
+from alignjax.cli.liveness import in_units, peak_bytes
 from alignjax.models import TransformerConfig, transformer
-from alignjax.train.leaves import tree_bytes
+from alignjax.train.checkpoint.leaves import tree_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +134,7 @@ def test_train_writes_the_run_folder_and_resumes(capsys, tmp_path):
     config = json.loads((run / "config.json").read_text())["config"]
     assert config["seed"] == 3
     assert config["algorithm"]["roles"]["policy"]["optimizer"]["learning_rate"] == 0.5
-    command = json.loads((run / load.COMMAND_FILE).read_text())
+    command = json.loads((run / config_file.COMMAND_FILE).read_text())
     assert command["mode"] == "tiny"
     capsys.readouterr()
 
@@ -143,7 +142,7 @@ def test_train_writes_the_run_folder_and_resumes(capsys, tmp_path):
     assert "already holds a run: --resume continues it" in capsys.readouterr().err
 
     assert main(["train", f"{ONE}:tiny", "--resume", "--seed", "4"]) == 2  # another config
-    assert json.loads((run / load.COMMAND_FILE).read_text()) == command
+    assert json.loads((run / config_file.COMMAND_FILE).read_text()) == command
     capsys.readouterr()
 
     again = ["--algorithm.roles.policy.optimizer.learning_rate", "0.5", "--seed", "3", "--steps", "5"]
@@ -194,8 +193,8 @@ def test_interruption_keeps_the_status_of_the_loop(monkeypatch):
 
 
 def test_default_run_folders():
-    assert load.load(ONE).default_run_dir == Path("runs/one-full")
-    assert load.load(f"{ONE}:tiny").default_run_dir == Path("runs/one-tiny")
+    assert config_file.load(ONE).default_run_dir == Path("runs/one-full")
+    assert config_file.load(f"{ONE}:tiny").default_run_dir == Path("runs/one-tiny")
 
 
 def test_a_config_without_modes_and_one_inside_a_package(tmp_path):
@@ -204,7 +203,7 @@ def test_a_config_without_modes_and_one_inside_a_package(tmp_path):
     (package / "__init__.py").write_text("")
     (package / "parts.py").write_text("from one import get_config as whole\n")
     (package / "main.py").write_text("from .parts import whole\n\ndef get_config():\n    return whole('tiny')\n")
-    loaded = load.load(str(package / "main.py"))
+    loaded = config_file.load(str(package / "main.py"))
     assert loaded.config.steps == 3
     assert loaded.default_run_dir == Path("runs/main")
 
@@ -212,22 +211,22 @@ def test_a_config_without_modes_and_one_inside_a_package(tmp_path):
 def test_modes_of_a_literal_annotation(tmp_path):
     text = "from typing import Literal\ndef get_config(mode: Literal['small', 'large'] = 'small'): ..."
     (tmp_path / "modes.py").write_text(text)
-    with pytest.raises(load.ConfigError, match=r"no mode 'lrage'\. Did you mean 'large'"):
-        load.load("modes.py:lrage")
+    with pytest.raises(config_file.ConfigError, match=r"no mode 'lrage'\. Did you mean 'large'"):
+        config_file.load("modes.py:lrage")
 
 
 def test_a_changed_config_file_is_noticed(capsys, tmp_path):
     run = tmp_path / "run"
-    load.remember(load.load(f"{ONE}:tiny", ["--steps", "7"]), run)
-    assert load.reload(run).config.steps == 7
+    config_file.remember(config_file.load(f"{ONE}:tiny", ["--steps", "7"]), run)
+    assert config_file.reload(run).config.steps == 7
     assert capsys.readouterr().err == ""
     config = tmp_path / ONE
     config.write_text(config.read_text() + "\n# one more line\n")
-    assert load.reload(run).config.steps == 7
+    assert config_file.reload(run).config.steps == 7
     assert "has changed since" in capsys.readouterr().err
     config.unlink()
-    with pytest.raises(load.ConfigError, match="which is not there any more"):
-        load.reload(run)
+    with pytest.raises(config_file.ConfigError, match="which is not there any more"):
+        config_file.reload(run)
 
 
 # -------------------------------------------------------------------------------------------------------------- sweeps

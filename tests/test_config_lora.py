@@ -9,8 +9,8 @@ import jax
 import pytest
 from commands import ROOT
 
-from alignjax.commands.load import imported
-from alignjax.commands.starts import check_starts
+from alignjax.cli.config_file import imported
+from alignjax.cli.start_checks import check_starts
 from alignjax.models import parameter_count
 from alignjax.train.state import abstract_state
 from alignjax.train.step import abstract_experience, make_update

@@ -16,12 +16,13 @@ import pytest
 from commands import ROOT
 from rich.console import Console
 
-from alignjax import catalogue, losses
-from alignjax.commands.load import imported
+from alignjax import losses
+from alignjax.cli import catalogue
+from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Fn, Pipeline
-from alignjax.train.config_json import config_json
 from alignjax.train.loop import train
 from alignjax.train.pipeline import run_pipeline
+from alignjax.train.run_record import config_json
 from alignjax.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

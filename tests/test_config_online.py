@@ -12,9 +12,9 @@ import pytest
 from commands import ROOT
 
 from alignjax import algorithms, stages
-from alignjax.commands.load import imported
+from alignjax.cli.config_file import imported
 from alignjax.config import Experiment
-from alignjax.train.config_json import config_json
+from alignjax.train.run_record import config_json
 from alignjax.train.state import abstract_state
 from alignjax.train.step import abstract_experience, make_update
 from alignjax.workspace import Workspace

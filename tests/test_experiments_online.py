@@ -12,9 +12,9 @@ import pytest
 from commands import ROOT
 from rich.console import Console
 
-from alignjax.commands.load import imported
+from alignjax.cli.config_file import imported
 from alignjax.config import Pipeline
-from alignjax.train.checkpoint import restore_role
+from alignjax.train.checkpoint.steps import restore_role
 from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
 

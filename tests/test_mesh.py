@@ -18,8 +18,9 @@ import pytest
 from collectives import Gather, all_gathers
 from jax.sharding import PartitionSpec
 
-from alignjax import algorithms, mesh
+from alignjax import algorithms
 from alignjax.config import ConfigError, MeshConfig
+from alignjax.parallel import mesh
 
 HERE = Path(__file__).resolve().parent
 Cell = dict[str, Any]

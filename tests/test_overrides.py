@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import pytest
 
-from alignjax import overrides
+from alignjax.cli import overrides
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn
 from alignjax.types import Algorithm, Model, Role
 

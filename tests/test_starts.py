@@ -11,12 +11,12 @@ import pytest
 from tiny import model, sgd
 
 from alignjax import algorithms, losses, roles, stages
-from alignjax.commands.starts import check_starts
+from alignjax.cli.start_checks import check_starts
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn
 from alignjax.models import lora, quantise
 from alignjax.roles import adapters_of, copy_of, restored, through
 from alignjax.train import step
-from alignjax.train.merge import merge
+from alignjax.train.adapter_jobs import merge
 from alignjax.train.step import make_experience
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from alignjax.models import TransformerConfig, transformer
-from alignjax.train.score import Request, one_pass
+from alignjax.scoring import Request, one_pass
 from alignjax.train.state import params_of
 from alignjax.types import Batch, Context, Model, Role
 

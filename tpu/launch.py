@@ -21,11 +21,11 @@ from pathlib import Path
 import cloud
 
 from alignjax.cli import separate
+from alignjax.cli.config_file import load
+from alignjax.cli.device_memory import mesh_on
 from alignjax.cli.train import Train
-from alignjax.commands.hbm import mesh_on
-from alignjax.commands.load import load
 from alignjax.config import ConfigError, Experiment
-from alignjax.topologies import Topology, topology
+from alignjax.parallel.tpu_slices import Topology, topology
 
 HERE = Path(__file__).resolve().parent
 GONE = ("SUSPENDED", "FAILED")  # a queued resource that will not come back by itself

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import algorithms, stages
-from alignjax.commands.hbm import Held, abstract_mesh, compiled, described_mesh, held
+from alignjax.cli.device_memory import Held, abstract_mesh, compiled, described_mesh, held
 from alignjax.config import ConfigError, Experiment, fn, nearest
 from alignjax.models import TransformerConfig, transformer
-from alignjax.models.functional import parameter_count
+from alignjax.models.kv_cache import parameter_count
+from alignjax.parallel.tpu_slices import Topology, topology
 from alignjax.roles import fresh
-from alignjax.topologies import Topology, topology
 from alignjax.train.optimizers import adamw
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace

@@ -22,12 +22,12 @@ from jax.sharding import PartitionSpec as P
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.commands.load import load
+from alignjax.cli.config_file import load
 from alignjax.config import ConfigError, MeshConfig
-from alignjax.distributed import connect
-from alignjax.mesh import AXES, make_mesh, slice_count
-from alignjax.topologies import Topology, topology
-from alignjax.train.config_json import config_hash
+from alignjax.parallel.mesh import AXES, make_mesh, slice_count
+from alignjax.parallel.processes import connect
+from alignjax.parallel.tpu_slices import Topology, topology
+from alignjax.train.run_record import config_hash
 
 Row = tuple[str, str, str]  # what was looked at, what it must be, what it is
 

@@ -8,7 +8,9 @@ and max_tokens, so the same call plays a game (`**games.parts(game)`) and trains
 
 from alignjax.algorithms.adapters import with_lora
 from alignjax.algorithms.adversarial import eva, rival
+from alignjax.algorithms.continual import cofs_dpo, ofs_dpo, with_replay
 from alignjax.algorithms.exploration import active_dpo, optune, selm, vpo, xpo
+from alignjax.algorithms.in_rounds import comal, dno, egpo, inpo, mnpo, onpo, rounds, spin, sppo
 from alignjax.algorithms.offline import (
     dpo,
     ipo,
@@ -34,8 +36,6 @@ from alignjax.algorithms.online import (
     osp,
     self_play_pg,
 )
-from alignjax.algorithms.selfplay import comal, dno, egpo, inpo, mnpo, onpo, rounds, spin, sppo
-from alignjax.algorithms.streams import cofs_dpo, ofs_dpo, with_replay
 
 __all__ = [
     "active_dpo",

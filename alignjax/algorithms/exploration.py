@@ -8,7 +8,7 @@ from typing import Any
 from alignjax import losses, roles, stages
 from alignjax.algorithms.online import online, past
 from alignjax.config import ConfigError, Fn, fn
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
 from alignjax.sampling import own
 from alignjax.types import Algorithm, Model, Role

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignjax import losses, stages
 from alignjax.config import Fn, fn
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf, Fresh
 from alignjax.types import Algorithm, Model, Role
 

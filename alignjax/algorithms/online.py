@@ -7,7 +7,7 @@ from typing import Any
 
 from alignjax import losses, roles, stages
 from alignjax.config import ConfigError, Fn, fn
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
 from alignjax.sampling import mixture, own
 from alignjax.types import Algorithm, Model, Role

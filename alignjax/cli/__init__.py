@@ -1,8 +1,7 @@
 """The command line: `alignjax train|evaluate|report|list|generate|sweep|import|export|data`.
 
-Only the words are taken apart here, and in the files beside this one, which have the flags of each command. What a
-command does is in `alignjax/commands/`, imported when it runs, so that `alignjax --help` answers before jax could be
-imported.
+Only the words are taken apart here and in `flags.py`. What a command does is in the file of its name, imported when it
+runs, so that `alignjax --help` answers before jax could be imported.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ from typing import Any
 
 import tyro
 
-from alignjax.cli.checkpoints import Export, Import
-from alignjax.cli.data import Inspect, Prepare
-from alignjax.cli.evaluate import Evaluate, Generate, Report
-from alignjax.cli.listing import List
-from alignjax.cli.train import Sweep, Train
+from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Sweep, Train
 
 __all__ = ["COMMANDS", "INTERRUPTED", "USER_ERROR", "main", "run", "separate"]
 

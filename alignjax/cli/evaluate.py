@@ -1,69 +1,50 @@
-"""The words of `alignjax evaluate`, `report` and `generate`: what is done with a run."""
+"""`alignjax evaluate` and `alignjax report`: what a finished run is worth, once more."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from rich.console import Console
 
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Run the evaluation step of a finished run again and rebuild its report."""
-
-    run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
-    """Run folder of `alignjax train`."""
-    step: str = "evaluate"
-    """Name of the pipeline's evaluation step."""
-
-    def __call__(self, extra: Sequence[str]) -> int:
-        from alignjax.commands.evaluate import evaluate  # noqa: PLC0415
-
-        return evaluate(self.run_dir, self.step, extra)
+from alignjax.cli.config_file import reload, run_folder
+from alignjax.config import ConfigError, Experiment, Pipeline, nearest
+from alignjax.workspace import Workspace
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Rebuild report.html and report.md from what a run folder holds, and print the table."""
+def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
+    """Run a pipeline's job `step` and the jobs behind it again, on the checkpoints that the run folder holds.
 
-    run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
-    """Run folder of `alignjax train`."""
+    Raises ConfigError for a folder that is no run, or a run that has no such job or is not trained yet.
+    """
+    from alignjax.train.pipeline import DONE, run_pipeline  # noqa: PLC0415
 
-    def __call__(self) -> int:
-        from alignjax.commands.evaluate import report  # noqa: PLC0415
+    root, _ = run_folder(str(run_dir))
+    config = reload(root, arguments).config
+    if not isinstance(config, Pipeline):
+        raise ConfigError(f"{root} is one experiment and has no evaluation step; its metrics are in metrics.jsonl")
+    names = list(config.steps)
+    jobs = [name for name in names if not isinstance(config.steps[name], Experiment)]
+    if step not in jobs:
+        raise ConfigError(f"{root} has no job {step!r}.{nearest(step, jobs)}")
+    again = [name for name in jobs if names.index(name) >= names.index(step)]
+    missing = [name for name in names if name not in again and not (root / name / DONE).exists()]
+    if missing:
+        raise ConfigError(f"{root} has not finished {', '.join(missing)}: run its alignjax train line with --resume")
+    for name in again:
+        (root / name / DONE).unlink(missing_ok=True)
+    run_pipeline(config, Workspace(root), resume=True)
+    return 0
 
-        return report(self.run_dir)
 
+def report(run_dir: Path) -> int:
+    """Render report.html and report.md from schema.json again, and print the table. Raises what `rebuild` raises."""
+    from alignjax.evaluate.report import schema  # noqa: PLC0415  # with matplotlib, which evaluate() may not need
+    from alignjax.evaluate.report.render import rebuild, terminal_table  # noqa: PLC0415
 
-@dataclasses.dataclass(frozen=True)
-class Generate:
-    """Answer prompts with a trained policy: one per line of a file, or typed in."""
-
-    run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
-    """Run folder of `alignjax train`; of a pipeline, the step whose checkpoint speaks (the last one if not given)."""
-    role: str = "policy"
-    """The role that speaks."""
-    prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Text file with one prompt a line, or JSONL with a "prompt" field; - is standard input."""
-    temperature: float = 1.0
-    """Softmax temperature; 0 takes the likeliest token."""
-    top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
-    top_p: float = 1.0
-    """Keep the smallest set of tokens with this probability; 1 keeps all."""
-    max_tokens: int = 64
-    """Longest completion, in tokens."""
-    n: int = 1
-    """Completions of a prompt."""
-    seed: int = 0
-    """Seed of the samples."""
-    format: Literal["text", "json"] = "text"
-    """Text for people, or one JSON object a line."""
-
-    def __call__(self) -> int:
-        from alignjax.commands.generate import generate  # noqa: PLC0415
-
-        return generate(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+    if not run_dir.is_dir():
+        raise ConfigError(f"no such run folder: {run_dir}")
+    paths = rebuild(run_dir)
+    terminal_table(schema.load(run_dir), Console())
+    print(f"\n{paths['html']}")
+    return 0

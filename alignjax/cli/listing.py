@@ -1,23 +1,38 @@
-"""The words of `alignjax list`."""
+"""`alignjax list`."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+import json
+from typing import Literal
 
-from tyro.conf import arg
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alignjax.cli import catalogue
+from alignjax.config import ConfigError, nearest
 
 
-@dataclasses.dataclass(frozen=True)
-class List:
-    """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper."""
-
-    kind: Annotated[str | None, arg(metavar="KIND")] = None
-    """Only this kind."""
-    format: Literal["table", "json"] = "table"
-    """A table for people or JSON for programs."""
-
-    def __call__(self) -> int:
-        from alignjax.commands.listing import listing  # noqa: PLC0415
-
-        return listing(self.kind, self.format)
+def listing(kind: str | None, form: Literal["table", "json"]) -> int:
+    """Print the catalogue, or one kind of it. Raises ConfigError for a kind that does not exist, naming the nearest."""
+    if kind is not None and kind not in catalogue.KINDS:
+        raise ConfigError(f"there is no kind {kind!r}.{nearest(kind, catalogue.KINDS)}")
+    found = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
+    if form == "json":
+        print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
+        return 0
+    table = Table("kind", "name", "what it is", "paper", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for column in (0, 1, 3):
+        table.columns[column].no_wrap = True
+    previous = None
+    for entry in found:
+        if previous not in (None, entry.kind):
+            table.add_section()
+        kind_cell = "" if entry.kind == previous else entry.kind
+        # Text, because "[B,N]" in a summary is not markup.
+        table.add_row(*map(Text, (kind_cell, entry.name, entry.summary, entry.paper or "")))
+        previous = entry.kind
+    Console(highlight=False).print(table)
+    return 0

@@ -1,83 +1,117 @@
-"""The words of `alignjax train` and `alignjax sweep`."""
+"""`alignjax train`."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from tyro.conf import Positional, arg
+import jax
+from rich.console import Console
+
+from alignjax.cli import overrides
+from alignjax.cli.config_file import COMMAND_FILE, Loaded, load, remember
+from alignjax.cli.start_checks import check_starts
+from alignjax.config import ConfigError, Pipeline
+from alignjax.parallel.mesh import slice_count
+from alignjax.parallel.processes import leads, together
+from alignjax.parallel.tpu_slices import topology
+from alignjax.workspace import Workspace
+
+PROCESS_FLAGS = ("distributed", "coordinator", "processes", "process")
+FLAGS = ("run-dir", "resume", "dry-run", "topology", "compile", "slices", *PROCESS_FLAGS, "traceback", "help")
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """Train a config. After the flags below, any value of the config can be changed by its path, for example
-    --steps 20 --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG --help` lists the paths."""
+def train(
+    where: str,
+    arguments: Sequence[str],
+    *,
+    run_dir: Path | None,
+    resume: bool,
+    dry_run: bool,
+    slices: int | None = None,
+    dry_on: tuple[str | None, bool] = (None, False),
+) -> int:
+    """Resolve CONFIG[:MODE] with its overrides, then train it, or with `dry_run` only say what it would be; dry_on:
+    (name of a TPU slice, whether to ask its compiler). slices: how many of these, or how many a run must have.
 
-    config: Annotated[Positional[str], arg(metavar="CONFIG[:MODE]")]
-    """Python file with get_config(mode), and the mode ("full" unless the file says otherwise)."""
-    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder of the run; runs/<config>-<mode> if not given."""
-    resume: bool = False
-    """Continue the run that the folder holds from its last checkpoint."""
-    dry_run: bool = False
-    """Print roles, parameter counts, shapes and a memory estimate; read no data, allocate nothing, train nothing."""
-    topology: Annotated[str | None, arg(metavar="SLICE")] = None
-    """With --dry-run: what each device of a TPU slice would hold, for example v5e-16 or v5p-128."""
-    compile: bool = False
-    """With --topology: from the TPU's own compiler, which needs no TPU (pip install "jax[tpu]") but minutes."""
-    slices: int | None = None
-    """With --topology: how many such slices there are. Of a run: on how many TPU slices its processes must find
-    themselves; otherwise they stop."""
-    distributed: bool = False
-    """This is one of several processes of the run. Which, and where the first is, comes from the three flags below,
-    else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the machine (TPU pods, Slurm)."""
-    coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
-    """Where process 0 listens."""
-    processes: int | None = None
-    """How many processes there are."""
-    process: int | None = None
-    """Number of this process, from 0."""
+    Raises ConfigError for a config that cannot be meant, for a folder that holds another run, and for a run on another
+    number of slices.
+    """
+    slice_name, ask = dry_on
+    if (slice_name or ask) and not (dry_run and slice_name):
+        raise ConfigError("--topology SLICE goes with --dry-run, and --compile with --topology")
+    if slices is not None and dry_run and not slice_name:
+        raise ConfigError("--slices says with --topology SLICE how many such slices there are")
+    place = topology(slice_name, 1 if slices is None else slices) if slice_name else None
+    with together():
+        if slices is not None and not dry_run:
+            _check_slices(slices)
+        loaded = load(where, arguments, flags=FLAGS)
+        folder = run_dir or loaded.default_run_dir
+        check_starts(loaded.config, Workspace(folder))
+        if not (resume or dry_run) and _holds_a_run(folder):
+            raise ConfigError(
+                f"{folder} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere"
+            )
+    if dry_run:
+        from alignjax.cli.dry_run import dry_run as describe_run  # noqa: PLC0415
 
-    def __call__(self, extra: Sequence[str]) -> int:
-        from alignjax.commands.train import train  # noqa: PLC0415
+        describe_run(
+            loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True), topology=place, ask=ask
+        )
+        return 0
+    again = (folder / COMMAND_FILE).exists()
+    if not again and leads():
+        remember(loaded, folder)
+    _run(loaded, Workspace(folder), resume=resume)
+    if again and leads():  # only now: had the config not fitted the run, the old record would still be the true one
+        remember(loaded, folder)
+    return 0
 
-        place = (self.coordinator, self.processes, self.process)
-        if self.distributed or place != (None, None, None):
-            from alignjax.distributed import connect  # noqa: PLC0415
 
-            connect(*place)  # before anything asks for a device
-        return train(
-            self.config,
-            extra,
-            run_dir=self.run_dir,
-            resume=self.resume,
-            dry_run=self.dry_run,
-            slices=self.slices,
-            dry_on=(self.topology, self.compile),
+def _check_slices(wanted: int) -> None:
+    """Slices that do not know of each other would be several runs in one folder."""
+    found = slice_count(jax.devices())
+    if found != wanted:
+        raise ConfigError(
+            f"this run found {found} TPU slice{'s' * (found > 1)} and must have {wanted} (--slices): each would train "
+            "by itself into the same folder. Processes find the other slices through MEGASCALE_COORDINATOR_ADDRESS, "
+            "MEGASCALE_NUM_SLICES and MEGASCALE_SLICE_ID, of the environment or of the hosts' metadata (tpu-env)"
         )
 
-    @staticmethod
-    def about(config: str) -> int:
-        from alignjax.commands.train import describe  # noqa: PLC0415
 
-        return describe(config)
+def _run(loaded: Loaded, workspace: Workspace, *, resume: bool) -> None:
+    if isinstance(loaded.config, Pipeline):
+        from alignjax.train.pipeline import run_pipeline  # noqa: PLC0415
+
+        run_pipeline(loaded.config, workspace, resume=resume)
+    else:
+        from alignjax.train.loop import train as train_one  # noqa: PLC0415
+
+        train_one(loaded.config, workspace, resume=resume)
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """Print the `alignjax train` lines of a sweep, each checked against its config; pipe them into sh or xargs.
+def _holds_a_run(folder: Path) -> bool:
+    """Whether anything was trained there; a folder that another program made is not touched either way."""
+    return any((folder / name).exists() for name in ("config.json", "checkpoints", "metrics.jsonl"))
 
-    The file defines CONFIG ("configs/online_ipo.py:tiny") and sweep(), a generator of {path: value}. A game's config
-    with a GRID is run here and now, all points and seeds as one compiled program."""
 
-    file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """Python file with CONFIG and sweep(), or a game's config with GRID."""
-    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder for the runs of the sweep; runs/<file> if not given."""
+def describe(where: str) -> int:
+    """`alignjax train CONFIG --help`: the values of the config that the command line can change."""
+    loaded = load(where)
+    rows = [(f"--{slot.path}", slot.type_name, _shown(slot.value)) for slot in overrides.slots(loaded.config)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    print(f"usage: alignjax train {where} [--run-dir DIR] [--resume] [--dry-run] [overrides]\n")
+    print("Values that the command line can change, with their types and what they are now:\n")
+    for path, kind, value in rows:
+        print(f"  {path:<{widths[0]}}  {kind:<{widths[1]}}  {value}")
+    if isinstance(loaded.config, Pipeline):
+        print(f"\n--{overrides.EVERY_STEP}.PATH VALUE changes PATH in every step that has it.")
+        print(f"--{overrides.SEED} N adds {overrides.SEEDS_APART} N to the seed of every step: another draw of it all.")
+    print(f"\nRun folder, if none is given: {loaded.default_run_dir}")
+    return 0
 
-    def __call__(self) -> int:
-        from alignjax.commands.sweep import sweep  # noqa: PLC0415
 
-        return sweep(self.file, self.run_dir)
+def _shown(value: object) -> str:
+    text = " ".join(overrides.as_words(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."

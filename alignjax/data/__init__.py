@@ -4,10 +4,8 @@ A dataset (`Docstrings()`, `Aeslc(path=...)`, `Preferences(path=...)`) says wher
 (`prompts`, `instructions`, `preferences`, ...) makes batches of them.
 """
 
-from alignjax.data.chat import render
-from alignjax.data.docstrings import Docstrings
-from alignjax.data.edited_sources import judgements, revisions
-from alignjax.data.files import (
+from alignjax.data.datasets.docstrings import Docstrings
+from alignjax.data.datasets.from_files import (
     Aeslc,
     AlpacaEval,
     Gsm8k,
@@ -19,13 +17,15 @@ from alignjax.data.files import (
     Rankings,
     Thumbs,
 )
-from alignjax.data.joint_sources import JointPreferences, joint_preferences
+from alignjax.data.datasets.parsing import DataError
 from alignjax.data.prepared import Dataset, prepare, tokenizer_of
-from alignjax.data.recorded import BatchWriter, declare, recorded
-from alignjax.data.rows import DataError
-from alignjax.data.sources import candidates, instructions, preferences, prompts, rankings, thumbs
-from alignjax.data.stream import Source
-from alignjax.data.tokenizers import BOS, EOS, PAD, SEP, Tokenizer, load_tokenizer, special_ids, train_bpe
+from alignjax.data.sources.edited import judgements, revisions
+from alignjax.data.sources.joint import JointPreferences, joint_preferences
+from alignjax.data.sources.recorded import BatchWriter, declare, recorded
+from alignjax.data.sources.source import Source
+from alignjax.data.sources.text_sources import candidates, instructions, preferences, prompts, rankings, thumbs
+from alignjax.data.text.chat import render
+from alignjax.data.text.tokenizers import BOS, EOS, PAD, SEP, Tokenizer, load_tokenizer, special_ids, train_bpe
 
 __all__ = [
     "BOS",

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, nearest
-from alignjax.data.records import Record, read_lengths, read_records, write_records
-from alignjax.data.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
+from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
+from alignjax.data.text.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
 from alignjax.workspace import Workspace
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made

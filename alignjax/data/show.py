@@ -12,8 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from alignjax.data.datasets.records import SCHEMAS, completions_of
 from alignjax.data.prepared import Dataset, located, read_account, rows_of, tokenizer_in
-from alignjax.data.records import SCHEMAS, completions_of
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 

@@ -9,14 +9,10 @@ import importlib
 from types import ModuleType
 
 MODULES = (
-    "bootstrap",
     "controllability",
     "diagnostics",
-    "frontier",
-    "learning_curves",
+    "intervals",
     "report",
-    "results",
-    "samples",
     "text_metrics",
     "tournament",
     "win_rate",

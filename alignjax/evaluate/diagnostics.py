@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.evaluate.bootstrap import DataError, Interval, as_column, interval
+from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
 
 
 def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: int = 2000, seed: int = 0) -> dict[str, Interval]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.evaluate.bootstrap import DataError, interval
+from alignjax.evaluate.intervals import DataError, interval
 
 WORD = re.compile(r"[^\W_]+")
 

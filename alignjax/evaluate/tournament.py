@@ -20,14 +20,15 @@ from alignjax import stages
 from alignjax.config import ConfigError, Fn
 from alignjax.data import Dataset, tokenizer_of
 from alignjax.data.prepared import located, read_account
-from alignjax.evaluate import diagnostics, report, text_metrics, win_rate
-from alignjax.evaluate.bootstrap import interval
-from alignjax.evaluate.learning_curves import read_curves
+from alignjax.evaluate import diagnostics, text_metrics, win_rate
+from alignjax.evaluate.intervals import interval
+from alignjax.evaluate.report import render
+from alignjax.evaluate.report.curves import read_curves
 from alignjax.numerics import fold_name
-from alignjax.pairs import all_pairs
-from alignjax.train.checkpoint import restore_role
-from alignjax.train.config_json import git_hash, read_json, versions
-from alignjax.train.score import Request, one_pass
+from alignjax.pair_layout import all_pairs
+from alignjax.scoring import Request, one_pass
+from alignjax.train.checkpoint.steps import restore_role
+from alignjax.train.run_record import git_hash, read_json, versions
 from alignjax.types import Batch, Context, Model, Params, Read, Role
 from alignjax.workspace import Workspace
 
@@ -217,7 +218,7 @@ def _worth(name: str, drawn: Mapping[str, Sequence[Batch]], texts: Mapping[str, 
 def write(
     workspace: Workspace, *, title: str, dataset: Dataset, command: str = "", notes: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Job: results.json, report.html and report.md in the run folder, from the tournament, the stages' curves and the
+    """Job: results.json, render.html and render.md in the run folder, from the tournament, the stages' curves and the
     config; prints the table and where the report is."""
     root = workspace.root
     place = next(iter(sorted(root.glob(f"*/{FOUND}"))), None)
@@ -240,9 +241,9 @@ def write(
         "device": str(jax.devices()[0].device_kind),
         "notes": list(notes),
     }
-    paths = report.write_report(results, root)
+    paths = render.write_report(results, root)
     console = Console()
-    report.terminal_table(results, console)
+    render.terminal_table(results, console)
     console.print(f"\n{paths['html']}", highlight=False, soft_wrap=True)
     return {"report": str(paths["html"])}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.evaluate.bootstrap import DataError, Interval, as_column, interval
+from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
 
 __all__ = ["exploitability", "win_rate_matrix"]
 

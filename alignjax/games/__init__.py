@@ -1,15 +1,7 @@
 """Tabular preference games: their exact equilibria, and policies that learn to play them."""
 
-from alignjax.games.constructors import (
-    annotators,
-    bradley_terry,
-    condorcet,
-    cycle,
-    intransitive,
-    rock_paper_scissors,
-    sequence_game,
-    stack,
-)
+from alignjax.games.compiled_runs import Played, grid, play
+from alignjax.games.enumeration import every_pair, exact, expected_gradient, sampled_distribution
 from alignjax.games.equilibria import (
     Mixed,
     Unregularised,
@@ -19,20 +11,20 @@ from alignjax.games.equilibria import (
     tilted,
     unregularised_nash,
 )
-from alignjax.games.exact import every_pair, exact, expected_gradient, sampled_distribution
-from alignjax.games.language import Language, conditionals, log_distribution
-from alignjax.games.play import Contexts, contexts, measure, parts, role_of, table_judge
-from alignjax.games.policy import start, table_policy
-from alignjax.games.run import Played, grid, play
-from alignjax.games.tabular import (
-    TabularGame,
-    best_response,
-    duality_gap,
-    exploitability,
-    kl,
-    nash,
-    payoff,
+from alignjax.games.examples import (
+    annotators,
+    bradley_terry,
+    condorcet,
+    cycle,
+    intransitive,
+    rock_paper_scissors,
+    sequence_game,
+    stack,
 )
+from alignjax.games.game import TabularGame, best_response, duality_gap, exploitability, kl, nash, payoff
+from alignjax.games.strings import Language, conditionals, log_distribution
+from alignjax.games.table_policy import start, table_policy
+from alignjax.games.world import Contexts, contexts, measure, parts, role_of, table_judge
 
 __all__ = [
     "Contexts",

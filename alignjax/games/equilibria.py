@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.special import expit, log_softmax
 
-from alignjax.games.tabular import GameError, TabularGame, best_response, nash
+from alignjax.games.game import GameError, TabularGame, best_response, nash
 
 __all__ = [
     "Mixed",

@@ -5,7 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from alignjax.losses.pairing import pair_fields, pair_indices, pair_labels, pair_metrics, pair_values, pairwise
+from alignjax.losses.decorators.pairwise import (
+    pair_fields,
+    pair_indices,
+    pair_labels,
+    pair_metrics,
+    pair_values,
+    pairwise,
+)
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 __all__ = ["apo_down", "apo_zero", "bco_pair", "cal_dpo", "dpo_positive", "nca", "sppo_hard"]

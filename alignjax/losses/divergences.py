@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, as_fn, fn
-from alignjax.losses.pairing import pair_fields, pair_indices, pair_labels, pair_metrics, pair_values
-from alignjax.losses.pairwise import dpo
+from alignjax.losses.decorators.pairwise import pair_fields, pair_indices, pair_labels, pair_metrics, pair_values
+from alignjax.losses.margin import dpo
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 __all__ = ["alpha_divergence", "f_dpo", "forward_kl", "jensen_shannon", "reverse_kl", "with_divergence"]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError, fn
-from alignjax.losses.pairing import pairwise
+from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.types import Array
 
 __all__ = ["Core", "cpo_core", "dpo_core", "implies", "log_odds_of", "logical", "odds_core", "unconstrained_core"]

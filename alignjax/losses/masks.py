@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.losses.pairing import mask_of
+from alignjax.losses.decorators.pairwise import mask_of
 from alignjax.types import Array, Batch
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
-from alignjax.losses.completions import rewards, weights
-from alignjax.losses.pairing import mask_of, reference_logps, sequence_logps
+from alignjax.losses.decorators.pairwise import mask_of, reference_logps, sequence_logps
+from alignjax.losses.decorators.unpaired import rewards, weights
 from alignjax.numerics import masked_sum
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.losses.divergences import alpha_divergence
-from alignjax.losses.pairing import pairwise
 from alignjax.types import Array
 
 __all__ = ["alpha_po", "cpo", "orpo", "simpo", "slic_hf"]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.losses.pairing import pair_indices, pair_labels
+from alignjax.losses.decorators.pairwise import pair_indices, pair_labels
 from alignjax.numerics import last_valid
-from alignjax.pairs import pair_logits
+from alignjax.pair_layout import pair_logits
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 __all__ = ["bradley_terry", "preference_cross_entropy", "score_regression", "sft"]

@@ -3,7 +3,7 @@
 from alignjax.models import lora
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
-from alignjax.models.functional import Cache, Segment, parameter_count, select, share, unrolled, with_room
+from alignjax.models.kv_cache import Cache, Segment, parameter_count, select, share, unrolled, with_room
 from alignjax.models.quantize import quantise
 from alignjax.models.transformer import transformer
 from alignjax.models.weights import Adapted, Quantised, dense, product

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.models.functional import Cache, Segment
+from alignjax.models.kv_cache import Cache, Segment
 from alignjax.numerics import MASKED
 from alignjax.types import Array
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from alignjax.config import ConfigError
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface import config_json, read_json, tensor_name
-from alignjax.models.huggingface.files import new_folder
+from alignjax.models.huggingface.folders import new_folder
 from alignjax.models.transformer import transformer
 from alignjax.types import Array, Key, Params
 

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alignjax.config import ConfigError, nearest
-from alignjax.mesh import USED, constrain
 from alignjax.models import heads as heads_module
 from alignjax.models import kernels
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, rms_norm, unit_scale
-from alignjax.models.functional import Cache, Segment, default_read, shared_prompt_hidden
+from alignjax.models.kv_cache import Cache, Segment, default_read, shared_prompt_hidden
 from alignjax.models.packing import Packed, into_rows, packed_mask
+from alignjax.parallel.mesh import USED, constrain
 from alignjax.types import Array, Batch, Key, Model, Params
 
 SITES = ("embed", "attn", "heads", "block")

@@ -1,10 +1,10 @@
 """Sampling: behaviours (how streams combine), filters (what is truncated), and `generate`."""
 
-from alignjax.sampling.behaviours import History, mixture, own
+from alignjax.sampling.behaviors import History, mixture, own
 from alignjax.sampling.decode import generate
-from alignjax.sampling.external import EngineError
+from alignjax.sampling.engine_client import EngineError
 from alignjax.sampling.filters import draw, min_p, temper, top_k, top_p
-from alignjax.sampling.streams import Filters, Sampled, Stream
+from alignjax.sampling.logit_streams import Filters, Sampled, Stream
 
 __all__ = [
     "EngineError",

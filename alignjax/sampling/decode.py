@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import Fn
-from alignjax.models.functional import Cache, with_room
+from alignjax.models.kv_cache import Cache, with_room
 from alignjax.numerics import row_keys
-from alignjax.sampling.behaviours import History
-from alignjax.sampling.refill import refilled
-from alignjax.sampling.streams import (
+from alignjax.sampling.behaviors import History
+from alignjax.sampling.logit_streams import (
     Filters,
     Plan,
     Sampled,
@@ -28,6 +27,7 @@ from alignjax.sampling.streams import (
     prefill,
     trunks_of,
 )
+from alignjax.sampling.refill import refilled
 from alignjax.types import Array, Batch, Context, Key
 
 __all__ = ["generate"]

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.models.functional import Cache, unstack, with_room
-from alignjax.sampling.behaviours import History
-from alignjax.sampling.streams import Plan, Sampled, drawn, ends, precision
+from alignjax.models.kv_cache import Cache, unstack, with_room
+from alignjax.sampling.behaviors import History
+from alignjax.sampling.logit_streams import Plan, Sampled, drawn, ends, precision
 from alignjax.types import Array
 
 __all__ = ["refilled"]

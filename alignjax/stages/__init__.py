@@ -1,13 +1,13 @@
 """Stages: pure functions (context, batch, key) -> batch that fill what losses read; and the judges among them."""
 
 from alignjax.stages.annotate import annotator, overlap
+from alignjax.stages.completions import generate, logprobs, values
 from alignjax.stages.compose import chain, in_view, into_view
 from alignjax.stages.condition import condition_on, condition_on_reward, configured_pairs, goal_pairs, hindsight
 from alignjax.stages.constraints import constraint_rate, forbidden_token, in_order, length_within, required_token
 from alignjax.stages.density import density_ratio
 from alignjax.stages.explore import active_pairs, bootstrap
 from alignjax.stages.external import engine, engine_logps
-from alignjax.stages.generate import generate, logprobs, values
 from alignjax.stages.host import host
 from alignjax.stages.judge import bernoulli, flipped, prefer, preference_model, query_budget, reward_difference
 from alignjax.stages.opponents import prefer_by_reward, win_rate_against

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.pairs import all_pairs, pair_view, preference_matrix
+from alignjax.pair_layout import all_pairs, pair_view, preference_matrix
 from alignjax.stages.judge import probability
 from alignjax.types import Array, Batch, Context, Key
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from alignjax.config import Fn, fn
 from alignjax.numerics import token_logps
-from alignjax.sampling.external import ask_engine, engine_shapes
+from alignjax.sampling.engine_client import ask_engine, engine_shapes
 from alignjax.stages.host import host
 from alignjax.types import Array, Batch, Context, Key, Mean
 

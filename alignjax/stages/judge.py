@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from alignjax.config import Fn
 from alignjax.numerics import last_valid, row_keys
-from alignjax.pairs import all_pairs, pair_logits, preference_matrix
+from alignjax.pair_layout import all_pairs, pair_logits, preference_matrix
 from alignjax.types import Array, Batch, Context, Key, Mean
 
 __all__ = ["bernoulli", "flipped", "prefer", "preference_model", "query_budget", "reward_difference"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.pairs import all_pairs, preference_matrix
+from alignjax.pair_layout import all_pairs, preference_matrix
 from alignjax.stages.given import preference_of, reward_of
 from alignjax.stages.judge import probability
 from alignjax.types import Batch, Context, Key, Mean

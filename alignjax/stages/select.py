@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn
-from alignjax.mesh import by_rows
 from alignjax.numerics import row_keys
-from alignjax.sampling.behaviours import own
-from alignjax.stages.generate import generate
+from alignjax.parallel.mesh import by_rows
+from alignjax.sampling.behaviors import own
+from alignjax.stages.completions import generate
 from alignjax.stages.given import reward_of
 from alignjax.types import Array, Batch, Context, Key, Mean
 

@@ -21,21 +21,21 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
-from alignjax.data.layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
-from alignjax.data.recorded import BatchWriter
-from alignjax.data.stream import Source
-from alignjax.distributed import leads, on_host, several, telling, together
-from alignjax.mesh import make_mesh, place, process_shard
+from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
+from alignjax.data.sources.recorded import BatchWriter
+from alignjax.data.sources.source import Source
+from alignjax.parallel.mesh import make_mesh, place, process_shard
+from alignjax.parallel.processes import leads, on_host, several, telling, together
 from alignjax.roles import remember
 from alignjax.train import checkpoint, metrics
-from alignjax.train.config_json import write_config
-from alignjax.train.interrupt import Interrupted, Wish, stop_wishes
-from alignjax.train.leaves import not_finite
+from alignjax.train.begin import Log, abstract, claim, first_state
+from alignjax.train.checkpoint.leaves import not_finite
+from alignjax.train.logp_cache.reference_logps import with_logps, without_cached
 from alignjax.train.overlap import ahead, with_pending
-from alignjax.train.reference_cache import with_logps, without_cached
-from alignjax.train.start import Log, abstract, claim, first_state
+from alignjax.train.run_record import write_config
 from alignjax.train.state import TrainState, abstract_state, trained, unchanging
 from alignjax.train.step import make_experience, make_update
+from alignjax.train.stop_signal import Interrupted, Wish, stop_wishes
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 

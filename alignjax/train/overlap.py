@@ -17,10 +17,10 @@ from typing import Any
 import jax
 
 from alignjax.config import ConfigError, Experiment, Fn
-from alignjax.distributed import several
 from alignjax.losses import reinforce
-from alignjax.mesh import batch_shardings
 from alignjax.numerics import strong
+from alignjax.parallel.mesh import batch_shardings
+from alignjax.parallel.processes import several
 from alignjax.roles import return_to
 from alignjax.stages.host import host
 from alignjax.train.state import TrainState

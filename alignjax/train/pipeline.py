@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline
-from alignjax.distributed import leads, together
+from alignjax.parallel.processes import leads, together
 from alignjax.train import checkpoint, metrics
-from alignjax.train.config_json import FILE, check_same, config_hash, config_json, read_json, write_config, write_json
-from alignjax.train.interrupt import Interrupted
 from alignjax.train.loop import train
+from alignjax.train.run_record import FILE, check_same, config_hash, config_json, read_json, write_config, write_json
+from alignjax.train.stop_signal import Interrupted
 from alignjax.workspace import Workspace
 
 DONE = "done.json"

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alignjax.config import ConfigError, nearest
-from alignjax.mesh import spec
 from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
+from alignjax.parallel.mesh import spec
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
-from alignjax.train.checkpoint import restore_role, role_shapes
+from alignjax.train.checkpoint.steps import restore_role, role_shapes
 from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
 from alignjax.workspace import Workspace
 

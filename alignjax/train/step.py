@@ -17,14 +17,14 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding
 
 from alignjax.config import ConfigError, Experiment, Fn, fn
-from alignjax.distributed import from_leader, leads, on_host, several, together
 from alignjax.gradients import backprop
-from alignjax.mesh import by_rows, place
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
-from alignjax.sampling.external import ask_engine
+from alignjax.parallel.mesh import by_rows, place
+from alignjax.parallel.processes import from_leader, leads, on_host, several, together
+from alignjax.sampling.engine_client import ask_engine
+from alignjax.scoring import TOKENS, one_pass, request, with_shared_passes
 from alignjax.stages.host import host, replayed
-from alignjax.train.score import TOKENS, one_pass, request, with_shared_passes
 from alignjax.train.state import TrainState, abstract_state, params_of, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
 

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import root
 
-from alignjax.models.functional import default_read
-from alignjax.train.score import one_pass, request
+from alignjax.models.kv_cache import default_read
+from alignjax.scoring import one_pass, request
 from alignjax.types import Array, Batch, Context, Head, Hidden, Model, Role
 
 CONTEXTS, ACTIONS = 3, 4

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from players import METHODS
 from six_games import GAMES
 
-from alignjax.evaluate.frontier import BASELINE, INK, MUTED, PALETTE, STYLE, frame, svg
+from alignjax.evaluate.report.figures import BASELINE, INK, MUTED, PALETTE, STYLE, frame, svg
 
 COLOUR = dict(zip(GAMES, PALETTE, strict=False))
 ACROSS = 5

@@ -14,7 +14,7 @@ from six_games import MIX, TAU, TabularGame
 from alignjax import algorithms as al
 from alignjax import games, losses, roles, stages
 from alignjax.config import fn
-from alignjax.games.policy import context_number
+from alignjax.games.table_policy import context_number
 from alignjax.sampling import own
 from alignjax.train.optimizers import sgd
 from alignjax.types import Algorithm, Batch, Context, Key, Role

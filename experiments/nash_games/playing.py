@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from alignjax import games
-from alignjax.games.run import iterate
+from alignjax.games.compiled_runs import iterate
 from alignjax.train.state import TrainState, born
 from alignjax.types import Algorithm, Array, Batch
 

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import Fn
-from alignjax.evaluate.bootstrap import interval
+from alignjax.evaluate.intervals import interval
 from alignjax.evaluate.tournament import context_of
 from alignjax.numerics import token_logps
-from alignjax.pairs import all_pairs
-from alignjax.train.checkpoint import restore_role
+from alignjax.pair_layout import all_pairs
+from alignjax.train.checkpoint.steps import restore_role
 from alignjax.types import Array, Batch, Model, Params
 from alignjax.workspace import Workspace
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from alignjax.evaluate.frontier import BASELINE, INK, MUTED, PALETTE, STYLE, frame, svg
+from alignjax.evaluate.report.figures import BASELINE, INK, MUTED, PALETTE, STYLE, frame, svg
 
 ANCHORED, FREE = PALETTE[0], PALETTE[1]  # losses with a reference, and without
 # Where a name may stand: distance from its point, in points of type, nearest first.

@@ -20,10 +20,12 @@ import drift
 import numpy as np
 import pictures
 
-from alignjax import algorithms, overrides
-from alignjax.commands.load import imported
+from alignjax import algorithms
+from alignjax.cli import overrides
+from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Pipeline, fn
-from alignjax.data import prepare, prompts, recorded
+from alignjax.data import prepare, prompts
+from alignjax.data.sources import recorded
 from alignjax.evaluate import tournament
 from alignjax.train.pipeline import run_pipeline
 from alignjax.types import Batch, Context, Key

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignjax.evaluate import frontier
-from alignjax.evaluate.frontier import BASELINE, INK, PALETTE, STYLE, frame, svg
+from alignjax.evaluate.report import figures
+from alignjax.evaluate.report.figures import BASELINE, INK, PALETTE, STYLE, frame, svg
 
 TITLES = {"held_out": "held-out judge", "training": "judge that they were trained with"}
 MARKERS = "osD^vPX*h<>"
@@ -23,7 +23,7 @@ def both(results: Mapping[str, Any]) -> dict[str, str]:
     players = {row["name"]: {"label": row["label"]} for row in results["rows"]}
     found = {"players": players, "win_rates": results["win_rates"], "baseline": "sft"}
     labels = {row["name"]: row["label"] for row in results["rows"]}
-    return {"frontier": paths(results["along"], labels), "win_rates": frontier.win_rate_figure(found, "matrix")}
+    return {"frontier": paths(results["along"], labels), "win_rates": figures.win_rate_figure(found, "matrix")}
 
 
 def paths(seeds: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> str:

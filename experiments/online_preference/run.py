@@ -22,8 +22,8 @@ import along
 import frontiers
 import numpy as np
 
-from alignjax import overrides
-from alignjax.commands.load import imported
+from alignjax.cli import overrides
+from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Pipeline, fn
 from alignjax.data import instructions, prepare
 from alignjax.evaluate import tournament, win_rate

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from alignjax.evaluate.frontier import BASELINE, INK, MUTED, PALETTE, STYLE, frame, svg
+from alignjax.evaluate.report.figures import BASELINE, INK, MUTED, PALETTE, STYLE, frame, svg
 
 ONLINE, OFFLINE, REPLAYED = PALETTE[1], PALETTE[0], PALETTE[2]
 PAIRS = {"accuracy_sft": "pairs of SFT samples", "accuracy_online": "pairs of the online policy's samples"}

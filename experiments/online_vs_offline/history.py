@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from alignjax.config import Fn, fn
-from alignjax.data.recorded import BatchWriter
+from alignjax.data.sources.recorded import BatchWriter
 from alignjax.stages.host import host
 from alignjax.types import Batch, Context, Key
 from alignjax.workspace import Workspace

@@ -22,10 +22,12 @@ import ablations
 import history
 import numpy as np
 
-from alignjax import algorithms, overrides
-from alignjax.commands.load import imported
+from alignjax import algorithms
+from alignjax.cli import overrides
+from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Fn, Pipeline, fn
-from alignjax.data import instructions, prepare, prompts, recorded
+from alignjax.data import instructions, prepare, prompts
+from alignjax.data.sources import recorded
 from alignjax.evaluate import tournament
 from alignjax.roles import restored
 from alignjax.train.pipeline import run_pipeline

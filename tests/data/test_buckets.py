@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from alignjax.config import ConfigError
-from alignjax.data import BatchWriter, Instructions, instructions, prompts, recorded
-from alignjax.data.stream import WINDOW
+from alignjax.data import BatchWriter, Instructions, instructions, prompts
+from alignjax.data.sources import recorded
+from alignjax.data.sources.source import WINDOW
 from alignjax.workspace import Workspace
 
 ROWS, SIZE = 50, 4

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from alignjax.config import ConfigError
-from alignjax.data.chat import completion_text, messages_of, render, shared_turns, split_transcript
-from alignjax.data.rows import BadRow
+from alignjax.data.datasets.parsing import BadRow
+from alignjax.data.text.chat import completion_text, messages_of, render, shared_turns, split_transcript
 
 TALK = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]
 

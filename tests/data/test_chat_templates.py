@@ -12,8 +12,8 @@ import transformers
 
 from alignjax.config import ConfigError
 from alignjax.data import load_tokenizer
-from alignjax.data.chat import load_template, render
-from alignjax.data.rows import BadRow
+from alignjax.data.datasets.parsing import BadRow
+from alignjax.data.text.chat import load_template, render
 
 TALK = [
     {"role": "system", "content": "  Be kind & brief <now>.\n"},

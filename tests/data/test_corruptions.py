@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignjax.data.corruptions import KINDS, corrupted, two_kinds
+from alignjax.data.text.corruptions import KINDS, corrupted, two_kinds
 
 SENTENCE = "Return the largest of the values that were found."
 

@@ -14,8 +14,8 @@ import pytest
 
 from alignjax.config import ConfigError
 from alignjax.data import Docstrings, prepare
-from alignjax.data.docstrings import extract, in_test, list_files, package_name, select
-from alignjax.data.extract_docstrings import is_pair, pairs_of
+from alignjax.data.datasets.docstrings import extract, in_test, list_files, package_name, select
+from alignjax.data.datasets.extract_docstrings import is_pair, pairs_of
 from alignjax.data.prepared import cache_folder, located, rows_of
 from alignjax.workspace import Workspace
 

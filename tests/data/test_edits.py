@@ -24,7 +24,7 @@ from alignjax.data import (
     revisions,
     tokenizer_of,
 )
-from alignjax.data.edits import edit_masks, line_edit_masks, lines_of
+from alignjax.data.text.edits import edit_masks, line_edit_masks, lines_of
 
 SIZES = {"batch_size": 8, "prompt_length": 160, "completion_length": 48}
 

@@ -27,9 +27,9 @@ from alignjax.data import (
     prompts,
     tokenizer_of,
 )
-from alignjax.data.files import final_number
+from alignjax.data.datasets.from_files import final_number
+from alignjax.data.datasets.parsing import BadRow, parse_file
 from alignjax.data.prepared import Dataset, rows_of
-from alignjax.data.rows import BadRow, parse_file
 
 QUIET = {"vocab_size": 300, "test_fraction": 0.0}
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from alignjax.config import ConfigError, fn
-from alignjax.data import BatchWriter, declare, recorded
-from alignjax.data.recorded import assembled, flattened
+from alignjax.data import BatchWriter, declare
+from alignjax.data.sources import recorded
+from alignjax.data.sources.recorded import assembled, flattened
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 

@@ -28,8 +28,8 @@ from alignjax.data import (
     thumbs,
     tokenizer_of,
 )
-from alignjax.data.layout import prompt_ids
 from alignjax.data.prepared import rows_of
+from alignjax.data.sources.batch_layout import prompt_ids
 
 SIZES = {"batch_size": 8, "prompt_length": 160, "completion_length": 48}
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from alignjax.evaluate import frontier, learning_curves, report, wording
-from alignjax.evaluate import results as schema
-from alignjax.evaluate.results import REQUIRED, ResultsError
+from alignjax.evaluate.report import curves, figures, render, wording
+from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report.schema import REQUIRED, ResultsError
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} | `code` $\\frac$ </div> [link](javascript:x)"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -53,7 +53,7 @@ def small(results):
 
 
 def test_report_is_complete_and_loads_nothing(results, tmp_path):
-    paths = report.write_report(results, tmp_path / "run")
+    paths = render.write_report(results, tmp_path / "run")
     page = Page(paths["html"].read_text())
     shown = [
         "IPO-MD beats SFT on the held-out judge",
@@ -88,7 +88,7 @@ def test_arbitrary_text_is_escaped_everywhere(small, tmp_path):
     small["curves"] = {EVIL: {EVIL: {"step": [1, 2], "value": [0.0, 1.0]}}}
     small["judges"]["held_out"]["label"] = EVIL
     small["seconds"] = {EVIL: 1.0}
-    paths = report.write_report(small, tmp_path)
+    paths = render.write_report(small, tmp_path)
     text = paths["html"].read_text()
     page = Page(text)
     assert not any(tag == "script" for tag, _ in page.tags)
@@ -104,28 +104,28 @@ def test_arbitrary_text_is_escaped_everywhere(small, tmp_path):
 
 
 def test_rebuild_gives_the_same_bytes_again(results, tmp_path):
-    paths = report.write_report(results, tmp_path)
+    paths = render.write_report(results, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name, path in paths.items():
         if name != "results":
             path.unlink()
-    assert report.rebuild(tmp_path) == paths
+    assert render.rebuild(tmp_path) == paths
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_rebuild_says_what_is_wrong_with_the_file(tmp_path):
     with pytest.raises(ResultsError, match=r"no results\.json"):
-        report.rebuild(tmp_path)
+        render.rebuild(tmp_path)
     (tmp_path / "results.json").write_text('{"title": ')
     with pytest.raises(ResultsError, match="not JSON"):
-        report.rebuild(tmp_path)
+        render.rebuild(tmp_path)
 
 
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_key_is_named_before_anything_is_written(results, tmp_path, key):
     del results[key]
     with pytest.raises(ResultsError, match=f"no '{key}'"):
-        report.write_report(results, tmp_path / "run")
+        render.write_report(results, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -155,7 +155,7 @@ def test_numpy_numbers_and_nan_become_strict_json(small, tmp_path):
     small["curves"]["sft"]["loss"] = {"step": np.arange(3), "value": np.array([1.0, np.nan, np.inf])}
     small["seeds"] = {"run": np.int64(4)}
     small["config"] = {"path": tmp_path, "pair": (1, 2)}
-    report.write_report(small, tmp_path)
+    render.write_report(small, tmp_path)
     saved = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert saved["curves"]["sft"]["loss"] == {"step": [0, 1, 2], "value": [1.0, None, None]}
     assert saved["seeds"] == {"run": 4}
@@ -177,7 +177,7 @@ def test_a_report_needs_no_human_no_curves_and_no_other_seeds(small, tmp_path):
         small.pop(key, None)
     small |= {"curves": {}, "samples": [], "git": None, "seconds": {}}
     small["players"] = {name: {} for name in small["players"]}
-    paths = report.write_report(small, tmp_path)
+    paths = render.write_report(small, tmp_path)
     assert "learning_curves" not in paths
     assert "Ipo md beats sft" in Page(paths["html"].read_text()).text
 
@@ -202,7 +202,7 @@ def test_headline_is_honest(results):
 def test_terminal_table_fits_80_columns_and_shows_brackets(results):
     results["players"]["sft"]["label"] = "SFT [bold]"
     stream = io.StringIO()
-    report.terminal_table(results, Console(file=stream, width=80))
+    render.terminal_table(results, Console(file=stream, width=80))
     text = stream.getvalue()
     assert "SFT [bold]" in text
     assert all(len(line) <= 80 for line in text.splitlines())
@@ -212,9 +212,9 @@ def test_terminal_table_fits_80_columns_and_shows_brackets(results):
 
 
 def test_colours_are_distinct_and_stay_with_the_player(results):
-    palette = frontier.colours(results)
+    palette = figures.colours(results)
     assert len(set(palette.values())) == len(results["players"])
-    groups = learning_curves.curve_groups(results)
+    groups = curves.curve_groups(results)
     drawn = {label: colour for label, colour, _, _ in groups["Preference optimisation"]["loss"]}
     assert drawn == {schema.label(results, name): palette[name] for name in wording.trained(results)}
 
@@ -232,20 +232,20 @@ def test_panels_are_of_the_learning_and_not_shown_twice(results):
         "own": curves(1, 2),
         "pair/accuracy": curves(0.5, 0.6),
     }
-    groups = learning_curves.curve_groups(results)
+    groups = curves.curve_groups(results)
     assert list(groups["SFT"]) == ["loss", "pair/accuracy", "gradient_norm/policy", "own"]
-    assert learning_curves.axis_label("gradient_norm/preference") == "gradient norm"
+    assert curves.axis_label("gradient_norm/preference") == "gradient norm"
 
 
 def test_smoothing_keeps_lines_and_gaps():
     line = np.linspace(0, 5, 200)
-    smooth = learning_curves.smoothed([None if i == 100 else value for i, value in enumerate(line)])
+    smooth = curves.smoothed([None if i == 100 else value for i, value in enumerate(line)])
     assert np.isnan(smooth[100])
     inside = np.r_[50:80, 120:150]
     np.testing.assert_allclose(smooth[inside], line[inside], atol=0.02)
     noise = np.random.default_rng(0).normal(size=500)
-    assert np.std(learning_curves.smoothed(list(noise))) < 0.3
-    np.testing.assert_allclose(learning_curves.smoothed([3.0]), [3.0])
+    assert np.std(curves.smoothed(list(noise))) < 0.3
+    np.testing.assert_allclose(curves.smoothed([3.0]), [3.0])
 
 
 def test_curves_are_read_from_a_file_that_was_resumed_and_cut(tmp_path):
@@ -253,13 +253,13 @@ def test_curves_are_read_from_a_file_that_was_resumed_and_cut(tmp_path):
     rows += [{"step": 4, "loss": -1.0}, {"step": 6, "kl": 2}]
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 7, "lo')
-    curves = learning_curves.read_curves(path)
-    assert curves == {
+    found = curves.read_curves(path)
+    assert found == {
         "loss": {"step": [1, 2, 3, 4, 5], "value": [9.0, 8.0, 7.0, -1.0, 5.0]},
         "kl": {"step": [6], "value": [2]},
     }
-    assert learning_curves.read_curves(path, ["kl", "absent"]) == {"kl": curves["kl"]}
-    assert learning_curves.read_curves(path, ["loss"], points=3)["loss"] == {
+    assert curves.read_curves(path, ["kl", "absent"]) == {"kl": found["kl"]}
+    assert curves.read_curves(path, ["loss"], points=3)["loss"] == {
         "step": [2, 4, 5],
         "value": [8.5, 3.0, 5.0],
     }

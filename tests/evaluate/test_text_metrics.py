@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignjax.evaluate import text_metrics
-from alignjax.evaluate.bootstrap import DataError
+from alignjax.evaluate.intervals import DataError
 
 
 @pytest.mark.parametrize(

@@ -6,48 +6,48 @@ import numpy as np
 import pytest
 from conftest import judgements
 
-from alignjax.evaluate import bootstrap, diagnostics, win_rate
-from alignjax.evaluate.bootstrap import DataError
+from alignjax.evaluate import diagnostics, intervals, win_rate
+from alignjax.evaluate.intervals import DataError
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
 def test_intervals_cover_the_true_mean_about_as_often_as_they_say(method):
     generator = np.random.default_rng(0)
     samples = generator.beta(2, 1, size=(400, 80))  # mean 2/3, skewed
-    spans = [bootstrap.interval(row, draws=400, seed=index, method=method) for index, row in enumerate(samples)]
+    spans = [intervals.interval(row, draws=400, seed=index, method=method) for index, row in enumerate(samples)]
     covered = np.mean([span["low"] <= 2 / 3 <= span["high"] for span in spans])
     assert 0.91 <= covered <= 0.98  # 95 % less the bootstrap's small bias, with 400 trials' noise of 1.1 %
 
 
 def test_an_interval_is_as_wide_as_the_normal_theory_says():
     values = np.random.default_rng(1).normal(size=2000)
-    span = bootstrap.interval(values, draws=4000)
+    span = intervals.interval(values, draws=4000)
     assert span["high"] - span["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.05)
 
 
 def test_bca_follows_skew_and_percentile_agrees_without_it():
     skewed = np.random.default_rng(2).exponential(size=40)
-    plain, corrected = (bootstrap.interval(skewed, draws=4000, method=name) for name in ("percentile", "bca"))
+    plain, corrected = (intervals.interval(skewed, draws=4000, method=name) for name in ("percentile", "bca"))
     assert corrected["low"] > plain["low"]
     assert corrected["high"] > plain["high"]
     even = np.concatenate([skewed, -skewed])
-    plain, corrected = (bootstrap.interval(even, draws=8000, method=name) for name in ("percentile", "bca"))
+    plain, corrected = (intervals.interval(even, draws=8000, method=name) for name in ("percentile", "bca"))
     assert corrected["low"] == pytest.approx(plain["low"], abs=0.02)
 
 
 def test_constant_and_single_values_have_intervals_of_no_width():
     for values in (np.full(20, 0.3), np.array([0.3])):
         for method in ("percentile", "bca"):
-            span = bootstrap.interval(values, method=method)
+            span = intervals.interval(values, method=method)
             assert [span[key] for key in ("mean", "low", "high")] == pytest.approx([0.3] * 3)
 
 
 def test_resamples_depend_on_the_seed_alone_and_pieces_do_not_matter(monkeypatch):
     values = np.random.default_rng(3).normal(size=(50, 2))
-    whole = bootstrap.resampled(values, draws=100, seed=5)
-    assert not np.array_equal(whole, bootstrap.resampled(values, draws=100, seed=6))
-    monkeypatch.setattr(bootstrap, "CHUNK", 50 * 7)
-    np.testing.assert_allclose(bootstrap.resampled(values, draws=100, seed=5), whole, atol=1e-12)
+    whole = intervals.resampled(values, draws=100, seed=5)
+    assert not np.array_equal(whole, intervals.resampled(values, draws=100, seed=6))
+    monkeypatch.setattr(intervals, "CHUNK", 50 * 7)
+    np.testing.assert_allclose(intervals.resampled(values, draws=100, seed=5), whole, atol=1e-12)
 
 
 @pytest.mark.parametrize("score", ["probability", "hard"])
@@ -111,7 +111,7 @@ def test_unknown_scores_and_methods_are_refused():
     with pytest.raises(DataError, match="hard"):
         win_rate.win_rate_matrix({("a", "b"): [0.5]}, score="soft")
     with pytest.raises(DataError, match="bca"):
-        bootstrap.interval([0.5, 0.6], method="normal")
+        intervals.interval([0.5, 0.6], method="normal")
 
 
 def test_sequence_kl_is_unbiased_for_a_policy_small_enough_to_enumerate():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignjax import games
-from alignjax.games.tabular import GameError
+from alignjax.games.game import GameError
 
 UNIFORM = np.ones(5) / 5
 

@@ -13,7 +13,7 @@ import pytest
 
 from alignjax import algorithms, games, losses, roles, stages
 from alignjax.config import ConfigError, fn
-from alignjax.games.play import Contexts
+from alignjax.games.world import Contexts
 from alignjax.sampling import mixture
 from alignjax.train.optimizers import sgd
 from alignjax.train.state import create_state

@@ -12,7 +12,7 @@ from tiny import as_jax, context_of
 
 from alignjax import games, losses, stages
 from alignjax.config import ConfigError, fn
-from alignjax.models.functional import share
+from alignjax.models.kv_cache import share
 from alignjax.sampling import mixture, own
 from alignjax.types import Batch
 

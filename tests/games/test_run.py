@@ -16,7 +16,7 @@ from rich.console import Console
 from alignjax import algorithms, games, roles
 from alignjax.cli import main
 from alignjax.config import ConfigError, Experiment, fn
-from alignjax.games import run
+from alignjax.games import compiled_runs
 from alignjax.sampling import mixture
 from alignjax.stages.host import host
 from alignjax.train.loop import train
@@ -46,7 +46,7 @@ def at(base: Any, *, tau: float, beta: float) -> Any:
     )
 
 
-def logits(played: run.Played) -> np.ndarray:
+def logits(played: compiled_runs.Played) -> np.ndarray:
     return np.asarray(played.state.roles["policy"]["logits"])
 
 
@@ -64,10 +64,10 @@ def test_a_run_takes_the_steps_of_the_training_loop(tmp_path: Path) -> None:
 def test_a_grid_is_its_runs_and_compiles_once() -> None:
     base = algorithm()
     points = [at(base, tau=tau, beta=beta) for tau in (0.1, 0.5) for beta in (0.0, 0.25, 0.5)]
-    before = run._grid._cache_size()
+    before = compiled_runs._grid._cache_size()
     played = games.grid(points, PROMPTS, steps=10, seeds=(0, 1))
     games.grid([at(base, tau=tau, beta=0.1 * tau) for tau in np.linspace(1, 2, 6)], PROMPTS, steps=10, seeds=(4, 5))
-    assert run._grid._cache_size() - before == 1
+    assert compiled_runs._grid._cache_size() - before == 1
     assert logits(played).shape == (6, 2, 1, 3)
     for number in (0, 4):
         for seed in (0, 1):

@@ -19,8 +19,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from network import AXES, full_batch, parameters
 from together import SCOPE, Program, extra_state, moving
 
-from alignjax import mesh
 from alignjax.config import MeshConfig
+from alignjax.parallel import mesh
 
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_enable_x64", True)

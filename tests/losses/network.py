@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.models.functional import default_read
+from alignjax.models.kv_cache import default_read
 from alignjax.types import Batch, Head, Hidden, Model
 
 VOCAB, WIDTH = 6, 4

@@ -15,7 +15,7 @@ from tiny import as_jax, difference, sgd
 
 from alignjax import losses, roles
 from alignjax.config import fn
-from alignjax.models.functional import default_read
+from alignjax.models.kv_cache import default_read
 from alignjax.train.state import create_state
 from alignjax.train.step import make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Head, Hidden, Mean, Model, Role

@@ -15,7 +15,7 @@ import pytest
 from tiny import context_of
 
 from alignjax import losses
-from alignjax.models.functional import default_read
+from alignjax.models.kv_cache import default_read
 from alignjax.types import Array, Batch, Head, Hidden, Model
 
 STOP, LETTERS = 0, 3

@@ -17,7 +17,7 @@ from tiny import all_finite, as_jax, ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
-from alignjax.losses.ranking import beats, mean_rank
+from alignjax.losses.decorators.listwise import beats, mean_rank
 from alignjax.types import Array, Batch
 
 pytestmark = pytest.mark.usefixtures("float64")

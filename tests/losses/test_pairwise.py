@@ -15,7 +15,7 @@ from tiny import all_finite, ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, Fn, fn
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.types import Array, Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

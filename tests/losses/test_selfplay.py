@@ -15,7 +15,7 @@ from tiny import ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.types import Array, Batch
 
 

@@ -10,7 +10,7 @@ from tiny import all_finite, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
-from alignjax.pairs import all_pairs, pair_view
+from alignjax.pair_layout import all_pairs, pair_view
 from alignjax.types import Array, Batch
 
 

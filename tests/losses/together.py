@@ -19,7 +19,7 @@ from network import NETWORK
 
 from alignjax import roles as starts
 from alignjax.config import Fn
-from alignjax.train.score import with_shared_passes
+from alignjax.scoring import with_shared_passes
 from alignjax.types import Array, Batch, Context, Mean, Role
 
 BASE = {"policy": Role(NETWORK, None), "reference": Role(NETWORK, None)}

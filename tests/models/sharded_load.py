@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import safetensors
 
-from alignjax import mesh
 from alignjax.config import MeshConfig
 from alignjax.models import huggingface, transformer
+from alignjax.parallel import mesh
 from alignjax.train.state import abstract_state, create_state
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace

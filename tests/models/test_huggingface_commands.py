@@ -15,8 +15,7 @@ import transformers
 from published import SIZES, theirs, written
 
 from alignjax import roles
-from alignjax.cli import main
-from alignjax.commands import checkpoints, load
+from alignjax.cli import config_file, import_export, main
 from alignjax.config import Experiment, fn
 from alignjax.models import huggingface, lora, transformer
 from alignjax.train import checkpoint
@@ -89,9 +88,9 @@ def test_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         "policy": Role(network, roles.restored("first", "policy")),
         "copy": Role(network, roles.copy_of("policy")),
     }
-    assert checkpoints._first_start(second, "copy", {"first": algorithm.roles}) == start
+    assert import_export._first_start(second, "copy", {"first": algorithm.roles}) == start
     experiment = Experiment(algorithm, fn(no_data), 1)
-    extra, beside = checkpoints._tokenizer(experiment, Workspace(tmp_path), start)
+    extra, beside = import_export._tokenizer(experiment, Workspace(tmp_path), start)
     assert extra["max_position_embeddings"] == SIZES["max_position_embeddings"]
     beside(tmp_path)
     assert (tmp_path / "tokenizer.json").is_file()
@@ -134,8 +133,8 @@ def tokenizer_of_numbers(folder: Path, size: int, eos: int) -> Path:
 def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, run = tmp_path / "config.py", tmp_path / "run"
     file.write_text(CONFIG.replace("FOLDER", repr(str(folder))))
-    loaded = load.load(str(file))
-    load.remember(loaded, run)
+    loaded = config_file.load(str(file))
+    config_file.remember(loaded, run)
     state = create_state(loaded.config.algorithm, 0, Workspace(run))
     moved = jax.tree.map(lambda leaf: leaf + 0.1, state.roles["policy"])
     trees = {**state.roles, "policy": moved}

@@ -24,8 +24,8 @@ from safetensors.numpy import load_file, save_file
 from alignjax.config import ConfigError, fn
 from alignjax.models import TransformerConfig, huggingface, transformer
 from alignjax.roles import copy_of
-from alignjax.train.config_json import config_json
 from alignjax.train.optimizers import sgd
+from alignjax.train.run_record import config_json
 from alignjax.train.state import create_state
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace

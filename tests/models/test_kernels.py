@@ -17,7 +17,7 @@ import tiny
 from alignjax.config import ConfigError, Packing
 from alignjax.models import TransformerConfig, kernels
 from alignjax.models.attention import Joint, Past, masks, positions_of
-from alignjax.models.functional import Cache, Segment
+from alignjax.models.kv_cache import Cache, Segment
 from alignjax.models.packing import into_rows, pack, packed_mask
 
 H, K, SIZE = 4, 2, 8

@@ -12,19 +12,18 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax import distributed
 from alignjax.config import ConfigError
 from alignjax.train import checkpoint
-from alignjax.train.interrupt import Interrupted
+from alignjax.train.stop_signal import Interrupted
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     coordinator, processes, process = sys.argv[-3:]
-    distributed.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
+    processes.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
     policy = {"matrix": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16), "none": jnp.zeros((0, 2))}
-    with distributed.together():
-        if distributed.leads():
+    with processes.together():
+        if processes.leads():
             with checkpoint.writing(folder, keep=1, alone=True) as writer:
                 checkpoint.save(writer, 3, {"roles": {"policy": policy}}, {"merged": "first"})
     found = checkpoint.restore_role(folder, "policy")
@@ -33,8 +32,8 @@ def main() -> None:
         assert found[name].dtype == leaf.dtype
     print("read", checkpoint.steps(folder), flush=True)
     try:
-        with distributed.together():
-            if distributed.leads():
+        with processes.together():
+            if processes.leads():
                 raise Interrupted(signal.SIGINT, 0)
     except ConfigError as error:
         print(f"error: {error}", flush=True)

@@ -23,13 +23,14 @@ import numpy as np
 from jax._src import compiler
 from rich.console import Console
 
-from alignjax import algorithms, distributed, roles, stages
+from alignjax import algorithms, roles, stages
 from alignjax.config import ConfigError, Experiment, Fn, MeshConfig, fn
-from alignjax.data.stream import Opened, Source, endless
+from alignjax.data.sources.source import Opened, Source, endless
 from alignjax.models import TransformerConfig, transformer
 from alignjax.stages import host
-from alignjax.train import checkpoint, reference_cache
-from alignjax.train.leaves import digest, leaves_by_name
+from alignjax.train import checkpoint
+from alignjax.train.checkpoint.leaves import digest, leaves_by_name
+from alignjax.train.logp_cache import reference_logps
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
 from alignjax.types import Algorithm, Batch, Context, Key, Role
@@ -196,20 +197,20 @@ def main() -> None:
     arguments = options()
     if arguments.place:
         coordinator, processes, process = arguments.place
-        distributed.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
+        processes.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
         # jax lets the first process alone keep what it compiled; here each does, for the runs to come.
         compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0, client=None))
     if arguments.signal_at_row:
         LOOK.append(dies_at_row(*arguments.signal_at_row))
     if arguments.kill_in_save:
         checkpoint.save = dies_in_save(*arguments.kill_in_save)
-    reference_cache.SHARD_SECONDS = 0
+    reference_logps.SHARD_SECONDS = 0
     try:
         state = run(arguments, arguments.folder)
         if arguments.again:
             os.environ["ALIGNJAX_CACHE"] = arguments.again
             run(arguments, arguments.folder / "again")
-    except (ConfigError, checkpoint.CheckpointError, distributed.Unreachable) as error:
+    except (ConfigError, checkpoint.CheckpointError, processes.Unreachable) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         sys.exit(getattr(error, "exit_status", 2))
     finally:

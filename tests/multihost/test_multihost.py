@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from alignjax.data.logp_shards import read_shards
+from alignjax.train.logp_cache.shards import read_shards
 
 HERE = Path(__file__).resolve().parent
 TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)

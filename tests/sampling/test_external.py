@@ -18,7 +18,7 @@ from tiny import as_jax, model, ragged, scorer
 
 from alignjax import roles, stages
 from alignjax.config import ConfigError, fn
-from alignjax.sampling import external
+from alignjax.sampling import engine_client
 from alignjax.train.state import create_state
 from alignjax.train.step import abstract_experience, make_experience
 from alignjax.types import Algorithm, Batch, Role
@@ -83,7 +83,7 @@ class Engine:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    monkeypatch.setattr(external, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(engine_client, "LONGEST_PAUSE", 0.01)
     made = Engine()
     thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -96,7 +96,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 def ask(engine: Engine, batch: Batch = PROMPTS, *, seed: int = 0, **changes: Any) -> Batch:
     given = {"url": engine.url, "model": "policy", "n": 2, "max_tokens": 6, "stop": STOP, "retries": 2, **changes}
     context: Any = None
-    return external.ask_engine(context, batch, jax.random.key(seed), **given)
+    return engine_client.ask_engine(context, batch, jax.random.key(seed), **given)
 
 
 def test_ids_go_in_and_ids_come_out(engine: Engine) -> None:
@@ -183,7 +183,7 @@ def test_what_another_attempt_may_mend_is_tried_again(engine: Engine, answer: An
     np.testing.assert_array_equal(ask(engine, timeout=0.2).tokens, plain.tokens)
     assert len(engine.bodies) == 12
     engine.handler = fails_first(100, answer)
-    with pytest.raises(external.EngineError, match=rf"prompts failed.*example \d+: {reason}.*in 1 attempts"):
+    with pytest.raises(engine_client.EngineError, match=rf"prompts failed.*example \d+: {reason}.*in 1 attempts"):
         ask(engine, timeout=0.2, retries=0)
 
 
@@ -212,7 +212,7 @@ def changed(**fields: Any) -> Handler:
 )
 def test_what_no_attempt_would_mend_is_said_at_once(engine: Engine, handler: Handler, reason: str) -> None:
     engine.handler = handler
-    with pytest.raises(external.EngineError, match=rf"of 4 prompts failed.*{reason}.*--resume"):
+    with pytest.raises(engine_client.EngineError, match=rf"of 4 prompts failed.*{reason}.*--resume"):
         ask(engine, concurrency=1)
     assert len(engine.bodies) < 4  # the others were not asked any more, nor was anybody twice
 
@@ -221,13 +221,15 @@ def test_one_prompt_that_fails_is_named(engine: Engine) -> None:
     last = np.asarray(PROMPTS.prompt[3])[np.asarray(PROMPTS.prompt_valid[3])].tolist()
     engine.handler = lambda count, body: (404, "gone") if body["prompt"] == last else honest(count, body)
     example = int(PROMPTS.example_id[3])
-    with pytest.raises(external.EngineError, match=f"1 of 4 prompts failed; the first, example {example}: HTTP 404"):
+    with pytest.raises(
+        engine_client.EngineError, match=f"1 of 4 prompts failed; the first, example {example}: HTTP 404"
+    ):
         ask(engine)
 
 
 def test_a_failure_stops_the_others_attempts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three are told to wait, and would for minutes; then the fourth fails."""
-    monkeypatch.setattr(external, "LONGEST_PAUSE", 100.0)
+    monkeypatch.setattr(engine_client, "LONGEST_PAUSE", 100.0)
     last = np.asarray(PROMPTS.prompt[3])[np.asarray(PROMPTS.prompt_valid[3])].tolist()
 
     def handler(count: int, body: dict[str, Any]) -> Any:
@@ -239,7 +241,9 @@ def test_a_failure_stops_the_others_attempts(engine: Engine, monkeypatch: pytest
 
     engine.handler = handler
     begun = time.monotonic()
-    with pytest.raises(external.EngineError, match=r"1 of 4 prompts failed, 3 were not asked any more.*HTTP 404: gone"):
+    with pytest.raises(
+        engine_client.EngineError, match=r"1 of 4 prompts failed, 3 were not asked any more.*HTTP 404: gone"
+    ):
         ask(engine, retries=20)
     assert time.monotonic() - begun < 20
 
@@ -255,7 +259,7 @@ def test_requests_run_side_by_side_up_to_the_limit(engine: Engine) -> None:
 
 
 def test_no_engine_and_no_token_are_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(external.EngineError, match=r"refused.*in 2 attempts"):
+    with pytest.raises(engine_client.EngineError, match=r"refused.*in 2 attempts"):
         ask(engine, url="http://127.0.0.1:9/v1", retries=1)
     with pytest.raises(ConfigError, match="no such variable"):
         ask(engine, api_key_variable="NOT_THERE")

@@ -16,7 +16,7 @@ from alignjax import stages
 from alignjax.config import ConfigError, fn
 from alignjax.models import Adapted, dense, quantise
 from alignjax.sampling import Stream, mixture
-from alignjax.sampling.weights import decode_weights
+from alignjax.sampling.decode_weights import decode_weights
 from alignjax.types import Batch, Role
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

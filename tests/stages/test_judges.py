@@ -13,7 +13,7 @@ from tiny import as_jax, context, context_of, difference, model, parameters, rag
 
 from alignjax import stages
 from alignjax.config import Fn, fn
-from alignjax.pairs import all_pairs
+from alignjax.pair_layout import all_pairs
 from alignjax.stages.judge import probability
 from alignjax.types import Array, Batch, Context, Key
 

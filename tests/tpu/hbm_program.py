@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import algorithms, stages
-from alignjax.commands.hbm import abstract_mesh, compiled, held
+from alignjax.cli.device_memory import abstract_mesh, compiled, held
 from alignjax.config import Experiment, MeshConfig, fn
-from alignjax.mesh import make_mesh, place
 from alignjax.models import TransformerConfig, transformer
+from alignjax.parallel.mesh import make_mesh, place
 from alignjax.roles import fresh
+from alignjax.train.begin import abstract
 from alignjax.train.optimizers import adamw
-from alignjax.train.start import abstract
 from alignjax.train.state import create_state
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace

@@ -19,8 +19,8 @@ from jax.sharding import PartitionSpec as P
 from toy_configs import CONFIG, ONE, in_a_folder
 
 from alignjax.cli import main
-from alignjax.commands.layouts import Spread, forwards, layout_of
-from alignjax.commands.memory import device_bytes, loop_bytes, peak_bytes
+from alignjax.cli.layouts import Spread, forwards, layout_of
+from alignjax.cli.liveness import device_bytes, loop_bytes, peak_bytes
 
 HERE = Path(__file__).resolve().parent
 FACTOR = 2.0  # between the estimate of temporary memory and what XLA takes; tpu/README.md says so too

@@ -16,7 +16,7 @@ import pytest
 from toy_configs import in_a_folder
 
 from alignjax import cli
-from alignjax.distributed import Unreachable
+from alignjax.parallel.processes import Unreachable
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "tpu").glob("*.sh"))

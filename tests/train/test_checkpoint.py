@@ -18,8 +18,8 @@ import optax
 import pytest
 
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint import CheckpointError
-from alignjax.train.leaves import checksums, digest, leaves_by_name
+from alignjax.train.checkpoint.leaves import checksums, digest, leaves_by_name
+from alignjax.train.checkpoint.steps import CheckpointError
 
 
 @jax.tree_util.register_dataclass

@@ -16,8 +16,8 @@ import pytest
 import toy_run
 
 from alignjax.config import ConfigError, fn
-from alignjax.train import config_json
-from alignjax.train.config_json import check_same, config_hash, differences
+from alignjax.train import run_record
+from alignjax.train.run_record import check_same, config_hash, differences
 from alignjax.types import Model
 
 
@@ -48,7 +48,7 @@ def test_everything_a_config_may_hold_is_json() -> None:
         "type": Size,
         "closure": scaled(2.0, ("a",)),
     }
-    found = config_json.config_json(tree)
+    found = run_record.config_json(tree)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     inner = {"function": "toy_run.noise", "scale": 1.0}
     assert found["fn"] == {"function": f"{__name__}.outer", "inner": inner, "limit": "inf", "path": "a/b"}
@@ -59,15 +59,13 @@ def test_everything_a_config_may_hold_is_json() -> None:
 
 
 def test_the_hash_is_that_of_any_process_and_of_the_file() -> None:
-    code = (
-        "import toy_run; from alignjax.train.config_json import config_hash; print(config_hash(toy_run.experiment()))"
-    )
+    code = "import toy_run; from alignjax.train.run_record import config_hash; print(config_hash(toy_run.experiment()))"
     elsewhere = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
     )
     mine = config_hash(toy_run.experiment())
     assert elsewhere.stdout.split() == [mine]
-    assert config_hash(json.loads(json.dumps(config_json.config_json(toy_run.experiment())))) == mine
+    assert config_hash(json.loads(json.dumps(run_record.config_json(toy_run.experiment())))) == mine
     assert config_hash(toy_run.experiment(seed=8)) != mine
 
 
@@ -83,7 +81,7 @@ def test_differences_name_the_fields() -> None:
 
 
 def test_only_what_changes_no_step_may_change(tmp_path: Path) -> None:
-    old = config_json.config_json(toy_run.experiment())
+    old = run_record.config_json(toy_run.experiment())
     check_same(old, toy_run.experiment(steps=99, keep=5, checkpoint_every=1, tags={"a": "b"}), tmp_path)
     for changed in ({"log_every": 5}, {"seed": 1}, {"learning_rate": 0.2}):
         with pytest.raises(ConfigError, match=next(iter(changed))):
@@ -92,11 +90,11 @@ def test_only_what_changes_no_step_may_change(tmp_path: Path) -> None:
 
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "deep/file.json"
-    assert config_json.read_json(path) is None
-    config_json.write_json(path, {"a": 1})
+    assert run_record.read_json(path) is None
+    run_record.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        config_json.write_json(path, {"a": object()})
-    assert config_json.read_json(path) == {"a": 1}
+        run_record.write_json(path, {"a": object()})
+    assert run_record.read_json(path) == {"a": 1}
     path.write_text('{"a": ')
     with pytest.raises(ConfigError, match="not JSON"):
-        config_json.read_json(path)
+        run_record.read_json(path)

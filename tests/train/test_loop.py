@@ -17,7 +17,7 @@ from alignjax import roles
 from alignjax.config import ConfigError, Experiment, fn
 from alignjax.train import checkpoint, metrics
 from alignjax.train import step as step_module
-from alignjax.train.checkpoint import CheckpointError
+from alignjax.train.checkpoint.steps import CheckpointError
 from alignjax.train.loop import NotFinite, train
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace

@@ -21,12 +21,12 @@ from rich.console import Console
 from tiny import standin
 
 from alignjax import losses, stages
-from alignjax.commands.hbm import abstract_mesh, held
-from alignjax.commands.memory import device_bytes
+from alignjax.cli.device_memory import abstract_mesh, held
+from alignjax.cli.liveness import device_bytes
 from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.numerics import strong
+from alignjax.train.begin import abstract
 from alignjax.train.loop import train
-from alignjax.train.start import abstract
 from alignjax.train.state import TrainState, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch

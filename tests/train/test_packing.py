@@ -17,8 +17,8 @@ import tiny
 from alignjax import algorithms, roles
 from alignjax.config import ConfigError, Packing, fn
 from alignjax.models.packing import into_rows, pack, packing_for, packs
+from alignjax.scoring import Request, one_pass
 from alignjax.train import step as step_module
-from alignjax.train.score import Request, one_pass
 from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Batch, Hidden, Model, Role

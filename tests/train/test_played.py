@@ -19,7 +19,7 @@ from toy_recipes import PLAYED, RECIPES, SELF_PLAY
 
 from alignjax import algorithms, games, roles
 from alignjax.config import Experiment, fn
-from alignjax.games.play import Contexts
+from alignjax.games.world import Contexts
 from alignjax.sampling import mixture
 from alignjax.train import step as step_module
 from alignjax.train.loop import train

@@ -17,17 +17,18 @@ import tiny
 from rich.console import Console
 
 from alignjax import algorithms, losses, roles, stages
-from alignjax.commands.dry_run import dry_run
+from alignjax.cli.dry_run import dry_run
 from alignjax.config import ConfigError, Experiment, fn
-from alignjax.data import BatchWriter, logp_shards, recorded
-from alignjax.data.logp_shards import content_keys, read_shards, write_shard
-from alignjax.data.stream import WINDOW, Buckets, Opened, Source, endless
-from alignjax.mesh import make_mesh
-from alignjax.train import reference_cache
-from alignjax.train.interrupt import Interrupted, Wish
+from alignjax.data import BatchWriter
+from alignjax.data.sources import recorded
+from alignjax.data.sources.source import WINDOW, Buckets, Opened, Source, endless
+from alignjax.parallel.mesh import make_mesh
+from alignjax.train.logp_cache import reference_logps
+from alignjax.train.logp_cache.shards import content_keys, read_shards, write_shard
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
 from alignjax.train.state import TrainState, create_state
+from alignjax.train.stop_signal import Interrupted, Wish
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
 
@@ -91,7 +92,7 @@ def prepared(given: Experiment, state: TrainState | None = None, wish: Wish | No
     text = io.StringIO()
     source = given.source(None, given.seed)
     console, mesh = Console(file=text, width=200), make_mesh(given.mesh)
-    source = reference_cache.with_logps(given, source, state or first_state(), mesh, console, wish or Wish())
+    source = reference_logps.with_logps(given, source, state or first_state(), mesh, console, wish or Wish())
     return source, text.getvalue()
 
 
@@ -156,7 +157,7 @@ def test_an_interruption_keeps_what_was_scored(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_processes_that_read_other_rows_stop_before_they_score(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setattr(reference_cache, "gathered", lambda looked: [looked, looked, "others"])
+    monkeypatch.setattr(reference_logps, "gathered", lambda looked: [looked, looked, "others"])
     with pytest.raises(ConfigError, match="process 2 of this run reads other rows than process 0"):
         prepared(experiment())
     assert not list(cache.glob("*/*.npz"))
@@ -164,19 +165,19 @@ def test_processes_that_read_other_rows_stop_before_they_score(monkeypatch: pyte
 
 def test_what_a_folder_is_named_after(monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm, state = experiment().algorithm, first_state()
-    about = reference_cache.describe(algorithm, "reference", state)
-    assert about == reference_cache.describe(algorithm, "reference", first_state())
+    about = reference_logps.describe(algorithm, "reference", state)
+    assert about == reference_logps.describe(algorithm, "reference", first_state())
     leaf = state.roles["reference"]["norm"]
     nudged = {**state.roles["reference"], "norm": leaf.at[0].set(np.nextafter(np.float32(leaf[0]), np.float32(9)))}
     one_bit = dataclasses.replace(state, roles={**state.roles, "reference": nudged})
     half = Role(tiny.model(layers=1, dtype="bfloat16"), None)
     others = [
-        reference_cache.describe(algorithm, "reference", one_bit),
-        reference_cache.describe(dataclasses.replace(algorithm, roles={"reference": half}), "reference", state),
+        reference_logps.describe(algorithm, "reference", one_bit),
+        reference_logps.describe(dataclasses.replace(algorithm, roles={"reference": half}), "reference", state),
     ]
-    monkeypatch.setattr(reference_cache, "versions", lambda: {"jax": "another"})
-    others.append(reference_cache.describe(algorithm, "reference", state))
-    folders = {reference_cache.folder_of(one) for one in [about, *others]}
+    monkeypatch.setattr(reference_logps, "versions", lambda: {"jax": "another"})
+    others.append(reference_logps.describe(algorithm, "reference", state))
+    folders = {reference_logps.folder_of(one) for one in [about, *others]}
     assert len(folders) == 4
 
 
@@ -213,7 +214,7 @@ def test_shards_that_other_runs_move(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise ValueError("damaged")
 
     with monkeypatch.context() as patched:
-        patched.setattr(logp_shards, "decoded", set_aside_by_another)
+        patched.setattr("alignjax.train.logp_cache.shards.decoded", set_aside_by_another)
         assert not read_shards(tmp_path, said.append)
     (tmp_path / "1.npz").mkdir()
     with pytest.raises(IsADirectoryError):
@@ -302,5 +303,5 @@ def test_only_the_asked_stage_is_left_out() -> None:
     given = experiment()
     more = {**given.algorithm.experience, "policy": fn(stages.logprobs, role="policy")}
     algorithm = dataclasses.replace(given.algorithm, experience=more, losses={"pair": fn(losses.dpo, beta=0.1)})
-    kept = reference_cache.without_cached(dataclasses.replace(given, algorithm=algorithm), None)
+    kept = reference_logps.without_cached(dataclasses.replace(given, algorithm=algorithm), None)
     assert list(kept.experience) == ["policy"]

@@ -14,7 +14,7 @@ from toy_recipes import entropy, mismatched
 
 from alignjax import losses, roles
 from alignjax.config import ConfigError, fn
-from alignjax.train.score import Request, one_pass
+from alignjax.scoring import Request, one_pass
 from alignjax.train.state import abstract_state
 from alignjax.train.step import make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Head, Hidden, Mean, Metrics, Model, Role

@@ -13,8 +13,8 @@ from tiny import model, sgd
 
 from alignjax import algorithms, losses, roles, stages
 from alignjax.config import fn
-from alignjax.losses.pairing import sequence_logps
-from alignjax.pairs import all_pairs
+from alignjax.losses.decorators.pairwise import sequence_logps
+from alignjax.pair_layout import all_pairs
 from alignjax.types import Algorithm, Array, Batch, Context, Mean, Metrics, Model, Role
 
 OPTIMIZER = fn(sgd, learning_rate=1.0)

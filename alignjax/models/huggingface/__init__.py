@@ -1,10 +1,10 @@
 """Open-weight checkpoints in the format of Hugging Face: config.json and safetensors, in and out. Never pickle."""
 
-from alignjax.models.huggingface.configs import config_json, config_of
+from alignjax.models.huggingface.config_json import config_json, config_of
 from alignjax.models.huggingface.families import FAMILIES, tensor_name
-from alignjax.models.huggingface.files import fingerprint, read_json, tensors_of
-from alignjax.models.huggingface.read import Pretrained, check, load, pretrained
-from alignjax.models.huggingface.write import TOKENIZER_FILES, save
+from alignjax.models.huggingface.folders import fingerprint, read_json, tensors_of
+from alignjax.models.huggingface.read_weights import Pretrained, check, load, pretrained
+from alignjax.models.huggingface.write_weights import TOKENIZER_FILES, save
 
 __all__ = [
     "FAMILIES",

@@ -1,0 +1,119 @@
+"""Recipes for streams of preferences: a fast policy that runs ahead of a slow one, and a replay of what has passed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax import losses, roles, stages
+from alignjax.config import Fn, fn
+from alignjax.pair_layout import all_pairs
+from alignjax.roles import CopyOf
+from alignjax.types import Algorithm, Array, Model, Role
+
+__all__ = ["cofs_dpo", "ofs_dpo", "with_replay"]
+
+
+def ofs_dpo(
+    model: Model,
+    *,
+    beta: float = 0.1,
+    weight: float = 0.5,
+    optimizer: Fn,
+    slow_optimizer: Fn,
+    start: Any,
+    n: int = 2,
+    microbatches: int = 1,
+) -> Algorithm:
+    """OFS-DPO, online DPO with fast-slow chasing: "policy" (fast) and "slow" learn the same stream of pairs by DPO at
+    two speeds, and the fast one is driven ahead of the slow one (arXiv:2406.05534).
+
+    weight: of the chase, DPO of the fast policy with the slow one as its reference: -log S(beta (h_fast - sg h_slow)).
+    It depends on the gap of the two preference probabilities alone, and its gradient stays alive (beta / 2 where they
+    are level) when DPO's own has vanished. That is the property the paper states; the form is our derivation, the
+    paper's not being known to us. The paper's two policies are LoRA modules over one base: `with_lora` of what this
+    returns. Pairs come from the source; no sampling.
+    """
+    pair = fn(losses.dpo, beta=beta, pairs=all_pairs(n))
+    learn = {
+        "fast": pair,
+        "slow": pair.replace(role="slow"),
+        "chase": fn(losses.weighted, loss=pair.replace(reference="slow"), weight=weight),
+    }
+    parts = {
+        "policy": Role(model, start, optimizer),
+        "slow": Role(model, CopyOf("policy"), slow_optimizer),
+        "reference": Role(model, CopyOf("policy")),
+    }
+    experience = {"reference": fn(stages.logprobs, role="reference")}
+    return Algorithm(experience, learn, parts, microbatches=microbatches)
+
+
+def cofs_dpo(
+    model: Model, *, domains: int, weights: tuple[float, ...] | None = None, field: str = "domain", **parts: Any
+) -> Algorithm:
+    """COFS-DPO, fast-slow chasing across domains: OFS-DPO whose fast policy is remembered for every domain, and a role
+    "combined" that serves a linear combination of them (arXiv:2406.05534). Over `with_lora` these are adapters, and the
+    combination is that of the weight changes that they stand for.
+
+    batch.prompts[field] [B]: the domain of a prompt, from 0; the role "domain0", ... follows the policy while its
+    domain makes up most of a batch. weights: of the combination, equal unless given; they live in the state of
+    "combined".
+    """
+    made = ofs_dpo(model, **parts)
+    names = tuple(f"domain{k}" for k in range(domains))
+    memory = {
+        name: Role(model, CopyOf("policy"), rule=fn(roles.while_domain, of="policy", domain=k, field=field))
+        for k, name in enumerate(names)
+    }
+    share = (1 / domains,) * domains if weights is None else tuple(weights)
+    served = Role(model, roles.value(fn(_weights, weights=share)), build=fn(roles.combined, of=names))
+    return Algorithm(
+        made.experience, made.losses, {**made.roles, **memory, "combined": served}, microbatches=made.microbatches
+    )
+
+
+def _weights(key: jax.Array, *, weights: tuple[float, ...]) -> dict[str, Array]:
+    return {"weights": jnp.array(weights)}
+
+
+def with_replay(
+    algorithm: Algorithm,
+    *,
+    slots: int,
+    rows: int,
+    max_age: int,
+    prompt_tokens: int,
+    n: int,
+    max_tokens: int,
+    weight: float = 1.0,
+    loss: str = "pair",
+    reference: str = "reference",
+) -> Algorithm:
+    """The algorithm with a replay beside its fresh samples: the loss named `loss` also reads `rows` judged examples of
+    at most `max_age` iterations ago, times `weight`.
+
+    slots: how many prompts are remembered, by example_id modulo slots; prompt_tokens, n, max_tokens: the batch's sizes;
+    reference: whose log-probs are remembered with them, so that role must be frozen. Memory and draws are part of the
+    state: a resumed run replays what an uninterrupted one would.
+    """
+    fields = {
+        "prompt": ((prompt_tokens,), "int32"),
+        "prompt_valid": ((prompt_tokens,), "bool"),
+        "tokens": ((n, max_tokens), "int32"),
+        "valid": ((n, max_tokens), "bool"),
+        "mask": ((n, max_tokens), "float32"),
+        "preference": ((n, n), "float32"),
+        f"logps/{reference}": ((n, max_tokens), "float32"),
+    }
+    memory = Role(None, roles.memory(slots, **fields), rule=fn(roles.remember))
+    again = losses.on("replay", fn(losses.weighted, loss=algorithm.losses[loss], weight=weight))
+    return dataclasses.replace(
+        algorithm,
+        experience={**algorithm.experience, "recall": fn(stages.recall, rows=rows, max_age=max_age)},
+        losses={**algorithm.losses, "replay": again},
+        roles={**algorithm.roles, "memory": memory},
+    )

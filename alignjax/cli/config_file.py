@@ -1,0 +1,192 @@
+"""Config files: from `CONFIG[:MODE]` and overrides on a command line to a resolved `Experiment` or `Pipeline`, and back
+from a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alignjax.cli import overrides
+from alignjax.config import ConfigError, Experiment, Pipeline, nearest
+
+COMMAND_FILE = "command.json"  # in a run folder: how to build its config again
+DEFAULT_MODE = "full"
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A resolved config and where it came from."""
+
+    path: Path
+    mode: str | None  # None: its get_config takes no argument
+    arguments: tuple[str, ...]
+    config: Experiment | Pipeline
+
+    @property
+    def default_run_dir(self) -> Path:
+        """runs/<name of the config file>-<mode>, below the working directory."""
+        return Path("runs") / (f"{self.path.stem}-{self.mode}" if self.mode else self.path.stem)
+
+
+def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()) -> Loaded:
+    """The config of `where` (`path/to/file.py` or `path/to/file.py:mode`) with overrides applied.
+    `flags`: the command's own, which a misspelt override may have meant.
+
+    Raises ConfigError for a file that is not there or has no `get_config`, an unknown mode, or an override that does
+    not fit.
+    """
+    path, mode = _split(where)
+    return _load(path, mode, arguments, flags)
+
+
+def _load(path: Path, mode: str | None, arguments: Sequence[str], flags: Sequence[str] = ()) -> Loaded:
+    module = imported(path)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ConfigError(
+            f"{path} has no get_config; a config file defines get_config(mode) and returns an Experiment or a Pipeline"
+        )
+    config, mode = _called(path, get_config, mode, getattr(module, "MODES", None))
+    if not isinstance(config, (Experiment, Pipeline)):
+        raise ConfigError(
+            f"get_config in {path} returned a {type(config).__name__}; it must return an Experiment or a Pipeline"
+        )
+    return Loaded(path, mode, tuple(arguments), overrides.apply(config, arguments, flags))
+
+
+def _split(where: str) -> tuple[Path, str | None]:
+    """The file and the mode of `CONFIG[:MODE]`."""
+    whole = Path(where).expanduser()
+    if whole.is_file():
+        return whole, None
+    name, colon, mode = where.rpartition(":")
+    path = Path(name).expanduser() if colon else whole
+    if path.is_file():
+        return path, mode or None
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a config file in it.{_files_in(path)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"no such config file: {path} (there is no folder {path.parent})")
+    raise ConfigError(
+        f"no such config file: {path}.{nearest(path.name, [file.name for file in _configs(path.parent)])}"
+    )
+
+
+def _configs(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
+
+
+def _files_in(folder: Path) -> str:
+    names = [file.name for file in _configs(folder)]
+    return f" There are: {', '.join(names)}." if names else ""
+
+
+def imported(path: Path) -> ModuleType:
+    """The module in the file. Its folder is put on the import path first, as `python FILE` does, so that it may import
+    its siblings; a file inside a package is imported as part of that package."""
+    path = path.resolve()
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    if len(parts) > 1:
+        return importlib.import_module(".".join(parts))
+    # Not under its bare name, which may be that of an installed module ("dpo", "sft").
+    name = f"_alignjax_config_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file; a config is a .py file with get_config(mode)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and get_type_hints look a class's module up here
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise ConfigError(f"{path} is not valid Python: {error}") from error
+        raise
+    return module
+
+
+def _called(path: Path, get_config: Any, mode: str | None, modes: Sequence[str] | None) -> tuple[Any, str | None]:
+    """get_config(mode) and the mode's name. A mode the file does not have is refused by name."""
+    parameters = list(inspect.signature(get_config).parameters.values())
+    if not parameters:
+        if mode is not None:
+            raise ConfigError(f"{path} has no modes: its get_config takes no argument; leave out {f':{mode}'!r}")
+        return get_config(), None
+    if mode is None:
+        default = parameters[0].default
+        mode = DEFAULT_MODE if default is inspect.Parameter.empty else str(default)
+    known = list(modes) if modes else _modes_in(get_config)
+    if known and mode not in known:
+        raise ConfigError(f"{path} has no mode {mode!r}.{nearest(mode, known)}")
+    try:
+        return get_config(mode), mode
+    except KeyError as error:  # a config that looks the mode up in a dict
+        if error.args == (mode,):
+            raise ConfigError(f"{path} has no mode {mode!r}") from None
+        raise
+
+
+def _modes_in(get_config: Any) -> list[str]:
+    """Modes named by a Literal annotation of get_config's parameter, when the file has no MODES."""
+    with contextlib.suppress(NameError, TypeError):
+        signature = inspect.signature(get_config, eval_str=True)
+        annotation = next(iter(signature.parameters.values())).annotation
+        return [option for option in getattr(annotation, "__args__", ()) if isinstance(option, str)]
+    return []
+
+
+def remember(loaded: Loaded, run_dir: Path) -> None:
+    """Write down how the run's config was made, for `generate`, `evaluate` and whoever repeats the run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    source = loaded.path.read_bytes()
+    record = {
+        "config": str(loaded.path.resolve()),
+        "mode": loaded.mode,
+        "overrides": list(loaded.arguments),
+        "sha256": hashlib.sha256(source).hexdigest(),
+    }
+    (run_dir / COMMAND_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def run_folder(where: str) -> tuple[Path, str | None]:
+    """The run folder of `RUN_DIR` or `RUN_DIR/STEP`, and the step.
+
+    Raises ConfigError if neither the folder nor its parent is a run of `alignjax train`.
+    """
+    folder = Path(where).expanduser()
+    if (folder / COMMAND_FILE).is_file():
+        return folder, None
+    if (folder.parent / COMMAND_FILE).is_file():
+        return folder.parent, folder.name
+    if not folder.is_dir():
+        beside = [other.name for other in folder.parent.iterdir() if other.is_dir()] if folder.parent.is_dir() else []
+        raise ConfigError(f"no such run folder: {folder}.{nearest(folder.name, beside)}")
+    raise ConfigError(f"{folder} is not a run folder: it has no {COMMAND_FILE}, which `alignjax train` writes")
+
+
+def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
+    """The config that a run folder was trained with, from its file; `arguments` override it further.
+
+    Raises ConfigError if the config file has gone; says on stderr if it has changed since.
+    """
+    record = json.loads((run_dir / COMMAND_FILE).read_text(encoding="utf-8"))
+    path = Path(record["config"])
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} was trained with {path}, which is not there any more")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+        print(f"warning: {path} has changed since {run_dir} was trained", file=sys.stderr)
+    return _load(path, record["mode"], [*record["overrides"], *arguments])

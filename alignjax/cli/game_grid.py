@@ -1,0 +1,137 @@
+"""`alignjax sweep` on a game: a grid of hyper-parameters and seeds as one compiled program.
+
+A config file of a game is such a sweep when it defines, beside get_config,
+
+    GRID = {"algorithm.losses.pair.tau": (0.1, 0.2), "algorithm.experience.generate.behaviour.beta": (0.0, 0.5)}
+    SEEDS = 10
+    def measures(policy, point): ...    # final policies [seeds,(X,)K], {path: value} -> {name: numbers [seeds]}
+
+and, if the mode is not to be the file's default, CONFIG = "mode". Paths lead to float hyper-parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignjax import games
+from alignjax.cli import overrides
+from alignjax.cli.config_file import load
+from alignjax.config import ConfigError, Experiment
+from alignjax.games.strings import Language
+from alignjax.games.table_policy import TableConfig
+from alignjax.types import Batch
+
+SHADES = " .:-=+*#%@"
+
+
+def grid(file: Path, module: Any, run_dir: Path | None) -> int:
+    """Run the grid of `module` and write grid.npz (axes, measures [points.., seeds], logits) and grid.json; print a map
+    of each measure's mean over seeds.
+
+    Raises ConfigError for a config that is not a game's, and for a path or value that does not fit it.
+    """
+    mode = getattr(module, "CONFIG", None)
+    loaded = load(f"{file}:{mode}" if mode else str(file)).config
+    axes: dict[str, Any] = dict(module.GRID)
+    measures: Any = getattr(module, "measures", None)
+    seeds = range(module.SEEDS) if isinstance(getattr(module, "SEEDS", 1), int) else tuple(module.SEEDS)
+    if not axes or not callable(measures):
+        raise ConfigError(f"{file} must define GRID, {{path: values}}, and measures(policy, point)")
+    config, language, batch = _game(file, loaded)
+    points = points_of(axes)
+    algorithms = [at(config, point) for point in points]
+
+    begun = time.perf_counter()
+    played = games.grid(algorithms, batch, steps=config.steps, seeds=[config.seed + seed for seed in seeds])
+    logits = np.asarray(jax.block_until_ready(played.state.roles["policy"]["logits"]))
+    seconds = time.perf_counter() - begun
+
+    policies = np.exp(games.log_distribution(language, logits))  # [points, seeds, X, K]
+    if policies.shape[2] == 1:
+        policies = policies[:, :, 0]
+    rows: list[Any] = [measures(policy, point) for policy, point in zip(policies, points, strict=True)]
+    shape = tuple(len(values) for values in axes.values())
+    found = {name: np.reshape([_per_seed(row[name]) for row in rows], (*shape, -1)) for name in rows[0]}
+    folder = run_dir or Path("runs") / f"{file.stem}-sweep"
+    _write(folder, axes, found, logits.reshape(*shape, *logits.shape[1:]), seconds)
+    for name, values in found.items():
+        print("\n".join(_map(name, axes, values.mean(-1))))
+    runs = f"{len(points)} points x {len(seeds)} seeds x {config.steps} steps"
+    print(f"\n{runs} in {seconds:.1f} s, compiling included; {folder / 'grid.npz'}")
+    return 0
+
+
+def _game(file: Path, config: Any) -> tuple[Experiment, Language, Batch]:
+    """The experiment if it is one on a game, with the game's language and the batch of every step."""
+    if isinstance(config, Experiment) and "policy" in config.algorithm.roles:
+        source, model = config.source(None, config.seed), config.algorithm.roles["policy"].model
+        table = None if model is None else model.config
+        if isinstance(source, games.Contexts) and isinstance(table, TableConfig):
+            return config, table.language, source[0]
+    raise ConfigError(
+        f"{file} has a GRID, which is for one experiment on a game (source games.contexts, a table as policy); for "
+        "others define sweep(), a generator of {path: value}"
+    )
+
+
+def points_of(axes: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Every point {path: value} of the grid, the last axis fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def at(config: Experiment, point: Mapping[str, float]) -> Any:
+    """The config's algorithm at a point."""
+    for path, value in point.items():
+        config = overrides.override(config, path, overrides.as_words(float(value)))
+    return config.algorithm
+
+
+def _per_seed(values: Any) -> np.ndarray:
+    """[seeds,(X)] averaged over contexts."""
+    values = np.asarray(values)
+    return values.reshape(len(values), -1).mean(-1)
+
+
+def _write(folder: Path, axes: Mapping[str, Any], found: Mapping[str, np.ndarray], logits: Any, seconds: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {f"axis: {path}": np.asarray(values) for path, values in axes.items()}
+    np.savez(folder / "grid.npz", logits=logits, **arrays, **found)  # type: ignore[arg-type]
+    means = {name: {"mean": values.mean(-1).tolist(), "std": values.std(-1).tolist()} for name, values in found.items()}
+    record = {
+        "axes": {path: [float(value) for value in values] for path, values in axes.items()},
+        "seeds": next(iter(found.values())).shape[-1],
+        "seconds": seconds,
+        "measures": means,
+    }
+    (folder / "grid.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _map(name: str, axes: Mapping[str, Any], mean: np.ndarray) -> list[str]:
+    """A measure's mean over seeds: as shades of its logarithm over two axes, as a column over one; the least in
+    words."""
+    least = np.unravel_index(np.argmin(mean), mean.shape)
+    where = ", ".join(f"{path.rsplit('.', 1)[-1]} {axes[path][at]:.3g}" for path, at in zip(axes, least, strict=True))
+    lines = ["", f"{name}: from {mean.min():.2g} (at {where}) to {mean.max():.2g}"]
+    names = [path.rsplit(".", 1)[-1] for path in axes]
+    if mean.ndim == 1:
+        return lines + [f"  {names[0]} {value:<8.3g} {number:.4g}" for value, number in zip(*axes.values(), mean)]  # noqa: B905
+    if mean.ndim != 2:
+        return lines
+    scale = np.log(np.maximum(mean, 1e-12))
+    part = (scale - scale.min()) / max(float(np.ptp(scale)), 1e-12)
+    shade = np.minimum((part * len(SHADES)).astype(int), len(SHADES) - 1)
+    down, across = axes.values()
+    lines.append(
+        f"  {names[0]} down, {names[1]} across from {across[0]:.3g} to {across[-1]:.3g}; {SHADES!r} is low to high"
+    )
+    for value, row in zip(down, shade, strict=True):
+        lines.append(f"  {value:>8.3g} |{''.join(2 * SHADES[s] for s in row)}|")
+    return lines

@@ -1,0 +1,218 @@
+"""`alignjax generate`: a trained role answers prompts."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.cli.config_file import reload, run_folder
+from alignjax.cli.plain_attention import here
+from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
+from alignjax.data import Dataset, Tokenizer, tokenizer_of
+from alignjax.data.sources.batch_layout import pad_left
+from alignjax.sampling import Filters, Sampled, own
+from alignjax.sampling import generate as sample
+from alignjax.train import checkpoint
+from alignjax.train.state import restored_params
+from alignjax.types import Batch, Context, Key, Model, Params, Role
+from alignjax.workspace import Workspace
+
+ROWS = 8  # prompts at once: few, so that a short file does not wait, and always so many, so that one program serves
+BUCKET = 32  # prompts are padded to a multiple of it, for the same reason
+
+
+class Voice(NamedTuple):
+    """What speaks: sampled(prompt texts, number of the first) -> completions of each prompt; and where it came from."""
+
+    sampled: Callable[[Sequence[str], int], list[list[dict[str, Any]]]]
+    source: str
+
+
+def generate(
+    run_dir: str,
+    role: str,
+    prompt_file: Path | None,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    max_tokens: int,
+    n: int,
+    seed: int,
+    format: Literal["text", "json"],
+) -> int:
+    """Sample completions for the prompts of a file, or for what is typed in. See `alignjax generate --help`.
+
+    Raises ConfigError for a folder that is no run, a role that cannot speak and numbers that cannot be meant, and
+    CheckpointError where there is nothing trained yet.
+    """
+    for name, value, good in (
+        ("temperature", temperature, temperature >= 0),
+        ("top-k", top_k, top_k >= 0),
+        ("top-p", top_p, 0 < top_p <= 1),
+        ("max-tokens", max_tokens, max_tokens >= 1),
+        ("n", n, n >= 1),
+    ):
+        if not good or not math.isfinite(value):
+            raise ConfigError(f"--{name} is {value}; see alignjax generate --help")
+    filters = Filters(temperature, top_k or None, None if top_p == 1 else top_p)
+    prompts = None if prompt_file is None else list(_prompts(prompt_file))
+    voice = _voice(run_dir, role, n=n, max_tokens=max_tokens, filters=filters, seed=seed)
+    print(f"{voice.source}\n", file=sys.stderr)
+    if prompts is None:
+        _converse(voice, format)
+        return 0
+    for start in range(0, len(prompts), ROWS):
+        some = prompts[start : start + ROWS]
+        for prompt, completions in zip(some, voice.sampled(some, start), strict=True):
+            _show(prompt, completions, format)
+    return 0
+
+
+def _prompts(file: Path) -> Iterator[str]:
+    """Prompts of a text file, one a line, or of a JSONL file. Raises ConfigError naming the line that is not one."""
+    if str(file) != "-" and not file.is_file():
+        raise ConfigError(f"no such prompt file: {file}")
+    try:
+        lines = (sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")).splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if file.suffix != ".jsonl":
+            yield line
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, TypeError, KeyError):
+            prompt = None
+        if not isinstance(prompt, str):
+            raise ConfigError(f'{file}:{number} is not a JSON object with a text "prompt"')
+        yield prompt
+
+
+def speaker(root: Path, config: Experiment | Pipeline, step: str | None, role: str) -> tuple[Experiment, Workspace]:
+    """The experiment whose checkpoint speaks, and its folder; of a pipeline the last step that has one with the
+    role."""
+    if isinstance(config, Experiment):
+        if step is not None:
+            raise ConfigError(f"{root} is one experiment and has no step {step!r}; name the run folder itself")
+        return config, Workspace(root)
+    steps = {name: one for name, one in config.steps.items() if isinstance(one, Experiment)}
+    if step is None:
+        able = [name for name, one in steps.items() if role in one.algorithm.roles]
+        done = [name for name in able if checkpoint.steps(root / name)]
+        if not done:
+            raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
+        step = done[-1]
+    if step not in steps:
+        raise ConfigError(f"{root} trains no step {step!r}.{nearest(step, steps)}")
+    return steps[step], Workspace(root, step)
+
+
+def dataset_of(experiment: Experiment) -> Dataset:
+    for value in experiment.source.kwargs.values():
+        if isinstance(value, Dataset):
+            return value
+    raise ConfigError(f"the source {experiment.source.name} names no dataset, so there is no tokenizer to speak with")
+
+
+def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters, seed: int) -> Voice:
+    root, step = run_folder(run_dir)
+    experiment, workspace = speaker(root, reload(root).config, step, role)
+    experiment, plain = here(experiment)
+    if role in plain:
+        print(f"plain attention: this machine has no kernel for the {role}'s", file=sys.stderr)
+    roles = experiment.algorithm.roles
+    if role not in roles:
+        raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")
+    model = roles[role].model
+    if model is None or model.extend is None:
+        raise ConfigError(f"role {role!r} has no model that can be sampled from")
+    dataset = dataset_of(experiment)
+    params = restored_params(workspace.folder, experiment.algorithm, role)
+    tokenizer = tokenizer_of(dataset, workspace)
+    answer = functools.partial(_answer, model, n=n, max_tokens=max_tokens, stop=(tokenizer.eos, *tokenizer.stops))
+
+    def sampled(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
+        found = answer(params, _batch(prompts, first, dataset, tokenizer), jax.random.key(seed), filters)
+        return [_read(tokenizer, found, row) for row in range(len(prompts))]
+
+    number = checkpoint.steps(workspace.folder)[-1]
+    return Voice(sampled, f"{role} of {workspace.folder}, step {number:,}")
+
+
+@functools.partial(jax.jit, static_argnames=("model", "n", "max_tokens", "stop"))
+def _answer(
+    model: Model,
+    params: Params,
+    batch: Batch,
+    key: Key,
+    filters: Filters,
+    *,
+    n: int,
+    max_tokens: int,
+    stop: tuple[int, ...],
+) -> Sampled:
+    context = Context(roles={"policy": Role(model, None)}, params=lambda role: params)
+    return sample(context, batch, key, n=n, max_tokens=max_tokens, behaviour=fn(own), filters=filters, stop=stop)
+
+
+def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:
+    """Prompts as they were in training: BOS, the dataset's frame, left padding. Nothing is cut. The numbers of the
+    prompts decide their random numbers, so that an answer does not depend on what stands beside it."""
+    prefix, suffix = tokenizer.encode(dataset.prefix), tokenizer.encode(dataset.suffix)
+    rows = [[tokenizer.bos, *prefix, *tokenizer.encode(prompt), *suffix] for prompt in prompts]
+    rows += [[tokenizer.bos]] * (ROWS - len(rows))
+    length = BUCKET * math.ceil(max(map(len, rows)) / BUCKET)
+    padded = [pad_left(row, length, tokenizer.pad) for row in rows]
+    return Batch(
+        prompt=jnp.asarray(np.stack([tokens for tokens, _ in padded])),
+        prompt_valid=jnp.asarray(np.stack([valid for _, valid in padded])),
+        example_id=jnp.arange(first, first + ROWS, dtype=jnp.int32),
+    )
+
+
+def _read(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:
+    tokens, valid = np.asarray(sampled.tokens[row]), np.asarray(sampled.valid[row])
+    logps = np.asarray(sampled.logps["policy"][row]).sum(-1)  # at temperature 1, untruncated, however it was sampled
+    return [
+        {"text": tokenizer.decode(ids[on]), "tokens": int(on.sum()), "logp": round(float(logp), 4)}
+        for ids, on, logp in zip(tokens, valid, logps, strict=True)
+    ]
+
+
+def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bool = True) -> None:
+    if form == "json":
+        print(json.dumps({"prompt": prompt, "completions": completions}, ensure_ascii=False), flush=True)
+        return
+    if echo:
+        print(f"> {prompt}")
+    for number, completion in enumerate(completions, start=1):
+        print(completion["text"] if len(completions) == 1 else f"[{number}] {completion['text']}")
+    print(flush=True)
+
+
+def _converse(voice: Voice, form: str) -> None:
+    """One prompt after another from the terminal, until an empty line or the end of the input."""
+    if sys.stdin.isatty():
+        print("Type a prompt; an empty line ends.", file=sys.stderr)
+    number = 0
+    while True:
+        try:
+            prompt = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if not prompt.strip():
+            return
+        _show(prompt, voice.sampled([prompt], number)[0], form, echo=False)
+        number += 1

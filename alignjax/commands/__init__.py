@@ -1,1 +1,0 @@
-"""What each subcommand of `alignjax` does. Imported by `alignjax.cli` only when the command is run."""

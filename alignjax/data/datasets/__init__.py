@@ -1,0 +1,1 @@
+"""Datasets: where rows come from, how files are parsed and how rows are written as TFDS records."""

@@ -1,0 +1,283 @@
+"""Datasets that live in files given by path: public formats, and JSON lines or parquet in the usual conventions.
+
+Every one takes path (train), test (a second file; without one, a hash of the prompt puts `test_fraction` of the
+prompts aside) and bad_rows ("skip" or "refuse").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from alignjax.config import ConfigError
+from alignjax.data.datasets.parsing import (
+    BadRow,
+    checked_text,
+    field,
+    file_hash,
+    found_file,
+    number_field,
+    parse_file,
+    text_field,
+)
+from alignjax.data.datasets.records import Record
+from alignjax.data.prepared import Collected, Dataset, Report
+from alignjax.data.text.chat import completion_text, render, shared_turns, split_transcript, text_or_messages
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class File(Dataset):
+    """What all datasets in files share; `parse` is what tells them apart."""
+
+    path: str
+    test: str = ""
+    test_fraction: float = 0.1
+    bad_rows: str = "skip"
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    def __post_init__(self) -> None:
+        if self.bad_rows not in ("skip", "refuse"):
+            raise ConfigError(f"{type(self).__name__}.bad_rows is {self.bad_rows!r}; it must be 'skip' or 'refuse'")
+        if not 0 <= self.test_fraction < 1:
+            raise ConfigError(f"{type(self).__name__}.test_fraction is {self.test_fraction}; it must be in [0, 1)")
+
+    def parse(self, row: Row) -> Record:
+        """A row as a record. Raises BadRow."""
+        raise NotImplementedError
+
+    def _files(self) -> dict[str, Path]:
+        given = {"path": self.path, **({"test": self.test} if self.test else {})}
+        return {name: found_file(path, f"{type(self).__name__}.{name}") for name, path in given.items()}
+
+    def fingerprint(self) -> str:
+        return " ".join(file_hash(file) for file in self._files().values())
+
+    def collect(self, report: Report) -> Collected:
+        parsed = {name: parse_file(file, self.parse, self.bad_rows) for name, file in self._files().items()}
+        for name, found in parsed.items():
+            if found.bad:
+                report(f"{self.name}: {getattr(self, name)}: skipped {found.sentence()}")
+        train, test = list(parsed["path"].records), list(parsed["test"].records) if self.test else []
+        if not self.test:
+            aside = [_is_aside(record.prompt, self.test_fraction) for record in train]
+            test = [record for record, out in zip(train, aside, strict=True) if out]
+            train = [record for record, out in zip(train, aside, strict=True) if not out]
+        accounts = {getattr(self, name): found.account() for name, found in parsed.items()}
+        return Collected({"train": train, "test": test}, {"files": accounts})
+
+
+def _is_aside(prompt: str, fraction: float) -> bool:
+    digest = hashlib.sha256(prompt.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Aeslc(File):
+    """E-mail -> subject line (Annotated Enron Subject Line Corpus, arXiv:1906.03497): `email_body`, `subject_line`."""
+
+    suffix: str = "\nSubject:"
+    name: ClassVar[str] = "aeslc"
+    schema: ClassVar[str] = "instructions"
+
+    def parse(self, row: Row) -> Record:
+        return Record(text_field(row, "email_body"), (text_field(row, "subject_line").strip(),))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HelpfulHarmless(File):
+    """Transcripts `chosen` and `rejected` (arXiv:2204.05862) that differ in the last assistant turn: everything before
+    is the prompt."""
+
+    name: ClassVar[str] = "helpful_harmless"
+    schema: ClassVar[str] = "preferences"
+
+    def parse(self, row: Row) -> Record:
+        prompt, chosen = split_transcript(text_field(row, "chosen"), "chosen")
+        other, rejected = split_transcript(text_field(row, "rejected"), "rejected")
+        if prompt != other:
+            raise BadRow("chosen and rejected differ before the last assistant turn")
+        return _pair(prompt.lstrip("\n"), chosen, rejected, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlpacaEval(File):
+    """AlpacaEval annotations: `instruction`, `output_1`, `output_2`, and `preference` in [1, 2], where preference - 1
+    is the probability that output_2 is better. Completion 0 is output_1."""
+
+    prefix: str = "Instruction: "
+    suffix: str = "\nAnswer:"
+    name: ClassVar[str] = "alpaca_eval"
+    schema: ClassVar[str] = "preferences"
+
+    def parse(self, row: Row) -> Record:
+        second_wins = number_field(row, "preference", 1.0, 2.0) - 1
+        one, two = text_field(row, "output_1"), text_field(row, "output_2")
+        record = _pair(text_field(row, "instruction"), one, two, 1 - second_wins)
+        meta = {key: row.get(key) for key in ("dataset", "generator_1", "generator_2")}
+        return dataclasses.replace(record, meta=meta)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gsm8k(File):
+    """Grade-school mathematics (arXiv:2110.14168): `question`, and `answer` ending in "#### number", which becomes the
+    row's answer for verifiers."""
+
+    prefix: str = "Question: "
+    suffix: str = "\nAnswer:"
+    name: ClassVar[str] = "gsm8k"
+    schema: ClassVar[str] = "instructions"
+    answers: ClassVar[bool] = True
+
+    def parse(self, row: Row) -> Record:
+        solution = text_field(row, "answer")
+        return Record(text_field(row, "question"), (solution,), answer=final_number(solution))
+
+
+def final_number(solution: str) -> float:
+    """The number after the last "####". Raises BadRow if there is none."""
+    found = re.search(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*%?\s*$", solution)
+    if not found:
+        raise BadRow("field 'answer' does not end in '#### number'")
+    return float(found.group(1).replace(",", ""))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatFile(File):
+    """JSON lines or parquet whose fields are text or lists of {role, content} messages, which chat_template (a Jinja
+    text or file; "" for a plain default) renders."""
+
+    chat_template: str = ""
+    prompt_field: str = "prompt"
+
+    def prompt_of(self, row: Row) -> str:
+        value = field(row, self.prompt_field)
+        return checked_text(text_or_messages(value, self.prompt_field, self.chat_template), self.prompt_field)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts(ChatFile):
+    """Rows with `prompt`."""
+
+    name: ClassVar[str] = "prompts"
+    schema: ClassVar[str] = "prompts"
+
+    def parse(self, row: Row) -> Record:
+        return Record(self.prompt_of(row))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instructions(ChatFile):
+    """Rows with `prompt` and `completion`, or with `messages` that end in the assistant's."""
+
+    completion_field: str = "completion"
+    name: ClassVar[str] = "instructions"
+    schema: ClassVar[str] = "instructions"
+
+    def parse(self, row: Row) -> Record:
+        if self.prompt_field not in row and "messages" in row:
+            turns, last = _before_last(row["messages"])
+            prompt = checked_text(render(turns, self.chat_template), "messages")
+            return Record(prompt, (checked_text(last, "messages"),))
+        value = field(row, self.completion_field)
+        completion = checked_text(completion_text(value, self.completion_field), self.completion_field)
+        return Record(self.prompt_of(row), (completion,))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preferences(ChatFile):
+    """Rows with `prompt`, `chosen` and `rejected`; without a prompt, messages that `chosen` and `rejected` share. A
+    soft label P(chosen is better) may stand in label_field, a weight in `weight`."""
+
+    chosen_field: str = "chosen"
+    rejected_field: str = "rejected"
+    label_field: str = ""
+    name: ClassVar[str] = "preferences"
+    schema: ClassVar[str] = "preferences"
+
+    def parse(self, row: Row) -> Record:
+        chosen, rejected = field(row, self.chosen_field), field(row, self.rejected_field)
+        if self.prompt_field in row:
+            prompt = self.prompt_of(row)
+        else:
+            turns, chosen, rejected = shared_turns(chosen, rejected)
+            prompt = checked_text(render(turns, self.chat_template), self.chosen_field)
+        label = number_field(row, self.label_field, 0.0, 1.0) if self.label_field else 1.0
+        weight = number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0
+        texts = completion_text(chosen, self.chosen_field), completion_text(rejected, self.rejected_field)
+        return dataclasses.replace(_pair(prompt, *texts, label), weight=weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rankings(ChatFile):
+    """Rows with `prompt`, `completions` (a list) and `scores` (a list of as many numbers, higher is better)."""
+
+    name: ClassVar[str] = "rankings"
+    schema: ClassVar[str] = "rankings"
+
+    def parse(self, row: Row) -> Record:
+        texts, scores = field(row, "completions"), field(row, "scores")
+        if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores) or len(texts) < 2:
+            raise BadRow("fields 'completions' and 'scores' are not two lists of one length, 2 or more")
+        found = [checked_text(completion_text(text, "completions"), "completions") for text in texts]
+        marks = [number_field({"scores": score}, "scores", -math.inf, math.inf) for score in scores]
+        return Record(self.prompt_of(row), tuple(found), scores=tuple(marks))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thumbs(ChatFile):
+    """Rows with `prompt`, `completion` and `label`: true or false, or a number in [0, 1]."""
+
+    completion_field: str = "completion"
+    label_field: str = "label"
+    name: ClassVar[str] = "thumbs"
+    schema: ClassVar[str] = "thumbs"
+
+    def parse(self, row: Row) -> Record:
+        value = field(row, self.completion_field)
+        completion = checked_text(completion_text(value, self.completion_field), self.completion_field)
+        return Record(self.prompt_of(row), (completion,), scores=(number_field(row, self.label_field, 0.0, 1.0),))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgements(ChatFile):
+    """Rows with `prompt`, `response` and `judgement`: what is wrong with the response, in words; empty, null or missing
+    where nothing is. judgement_prefix is written between a prompt and its judgement, in front of the suffix."""
+
+    response_field: str = "response"
+    judgement_field: str = "judgement"
+    judgement_prefix: str = "\nJudgement: "
+    name: ClassVar[str] = "judgements"
+    schema: ClassVar[str] = "judgements"
+
+    def parse(self, row: Row) -> Record:
+        value = field(row, self.response_field)
+        response = checked_text(completion_text(value, self.response_field), self.response_field)
+        judgement = row.get(self.judgement_field)
+        if judgement is None or (isinstance(judgement, str) and not judgement.strip()):
+            judgement = ""
+        else:
+            judgement = checked_text(judgement, self.judgement_field).strip()
+        return Record(self.prompt_of(row), (response,), meta={"judgement": judgement})
+
+
+def _pair(prompt: str, first: str, second: str, preference: float) -> Record:
+    first, second = checked_text(first, "chosen"), checked_text(second, "rejected")
+    if first == second:
+        raise BadRow("both completions are the same")
+    return Record(prompt, (first, second), preference=preference)
+
+
+def _before_last(messages: Any) -> tuple[list[dict[str, str]], str]:
+    """(the turns before it, the text of the assistant message that ends a conversation)."""
+    turns, rest, _ = shared_turns(messages, messages)
+    if rest[0]["role"] != "assistant":
+        raise BadRow("field 'messages' does not end in an assistant message")
+    return turns, rest[0]["content"]

@@ -1,0 +1,115 @@
+"""Records: what a loader makes of a file, and how they are tokenised, written and read back as a TFDS dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import gcs_utils
+
+from alignjax.data.datasets.builders.records import records_dataset_builder
+from alignjax.data.text.tokenizers import Tokenizer
+
+# What a row may hold, by the name of its schema.
+SCHEMAS = {
+    "prompts": "a prompt",
+    "instructions": "a prompt and its completion",
+    "preferences": "a prompt, two completions and the probability that the first is better",
+    "joint_preferences": "two prompts with a completion each, and the probability that the first pair is better",
+    "rankings": "a prompt and completions with a score each",
+    "thumbs": "a prompt, a completion and a score for it",
+    "judgements": "a prompt, a response and what is wrong with it, if anything is",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A row before tokenisation. `preference` is P(completions[0] beats completions[1]); `answer` is the number that a
+    verifier compares with; `meta` says where the row comes from."""
+
+    prompt: str
+    completions: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    preference: float = math.nan
+    weight: float = 1.0
+    answer: float = math.nan
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _rows(records: Sequence[Record], tokenizer: Tokenizer, first_id: int) -> Iterator[dict[str, Any]]:
+    """TFDS rows of records, tokenised a thousand at a time so that all cores encode."""
+    for start in range(0, len(records), 1000):
+        some = records[start : start + 1000]
+        prompts = tokenizer.encode_batch([record.prompt for record in some])
+        texts = iter(tokenizer.encode_batch([text for record in some for text in record.completions]))
+        for offset, (record, prompt) in enumerate(zip(some, prompts, strict=True)):
+            tokens = [next(texts) for _ in record.completions]
+            yield {
+                "prompt": record.prompt,
+                "completions": list(record.completions),
+                "scores": np.asarray(record.scores, np.float32),
+                "preference": record.preference,
+                "weight": record.weight,
+                "answer": record.answer,
+                "example_id": first_id + start + offset,
+                "meta": json.dumps(dict(record.meta), sort_keys=True),
+                "prompt_tokens": np.asarray(prompt, np.int32),
+                "completion_tokens": np.asarray([token for each in tokens for token in each], np.int32),
+                "completion_lengths": np.asarray([len(each) for each in tokens], np.int32),
+            }
+
+
+def _measured(rows: Iterator[dict[str, Any]], lengths: list[list[int]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        found = row["completion_lengths"].tolist()
+        lengths.append([len(row["prompt_tokens"]), max(found, default=0), len(found)])
+        yield row
+
+
+def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenizer: Tokenizer) -> None:
+    """Writes splits into `folder` as a TFDS dataset (array_record), and the token counts of every row beside it, from
+    which sources know which rows are too long without reading them all."""
+    tfds.disable_progress_bar()
+    gcs_utils._is_gcs_disabled = True  # no look-up in a bucket, whatever the environment says
+    lengths: dict[str, list[list[int]]] = {split: [] for split in splits}
+    rows, first_id = {}, 0
+    for split, records in splits.items():
+        if records:  # tfds refuses to write an empty split
+            rows[split] = _measured(_rows(records, tokenizer, first_id), lengths[split])
+        first_id += len(records)
+    builder = records_dataset_builder.Builder(rows=rows, data_dir=str(folder))
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, of which there are none
+        builder.download_and_prepare()
+    np.savez(
+        folder / "lengths.npz",
+        **{split: np.asarray(found, np.int32).reshape(-1, 3) for split, found in lengths.items()},  # type: ignore
+    )
+
+
+def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
+    """Random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them."""
+    gcs_utils._is_gcs_disabled = True
+    version = next(path for path in sorted((folder / "records").iterdir()) if path.is_dir())
+    builder: Any = tfds.builder_from_directory(str(version))
+    return builder.as_data_source(split=split)
+
+
+def read_lengths(folder: Path, split: str) -> np.ndarray:
+    """[rows, 3] int32: tokens of the prompt, tokens of the longest completion (special tokens not counted), and number
+    of completions."""
+    with np.load(folder / "lengths.npz") as found:
+        return found[split]
+
+
+def completions_of(row: Mapping[str, Any]) -> list[np.ndarray]:
+    """The tokens of each completion of a row."""
+    ends = np.cumsum(row["completion_lengths"])
+    return np.split(np.asarray(row["completion_tokens"], np.int32), ends[:-1]) if len(ends) else []

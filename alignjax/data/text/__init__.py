@@ -1,0 +1,1 @@
+"""Text: tokenizers, chat templates, edits between two texts, corruptions of one."""

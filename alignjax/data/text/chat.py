@@ -1,0 +1,163 @@
+"""Chat messages and transcripts as text: Jinja templates in a sandbox, and the split of a transcript into prompt and
+completion."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from alignjax.config import ConfigError
+from alignjax.data.datasets.parsing import BadRow, is_text
+from alignjax.data.text.tokenizers import read_json
+
+# Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
+DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
+{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
+
+ASSISTANT = "\n\nAssistant:"
+
+
+# What templates of published models expect to find besides the messages; the tests hold the rendering against
+# `transformers`.
+
+
+def _refuse(message: str) -> None:
+    raise BadRow(f"the chat template says: {message}")
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+class _Generation(Extension):
+    """{% generation %} marks the assistant's words for whoever trains on them; here it is only its body."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> jinja2.Template:
+    # A template comes with a data set or a model file, from strangers: no attribute access out of the sandbox.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    environment.filters["tojson"] = _to_json
+    try:
+        return environment.from_string(template)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"the chat template does not parse: {error.message} (its line {error.lineno})") from error
+
+
+def load_template(template: str) -> str:
+    """A template given as text (anything with Jinja marks in it), as the path of a file or of the folder of a published
+    tokenizer, or "" for the default."""
+    if not template:
+        return DEFAULT_TEMPLATE
+    if "{{" in template or "{%" in template:
+        return template
+    path = Path(template).expanduser()
+    if path.is_dir():
+        return _published(path)
+    if not path.is_file():
+        raise ConfigError(f"chat_template is {template!r}: neither a Jinja template nor a file that is there")
+    return path.read_text()
+
+
+def _published(folder: Path) -> str:
+    """The template of a published tokenizer: chat_template.jinja, else the one in tokenizer_config.json, of several the
+    one that is called "default"."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    found = read_json(config).get("chat_template")
+    if isinstance(found, list):
+        found = {one["name"]: one["template"] for one in found}.get("default")
+    if not found:
+        raise ConfigError(f"{folder} has no chat template: neither chat_template.jinja nor one in {config.name}")
+    return found
+
+
+def messages_of(value: Any, field: str) -> list[dict[str, str]]:
+    """A list of {role, content} messages, checked. Raises BadRow."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise BadRow(f"field {field!r} is not a list of messages")
+    for message in value:
+        if not isinstance(message, Mapping) or not is_text(message.get("role")) or not is_text(message.get("content")):
+            raise BadRow(f"field {field!r} holds a message without a role and a content that are text")
+    return [dict(message) for message in value]
+
+
+def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn: bool = True, **words: Any) -> str:
+    """Messages as text; open_turn adds the start of the assistant's next turn. BOS is put in front of a prompt when it
+    is encoded: templates that write bos_token or eos_token get empty strings. words: what else a template reads (tools,
+    bos_token="<s>", enable_thinking=False, ...). Raises BadRow for messages that the template refuses."""
+    compiled = _compiled(load_template(template))
+    try:
+        given = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **words}
+        return compiled.render(messages=list(messages), add_generation_prompt=open_turn, **given)
+    except BadRow:
+        raise
+    except (jinja2.TemplateError, TypeError, ValueError) as error:  # the latter are the template's own slips
+        raise BadRow(f"the chat template failed: {error}") from error
+
+
+def text_or_messages(value: Any, field: str, template: str) -> str:
+    """A prompt as text: itself, or its messages rendered with the assistant's turn opened."""
+    if isinstance(value, str):
+        return value
+    return render(messages_of(value, field), template)
+
+
+def completion_text(value: Any, field: str) -> str:
+    """A completion as text: itself, or the content of the one assistant message in the list."""
+    if isinstance(value, str):
+        return value
+    messages = messages_of(value, field)
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise BadRow(f"field {field!r} must be text or one assistant message, and has {len(messages)} messages")
+    return messages[0]["content"]
+
+
+def shared_turns(one: Any, other: Any) -> tuple[list[dict[str, str]], Any, Any]:
+    """(prompt messages, rest of one, rest of other) of two conversations that start alike: the convention where no
+    prompt is given. Raises BadRow if they do not."""
+    first, second = messages_of(one, "chosen"), messages_of(other, "rejected")
+    same = 0
+    while same < min(len(first), len(second)) and first[same] == second[same]:
+        same += 1
+    same = min(same, len(first) - 1, len(second) - 1)
+    if same < 1:
+        raise BadRow("no prompt, and chosen and rejected share no first message")
+    return first[:same], first[same:], second[same:]
+
+
+def split_transcript(text: str, field: str = "transcript") -> tuple[str, str]:
+    """(everything up to and with the last "Assistant:", what follows it) of a transcript with "Human:" and "Assistant:"
+    turns. Raises BadRow if there is no assistant's turn."""
+    head, mark, tail = text.rpartition(ASSISTANT)
+    if not mark:
+        raise BadRow(f"field {field!r} has no assistant turn")
+    return head + mark, tail.strip()

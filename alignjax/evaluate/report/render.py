@@ -1,0 +1,93 @@
+"""Reports: results.json to report.html, report.md and figures, and the table that a terminal ends with.
+
+Everything shown comes from the results, whose schema stands in `schema.py`, so that a report can be made
+again at any time (`rebuild`, the command `alignjax report RUN_DIR`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alignjax.evaluate.report import curves, figures
+from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report.html import html_report
+from alignjax.evaluate.report.markdown import markdown_report
+from alignjax.evaluate.report.wording import DASH, headline, interval_parts, interval_text, player_rows
+
+COMPACT = ("player", "win rate", "vs", "KL to", "ROUGE", "length")  # columns of the terminal's table
+
+
+def write_report(results: schema.Results, folder: Path | str) -> dict[str, Path]:
+    """Validate results and write `results.json`, `report.html` (self-contained), `report.md` and its figures into
+    folder.
+
+    Returns {"results", "html", "markdown", "frontier", "win_rates", "learning_curves": path}; "learning_curves" only if
+    there are any. Raises ResultsError naming what is missing, before anything is written.
+    """
+    results = schema.plain(results)
+    schema.validate(results)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    schema.save(results, folder / "results.json")
+    return _render(results, folder)
+
+
+def rebuild(folder: Path | str) -> dict[str, Path]:
+    """Render the report of a run folder again from its results.json; returns the same paths as `write_report`."""
+    return _render(schema.load(Path(folder)), Path(folder))
+
+
+def _render(results: schema.Results, folder: Path) -> dict[str, Path]:
+    pictures = {
+        "frontier": figures.frontier_figure(results),
+        "win_rates": figures.win_rate_figure(results),
+        "learning_curves": curves.curves_figure(results),
+    }
+    paths = {"results": folder / "results.json", "html": folder / "report.html", "markdown": folder / "report.md"}
+    for name, picture in pictures.items():
+        if picture is not None:
+            paths[name] = folder / f"{name}.svg"
+            # On their own, pictures get a white ground: a README may be shown on a dark one.
+            paths[name].write_text(_on_white(picture), encoding="utf-8")
+    paths["html"].write_text(html_report(results, pictures["frontier"]), encoding="utf-8")
+    shown = {name: path.name for name, path in paths.items() if path.suffix == ".svg"}
+    paths["markdown"].write_text(markdown_report(results, shown), encoding="utf-8")
+    return paths
+
+
+def _on_white(picture: str) -> str:
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + picture.replace("<svg ", '<svg style="background:#ffffff" ', 1)
+
+
+def terminal_table(results: schema.Results, console: Console) -> None:
+    """Print the headline and one line per player: win rate against the baseline and the human, KL, ROUGE-L, length."""
+    columns, rows = player_rows(results)
+    table = Table(header_style="bold", pad_edge=False, box=None)
+    shown = [index for index, column in enumerate(columns) if column.startswith(COMPACT) and " by " not in column]
+    for index in shown:
+        table.add_column(_terminal_title(columns[index]), justify="right" if index else "left", no_wrap=index == 0)
+    for cells in rows:
+        table.add_row(*(Text(_terminal_cell(columns[index], cells[index])) for index in shown))
+    console.print()
+    console.print(headline(results), style="bold", markup=False, highlight=False)
+    console.print()
+    console.print(table)
+
+
+def _terminal_title(column: str) -> str:
+    for long, narrow in (("win rate vs", "vs"), (" to ref.", ""), ("length (words)", "words")):
+        column = column.replace(long, narrow)
+    return column
+
+
+def _terminal_cell(column: str, cell: Any) -> str:
+    """Intervals of the win rates only, and no spaces in them, so that the table fits 80 columns."""
+    if isinstance(cell, str):
+        return cell
+    wide = column.startswith(("win rate", "vs"))
+    return interval_text(*cell).replace(f" {DASH} ", DASH) if wide else interval_parts(*cell)[0]

@@ -1,0 +1,234 @@
+"""Expectation by enumeration: instead of a few samples, every pair of completions with its probability as weight.
+
+The losses are those of training, untouched; so is the update. What is drawn elsewhere is summed here, which makes the
+gradient of any pairwise loss under any sampler exact, and learning with it the method's expected dynamics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import stages
+from alignjax.config import ConfigError, Fn, fn
+from alignjax.games.game import TabularGame
+from alignjax.games.strings import Language
+from alignjax.games.table_policy import context_number, start, table_policy
+from alignjax.games.world import Contexts, role_of, table_judge
+from alignjax.numerics import take_token
+from alignjax.sampling import History, mixture, own
+from alignjax.sampling.logit_streams import default_streams
+from alignjax.scoring import one_pass, request
+from alignjax.train.state import params_of
+from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Read, Role
+
+__all__ = ["every_pair", "exact", "expected_gradient", "sampled_distribution"]
+
+
+def _logits(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
+    """A read that gives the logits themselves: there are few strings and few tokens."""
+    return dict(outputs)
+
+
+def _strings(batch: Batch, language: Language) -> Batch:
+    """All strings as completions of every prompt, [B,K,T]."""
+    tokens, valid = language.strings
+    prompt = context_number(batch)[:, None]
+    shape = (prompt.shape[0], *tokens.shape)
+    return Batch(
+        prompt=prompt,
+        prompt_valid=jnp.ones_like(prompt, bool),
+        tokens=jnp.broadcast_to(tokens, shape),
+        valid=jnp.broadcast_to(valid, shape),
+    )
+
+
+def _sampler_logps(context: Context, every: Batch, behaviour: Fn) -> dict[str, Array]:
+    """{"sampler", stream: log-prob of each token [B,K,T]} when `behaviour` samples the completions token by token."""
+    assert every.tokens is not None
+    assert every.valid is not None
+    streams = default_streams(behaviour)
+    logits = context.score(tuple(stream.role for stream in streams), every, _logits)
+    tokens, valid = every.tokens, every.valid
+    logps = {name: jax.nn.log_softmax(value) for name, value in logits.items()}
+    told = {name: jnp.where(valid, take_token(value, tokens), 0) for name, value in logps.items()}
+    chosen = []
+    for step in range(tokens.shape[-1]):
+        past = jnp.arange(tokens.shape[-1]) < step  # buffers as the sampler has them: nothing ahead
+        history = History(tokens * past, {name: value * past for name, value in told.items()}, jnp.asarray(step))
+        combined = behaviour({name: value[..., step, :] for name, value in logits.items()}, history)
+        chosen.append(take_token(jax.nn.log_softmax(combined), tokens[..., step]))
+    return told | {"sampler": jnp.where(valid, jnp.stack(chosen, axis=-1), 0)}
+
+
+def every_pair(
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    language: Language,
+    behaviour: Fn = fn(own),
+    opponent: Fn | None = None,
+    draws: bool = False,
+    role: str = "game",
+) -> Batch:
+    """In the place of `generate` and `prefer`: a row for every prompt and every ordered pair of strings, the first
+    sampled by `behaviour` and the second by `opponent` (default: the same), with the probability of the pair as its
+    weight. Pairs of a string with itself count, as they do when one samples.
+
+    draws: a row for each outcome of a drawn label, too, instead of the preference as a soft one. Fills tokens, valid,
+    mask, preference, pair_weight and logps (streams that both behaviours read, and "sampler"), [B K K, 2, ..]; at
+    temperature 1, nothing truncated.
+    """
+    every = _strings(batch, language)
+    assert every.tokens is not None
+    assert every.valid is not None
+    sides = [_sampler_logps(context, every, side) for side in (behaviour, opponent or behaviour)]
+    rows, k = every.tokens.shape[:2]
+    b, i, j = (index.reshape(-1) for index in np.meshgrid(*map(np.arange, (rows, k, k)), indexing="ij"))
+
+    def both(first: Array, second: Array) -> Array:
+        return jnp.stack([first[b, i], second[b, j]], axis=1)
+
+    weight = jnp.exp(both(*(side["sampler"].sum(-1) for side in sides)).sum(-1))
+    label = context.state[role]["preference"][context_number(every)[b], i, j]
+    valid = both(every.valid, every.valid)
+    filled = Batch(
+        prompt=jnp.take(every.prompt, b, axis=0),  # type: ignore[arg-type]
+        prompt_valid=jnp.ones((len(b), 1), bool),
+        tokens=both(every.tokens, every.tokens),
+        valid=valid,
+        mask=valid.astype(jnp.float32),
+        logps={name: both(sides[0][name], sides[1][name]) for name in sides[0] if name in sides[1]},
+        example_id=jnp.arange(len(b)),
+    )
+    if draws:
+        filled = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), filled)
+        weight = jnp.concatenate([weight * label, weight * (1 - label)])
+        label = jnp.concatenate([jnp.ones_like(label), jnp.zeros_like(label)])
+    half = jnp.full((len(label), 2, 2), 0.5, label.dtype)
+    preference = half.at[:, 0, 1].set(label).at[:, 1, 0].set(1 - label)
+    pair_weight = jnp.zeros_like(half).at[:, 0, 1].set(weight).at[:, 1, 0].set(weight)
+    return filled.replace(preference=preference, pair_weight=pair_weight)
+
+
+def exact(algorithm: Algorithm, language: Language) -> Algorithm:
+    """The algorithm's expected dynamics: what it generates and has judged by a game's table is enumerated instead, and
+    every other stage, loss, role and rule is left as it is.
+
+    With two `generate` stages the first makes the first completion of a pair and the second its opponent, and
+    `win_rate_against` rates the first alone. Labels drawn by `bernoulli(table_judge)` are enumerated too. A loss that
+    is not linear in win rates (`sppo`) learns the same in expectation but has another value. Raises ConfigError for
+    stages that have no such expectation here.
+    """
+    generators = [stage for stage in algorithm.experience.values() if stage.function is stages.generate]
+    askers = [name for name, stage in algorithm.experience.items() if stage.function is stages.prefer]
+    if not 1 <= len(generators) <= 2 or len(askers) != 1:
+        raise ConfigError("only an algorithm with one or two `generate` stages and one `prefer` can be enumerated")
+    for stage in generators:
+        if any(stage.kwargs[name] is not None for name in ("top_k", "top_p", "min_p", "streams")):
+            raise ConfigError("a sampler that truncates, or names its streams, is not enumerated")
+        if isinstance(stage.kwargs["temperature"], float) and stage.kwargs["temperature"] != 1:
+            raise ConfigError("only sampling at temperature 1 is enumerated")
+    judge = algorithm.experience[askers[0]].kwargs["judge"]
+    draws = judge.function is stages.bernoulli
+    table = judge.kwargs["judge"] if draws else judge
+    if table.function is not table_judge:
+        raise ConfigError(f"the judge {judge!r} has no table; only table_judge and bernoulli(table_judge) do")
+    enumerate_ = fn(
+        every_pair,
+        language=language,
+        behaviour=generators[0].kwargs["behaviour"],
+        opponent=generators[1].kwargs["behaviour"] if len(generators) == 2 else None,
+        draws=draws,
+        role=table.kwargs["role"],
+    )
+    experience: OrderedDict[str, Fn] = OrderedDict()
+    for name, stage in algorithm.experience.items():
+        if stage is generators[0]:
+            experience["every_pair"] = enumerate_
+        elif stage.kwargs.get("own") is not None and stage.function is stages.win_rate_against:
+            experience[name] = stage.replace(own=1)
+        elif stage.function is not stages.generate and name not in askers:
+            experience[name] = stage
+    losses = OrderedDict(
+        (name, loss.replace(pairs=((0, 1),)) if "pairs" in loss.kwargs else loss)
+        for name, loss in algorithm.losses.items()
+    )
+    return dataclasses.replace(algorithm, experience=experience, losses=losses)
+
+
+def _state(game: TabularGame, params: Params) -> tuple[dict[str, Role], dict[str, Any]]:
+    """Roles and what they hold: policy `params`, reference and game the game's."""
+    model, key = table_policy(game), jax.random.key(0)
+    parts = {"policy": Role(model, None), "reference": Role(model, None), "game": Role(None, None)}
+    return parts, {
+        "policy": params,
+        "reference": start(game).function(key),
+        "game": role_of(game).start.function(key),
+    }
+
+
+def _context(parts: Mapping[str, Role], state: Mapping[str, Any]) -> Context:
+    tree = params_of(parts, state)
+
+    def score(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Array]:
+        asked = request(outputs, read)
+        return one_pass(parts, tree, batch, [asked])[asked]
+
+    return Context(parts, state, params=tree, score=score)
+
+
+def _prompts(game: TabularGame) -> Batch:
+    return jax.tree.map(jnp.asarray, Contexts(game.contexts, game.contexts)[0])
+
+
+def expected_gradient(
+    game: TabularGame,
+    loss: Fn,
+    params: Params,
+    *,
+    behaviour: Fn = fn(own),
+    opponent: Fn | None = None,
+    draws: bool = False,
+    then: tuple[Fn, ...] = (),
+) -> tuple[Array, Params]:
+    """Value and gradient by the policy's params of a loss in expectation over pairs (and with `draws` over labels), the
+    sampler held constant; the mean over contexts. Exact to the dtype of params.
+
+    then: stages between sampling and the loss, `fn(stages.win_rate_against, own=1)` for a policy gradient. The roles
+    that stages, loss and behaviours may read are "policy" (params) and "reference" (the game's).
+    """
+    pairs = fn(every_pair, language=game.language, behaviour=behaviour, opponent=opponent, draws=draws)
+    experience = fn(stages.chain, stages=(pairs, *then))
+    return _value_and_gradient(*_state(game, params), _prompts(game), experience, loss)
+
+
+@jax.jit
+def _value_and_gradient(
+    parts: Mapping[str, Role], state: Mapping[str, Any], prompts: Batch, experience: Fn, loss: Fn
+) -> tuple[Array, Params]:
+    batch = experience(_context(parts, state), prompts, jax.random.key(0))
+
+    def expected(params: Params) -> Array:
+        return loss(_context(parts, {**state, "policy": params}), batch)[0].value()
+
+    return jax.value_and_grad(expected)(state["policy"])
+
+
+def sampled_distribution(game: TabularGame, params: Params, behaviour: Fn = fn(mixture, beta=0.5)) -> np.ndarray:
+    """The probability of every string [..,K] when it is sampled token by token by `behaviour` from "policy" (params)
+    and "reference" (the game's)."""
+    logps = _log_sampled(*_state(game, params), _strings(_prompts(game), game.language), behaviour)
+    return np.exp(np.asarray(logps, np.float64)).reshape(game.reference.shape)
+
+
+@jax.jit
+def _log_sampled(parts: Mapping[str, Role], state: Mapping[str, Any], every: Batch, behaviour: Fn) -> Array:
+    return _sampler_logps(_context(parts, state), every, behaviour)["sampler"].sum(-1)

@@ -1,0 +1,156 @@
+"""A softmax table as a `Model`: the policy of a game, for the same stages, losses and loops as a language model.
+
+The prompt's last token is the number of the context. A hidden state is the number of a node, context * nodes + node of
+the tree of prefixes, and heads look their table up there. Exact in float32 up to 2^24 nodes; the tables themselves are
+float64 where jax_enable_x64 is on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import ConfigError, nearest
+from alignjax.games.game import TabularGame
+from alignjax.games.strings import Language, conditionals, walk
+from alignjax.models.heads import SMALL
+from alignjax.models.kv_cache import Cache, Segment, default_read
+from alignjax.roles import Value, value
+from alignjax.types import Array, Batch, Head, Hidden, Key, Model, Params
+
+__all__ = ["start", "table_policy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TableConfig:
+    """What a table is made for. outputs: further heads ("reward", "value", "embedding"), a table each."""
+
+    language: Language
+    contexts: int = 1
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.outputs:
+            if name not in SMALL:
+                raise ConfigError(f"unknown model output {name!r}.{nearest(name, SMALL)}")
+        if self.contexts * self.language.nodes > 2**24:
+            raise ConfigError(f"{self.contexts} contexts of {self.language.nodes} nodes are too many for a table")
+
+
+def table_policy(game: TabularGame, outputs: tuple[str, ...] = ()) -> Model:
+    """A table of logits for the game's actions, params {"logits": [X,K]}, or [X,prefixes,V] for strings of several
+    tokens; the same object for games of the same shape. `init` is the uniform policy, token by token; `start(game)`
+    starts at the game's reference."""
+    return _table(TableConfig(game.language, game.contexts, tuple(outputs)))
+
+
+def start(game: TabularGame) -> Value:
+    """A role's start: the policy that is the game's reference."""
+    logits = conditionals(game.language, game.reference.reshape(game.contexts, -1))
+
+    def reference(key: Key) -> Params:
+        return {"logits": jnp.asarray(logits, float)}
+
+    return value(reference)
+
+
+def context_number(batch: Batch) -> Array:
+    """The context of each prompt [B]: its last valid token."""
+    assert batch.prompt is not None
+    assert batch.prompt_valid is not None
+    return _last(batch.prompt, batch.prompt_valid)
+
+
+def _last(values: Array, valid: Array) -> Array:
+    index = values.shape[-1] - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
+    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+
+
+@functools.cache
+def _table(config: TableConfig) -> Model:
+    language, contexts = config.language, config.contexts
+    per_prefix = (language.vocab,) if language.length == 1 else (language.prefixes, language.vocab)
+
+    def init(key: Key) -> Params:
+        small = {name: jnp.zeros((contexts, language.nodes, SMALL[name][1]), float) for name in config.outputs}
+        return {"logits": jnp.zeros((contexts, *per_prefix), float), **small}
+
+    def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = ()) -> Hidden:
+        _refuse(sites)
+        assert batch.tokens is not None
+        assert batch.valid is not None
+        if batch.tokens.shape[-1] > language.length:
+            raise ConfigError(f"completions of {batch.tokens.shape[-1]} tokens in a game of at most {language.length}")
+        root = context_number(batch)[:, None, None] * language.nodes
+        nodes = walk(language, jnp.zeros(batch.tokens.shape[:2], jnp.int32), batch.tokens, batch.valid)
+        before, after = (_state(root + node) for node in nodes)
+        return Hidden(before, after, {})
+
+    def extend(
+        params: Params, cache: Cache | None, tokens: Array, valid: Array, edits: Any = None, states: Any = ()
+    ) -> tuple[Array, Cache, dict[str, Array]]:
+        _refuse(states)
+        if cache is None:  # a prompt, whose every token says at which root one would be if it were the last
+            nodes = tokens * language.nodes
+            return _state(nodes), Cache(own=Segment((), valid, nodes)), {}
+        root, node = jnp.divmod(_present(cache, tokens.shape[1]), language.nodes)
+        nodes = root[..., None] * language.nodes + walk(language, node, tokens, valid)[1]
+        return _state(nodes), _written(cache, valid, nodes), {}
+
+    heads = {"lm": Head("before", functools.partial(_logits, config))}
+    heads |= {name: Head(SMALL[name][0], functools.partial(_small, config, name)) for name in config.outputs}
+    return Model(init, hidden, heads, default_read, extend, config=config)
+
+
+def _refuse(sites: Any) -> None:
+    if sites:
+        raise ConfigError(f"a table has no hidden states {', '.join(sites)}")
+
+
+def _state(nodes: Array) -> Array:
+    return nodes[..., None].astype(jnp.float32)
+
+
+def _logits(config: TableConfig, params: Params, states: Array) -> Array:
+    context, node = jnp.divmod(states[..., 0].astype(jnp.int32), config.language.nodes)
+    table = params["logits"].reshape(config.contexts, config.language.prefixes, config.language.vocab)
+    # At the end of a string nothing follows, and what is said there is not used.
+    return table[context, jnp.minimum(node, config.language.prefixes - 1)]
+
+
+def _small(config: TableConfig, name: str, params: Params, states: Array) -> Array:
+    context, node = jnp.divmod(states[..., 0].astype(jnp.int32), config.language.nodes)
+    return params[name][context, node]
+
+
+# A cache holds, in the place of positions, the node after each token; there are no keys and values.
+
+
+def _present(cache: Cache, n: int) -> Array:
+    """The node at which each completion stands [B,N]."""
+    assert cache.shared is not None
+    root = jnp.broadcast_to(_last(cache.shared.positions, cache.shared.valid)[:, None], (len(cache.shared.valid), n))
+    own = cache.own
+    if own is None:
+        return root
+    if cache.used is None:
+        return own.positions[..., -1]
+    latest = jax.lax.dynamic_index_in_dim(own.positions, jnp.maximum(cache.used - 1, 0), axis=2, keepdims=False)
+    return jnp.where(cache.used > 0, latest, root)
+
+
+def _written(cache: Cache, valid: Array, nodes: Array) -> Cache:
+    """The cache after the tokens that led to `nodes` [B,N,T]."""
+    own, used = cache.own, cache.used
+    if own is None:
+        return Cache(cache.shared, Segment((), valid, nodes))
+    if used is None:
+        joined = [jnp.concatenate(pair, axis=2) for pair in ((own.valid, valid), (own.positions, nodes))]
+        return Cache(cache.shared, Segment((), *joined))
+    put = jax.lax.dynamic_update_slice_in_dim
+    own = Segment((), put(own.valid, valid, used, axis=2), put(own.positions, nodes, used, axis=2))
+    return Cache(cache.shared, own, used + valid.shape[2])

@@ -1,0 +1,114 @@
+"""A game as the world around an algorithm: contexts to play in, a judge that knows the preferences, and a stage that
+says how far from equilibrium the policy is.
+
+    game = games.rock_paper_scissors([0.5, 0.3, 0.2], tau=0.1)
+    algorithm = algorithms.ipo_md(games.table_policy(game), optimizer=fn(sgd), **games.parts(game))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import roles
+from alignjax.config import ConfigError, fn
+from alignjax.games.game import TabularGame
+from alignjax.games.strings import Language, log_distribution, string_numbers
+from alignjax.games.table_policy import context_number, start
+from alignjax.pair_layout import all_pairs, preference_matrix
+from alignjax.types import Array, Batch, Context, Key, Mean, Role
+from alignjax.workspace import Workspace
+
+__all__ = ["Contexts", "contexts", "measure", "parts", "role_of", "table_judge"]
+
+
+def role_of(game: TabularGame) -> Role:
+    """The game as a state role, {"preference": [X,K,K], "log_reference": [X,K]}: data, so that games of one shape share
+    their compiled programs."""
+    preference = game.preference.reshape(game.contexts, game.actions, game.actions)
+    log_reference = np.log(game.reference).reshape(game.contexts, game.actions)
+
+    def tables(key: Key) -> dict[str, Array]:
+        return {"preference": jnp.asarray(preference, float), "log_reference": jnp.asarray(log_reference, float)}
+
+    return Role(None, roles.value(tables))
+
+
+def parts(game: TabularGame) -> dict[str, Any]:
+    """What a recipe of `algorithms` needs to be played on a game, beside its model and optimizer: judge, judges, start
+    (the game's reference) and max_tokens.
+
+    Raises ConfigError for strings with a stop token that is not 2, the one that recipes generate with.
+    """
+    if game.language.length > 1 and game.language.stop != (2,):
+        raise ConfigError(f"recipes stop at token 2; give `generate` stop={game.language.stop} yourself")
+    return {
+        "judge": fn(table_judge, language=game.language),
+        "judges": {"game": role_of(game)},
+        "start": start(game),
+        "max_tokens": game.language.length,
+    }
+
+
+def table_judge(context: Context, batch: Batch, key: Key, *, language: Language, role: str = "game") -> Array:
+    """A judge that looks the preference up in a game's table (see `role_of`). NaN for a completion that is no string of
+    the game, which ends the training with an error."""
+    assert batch.tokens is not None
+    assert batch.valid is not None
+    n = batch.tokens.shape[1]
+    number, pairs = string_numbers(language, batch.tokens, batch.valid), all_pairs(n)
+    i, j = (number[:, np.array([pair[side] for pair in pairs], int)] for side in (0, 1))
+    probability = context.state[role]["preference"][context_number(batch)[:, None], i, j]
+    return preference_matrix(jnp.where((i < 0) | (j < 0), jnp.nan, probability), pairs, n)
+
+
+class Contexts:
+    """Batches of prompts for a game: every context equally often, the same at every step."""
+
+    def __init__(self, count: int, batch_size: int) -> None:
+        if batch_size < 1 or batch_size % count:
+            raise ConfigError(f"batch_size={batch_size}; it must be a multiple of the game's {count} contexts")
+        self.count, self.batch_size = count, batch_size
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = np.arange(self.batch_size, dtype=np.int32)
+        prompt = (rows % self.count)[:, None]
+        fields: dict[str, Any] = {"prompt": prompt, "prompt_valid": np.ones_like(prompt, bool), "example_id": rows}
+        return Batch(**fields)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self[0]
+
+    @property
+    def spec(self) -> Batch:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self[0])
+
+
+def contexts(workspace: Workspace | None, seed: int, *, count: int = 1, batch_size: int = 16) -> Contexts:
+    """The source of a game: `fn(games.contexts, count=game.contexts, batch_size=16)`."""
+    return Contexts(count, batch_size)
+
+
+def measure(
+    context: Context, batch: Batch, key: Key, *, language: Language, tau: float, of: str = "policy", role: str = "game"
+) -> Batch:
+    """Writes what a role's table is worth in the game, exactly and averaged over contexts: "duality_gap" (of the game
+    regularised by tau), "exploitability" (without regularisation) and "kl" from the reference. The batch goes on as it
+    is.
+
+    A gap is as exact as the tables' dtype: about 1e-7 in float32.
+    """
+    preference, log_reference = (context.state[role][name] for name in ("preference", "log_reference"))
+    log_policy = log_distribution(language, context.params(of)["logits"])
+    policy = jnp.exp(log_policy)
+    wins = jnp.einsum("xij,xj->xi", preference, policy)
+    log_response = jax.nn.log_softmax(log_reference + wins / tau)
+    context.metrics["duality_gap"] = Mean.of(2 * tau * jnp.sum(policy * (log_policy - log_response), axis=-1))
+    context.metrics["exploitability"] = Mean.of(jnp.max(wins, axis=-1) - 0.5)
+    context.metrics["kl"] = Mean.of(jnp.sum(policy * (log_policy - log_reference), axis=-1))
+    return batch

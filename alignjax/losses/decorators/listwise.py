@@ -1,0 +1,188 @@
+"""The decorator that turns the maths of one graded list into a loss over a batch, and what such maths is made of."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.config import ConfigError
+from alignjax.losses.decorators.pairwise import as_loss, mask_of, reference_logps, sequence_logps
+from alignjax.numerics import MASKED
+from alignjax.types import Array, Batch, Context, Mean, Metrics
+
+# What the maths of a list may ask for by parameter name; each is [B,N] for N completions of a prompt.
+FIELDS = {
+    "ratio": "log-ratio of a completion: log policy - log reference, summed over its tokens",
+    "logps": "log-probability of a completion under the policy, summed",
+    "nll": "minus the log-probability, summed over tokens whatever `normalize` says",
+    "length": "how many tokens of a completion count (the sum of its mask)",
+    "reward": "the grade of a completion, higher is better; equal ones are ties",
+}
+
+
+# --------------------------------------------------------------------------------------- pieces of the maths of a list
+
+
+def beats(reward: Array) -> Array:
+    """[..,N] -> [..,N,N]: whether i has the higher reward. Ties beat nobody, so a pair of equals takes no part."""
+    return reward[..., :, None] > reward[..., None, :]
+
+
+def best(reward: Array) -> Array:
+    """Weights [..,N] of the best of the list, sharing 1 equally where several are best."""
+    top = (reward == jnp.max(reward, axis=-1, keepdims=True)).astype(reward.dtype)
+    return top / jnp.sum(top, axis=-1, keepdims=True)
+
+
+def mean_rank(*keys: Array) -> Array:
+    """Rank [..,N] of each entry in descending order, 1 first: by the first key, ties by the next; those equal in all
+    keys share the mean of their ranks, so a rank never depends on a position."""
+    above = jnp.zeros((*keys[0].shape, keys[0].shape[-1]), bool)
+    equal = jnp.ones_like(above)
+    for key in keys:
+        above |= equal & beats(key).swapaxes(-1, -2)
+        equal &= key[..., :, None] == key[..., None, :]
+    dtype = keys[0].dtype
+    return 0.5 + jnp.sum(above.astype(dtype) + 0.5 * equal.astype(dtype), axis=-1)  # an entry equals itself
+
+
+def first_of_worse(own: Array, other: Array, worse: Array) -> Array:
+    """-log of the probability of i [..,N] among itself and the j [..,N,N] that are `worse` than it, with exponents
+    `own` [..,N] of i and `other` [..,N,N] of j; 0 where nothing is worse."""
+    exponents = jnp.concatenate([own[..., None], jnp.where(worse, other, MASKED)], axis=-1)
+    return jax.nn.logsumexp(exponents, axis=-1) - own
+
+
+# ---------------------------------------------------------------------------------------------------------- objectives
+# (score [..,N], reward [..,N]) -> loss per list [..]: what `lipo` chooses from.
+
+
+def list_mle(score: Array, reward: Array) -> Array:
+    """List-MLE: minus the log-probability that drawing without replacement, with probabilities softmax(score), gives
+    the order of the rewards. Ties do not compete: each tied completion is compared with itself and what is worse."""
+    return jnp.sum(first_of_worse(score, score[..., None, :], beats(reward)), axis=-1)
+
+
+def pairwise_logistic(score: Array, reward: Array) -> Array:
+    """RankNet: sum over pairs with r_i > r_j of log(1 + exp(s_j - s_i))."""
+    return jnp.sum(jnp.where(beats(reward), _softplus_gap(score), 0), axis=(-1, -2))
+
+
+def softmax_listwise(score: Array, reward: Array) -> Array:
+    """Softmax cross-entropy: - sum_i r_i log softmax(s)_i. Rewards are weights and must not be negative; the best
+    order is approached in proportion to them, and ties are equal targets."""
+    return -jnp.sum(reward * jax.nn.log_softmax(score, axis=-1), axis=-1)
+
+
+def lambda_loss(score: Array, reward: Array) -> Array:
+    """LambdaLoss: pairwise logistic terms, each times how much exchanging the pair would change the discounted
+    cumulative gain: |2^r_i - 2^r_j| |1/ln(1 + rank_i) - 1/ln(1 + rank_j)|, rank the current order of the scores.
+
+    Weights are constant for the gradient. Equal scores are ranked by reward, since the ranks of a policy that equals
+    its reference would otherwise depend on positions (or, shared, would make every weight and gradient 0).
+    """
+    # 2^60 leaves room for sums in float32; labels that large order the list by their best alone.
+    gain = jnp.exp2(jnp.minimum(reward, 60))
+    discount = 1 / jnp.log1p(mean_rank(score, reward))
+    weight = jnp.abs((gain[..., :, None] - gain[..., None, :]) * (discount[..., :, None] - discount[..., None, :]))
+    terms = jnp.where(beats(reward), jax.lax.stop_gradient(weight) * _softplus_gap(score), 0)
+    return jnp.sum(terms, axis=(-1, -2))
+
+
+def _softplus_gap(score: Array) -> Array:
+    """log(1 + exp(s_j - s_i)), [..,N,N]."""
+    return jax.nn.softplus(score[..., None, :] - score[..., :, None])
+
+
+# ----------------------------------------------------------------------------------------------------------- decorator
+
+
+def list_fields(
+    context: Context, batch: Batch, *, role: str, reference: str | None, normalize: str = "none"
+) -> dict[str, Array]:
+    """All FIELDS [B,N]; without a reference the ratio is the log-probability. ConfigError if the batch has no
+    reward."""
+    if batch.reward is None:
+        raise ConfigError(
+            "a listwise loss needs batch.reward: a source with scores (rankings), or a stage that fills it "
+            "(reward, win_rate_against, constraint_rate)"
+        )
+    mask = mask_of(batch)
+
+    def total(values: Array, normalize: str) -> Array:
+        # Sums over lists of half-precision numbers would lose the small gaps that ranks are made of.
+        return sequence_logps(values.astype(jnp.promote_types(values.dtype, jnp.float32)), mask, normalize)
+
+    (own,) = context.score(role, batch).values()
+    logps = total(own, normalize)
+    against = 0 if reference is None else total(reference_logps(context, batch, reference), normalize)
+    return {
+        "ratio": logps - against,
+        "logps": logps,
+        "nll": -total(own, "none"),
+        "length": jnp.sum(mask, axis=-1).astype(logps.dtype),
+        "reward": batch.reward.astype(logps.dtype),
+    }
+
+
+def list_metrics(fields: dict[str, Array], weight: Array) -> Metrics:
+    """How well the policy's order (of log-ratios, or of log-probs without a reference) agrees with the rewards:
+    `accuracy` over all pairs that differ in reward, `kendall` the mean over lists of Kendall's tau on them, `best_hit`
+    how often the policy's first is one of the best; and where log-probs drift."""
+    score, reward = fields["ratio"], fields["reward"]
+    gap = score[..., :, None] - score[..., None, :]
+    differs = beats(reward) * weight[..., None, None]
+    pairs = jnp.sum(differs, axis=(-1, -2))
+    tau = jnp.sum(differs * jnp.sign(gap), axis=(-1, -2)) / jnp.maximum(pairs, 1)
+    first, top = best(score), best(reward)
+    return {
+        "accuracy": Mean.of((gap > 0) + 0.5 * (gap == 0), differs),
+        "kendall": Mean.of(tau, (pairs > 0).astype(score.dtype)),
+        "best_hit": Mean.of(jnp.sum(first * (top > 0), axis=-1), weight * (pairs > 0)),
+        "chosen_logps": Mean.of(jnp.sum(top * fields["logps"], axis=-1), weight),
+        "rejected_logps": Mean.of(fields["logps"], (top == 0) * weight[..., None]),
+    }
+
+
+def listwise(per_list: Callable[..., Array] | None = None, **defaults: Any) -> Any:
+    """Makes a Loss of a function of one list: `@listwise`, or `@listwise(reference=None, normalize="length")`.
+
+    The positional parameters of `per_list` name what it reads (see FIELDS; all [..,N]) and it returns a loss per list
+    [..]; its keyword-only parameters are the hyper-parameters. The loss gains three, whose defaults `defaults` may
+    change: role, reference and normalize, as those of `pairwise`. The maths stays reachable as `loss.per_list`.
+
+    The decorator owns masks and the (sum, weight) of the mean: one mean over lists; a list of which no token counts is
+    left out. Raises ConfigError if the batch has no reward.
+    """
+    if per_list is None:
+        return functools.partial(listwise, **defaults)
+    maths = per_list
+    parameters = inspect.signature(maths).parameters.items()
+    asked = [name for name, p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    unknown = [name for name in asked if name not in FIELDS]
+    if unknown:
+        raise ConfigError(f"{maths.__name__} asks for {', '.join(unknown)}; a list has {', '.join(FIELDS)}")
+
+    def loss(
+        context: Context,
+        batch: Batch,
+        *,
+        role: str = "policy",
+        reference: str | None = "reference",
+        normalize: str = "none",
+        **hyper: Any,
+    ) -> tuple[Mean, Metrics]:
+        fields = list_fields(context, batch, role=role, reference=reference, normalize=normalize)
+        weight = jnp.any(fields["length"] > 0, axis=-1).astype(fields["ratio"].dtype)
+        values = maths(*[fields[name] for name in asked], **hyper)
+        return Mean.of(values, weight), list_metrics(fields, weight)
+
+    loss.__kwdefaults__ = {**(loss.__kwdefaults__ or {}), **defaults}
+    named = as_loss(loss, maths)
+    named.per_list = maths
+    return named

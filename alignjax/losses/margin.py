@@ -1,0 +1,118 @@
+"""Losses of the margin of a pair: the log-ratio of one completion minus that of the other, in nats."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.losses.decorators.pairwise import pairwise
+from alignjax.types import Array
+
+__all__ = ["discopop", "dpo", "exo", "h_dpo", "ipo", "ln_dpo", "pairwise", "robust_dpo", "slic"]
+
+
+@pairwise
+def dpo(margin: Array, preference: Array, *, beta: float) -> Array:
+    """Direct preference optimisation: -p log S(beta margin) - (1-p) log S(-beta margin), S the logistic function
+    (arXiv:2305.18290 eq. 7).
+
+    margin, preference [..,K] -> loss per pair [..,K] in nats. beta: inverse temperature of the log-ratio, the strength
+    of the KL regularisation. The paper has hard labels (p = 1); p = 1 - epsilon is conservative DPO. Minimised at
+    margin = logit(p) / beta.
+    """
+    return -(preference * jax.nn.log_sigmoid(beta * margin) + (1 - preference) * jax.nn.log_sigmoid(-beta * margin))
+
+
+@pairwise
+def ipo(margin: Array, preference: Array, *, tau: float) -> Array:
+    """Identity preference optimisation: (margin - (2p-1) / (2 tau))^2 (arXiv:2310.12036 eq. 17; on sampled pairs,
+    online IPO of arXiv:2403.08635).
+
+    margin, preference [..,K] -> loss per pair [..,K] in nats^2. tau: strength of the regularisation towards the
+    reference. The papers label pairs with a draw (p = 1); the label-average of their loss differs from p itself by a
+    constant, with the same gradient. Minimised at margin = (2p-1) / (2 tau). Sequence sums as in the paper; released
+    code often divides by length, which `normalize="length"` does.
+    """
+    return jnp.square(margin - (2 * preference - 1) / (2 * tau))
+
+
+@pairwise
+def slic(margin: Array, preference: Array, *, beta: float) -> Array:
+    """Hinge loss of SLiC on log-ratios: p max(0, 1 - beta margin) + (1-p) max(0, 1 + beta margin) (arXiv:2305.10425, as
+    online SLiC in arXiv:2403.08635).
+
+    margin, preference [..,K] -> loss per pair [..,K]. beta: inverse temperature of the log-ratio; the target margin is
+    1 / beta nats. SLiC-HF itself is on log-probs without a reference (`reference=None`) and adds a likelihood term on a
+    target sequence, an `sft` entry beside this one.
+    """
+    return preference * jax.nn.relu(1 - beta * margin) + (1 - preference) * jax.nn.relu(1 + beta * margin)
+
+
+@pairwise
+def robust_dpo(margin: Array, *, beta: float = 0.1, epsilon: float = 0.1) -> Array:
+    """Robust DPO, unbiased when labels are flipped at rate epsilon: [-(1-epsilon) log S(beta h) + epsilon log S(-beta
+    h)] / (1 - 2 epsilon) (arXiv:2403.00409).
+
+    margin [..,K], the winner's minus the loser's -> loss per pair in nats. epsilon: flip rate, below 1/2; averaged over
+    flips at that rate it is DPO on the true labels. A label p counts as p l(w, l) + (1-p) l(l, w), which makes it DPO
+    with the label (p - epsilon) / (1 - 2 epsilon), so it is minimised at margin = logit of that over beta and, for
+    labels outside [epsilon, 1 - epsilon], unbounded from below.
+    """
+    right = -jax.nn.log_sigmoid(beta * margin)
+    wrong = -jax.nn.log_sigmoid(-beta * margin)
+    return ((1 - epsilon) * right - epsilon * wrong) / (1 - 2 * epsilon)
+
+
+@pairwise(normalize="length")
+def ln_dpo(margin: Array, *, beta: float = 2.0) -> Array:
+    """Length-normalised DPO: -log S(beta rho_w / len_w - beta rho_l / len_l) (arXiv:2407.15229).
+
+    margin [..,K]: difference of per-token mean log-ratios -> loss per pair in nats. beta: inverse temperature of the
+    log-ratio per token, larger than DPO's by about the length of a completion; the default is ours. At equal lengths n
+    it is DPO at beta / n. Minimised at margin = logit(p) / beta nats per token. DPO with `normalize="length"` is the
+    same loss.
+    """
+    return -jax.nn.log_sigmoid(beta * margin)
+
+
+@pairwise
+def h_dpo(margin: Array, logps_w: Array, logps_l: Array, *, beta: float = 0.1, alpha: float = 0.9) -> Array:
+    """H-DPO, entropy-controlled DPO: -log S(alpha beta (lp_w - lp_l) - beta (lr_w - lr_l)) (arXiv:2411.07595).
+
+    All [..,K], margin = rho_w - rho_l -> loss per pair in nats. beta: inverse temperature of the log-ratio; alpha:
+    coefficient of the policy's entropy within the KL: the optimum is proportional to ref^(1/alpha) exp(r / (alpha
+    beta)), sharper than DPO's below 1; alpha = 1 is DPO.
+    """
+    return -jax.nn.log_sigmoid(beta * (margin + (alpha - 1) * (logps_w - logps_l)))
+
+
+@pairwise
+def discopop(margin: Array, *, beta: float = 0.05, temperature: float = 0.05) -> Array:
+    """DiscoPOP, the log-ratio modulated loss: (1-m) (-log S(x)) + m exp(-x), x = beta h, m = S(x / temperature)
+    (arXiv:2406.08414).
+
+    margin [..,K], the winner's minus the loser's -> loss per pair. beta: inverse temperature of the log-ratio;
+    temperature: width of the switch from the logistic loss (x < 0) to the exponential one (x > 0), the paper's tau; it
+    must be below 1. Not convex: the two differ at 0, so the loss has a bump there.
+    """
+    x = beta * margin
+    # m exp(-x) as one exponent; without a cap it would overflow for temperature >= 1, where the loss has no bound
+    exponential = jnp.exp(jnp.minimum(jax.nn.log_sigmoid(x / temperature) - x, 40))
+    return jax.nn.sigmoid(-x / temperature) * -jax.nn.log_sigmoid(x) + exponential
+
+
+@pairwise
+def exo(margin: Array, preference: Array, *, beta: float = 0.1, epsilon: float = 1e-3) -> Array:
+    """EXO on pairs: the KL divergence of the policy's choice q = S(beta h) from the label's, q log(q / t) + (1-q)
+    log((1-q) / (1-t)), t = (1-epsilon) p + epsilon (1-p) (arXiv:2402.00856).
+
+    margin, preference [..,K] -> loss per pair in nats. beta: inverse temperature of the log-ratio; epsilon: smoothing
+    of the label, above 0 (the reverse KL from a hard label is infinite). The gradient flows through q in both places.
+    Minimised at margin = logit(t) / beta, where it is 0. The paper has hard labels for pairs and a distribution of the
+    K rewards in general; a soft label is that distribution for K = 2. The authors' code puts log t = 0 and -10 for a
+    hard label, which is not normalised.
+    """
+    target = (1 - epsilon) * preference + epsilon * (1 - preference)
+    x = beta * margin
+    first = jax.nn.sigmoid(x) * (jax.nn.log_sigmoid(x) - jnp.log(target))
+    return first + jax.nn.sigmoid(-x) * (jax.nn.log_sigmoid(-x) - jnp.log1p(-target))

@@ -1,0 +1,168 @@
+"""Published weights as params: checked from headers first, then read leaf by leaf, each device's part alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from alignjax.config import ConfigError
+from alignjax.models.huggingface.config_json import config_in, described
+from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
+from alignjax.models.huggingface.folders import CONFIG, Stored, fingerprint, folder_of, read_json, tensors_of
+from alignjax.types import Array, Model, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A start: the weights in a folder. Heads that the folder has not start afresh. The fingerprint stands in
+    config.json, so that a run is not resumed with other weights under the same name."""
+
+    folder: str
+    fingerprint: str
+
+
+def pretrained(folder: Path | str) -> Pretrained:
+    """Where a role starts from published weights: `Role(transformer(config_of(folder)), pretrained(folder))`. Raises
+    ConfigError if the folder holds none that can be read."""
+    return Pretrained(str(folder), fingerprint(folder))
+
+
+class Part(NamedTuple):
+    """How a leaf is made: tensors (of the layers in order, if it is stacked), each transposed or not."""
+
+    tensors: tuple[str, ...]
+    stacked: bool
+    transposed: bool
+
+
+def leaves_of(tree: Any) -> dict[str, Any]:
+    """{"layers/q": leaf, ...} of nested dicts."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def check(folder: Path | str, model: Model) -> dict[str, Part]:
+    """What each leaf of the model's params is made of; {} for heads that start afresh. Reads headers alone.
+
+    Raises ConfigError naming what is wrong: an unknown architecture, a model of another configuration, files that are
+    not there or cut short, tensors that are missing, of another shape or kind, or that no leaf takes.
+    """
+    given, where = config_in(folder)
+    for name, value in described(given, where).items():
+        if name not in ("outputs", "classes", "head_bias") and getattr(model.config, name) != value:
+            raise ConfigError(
+                f"{where} describes a model with {name}={value!r}, and this one has {getattr(model.config, name)!r}; "
+                "make it with transformer(huggingface.config_of(folder))"
+            )
+    family, stored = family_of(given, where), _stored(folder)
+    leaves = leaves_of(jax.eval_shape(model.init, jax.random.key(0)))
+    fresh = () if given["architectures"][0] == family.classifier else ("heads/reward/", "heads/classes/")
+    parts, wrong = {}, []
+    for leaf, abstract in leaves.items():
+        pattern = None if leaf.startswith(fresh) and fresh else tensor_name(leaf, family)
+        if pattern is None:
+            continue
+        stacked = leaf.startswith("layers/")
+        shape = abstract.shape[1:] if stacked else abstract.shape
+        transposed = is_transposed(leaf, len(shape))
+        names = tuple(pattern.format(i) for i in range(abstract.shape[0])) if stacked else (pattern,)
+        parts[leaf] = Part(names, stacked, transposed)
+        wrong += [
+            problem for name in names if (problem := _problem(name, stored, shape[::-1] if transposed else shape))
+        ]
+    taken = {name for part in parts.values() for name in part.tensors}
+    spare = [name for name in stored if name not in taken and not _is_spare(name, model)]
+    wrong += [f"{name} in {stored[name].file.name} belongs nowhere in a {family.name} of this config" for name in spare]
+    if wrong:
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise ConfigError(f"{where.parent} does not fit its {CONFIG}: {'; '.join(wrong[:4])}{more}")
+    return parts
+
+
+def _stored(folder: Path | str) -> dict[str, Stored]:
+    """The tensors of a folder by the names that its family has for them."""
+    found = tensors_of(folder)
+    if read_json(folder_of(folder) / CONFIG).get("architectures") != [WITH_IMAGES]:
+        return found
+    return {name: stored for key, stored in found.items() if (name := text_name(key)) is not None}
+
+
+def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) -> str | None:
+    if name not in stored:
+        return f"{name} is missing"
+    found = stored[name]
+    if found.shape != shape:
+        return f"{name} in {found.file.name} has the shape {list(found.shape)} where the config means {list(shape)}"
+    if found.dtype not in ("float32", "bfloat16", "float16"):
+        return f"{name} in {found.file.name} is {found.dtype}; float32, bfloat16 and float16 are read"
+    return None
+
+
+def _is_spare(name: str, model: Model) -> bool:
+    """Whether a tensor says nothing: tables that older files kept, and the second copy of a tied embedding."""
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and model.config.tied)
+
+
+def load(
+    folder: Path | str,
+    model: Model,
+    shardings: Any = None,
+    *,
+    told: Callable[[str, int, int], None] = lambda leaf, number, of: None,
+) -> Params:
+    """The params that a folder holds, in the dtypes of `model`, without the heads that it has not.
+
+    shardings: a tree like the params with where each leaf shall lie; the first device if None. Of each tensor only the
+    slices are read that this process's devices keep, and beside what is on them there is one leaf's at a time.
+    told(leaf, number, of): called before each leaf. Raises ConfigError before anything is read, see `check`.
+    """
+    parts, stored = check(folder, model), _stored(folder)
+    abstract = jax.eval_shape(model.init, jax.random.key(0))
+    leaves, places = leaves_of(abstract), {} if shardings is None else leaves_of(shardings)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params: dict[str, Any] = {"heads": {}}  # there are none besides a tied one
+    with contextlib.ExitStack() as stack:
+        files = {
+            path: stack.enter_context(safetensors.safe_open(path, framework="np"))
+            for path in {stored[name].file for part in parts.values() for name in part.tensors}
+        }
+        for number, (leaf, part) in enumerate(parts.items()):
+            told(leaf, number, len(parts))
+            views = [files[stored[name].file].get_slice(stored[name].name) for name in part.tensors]
+            made = _leaf(leaves[leaf], part, views, places.get(leaf, here))
+            *parents, last = leaf.split("/")
+            inner = params
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[last] = made
+    return params
+
+
+def _leaf(abstract: Any, part: Part, views: Sequence[Any], sharding: jax.sharding.Sharding) -> Array:
+    """An array on its devices, of which each reads its own slices."""
+
+    def one(view: Any, index: tuple[slice, ...]) -> np.ndarray:
+        return view[index[::-1]].T if part.transposed else view[index]
+
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = index or tuple(slice(None) for _ in abstract.shape)
+        sizes = [len(range(*along.indices(size))) for along, size in zip(index, abstract.shape, strict=True)]
+        numbers = np.empty(sizes, abstract.dtype)
+        if not part.stacked:
+            numbers[...] = one(views[0], index)
+        else:
+            for row, layer in enumerate(range(*index[0].indices(abstract.shape[0]))):
+                numbers[row] = one(views[layer], index[1:])
+        return numbers
+
+    made = jax.make_array_from_callback(abstract.shape, sharding, shard)
+    # On CPU the array may stand in NumPy's memory, which could not be donated.
+    return jnp.copy(made) if jax.default_backend() == "cpu" else made

@@ -1,0 +1,132 @@
+"""Params as published weights: safetensors files with a config.json, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from alignjax.config import ConfigError
+from alignjax.models.architecture import TransformerConfig
+from alignjax.models.huggingface.config_json import config_json
+from alignjax.models.huggingface.families import Family, is_transposed, tensor_name
+from alignjax.models.huggingface.folders import CONFIG, DTYPES, INDEX, WEIGHTS, new_folder
+from alignjax.models.huggingface.read_weights import leaves_of
+from alignjax.types import Array, Params
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "generation_config.json", "tokenizer.model", "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+class Piece(NamedTuple):
+    """One tensor to be written: (a layer of) a leaf, transposed or not."""
+
+    name: str
+    leaf: Array
+    layer: int | None
+    transposed: bool
+
+    @property
+    def size(self) -> int:
+        return self.leaf.size if self.layer is None else self.leaf.size // self.leaf.shape[0]
+
+
+def save(
+    params: Params,
+    config: TransformerConfig,
+    folder: Path | str,
+    *,
+    head: str = "lm",
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+    extra: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] = lambda folder: None,
+    told: Callable[[str, int, int], None] = lambda name, number, of: None,
+) -> list[str]:
+    """Writes `params` as a folder that `transformers` loads, and returns what of them has no place there.
+
+    head: "lm" for a causal language model, "reward" or "classes" for a sequence classifier; dtype: of the numbers in
+    the files; shard_bytes: the most a file holds, and what is held in memory beside the params; extra: further keys of
+    config.json (token ids, max_position_embeddings); beside(folder): writes what else belongs there, before the folder
+    has its name; told(file, number, of): called before each file. One process writes, and must have all of every leaf.
+
+    Raises ConfigError before anything is written: for an architecture that no family has, a head that the params have
+    not, a folder that holds something already, or a disk without room.
+    """
+    family, written = config_json(config, head)
+    folder = Path(folder)
+    if shard_bytes < 1:
+        raise ConfigError(f"a file of at most {shard_bytes} bytes holds nothing")
+    if dtype not in DTYPES.values():
+        raise ConfigError(f"weights are written as {', '.join(DTYPES.values())}, not {dtype!r}")
+    pieces, left = _pieces(params, config, family, head)
+    itemsize = 4 if dtype == "float32" else 2
+    files = _files(pieces, itemsize, shard_bytes)
+    with new_folder(folder, sum(piece.size for piece in pieces) * itemsize) as part:
+        for number, (name, some) in enumerate(files.items()):
+            told(name, number, len(files))
+            save_file({piece.name: _numbers(piece, dtype) for piece in some}, part / name, metadata={"format": "pt"})
+        if len(files) > 1:
+            total = sum(piece.size for piece in pieces) * itemsize
+            where = {piece.name: name for name, some in files.items() for piece in some}
+            _write(part / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+        _write(part / CONFIG, {**(extra or {}), **written, "torch_dtype": dtype})
+        beside(part)
+    return left
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _pieces(params: Params, config: TransformerConfig, family: Family, head: str) -> tuple[list[Piece], list[str]]:
+    """The tensors in the order of the network, and the leaves that have no place among them."""
+    leaves = leaves_of({name: part for name, part in params.items() if name != "edits"})
+    skipped = {"lm": ("heads/reward/", "heads/classes/"), "reward": ("heads/lm/", "heads/classes/")}
+    aside = skipped.get(head, ("heads/lm/", "heads/reward/"))
+    named = {leaf: None if leaf.startswith(aside) else tensor_name(leaf, family) for leaf in leaves}
+    if head != "lm":
+        named |= dict.fromkeys((f"heads/{head}/bias",), None)
+        if f"heads/{head}/kernel" not in leaves:
+            raise ConfigError(f"the model has no head {head!r}; its heads are {', '.join(('lm', *config.outputs))}")
+    left = [leaf for leaf, name in named.items() if name is None and leaf in leaves]
+    stacked = [leaf for leaf in leaves if leaf.startswith("layers/")]
+
+    def piece(leaf: str, layer: int | None) -> Piece:
+        ndim = leaves[leaf].ndim - (layer is not None)
+        return Piece(str(named[leaf]).format(layer), leaves[leaf], layer, is_transposed(leaf, ndim))
+
+    def in_order() -> Iterator[Piece]:
+        yield piece("embed", None)
+        for layer in range(config.layers):
+            yield from (piece(leaf, layer) for leaf in stacked)
+        yield from (piece(leaf, None) for leaf in leaves if leaf not in (*stacked, "embed") and named[leaf])
+
+    return list(in_order()), left
+
+
+def _files(pieces: list[Piece], itemsize: int, shard_bytes: int) -> dict[str, list[Piece]]:
+    """The tensors by file, none of which is larger than `shard_bytes` unless a single tensor is."""
+    groups: list[list[Piece]] = [[]]
+    room = shard_bytes
+    for piece in pieces:
+        if groups[-1] and piece.size * itemsize > room:
+            groups.append([])
+            room = shard_bytes
+        groups[-1].append(piece)
+        room -= piece.size * itemsize
+    if len(groups) == 1:
+        return {WEIGHTS: groups[0]}
+    return {f"model-{n:05}-of-{len(groups):05}.safetensors": group for n, group in enumerate(groups, start=1)}
+
+
+def _numbers(piece: Piece, dtype: str) -> np.ndarray:
+    leaf = piece.leaf if piece.layer is None else piece.leaf[piece.layer]
+    numbers = np.asarray(leaf).astype(np.dtype(dtype))
+    return np.ascontiguousarray(numbers.T if piece.transposed else numbers)

@@ -1,0 +1,1 @@
+"""Many devices: meshes and shardings, several processes as one run, TPU slices."""

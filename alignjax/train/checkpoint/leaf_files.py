@@ -1,0 +1,85 @@
+"""Named arrays in folders, by Orbax: what `checkpoint.py` is made of, below steps, checksums and messages."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from alignjax.parallel.processes import several
+
+
+def by_itself(name: str) -> ocp.options.MultiprocessingOptions:
+    """Of several processes this one, which waits for none of the others."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"{name}_{own}"
+    )
+
+
+def as_saved(leaves: Mapping[str, Any]) -> ocp.args.PyTreeSave:
+    """The leaves as the item `state` of what Orbax is to save."""
+
+    def given(leaf: Any) -> Any:
+        """Orbax refuses jax arrays that one of several processes has for itself, but takes NumPy's."""
+        own = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+        return jax.device_get(leaf) if several() and own else leaf
+
+    return ocp.args.PyTreeSave({name: given(leaf) for name, leaf in leaves.items()})
+
+
+def write_leaves(folder: Path, leaves: Mapping[str, Any]) -> None:
+    """Writes the leaves, in all processes together; complete when it returns, and before that not in `folder`."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+        writer.save(folder, args=ocp.args.Composite(state=as_saved(leaves)))
+
+
+@functools.cache
+def _reader() -> ocp.Checkpointer:
+    """Reads without waiting for other processes: each reads its own parts, and a job reads on one process alone."""
+    alone = by_itself("reader")
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def read_json(folder: Path) -> Any:
+    """The item `meta`."""
+    with _quiet():
+        return _reader().restore(folder.resolve(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+
+
+def read_leaves(folder: Path, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """The leaves of these names out of the item `state`, in the given shapes, dtypes and shardings."""
+    if not like:
+        return {}
+    args = ocp.args.PyTreeRestore(
+        dict(like), restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
+    )
+    with _quiet():
+        return _reader().restore(folder.resolve(), args=ocp.args.Composite(state=args)).state
+
+
+def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    """A leaf's shape, dtype and sharding, on the first device if it has none."""
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax leaves coroutines behind when a read fails, each of which would print a page when it is collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    except Exception:
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = hook

@@ -1,0 +1,1 @@
+"""Log-probabilities of frozen roles, scored once and kept on disk."""

@@ -1,0 +1,66 @@
+"""SIGTERM and Ctrl-C as a wish that the loop looks at between steps, not as an exception in the middle of one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+from alignjax.parallel.processes import several
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop, has saved and can go on: leaves with 130 for Ctrl-C and 143 for SIGTERM, as a shell
+    reports a program that these ended."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(128 + number)
+        self.step = step
+
+
+@dataclasses.dataclass
+class Wish:
+    """Whether somebody wants the run to stop: the number of the signal that said so, else 0."""
+
+    number: int = 0
+
+    def granted(self, agree: bool) -> bool:
+        """Whether to stop now. Several processes must stop after the same step, so they ask each other, which costs a
+        round trip: only where `agree` says so. Where it does, all know the number afterwards."""
+        if not several():
+            return bool(self.number)
+        if not agree:
+            return False
+        self.number = int(multihost_utils.process_allgather(np.int32(self.number)).max())
+        return bool(self.number)
+
+
+@contextlib.contextmanager
+def stop_wishes() -> Iterator[Wish]:
+    """While open, the first SIGTERM or Ctrl-C is noted and the second ends the process at once, whatever it is doing:
+    checkpoints are complete or absent, so nothing is lost by it. Off the main thread signals are not ours: no wishes.
+    """
+    wish = Wish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        wish.number = number
+        signal.signal(number, signal.SIG_DFL)  # the system's own: works even while XLA compiles
+        # Not through rich: a signal may come while it holds its lock.
+        os.write(2, b"\nstopping after this step, then saving; press Ctrl-C again to stop at once\n")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wish
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
