@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny import as_jax, ragged
 
 from alignjax.types import Batch
+from tests.support.tiny import as_jax, ragged
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd
 
 from alignjax import algorithms, losses, roles, stages
 from alignjax.config import fn
@@ -20,6 +19,7 @@ from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))

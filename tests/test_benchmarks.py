@@ -6,9 +6,9 @@ import sys
 
 import jax
 import pytest
-from commands import ROOT
 
 from alignjax.models import TransformerConfig, transformer
+from tests.support.commands import ROOT
 
 sys.path.insert(0, str(ROOT))
 from benchmarks import peers, results, scaling, worker

@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from toy_configs import ONE, in_a_folder
 
 from alignjax import cli
 from alignjax.cli import main
+from tests.support.toy_configs import ONE, in_a_folder
 
 
 @pytest.fixture(autouse=True)

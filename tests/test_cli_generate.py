@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toy_configs import ONE, in_a_folder
 
 from alignjax.cli import config_file, main
 from alignjax.models import transformer
+from tests.support.toy_configs import ONE, in_a_folder
 
 CONFIG = '''
 """A tiny policy on the docstrings of two toy packages."""

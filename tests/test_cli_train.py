@@ -10,13 +10,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
 
 from alignjax import cli
 from alignjax.cli import config_file, main
 from alignjax.cli.liveness import in_units, peak_bytes
 from alignjax.models import TransformerConfig, transformer
 from alignjax.train.checkpoint.leaves import tree_bytes
+from tests.support.toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
 
 
 @pytest.fixture(autouse=True)

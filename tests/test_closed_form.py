@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 import pytest
-from commands import ROOT
+
+from tests.support.commands import ROOT
 
 FOLDER = ROOT / "experiments" / "closed_form"
 sys.path.insert(0, str(FOLDER))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from commands import ROOT
 
 from alignjax.cli.config_file import imported
 from alignjax.cli.start_checks import check_starts
@@ -15,6 +14,7 @@ from alignjax.models import parameter_count
 from alignjax.train.state import abstract_state
 from alignjax.train.step import abstract_experience, make_update
 from alignjax.workspace import Workspace
+from tests.support.commands import ROOT
 
 TABLE = imported(ROOT / "configs" / "lora.py")
 

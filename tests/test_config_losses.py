@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT
 from rich.console import Console
 
 from alignjax import losses
@@ -24,6 +23,7 @@ from alignjax.train.loop import train
 from alignjax.train.pipeline import run_pipeline
 from alignjax.train.run_record import config_json
 from alignjax.workspace import Workspace
+from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import pytest
-from commands import ROOT
 
 from alignjax import algorithms, stages
 from alignjax.cli.config_file import imported
@@ -18,6 +17,7 @@ from alignjax.train.run_record import config_json
 from alignjax.train.state import abstract_state
 from alignjax.train.step import abstract_experience, make_update
 from alignjax.workspace import Workspace
+from tests.support.commands import ROOT
 
 TABLE = imported(ROOT / "configs" / "online.py")
 # Recipes that learn from what a source gives, and the parts of others.

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
+
+from tests.support.commands import ROOT, run
 
 # Not configs but the parts of some; and those that other tests train.
 ELSEWHERE = {"summarisation.py", "quickstart.py", "losses.py", "lora.py", "online.py"}

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from commands import ROOT
 from rich.console import Console
 
 from alignjax.cli.config_file import imported
@@ -17,6 +16,7 @@ from alignjax.config import Pipeline
 from alignjax.train.checkpoint.steps import restore_role
 from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
+from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -7,7 +7,8 @@ import re
 from types import ModuleType
 
 import pytest
-from commands import ROOT
+
+from tests.support.commands import ROOT
 
 
 def generator() -> ModuleType:

@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from collectives import Gather, all_gathers
 from jax.sharding import PartitionSpec
 
 from alignjax import algorithms
 from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel import mesh
+from tests.support.collectives import Gather, all_gathers
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 Cell = dict[str, Any]
 
 
@@ -31,9 +31,9 @@ def seen() -> dict[str, Any]:
     """What mesh_program.py saw: {"table": {recipe: {mesh: cell}}, "control": gathers}."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(HERE / "train"), str(HERE.parent)]),
+        "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, str(HERE / "mesh_program.py"), "--part"]
+    command = [sys.executable, "-m", "tests.support.mesh_program", "--part"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

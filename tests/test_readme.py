@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
+
+from tests.support.commands import ROOT, run
 
 README = (ROOT / "README.md").read_text()
 MODELESS = re.compile(r"(configs/\w+\.py)(?!:)")

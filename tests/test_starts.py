@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import model, sgd
 
 from alignjax import algorithms, losses, roles, stages
 from alignjax.cli.start_checks import check_starts
@@ -20,6 +19,7 @@ from alignjax.train.adapter_jobs import merge
 from alignjax.train.step import make_experience
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import model, sgd
 
 NETWORK = model(layers=1)
 SGD = fn(sgd)

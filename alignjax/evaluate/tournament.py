@@ -23,7 +23,7 @@ from alignjax.data.prepared import located, read_account
 from alignjax.evaluate import diagnostics, text_metrics, win_rate
 from alignjax.evaluate.intervals import interval
 from alignjax.evaluate.report import render
-from alignjax.evaluate.report.curves import read_curves
+from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.numerics import fold_name
 from alignjax.pair_layout import all_pairs
 from alignjax.scoring import Request, one_pass

@@ -37,7 +37,9 @@ def _function(function: Any) -> dict[str, Any]:
     # A config file is imported under a name made from its path; the path is not part of the config.
     module = re.sub(r"^_alignjax_config_(.+)_[0-9a-f]{8}$", r"\1", getattr(function, "__module__", None) or "")
     if module == "__main__":  # a script's functions have the script's name, as when it is imported
-        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)  # of `python -m package.module`
+        module = spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
     described = {"function": f"{module}.{name}"}
     closure = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
     return described | {key: config_json(value) for key, value in closure.items() if value is not function}

@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, context_of, model, parameters
 
 from alignjax import losses
 from alignjax.config import ConfigError
 from alignjax.data import BOS, EOS, JointPreferences, Preferences, Prompts, joint_preferences, preferences, tokenizer_of
 from alignjax.types import Batch
+from tests.support.tiny import as_jax, context_of, model, parameters
 
 SIZES: dict[str, Any] = {"batch_size": 4, "prompt_length": 24, "completion_length": 16, "shuffle": False}
 FRAME: dict[str, Any] = {"vocab_size": 261, "prefix": "Q: ", "suffix": " A:", "test_fraction": 0.0}

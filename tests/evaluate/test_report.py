@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from alignjax.evaluate.report import curves, figures, render, wording
+from alignjax.evaluate.report import figures, learning_curves, render, wording
 from alignjax.evaluate.report import schema as schema
 from alignjax.evaluate.report.schema import REQUIRED, ResultsError
 
@@ -214,7 +214,7 @@ def test_terminal_table_fits_80_columns_and_shows_brackets(results):
 def test_colours_are_distinct_and_stay_with_the_player(results):
     palette = figures.colours(results)
     assert len(set(palette.values())) == len(results["players"])
-    groups = curves.curve_groups(results)
+    groups = learning_curves.curve_groups(results)
     drawn = {label: colour for label, colour, _, _ in groups["Preference optimisation"]["loss"]}
     assert drawn == {schema.label(results, name): palette[name] for name in wording.trained(results)}
 
@@ -232,20 +232,20 @@ def test_panels_are_of_the_learning_and_not_shown_twice(results):
         "own": curves(1, 2),
         "pair/accuracy": curves(0.5, 0.6),
     }
-    groups = curves.curve_groups(results)
+    groups = learning_curves.curve_groups(results)
     assert list(groups["SFT"]) == ["loss", "pair/accuracy", "gradient_norm/policy", "own"]
-    assert curves.axis_label("gradient_norm/preference") == "gradient norm"
+    assert learning_curves.axis_label("gradient_norm/preference") == "gradient norm"
 
 
 def test_smoothing_keeps_lines_and_gaps():
     line = np.linspace(0, 5, 200)
-    smooth = curves.smoothed([None if i == 100 else value for i, value in enumerate(line)])
+    smooth = learning_curves.smoothed([None if i == 100 else value for i, value in enumerate(line)])
     assert np.isnan(smooth[100])
     inside = np.r_[50:80, 120:150]
     np.testing.assert_allclose(smooth[inside], line[inside], atol=0.02)
     noise = np.random.default_rng(0).normal(size=500)
-    assert np.std(curves.smoothed(list(noise))) < 0.3
-    np.testing.assert_allclose(curves.smoothed([3.0]), [3.0])
+    assert np.std(learning_curves.smoothed(list(noise))) < 0.3
+    np.testing.assert_allclose(learning_curves.smoothed([3.0]), [3.0])
 
 
 def test_curves_are_read_from_a_file_that_was_resumed_and_cut(tmp_path):
@@ -253,13 +253,13 @@ def test_curves_are_read_from_a_file_that_was_resumed_and_cut(tmp_path):
     rows += [{"step": 4, "loss": -1.0}, {"step": 6, "kl": 2}]
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 7, "lo')
-    found = curves.read_curves(path)
+    found = learning_curves.read_curves(path)
     assert found == {
         "loss": {"step": [1, 2, 3, 4, 5], "value": [9.0, 8.0, 7.0, -1.0, 5.0]},
         "kl": {"step": [6], "value": [2]},
     }
-    assert curves.read_curves(path, ["kl", "absent"]) == {"kl": found["kl"]}
-    assert curves.read_curves(path, ["loss"], points=3)["loss"] == {
+    assert learning_curves.read_curves(path, ["kl", "absent"]) == {"kl": found["kl"]}
+    assert learning_curves.read_curves(path, ["loss"], points=3)["loss"] == {
         "step": [2, 4, 5],
         "value": [8.5, 3.0, 5.0],
     }

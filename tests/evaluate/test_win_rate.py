@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import judgements
 
 from alignjax.evaluate import diagnostics, intervals, win_rate
 from alignjax.evaluate.intervals import DataError
+from tests.evaluate.conftest import judgements
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, context_of
 
 from alignjax import games, losses, stages
 from alignjax.config import ConfigError, fn
 from alignjax.models.kv_cache import share
 from alignjax.sampling import mixture, own
 from alignjax.types import Batch
+from tests.support.tiny import as_jax, context_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 LANGUAGE = games.Language(3, 2, (2,))  # c, ac, bc, aa, ab, ba, bb

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, PAIRWISE, SUPERVISED, Case, as_is
-from network import NETWORK, PROMPT, ROWS, full_batch, parameters
-from tiny import all_finite, context_of
-from together import TRACES, Program, alone, extra_state, moving, pack
 
 from alignjax import losses
 from alignjax.config import ConfigError
 from alignjax.types import Batch
+from tests.support.cases import CASES, PAIRWISE, SUPERVISED, Case, as_is
+from tests.support.network import NETWORK, PROMPT, ROWS, full_batch, parameters
+from tests.support.tiny import all_finite, context_of
+from tests.support.together import TRACES, Program, alone, extra_state, moving, pack
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NAMES = [case.name for case in CASES]

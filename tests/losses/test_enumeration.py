@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import context_of
 
 from alignjax import losses
 from alignjax.models.kv_cache import default_read
 from alignjax.types import Array, Batch, Head, Hidden, Model
+from tests.support.tiny import context_of
 
 STOP, LETTERS = 0, 3
 EVERY = [(STOP,)] + [(a, b) for a in range(1, LETTERS) for b in range(LETTERS)]  # at most two tokens, stop included

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
 from alignjax.losses import logic
 from alignjax.types import Batch
+from tests.support.tiny import standin
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
 CORES = [logic.unconstrained_core, logic.odds_core, logic.cpo_core, logic.dpo_core]

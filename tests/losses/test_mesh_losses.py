@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES
+
+from tests.support.cases import CASES
 
 # What is gathered on purpose: these sort one number a pair over the whole batch, of 8 rows with 3 pairs and with one.
 SORTED = {"aot": [[24]], "aot_unpaired": [[8]]}
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 SHAPES = pytest.mark.parametrize(("shape", "pieces"), [("8x1", 8), ("4x2", 4), ("2x2x2", 4)])
 
 
@@ -27,10 +28,14 @@ def runs() -> dict[str, Any]:
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PJRT_NPROC": "16",  # threads: with one per core, devices may wait for each other for ever
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])]),
+        "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, str(HERE / "mesh_losses.py")], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.support.mesh_losses"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.losses import divergences
 from alignjax.types import Array, Batch
+from tests.support.tiny import as_jax, ragged, standin
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
 ROWS = 8

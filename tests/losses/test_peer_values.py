@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import standin
 
 from alignjax import losses
 from alignjax.config import Fn, fn
 from alignjax.losses import divergences
 from alignjax.types import Array, Batch
+from tests.support.tiny import standin
 
 OURS = ("dpo", "cpo", "orpo")  # what TRL calls an algorithm; SimPO and AlphaPO are loss types of its CPO
 Entries = list[tuple[float, Fn]]  # weights and losses, whose weighted sum is TRL's loss

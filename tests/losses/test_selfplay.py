@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from tiny import ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.types import Array, Batch
+from tests.support.tiny import ragged, standin
 
 
 def scored(seed: int = 0, n: int = 3, **logps: Any) -> tuple[Any, Batch]:

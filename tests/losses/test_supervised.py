@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import all_finite, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
 from alignjax.pair_layout import all_pairs, pair_view
 from alignjax.types import Array, Batch
+from tests.support.tiny import all_finite, standin
 
 
 def random_scores(batch: Batch, seed: int = 3) -> Array:

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from published import CASES, SIZES, theirs, written
-from tiny import context_of
 
 from alignjax.config import fn
 from alignjax.models import huggingface, transformer
 from alignjax.sampling import Filters, generate, own
 from alignjax.types import Batch
+from tests.support.published import CASES, SIZES, theirs, written
+from tests.support.tiny import context_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS, P, T = 3, 7, 6

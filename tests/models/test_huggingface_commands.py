@@ -12,7 +12,6 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from published import SIZES, theirs, written
 
 from alignjax import roles
 from alignjax.cli import config_file, import_export, main
@@ -22,6 +21,7 @@ from alignjax.train import checkpoint
 from alignjax.train.state import create_state, params_of
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
+from tests.support.published import SIZES, theirs, written
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from published import CASES, SIZES, theirs, written
 from safetensors.numpy import load_file, save_file
 
 from alignjax.config import ConfigError, fn
@@ -29,6 +28,7 @@ from alignjax.train.run_record import config_json
 from alignjax.train.state import create_state
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
+from tests.support.published import CASES, SIZES, theirs, written
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 DRAW = np.random.default_rng(1)
@@ -311,13 +311,12 @@ def test_a_fingerprint_is_of_the_content(root: Path, tmp_path: Path) -> None:
 def test_each_device_reads_its_own_slices(tmp_path: Path) -> None:
     """On a mesh of 4 x 2 devices no more is read than they keep, and it is what one device reads."""
     theirs("qwen3", vocab_size=40).save_pretrained(tmp_path / "model")
-    here = Path(__file__).resolve().parent
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(here.parents[1]),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
-    command = [sys.executable, str(here / "sharded_load.py"), str(tmp_path / "model")]
+    command = [sys.executable, "-m", "tests.support.sharded_load", str(tmp_path / "model")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])

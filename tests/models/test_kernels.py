@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from alignjax.config import ConfigError, Packing
 from alignjax.models import TransformerConfig, kernels
 from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.kv_cache import Cache, Segment
 from alignjax.models.packing import into_rows, pack, packed_mask
+from tests.support import tiny
 
 H, K, SIZE = 4, 2, 8
 KERNELS = pytest.mark.parametrize("kernel", ["cudnn", "splash"])

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import core
-from tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
 from alignjax.config import ConfigError
 from alignjax.models import Adapted, lora, quantise, unrolled
 from alignjax.types import Params
+from tests.support.tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(layers=2)

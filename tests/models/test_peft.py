@@ -12,12 +12,12 @@ import numpy as np
 import peft as peft_package
 import pytest
 import torch
-from published import theirs, written
-from tiny import difference
 
 from alignjax.config import ConfigError, fn
 from alignjax.models import huggingface, lora, peft, transformer
 from alignjax.types import Model, Params
+from tests.support.published import theirs, written
+from tests.support.tiny import difference
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 TOKENS = np.random.default_rng(0).integers(3, 37, (2, 9))

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
 from alignjax.config import ConfigError
 from alignjax.models import Quantised, dense, product, quantise
 from alignjax.models.weights import NF4
 from alignjax.types import Params
+from tests.support.tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(layers=1)

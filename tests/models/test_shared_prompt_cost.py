@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import flops
 
 from alignjax.models import TransformerConfig, transformer, unrolled
 from alignjax.types import Batch
+from tests.support.tiny import flops
 
 SIZES = {"vocab": 32, "width": 256, "layers": 2, "heads": 4, "mlp": 1024}
 

@@ -10,12 +10,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_transformer import token_logps
-from tiny import SIZES, all_finite, as_jax, context_of, difference, gradient, model, parameters, ragged, scorer
 
 from alignjax.config import ConfigError
 from alignjax.models import TransformerConfig, parameter_count, transformer, unrolled
 from alignjax.types import Array, Batch
+from tests.support.plain_transformer import token_logps
+from tests.support.tiny import (
+    SIZES,
+    all_finite,
+    as_jax,
+    context_of,
+    difference,
+    gradient,
+    model,
+    parameters,
+    ragged,
+    scorer,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH = as_jax(ragged(seed=1, n=3, gaps=True))

@@ -19,7 +19,7 @@ import pytest
 
 from alignjax.train.logp_cache.shards import read_shards
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)
 GONE = ("cannot reach another process of this run", "another task died")  # our words, or those of jax's coordinator
 
@@ -61,11 +61,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PLATFORMS": "cpu",
         "PJRT_NPROC": "16",  # threads: with one per core, simulated devices may wait for each other for ever
-        "PYTHONPATH": str(HERE.parents[1]),
+        "PYTHONPATH": str(ROOT),
     }
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
-    with subprocess.Popen([sys.executable, str(HERE / "forks.py")], env=variables, **pipes) as forks:
+    with subprocess.Popen([sys.executable, "-m", "tests.support.multihost_forks"], env=variables, **pipes) as forks:
         assert forks.stdin is not None
         assert forks.stdout is not None
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, context_of, model, parameters, ragged, scorer
 
 from alignjax import stages
 from alignjax.config import ConfigError, fn
 from alignjax.sampling import History, Stream, mixture
 from alignjax.types import Batch
+from tests.support.tiny import as_jax, context_of, model, parameters, ragged, scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, context_of, model, parameters, ragged, sgd
 
 from alignjax import losses, roles, stages
 from alignjax.config import ConfigError, fn
@@ -19,6 +18,7 @@ from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Context, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import as_jax, context_of, model, parameters, ragged, sgd
 
 GOALS = ((4, 5), (6,), (7, 8))
 EDGES = (0.0, 1.0)

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, ragged, standin
 
 from alignjax import losses, stages
 from alignjax.config import ConfigError, fn
 from alignjax.evaluate.controllability import cosa_score
 from alignjax.types import Batch, Context
+from tests.support.tiny import as_jax, ragged, standin
 
 KEY = jax.random.key(0)
 

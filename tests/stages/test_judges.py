@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tiny import as_jax, context, context_of, difference, model, parameters, ragged
 
 from alignjax import stages
 from alignjax.config import Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.stages.judge import probability
 from alignjax.types import Array, Batch, Context, Key
+from tests.support.tiny import as_jax, context, context_of, difference, model, parameters, ragged
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(outputs=("preference", "reward"))

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, ragged
 
 from alignjax import stages
 from alignjax.config import ConfigError
 from alignjax.types import Batch, Context
+from tests.support.tiny import as_jax, ragged
 
 N = 4
 BATCH = as_jax(ragged(n=N, rows=5))

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, context, context_of, model, parameters, ragged
 
 from alignjax import roles, stages
 from alignjax.config import ConfigError
 from alignjax.types import Batch, Context, Role
+from tests.support.tiny import as_jax, context, context_of, model, parameters, ragged
 
 KEY = jax.random.key(0)
 

@@ -16,13 +16,13 @@ import pytest
 from jax.extend import core
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from toy_configs import CONFIG, ONE, in_a_folder
 
 from alignjax.cli import main
 from alignjax.cli.layouts import Spread, forwards, layout_of
 from alignjax.cli.liveness import device_bytes, loop_bytes, peak_bytes
+from tests.support.toy_configs import CONFIG, ONE, in_a_folder
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 FACTOR = 2.0  # between the estimate of temporary memory and what XLA takes; tpu/README.md says so too
 
 
@@ -32,9 +32,9 @@ def found() -> dict[str, Any]:
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(HERE.parents[1]),
+        "PYTHONPATH": str(ROOT),
     }
-    program = [sys.executable, str(HERE / "hbm_program.py")]
+    program = [sys.executable, "-m", "tests.support.hbm_program"]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -25,8 +25,13 @@ def said() -> tuple[str, dict[str, int]]:
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tpu"), str(ROOT)]),
         "COLUMNS": "100",
     }
-    program = Path(__file__).with_name("smoke_program.py")
-    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.smoke_program"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     *table, last = done.stdout.splitlines()
     return "\n".join(table), json.loads(last)

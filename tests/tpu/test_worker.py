@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_configs import in_a_folder
 
 from alignjax import cli
 from alignjax.parallel.processes import Unreachable
+from tests.support.toy_configs import in_a_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "tpu").glob("*.sh"))

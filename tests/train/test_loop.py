@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy_run
 from rich.console import Console
 
 from alignjax import roles
@@ -21,6 +20,7 @@ from alignjax.train.checkpoint.steps import CheckpointError
 from alignjax.train.loop import NotFinite, train
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
+from tests.support import toy_run
 
 
 def run(experiment: Experiment, folder: Path, **options: Any) -> tuple[Any, str]:

@@ -10,9 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_played import SMALL, batch_of
-from tiny import as_jax, difference, model, ragged, sgd
-from toy_recipes import PLAYED
 
 from alignjax import algorithms, games, roles, stages
 from alignjax.config import ConfigError, fn
@@ -24,6 +21,9 @@ from alignjax.train.state import TrainState, abstract_state, create_state, param
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import as_jax, difference, model, ragged, sgd
+from tests.support.toy_recipes import PLAYED
+from tests.train.test_played import SMALL, batch_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))

@@ -15,10 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_online
-import toy_run
 from rich.console import Console
-from tiny import standin
 
 from alignjax import losses, stages
 from alignjax.cli.device_memory import abstract_mesh, held
@@ -31,6 +28,8 @@ from alignjax.train.state import TrainState, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
+from tests.support import toy_online, toy_run
+from tests.support.tiny import standin
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 QUIET = Console(quiet=True)

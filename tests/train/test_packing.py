@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from alignjax import algorithms, roles
 from alignjax.config import ConfigError, Packing, fn
@@ -23,6 +22,7 @@ from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Batch, Hidden, Model, Role
 from alignjax.workspace import Workspace
+from tests.support import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import toy_run
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment, Pipeline, fn
 from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
+from tests.support import toy_run
 
 
 def note(workspace: Workspace, *, text: str = "x", fail: bool = False) -> dict[str, Any]:

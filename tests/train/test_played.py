@@ -11,11 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_run
-from commands import ROOT
 from rich.console import Console
-from tiny import all_finite, as_jax, difference, model, ragged, sgd
-from toy_recipes import PLAYED, RECIPES, SELF_PLAY
 
 from alignjax import algorithms, games, roles
 from alignjax.config import Experiment, fn
@@ -27,6 +23,10 @@ from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
 from alignjax.workspace import Workspace
+from tests.support import toy_run
+from tests.support.commands import ROOT
+from tests.support.tiny import all_finite, as_jax, difference, model, ragged, sgd
+from tests.support.toy_recipes import PLAYED, RECIPES, SELF_PLAY
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))

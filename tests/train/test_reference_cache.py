@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import tiny
 from rich.console import Console
 
 from alignjax import algorithms, losses, roles, stages
@@ -31,6 +30,7 @@ from alignjax.train.state import TrainState, create_state
 from alignjax.train.stop_signal import Interrupted, Wish
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
+from tests.support import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

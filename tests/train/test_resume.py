@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy_online
-import toy_run
 from rich.console import Console
 
 from alignjax.train import checkpoint
 from alignjax.train import step as step_module
 from alignjax.train.loop import train
 from alignjax.workspace import Workspace
+from tests.support import toy_online, toy_run
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(folder: Path, *arguments: Any, script: str = "toy_run.py") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE / script), str(folder), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run(folder: Path, *arguments: Any, script: str = "toy_run") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"tests.support.{script}", str(folder), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -88,8 +87,8 @@ def test_asked_to_stop_saves_and_says_how_to_go_on(
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE / "toy_run.py"), str(tmp_path / "run"), "--slow", "30", "--steps", "100"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "tests.support.toy_run", str(tmp_path / "run"), "--slow", "30", "--steps", "100"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         # The first batch takes 30 s to come: the signal is noted meanwhile, and the second one need not wait for it.
@@ -128,7 +127,7 @@ def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[
 def test_sampling_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None:
     """IPO-MD with a real sampler and judge, of adapters over a base that is written once: one process is killed while
     it writes a step, another one goes on."""
-    killed = run(tmp_path / "run", script="toy_online.py")
+    killed = run(tmp_path / "run", script="toy_online")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert checkpoint.steps(tmp_path / "run") == [2]
     experiment, quiet = toy_online.experiment(adapters=True), Console(quiet=True)

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import difference, model, sgd
 
 from alignjax import roles
 from alignjax.config import ConfigError, fn
 from alignjax.train.state import TrainState, abstract_state, create_state, unchanging
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import difference, model, sgd
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))

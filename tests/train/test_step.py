@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import all_finite, as_jax, difference, model, parameters, ragged, sgd
-from toy_recipes import COUPLED, RECIPES, recipe
 
 from alignjax import losses, roles, stages
 from alignjax.config import ConfigError, fn
@@ -20,6 +18,8 @@ from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import all_finite, as_jax, difference, model, parameters, ragged, sgd
+from tests.support.toy_recipes import COUPLED, RECIPES, recipe
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 # The online recipes share the update of the offline ones: `test_online_recipes_share_the_update_of_the_offline_ones`.

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from alignjax.evaluate.report import curves, figures
+from alignjax.evaluate.report import figures, learning_curves
 from alignjax.evaluate.report import schema as schema
 from alignjax.evaluate.report.template import STYLE, TEMPLATE
 from alignjax.evaluate.report.wording import (
@@ -100,8 +100,8 @@ def _matrix(results: schema.Results) -> list[tuple[str, list[Any]]]:
 
 def _panels(results: schema.Results) -> dict[str, list[Markup]]:
     return {
-        group: [Markup(curves.curve_panel(group, metric, curves)) for metric, curves in metrics.items()]
-        for group, metrics in curves.curve_groups(results).items()
+        group: [Markup(learning_curves.curve_panel(group, metric, curves)) for metric, curves in metrics.items()]
+        for group, metrics in learning_curves.curve_groups(results).items()
     }
 
 

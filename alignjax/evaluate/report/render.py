@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignjax.evaluate.report import curves, figures
+from alignjax.evaluate.report import figures, learning_curves
 from alignjax.evaluate.report import schema as schema
 from alignjax.evaluate.report.html import html_report
 from alignjax.evaluate.report.markdown import markdown_report
@@ -46,7 +46,7 @@ def _render(results: schema.Results, folder: Path) -> dict[str, Path]:
     pictures = {
         "frontier": figures.frontier_figure(results),
         "win_rates": figures.win_rate_figure(results),
-        "learning_curves": curves.curves_figure(results),
+        "learning_curves": learning_curves.curves_figure(results),
     }
     paths = {"results": folder / "results.json", "html": folder / "report.html", "markdown": folder / "report.md"}
     for name, picture in pictures.items():

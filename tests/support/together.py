@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import Case
-from network import NETWORK
 
 from alignjax import roles as starts
 from alignjax.config import Fn
 from alignjax.scoring import with_shared_passes
 from alignjax.types import Array, Batch, Context, Mean, Role
+from tests.support.cases import Case
+from tests.support.network import NETWORK
 
 BASE = {"policy": Role(NETWORK, None), "reference": Role(NETWORK, None)}
 SCOPE = "loss_"  # what a case does has this and its name in compiled programs

@@ -1,6 +1,6 @@
 """Runs recipes on meshes of simulated devices and compares what came of them with one device.
 
-    PYTHONPATH=tests/train python tests/mesh_program.py [RECIPE ...] [MESH ...]
+    python -m tests.support.mesh_program [RECIPE ...] [MESH ...]
 
 prints a table: every recipe of `toy_recipes.py` and every variant below, on every mesh, or those that are named. Each
 makes two iterations by one compiled program, which refuses what is laid out otherwise than it was compiled for.
@@ -24,11 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from collectives import Gather, all_gathers
 from jax.sharding import Mesh, NamedSharding
-from tiny import model as tiny_model
-from tiny import ragged
-from toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
 
 from alignjax import algorithms
 from alignjax.config import MeshConfig, Packing, fn
@@ -37,6 +33,10 @@ from alignjax.parallel import mesh
 from alignjax.train.state import TrainState, abstract_state, born
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
+from tests.support.collectives import Gather, all_gathers
+from tests.support.tiny import model as tiny_model
+from tests.support.tiny import ragged
+from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
 
 # Beside jax_disable_most_optimizations: what runs for milliseconds is to compile in one second, not in three.
 QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from toy_run import die_writing
 
 from alignjax import algorithms, roles, stages
 from alignjax.config import Experiment, fn
@@ -19,6 +18,7 @@ from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
+from tests.support.toy_run import die_writing
 
 SMALL = {"vocab": 19, "width": 16, "layers": 1, "heads": 2, "mlp": 24}
 

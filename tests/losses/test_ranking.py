@@ -13,12 +13,12 @@ import numpy as np
 import optax
 import pytest
 from scipy import special, stats
-from tiny import all_finite, as_jax, ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
 from alignjax.losses.decorators.listwise import beats, mean_rank
 from alignjax.types import Array, Batch
+from tests.support.tiny import all_finite, as_jax, ragged, standin
 
 pytestmark = pytest.mark.usefixtures("float64")
 

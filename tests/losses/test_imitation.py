@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from single_completions import completions, value
-from tiny import all_finite, as_jax, ragged
 
 from alignjax import losses
 from alignjax.config import ConfigError
 from alignjax.types import Array, Batch
+from tests.support.single_completions import completions, value
+from tests.support.tiny import all_finite, as_jax, ragged
 
 
 @pytest.fixture

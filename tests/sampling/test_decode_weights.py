@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import as_jax, context, model, parameters, ragged, scorer
 
 from alignjax import stages
 from alignjax.config import ConfigError, fn
@@ -18,6 +17,7 @@ from alignjax.models import Adapted, dense, quantise
 from alignjax.sampling import Stream, mixture
 from alignjax.sampling.decode_weights import decode_weights
 from alignjax.types import Batch, Role
+from tests.support.tiny import as_jax, context, model, parameters, ragged, scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(layers=1)

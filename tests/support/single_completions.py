@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from tiny import standin
 
 from alignjax.types import Array, Batch
+from tests.support.tiny import standin
 
 
 def completions(sums: Any, label: Any, reference: Any = 0.0, length: int = 3, n: int = 1) -> tuple[Array, Batch]:

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import all_finite, as_jax, context, context_of, difference, flops, model, parameters, ragged, scorer, sgd
-from toy_recipes import entropy, mismatched
 
 from alignjax import losses, roles
 from alignjax.config import ConfigError, fn
@@ -18,6 +16,20 @@ from alignjax.scoring import Request, one_pass
 from alignjax.train.state import abstract_state
 from alignjax.train.step import make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Head, Hidden, Mean, Metrics, Model, Role
+from tests.support.tiny import (
+    all_finite,
+    as_jax,
+    context,
+    context_of,
+    difference,
+    flops,
+    model,
+    parameters,
+    ragged,
+    scorer,
+    sgd,
+)
+from tests.support.toy_recipes import entropy, mismatched
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH = as_jax(ragged())

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from single_completions import completions, value
-from tiny import as_jax, ragged, standin
 
 from alignjax import losses, roles, stages
 from alignjax.config import ConfigError, fn
 from alignjax.types import Array, Batch, Context, Mean
+from tests.support.single_completions import completions, value
+from tests.support.tiny import as_jax, ragged, standin
 
 # ----------------------------------------------------------------------------------------------------------------
 # peers

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from network import NETWORK, VOCAB, WIDTH, full_batch, parameters
-from tiny import as_jax, context, difference
 
 from alignjax import losses
 from alignjax.config import as_fn
 from alignjax.types import Array, Batch, Context, Role
+from tests.support.network import NETWORK, VOCAB, WIDTH, full_batch, parameters
+from tests.support.tiny import as_jax, context, difference
 
 ROLES = {"policy": Role(NETWORK, None), "reference": Role(NETWORK, None), "masks": Role(None, None)}
 

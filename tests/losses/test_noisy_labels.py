@@ -13,8 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from network import NETWORK, full_batch
-from tiny import as_jax, sgd, standin
 
 from alignjax import losses, roles
 from alignjax.config import ConfigError, fn
@@ -22,6 +20,8 @@ from alignjax.train.state import create_state
 from alignjax.train.step import make_update
 from alignjax.types import Algorithm, Array, Batch, Mean, Role
 from alignjax.workspace import Workspace
+from tests.support.network import NETWORK, full_batch
+from tests.support.tiny import as_jax, sgd, standin
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pair_cases import LOSSES, Case
 from scipy.optimize import minimize, minimize_scalar
-from tiny import all_finite, ragged, standin
 
 from alignjax import losses
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.types import Array, Batch
+from tests.support.pair_cases import LOSSES, Case
+from tests.support.tiny import all_finite, ragged, standin
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 every = pytest.mark.parametrize("case", LOSSES, ids=lambda case: f"{case.loss.__name__}-{case.hyper}")

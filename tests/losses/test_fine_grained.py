@@ -9,9 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from network import parameters
-from over_tokens import a_policy, answer, distributions, masks_of, now, same, sure_pairs, told
-from tiny import as_jax, difference, sgd
 
 from alignjax import losses, roles
 from alignjax.config import fn
@@ -20,6 +17,9 @@ from alignjax.train.state import create_state
 from alignjax.train.step import make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Head, Hidden, Mean, Model, Role
 from alignjax.workspace import Workspace
+from tests.support.network import parameters
+from tests.support.over_tokens import a_policy, answer, distributions, masks_of, now, same, sure_pairs, told
+from tests.support.tiny import as_jax, difference, sgd
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
 

@@ -24,13 +24,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from network import NETWORK, VOCAB, WIDTH, binary_reward
-from tiny import sgd
 
 from alignjax import losses, roles
 from alignjax.config import Fn, fn
 from alignjax.losses import divergences, logic
 from alignjax.types import Batch, Role
+from tests.support.network import NETWORK, VOCAB, WIDTH, binary_reward
+from tests.support.tiny import sgd
 
 
 def as_is(batch: Batch) -> Batch:

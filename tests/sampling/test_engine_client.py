@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny import as_jax, model, ragged, scorer
 
 from alignjax import roles, stages
 from alignjax.config import ConfigError, fn
@@ -23,6 +22,7 @@ from alignjax.train.state import create_state
 from alignjax.train.step import abstract_experience, make_experience
 from alignjax.types import Algorithm, Batch, Role
 from alignjax.workspace import Workspace
+from tests.support.tiny import as_jax, model, ragged, scorer
 
 NETWORK = model(layers=1)
 PROMPTS = Batch(**{name: getattr(as_jax(ragged(seed=2)), name) for name in ("prompt", "prompt_valid", "example_id")})

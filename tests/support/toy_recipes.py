@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from tiny import model, sgd
 
 from alignjax import algorithms, losses, roles, stages
 from alignjax.config import fn
 from alignjax.losses.decorators.pairwise import sequence_logps
 from alignjax.pair_layout import all_pairs
 from alignjax.types import Algorithm, Array, Batch, Context, Mean, Metrics, Model, Role
+from tests.support.tiny import model, sgd
 
 OPTIMIZER = fn(sgd, learning_rate=1.0)
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def environment(shared: Path) -> dict[str, str]:
@@ -62,8 +62,8 @@ def _forked(words: list[str], folder: Path, shared: Path, extra: dict[str, str])
 @functools.cache
 def _server(shared: Path) -> subprocess.Popen[str]:
     """The process that is forked, until this one ends."""
-    program = [sys.executable, str(Path(__file__).with_name("forked_commands.py"))]
+    program = [sys.executable, "-m", "tests.support.forked_commands"]
     pipe = subprocess.PIPE
-    server = subprocess.Popen(program, env=environment(shared), stdin=pipe, stdout=pipe, text=True)
+    server = subprocess.Popen(program, cwd=ROOT, env=environment(shared), stdin=pipe, stdout=pipe, text=True)
     atexit.register(server.communicate)  # closes its input, which ends it
     return server

@@ -13,12 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy_run
 
 from alignjax.config import ConfigError, fn
 from alignjax.train import run_record
 from alignjax.train.run_record import check_same, config_hash, differences
 from alignjax.types import Model
+from tests.support import toy_run
 
 
 def scaled(factor: float, names: tuple[str, ...] = ()) -> Callable[[float], float]:
@@ -50,7 +50,7 @@ def test_everything_a_config_may_hold_is_json() -> None:
     }
     found = run_record.config_json(tree)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    inner = {"function": "toy_run.noise", "scale": 1.0}
+    inner = {"function": "tests.support.toy_run.noise", "scale": 1.0}
     assert found["fn"] == {"function": f"{__name__}.outer", "inner": inner, "limit": "inf", "path": "a/b"}
     assert found["model"] == {"model": {"type": f"{__name__}.Size", "width": 5}}
     assert (found["array"], found["number"], found["set"]) == ([0, 1, 2], 0.5, ["a", "b"])
@@ -59,10 +59,12 @@ def test_everything_a_config_may_hold_is_json() -> None:
 
 
 def test_the_hash_is_that_of_any_process_and_of_the_file() -> None:
-    code = "import toy_run; from alignjax.train.run_record import config_hash; print(config_hash(toy_run.experiment()))"
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    code = (
+        "from tests.support import toy_run; from alignjax.train.run_record import config_hash; "
+        "print(config_hash(toy_run.experiment()))"
     )
+    root = Path(__file__).resolve().parents[2]
+    elsewhere = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     mine = config_hash(toy_run.experiment())
     assert elsewhere.stdout.split() == [mine]
     assert config_hash(json.loads(json.dumps(run_record.config_json(toy_run.experiment())))) == mine

@@ -12,15 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from cases import CASES
-from collectives import all_gathers
 from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
-from network import AXES, full_batch, parameters
-from together import SCOPE, Program, extra_state, moving
 
 from alignjax.config import MeshConfig
 from alignjax.parallel import mesh
+from tests.support.cases import CASES
+from tests.support.collectives import all_gathers
+from tests.support.network import AXES, full_batch, parameters
+from tests.support.together import SCOPE, Program, extra_state, moving
 
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_enable_x64", True)

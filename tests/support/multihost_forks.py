@@ -12,10 +12,9 @@ import signal
 import sys
 from typing import Any
 
-import jobs
-import program
+from tests.support import multihost_jobs, multihost_program
 
-PROGRAMS = {"program": program.main, "jobs": jobs.main}
+PROGRAMS = {"program": multihost_program.main, "jobs": multihost_jobs.main}
 LIMIT = 600  # seconds after which a process is ended
 
 

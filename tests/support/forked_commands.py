@@ -13,9 +13,8 @@ import pkgutil
 import signal
 import sys
 
-import alignjax.commands
-
 import alignjax.algorithms
+import alignjax.cli
 import alignjax.evaluate
 import alignjax.train
 from alignjax.cli import main as command_line
@@ -39,7 +38,7 @@ def started(request: dict) -> int:
 
 def main() -> None:
     del sys.path[0]  # the tests' own modules, which a command does not see
-    for package in (alignjax.commands, alignjax.evaluate, alignjax.train):
+    for package in (alignjax.cli, alignjax.evaluate, alignjax.train):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
     for line in sys.stdin:

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_enumeration as enumerable
-from network import WIDTH, full_batch, parameters
-from over_tokens import a_policy, answer, distributions, masks_of, now, same, sure_pairs, told
 from scipy.stats import entropy
-from tiny import as_jax, difference
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
 from alignjax.losses import reads
 from alignjax.types import Array, Batch, Context, Mean
+from tests.losses import test_enumeration as enumerable
+from tests.support.network import WIDTH, full_batch, parameters
+from tests.support.over_tokens import a_policy, answer, distributions, masks_of, now, same, sure_pairs, told
+from tests.support.tiny import as_jax, difference
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
 

@@ -1,0 +1,1 @@
+"""What tests share: tiny networks and batches, toy recipes and runs, and programs that tests start."""
