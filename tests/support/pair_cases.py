@@ -1,4 +1,4 @@
-"""Every loss on pairs with what is known of it in closed form: the list that tests/losses/test_margin.py goes through."""
+"""Every loss on pairs with what is known of it in closed form: the list that test_margin.py goes through."""
 
 from __future__ import annotations
 
