@@ -19,8 +19,7 @@ from alignjax.cli.plain_attention import here
 from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
 from alignjax.data.sources.batch_layout import pad_left
-from alignjax.sampling import Filters, Sampled, own
-from alignjax.sampling import generate as sample
+from alignjax.sampling import Filters, Sampled, generate as sample, own
 from alignjax.train import checkpoint
 from alignjax.train.state import restored_params
 from alignjax.types import Batch, Context, Key, Model, Params, Role

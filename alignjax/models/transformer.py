@@ -17,8 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alignjax.config import ConfigError, nearest
-from alignjax.models import heads as heads_module
-from alignjax.models import kernels
+from alignjax.models import heads as heads_module, kernels
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, rms_norm, unit_scale

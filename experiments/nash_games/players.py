@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from resting_points import BETA, VPO, XPO
 from six_games import MIX, TAU, TabularGame
 
-from alignjax import algorithms as al
-from alignjax import games, losses, roles, stages
+from alignjax import algorithms as al, games, losses, roles, stages
 from alignjax.config import fn
 from alignjax.games.table_policy import context_number
 from alignjax.sampling import own

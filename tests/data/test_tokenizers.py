@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 import tokenizers as hf
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from alignjax.config import ConfigError

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from alignjax.evaluate.report import figures, learning_curves, render, wording
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import figures, learning_curves, render, schema, wording
 from alignjax.evaluate.report.schema import REQUIRED, ResultsError
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} | `code` $\\frac$ </div> [link](javascript:x)"

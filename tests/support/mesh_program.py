@@ -34,8 +34,7 @@ from alignjax.train.state import TrainState, abstract_state, born
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from tests.support.collectives import Gather, all_gathers
-from tests.support.tiny import model as tiny_model
-from tests.support.tiny import ragged
+from tests.support.tiny import model as tiny_model, ragged
 from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
 
 # Beside jax_disable_most_optimizations: what runs for milliseconds is to compile in one second, not in three.

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.extend import core
-from jax.sharding import AbstractMesh, AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec as P
 
 from alignjax.cli import main
 from alignjax.cli.layouts import Spread, forwards, layout_of

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from alignjax import roles
 from alignjax.config import ConfigError, Experiment, fn
-from alignjax.train import checkpoint, metrics
-from alignjax.train import step as step_module
+from alignjax.train import checkpoint, metrics, step as step_module
 from alignjax.train.checkpoint.steps import CheckpointError
 from alignjax.train.loop import NotFinite, train
 from alignjax.types import Algorithm, Role

@@ -14,8 +14,7 @@ import pytest
 from alignjax import algorithms, games, roles, stages
 from alignjax.config import ConfigError, fn
 from alignjax.models import Quantised, lora, peft
-from alignjax.train import checkpoint
-from alignjax.train import step as step_module
+from alignjax.train import checkpoint, step as step_module
 from alignjax.train.adapter_jobs import merge, write_adapters
 from alignjax.train.state import TrainState, abstract_state, create_state, params_of, unchanging
 from alignjax.train.step import abstract_experience, make_experience, make_update

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from alignjax.train import checkpoint
-from alignjax.train import step as step_module
+from alignjax.train import checkpoint, step as step_module
 from alignjax.train.loop import train
 from alignjax.workspace import Workspace
 from tests.support import toy_online, toy_run

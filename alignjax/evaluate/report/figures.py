@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import schema
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B5EA7", "#8C6D31")
 BASELINE, HUMAN = "#7A7A7A", "#1A1A1A"

@@ -8,8 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from alignjax.evaluate.report import figures, learning_curves
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import figures, learning_curves, schema
 from alignjax.evaluate.report.template import STYLE, TEMPLATE
 from alignjax.evaluate.report.wording import (
     data_sentence,

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.figures import INK, STYLE, colours, frame, short, svg
 
 # How metrics are labelled, and in this order which of them a report shows; others follow while there is room.

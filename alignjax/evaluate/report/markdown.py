@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.wording import (
     data_sentence,
     duration,

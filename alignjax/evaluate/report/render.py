@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignjax.evaluate.report import figures, learning_curves
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import figures, learning_curves, schema
 from alignjax.evaluate.report.html import html_report
 from alignjax.evaluate.report.markdown import markdown_report
 from alignjax.evaluate.report.wording import DASH, headline, interval_parts, interval_text, player_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignjax.evaluate.report import schema as schema
+from alignjax.evaluate.report import schema
 
 DASH, MINUS = "\u2013", "\u2212"  # en dash, typographic minus
 NONE = DASH
