@@ -95,7 +95,7 @@ class AdaptersOf:
 
 @dataclasses.dataclass(frozen=True)
 class Through:
-    """Starts as function(tree) of what another start gives: `through(restored("sft", "policy"), fn(models.quantise))`,
+    """Starts as function(tree) of what another start gives: `through(restored("sft", "policy"), fn(models.quantize))`,
     weights in few bits. The model then runs on what the function makes."""
 
     start: Any

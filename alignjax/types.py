@@ -217,7 +217,7 @@ class Role:
     optimizer: a function that makes the optax transformation; a role with one is trained
     rule: what moves it at the end of every iteration, of a trained role after the optimizer's step; default: nothing
     build(own, params_of) -> params: derives what the model runs on from this role and others (adapters, soups, fake
-    quantisation)
+    quantization)
     """
 
     model: Model | None = dataclasses.field(metadata={"static": True})

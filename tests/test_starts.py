@@ -12,7 +12,7 @@ import pytest
 from alignjax import algorithms, losses, roles, stages
 from alignjax.cli.start_checks import check_starts
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn
-from alignjax.models import lora, quantise
+from alignjax.models import lora, quantize
 from alignjax.roles import adapters_of, copy_of, restored, through
 from alignjax.train import step
 from alignjax.train.adapter_jobs import merge
@@ -32,7 +32,7 @@ def never(*arguments: Any) -> Any:
 def adapters() -> Algorithm:
     """Adapters over a base that is kept in few bits."""
     parts = {
-        "base": Role(NETWORK, through(roles.fresh(), fn(quantise))),
+        "base": Role(NETWORK, through(roles.fresh(), fn(quantize))),
         "policy": Role(NETWORK, adapters_of("base", fn(lora.init)), SGD, build=fn(lora.build, base="base", alpha=1.0)),
     }
     return Algorithm({}, {"sft": fn(losses.sft)}, parts)
@@ -50,7 +50,7 @@ def after(*, stage: str, role: str = "policy", merged: str = "policy") -> Pipeli
 
 
 @pytest.mark.parametrize("role", ["policy", "base"])
-def test_adapters_and_quantised_weights_are_to_be_merged_first(role: str, tmp_path: Path) -> None:
+def test_adapters_and_quantized_weights_are_to_be_merged_first(role: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"role 'policy' does not have the shapes of role '.*merge it first"):
         check_starts(after(stage="first", role=role), Workspace(tmp_path))
     check_starts(after(stage="merged", role=role, merged=role), Workspace(tmp_path))

@@ -8,8 +8,8 @@ from typing import Any
 
 from alignjax import roles
 from alignjax.config import ConfigError, Fn, fn, nearest
-from alignjax.models import lora, quantise
-from alignjax.models.quantize import MATRICES
+from alignjax.models import lora, quantize
+from alignjax.models.weights import MATRICES
 from alignjax.roles import CopyOf, PoolOf
 from alignjax.types import Algorithm, Role, frozen
 
@@ -42,7 +42,7 @@ def with_lora(
     past policies. Where the mean of the weights matters, average few snapshots with `roles.combined`.
 
     rank, alpha, targets, rank_stabilised, whole: see `models.lora`. bits: 8 or 4 keeps the matrices of the base
-    quantised (QLoRA, arXiv:2305.14314; see `models.quantise`). start: function(key, base's params) -> adapters, in the
+    quantized (QLoRA, arXiv:2305.14314; see `models.quantize`). start: function(key, base's params) -> adapters, in the
     place of fresh ones of that rank and those targets (`models.peft.start`).
 
     Raises ConfigError for a role that does not exist, has no model, or has a build or follows another role already, and
@@ -57,7 +57,7 @@ def with_lora(
         if base in made:
             raise ConfigError(f"with_lora: the algorithm has a role {base!r} already; adapt all roles in one call")
         build = fn(lora.build, base=base, alpha=alpha, rank_stabilised=rank_stabilised)
-        first = made[name].start if bits is None else roles.through(made[name].start, fn(quantise, bits=bits))
+        first = made[name].start if bits is None else roles.through(made[name].start, fn(quantize, bits=bits))
         small = roles.adapters_of(base, start or fn(lora.init, rank=rank, targets=targets, whole=whole))
         family = _family(name, made)
         read = {role.rule.kwargs.get("of") for role in made.values()}  # by a rule, so they need a tree of their own

@@ -91,7 +91,7 @@ def _check(
 
 
 def _own(step: Experiment | Fn, name: str, role: Role) -> Any:
-    """What a checkpoint holds of a role that is not its model's params: adapters, quantised weights, a pool. Else
+    """What a checkpoint holds of a role that is not its model's params: adapters, quantized weights, a pool. Else
     None."""
     whole = role.build is None and not isinstance(role.start, Through)
     return None if whole or not isinstance(step, Experiment) else abstract_state(step.algorithm).roles[name]

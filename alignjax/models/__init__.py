@@ -4,14 +4,13 @@ from alignjax.models import lora
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
 from alignjax.models.kv_cache import Cache, Segment, parameter_count, select, share, unrolled, with_room
-from alignjax.models.quantize import quantise
 from alignjax.models.transformer import transformer
-from alignjax.models.weights import Adapted, Quantised, dense, product
+from alignjax.models.weights import Adapted, Quantized, dense, product, quantize
 
 __all__ = [
     "Adapted",
     "Cache",
-    "Quantised",
+    "Quantized",
     "RopeScaling",
     "Segment",
     "TransformerConfig",
@@ -19,7 +18,7 @@ __all__ = [
     "lora",
     "parameter_count",
     "product",
-    "quantise",
+    "quantize",
     "select",
     "share",
     "transformer",

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn
-from alignjax.models.quantize import MATRICES, matched, path_of
-from alignjax.models.weights import Adapted, Quantised, dense
+from alignjax.models.weights import MATRICES, Adapted, Quantized, dense, matched, path_of
 from alignjax.numerics import fold_name
 from alignjax.types import Array, Key, Params
 
@@ -23,7 +22,7 @@ SMALL_HEADS = r"heads\.(?!lm\.).*"  # paths of all heads but the language model'
 
 
 def _is_weight(leaf: Any) -> bool:
-    return isinstance(leaf, (Adapted, Quantised))
+    return isinstance(leaf, (Adapted, Quantized))
 
 
 def _nested(flat: Mapping[str, Any]) -> Params:
@@ -123,5 +122,5 @@ def mixed(own: Any, params_of: Callable[[str], Params], *, of: tuple[str, ...]) 
 
 
 def merged(params: Params) -> Params:
-    """Plain params of what a build made: adapters added to their weights, quantised weights written out."""
+    """Plain params of what a build made: adapters added to their weights, quantized weights written out."""
     return jax.tree.map(dense, params, is_leaf=_is_weight)

@@ -8,13 +8,17 @@ and a loop over layers indexes them like any weight.
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeAlias
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from alignjax.config import ConfigError
 from alignjax.numerics import linear
-from alignjax.types import Array
+from alignjax.types import Array, Params
 
 # Of a standard normal distribution: the quantiles that nf4's sixteen codes stand for (arXiv:2305.14314 app. E).
 NF4 = (
@@ -23,11 +27,14 @@ NF4 = (
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 
+BLOCK = 64  # rows of an nf4 block (arXiv:2305.14314 sec. 3)
+MATRICES = "q|k|v|o|gate|up|down"
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Quantised:
-    """A frozen weight [..,D,F] in 8 or 4 bits, made by `quantise`.
+class Quantized:
+    """A frozen weight [..,D,F] in 8 or 4 bits, made by `quantize`.
 
     8 bits: values int8 [..,D,F], scales [..,1,F], one for each output. 4 bits (nf4): values uint8 [..,D/2,F], rows 2i
     (low bits) and 2i + 1 in one byte, scales [..,D/block,F], the largest magnitude of each block of rows. No gradient
@@ -41,15 +48,15 @@ class Quantised:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """weight [..,D,F] + a [..,D,R] @ b [..,R,F], never added up: a frozen weight (quantised or not) and an adapter of
+    """weight [..,D,F] + a [..,D,R] @ b [..,R,F], never added up: a frozen weight (quantized or not) and an adapter of
     rank R, its scale already in b (arXiv:2106.09685 sec. 4.1)."""
 
-    weight: Array | Quantised
+    weight: Array | Quantized
     a: Array
     b: Array
 
 
-Weight: TypeAlias = Array | Quantised | Adapted
+Weight: TypeAlias = Array | Quantized | Adapted
 
 
 def dense(weight: Weight, dtype: jnp.dtype | None = None) -> Array:
@@ -59,7 +66,7 @@ def dense(weight: Weight, dtype: jnp.dtype | None = None) -> Array:
         base = dense(weight.weight, dtype)
         wide = jnp.promote_types(base.dtype, weight.a.dtype)
         return (base.astype(wide) + (weight.a @ weight.b).astype(wide)).astype(base.dtype)
-    if not isinstance(weight, Quantised):
+    if not isinstance(weight, Quantized):
         return weight if dtype is None else weight.astype(dtype)
     dtype = weight.scales.dtype if dtype is None else dtype
     values, scales = weight.values, weight.scales.astype(dtype)
@@ -72,24 +79,24 @@ def dense(weight: Weight, dtype: jnp.dtype | None = None) -> Array:
 
 
 @jax.custom_vjp
-def _over_quantised(x: Array, weight: Quantised) -> Array:
+def _over_quantized(x: Array, weight: Quantized) -> Array:
     if weight.values.dtype == jnp.int8:
         return (x @ weight.values.astype(x.dtype)) * weight.scales[..., 0, :].astype(x.dtype)
     return x @ dense(weight, x.dtype)
 
 
-def _forward(x: Array, weight: Quantised) -> tuple[Array, Quantised]:
-    return _over_quantised(x, weight), weight
+def _forward(x: Array, weight: Quantized) -> tuple[Array, Quantized]:
+    return _over_quantized(x, weight), weight
 
 
-def _backward(weight: Quantised, g: Array) -> tuple[Array, None]:
+def _backward(weight: Quantized, g: Array) -> tuple[Array, None]:
     # The weight is written out a second time rather than kept: kept, all layers' would exist at once.
     if weight.values.dtype == jnp.int8:
         return (g * weight.scales[..., 0, :].astype(g.dtype)) @ weight.values.astype(g.dtype).T, None
     return g @ dense(weight, g.dtype).T, None
 
 
-_over_quantised.defvjp(_forward, _backward)
+_over_quantized.defvjp(_forward, _backward)
 
 
 def product(x: Array, weight: Weight) -> Array:
@@ -97,6 +104,71 @@ def product(x: Array, weight: Weight) -> Array:
     if isinstance(weight, Adapted):
         low = linear(x, weight.a.astype(x.dtype))
         return product(x, weight.weight) + linear(low, weight.b.astype(x.dtype))
-    if isinstance(weight, Quantised):
-        return _over_quantised(x, weight)
+    if isinstance(weight, Quantized):
+        return _over_quantized(x, weight)
     return linear(x, weight.astype(x.dtype))
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    """ "layers.q" from the path of a leaf."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def matched(params: Params, targets: str, what: str) -> list[str]:
+    """Paths of the stacked matrices [L,D,F] of a transformer's layers whose name is matched, whole, by the regular
+    expression `targets`; params may be shapes.
+
+    Raises ConfigError, beginning with `what`, if none is, naming those there are.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    there = [path_of(path) for path, leaf in leaves if path_of(path).startswith("layers.") and leaf.ndim == 3]
+    found = [path for path in there if re.fullmatch(targets, path.rpartition(".")[2])]
+    if not found:
+        names = ", ".join(path.rpartition(".")[2] for path in there)
+        raise ConfigError(f"{what}: no matrix of the layers is called {targets!r}; there are: {names or 'none'}")
+    return found
+
+
+def replaced(params: Params, paths: list[str], change: Callable[[str, Array], Any]) -> Params:
+    """The params with `change(path, leaf)` in the place of the leaves at `paths`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: change(path_of(path), leaf) if path_of(path) in paths else leaf, params
+    )
+
+
+def quantize(params: Params, *, bits: int = 4, targets: str = MATRICES) -> Params:
+    """The params with every matrix of the layers that `targets` matches as a `Quantized`: 8 bits, symmetric, with a
+    scale per output; or 4 bits, nf4 in blocks of 64 rows (or of the largest power of two that divides D).
+
+    The rest (embedding, head, norms) stays as it is. Scales are float32 (float64 if the weights are). Double
+    quantization of the scales (arXiv:2305.14314 sec. 3), which saves 0.37 bits a weight, is left out.
+
+    Raises ConfigError for another number of bits, if no matrix is matched, or for nf4 of an odd D.
+    """
+    if bits not in (4, 8):
+        raise ConfigError(f"quantize: bits={bits}; it must be 8 or 4")
+    return replaced(params, matched(params, targets, "quantize"), _int8 if bits == 8 else _nf4)
+
+
+def _scaled(weight: Array, axis: int) -> tuple[Array, Array]:
+    """The weight in the width of its scales, and its largest magnitudes along an axis, 1 where all is 0."""
+    wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(wide), axis=axis, keepdims=True)
+    return wide, jnp.where(largest > 0, largest, 1)
+
+
+def _int8(path: str, weight: Array) -> Quantized:
+    wide, largest = _scaled(weight, -2)
+    return Quantized(jnp.round(wide / largest * 127).astype(jnp.int8), largest / 127)
+
+
+def _nf4(path: str, weight: Array) -> Quantized:
+    *layers, width, out = weight.shape
+    if width % 2:
+        raise ConfigError(f"quantize: {path} has {width} rows; two nf4 codes share a byte, so the number must be even")
+    wide, largest = _scaled(weight.reshape(*layers, -1, math.gcd(BLOCK, width), out), -2)
+    table = jnp.array(NF4, wide.dtype)
+    # The nearest of sorted values: how many of the midpoints between them lie below.
+    codes = jnp.searchsorted((table[1:] + table[:-1]) / 2, wide / largest).astype(jnp.uint8)
+    pairs = codes.reshape(*layers, width // 2, 2, out)
+    return Quantized(pairs[..., 0, :] | (pairs[..., 1, :] << 4), largest[..., 0, :])

@@ -185,7 +185,7 @@ def place(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
 
 
 # What may lie in the place of a weight with axes (.., in, out), by the name of the part: an adapter's two factors, and
-# the values and scales of a quantised weight.
+# the values and scales of a quantized weight.
 _PARTS: Mapping[str, Any] = {
     "a": lambda axes: (*axes[:-1], None),
     "b": lambda axes: (*axes[:-2], None, axes[-1]),
@@ -209,7 +209,7 @@ def _axes_of(path: tuple[str, ...], known: Mapping[tuple[str, ...], Any]) -> Any
 
 
 def state_shardings(algorithm: Any, state: Any, mesh: Mesh) -> Any:
-    """Shardings for an abstract TrainState: weights, and adapters and quantised values in their place, by the weights'
+    """Shardings for an abstract TrainState: weights, and adapters and quantized values in their place, by the weights'
     logical axes; optimizer moments, and pools of past weights, like what they belong to; the rest whole."""
     whole = NamedSharding(mesh, PartitionSpec())
 

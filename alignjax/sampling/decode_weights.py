@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
-from alignjax.models import Adapted, Quantised, TransformerConfig, dense, quantise, transformer
-from alignjax.models.quantize import MATRICES
+from alignjax.models import Adapted, Quantized, TransformerConfig, dense, quantize, transformer
+from alignjax.models.weights import MATRICES
 from alignjax.types import Model, Params
 
 WEIGHTS = ("bfloat16", "int8")
@@ -20,7 +20,7 @@ def decode_weights(role: str, model: Model, params: Params, weights: str) -> tup
     """The model and params that `role` is sampled with. Adapters are added to what they adapt.
 
     "bfloat16": weights, caches and products in bfloat16. "int8": the matrices of the layers in 8 bits with a scale per
-    output (`quantise`), products in the model's dtype, embedding and head as they are; matrices that are quantised
+    output (`quantize`), products in the model's dtype, embedding and head as they are; matrices that are quantized
     already, in 8 or 4 bits, and have no adapters are taken as they are.
 
     Raises ConfigError for other `weights`, or a model that is no transformer.
@@ -33,11 +33,11 @@ def decode_weights(role: str, model: Model, params: Params, weights: str) -> tup
     params = jax.tree.map(
         lambda leaf: dense(leaf) if isinstance(leaf, Adapted) else leaf,
         params,
-        is_leaf=lambda leaf: isinstance(leaf, (Adapted, Quantised)),
+        is_leaf=lambda leaf: isinstance(leaf, (Adapted, Quantized)),
     )
     if weights == "int8":
         wide = [name for name in MATRICES.split("|") if isinstance(params["layers"].get(name), jax.Array)]
-        return model, quantise(params, bits=8, targets="|".join(wide)) if wide else params
+        return model, quantize(params, bits=8, targets="|".join(wide)) if wide else params
     return transformer(dataclasses.replace(config, dtype=weights)), jax.tree.map(_narrow, params)
 
 

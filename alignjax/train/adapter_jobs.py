@@ -20,7 +20,7 @@ __all__ = ["merge", "write_adapters"]
 def merge(
     workspace: Workspace, *, stage: str, algorithm: Callable[[], Algorithm], role: str = "policy"
 ) -> dict[str, Any]:
-    """Job: plain weights of a role of an earlier step, adapters added and quantised weights written out, as a
+    """Job: plain weights of a role of an earlier step, adapters added and quantized weights written out, as a
     checkpoint of this step. `restored`, tournaments, exports and `alignjax generate` then take the role from here.
 
     algorithm: makes the algorithm that trained it (a function, so that the job can stand in a config).

@@ -221,7 +221,7 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
 
 def restored_params(folder: Path, algorithm: Algorithm, role: str, step: int | None = None) -> Params:
     """What a role's model ran on in a checkpoint (the newest unless a step is given) of a run folder, or of a step's
-    folder in one, which `algorithm` trained: the role's `build` applied, adapters and quantised weights left as they
+    folder in one, which `algorithm` trained: the role's `build` applied, adapters and quantized weights left as they
     are.
 
     Raises ConfigError if the algorithm has no such role and CheckpointError if there is no good checkpoint.

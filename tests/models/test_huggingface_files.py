@@ -201,7 +201,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "family": (changed("model_type", "lama"), "unknown model_type 'lama'. Did you mean 'llama'"),
     "architecture": (changed("architectures", ["LlamaModel"]), "architectures is ['LlamaModel']; of llama there are"),
-    "quantised": (changed("quantization_config", {"bits": 4}), "quantization_config is set"),
+    "quantized": (changed("quantization_config", {"bits": 4}), "quantization_config is set"),
     "rope": (changed("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}), "rotary scaling 'yarn' is not"),
     "activation": (changed("hidden_act", "relu"), "unknown activation 'relu'"),
     "no width": (changed("hidden_size", None), "config.json does not say hidden_size"),

@@ -12,7 +12,7 @@ import pytest
 from jax.extend import core
 
 from alignjax.config import ConfigError
-from alignjax.models import Adapted, lora, quantise, unrolled
+from alignjax.models import Adapted, lora, quantize, unrolled
 from alignjax.types import Params
 from tests.support.tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
@@ -78,8 +78,8 @@ def test_adapters_over_weights_are_the_merged_weights() -> None:
 
 
 def test_layers_one_by_one_over_4_bits() -> None:
-    """What decode runs, of adapters over a quantised base (QLoRA)."""
-    whole = adapted(adapters(), quantise(parameters(NETWORK), bits=4))
+    """What decode runs, of adapters over a quantized base (QLoRA)."""
+    whole = adapted(adapters(), quantize(parameters(NETWORK), bits=4))
     _, expected = gradient(NETWORK)(lora.merged(whole), BATCH, WEIGHTS)
     np.testing.assert_allclose(scorer(NETWORK)(unrolled(whole), BATCH), expected, atol=3e-5)
 
@@ -127,7 +127,7 @@ def test_no_gradient_of_a_whole_matrix_is_made(changes: dict[str, Any]) -> None:
     bits = changes.pop("bits", None)
     network = model(**changes, layers=2)
     params = parameters(NETWORK)
-    base = params if bits is None else quantise(params, bits=bits)
+    base = params if bits is None else quantize(params, bits=bits)
     score = scorer(network)
 
     def by(function: Any, tree: Params) -> set[tuple[int, ...]]:

@@ -11,7 +11,7 @@ import pytest
 import scipy.special
 
 from alignjax.config import ConfigError
-from alignjax.models import Quantised, dense, product, quantise
+from alignjax.models import Quantized, dense, product, quantize
 from alignjax.models.weights import NF4
 from alignjax.types import Params
 from tests.support.tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
@@ -24,8 +24,8 @@ BITS = pytest.mark.parametrize("bits", [8, 4])
 
 
 def written_out(params: Params) -> Params:
-    """Quantised weights as plain ones."""
-    return jax.tree.map(dense, params, is_leaf=lambda leaf: isinstance(leaf, Quantised))
+    """Quantized weights as plain ones."""
+    return jax.tree.map(dense, params, is_leaf=lambda leaf: isinstance(leaf, Quantized))
 
 
 def matrix(rows: int = 128, layers: int = 3) -> Any:
@@ -44,7 +44,7 @@ def test_nf4_is_made_of_quantiles_of_a_normal_distribution() -> None:
 
 def test_8_bits_are_at_most_half_a_step_away() -> None:
     params = matrix()
-    made = quantise(params, bits=8)["layers"]["q"]
+    made = quantize(params, bits=8)["layers"]["q"]
     assert made.values.dtype == jnp.int8
     assert made.scales.shape == (3, 1, 5)
     gap = np.abs(np.asarray(dense(made) - params["layers"]["q"]))
@@ -54,7 +54,7 @@ def test_8_bits_are_at_most_half_a_step_away() -> None:
 
 def test_4_bits_are_the_nearest_code() -> None:
     params = matrix()
-    made = quantise(params, bits=4)["layers"]["q"]
+    made = quantize(params, bits=4)["layers"]["q"]
     weights = np.asarray(params["layers"]["q"], np.float64).reshape(3, 2, 64, 5)
     scales = np.abs(weights).max(axis=2, keepdims=True)
     levels = scales[..., None] * np.array(NF4)
@@ -66,8 +66,8 @@ def test_4_bits_are_the_nearest_code() -> None:
 @BITS
 @pytest.mark.parametrize("rows", [128, 80, 6])
 def test_quantising_again_changes_nothing(bits: int, rows: int) -> None:
-    once = written_out(quantise(matrix(rows), bits=bits))
-    twice = written_out(quantise(once, bits=bits))
+    once = written_out(quantize(matrix(rows), bits=bits))
+    twice = written_out(quantize(once, bits=bits))
     assert difference(once, twice) < 1e-6
     assert once["layers"]["q"].shape == (3, rows, 5)
 
@@ -80,13 +80,13 @@ def test_bytes() -> None:
 
     count = 3 * 128 * 5
     assert size(matrix()) == 4 * count
-    assert size(quantise(matrix(), bits=8)) == count + 3 * 5 * 4
-    assert size(quantise(matrix(), bits=4)) == count // 2 + 3 * 2 * 5 * 4
+    assert size(quantize(matrix(), bits=8)) == count + 3 * 5 * 4
+    assert size(quantize(matrix(), bits=4)) == count // 2 + 3 * 2 * 5 * 4
 
 
 @BITS
 def test_a_product_is_that_with_the_written_out_weight(bits: int) -> None:
-    weight = jax.tree.map(lambda leaf: leaf[1], quantise(matrix(), bits=bits)["layers"]["q"])
+    weight = jax.tree.map(lambda leaf: leaf[1], quantize(matrix(), bits=bits)["layers"]["q"])
     x = jax.random.normal(jax.random.key(1), (4, 7, 128))
 
     def total(x: Any, weight: Any) -> Any:
@@ -110,14 +110,14 @@ def learned(steps: int) -> Params:
 
 def test_the_gap_in_log_probs_is_small(record_property: Any) -> None:
     """In nats per token, of a policy that has learned something: a hundredth with 8 bits, a tenth or so with 4. A model
-    runs on quantised weights with the numbers of the weights written out."""
+    runs on quantized weights with the numbers of the weights written out."""
     score = lambda params: gradient(NETWORK)(params, BATCH, WEIGHTS)[1]  # noqa: E731 (compiled already, by `learned`)
     params = learned(40)
     plain = score(params)
     assert jnp.sum(plain) > jnp.sum(score(parameters(NETWORK))) / 2
     gaps = {}
     for bits in (8, 4):
-        few = quantise(params, bits=bits)
+        few = quantize(params, bits=bits)
         scores = score(written_out(few))
         gaps[bits] = float(jnp.sum(jnp.abs(scores - plain)) / jnp.sum(BATCH.valid))
         record_property(f"nats_per_token_{bits}_bits", gaps[bits])
@@ -127,17 +127,17 @@ def test_the_gap_in_log_probs_is_small(record_property: Any) -> None:
     assert gaps[8] < gaps[4] < 0.4
 
 
-def test_only_what_is_named_is_quantised() -> None:
-    made = quantise(parameters(NETWORK), bits=8, targets="gate|up|down")["layers"]
-    assert {name for name, leaf in made.items() if isinstance(leaf, Quantised)} == {"gate", "up", "down"}
+def test_only_what_is_named_is_quantized() -> None:
+    made = quantize(parameters(NETWORK), bits=8, targets="gate|up|down")["layers"]
+    assert {name for name, leaf in made.items() if isinstance(leaf, Quantized)} == {"gate", "up", "down"}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"bits": 3}, "bits=3; it must be 8 or 4"), ({"targets": "query"}, "called 'query'; there are: .*down")],
 )
-def test_what_cannot_be_quantised_is_refused(options: Any, message: str) -> None:
+def test_what_cannot_be_quantized_is_refused(options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        quantise(parameters(NETWORK), **options)
+        quantize(parameters(NETWORK), **options)
     with pytest.raises(ConfigError, match="q has 7 rows"):
-        quantise(matrix(7), bits=4)
+        quantize(matrix(7), bits=4)

@@ -13,7 +13,7 @@ import pytest
 
 from alignjax import stages
 from alignjax.config import ConfigError, fn
-from alignjax.models import Adapted, dense, quantise
+from alignjax.models import Adapted, dense, quantize
 from alignjax.sampling import Stream, mixture
 from alignjax.sampling.decode_weights import decode_weights
 from alignjax.types import Batch, Role
@@ -50,7 +50,7 @@ def assert_told(sampled: Batch, metrics: Any) -> None:
     assert 1e-4 < gap < 0.3
 
 
-def test_int8_samples_what_quantised_weights_sample() -> None:
+def test_int8_samples_what_quantized_weights_sample() -> None:
     view = as_jax(ragged(seed=5))
     asked = PROMPTS.replace(views={"asked": Batch(prompt=view.prompt, prompt_valid=view.prompt_valid)})
     streams = (Stream("policy", "policy"), Stream("reference", "reference", view="asked"))
@@ -60,7 +60,7 @@ def test_int8_samples_what_quantised_weights_sample() -> None:
     seen = sampled.replace(prompt=view.prompt, prompt_valid=view.prompt_valid)
     np.testing.assert_allclose(sampled.logps["reference"], scorer(NETWORK)(REFERENCE, seen), atol=1e-5)
     assert 1e-4 < metrics["sampler_gap/reference"] < 0.3
-    few = {name: quantise(params, bits=8) for name, params in (("policy", POLICY), ("reference", REFERENCE))}
+    few = {name: quantize(params, bits=8) for name, params in (("policy", POLICY), ("reference", REFERENCE))}
     other, _ = generate(asked, **few, **mixed)
     np.testing.assert_array_equal(sampled.tokens, other.tokens)
     np.testing.assert_allclose(sampled.logps["sampler"], other.logps["sampler"], atol=1e-5)
@@ -88,13 +88,13 @@ def test_adapters_are_added_first() -> None:
     assert np.any(one.logps["sampler"] != plain.logps["sampler"])
 
 
-def test_what_is_quantised_already_is_taken_as_it_is() -> None:
+def test_what_is_quantized_already_is_taken_as_it_is() -> None:
     """All of a base in 4 bits; of one with an adapter somewhere, the rest."""
-    coarse = quantise(POLICY, bits=4)
+    coarse = quantize(POLICY, bits=4)
     (one, _), (other, _) = generate(policy=coarse, weights="int8"), generate(policy=coarse)
     np.testing.assert_array_equal(one.tokens, other.tokens)
     np.testing.assert_array_equal(one.logps["sampler"], other.logps["sampler"])
-    some = quantise(POLICY, bits=4, targets="k|up")
+    some = quantize(POLICY, bits=4, targets="k|up")
     given = decode_weights("policy", NETWORK, some, "int8")[1]
     assert {name: jnp.asarray(given["layers"][name].values).dtype.name for name in ("q", "k", "up", "down")} == {
         "q": "int8", "k": "uint8", "up": "uint8", "down": "int8"

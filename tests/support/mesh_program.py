@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from alignjax import algorithms
 from alignjax.config import MeshConfig, Packing, fn
-from alignjax.models import Quantised
+from alignjax.models import Quantized
 from alignjax.parallel import mesh
 from alignjax.train.state import TrainState, abstract_state, born
 from alignjax.train.step import make_experience, make_update
@@ -135,7 +135,7 @@ def first_state(algorithm: Algorithm) -> TrainState:
         return (leaf + 0.05 * draw.normal(size=leaf.shape)).astype(leaf.dtype) if apart else leaf
 
     for name, role in algorithm.roles.items():
-        if role.model is not None and name != "base":  # scales of quantised weights are small
+        if role.model is not None and name != "base":  # scales of quantized weights are small
             state.roles[name] = jax.tree.map(moved, state.roles[name])
     return jax.tree.map(np.array, state)
 
@@ -191,7 +191,7 @@ def _shards(algorithm: Algorithm, state: TrainState) -> int:
     """Into how many pieces a matrix of the policy is split, or of the base under its adapters."""
     role = next(role for role in ("base", "policy", *algorithm.roles) if role in algorithm.roles)
     held = state.roles[role]["layers"]["gate"]
-    weight = held.values if isinstance(held, Quantised) else held
+    weight = held.values if isinstance(held, Quantized) else held
     return len({str(shard.index) for shard in weight.addressable_shards})
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from alignjax import algorithms, games, roles, stages
 from alignjax.config import ConfigError, fn
-from alignjax.models import Quantised, lora, peft
+from alignjax.models import Quantized, lora, peft
 from alignjax.train import checkpoint, step as step_module
 from alignjax.train.adapter_jobs import merge, write_adapters
 from alignjax.train.state import TrainState, abstract_state, create_state, params_of, unchanging
@@ -97,7 +97,7 @@ def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     )
     algorithm = algorithms.with_lora(recipe, rank=2, alpha=4.0, bits=4)
     state = create_state(algorithm, 0, NOWHERE)
-    assert isinstance(state.roles["base"]["layers"]["q"], Quantised)
+    assert isinstance(state.roles["base"]["layers"]["q"], Quantized)
     assert state.roles["reference"] == {}
     before = copied(state)
     state, (first, second) = iterations(algorithm, state, PAIRS, 2)

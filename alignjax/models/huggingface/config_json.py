@@ -32,7 +32,7 @@ def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
     `outputs` (further heads, which start afresh), ...
 
     Raises ConfigError naming the file and the key for what is not there, not known, or would change the numbers and is
-    not built: quantised weights, other rotary scalings, bidirectional attention.
+    not built: quantized weights, other rotary scalings, bidirectional attention.
     """
     config = TransformerConfig(**described(*config_in(folder)))
     if "outputs" in changes:
