@@ -23,7 +23,7 @@ import cloud
 from alignjax.cli import separate
 from alignjax.cli.config_file import load
 from alignjax.cli.device_memory import mesh_on
-from alignjax.cli.train import Train
+from alignjax.cli.flags import Train
 from alignjax.config import ConfigError, Experiment
 from alignjax.parallel.tpu_slices import Topology, topology
 
