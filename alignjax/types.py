@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import Fn, Packing, as_fn, fn
+from alignjax.config import ConfigError, Fn, Packing, as_fn, fn, nearest
 
 Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # a plain nested dict of arrays, or any pytree for a state role
@@ -29,6 +29,30 @@ Key: TypeAlias = jax.Array
 PROMPT_FIELDS = ("prompt", "prompt_valid", "example_id")
 COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns")
 PAIR_FIELDS = ("preference", "pair_weight")
+# Who fills a field that may be missing, for the message of `Batch.need`.
+FILLED_BY = {
+    "prompt": "every source of texts fills it",
+    "prompt_valid": "every source of texts fills it",
+    "tokens": "a source with completions, or the stage fn(generate, ...)",
+    "valid": "a source with completions, or the stage fn(generate, ...)",
+    "mask": "a source with completions, or the stage fn(generate, ...)",
+    "reward": "a source with scores (rankings, thumbs), or a stage that fills it (reward, win_rate_against, ...)",
+    "preference": "a source with pairs, or the stage fn(prefer, judge=...)",
+    "pair_weight": "a stage that chooses pairs (query_budget, active_pairs, ...)",
+    "advantage": "a stage of yours that fills it",
+    "returns": "a stage of yours that fills it",
+    "example_id": "every source of examples fills it",
+    "logps": "the stage fn(logprobs, role=...), or fn(generate, ...) for its streams and 'sampler'",
+    'completions["edited"]': "1 [B,N,T] on the tokens that an edit touched; the source fn(revisions, ...) marks them",
+    'completions["quality"]': "the stage fn(overlap, ...)",
+    'completions["values"]': "the stage fn(values, ...)",
+    'prompts["bootstrap"]': "the stage fn(bootstrap, members=...) before it",
+    'prompts["density_ratio"]': "the stage fn(density_ratio, ...)",
+    'prompts["judged"]': "1 [B] where a judgement finds fault; see the source fn(judgements, ...)",
+    'prompts["optimistic"]': "the stage fn(active_pairs, ...)",
+    'prompts["other"]': "the stage fn(hindsight, ...)",
+    'prompts["other_valid"]': "the stage fn(hindsight, ...)",
+}
 
 
 @jax.tree_util.register_dataclass
@@ -62,6 +86,35 @@ class Batch:
 
     def replace(self, **changes: Any) -> Batch:
         return dataclasses.replace(self, **changes)
+
+    def need(self, field: str, name: str | None = None, *, of: str) -> Array:
+        """Returns what somebody cannot do without: a field, or an entry of logps, prompts or completions.
+
+        Args:
+            field: The name of the field.
+            name: The entry, where the field is a mapping.
+            of: Who needs it, for the message.
+
+        Returns:
+            The array, of the shape that the field has above.
+
+        Raises:
+            ConfigError: If nobody has filled it; the message says who can.
+        """
+        value = getattr(self, field)
+        if name is None:
+            label, close = field, ""
+        else:
+            label, close = f'{field}["{name}"]', nearest(name, value)
+            value = value.get(name)
+        if value is None:
+            filled_by = FILLED_BY.get(label) or FILLED_BY.get(field, "a source or a stage before it fills it")
+            raise ConfigError(f"{of} needs batch.{label}: {filled_by}{close and '.' + close}")
+        return value
+
+    def ids(self) -> Array:
+        """Returns the stable identity of every prompt [B]: `example_id`, or the number of its row without one."""
+        return jnp.arange(self.need("prompt", of="ids").shape[0]) if self.example_id is None else self.example_id
 
     def with_logps(self, **logps: Array) -> Batch:
         return self.replace(logps={**self.logps, **logps})
