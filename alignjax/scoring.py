@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Packing, nearest
-from alignjax.parallel.mesh import USED, constrain
+from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.types import Array, Batch, Context, Head, Hidden, Metrics, Model, Params, Read, Role
 
 TOKENS = ("prompt", "prompt_valid", "tokens", "valid")
@@ -141,7 +141,7 @@ def _used(model: Model, params: Params) -> Params:
     gathered where it runs."""
     if not isinstance(model.axes, Mapping):
         return params
-    return constrain(params, {name: axes for name, axes in model.axes.items() if name != "layers"}, USED)
+    return constrain(params, {name: axes for name, axes in model.axes.items() if name != "layers"}, COMPUTE_LAYOUT)
 
 
 def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Head:

@@ -14,7 +14,7 @@ import numpy as np
 from alignjax import algorithms, losses, stages
 from alignjax.config import MeshConfig, fn
 from alignjax.models.transformer import TransformerConfig, transformer
-from alignjax.parallel.mesh import make_mesh, place
+from alignjax.parallel.mesh import make_mesh, place_batch
 from alignjax.roles import CopyOf, Fresh, Value
 from alignjax.train.begin import abstract
 from alignjax.train.optimizers import adamw
@@ -80,7 +80,7 @@ def _placed(algorithm: Algorithm, batch: Batch) -> tuple[TrainState, Batch]:
         return create_state(algorithm, 0, Workspace(Path())), batch
     mesh = make_mesh(MeshConfig())
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(algorithm, 0, mesh))
-    return create_state(algorithm, 0, Workspace(Path()), shardings), place(batch, mesh)
+    return create_state(algorithm, 0, Workspace(Path()), shardings), place_batch(batch, mesh)
 
 
 def _step(algorithm: Algorithm, batch: Batch, precomputed: bool = False) -> Call:

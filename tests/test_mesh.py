@@ -139,7 +139,7 @@ EIGHT = jax.sharding.AbstractMesh((1, 4, 2), mesh.AXES)
     ],
 )
 def test_axes_go_where_the_table_says_or_stay_whole(axes: Any, size: Any, expected: Any) -> None:
-    assert mesh.spec(axes, size, EIGHT) == PartitionSpec(*expected)
+    assert mesh.partition_spec(axes, size, EIGHT) == PartitionSpec(*expected)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +181,5 @@ def test_what_is_left_fills_the_open_axis() -> None:
     made = mesh.make_mesh(MeshConfig(), jax.devices()[:1])
     assert dict(made.shape) == {"replica": 1, "fsdp": 1, "tensor": 1}
     assert mesh.process_shard({"a": jax.ShapeDtypeStruct((4, 2), np.float32)}, made) == (0, 1)
-    placed = mesh.place({"a": np.ones((4, 2)), "b": np.float32(1)}, made)
+    placed = mesh.place_batch({"a": np.ones((4, 2)), "b": np.float32(1)}, made)
     np.testing.assert_array_equal(placed["a"], 1)

@@ -13,7 +13,7 @@ from alignjax.cli.config_file import COMMAND_FILE, Loaded, load, remember
 from alignjax.cli.start_checks import check_starts
 from alignjax.config import ConfigError, Pipeline
 from alignjax.parallel.mesh import slice_count
-from alignjax.parallel.processes import leads, together
+from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.parallel.tpu_slices import topology
 from alignjax.workspace import Workspace
 
@@ -43,7 +43,7 @@ def train(
     if slices is not None and dry_run and not slice_name:
         raise ConfigError("--slices says with --topology SLICE how many such slices there are")
     place = topology(slice_name, 1 if slices is None else slices) if slice_name else None
-    with together():
+    with raise_on_all_processes():
         if slices is not None and not dry_run:
             _check_slices(slices)
         loaded = load(where, arguments, flags=FLAGS)
@@ -61,10 +61,12 @@ def train(
         )
         return 0
     again = (folder / COMMAND_FILE).exists()
-    if not again and leads():
+    if not again and is_main_process():
         remember(loaded, folder)
     _run(loaded, Workspace(folder), resume=resume)
-    if again and leads():  # only now: had the config not fitted the run, the old record would still be the true one
+    if (
+        again and is_main_process()
+    ):  # only now: had the config not fitted the run, the old record would still be the true one
         remember(loaded, folder)
     return 0
 

@@ -23,7 +23,7 @@ from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, rms_norm, unit_scale
 from alignjax.models.kv_cache import Cache, Segment, default_read, shared_prompt_hidden
 from alignjax.models.packing import Packed, into_rows, packed_mask
-from alignjax.parallel.mesh import USED, constrain
+from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.types import Array, Batch, Key, Model, Params
 
 SITES = ("embed", "attn", "heads", "block")
@@ -62,7 +62,7 @@ def _run(
     def laid(tree: Any, axes: Any) -> Any:
         """Of the two ways to multiply what is split by rows with a weight that is split by its inputs, the compiler may
         take the other one, and gather the batch instead of the weight. A sampler has gathered its weights."""
-        return tree if decodes else constrain(tree, axes, USED)
+        return tree if decodes else constrain(tree, axes, COMPUTE_LAYOUT)
 
     rows = ("batch", None, None, None)
     embed = laid(params["embed"], ("vocab", "embed"))

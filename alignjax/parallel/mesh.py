@@ -16,7 +16,7 @@ from alignjax.config import ConfigError, MeshConfig
 # replica: across slices; fsdp: batch and weights; tensor: heads, mlp and vocabulary.
 AXES = ("replica", "fsdp", "tensor")
 BATCH = ("replica", "fsdp")
-TABLE: Mapping[str, str | tuple[str, ...] | None] = {
+STORAGE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": BATCH,
     "layers": None,
     "embed": "fsdp",
@@ -26,9 +26,9 @@ TABLE: Mapping[str, str | tuple[str, ...] | None] = {
     "vocab": "tensor",
 }
 # Where things lie while a layer, an embedding or a head is at work: its weights are gathered over fsdp (ZeRO-3).
-USED: Mapping[str, str | tuple[str, ...] | None] = {**TABLE, "embed": None}
+COMPUTE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {**STORAGE_LAYOUT, "embed": None}
 # Where things lie while completions are sampled: rows over all devices, weights whole on each.
-DECODE: Mapping[str, str | tuple[str, ...] | None] = {**dict.fromkeys(TABLE), "batch": AXES}
+DECODE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {**dict.fromkeys(STORAGE_LAYOUT), "batch": AXES}
 
 
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
@@ -76,8 +76,8 @@ def axis_sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, 
     return tuple(sizes)
 
 
-def spec(
-    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: Mapping[str, Any] = TABLE
+def partition_spec(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: Mapping[str, Any] = STORAGE_LAYOUT
 ) -> PartitionSpec:
     """The partition of an array by its logical axes. An axis that does not divide by all its mesh axes is split by as
     many of them, the first ones, as it does divide by; one whose mesh axis is taken already stays whole."""
@@ -107,10 +107,10 @@ def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
     mesh = _mesh_of(tree)
     if mesh is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, spec(axes, tree.shape, mesh, table)))
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, partition_spec(axes, tree.shape, mesh, table)))
 
 
-def whole(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """Every array of a tree whole on every device of its mesh, inside a jitted function."""
 
     def one(leaf: Any) -> Any:
@@ -120,7 +120,7 @@ def whole(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def by_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = TABLE) -> Any:
+def shard_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:
     """Every array of a tree split along its leading axis as the table has batches, inside a jitted function. beside:
     arrays that know the mesh, where those of the tree, made in a loop from nothing, may not."""
     meshes = [mesh for leaf in jax.tree.leaves((tree, beside)) if (mesh := _mesh_of(leaf)) is not None]
@@ -139,12 +139,12 @@ def _mesh_of(leaf: Any) -> Any:
     return mesh if tuple(mesh.axis_names) == AXES and mesh.size > 1 else None
 
 
-def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = TABLE) -> Any:
+def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:
     """Every leaf split along its leading axis, by default over replica and fsdp; whole where that does not divide."""
 
     def one(leaf: Any) -> NamedSharding:
         axes = ("batch", *[None] * (leaf.ndim - 1)) if leaf.ndim else ()
-        return NamedSharding(mesh, spec(axes, leaf.shape, mesh, table))
+        return NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh, table))
 
     return jax.tree.map(one, batch)
 
@@ -164,7 +164,7 @@ def process_shard(batch: Any, mesh: Mesh) -> tuple[int, int]:
     return first // count, groups // count
 
 
-def place(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
+def place_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     """A host batch on the mesh. parts: of how many equal runs of rows of the global batch this is the one that this
     process's devices hold; 1: it is all of it, and the same on every process."""
     if jax.process_count() == 1:
@@ -223,7 +223,7 @@ def state_shardings(algorithm: Any, state: Any, mesh: Mesh) -> Any:
             of = _axes_of(_names(path), known)
             if of is None or leaf.ndim < len(of):
                 return whole
-            return NamedSharding(mesh, spec((*[None] * (leaf.ndim - len(of)), *of), leaf.shape, mesh))
+            return NamedSharding(mesh, partition_spec((*[None] * (leaf.ndim - len(of)), *of), leaf.shape, mesh))
 
         return jax.tree_util.tree_map_with_path(one, tree)
 

@@ -94,19 +94,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def several() -> bool:
+def is_multi_process() -> bool:
     """Whether this is one of several processes. Does not wake jax's devices where it is not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes and speaks for all."""
-    return not several() or jax.process_index() == 0
+    return not is_multi_process() or jax.process_index() == 0
 
 
-def gathered(text: str) -> list[str]:
+def all_gather_text(text: str) -> list[str]:
     """Every process's text, by its number."""
-    if not several():
+    if not is_multi_process():
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
@@ -119,7 +119,7 @@ def gathered(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_processes() -> Iterator[None]:
     """What fails in this block on one process fails on all: each raises its own error, the others a ConfigError that
     names the process and its host, also where it was stopped (Ctrl-C, SystemExit). Without this they would wait for
     the one that has left."""
@@ -127,13 +127,15 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not several():
+        if not is_multi_process():
             raise
         failure = error
-    if not several():
+    if not is_multi_process():
         return
     what = failure if isinstance(failure, Exception) else f"it was stopped ({type(failure).__name__})"
-    said = gathered("" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {what}")
+    said = all_gather_text(
+        "" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {what}"
+    )
     if failure is not None:
         raise failure
     if wrong := [line for line in said if line]:
@@ -141,26 +143,26 @@ def together() -> Iterator[None]:
         raise ConfigError(f"another process of this run cannot go on{more}. {wrong[0]}")
 
 
-def from_leader(tree: Any) -> Any:
+def broadcast_from_main(tree: Any) -> Any:
     """The leader's tree of NumPy arrays; the others' must have its shapes and dtypes."""
-    return multihost_utils.broadcast_one_to_all(tree) if several() else tree
+    return multihost_utils.broadcast_one_to_all(tree) if is_multi_process() else tree
 
 
-def bytes_from_leader(data: bytes) -> bytes:
+def broadcast_bytes_from_main(data: bytes) -> bytes:
     """The leader's bytes, of any length, in pieces: all that is sent goes through the memory of devices."""
-    if not several():
+    if not is_multi_process():
         return data
-    full, rest = (int(number) for number in from_leader(np.array(divmod(len(data), PIECE), np.int32)))
+    full, rest = (int(number) for number in broadcast_from_main(np.array(divmod(len(data), PIECE), np.int32)))
     size, found = full * PIECE + rest, []
     for first in range(0, size, PIECE):
         piece = np.zeros(min(PIECE, size - first), np.uint8)
-        if leads():
+        if is_main_process():
             piece[:] = np.frombuffer(data, np.uint8, piece.size, first)
-        found.append(from_leader(piece).tobytes())
+        found.append(broadcast_from_main(piece).tobytes())
     return b"".join(found)
 
 
-def on_host(tree: Any) -> Any:
+def gather_to_host(tree: Any) -> Any:
     """All of a tree of arrays as NumPy's, on every process, also where parts of it lie with others."""
 
     def one(leaf: Any) -> Any:
@@ -168,7 +170,7 @@ def on_host(tree: Any) -> Any:
             return multihost_utils.process_allgather(leaf, tiled=True)
         return leaf
 
-    return jax.device_get(tree if not several() else jax.tree.map(one, tree))
+    return jax.device_get(tree if not is_multi_process() else jax.tree.map(one, tree))
 
 
 def _of_the_dead(error: BaseException) -> bool:
@@ -176,7 +178,7 @@ def _of_the_dead(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
+def translate_lost_peer() -> Iterator[None]:
     """Turns the error of a collective whose other side has gone into Unreachable, which says what to do. The process
     then has a few seconds to close its files and say so, and ends with status 75."""
     try:
@@ -187,14 +189,14 @@ def telling() -> Iterator[None]:
         lost: BaseException | None = error
         while lost is not None and not _of_the_dead(lost):
             lost = lost.__cause__  # a checkpoint that cannot be written, because ..
-        if not several() or lost is None:
+        if not is_multi_process() or lost is None:
             raise
         message = (
             f"process {jax.process_index()} on {socket.gethostname()} cannot reach another process of this run "
             f"({_first_line(lost)}): it has died or was stopped, see its own log. Start all processes again with "
             "--resume; the run goes on after its last checkpoint."
         )
-        threading.Thread(target=_end, args=(message, leads()), daemon=True).start()
+        threading.Thread(target=_end, args=(message, is_main_process()), daemon=True).start()
         raise Unreachable(message) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from alignjax.config import Fn, fn
-from alignjax.parallel.mesh import DECODE, USED, by_rows, constrain, whole
+from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
 from alignjax.sampling.logit_streams import Filters, Sampled, Stream, default_streams
@@ -56,7 +56,7 @@ def generate(
     filters = Filters(temperature, top_k, top_p, min_p)
     new = decode.generate(
         dataclasses.replace(context, params=functools.partial(_gathered, context, tensor_parallel)),
-        batch if tensor_parallel else by_rows(batch, table=DECODE),
+        batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT),
         key,
         n=n,
         max_tokens=max_tokens,
@@ -67,7 +67,7 @@ def generate(
         slots=slots,
         weights=weights,
     )
-    new = by_rows(new, batch)
+    new = shard_rows(new, batch)
     if weights is not None:
         new = _rescored(context, batch, new, default_streams(behaviour) if streams is None else streams)
     length = jnp.sum(new.valid, axis=-1)
@@ -82,7 +82,7 @@ def generate(
 def _gathered(context: Context, tensor_parallel: bool, role: str) -> Params:
     """A role's params as its sampler uses them."""
     model, params = context.roles[role].model, context.params(role)
-    return constrain(params, model and model.axes, USED) if tensor_parallel else whole(params)
+    return constrain(params, model and model.axes, COMPUTE_LAYOUT) if tensor_parallel else replicate(params)
 
 
 def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Stream, ...]) -> Sampled:

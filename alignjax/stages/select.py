@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.numerics import row_keys
-from alignjax.parallel.mesh import by_rows
+from alignjax.parallel.mesh import shard_rows
 from alignjax.sampling.behaviors import own
 from alignjax.stages.completions import generate
 from alignjax.stages.given import reward_of
@@ -115,7 +115,7 @@ def rewrite(
         "example_id": _first_are(jnp.where(changed, mixed_id, example_id[:count]), example_id),
     }
     # Else the compiler lays them, and all states computed from them, out as the next sampler's.
-    return batch.replace(**by_rows(new))
+    return batch.replace(**shard_rows(new))
 
 
 def _first_are(new: Array, rows: Array) -> Array:

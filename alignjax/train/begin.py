@@ -13,7 +13,7 @@ from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
 from alignjax.parallel.mesh import state_shardings
-from alignjax.parallel.processes import gathered, leads, together
+from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint.steps import CheckpointError
 from alignjax.train.run_record import FILE, check_same, config_json, read_json, versions
@@ -83,12 +83,12 @@ def first_state(
     """
     folder = workspace.folder
     there = checkpoint.steps(folder) if resume else []
-    there = json.loads(gathered(json.dumps(there))[0])  # what process 0 sees
+    there = json.loads(all_gather_text(json.dumps(there))[0])  # what process 0 sees
     if not there:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, dataclasses.replace(like, pending=None))
         return create_state(experiment.algorithm, experiment.seed, workspace, shardings), Log()
     state, meta, step = _newest_good(folder, like, there[-1], console)
-    with together():
+    with raise_on_all_processes():
         check_same(meta["config"], experiment, folder)
     if meta["versions"] != versions() or meta["config"]["mesh"] != config_json(experiment.mesh):
         console.print("warning: versions, devices or mesh have changed since; the same bits are not promised")
@@ -108,7 +108,7 @@ def _newest_good(folder: Path, like: TrainState, step: int, console: Console) ->
         warning = f"warning: {error} Trying step {error.previous}; the steps since are taken again, to the same result."
         console.print(warning, style="bold red", highlight=False, markup=False, soft_wrap=True)
         found = _newest_good(folder, like, error.previous, console)
-    with together():
-        if leads():
+    with raise_on_all_processes():
+        if is_main_process():
             checkpoint.put_aside(folder, step)
     return found

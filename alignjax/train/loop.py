@@ -24,8 +24,14 @@ from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
 from alignjax.data.sources.recorded import BatchWriter
 from alignjax.data.sources.source import Source
-from alignjax.parallel.mesh import make_mesh, place, process_shard
-from alignjax.parallel.processes import leads, on_host, several, telling, together
+from alignjax.parallel.mesh import make_mesh, place_batch, process_shard
+from alignjax.parallel.processes import (
+    gather_to_host,
+    is_main_process,
+    is_multi_process,
+    raise_on_all_processes,
+    translate_lost_peer,
+)
 from alignjax.roles import remember
 from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import Log, abstract, claim, first_state
@@ -69,20 +75,20 @@ def train(
     no room; NotFinite if the training diverges, its last checkpoint kept; Interrupted (a SystemExit with status 130 or
     143), having saved, after Ctrl-C or SIGTERM at any process; distributed.Unreachable if another process has died.
     """
-    console = (console or Console()) if leads() else Console(quiet=True)
+    console = (console or Console()) if is_main_process() else Console(quiet=True)
     folder, algorithm = workspace.folder, without_cached(experiment, workspace)
-    with together():
+    with raise_on_all_processes():
         claim(experiment, folder, resume)
     record = write_config(folder, experiment)
     mesh = make_mesh(experiment.mesh)
     like = with_pending(experiment, algorithm, abstract(algorithm, experiment.seed, mesh), workspace)
-    with together():
-        if leads():
+    with raise_on_all_processes():
+        if is_main_process():
             checkpoint.check_room(folder, like, keep=experiment.keep, once=unchanging(algorithm.roles))
     source = _source(experiment, algorithm, workspace)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(telling())
+        stack.enter_context(translate_lost_peer())
         wish = stack.enter_context(stop_wishes())
         state, log = first_state(experiment, workspace, like, console, resume)
         start = int(state.step)
@@ -213,7 +219,7 @@ def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Ite
         found = itertools.islice(source.prefetched(start), stop - start)
     else:
         found = (source[step] for step in range(start, stop))
-    return (place(batch, mesh, parts) for batch in found)
+    return (place_batch(batch, mesh, parts) for batch in found)
 
 
 def _clock(seconds: float) -> Callable[[], float]:
@@ -231,7 +237,7 @@ def _counted(batch: Batch) -> dict[str, jax.Array]:
 
 def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[metrics.Row]:
     """The metrics of the steps up to `step` from the device. Raises NotFinite at the first that is broken."""
-    rows = metrics.fetched(on_host(pending))
+    rows = metrics.fetched(gather_to_host(pending))
     for number, row in enumerate(rows, step - len(rows) + 1):
         if wrong := metrics.not_finite(row):
             raise _broken(f"{', '.join(f'{name} = {row[name]}' for name in wrong)} at step {number}", writer)
@@ -274,12 +280,12 @@ def _sampler(experiment: Experiment, workspace: Workspace, start: int, console: 
         return
     drawn = experiment.sample(experiment, workspace)
     sink = metrics.Sink(lambda step, row: None)
-    if leads():
+    if is_main_process():
         metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
         sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
 
     def show(step: int, state: TrainState, batch: Batch) -> None:
-        found = drawn(state, on_host(batch) if several() else batch, step)
+        found = drawn(state, gather_to_host(batch) if is_multi_process() else batch, step)
         sink.write(step, {"samples": found})
         for name, text in found[0].items() if found else ():
             line = " ".join(str(text).split())
@@ -301,8 +307,8 @@ def _recorder(algorithm: Algorithm, workspace: Workspace) -> Callable[[int, Batc
 
     def record(step: int, batch: Batch) -> None:
         if step > complete:
-            whole = on_host(batch)
-            if leads():
+            whole = gather_to_host(batch)
+            if is_main_process():
                 writer.append(whole)
 
     return record

@@ -20,7 +20,7 @@ from alignjax.config import ConfigError, Experiment, Fn
 from alignjax.losses import reinforce
 from alignjax.numerics import strong
 from alignjax.parallel.mesh import batch_shardings
-from alignjax.parallel.processes import several
+from alignjax.parallel.processes import is_multi_process
 from alignjax.roles import return_to
 from alignjax.stages.host import host
 from alignjax.train.state import TrainState
@@ -103,7 +103,7 @@ def ahead(
     experience is made in a thread of its own, on a copy of the roles, while the device learns; not in a run of several
     processes, which must all run their programs in one order.
     """
-    threaded = any(stage.function is host for stage in algorithm.experience.values()) and not several()
+    threaded = any(stage.function is host for stage in algorithm.experience.values()) and not is_multi_process()
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)) if threaded else None
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline
-from alignjax.parallel.processes import leads, together
+from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.loop import train
 from alignjax.train.run_record import FILE, check_same, config_hash, config_json, read_json, write_config, write_json
@@ -35,8 +35,8 @@ def run_pipeline(
     Raises ConfigError, before any step runs, if the folder holds a run and `resume` is not set, or if a finished step
     was configured otherwise; Interrupted (a SystemExit) after Ctrl-C or SIGTERM.
     """
-    console = (console or Console()) if leads() else Console(quiet=True)
-    with together():
+    console = (console or Console()) if is_main_process() else Console(quiet=True)
+    with raise_on_all_processes():
         if (workspace.root / FILE).exists() and not resume:
             raise ConfigError(
                 f"{workspace.root} already holds a run: --resume goes on with it, --run-dir DIR puts this one elsewhere"
@@ -73,8 +73,8 @@ def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[
     workspace.folder.mkdir(parents=True, exist_ok=True)
     if isinstance(step, Experiment):
         train(step, workspace, resume=True, console=console)
-    with together():
-        if leads():
+    with raise_on_all_processes():
+        if is_main_process():
             summary = _trained(workspace.folder) if isinstance(step, Experiment) else _job(step, workspace, console)
             record = {"config": config_json(step), "hash": config_hash(step), "seconds": time.perf_counter() - begun}
             write_json(workspace.folder / DONE, record | {"summary": summary})

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from alignjax.config import ConfigError, Fn
-from alignjax.parallel.processes import gathered, leads, together
+from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.types import Model
 
 FILE = "config.json"
@@ -164,15 +164,15 @@ def write_config(folder: Path, config: Any) -> dict[str, Any]:
     """
     record = {"config": config_json(config), "hash": config_hash(config), "versions": versions(), "git": git_hash()}
     _check_alike(record)
-    with together():
+    with raise_on_all_processes():
         try:
-            if leads():
+            if is_main_process():
                 write_json(folder / FILE, record)
         except OSError as error:
             raise ConfigError(
                 f"cannot write the run folder {folder}: {error.strerror}. Use another --run-dir."
             ) from None
-    with together():
+    with raise_on_all_processes():
         there = read_json(folder / FILE)
         if there is None or there["hash"] != record["hash"]:
             raise ConfigError(
@@ -183,7 +183,7 @@ def write_config(folder: Path, config: Any) -> dict[str, Any]:
 
 def _check_alike(record: Mapping[str, Any]) -> None:
     """Raises ConfigError on all processes, naming those that differ from process 0 and in what."""
-    said = [json.loads(text) for text in gathered(json.dumps([socket.gethostname(), record]))]
+    said = [json.loads(text) for text in all_gather_text(json.dumps([socket.gethostname(), record]))]
     first = {name: said[0][1][name] for name in ("config", "versions", "git")}
     lines = []
     for number, (host, other) in enumerate(said[1:], 1):

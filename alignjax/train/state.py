@@ -15,7 +15,7 @@ from alignjax.config import ConfigError, nearest
 from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
-from alignjax.parallel.mesh import spec
+from alignjax.parallel.mesh import partition_spec
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
 from alignjax.train.checkpoint.steps import restore_role, role_shapes
 from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
@@ -181,7 +181,9 @@ def _places(model: Model, shardings: Any) -> Any:
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
     like = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree.map(lambda leaf, axes: NamedSharding(mesh, spec(axes, leaf.shape, mesh)), like, model.axes)
+    return jax.tree.map(
+        lambda leaf, axes: NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh)), like, model.axes
+    )
 
 
 def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, shardings: Any = None) -> TrainState:

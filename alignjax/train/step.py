@@ -20,8 +20,14 @@ from alignjax.config import ConfigError, Experiment, Fn, fn
 from alignjax.gradients import backprop
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
-from alignjax.parallel.mesh import by_rows, place
-from alignjax.parallel.processes import from_leader, leads, on_host, several, together
+from alignjax.parallel.mesh import place_batch, shard_rows
+from alignjax.parallel.processes import (
+    broadcast_from_main,
+    gather_to_host,
+    is_main_process,
+    is_multi_process,
+    raise_on_all_processes,
+)
 from alignjax.sampling.engine_client import ask_engine
 from alignjax.scoring import TOKENS, one_pass, request, with_shared_passes
 from alignjax.stages.host import host, replayed
@@ -64,7 +70,7 @@ def _that_packs(algorithm: Algorithm, batch: Batch) -> Algorithm:
     given = (batch.prompt_valid, batch.valid)
     if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in given):
         return algorithm
-    prompt_valid, valid = on_host(given)
+    prompt_valid, valid = gather_to_host(given)
     fitting = packs(algorithm.packing, prompt_valid, valid, algorithm.microbatches)
     return algorithm if fitting else dataclasses.replace(algorithm, packing=None)
 
@@ -85,7 +91,7 @@ def _experience(
     context = _context(algorithm, state, metrics, given=batch)
     for name in names:
         batch = algorithm.experience[name](context, batch, fold_name(state.key(), name))
-    return by_rows(batch), _values(metrics)
+    return shard_rows(batch), _values(metrics)
 
 
 def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
@@ -136,20 +142,20 @@ def _asked(stage: Fn, name: str, step: int, context: Context, batch: Batch, key:
     the others."""
     places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
     meshes: list[Any] = [place.mesh for place in places if isinstance(place, NamedSharding)]
-    if not several():
+    if not is_multi_process():
         answer = replayed(stage, name, step, context, batch, key, answers)
     else:
-        given = on_host(batch)
+        given = gather_to_host(batch)
         answer = jax.tree.map(
             lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(stage.kwargs["like"], given)
         )
-        key = jax.random.wrap_key_data(on_host(jax.random.key_data(key)))
+        key = jax.random.wrap_key_data(gather_to_host(jax.random.key_data(key)))
         alone = Context(context.roles, {}, step, {}, _not_on_one_process, _not_on_one_process)
-        with together():
-            if leads():
+        with raise_on_all_processes():
+            if is_main_process():
                 answer = replayed(stage, name, step, alone, given, key, answers)
-        answer = from_leader(answer)
-    return place(answer, meshes[0]) if meshes else answer
+        answer = broadcast_from_main(answer)
+    return place_batch(answer, meshes[0]) if meshes else answer
 
 
 def check_asked(algorithm: Algorithm) -> None:
@@ -157,7 +163,12 @@ def check_asked(algorithm: Algorithm) -> None:
     the first process asks alone, and cannot run or gather the weights that all hold together."""
     for name, stage in algorithm.experience.items():
         asked = stage.kwargs["stage"] if stage.function is host else None
-        if several() and isinstance(asked, Fn) and asked.function is ask_engine and asked.kwargs["sync"] is not None:
+        if (
+            is_multi_process()
+            and isinstance(asked, Fn)
+            and asked.function is ask_engine
+            and asked.kwargs["sync"] is not None
+        ):
             raise ConfigError(
                 f"stage {name!r}: ask_engine(sync=..) cannot send weights from a run of several processes, since the "
                 "first of them asks alone: use one process, or leave out sync and serve the weights of a checkpoint"

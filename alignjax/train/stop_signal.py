@@ -13,7 +13,7 @@ from types import FrameType
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alignjax.parallel.processes import several
+from alignjax.parallel.processes import is_multi_process
 
 
 class Interrupted(SystemExit):
@@ -34,7 +34,7 @@ class Wish:
     def granted(self, agree: bool) -> bool:
         """Whether to stop now. Several processes must stop after the same step, so they ask each other, which costs a
         round trip: only where `agree` says so. Where it does, all know the number afterwards."""
-        if not several():
+        if not is_multi_process():
             return bool(self.number)
         if not agree:
             return False

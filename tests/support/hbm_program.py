@@ -17,7 +17,7 @@ from alignjax import algorithms, stages
 from alignjax.cli.device_memory import abstract_mesh, compiled, held
 from alignjax.config import Experiment, MeshConfig, fn
 from alignjax.models import TransformerConfig, transformer
-from alignjax.parallel.mesh import make_mesh, place
+from alignjax.parallel.mesh import make_mesh, place_batch
 from alignjax.roles import fresh
 from alignjax.train.begin import abstract
 from alignjax.train.optimizers import adamw
@@ -70,7 +70,7 @@ def main() -> None:
         mesh = make_mesh(config)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(made.algorithm, 0, mesh))
         state = create_state(made.algorithm, 0, WORKSPACE, shardings)
-        batch = place(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
+        batch = place_batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
         device = jax.devices()[3]
         estimate = held(made, WORKSPACE, abstract_mesh(config, 8))
         found[name] = {

@@ -39,7 +39,7 @@ def weights_on(params: Any, place: Any) -> Any:
     """Weights split by their logical axes."""
 
     def one(axes: Any, leaf: Any) -> jax.Array:
-        return jax.device_put(leaf, NamedSharding(place, mesh.spec(axes, leaf.shape, place)))
+        return jax.device_put(leaf, NamedSharding(place, mesh.partition_spec(axes, leaf.shape, place)))
 
     return jax.tree.map(one, AXES, params, is_leaf=lambda node: isinstance(node, tuple))
 
@@ -52,7 +52,7 @@ def run(cases: list[Any], sizes: tuple[int, int, int], factors: list[np.ndarray]
     pieces = []
 
     def split(arrays: Any) -> Any:
-        placed = mesh.place(arrays, place)
+        placed = mesh.place_batch(arrays, place)
         pieces.extend(len({str(shard.index) for shard in array.addressable_shards}) for array in placed)
         return placed
 
@@ -75,7 +75,11 @@ def gathers(program: Any, place: Any) -> dict[str, list[tuple[int, ...]]]:
     """The shapes that each loss gathers, "" for what is shared; weights of the network, whole over fsdp, aside."""
 
     def used(axes: Any, leaf: Any) -> tuple[int, ...]:
-        return _squeezed(NamedSharding(place, mesh.spec(axes, leaf.shape, place, mesh.USED)).shard_shape(leaf.shape))
+        return _squeezed(
+            NamedSharding(place, mesh.partition_spec(axes, leaf.shape, place, mesh.COMPUTE_LAYOUT)).shard_shape(
+                leaf.shape
+            )
+        )
 
     weights = jax.tree.map(used, AXES, parameters(1), is_leaf=lambda node: isinstance(node, tuple))
     known = set(jax.tree.leaves(weights, is_leaf=lambda node: isinstance(node, tuple)))

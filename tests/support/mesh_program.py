@@ -161,7 +161,7 @@ def run(name: str, label: str) -> Run:
     place = mesh.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     shardings = mesh.state_shardings(algorithm, abstract_state(algorithm), place)
     state = jax.device_put(first_state(algorithm), shardings)
-    batch = mesh.place(source_batch(name, algorithm), place)
+    batch = mesh.place_batch(source_batch(name, algorithm), place)
     experience = jax.jit(make_experience(algorithm), compiler_options=QUICK).lower(state, batch).compile()
     given, _ = experience(state, batch)
     program = jax.jit(make_update(algorithm), donate_argnums=0, compiler_options=QUICK)
@@ -204,7 +204,7 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _used(axes: tuple[str | None, ...], shape: tuple[int, ...], place: Mesh) -> tuple[int, ...]:
     """What one device holds of an array while it is at work."""
-    return NamedSharding(place, mesh.spec(axes, shape, place, mesh.USED)).shard_shape(shape)
+    return NamedSharding(place, mesh.partition_spec(axes, shape, place, mesh.COMPUTE_LAYOUT)).shard_shape(shape)
 
 
 def _weights(algorithm: Algorithm) -> Iterator[tuple[bool, tuple[str | None, ...], tuple[int, ...]]]:
@@ -242,7 +242,10 @@ def sampler_weights(algorithm: Algorithm, place: Mesh) -> dict[tuple[Any, ...], 
         return {}
     found = {}
     for _, axes, shape in _weights(algorithm):
-        used, held = _used(axes, shape, place), NamedSharding(place, mesh.spec(axes, shape, place)).shard_shape(shape)
+        used, held = (
+            _used(axes, shape, place),
+            NamedSharding(place, mesh.partition_spec(axes, shape, place)).shard_shape(shape),
+        )
         whole = not stage.kwargs.get("tensor_parallel")
         steps = itertools.product(*zip(shape, used, held, strict=True)) if whole else [used]
         found |= {(_squeezed(step), False): "all layers" for step in steps}
@@ -348,11 +351,13 @@ def control() -> dict[str, Any]:
     place = mesh.make_mesh(MeshConfig(*MESHES["8x1"]))
 
     def arrays(*axes: str | None, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(place, mesh.spec(axes, shape, place)))
+        return jax.ShapeDtypeStruct(
+            shape, np.float32, sharding=NamedSharding(place, mesh.partition_spec(axes, shape, place))
+        )
 
     def gathers(weights: Any, logits: Any) -> Any:
-        turn = lambda _, x: mesh.by_rows(mesh.whole(2 * x))  # noqa: E731
-        return mesh.whole(weights), jax.lax.fori_loop(0, 3, turn, logits)
+        turn = lambda _, x: mesh.shard_rows(mesh.replicate(2 * x))  # noqa: E731
+        return mesh.replicate(weights), jax.lax.fori_loop(0, 3, turn, logits)
 
     weights = arrays("layers", "embed", "mlp", shape=(LAYERS, WIDTH, MLP))
     logits = arrays("batch", None, None, None, shape=(ROWS, N, 5, VOCAB))

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError
+from alignjax.parallel import processes
 from alignjax.train import checkpoint
 from alignjax.train.stop_signal import Interrupted
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    coordinator, processes, process = sys.argv[-3:]
-    processes.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
+    coordinator, count, number = sys.argv[-3:]
+    processes.connect(coordinator, int(count), int(number), heartbeat_seconds=30)
     policy = {"matrix": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3, jnp.bfloat16), "none": jnp.zeros((0, 2))}
-    with processes.together():
-        if processes.leads():
+    with processes.raise_on_all_processes():
+        if processes.is_main_process():
             with checkpoint.writing(folder, keep=1, alone=True) as writer:
                 checkpoint.save(writer, 3, {"roles": {"policy": policy}}, {"merged": "first"})
     found = checkpoint.restore_role(folder, "policy")
@@ -32,8 +33,8 @@ def main() -> None:
         assert found[name].dtype == leaf.dtype
     print("read", checkpoint.steps(folder), flush=True)
     try:
-        with processes.together():
-            if processes.leads():
+        with processes.raise_on_all_processes():
+            if processes.is_main_process():
                 raise Interrupted(signal.SIGINT, 0)
     except ConfigError as error:
         print(f"error: {error}", flush=True)

@@ -27,6 +27,7 @@ from alignjax import algorithms, roles, stages
 from alignjax.config import ConfigError, Experiment, Fn, MeshConfig, fn
 from alignjax.data.sources.source import Opened, Source, endless
 from alignjax.models import TransformerConfig, transformer
+from alignjax.parallel import processes
 from alignjax.stages import host
 from alignjax.train import checkpoint
 from alignjax.train.checkpoint.leaves import digest, leaves_by_name
@@ -196,8 +197,8 @@ def options() -> argparse.Namespace:
 def main() -> None:
     arguments = options()
     if arguments.place:
-        coordinator, processes, process = arguments.place
-        processes.connect(coordinator, int(processes), int(process), heartbeat_seconds=30)
+        coordinator, count, number = arguments.place
+        processes.connect(coordinator, int(count), int(number), heartbeat_seconds=30)
         # jax lets the first process alone keep what it compiled; here each does, for the runs to come.
         compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0, client=None))
     if arguments.signal_at_row:

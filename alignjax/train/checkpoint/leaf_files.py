@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from alignjax.parallel.processes import several
+from alignjax.parallel.processes import is_multi_process
 
 
 def by_itself(name: str) -> ocp.options.MultiprocessingOptions:
@@ -30,7 +30,7 @@ def as_saved(leaves: Mapping[str, Any]) -> ocp.args.PyTreeSave:
     def given(leaf: Any) -> Any:
         """Orbax refuses jax arrays that one of several processes has for itself, but takes NumPy's."""
         own = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
-        return jax.device_get(leaf) if several() and own else leaf
+        return jax.device_get(leaf) if is_multi_process() and own else leaf
 
     return ocp.args.PyTreeSave({name: given(leaf) for name, leaf in leaves.items()})
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from alignjax.config import nearest
-from alignjax.parallel.processes import Unreachable, gathered, telling
+from alignjax.parallel.processes import Unreachable, all_gather_text, translate_lost_peer
 from alignjax.train.checkpoint.leaf_files import as_saved, by_itself, placed, read_json, read_leaves, write_leaves
 from alignjax.train.checkpoint.leaves import as_key, checksums_of, form, is_key, leaves_by_name, plain, tree_bytes
 
@@ -139,7 +139,7 @@ def _write_once(root: Path, leaves: Mapping[str, Any], meta: Mapping[str, Any]) 
     """The folder below `root` that holds these leaves, complete; written unless it is there."""
     content = [[name, *meta["leaves"][name], meta["checksums"][name]] for name in sorted(leaves)]
     place = f"{FROZEN}/{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
-    if gathered("" if (root / place / COMPLETE).exists() else "absent")[0]:  # as process 0 sees it
+    if all_gather_text("" if (root / place / COMPLETE).exists() else "absent")[0]:  # as process 0 sees it
         write_leaves(root / place, leaves)
     return place
 
@@ -178,7 +178,7 @@ def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]
     writer = open_writer(folder, keep=keep, alone=alone)
     reachable = True
     try:
-        with telling():
+        with translate_lost_peer():
             yield writer
             wait(writer)
     except Unreachable:
@@ -270,7 +270,7 @@ def _read_place(folder: Path, step: int, place: str, targets: Mapping[str, Any])
         failure = error
     # What one process cannot read is damaged for all: they must agree before they sum it up together.
     said = "" if failure is None else str(failure).strip() or type(failure).__name__
-    if wrong := [line for line in (gathered(said) if shared else [said]) if line]:
+    if wrong := [line for line in (all_gather_text(said) if shared else [said]) if line]:
         raise _unreadable(folder, step, wrong[0], place) from failure
     # An array that still stands in memory of NumPy's cannot be donated: give each leaf a buffer of its own, one by one.
     return {

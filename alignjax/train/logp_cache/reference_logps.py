@@ -29,8 +29,15 @@ from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data.prepared import cache_folder
 from alignjax.data.sources.batch_layout import stacked
 from alignjax.data.sources.source import Source
-from alignjax.parallel.mesh import place
-from alignjax.parallel.processes import bytes_from_leader, gathered, leads, on_host, several, together
+from alignjax.parallel.mesh import place_batch
+from alignjax.parallel.processes import (
+    all_gather_text,
+    broadcast_bytes_from_main,
+    gather_to_host,
+    is_main_process,
+    is_multi_process,
+    raise_on_all_processes,
+)
 from alignjax.train.checkpoint.leaves import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
 from alignjax.train.run_record import config_json, versions
@@ -137,9 +144,9 @@ def with_logps(
         fresh: Known = {}
         said = written = time.monotonic()
         for new, done in _scored(rows, positions, known, scorer, source.batch_size):
-            fresh |= new if leads() else {}
+            fresh |= new if is_main_process() else {}
             now, stop = time.monotonic(), wish.granted(agree=True)
-            with together():
+            with raise_on_all_processes():
                 if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stop):
                     _write(folder, about, fresh)
                     fresh, written = {}, now
@@ -204,7 +211,9 @@ def _scorer(
 
     def scored(rows: Sequence[Batch]) -> np.ndarray:
         full = [*rows, *[rows[-1]] * (source.batch_size - len(rows))]
-        return np.asarray(on_host(run(state.roles, place(stacked([_only_scored(row) for row in full]), mesh))))
+        return np.asarray(
+            gather_to_host(run(state.roles, place_batch(stacked([_only_scored(row) for row in full]), mesh)))
+        )
 
     return scored
 
@@ -238,7 +247,7 @@ def _scored(
 
 def _check_same_rows(looked: str) -> None:
     """Raises ConfigError, on all processes and before they run a program together, where one has looked up others."""
-    said = gathered(looked)
+    said = all_gather_text(looked)
     if wrong := [number for number, other in enumerate(said) if other != said[0]]:
         raise ConfigError(
             f"cached_logps: process {wrong[0]} of this run reads other rows than process 0; give all processes the "
@@ -257,10 +266,10 @@ def _values(rows: Mapping[tuple[bytes, ...], Batch], logps: np.ndarray) -> Known
 def _kept(folder: Path, console: Console) -> Known:
     """What the folder holds, as the leader sees it."""
     known: Known = {}
-    with together():
-        if leads():
+    with raise_on_all_processes():
+        if is_main_process():
             known = read_shards(folder, functools.partial(_warn, console))
-    return decoded(bytes_from_leader(encoded(known))) if several() else known
+    return decoded(broadcast_bytes_from_main(encoded(known))) if is_multi_process() else known
 
 
 def _write(folder: Path, about: Mapping[str, Any], fresh: Known) -> None:
