@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignjax import losses
+from alignjax.cli import catalogue
 from alignjax.config import Fn, hyperparameters
 
 TARGET = Path(__file__).resolve().parent / "losses.md"
@@ -87,7 +88,7 @@ def entry(name: str) -> Entry:
 
 def entries() -> list[Entry]:
     """Every public loss, by module in alphabetical order and then by name."""
-    found = [entry(name) for name in losses.__all__ if is_loss(getattr(losses, name))]
+    found = [entry(name) for name, function in catalogue.public(losses).items() if is_loss(function)]
     return sorted(found, key=lambda one: (one.module, one.name))
 
 

@@ -49,9 +49,9 @@ def test_public_names_are_listed_under_their_kind(entries):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_nothing_that_takes_the_arguments_of_a_kind_is_left_out(entries, room, kinds):
-    """Whatever in `__all__` takes (context, batch, ...) is listed; what is not listed cannot be put into a slot."""
+    """Whatever is public and takes (context, batch, ...) is listed; what is not listed cannot be put into a slot."""
     listed = set().union(*(names(entries, kind) for kind in kinds))
-    for name in set(room.__all__) - listed:
+    for name in set(catalogue.public(room)) - listed:
         value = getattr(room, name)
         if inspect.isroutine(value):
             assert "batch" not in inspect.signature(value).parameters, f"{room.__name__}.{name} is not listed"
@@ -86,9 +86,9 @@ def test_a_new_loss_appears_by_itself(monkeypatch):
     def helper(value: int) -> int:
         return value
 
-    room.__dict__.update(square=square, plain=plain, helper=helper, __all__=["helper", "plain", "square"])
+    room.__dict__.update(square=square, plain=plain, helper=helper, __path__=[])  # a package
     monkeypatch.setitem(sys.modules, "a_room_of_tests", room)
-    monkeypatch.setattr(catalogue, "ROOMS", (("a_room_of_tests", dict(catalogue.ROOMS)["alignjax.losses"]),))
+    monkeypatch.setattr(catalogue, "ROOMS", {"a_room_of_tests": ("loss", "rule")})
     assert catalogue.entries() == [
         catalogue.Entry("plain", "loss", "Nothing, e.g. of two lines", None),
         catalogue.Entry("square", "loss", "A loss of this test.", "arXiv:1234.56789"),
@@ -104,8 +104,8 @@ def test_stages_and_judges_are_told_apart_by_what_they_return(monkeypatch):
         """A judge."""
         raise NotImplementedError
 
-    kind_of = dict(catalogue.ROOMS)["alignjax.stages"]
-    assert (kind_of(stage), kind_of(judge), kind_of(len)) == ("stage", "judge", None)
+    kinds = catalogue.ROOMS["alignjax.stages"]
+    assert [catalogue.kind_of(function, kinds) for function in (stage, judge, len)] == ["stage", "judge", None]
 
 
 @pytest.mark.parametrize(

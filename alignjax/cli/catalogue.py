@@ -1,7 +1,7 @@
-"""What the framework has, found by looking: `alignjax list`.
+"""The catalogue behind `alignjax list`: every public method of the package, found by looking.
 
-Nothing is registered. A public function of `losses/`, `stages/`, `sampling/`, ... is listed because it is there; its
-kind follows from where it lives and from its parameters, its line and its paper from its docstring.
+Nothing is registered. A public function of `losses`, `stages`, `sampling`, ... is listed because it is there. Its kind
+follows from its package, its parameters and what it returns; its summary and its paper come from its docstring.
 """
 
 from __future__ import annotations
@@ -9,20 +9,32 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import pkgutil
 import re
 import typing
-from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 KINDS = ("algorithm", "loss", "sampler", "judge", "stage", "rule", "metric", "game")
+# Where to look, and which kinds stand there. A function of another kind is a helper and is not listed.
+ROOMS: dict[str, tuple[str, ...]] = {
+    "alignjax.algorithms": ("algorithm",),
+    "alignjax.losses": ("loss", "rule"),  # the rule of a state that one loss reads stands beside that loss
+    "alignjax.sampling": ("stage", "sampler"),  # a search is a stage
+    "alignjax.stages": ("stage", "judge"),
+    "alignjax.roles": ("rule",),
+    "alignjax.types": ("rule",),  # `frozen`, the default of every role
+    "alignjax.evaluate.text_metrics": ("metric",),
+    "alignjax.evaluate.win_rate": ("metric",),
+    "alignjax.evaluate.diagnostics": ("metric",),
+    "alignjax.evaluate.controllability": ("metric",),
+    "alignjax.games": ("game", "stage", "judge"),
+}
 _ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5})")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One line of the catalogue. paper: "arXiv:2310.12036", or None where the docstring names none."""
+    """An entry is one line of the catalogue. paper: "arXiv:2310.12036", or None where the docstring names none."""
 
     name: str
     kind: str
@@ -30,98 +42,63 @@ class Entry:
     paper: str | None
 
 
-def _positional(function: Any) -> tuple[str, ...]:
-    """Names of the parameters that a caller in the framework fills: all but the keyword-only hyper-parameters."""
+def _filled_parameters(function: Any) -> tuple[str, ...]:
+    """Name the parameters that the framework fills: all but the keyword-only hyper-parameters."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return ()
-    wanted = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(parameter.name for parameter in parameters if parameter.kind in wanted)
+    return tuple(parameter.name for parameter in parameters if parameter.kind < inspect.Parameter.VAR_POSITIONAL)
 
 
-def _returns(function: Any) -> str:
-    return str(getattr(inspect.unwrap(function), "__annotations__", {}).get("return", ""))
+def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
+    """Tell the kind of a function among those of its package.
+
+    Args:
+        function: A public function.
+        kinds: The kinds that its package holds, one value of `ROOMS`.
+
+    Returns:
+        The kind, or None for a helper, which is not listed.
+    """
+    takes = _filled_parameters(function)
+    returns = str(getattr(inspect.unwrap(function), "__annotations__", {}).get("return", ""))
+    is_kind = {
+        "algorithm": "Algorithm" in returns,
+        "game": returns == "TabularGame",
+        "rule": takes == ("own", "context", "batch", "key"),
+        "stage": takes[:3] == ("context", "batch", "key") and returns.endswith("Batch"),
+        "judge": takes[:3] == ("context", "batch", "key") and returns.endswith("Array"),
+        "loss": takes[:2] == ("context", "batch"),
+        # A metric is a number about texts or players, or a table of them; what cuts texts into words returns lists.
+        "metric": re.search(r"\b(float|bool|Interval|ndarray)\b", returns) is not None,
+        "sampler": True,
+    }
+    return next((kind for kind in kinds if is_kind[kind]), None)
 
 
-def _loss(function: Any) -> str | None:
-    return "loss" if _positional(function)[:2] == ("context", "batch") else None
+def public(module: ModuleType) -> dict[str, Any]:
+    """Collect the public functions of a package or a module, and the objects that decorators made of functions.
 
+    Args:
+        module: A package, whose `__init__.py` imports what is public, or a single module, which defines it.
 
-def _stage_or_judge(function: Any) -> str | None:
-    if _positional(function)[:3] != ("context", "batch", "key"):
-        return None
-    return {"Batch": "stage", "Array": "judge"}.get(_returns(function).rpartition(".")[2])
-
-
-def _sampler(function: Any) -> str:
-    return "stage" if _stage_or_judge(function) == "stage" else "sampler"  # a search is a stage
-
-
-def _rule(function: Any) -> str | None:
-    return "rule" if _positional(function) == ("own", "context", "batch", "key") else None
-
-
-def _loss_or_rule(function: Any) -> str | None:
-    return _loss(function) or _rule(function)  # the rule of a state that one loss reads stands beside it
-
-
-def _algorithm(function: Any) -> str | None:
-    return "algorithm" if "Algorithm" in _returns(function) else None
-
-
-def _metric(function: Any) -> str | None:
-    """A number about texts or players, or a table of them; what cuts texts into words on the way returns lists."""
-    return "metric" if re.search(r"\b(float|bool|Interval|ndarray)\b", _returns(function)) else None
-
-
-def _game(function: Any) -> str | None:
-    return "game" if _returns(function) == "TabularGame" else _stage_or_judge(function)
-
-
-# Where to look and what a public function there is; None from the second means: a helper, not listed.
-ROOMS: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
-    ("alignjax.algorithms", _algorithm),
-    ("alignjax.losses", _loss_or_rule),
-    ("alignjax.sampling", _sampler),
-    ("alignjax.stages", _stage_or_judge),
-    ("alignjax.roles", _rule),
-    ("alignjax.evaluate.text_metrics", _metric),
-    ("alignjax.evaluate.win_rate", _metric),
-    ("alignjax.evaluate.diagnostics", _metric),
-    ("alignjax.evaluate.controllability", _metric),
-    ("alignjax.games", _game),
-)
-
-
-def _modules(name: str) -> Iterator[ModuleType]:
-    """The module that says what is public: a package with `__all__` speaks for the modules in it, one without leaves it
-    to them."""
-    module = importlib.import_module(name)
-    yield module
-    if hasattr(module, "__all__"):
-        return
-    for info in pkgutil.iter_modules(getattr(module, "__path__", ())):
-        if not info.name.startswith("_"):
-            yield from _modules(f"{name}.{info.name}")
-
-
-def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """Functions, and objects made from functions by a decorator, in a module's `__all__` or defined in it."""
-    listed = getattr(module, "__all__", None)
-    for name in listed if listed is not None else [name for name in vars(module) if not name.startswith("_")]:
-        value = getattr(module, name)
-        own = listed is not None or getattr(value, "__module__", None) == module.__name__
-        if own and callable(value) and not isinstance(value, type) and not _is_typing(value):
-            yield name, value
-
-
-def _is_typing(value: Any) -> bool:
-    return typing.get_origin(value) is not None or type(value).__module__ == "typing"
+    Returns:
+        Function by name, without types, modules and names that begin with an underscore.
+    """
+    is_package = hasattr(module, "__path__")
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    values = {name: getattr(module, name) for name in names}
+    return {
+        name: value
+        for name, value in values.items()
+        if callable(value) and not isinstance(value, type) and typing.get_origin(value) is None
+        if is_package or getattr(value, "__module__", None) == module.__name__
+    }  # fmt: skip
 
 
 def summary(function: Any) -> str:
-    """The first sentence of a docstring."""
+    """Return the first sentence of a docstring, "" where there is none."""
     text = inspect.getdoc(function) or ""
     paragraph = " ".join(text.split("\n\n")[0].split())
     # A full stop ends the sentence, unless it stands in an abbreviation or a number.
@@ -130,18 +107,17 @@ def summary(function: Any) -> str:
 
 
 def paper(function: Any) -> str | None:
-    """The first arXiv id that a docstring names."""
-    found = _ARXIV.search(inspect.getdoc(function) or "")
-    return f"arXiv:{found[1]}" if found else None
+    """Return the first arXiv id that a docstring names, as "arXiv:2310.12036"."""
+    match = _ARXIV.search(inspect.getdoc(function) or "")
+    return f"arXiv:{match[1]}" if match else None
 
 
 def entries() -> list[Entry]:
-    """Everything public, by kind and then by name. Imports the modules it looks into."""
-    found: dict[tuple[str, str], Entry] = {}
-    for room, kind_of in ROOMS:
-        for module in _modules(room):
-            for name, function in _public(module):
-                kind = kind_of(function)
-                if kind is not None:
-                    found.setdefault((kind, name), Entry(name, kind, summary(function), paper(function)))
-    return sorted(found.values(), key=lambda entry: (KINDS.index(entry.kind), entry.name))
+    """List everything public, by kind and then by name. The modules that it looks into are imported."""
+    by_name: dict[tuple[str, str], Entry] = {}
+    for room, kinds in ROOMS.items():
+        for name, function in public(importlib.import_module(room)).items():
+            kind = kind_of(function, kinds)
+            if kind is not None:
+                by_name.setdefault((kind, name), Entry(name, kind, summary(function), paper(function)))
+    return sorted(by_name.values(), key=lambda entry: (KINDS.index(entry.kind), entry.name))

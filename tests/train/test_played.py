@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from alignjax import algorithms, games, roles
+from alignjax.cli import catalogue
 from alignjax.config import Experiment, fn
 from alignjax.games.world import Contexts
 from alignjax.sampling import mixture
@@ -114,7 +115,7 @@ def test_it_plays_a_game(name: str) -> None:
 
 def test_every_recipe_is_listed() -> None:
     parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
-    assert set(RECIPES) | set(PLAYED) == set(algorithms.__all__) - parts
+    assert set(RECIPES) | set(PLAYED) == set(catalogue.public(algorithms)) - parts
 
 
 def test_the_config_of_games_offers_every_recipe() -> None:
