@@ -8,9 +8,6 @@ import jax
 import pytest
 
 from alignjax.models import TransformerConfig, transformer
-from tests.support.commands import ROOT
-
-sys.path.insert(0, str(ROOT))
 from benchmarks import peers, results, scaling, worker
 from benchmarks.sizes import SIZES, Sizes
 
@@ -39,6 +36,7 @@ def run():
     return peers.measure(options, [row for row in peers.ROWS if row.name == "sampling"])
 
 
+@pytest.mark.slow
 def test_a_run_measures_our_side_alone(run):
     assert run["works"].keys() == {"sampling"}
     assert run["works"]["sampling"].keys() == {"ours"}
@@ -51,6 +49,7 @@ def test_a_run_measures_our_side_alone(run):
     assert json.loads(json.dumps(run)) == run
 
 
+@pytest.mark.slow
 def test_results_are_written_from_what_was_kept(run, tmp_path):
     results.save({**run, "command": "a command"}, tmp_path)
     results.save(FACTS, tmp_path)
@@ -78,6 +77,7 @@ def test_a_side_that_does_other_work_fails():
     assert peers.wrong(tiny, "dpo_update", {"failed": "killed"}) == "killed"
 
 
+@pytest.mark.slow
 def test_an_impossible_problem_is_reported_by_the_process_that_meets_it():
     sizes = dataclasses.replace(SIZES["tiny"], heads=16)  # heads of one number cannot be turned
     side = worker.Side("ours", sys.executable)

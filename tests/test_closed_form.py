@@ -4,18 +4,16 @@ experiments/closed_form, whose results.json holds all of them."""
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
 
+from alignjax.cli.config_file import imported
 from tests.support.commands import ROOT
 
 FOLDER = ROOT / "experiments" / "closed_form"
-sys.path.insert(0, str(FOLDER))
-from methods import methods  # noqa: E402
-from run import BETA, solve  # noqa: E402
-from tabular import world  # noqa: E402
+TABLE = imported(FOLDER / "run.py")
+BETA = TABLE.BETA
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 RESULTS = {row["loss"]: row for row in json.loads((FOLDER / "results.json").read_text())["rows"]}
@@ -46,14 +44,14 @@ def agrees(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_loss_ends_where_the_table_says(name: str, float64: None) -> None:
-    (method,) = [method for method in methods(BETA) if method.label == name]
-    row = solve(method, world(beta=BETA))
+    (method,) = [method for method in TABLE.methods(BETA) if method.label == name]
+    row = TABLE.solve(method, TABLE.world(beta=BETA))
     agrees(row)
     assert row["end"] == RESULTS[name]["end"]
     assert row["to_optimum"] == pytest.approx(RESULTS[name]["to_optimum"], abs=1e-5)
 
 
 def test_the_table_is_complete_and_as_claimed() -> None:
-    assert set(RESULTS) == {method.label for method in methods(BETA)}
+    assert set(RESULTS) == {method.label for method in TABLE.methods(BETA)}
     for row in RESULTS.values():
         agrees(row)

@@ -16,6 +16,8 @@ from alignjax.train.step import abstract_experience, make_update
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
+pytestmark = pytest.mark.slow
+
 TABLE = imported(ROOT / "configs" / "lora.py")
 
 

@@ -20,6 +20,8 @@ from alignjax.train.step import abstract_experience, make_update
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
+pytestmark = pytest.mark.slow
+
 TABLE = imported(ROOT / "configs" / "online.py")
 # Recipes that learn from what a source gives, and the parts of others.
 OFFLINE = {"dpo", "ipo", "slic", "vpo_offline", "sft", "preference_model", "reward_model", "labelled_samples"}

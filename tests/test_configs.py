@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.commands import ROOT, run
 
+pytestmark = pytest.mark.slow
 # Not configs but the parts of some; and those that other tests train.
 ELSEWHERE = {"summarisation.py", "quickstart.py", "losses.py", "lora.py", "online.py"}
 OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}

@@ -47,6 +47,7 @@ def where(seen: dict[str, Any], wrong: Callable[[Cell], Any], *, alone: bool = F
     return {place: what for place, what in found.items() if what}
 
 
+@pytest.mark.slow
 def test_every_recipe_is_in_the_table(seen: dict[str, Any]) -> None:
     """On one device and on a mesh of eight, which takes turns; IPO-MD on all."""
     parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
@@ -58,6 +59,7 @@ def test_every_recipe_is_in_the_table(seen: dict[str, Any]) -> None:
         assert sum(shape in row for row in table.values()) > len(table) // 4
 
 
+@pytest.mark.slow
 def test_every_mesh_gives_the_same_samples_losses_and_gradients(seen: dict[str, Any]) -> None:
     """Tokens, and whatever else is a whole number, exactly; to float32's rounding all that stages made, losses and
     gradient norms, the first gradients and the roles after two iterations."""
@@ -66,6 +68,7 @@ def test_every_mesh_gives_the_same_samples_losses_and_gradients(seen: dict[str, 
     assert not where(seen, lambda cell: not cell["gradient_size"] > 1e-3)
 
 
+@pytest.mark.slow
 def test_a_state_keeps_its_shardings(seen: dict[str, Any]) -> None:
     """And so one program serves all steps."""
     assert not where(seen, lambda cell: not cell["shardings_kept"], alone=True)
@@ -74,6 +77,7 @@ def test_a_state_keeps_its_shardings(seen: dict[str, Any]) -> None:
             assert cell["weight_shards"] == {"1": 1, "8x1": 8, "4x2": 8, "2x2x2": 4}[shape]
 
 
+@pytest.mark.slow
 def test_an_update_gathers_the_weights_of_one_layer_at_a_time_and_nothing_of_the_batch(seen: dict[str, Any]) -> None:
     """But for what a memory remembers, which lies whole on every device."""
     assert not where(seen, lambda cell: "a layer" not in cell["update"])
@@ -81,6 +85,7 @@ def test_an_update_gathers_the_weights_of_one_layer_at_a_time_and_nothing_of_the
     assert {name: kinds for (name, _), kinds in more.items()} == {"optune": {"numbers"}, "eva": {"numbers"}}
 
 
+@pytest.mark.slow
 def test_experience_gathers_weights_and_at_most_a_number_a_token(seen: dict[str, Any]) -> None:
     """All weights at once only where it samples, before the first token; a sampler whose weights stay split by heads
     puts the logits of a token together, split by vocabulary, to draw from them."""
@@ -90,6 +95,7 @@ def test_experience_gathers_weights_and_at_most_a_number_a_token(seen: dict[str,
         assert "2x16x24" in seen["table"]["ipo_md"][shape]["experience"]["all layers"]
 
 
+@pytest.mark.slow
 def test_a_sampler_may_leave_weights_split_by_heads(seen: dict[str, Any]) -> None:
     """The same samples as on one device; weights gathered over fsdp alone."""
     gathered = seen["table"]["split_sampler"]["4x2"]["experience"]["all layers"]
@@ -97,6 +103,7 @@ def test_a_sampler_may_leave_weights_split_by_heads(seen: dict[str, Any]) -> Non
     assert "2x16x24" not in gathered
 
 
+@pytest.mark.slow
 def test_a_program_that_gathers_is_caught(seen: dict[str, Any]) -> None:
     assert seen["control"] == {"unexpected": ["2x16x24", "8x2x5x40 in a loop"]}
 

@@ -30,24 +30,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def assert_quickstart(run_dir: Path) -> None:
+    """Everybody has played everybody, and there is a report of it."""
+    results = json.loads((run_dir / "results.json").read_text())
+    players = {"sft", "offline_ipo", "online_ipo", "ipo_md", "human"}
+    assert set(results["win_rates"]) == players
+    for a in players:
+        for b in players - {a}:
+            assert set(results["win_rates"][a][b]) == {"mean", "low", "high", "n"}
+    assert (run_dir / "report.html").is_file()
+
+
 def commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
     return [line for block in blocks for line in block.splitlines() if not line.startswith(("pip ", "pytest"))]
 
 
+def test_the_quickstart_runs(tmp_path: Path, session_cache: Path) -> None:
+    """All in one run: data, SFT, a preference model, three methods, a tournament and its report."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    run("alignjax train configs/quickstart.py:tiny", tmp_path, session_cache)
+    assert_quickstart(tmp_path / "runs" / "quickstart-tiny")
+
+
+@pytest.mark.slow
 def test_the_readme_commands_run(folder: Path, session_cache: Path) -> None:
     assert len(commands()) >= 8
     for command in commands():
         tiny = LOSS.sub(r"\1-tiny", MODELESS.sub(r"\1:tiny", EXAMPLE.sub(r"\g<0> --steps 6", command)))
         out = run(tiny, folder, session_cache)
         assert out.strip() or command.startswith("cp "), command
-    results = json.loads((folder / "runs" / "quickstart-tiny" / "results.json").read_text())
-    players = {"sft", "offline_ipo", "online_ipo", "ipo_md", "human"}
-    assert set(results["win_rates"]) == players
-    for a in players:
-        for b in players - {a}:
-            assert set(results["win_rates"][a][b]) == {"mean", "low", "high", "n"}
-    assert (folder / "runs" / "quickstart-tiny" / "report.html").is_file()
+    assert_quickstart(folder / "runs" / "quickstart-tiny")
     for name in ("losses-kto-tiny", "my_loss-tiny"):
         assert "sft" in json.loads((folder / "runs" / name / "results.json").read_text())["win_rates"]
 

@@ -3,8 +3,6 @@ results.json there holds all of them."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,14 +10,15 @@ import numpy as np
 import pytest
 
 from alignjax import games, losses
+from alignjax.cli.config_file import imported
 from alignjax.config import fn
+from tests.support.commands import ROOT
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "nash_games"))
-from players import BETA, METHODS, algorithm
-from playing import play
-from resting_points import CLAIMS
-from six_games import GAMES, MIX, gap, total_variation
-from summary import interval, slope
+FOLDER = ROOT / "experiments" / "nash_games"
+PLAYERS, POINTS, SUMMARY = (imported(FOLDER / f"{name}.py") for name in ("players", "resting_points", "summary"))
+METHODS, BETA, GAMES, MIX, CLAIMS = PLAYERS.METHODS, POINTS.BETA, SUMMARY.GAMES, SUMMARY.MIX, SUMMARY.CLAIMS
+algorithm, play = PLAYERS.algorithm, imported(FOLDER / "playing.py").play
+gap, total_variation, interval, slope = SUMMARY.gap, SUMMARY.total_variation, SUMMARY.interval, SUMMARY.slope
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 GAME = GAMES["rock-paper-scissors"]

@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.cases import CASES
 
+pytestmark = pytest.mark.slow
+
 # What is gathered on purpose: these sort one number a pair over the whole batch, of 8 rows with 3 pairs and with one.
 SORTED = {"aot": [[24]], "aot_unpaired": [[8]]}
 ROOT = Path(__file__).resolve().parents[2]

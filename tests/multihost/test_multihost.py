@@ -19,6 +19,8 @@ import pytest
 
 from alignjax.train.logp_cache.shards import read_shards
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)
 GONE = ("cannot reach another process of this run", "another task died")  # our words, or those of jax's coordinator
@@ -56,9 +58,6 @@ def free_port() -> int:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     root = tmp_path_factory.mktemp("processes")
     variables = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_PLATFORMS": "cpu",
         "PJRT_NPROC": "16",  # threads: with one per core, simulated devices may wait for each other for ever
         "PYTHONPATH": str(ROOT),

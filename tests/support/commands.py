@@ -1,5 +1,5 @@
-"""Commands as a user types them, in a folder of their own. Compiled programs and prepared data are shared by a
-session."""
+"""Commands as a user types them, in a folder of their own. Prepared data are shared by a session, compiled programs by
+all (tests/__init__.py)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ def environment(shared: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ALIGNJAX_CACHE": str(shared / "data"),
-        "JAX_COMPILATION_CACHE_DIR": str(shared / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # tiny runs wait for the compiler more than for its programs
         "COLUMNS": "100",
     }

@@ -38,7 +38,7 @@ from tests.support.tiny import model as tiny_model, ragged
 from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
 
 # Beside jax_disable_most_optimizations: what runs for milliseconds is to compile in one second, not in three.
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
 # Sizes that 2 x 2 x 2 devices divide, and by which an array's shape says what it is.
 LAYERS, VOCAB, WIDTH, MLP, ROWS, N, T = 2, 40, 16, 24, 8, 2, 7
 NETWORK = tiny_model(vocab=VOCAB, width=WIDTH, layers=LAYERS, mlp=MLP, outputs=("preference", "reward", "value"))

@@ -30,7 +30,8 @@ def started(request: dict[str, Any], number: int) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # Read when jax makes its devices, which it has not done yet.
     os.environ.update(request["environment"])
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={request['devices']}"
+    devices = f"--xla_force_host_platform_device_count={request['devices']}"
+    os.environ["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} {devices}"
     sys.argv = [request["program"], *request["arguments"][number]]
     sys.exit(PROGRAMS[request["program"]]())
 

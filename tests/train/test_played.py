@@ -66,6 +66,7 @@ def iterations(algorithm: Algorithm, state: TrainState, batch: Any, number: int)
     return state, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_LANGUAGE)
 def test_it_trains_a_language_model(name: str) -> None:
     """Two iterations: one program each, what is trained moves and what has neither optimizer nor rule does not."""

@@ -37,13 +37,19 @@ def made(algorithm: Algorithm) -> TrainState:
     return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.uint32(3))
 
 
+def slow_but(*quick: str, name: str) -> Any:
+    """A parameter of the slow tier, unless it is one of these."""
+    return name if name in quick else pytest.param(name, marks=pytest.mark.slow)
+
+
 def copied(state: TrainState) -> TrainState:
     """`update` donates its state; this one may be given away."""
     return jax.tree.map(jnp.copy, state)
 
 
-@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize("name", [slow_but("dpo", "sorted", name=name) for name in UPDATES])
 def test_microbatches_change_neither_loss_nor_gradient(name: str) -> None:
+    """Of a transformer's update. That no loss minds is in losses/test_conformance.py, hence two of them by default."""
     state = made(recipe(name))
     before, (after, metrics) = copied(state).roles, make_update(recipe(name))(copied(state), BATCH)
     gradient = jax.tree.map(lambda a, b: a - b, before, after.roles)
@@ -84,7 +90,9 @@ V, T = 1511, 37
 
 
 @pytest.mark.usefixtures("full_compile")
-@pytest.mark.parametrize("name", ["sft", "ipo", "preference_model", "kl_and_mismatched"])
+@pytest.mark.parametrize(
+    "name", [slow_but("sft", "ipo", name=name) for name in ("sft", "ipo", "preference_model", "kl_and_mismatched")]
+)
 def test_no_array_of_every_logit_exists(name: str) -> None:
     """A vocabulary so large that [B,N,T,V] outweighs everything else there is."""
     network = model(vocab=V, outputs=("preference",), width=8, mlp=8, heads=2, kv_heads=1)
