@@ -1,4 +1,4 @@
-"""Direct preference optimisation (arXiv:2305.18290) on a fixed set of SFT samples labelled by a preference model.
+"""Direct preference optimization (arXiv:2305.18290) on a fixed set of SFT samples labelled by a preference model.
 
     alignjax train configs/dpo.py           # about 4 minutes on 2 CPU cores
     alignjax train configs/dpo.py:tiny
@@ -9,12 +9,10 @@ fn(alignjax.data.preferences, dataset=alignjax.data.Preferences(path="pairs.json
 
 from __future__ import annotations
 
-import summarisation as parts
-
 from alignjax import algorithms
-from alignjax.config import Pipeline, fn
-from alignjax.data import Docstrings, prepare
-from alignjax.evaluate.tournament import Player, write
+from alignjax.config import Pipeline
+from alignjax.evaluate.tournament import Player
+from alignjax.pipelines import summarization as parts
 from alignjax.roles import restored
 
 MODES = ("full", "tiny")
@@ -22,7 +20,7 @@ BETA = 0.1  # inverse temperature of the log-ratio
 
 
 def get_config(mode: str = "full") -> Pipeline:
-    sizes = parts.tiny(Docstrings()) if mode == "tiny" else parts.Sizes()
+    sizes = parts.sizes_of(mode)
     algorithm = algorithms.dpo(
         parts.policy_model(sizes),
         beta=BETA,
@@ -30,15 +28,7 @@ def get_config(mode: str = "full") -> Pipeline:
         n=sizes.samples,
         optimizer=parts.policy_optimizer(sizes),
     )
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            "pairs": parts.sampled_pairs(sizes),
-            "dpo": parts.offline(sizes, algorithm),
-            "evaluate": parts.tournament(sizes, Player("dpo", "dpo", label="DPO", note=f"beta = {BETA}")),
-            "report": fn(write, title="DPO on docstring summaries", dataset=sizes.dataset),
-        }
+    steps = {"pairs": parts.sampled_pairs(sizes), "dpo": parts.offline(sizes, algorithm)}
+    return parts.compared(
+        sizes, steps, Player("dpo", "dpo", label="DPO", note=f"beta = {BETA}"), title="DPO on docstring summaries"
     )

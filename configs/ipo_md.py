@@ -9,12 +9,10 @@ beta > 0 the mixture, not the policy, stops at an equilibrium, the one regularis
 
 from __future__ import annotations
 
-import summarisation as parts
-
 from alignjax import algorithms
-from alignjax.config import Pipeline, fn
-from alignjax.data import Docstrings, prepare
-from alignjax.evaluate.tournament import Player, write
+from alignjax.config import Pipeline
+from alignjax.evaluate.tournament import Player
+from alignjax.pipelines import summarization as parts
 
 MODES = ("full", "tiny")
 TAU = 0.05
@@ -22,18 +20,11 @@ BETA = 0.125  # weight of the reference in the mixture
 
 
 def get_config(mode: str = "full") -> Pipeline:
-    sizes = parts.tiny(Docstrings()) if mode == "tiny" else parts.Sizes()
+    sizes = parts.sizes_of(mode)
     algorithm = algorithms.ipo_md(
         parts.policy_model(sizes), tau=TAU, beta=BETA, optimizer=parts.policy_optimizer(sizes), **parts.judged(sizes)
     )
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            "ipo_md": parts.online(sizes, algorithm),
-            "evaluate": parts.tournament(sizes, Player("ipo_md", "ipo_md", label="IPO-MD")),
-            "report": fn(write, title="IPO-MD on docstring summaries", dataset=sizes.dataset),
-        }
+    steps = {"ipo_md": parts.online(sizes, algorithm)}
+    return parts.compared(
+        sizes, steps, Player("ipo_md", "ipo_md", label="IPO-MD"), title="IPO-MD on docstring summaries"
     )

@@ -29,15 +29,15 @@ other recipes take the same rate; with them it was not looked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-import summarisation as parts
 
 from alignjax import algorithms
 from alignjax.config import Experiment, Fn, Pipeline, fn
-from alignjax.data import Docstrings, prepare, prompts
-from alignjax.evaluate.tournament import Player, write
+from alignjax.data import prompts
+from alignjax.evaluate.tournament import Player
+from alignjax.pipelines import summarization as parts
+from alignjax.pipelines.loss_families import nothing
 from alignjax.roles import restored
 from alignjax.train.adapter_jobs import merge
 from alignjax.train.samples import decoded
@@ -50,10 +50,6 @@ TAU, BETA = 0.05, 0.1
 
 def posts(sizes: parts.Sizes) -> Fn:
     return fn(prompts, batch_size=sizes.policy_batch_size, **parts.posts(sizes))
-
-
-def nothing(sizes: parts.Sizes) -> Mapping[str, Experiment]:
-    return {}
 
 
 def offline(recipe: Callable[..., Algorithm], **hyper: Any) -> Callable[[parts.Sizes], Algorithm]:
@@ -104,20 +100,9 @@ def trained(sizes: parts.Sizes, name: str) -> Experiment:
 
 
 def get_config(mode: str = "dpo") -> Pipeline:
-    sizes = parts.tiny(Docstrings()) if mode.endswith(TINY) else parts.Sizes()
-    name = mode.removesuffix(TINY)
+    sizes, name = parts.sizes_of(mode), mode.removesuffix(TINY)
     _, _, _, before = RECIPES[name]
-    label = f"LoRA {name.replace('_', ' ')}"
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            **before(sizes),
-            name: trained(sizes, name),
-            "merged": fn(merge, stage=name, algorithm=lambda: adapted(sizes, name)),
-            "evaluate": parts.tournament(sizes, Player(name, "merged", label=label, note=f"rank {RANK}")),
-            "report": fn(write, title=f"{name} with adapters on docstring summaries", dataset=sizes.dataset),
-        }
-    )
+    merged = fn(merge, stage=name, algorithm=lambda: adapted(sizes, name))
+    steps = {**before(sizes), name: trained(sizes, name), "merged": merged}
+    player = Player(name, "merged", label=f"LoRA {name.replace('_', ' ')}", note=f"rank {RANK}")
+    return parts.compared(sizes, steps, player, title=f"{name} with adapters on docstring summaries")

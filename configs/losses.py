@@ -10,47 +10,18 @@ from. Where it needs other stages or roles than its family has, the line says so
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import summarisation as parts
+from collections.abc import Mapping
 
 from alignjax import losses, stages
-from alignjax.config import Experiment, Fn, Pipeline, fn
-from alignjax.data import Docstrings, prepare
-from alignjax.evaluate.tournament import Player, write
+from alignjax.config import Fn, Pipeline, fn
 from alignjax.losses import divergences, logic
-from alignjax.roles import copy_of, restored, running_mean, value, zero_means
-from alignjax.types import Algorithm, Role
+from alignjax.pipelines import summarization as parts
+from alignjax.pipelines.loss_families import EDITS, LISTS, PAIRS, SOFT, THUMBS, Family, pipeline, sizes_of
+from alignjax.roles import restored, running_mean, value, zero_means
+from alignjax.types import Role
 
 GOOD, BAD = (3,), (3, 3)  # prompts that say what their completion is like: one separator token, or two
 ALPHA = fn(divergences.alpha_divergence, alpha=0.5)
-
-
-def nothing(sizes: parts.Sizes) -> Mapping[str, Any]:
-    return {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """What a kind of loss learns from.
-
-    data: steps that make its data; source: its batches; stages: what is done to them before the loss; roles: what lives
-    beside "policy" and "reference"; beside: further losses; completions: how many there are of a prompt
-    """
-
-    data: Callable[[parts.Sizes], Mapping[str, Experiment]]
-    source: Callable[[parts.Sizes], Fn]
-    stages: Mapping[str, Fn]
-    roles: Callable[[parts.Sizes], Mapping[str, Role]] = nothing
-    beside: Mapping[str, Fn] = dataclasses.field(default_factory=dict)
-    completions: Callable[[parts.Sizes], int] = lambda sizes: sizes.samples
-
-    def but(self, **changes: Any) -> Family:
-        """The same with something changed; `stages` are added to its own."""
-        changes["stages"] = {**self.stages, **changes.get("stages", {})}
-        return dataclasses.replace(self, **changes)
 
 
 def running_shift(sizes: parts.Sizes) -> Mapping[str, Role]:
@@ -71,13 +42,6 @@ def token_masks(sizes: parts.Sizes) -> Mapping[str, Role]:
     start = value(fn(losses.sparse_masks, width=sizes.width, layers=sizes.layers))
     return {"masks": Role(None, start, parts.policy_optimizer(sizes))}
 
-
-REFERENCE = {"reference": fn(stages.logprobs, role="reference")}
-SOFT = Family(parts.judged_samples, parts.recorded_samples, REFERENCE)
-PAIRS = SOFT.but(stages={"verdict": fn(stages.verdict)})  # chosen and rejected, as most papers have them
-LISTS = SOFT.but(stages={"score": fn(stages.win_rate_against)})
-THUMBS = LISTS.but(stages={"thumbs": fn(stages.thumbs)})
-EDITS = Family(nothing, parts.revised_summaries, REFERENCE, completions=lambda sizes: 2)
 
 # Temperatures are 0.1 wherever log-ratios are sums over a completion; other numbers are the field's defaults.
 LOSSES: dict[str, tuple[Fn, Family]] = {
@@ -152,41 +116,6 @@ LOSSES: dict[str, tuple[Fn, Family]] = {
 }
 TINY = "-tiny"
 MODES = (*LOSSES, *(name + TINY for name in LOSSES))
-
-
-def algorithm(sizes: parts.Sizes, loss: Fn, family: Family) -> Algorithm:
-    """ "policy" starts from the SFT policy, which stays as "reference"; the rest is the family's."""
-    model = parts.policy_model(sizes)
-    roles = {
-        "policy": Role(model, restored("sft", "policy"), parts.policy_optimizer(sizes)),
-        "reference": Role(model, copy_of("policy")),
-    }
-    loss = parts.of_all_pairs(loss, family.completions(sizes))
-    return Algorithm(family.stages, {loss.name: loss, **family.beside}, {**roles, **family.roles(sizes)})
-
-
-def trained(sizes: parts.Sizes, loss: Fn, family: Family) -> Experiment:
-    return Experiment(algorithm(sizes, loss, family), family.source(sizes), sizes.policy_steps)
-
-
-def pipeline(sizes: parts.Sizes, name: str, loss: Fn, family: Family) -> Pipeline:
-    """From nothing to the win rate of a policy trained with `loss` against the SFT policy."""
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            **family.data(sizes),
-            name: trained(sizes, loss, family),
-            "evaluate": parts.tournament(sizes, Player(name, name)),
-            "report": fn(write, title=f"{name} on docstring summaries", dataset=sizes.dataset),
-        }
-    )
-
-
-def sizes_of(mode: str) -> parts.Sizes:
-    return dataclasses.replace(parts.tiny(Docstrings()), samples=3) if mode.endswith("tiny") else parts.Sizes()
 
 
 def get_config(mode: str = "dpo") -> Pipeline:

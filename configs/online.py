@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import summarisation as parts
 
 from alignjax import algorithms, losses, stages
 from alignjax.config import Experiment, Fn, Pipeline, fn
-from alignjax.data import Docstrings, instructions, prepare, prompts
-from alignjax.evaluate.tournament import Player, write
+from alignjax.data import instructions, prompts
+from alignjax.evaluate.tournament import Player
 from alignjax.models import TransformerConfig, transformer
+from alignjax.pipelines import summarization as parts
+from alignjax.pipelines.loss_families import nothing
 from alignjax.roles import copy_of, restored
 from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
@@ -36,10 +37,6 @@ Given = Callable[[parts.Sizes], Fn]
 Steps = Callable[[parts.Sizes], Mapping[str, Experiment]]
 
 
-def nothing(sizes: parts.Sizes) -> Mapping[str, Experiment]:
-    return {}
-
-
 # ------------------------------------------------------------------------------------------------------ sources, steps
 
 
@@ -50,8 +47,7 @@ def posts(sizes: parts.Sizes) -> Fn:
 
 def human_summaries(sizes: parts.Sizes) -> Fn:
     """Source: posts with their human summary."""
-    texts = {"completion_length": sizes.completion_length, "long_completions": "skip"}
-    return fn(instructions, batch_size=sizes.policy_batch_size, **parts.posts(sizes), **texts)
+    return fn(instructions, batch_size=sizes.policy_batch_size, **parts.texts(sizes))
 
 
 def reward_model(sizes: parts.Sizes, *outputs: str) -> Model:
@@ -232,23 +228,9 @@ def trained(sizes: parts.Sizes, name: str) -> Experiment:
 def pipeline(sizes: parts.Sizes, name: str) -> Pipeline:
     """From nothing to the win rate of a policy trained by a recipe against the SFT policy."""
     _, _, before = RECIPES[name]
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            **before(sizes),
-            name: trained(sizes, name),
-            "evaluate": parts.tournament(sizes, Player(name, name)),
-            "report": fn(write, title=f"{name} on docstring summaries", dataset=sizes.dataset),
-        }
-    )
-
-
-def sizes_of(mode: str) -> parts.Sizes:
-    return parts.tiny(Docstrings()) if mode.endswith("tiny") else parts.Sizes()
+    steps = {**before(sizes), name: trained(sizes, name)}
+    return parts.compared(sizes, steps, Player(name, name), title=f"{name} on docstring summaries")
 
 
 def get_config(mode: str = "online_ipo") -> Pipeline:
-    return pipeline(sizes_of(mode), mode.removesuffix(TINY))
+    return pipeline(parts.sizes_of(mode), mode.removesuffix(TINY))

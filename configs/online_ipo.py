@@ -9,30 +9,21 @@ Nash policy of the preference model, regularised towards the SFT policy by tau.
 
 from __future__ import annotations
 
-import summarisation as parts
-
 from alignjax import algorithms
-from alignjax.config import Pipeline, fn
-from alignjax.data import Docstrings, prepare
-from alignjax.evaluate.tournament import Player, write
+from alignjax.config import Pipeline
+from alignjax.evaluate.tournament import Player
+from alignjax.pipelines import summarization as parts
 
 MODES = ("full", "tiny")
 TAU = 0.05
 
 
 def get_config(mode: str = "full") -> Pipeline:
-    sizes = parts.tiny(Docstrings()) if mode == "tiny" else parts.Sizes()
+    sizes = parts.sizes_of(mode)
     algorithm = algorithms.online_ipo(
         parts.policy_model(sizes), tau=TAU, optimizer=parts.policy_optimizer(sizes), **parts.judged(sizes)
     )
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            "online_ipo": parts.online(sizes, algorithm),
-            "evaluate": parts.tournament(sizes, Player("online_ipo", "online_ipo", label="online IPO")),
-            "report": fn(write, title="Online IPO on docstring summaries", dataset=sizes.dataset),
-        }
+    steps = {"online_ipo": parts.online(sizes, algorithm)}
+    return parts.compared(
+        sizes, steps, Player("online_ipo", "online_ipo", label="online IPO"), title="Online IPO on docstring summaries"
     )

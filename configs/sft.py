@@ -8,13 +8,11 @@ Expected: about 5 nats per token after the first epoch and falling; the metric i
 
 from __future__ import annotations
 
-import summarisation as parts
-
 from alignjax.config import Experiment
-from alignjax.data import Docstrings
+from alignjax.pipelines import summarization as parts
 
 MODES = ("full", "tiny")
 
 
 def get_config(mode: str = "full") -> Experiment:
-    return parts.sft(parts.tiny(Docstrings()) if mode == "tiny" else parts.Sizes())
+    return parts.sft(parts.sizes_of(mode))

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 TABLE = imported(ROOT / "configs" / "losses.py")
 QUIET = Console(quiet=True)
 # Modules of losses that other configs train: of SFT and judges, of self-play; and of wrappers round any loss.
-ELSEWHERE = {"supervised", "combine", "selfplay", "exploration", "policy_gradient"}
+ELSEWHERE = {"supervised", "combine", "self_play", "exploration_bonus", "policy_gradient"}
 
 
 def steps(mode: str) -> Mapping[str, Any]:

@@ -52,7 +52,7 @@ def test_every_online_recipe_has_a_line() -> None:
 
 def test_completions_of_a_post_are_as_many_everywhere() -> None:
     """Methods with opponents get no more samples and judgements than those without."""
-    sizes = TABLE.sizes_of("full")
+    sizes = TABLE.parts.sizes_of("full")
     for name in ("online_ipo", "online_dpo", "ipo_md", "self_play_pg", "nash_md", "nash_ema", "spo", "egpo", "rlhf"):
         stages_of = TABLE.trained(sizes, name).algorithm.experience.values()
         made = [stage.kwargs["n"] for stage in stages_of if stage.function is stages.generate]
@@ -61,7 +61,7 @@ def test_completions_of_a_post_are_as_many_everywhere() -> None:
 
 def test_the_reward_model_learns_the_judges_labels() -> None:
     """Same source, same seed, same sampler under the same stage names: the same texts in the same order."""
-    sizes = TABLE.sizes_of("tiny")
+    sizes = TABLE.parts.sizes_of("tiny")
     judge, (reward,) = TABLE.parts.judge(sizes, seed=1), TABLE.reward(sizes).values()
     for part in ("source", "seed", "steps"):
         assert config_json(getattr(reward, part)) == config_json(getattr(judge, part))

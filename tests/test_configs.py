@@ -10,8 +10,8 @@ import pytest
 from tests.support.commands import ROOT, run
 
 pytestmark = pytest.mark.slow
-# Not configs but the parts of some; and those that other tests train.
-ELSEWHERE = {"summarisation.py", "quickstart.py", "losses.py", "lora.py", "online.py"}
+# Configs that other tests train.
+ELSEWHERE = {"quickstart.py", "losses.py", "lora.py", "online.py"}
 OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in ELSEWHERE)
 

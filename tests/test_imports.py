@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": TRAIN,  # data, because an algorithm without losses writes its batches as a source
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
     "evaluate": TRAIN | {"games"},
+    "pipelines": TRAIN | {"games", "evaluate"},
 }
 # The command line stands on everything, and nothing stands on it.
 OUTSIDE = {"cli"}

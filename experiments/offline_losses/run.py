@@ -25,18 +25,20 @@ from alignjax.cli import overrides
 from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Pipeline, fn
 from alignjax.data import prepare, prompts
-from alignjax.data.sources import recorded
+from alignjax.data.sources.recorded import recorded
 from alignjax.evaluate import tournament
+from alignjax.pipelines import loss_families as families, summarization as parts
 from alignjax.train.pipeline import run_pipeline
 from alignjax.types import Batch, Context, Key
 from alignjax.workspace import Workspace
 
 HERE = Path(__file__).parent
 table = imported(HERE.parents[1] / "configs" / "losses.py")
-parts = table.parts
 WRAPPERS = ("length_desensitised", "with_divergence")  # of another loss; ld_dpo and f_dpo show what they do
 PAIRWISE = tuple(
-    name for name, (_, family) in table.LOSSES.items() if family in (table.PAIRS, table.SOFT) and name not in WRAPPERS
+    name
+    for name, (_, family) in table.LOSSES.items()
+    if family in (families.PAIRS, families.SOFT) and name not in WRAPPERS
 )
 STEPS = 60  # of 16 posts with all pairs of 4 samples each
 COLUMNS = {  # heading -> (key of a row, format)
@@ -61,14 +63,14 @@ def policy(sizes: Any, name: str) -> Experiment:
     """A line of configs/losses.py at this experiment's budget."""
     if sizes.policy_steps > STEPS:
         sizes = dataclasses.replace(sizes, policy_steps=STEPS)
-    step = table.trained(sizes, *table.LOSSES[name])
+    step = families.trained(sizes, *table.LOSSES[name])
     experience = {**step.algorithm.experience, "reference": fn(as_sampled)}
     return dataclasses.replace(step, algorithm=dataclasses.replace(step.algorithm, experience=experience))
 
 
 def pipeline(mode: str, names: tuple[str, ...]) -> Pipeline:
     """The whole of one seed. Its first steps are those of configs/quickstart.py."""
-    sizes = table.sizes_of(mode)
+    sizes = families.sizes_of(mode)
     model = parts.policy_model(sizes)
     half = max(1, sizes.eval_batches // 2)
     several = {"batch_size": sizes.eval_batch_size, "shuffle": False}

@@ -27,12 +27,13 @@ from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Pipeline, fn
 from alignjax.data import instructions, prepare
 from alignjax.evaluate import tournament, win_rate
+from alignjax.pipelines import summarization as parts
 from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
-table, parts = (imported(CONFIGS / name) for name in ("online.py", "summarisation.py"))
+table = imported(CONFIGS / "online.py")
 LABELS = {
     "sft": "SFT",
     "rlhf": "RL on a reward",
@@ -67,7 +68,6 @@ def kept(step: Experiment) -> Experiment:
 
 def alongside(sizes: Any, model: Any, *players: str) -> Any:
     """The job that measures policies along their training, on half of the tournament's posts."""
-    texts = {"completion_length": sizes.completion_length, "long_completions": "skip"}
     held_out = {"split": "test", "batch_size": sizes.eval_batch_size}
     return fn(
         along.measure,
@@ -75,7 +75,7 @@ def alongside(sizes: Any, model: Any, *players: str) -> Any:
         judge_model=parts.judge_model(sizes),
         players=players,
         judges=JUDGES,
-        source=fn(instructions, **parts.posts(sizes), **texts, **held_out),
+        source=fn(instructions, **parts.texts(sizes), **held_out),
         batches=max(1, sizes.eval_batches // 2),
         max_tokens=sizes.completion_length,
     )
@@ -83,7 +83,7 @@ def alongside(sizes: Any, model: Any, *players: str) -> Any:
 
 def pipeline(mode: str, names: Sequence[str]) -> Pipeline:
     """The whole of one seed. Its first steps are those of configs/online.py."""
-    sizes = table.sizes_of(mode)
+    sizes = parts.sizes_of(mode)
     return Pipeline(
         {
             "data": fn(prepare, dataset=sizes.dataset),

@@ -27,8 +27,9 @@ from alignjax.cli import overrides
 from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Fn, Pipeline, fn
 from alignjax.data import instructions, prepare, prompts
-from alignjax.data.sources import recorded
+from alignjax.data.sources.recorded import recorded
 from alignjax.evaluate import tournament
+from alignjax.pipelines import summarization as parts
 from alignjax.roles import restored
 from alignjax.train.pipeline import run_pipeline
 from alignjax.train.step import experience_shapes
@@ -38,7 +39,7 @@ from alignjax.workspace import Workspace
 HERE = Path(__file__).parent
 comparison = imported(HERE.parent / "online_preference" / "run.py")
 drift = imported(HERE.parent / "offline_losses" / "drift.py")
-table, parts = comparison.table, comparison.parts
+table = comparison.table
 ONLINE = "online_ipo_kept"
 LABELS = {
     "sft": "SFT",
@@ -106,8 +107,7 @@ def ablated(sizes: Any) -> dict[str, Any]:
     """Policies of one width: coverage, quality, losses."""
     steps, ipo = comparison.budget(sizes).policy_steps, {"recipe": algorithms.ipo, "tau": table.TAU}
     online = online_kept(sizes)
-    texts = {"completion_length": sizes.completion_length, "long_completions": "skip"}
-    humans = fn(instructions, batch_size=sizes.policy_batch_size, **parts.posts(sizes), **texts)
+    humans = fn(instructions, batch_size=sizes.policy_batch_size, **parts.texts(sizes))
     final = asked(sizes, start=ONLINE)
     return {
         "pairs": parts.sampled_pairs(sizes),
@@ -143,7 +143,7 @@ def half_as_wide(sizes: Any) -> dict[str, Any]:
 
 def pipeline(mode: str) -> Pipeline:
     """The whole of one seed."""
-    sizes = table.sizes_of(mode)
+    sizes = parts.sizes_of(mode)
     model, half = parts.policy_model(sizes), max(1, sizes.eval_batches // 2)
     fresh = fn(prompts, **parts.posts(sizes) | {"batch_size": sizes.eval_batch_size, "split": "test"})
     several = {"batch_size": sizes.eval_batch_size, "shuffle": False}
@@ -269,7 +269,7 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     logging.getLogger("alignjax.data").setLevel(logging.ERROR)  # what was cut is in the account of the data
     mode = "tiny" if given.tiny else "full"
-    whole, width = pipeline(mode), table.sizes_of(mode).width
+    whole, width = pipeline(mode), parts.sizes_of(mode).width
     found = [trained(whole, seed, given.folder) for seed in given.seeds]
     tables = {
         f"width {width}": rows(found, LABELS, "tournament"),

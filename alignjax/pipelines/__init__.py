@@ -1,0 +1,1 @@
+"""Pipelines: whole experiments, from data to the report, and the parts that the files of configs/ share."""
