@@ -19,8 +19,6 @@ import tyro
 
 from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Sweep, Train
 
-__all__ = ["COMMANDS", "INTERRUPTED", "USER_ERROR", "main", "run", "separate"]
-
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -42,28 +40,28 @@ Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) show
 
 
 def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line's words as those of the command itself and those that override the config.
+    """Separates the words of a command line into those of the command itself and those that override the config.
 
     A flag that the command does not have begins an override, and the words after it, up to the next flag, are its
     value; so CONFIG stands before the first override.
     """
     takes_value = {field.name.replace("_", "-"): field.type != "bool" for field in dataclasses.fields(command)}
-    own: list[str] = []
+    flags: list[str] = []
     extra: list[str] = []
-    current, owed = own, False
+    current, owed = flags, False
     for word in arguments:
         if word.startswith("--") and not owed:
             name, equals, _ = word[2:].partition("=")
             name = name.replace("_", "-")
-            current = own if name in takes_value or name == "help" else extra
-            owed = current is own and takes_value.get(name, False) and not equals
+            current = flags if name in takes_value or name == "help" else extra
+            owed = current is flags and takes_value.get(name, False) and not equals
         elif word == "-h":
-            own.append(word)
+            flags.append(word)
             continue
         else:
             owed = False
         current.append(word)
-    return own, extra
+    return flags, extra
 
 
 def _overview() -> None:
@@ -85,7 +83,7 @@ def _no_command(words: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Carry out one command line; the exit status."""
+    """Carries out one command line and returns its exit status."""
     if not argv or argv[0] in ("-h", "--help") or list(argv) in (["data"], ["data", "-h"], ["data", "--help"]):
         _overview()
         return 0
@@ -98,15 +96,15 @@ def run(argv: Sequence[str]) -> int:
     if name is None:
         return _no_command(argv)
     command: Any = COMMANDS[name]
-    own, extra = list(argv[name.count(" ") + 1 :]), []
+    words, extra = list(argv[name.count(" ") + 1 :]), []
     if command in OPEN_ENDED:
-        own, extra = separate(command, own)
-    about = next((word for word in own if not word.startswith("-")), None)
+        words, extra = separate(command, words)
+    about = next((word for word in words if not word.startswith("-")), None)
     explain = getattr(command, "about", None)
-    if explain is not None and about is not None and {"-h", "--help"} & set(own):
+    if explain is not None and about is not None and {"-h", "--help"} & set(words):
         return explain(about)
     # One command at a time, so that the hint at a misspelt flag is about this command.
-    made: Any = tyro.cli(command, prog=f"alignjax {name}", args=own, config=(tyro.conf.FlagCreatePairsOff,))
+    made: Any = tyro.cli(command, prog=f"alignjax {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
     return made(extra) if command in OPEN_ENDED else made()
 
 
@@ -134,15 +132,22 @@ def _plain_messages() -> None:
 
 
 def is_users(error: BaseException) -> bool:
-    """Whether the message alone tells the person what to do: the errors that alignjax words itself, and files that are
+    """Tells whether an error's message alone says what to do: the errors that alignjax words itself, and files that are
     missing or closed. Anything else is a bug, of ours or of the person's own function, and shows its traceback."""
     ours = isinstance(error, Exception) and type(error).__module__.partition(".")[0] == "alignjax"
     return ours or isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console entry point. Returns the exit status: 0, 2 for an error with a message, 75 where another process of
-    the run cannot be reached, 130 after Ctrl-C."""
+    """Runs a command line: the console entry point.
+
+    Args:
+        argv: the words after `alignjax`; those of the process if None.
+
+    Returns:
+        The exit status: 0, 2 for an error with a message, 75 where another process of the run cannot be reached, 130
+        after Ctrl-C.
+    """
     if argv is None:  # the process is ours, and with it how messages look
         _plain_messages()
     argv = list(sys.argv[1:] if argv is None else argv)

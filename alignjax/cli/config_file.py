@@ -38,11 +38,18 @@ class Loaded:
 
 
 def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()) -> Loaded:
-    """The config of `where` (`path/to/file.py` or `path/to/file.py:mode`) with overrides applied.
-    `flags`: the command's own, which a misspelt override may have meant.
+    """Loads a config file and applies overrides.
 
-    Raises ConfigError for a file that is not there or has no `get_config`, an unknown mode, or an override that does
-    not fit.
+    Args:
+        where: `path/to/file.py` or `path/to/file.py:mode`.
+        arguments: overrides, as words of a command line.
+        flags: the command's own flags, which a misspelt override may have meant.
+
+    Returns:
+        The config and where it came from.
+
+    Raises:
+        ConfigError: there is no such file, it has no `get_config` or no such mode, or an override does not fit.
     """
     path, mode = _split(where)
     return _load(path, mode, arguments, flags)
@@ -150,7 +157,7 @@ def _modes_in(get_config: Any) -> list[str]:
 
 
 def remember(loaded: Loaded, run_dir: Path) -> None:
-    """Write down how the run's config was made, for `generate`, `evaluate` and whoever repeats the run."""
+    """Writes down how the run's config was made, for `generate`, `evaluate` and whoever repeats the run."""
     run_dir.mkdir(parents=True, exist_ok=True)
     source = loaded.path.read_bytes()
     record = {
@@ -163,9 +170,16 @@ def remember(loaded: Loaded, run_dir: Path) -> None:
 
 
 def run_folder(where: str) -> tuple[Path, str | None]:
-    """The run folder of `RUN_DIR` or `RUN_DIR/STEP`, and the step.
+    """Finds the run folder of `RUN_DIR` or `RUN_DIR/STEP`, and the step.
 
-    Raises ConfigError if neither the folder nor its parent is a run of `alignjax train`.
+    Args:
+        where: what a person wrote.
+
+    Returns:
+        The run folder, and the name of the step or None.
+
+    Raises:
+        ConfigError: neither the folder nor its parent is a run of `alignjax train`.
     """
     folder = Path(where).expanduser()
     if (folder / COMMAND_FILE).is_file():
@@ -179,9 +193,17 @@ def run_folder(where: str) -> tuple[Path, str | None]:
 
 
 def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
-    """The config that a run folder was trained with, from its file; `arguments` override it further.
+    """Loads the config that a run folder was trained with from its file, and says on stderr if that has changed since.
 
-    Raises ConfigError if the config file has gone; says on stderr if it has changed since.
+    Args:
+        run_dir: the run folder.
+        arguments: further overrides.
+
+    Returns:
+        The config and where it came from.
+
+    Raises:
+        ConfigError: the config file does not exist any more.
     """
     record = json.loads((run_dir / COMMAND_FILE).read_text(encoding="utf-8"))
     path = Path(record["config"])

@@ -1,4 +1,4 @@
-"""`alignjax evaluate` and `alignjax report`: what a finished run is worth, once more."""
+"""`alignjax evaluate` and `alignjax report` evaluate a finished run again and rebuild its report."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ from alignjax.workspace import Workspace
 
 
 def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
-    """Run a pipeline's job `step` and the jobs behind it again, on the checkpoints that the run folder holds.
+    """Runs a pipeline's job `step` and the jobs behind it again, on the checkpoints that the run folder holds.
 
-    Raises ConfigError for a folder that is no run, or a run that has no such job or is not trained yet.
+    Args:
+        run_dir: run folder of `alignjax train`.
+        step: name of the job, for example "evaluate".
+        arguments: overrides of the config, as words of a command line.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: the folder is no run, or the run has no such job or is not trained yet.
     """
     from alignjax.train.pipeline import DONE, run_pipeline  # noqa: PLC0415
 
@@ -38,7 +47,7 @@ def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
 
 
 def report(run_dir: Path) -> int:
-    """Render report.html and report.md from schema.json again, and print the table. Raises what `rebuild` raises."""
+    """Renders report.html and report.md from results.json again and prints the table."""
     from alignjax.evaluate.report import schema  # noqa: PLC0415  # with matplotlib, which evaluate() may not need
     from alignjax.evaluate.report.render import rebuild, terminal_table  # noqa: PLC0415
 

@@ -33,11 +33,20 @@ SHADES = " .:-=+*#%@"
 
 
 def grid(file: Path, module: Any, run_dir: Path | None) -> int:
-    """Run the grid of `module` and write grid.npz (axes, measures [points.., seeds], logits) and grid.json; print a map
-    of each measure's mean over seeds.
+    """Runs the grid of `module`, writes grid.npz and grid.json and prints a map of each measure's mean over seeds.
 
-    Raises ConfigError for a config that is not a game's, and for a path or value that does not fit it.
+    Args:
+        file: the config file.
+        module: the file as a module, with GRID, SEEDS, `measures` and, if it has modes, CONFIG.
+        run_dir: where the results go; runs/<file>-sweep if None.
+
+    Returns:
+        The exit status. grid.npz holds the axes, measures [points.., seeds] and logits [points.., seeds,X,K].
+
+    Raises:
+        ConfigError: the config is not a game's, or a path or value does not fit it.
     """
+    # Points differ in float hyper-parameters alone, which are arguments of the program: it is compiled once.
     mode = getattr(module, "CONFIG", None)
     loaded = load(f"{file}:{mode}" if mode else str(file)).config
     axes: dict[str, Any] = dict(module.GRID)
@@ -59,10 +68,10 @@ def grid(file: Path, module: Any, run_dir: Path | None) -> int:
         policies = policies[:, :, 0]
     rows: list[Any] = [measures(policy, point) for policy, point in zip(policies, points, strict=True)]
     shape = tuple(len(values) for values in axes.values())
-    found = {name: np.reshape([_per_seed(row[name]) for row in rows], (*shape, -1)) for name in rows[0]}
+    results = {name: np.reshape([_per_seed(row[name]) for row in rows], (*shape, -1)) for name in rows[0]}
     folder = run_dir or Path("runs") / f"{file.stem}-sweep"
-    _write(folder, axes, found, logits.reshape(*shape, *logits.shape[1:]), seconds)
-    for name, values in found.items():
+    _write(folder, axes, results, logits.reshape(*shape, *logits.shape[1:]), seconds)
+    for name, values in results.items():
         print("\n".join(_map(name, axes, values.mean(-1))))
     runs = f"{len(points)} points x {len(seeds)} seeds x {config.steps} steps"
     print(f"\n{runs} in {seconds:.1f} s, compiling included; {folder / 'grid.npz'}")
@@ -83,12 +92,12 @@ def _game(file: Path, config: Any) -> tuple[Experiment, Language, Batch]:
 
 
 def points_of(axes: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Every point {path: value} of the grid, the last axis fastest."""
+    """Lists every point {path: value} of the grid, the last axis fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def at(config: Experiment, point: Mapping[str, float]) -> Any:
-    """The config's algorithm at a point."""
+    """Returns the config's algorithm at a point {path: value}."""
     for path, value in point.items():
         config = overrides.override(config, path, overrides.as_words(float(value)))
     return config.algorithm
@@ -100,14 +109,18 @@ def _per_seed(values: Any) -> np.ndarray:
     return values.reshape(len(values), -1).mean(-1)
 
 
-def _write(folder: Path, axes: Mapping[str, Any], found: Mapping[str, np.ndarray], logits: Any, seconds: float) -> None:
+def _write(
+    folder: Path, axes: Mapping[str, Any], results: Mapping[str, np.ndarray], logits: Any, seconds: float
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"axis: {path}": np.asarray(values) for path, values in axes.items()}
-    np.savez(folder / "grid.npz", logits=logits, **arrays, **found)  # type: ignore[arg-type]
-    means = {name: {"mean": values.mean(-1).tolist(), "std": values.std(-1).tolist()} for name, values in found.items()}
+    np.savez(folder / "grid.npz", logits=logits, **arrays, **results)  # type: ignore[arg-type]
+    means = {
+        name: {"mean": values.mean(-1).tolist(), "std": values.std(-1).tolist()} for name, values in results.items()
+    }
     record = {
         "axes": {path: [float(value) for value in values] for path, values in axes.items()},
-        "seeds": next(iter(found.values())).shape[-1],
+        "seeds": next(iter(results.values())).shape[-1],
         "seconds": seconds,
         "measures": means,
     }

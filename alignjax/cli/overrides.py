@@ -1,4 +1,4 @@
-"""Command-line overrides: dotted paths into the tree that a config file returned.
+"""Command-line overrides are dotted paths into the tree that a config file returned.
 
 `--algorithm.losses.pair.tau 0.1` walks frozen dataclasses by field, mappings by key, `Fn`s by hyper-parameter and
 tuples of records by index. The value is parsed as the annotation at the end of the path asks (by tyro), and the tree is
@@ -53,7 +53,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def type_name(annotation: Any) -> str:
-    """An annotation as a person writes it: `float | None`, `tuple[int, ...]`."""
+    """Writes an annotation as a person does: `float | None`, `tuple[int, ...]`."""
     if annotation is type(None):
         return "None"
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
@@ -74,7 +74,7 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def writable(annotation: Any) -> Any:
-    """The part of a type that words can say: of `float | Fn` the number."""
+    """Returns the part of a type that words can say: of `float | Fn` the number."""
     if not _is_union(annotation):
         return annotation
     options = [option for option in typing.get_args(annotation) if _is_plain(option) or option is type(None)]
@@ -135,7 +135,7 @@ def children(node: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def slots(node: Any, prefix: str = "") -> Iterator[Slot]:
-    """Every value under `node` that an override can reach, in the order of the tree."""
+    """Yields every value under `node` that an override can reach, in the order of the tree."""
     for name, (value, annotation) in children(node).items():
         path = f"{prefix}{name}"
         if _is_node(value):
@@ -162,13 +162,24 @@ def _with_child(node: Any, name: str, value: Any) -> Any:
 
 
 def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
-    """The words after a flag as the type its slot asks for.
+    """Reads the words after a flag as the type that its slot asks for.
 
-    Raises ConfigError that says which flag, what it got and what it must be.
+    Args:
+        flag: the dotted path, for messages.
+        words: what stands after the flag; none for a bool that is switched on.
+        annotation: the type.
+
+    Returns:
+        The value.
+
+    Raises:
+        ConfigError: the words are not of that type; the message names the flag, what it got and what it must be.
     """
+    # tyro reads the words. Before it: a str is taken verbatim, since it may look like a number or begin with a dash;
+    # true and false in any case; a tuple as one word with commas; "none" in any case.
     options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     if len(words) == 1 and (annotation is str or (str in options and type(None) not in options)):
-        return words[0]  # verbatim: a str may look like a number or begin with a dash
+        return words[0]
     if bool in options and (not words or (len(words) == 1 and words[0].lower() in ("true", "false"))):
         return not words or words[0].lower() == "true"
     if typing.get_origin(annotation) is tuple and len(words) == 1:
@@ -269,9 +280,19 @@ def _reseeded(config: Pipeline, words: Sequence[str]) -> Pipeline:
 
 
 def override(config: Any, path: str, words: Sequence[str]) -> Any:
-    """`config` with the value at the dotted `path` replaced by what `words` say.
+    """Replaces the value at a dotted path of a config.
 
-    Raises ConfigError for a path that does not exist (naming the nearest) and for a value of the wrong type.
+    Args:
+        config: an experiment, a pipeline or a record inside one.
+        path: where the value stands, for example "algorithm.losses.pair.tau"; of a pipeline it begins with the name of
+            a step, or with "all", or is "seed".
+        words: the new value, as words of a command line.
+
+    Returns:
+        The changed config; all checks of the records on the path have run again.
+
+    Raises:
+        ConfigError: the path does not exist (the message names the nearest), or the value is of the wrong type.
     """
     parts = path.replace("-", "_").split(".")
     if isinstance(config, Pipeline):
@@ -291,35 +312,44 @@ def override(config: Any, path: str, words: Sequence[str]) -> Any:
 
 
 def as_words(value: Any) -> list[str]:
-    """A value as the words that `parse` would read it from."""
+    """Writes a value as the words that `parse` would read it from."""
     if isinstance(value, (tuple, list)):
         return [word for item in value for word in as_words(item)]
     return [value.name if isinstance(value, enum.Enum) else str(value)]
 
 
 def split(arguments: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """`["--a.b", "1", "--c=2"]` as `[("a.b", ["1"]), ("c", ["2"])]`: what stands after a flag, up to the next, is its
-    value. A negative number begins with one dash and is a value."""
-    found: list[tuple[str, list[str]]] = []
+    """Splits `["--a.b", "1", "--c=2"]` into `[("a.b", ["1"]), ("c", ["2"])]`: what stands after a flag, up to the next,
+    is its value. A negative number begins with one dash and is a value."""
+    pairs: list[tuple[str, list[str]]] = []
     for argument in arguments:
         if argument.startswith("--"):
             flag, equals, value = argument[2:].partition("=")
-            found.append((flag, [value] if equals else []))
-        elif found:
-            found[-1][1].append(argument)
+            pairs.append((flag, [value] if equals else []))
+        elif pairs:
+            pairs[-1][1].append(argument)
         else:
             raise ConfigError(f"{argument!r} stands where an override should: write --path.to.value {argument}")
-    return found
+    return pairs
 
 
 def apply(config: Any, arguments: Iterable[str], flags: Iterable[str] = ()) -> Any:
-    """`config` with a command line's overrides applied in order; the last one wins.
+    """Applies a command line's overrides in order; the last one wins.
 
-    flags: what else the command line knows, so that "--resme" is told about --resume and not about the config.
+    Args:
+        config: the config to change.
+        arguments: the words of the command line: flags and their values.
+        flags: what else the command line knows, so that "--resme" is told about --resume and not about the config.
+
+    Returns:
+        The changed config.
+
+    Raises:
+        ConfigError: an override does not fit, or was meant as one of the flags.
     """
-    asked = split(arguments)
-    for number, (path, words) in enumerate(asked):
-        if path == SEED and any(later == SEED for later, _ in asked[number + 1 :]):
+    pairs = split(arguments)
+    for number, (path, words) in enumerate(pairs):
+        if path == SEED and any(later == SEED for later, _ in pairs[number + 1 :]):
             continue  # moves what is there, so it must not be done twice
         close = difflib.get_close_matches(path.replace("_", "-"), flags, n=1, cutoff=0.7)
         if close and path not in children(config):

@@ -1,4 +1,4 @@
-"""Whether every role of a pipeline can start: asked before the first step runs, not when the last one begins."""
+"""Checks that every role of a pipeline can start, before the first step runs instead of when the last one begins."""
 
 from __future__ import annotations
 
@@ -25,9 +25,17 @@ UNMERGED = (
 
 
 def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
-    """Raises ConfigError for a role that is restored from a step that does not come before, or that has no such role,
-    or one of other shapes; from a name that is neither a step nor a folder; from published weights that do not fit; for
-    a `merge` of a role that is not there; and for steps that cannot be overlapped or ask an engine in vain."""
+    """Checks the starts of all roles, and that steps can be overlapped and may ask their engines.
+
+    Args:
+        config: the experiment or pipeline.
+        workspace: where its steps keep their files; a start may name a run that exists there.
+
+    Raises:
+        ConfigError: a role is restored from a step that does not come before, from one that has no such role or one of
+            other shapes, from a name that is neither a step nor a folder, or from published weights that do not fit; a
+            `merge` names a role that does not exist; a step cannot be overlapped, or would ask an engine in vain.
+    """
     for step in [config] if isinstance(config, Experiment) else config.steps.values():
         for role in step.algorithm.roles.values() if isinstance(step, Experiment) else ():
             if isinstance(unwrapped(role.start), Pretrained) and role.model is not None:
@@ -42,24 +50,27 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         roles = step.algorithm.roles if isinstance(step, Experiment) else None
         for role_name, role in (roles or {}).items():
             if isinstance(unwrapped(role.start), Restored):
-                _check(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
-        before[name] = _left(name, step) if isinstance(step, Fn) else roles
+                _check_restored(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
+        before[name] = _merged_roles(name, step) if isinstance(step, Fn) else roles
 
 
-def _left(step: str, job: Fn) -> Mapping[str, Role] | None:
-    """The roles that a job leaves a checkpoint of: whole weights."""
+def _merged_roles(step: str, job: Fn) -> Mapping[str, Role] | None:
+    """The roles of which a job writes a checkpoint, as whole weights; None for a job that writes none."""
     if job.function is not merge:
         return None
     name, roles = job.kwargs["role"], job.kwargs["algorithm"]().roles
     if name not in roles:
-        there = ", ".join(map(repr, roles))
-        raise ConfigError(f"step {step!r} merges role {name!r}; the roles there are {there}.{nearest(name, roles)}")
+        names = ", ".join(map(repr, roles))
+        raise ConfigError(f"step {step!r} merges role {name!r}; the roles there are {names}.{nearest(name, roles)}")
     return {name: dataclasses.replace(roles[name], start=Fresh(), build=None)}
 
 
-def _check(
+def _check_restored(
     who: str, role: Role, before: Mapping[str, Mapping[str, Role] | None], config: Pipeline, workspace: Workspace
 ) -> None:
+    """Raises ConfigError if a role that is restored from an earlier step, or run, does not fit what is there."""
+    # From the name to the role to the shapes, so that the first thing that is wrong is the one that is named. Shapes
+    # are compared by leaf: those of a model's params, or, of a role that keeps something else, those of its checkpoint.
     start = unwrapped(role.start)
     stage, of = start.stage, start.role
     if stage not in before:
@@ -76,28 +87,29 @@ def _check(
     if of not in roles:
         raise ConfigError(f"{who} starts from role {of!r} of step {stage!r}, which has none.{nearest(of, roles)}")
     if role.model is not None and roles[of].model is not None:
-        own = _own(config.steps[stage], of, roles[of])
-        wanted, found = _shapes(_made(role.model)), _shapes(_made(roles[of].model) if own is None else own)
-        paths = found if start.grow else {**wanted, **found}
-        wrong = [path for path in paths if wanted.get(path) != found.get(path)]
+        unmerged = _unmerged_state(config.steps[stage], of, roles[of])
+        wanted = _shapes(_params(role.model))
+        saved = _shapes(_params(roles[of].model) if unmerged is None else unmerged)
+        paths = saved if start.grow else {**wanted, **saved}
+        wrong = [path for path in paths if wanted.get(path) != saved.get(path)]
         if wrong:
             path = wrong[0]
             raise ConfigError(
                 f"{who} does not have the shapes of role {of!r} of step {stage!r}, from which it starts: "
-                f"{path} is {wanted.get(path, 'missing')} here and {found.get(path, 'missing')} there"
+                f"{path} is {wanted.get(path, 'missing')} here and {saved.get(path, 'missing')} there"
                 + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
-                + ("" if own is None else UNMERGED)
+                + ("" if unmerged is None else UNMERGED)
             )
 
 
-def _own(step: Experiment | Fn, name: str, role: Role) -> Any:
-    """What a checkpoint holds of a role that is not its model's params: adapters, quantized weights, a pool. Else
-    None."""
+def _unmerged_state(step: Experiment | Fn, name: str, role: Role) -> Any:
+    """The shapes of a role that keeps something else than its model's params: adapters, quantized weights, a pool. None
+    for one that keeps these."""
     whole = role.build is None and not isinstance(role.start, Through)
     return None if whole or not isinstance(step, Experiment) else abstract_state(step.algorithm).roles[name]
 
 
-def _made(model: Any) -> Any:
+def _params(model: Any) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 

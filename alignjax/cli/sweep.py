@@ -1,4 +1,4 @@
-"""`alignjax sweep`: the lines of a sweep, for a person to read and a shell to run; or, for a game, the sweep itself.
+"""`alignjax sweep` prints the command lines of a sweep, for a person to read and a shell to run; or plays a game's grid.
 
 A config file with a GRID is run as one compiled program (`cli/game_grid.py`). Another sweep file defines CONFIG and a
 generator of overrides:
@@ -23,10 +23,19 @@ from alignjax.config import ConfigError
 
 
 def sweep(file: Path, run_dir: Path | None) -> int:
-    """Print one `alignjax train` line per point, after every point has been checked against the config; run a GRID.
+    """Prints one `alignjax train` line per point, once every point has been checked against the config; runs a GRID.
 
-    Raises ConfigError for a file without CONFIG or sweep(), and for a point that does not fit.
+    Args:
+        file: Python file with CONFIG and sweep(), or a game's config with GRID.
+        run_dir: folder for the runs; runs/<file> if None.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: the file has neither CONFIG and sweep() nor GRID, or a point does not fit the config.
     """
+    # All lines are collected before the first is printed, so that a shell never runs half of a wrong sweep.
     if not file.is_file():
         raise ConfigError(f"no such sweep file: {file}")
     module = imported(file)
@@ -39,8 +48,8 @@ def sweep(file: Path, run_dir: Path | None) -> int:
         raise ConfigError(f"{file} must define CONFIG, a path with a mode, and sweep(), a generator of {{path: value}}")
     config = load(where).config
     lines: dict[str, str] = {}
-    found: Any = points()
-    for point in found:
+    generated: Any = points()
+    for point in generated:
         arguments = words(point)
         overrides.apply(config, arguments)
         name = (
@@ -58,8 +67,5 @@ def sweep(file: Path, run_dir: Path | None) -> int:
 
 
 def words(point: Mapping[str, Any]) -> list[str]:
-    """{"a.b": 0.1} as ["--a.b", "0.1"]."""
-    found: list[str] = []
-    for path, value in point.items():
-        found += [f"--{path}", *overrides.as_words(value)]
-    return found
+    """Writes {"a.b": 0.1} as ["--a.b", "0.1"]."""
+    return [word for path, value in point.items() for word in (f"--{path}", *overrides.as_words(value))]

@@ -31,12 +31,25 @@ def train(
     slices: int | None = None,
     dry_on: tuple[str | None, bool] = (None, False),
 ) -> int:
-    """Resolve CONFIG[:MODE] with its overrides, then train it, or with `dry_run` only say what it would be; dry_on:
-    (name of a TPU slice, whether to ask its compiler). slices: how many of these, or how many a run must have.
+    """Resolves CONFIG[:MODE] with its overrides and trains it, or with `dry_run` prints what it would be.
 
-    Raises ConfigError for a config that cannot be meant, for a folder that holds another run, and for a run on another
-    number of slices.
+    Args:
+        where: CONFIG or CONFIG:MODE.
+        arguments: overrides of the config, as words of a command line.
+        run_dir: folder of the run; runs/<config>-<mode> if None.
+        resume: continue the run that the folder holds.
+        dry_run: train nothing.
+        slices: with a dry run on a TPU slice, how many of them; of a run, how many it must have.
+        dry_on: name of a TPU slice, and whether its compiler says what memory a run takes.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: the config cannot be meant, the folder holds another run, or the run is on another number of
+            slices.
     """
+    # Everything that can be refused is refused inside the barrier, on all processes and before a folder is made.
     slice_name, ask = dry_on
     if (slice_name or ask) and not (dry_run and slice_name):
         raise ConfigError("--topology SLICE goes with --dry-run, and --compile with --topology")
@@ -73,10 +86,10 @@ def train(
 
 def _check_slices(wanted: int) -> None:
     """Slices that do not know of each other would be several runs in one folder."""
-    found = slice_count(jax.devices())
-    if found != wanted:
+    count = slice_count(jax.devices())
+    if count != wanted:
         raise ConfigError(
-            f"this run found {found} TPU slice{'s' * (found > 1)} and must have {wanted} (--slices): each would train "
+            f"this run found {count} TPU slice{'s' * (count > 1)} and must have {wanted} (--slices): each would train "
             "by itself into the same folder. Processes find the other slices through MEGASCALE_COORDINATOR_ADDRESS, "
             "MEGASCALE_NUM_SLICES and MEGASCALE_SLICE_ID, of the environment or of the hosts' metadata (tpu-env)"
         )
@@ -99,7 +112,7 @@ def _holds_a_run(folder: Path) -> bool:
 
 
 def describe(where: str) -> int:
-    """`alignjax train CONFIG --help`: the values of the config that the command line can change."""
+    """Prints the values of a config that the command line can change: `alignjax train CONFIG --help`."""
     loaded = load(where)
     rows = [(f"--{slot.path}", slot.type_name, _shown(slot.value)) for slot in overrides.slots(loaded.config)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

@@ -218,7 +218,7 @@ def _worth(name: str, drawn: Mapping[str, Sequence[Batch]], texts: Mapping[str, 
 def write(
     workspace: Workspace, *, title: str, dataset: Dataset, command: str = "", notes: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Job: results.json, render.html and render.md in the run folder, from the tournament, the stages' curves and the
+    """Job: results.json, report.html and report.md in the run folder, from the tournament, the stages' curves and the
     config; prints the table and where the report is."""
     root = workspace.root
     place = next(iter(sorted(root.glob(f"*/{FOUND}"))), None)
