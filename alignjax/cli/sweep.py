@@ -1,4 +1,5 @@
-"""`alignjax sweep` prints the command lines of a sweep, for a person to read and a shell to run; or plays a game's grid.
+"""`alignjax sweep` prints the command lines of a sweep, for a person to read and a shell to run, or plays a game's
+grid.
 
 A config file with a GRID is run as one compiled program (`cli/game_grid.py`). Another sweep file defines CONFIG and a
 generator of overrides:
