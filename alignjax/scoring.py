@@ -1,8 +1,8 @@
-"""Scoring: what losses and stages ask of models, computed in one pass per view.
+"""Scoring turns roles and a batch into numbers per token: the only way from a model to what losses and stages read.
 
-XLA does not merge two differentiated passes over the same tokens, so the losses of an update are first traced
-abstractly to learn what they ask for, and then one pass per view computes it all: each trunk once, logits in chunks
-over T that are rematerialised in the backward pass.
+XLA does not merge two differentiated passes over the same tokens. The losses of an update are therefore first traced
+abstractly, which records what they ask for, and then one pass per view answers it all: each backbone runs once, and
+logits exist only in chunks over T that are rematerialized in the backward pass.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Packing, nearest
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
-from alignjax.types import Array, Batch, Context, Head, Hidden, Metrics, Model, Params, Read, Role
+from alignjax.types import Array, Batch, Context, Hidden, Metrics, Model, Params, Read, Role
 
 TOKENS = ("prompt", "prompt_valid", "tokens", "valid")
-# The fields a model may look at. Two batches that share them all are the same view for scoring, whatever else differs.
+# The fields a model may look at. Two batches that share them all are one view for scoring, whatever else differs.
 SCORED = (*TOKENS, "prompts", "completions")
+
+Answer: TypeAlias = dict[str, Array]  # name -> [B,N,T] or [B,N,T,..]
+Score: TypeAlias = Callable[..., Answer]
+Result = TypeVar("Result")
 
 
 class Request(NamedTuple):
@@ -32,16 +36,91 @@ class Request(NamedTuple):
     read: Read | None
 
 
-def _parse(output: str) -> tuple[str, str, str]:
-    """ "role[:head][@site]" -> (role, head, site); the head is "lm" unless named."""
-    rest, _, site = output.partition("@")
-    role, _, head = rest.partition(":")
-    return role, head or "lm", site
+class Output(NamedTuple):
+    """A parsed output: a role with the head that is applied to its states, or with the site whose states are read."""
+
+    role: str
+    head: str
+    site: str
+
+    @classmethod
+    def parse(cls, text: str, roles: Mapping[str, Role]) -> Output:
+        """Parses "role[:head][@site]"; the head is "lm" unless it is named.
+
+        Raises:
+            ConfigError: There is no such role, or its model has no such head.
+        """
+        rest, _, site = text.partition("@")
+        role, _, head = rest.partition(":")
+        head = head or "lm"
+        if role not in roles:
+            raise ConfigError(f"score({text!r}): there is no role {role!r}.{nearest(role, roles)}")
+        model = roles[role].model
+        if model is None or head not in model.heads:
+            known = model.heads if model else ()
+            raise ConfigError(f"score({text!r}): role {role!r} has no head {head!r}.{nearest(head, known)}")
+        return cls(role, head, site)
 
 
-def _chunked(one: Callable[..., Any], tree: Any, length: int, chunk: int) -> Any:
-    """`one` over chunks of axis 2 of every leaf, rematerialised, results joined along axis 2. Never over flattened
-    B*N*T: that gathers a sharded batch."""
+# ------------------------------------------------------------------------------------------------------------- contexts
+
+
+def params_of(roles: Mapping[str, Role], state: Mapping[str, Any]) -> Callable[[str], Params]:
+    """Returns the function from a role's name to what its model runs on: its tree in `state`, its `build` applied.
+
+    The function raises ConfigError for a role that does not exist.
+    """
+
+    def params(name: str) -> Params:
+        if name not in roles:
+            raise ConfigError(f"there is no role {name!r}.{nearest(name, roles)}")
+        build = roles[name].build
+        return state[name] if build is None else build(state[name], params)
+
+    return params
+
+
+def context(
+    roles: Mapping[str, Role | Model],
+    state: Mapping[str, Any],
+    *,
+    step: Any = 0,
+    metrics: Metrics | None = None,
+    score: Score | None = None,
+    microbatches: int = 1,
+    packing: Packing | None = None,
+    packed: Batch | None = None,
+) -> Context:
+    """Makes the Context of stages, judges, losses and rules, inside a training run and outside of one.
+
+    Args:
+        roles: The roles by name; a bare model stands for a frozen role.
+        state: The tree of every role.
+        step: The iteration, int32.
+        metrics: Metrics that rules may read.
+        score: Takes the place of the default, which runs a pass for every request.
+        microbatches: The number of pieces over B in which such a pass runs.
+        packing: How such a pass packs the rows of the batch `packed`; it scores all others with their padding.
+        packed: The batch that is known to fit `packing`.
+    """
+    known = {name: Role(role, None) if isinstance(role, Model) else role for name, role in roles.items()}
+    params = params_of(known, state)
+
+    def ask(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> Answer:
+        question = request(outputs, read)
+        fits = packed is not None and all(getattr(batch, name) is getattr(packed, name) for name in TOKENS)
+        rows = packing if fits else None
+        return one_pass(known, params, batch, [question], microbatches=microbatches, packing=rows)[question]
+
+    return Context(known, state, step, {} if metrics is None else metrics, params, score or ask)
+
+
+# --------------------------------------------------------------------------------------------------------------- a pass
+
+
+def _chunked(answer: Callable[..., Any], tree: Any, length: int, chunk: int) -> Any:
+    """Maps `answer` over chunks of axis 2 of every leaf, rematerialized, and joins the results along axis 2."""
+    # Never over flattened B*N*T: that gathers a sharded batch.
     chunk = max(1, min(chunk, length // 2)) if length > 1 else 1
     pieces = -(-length // chunk)
     pad = pieces * chunk - length
@@ -54,7 +133,7 @@ def _chunked(one: Callable[..., Any], tree: Any, length: int, chunk: int) -> Any
         leaf = jnp.moveaxis(leaf, 0, 2)
         return leaf.reshape(*leaf.shape[:2], pieces * chunk, *leaf.shape[4:])[:, :, :length]
 
-    return jax.tree.map(join, jax.lax.map(jax.checkpoint(one), jax.tree.map(split, tree)))
+    return jax.tree.map(join, jax.lax.map(jax.checkpoint(answer), jax.tree.map(split, tree)))
 
 
 def _one_pass(
@@ -64,88 +143,65 @@ def _one_pass(
     requests: Iterable[Request],
     chunk: int,
     packing: Packing | None,
-) -> dict[Request, dict[str, Array]]:
-    """All requests on one view: every trunk once, every head once per chunk."""
-    requests = list(dict.fromkeys(requests))
-    outputs = sorted({output for request in requests for output in request.outputs})
-    parsed = {output: _parse(output) for output in outputs}
-    for output, (role, head, _) in parsed.items():
-        if role not in roles:
-            raise ConfigError(f"score({output!r}): there is no role {role!r}.{nearest(role, roles)}")
+) -> dict[Request, Answer]:
+    """Answers all requests on one view."""
+    # Four steps: encode the batch once per role; select the states that each output reads, before or after a token or
+    # at a site; answer every request from these states, chunk by chunk over T, because only the heads make arrays over
+    # the vocabulary; set what stands in the padding to 0. Heads that no request names are never applied.
+    texts = sorted({text for question in requests for text in question.outputs})
+    outputs = {text: Output.parse(text, roles) for text in texts}
+    models: dict[str, Model] = {}
+    weights: dict[str, Params] = {}
+    encoded: dict[str, Hidden] = {}
+    for role in dict.fromkeys(output.role for output in outputs.values()):
+        sites = {output.site for output in outputs.values() if output.role == role and output.site}
         model = roles[role].model
-        if model is None or head not in model.heads:
-            known = model.heads if model else ()
-            raise ConfigError(f"score({output!r}): role {role!r} has no head {head!r}.{nearest(head, known)}")
-    sites = {
-        name: tuple(sorted({s for r, _, s in parsed.values() if r == name and s})) for name, _, _ in parsed.values()
-    }
-    hidden = {role: _hidden(roles, role, packing) for role in sites}
-    own = {role: _used(_model(roles, role), params(role)) for role in sites}
-    trunks: dict[str, Hidden] = {role: hidden[role](own[role], batch, sites[role]) for role in sites}
+        assert model is not None  # Output.parse has refused roles without one
+        models[role], weights[role] = model, _gathered(model, params(role))
+        encoded[role] = _backbone(model, role, packing)(weights[role], batch, tuple(sorted(sites)))
 
-    def states(output: str) -> Array:
-        role, head, site = parsed[output]
-        hidden = trunks[role]
-        if site:
-            return hidden.states[site]
-        return hidden.before if _model(roles, role).heads[head].reads == "before" else hidden.after
+    def select(output: Output) -> Array:
+        hidden = encoded[output.role]
+        if output.site:
+            return hidden.states[output.site]
+        return hidden.before if models[output.role].heads[output.head].reads == "before" else hidden.after
 
-    def one(piece: tuple[dict[str, Array], Array]) -> dict[str, dict[str, Array]]:
-        given, token = piece
-        values = {
-            output: state if parsed[output][2] else _head(roles, parsed[output]).apply(own[parsed[output][0]], state)
-            for output, state in given.items()
-        }
-        answers = {}
-        for number, (names, read) in enumerate(requests):
-            if read is not None:
-                answers[str(number)] = read({name: values[name] for name in names}, token)
-            else:
-                answers[str(number)] = {
-                    name: _model(roles, parsed[name][0]).read({name: values[name]}, token)[name] for name in names
-                }
-        return answers
+    def apply(output: Output, states: Array) -> Array:
+        return states if output.site else models[output.role].heads[output.head].apply(weights[output.role], states)
 
-    assert batch.tokens is not None
-    assert batch.valid is not None
-    answers = _chunked(
-        one, ({output: states(output) for output in outputs}, batch.tokens), batch.tokens.shape[2], chunk
-    )
-    valid = batch.valid
+    def answer(piece: tuple[dict[str, Array], Array]) -> list[Answer]:
+        states, token = piece
+        values = {text: apply(outputs[text], state) for text, state in states.items()}
+        return [
+            read({text: values[text] for text in names}, token)
+            if read is not None
+            else {text: models[outputs[text].role].read({text: values[text]}, token)[text] for text in names}
+            for names, read in requests
+        ]
 
-    def masked(leaf: Array) -> Array:
-        return jnp.where(valid.reshape(*valid.shape, *[1] * (leaf.ndim - 3)), leaf, 0)
-
-    return {request: jax.tree.map(masked, answers[str(number)]) for number, request in enumerate(requests)}
+    tokens, valid = batch.tokens, batch.valid
+    assert tokens is not None
+    assert valid is not None
+    answers = _chunked(answer, ({text: select(outputs[text]) for text in outputs}, tokens), tokens.shape[2], chunk)
+    masked = jax.tree.map(lambda leaf: jnp.where(valid.reshape(*valid.shape, *[1] * (leaf.ndim - 3)), leaf, 0), answers)
+    return dict(zip(requests, masked, strict=True))
 
 
-def _model(roles: Mapping[str, Role], name: str) -> Model:
-    """The model of a role that is known to have one."""
-    model = roles[name].model
-    assert model is not None
-    return model
-
-
-def _hidden(roles: Mapping[str, Role], name: str, packing: Packing | None) -> Callable[..., Hidden]:
-    """The trunk of a role's model, over packed rows if asked for."""
-    hidden = _model(roles, name).hidden
+def _backbone(model: Model, role: str, packing: Packing | None) -> Callable[..., Hidden]:
+    """The backbone of a role's model, over packed rows if asked for."""
     if packing is None:
-        return hidden
-    if "packing" not in inspect.signature(hidden).parameters:
-        raise ConfigError(f"packing: the model of role {name!r} cannot run over packed rows; leave packing out")
-    return functools.partial(hidden, packing=packing)
+        return model.hidden
+    if "packing" not in inspect.signature(model.hidden).parameters:
+        raise ConfigError(f"packing: the model of role {role!r} cannot run over packed rows; leave packing out")
+    return functools.partial(model.hidden, packing=packing)
 
 
-def _used(model: Model, params: Params) -> Params:
+def _gathered(model: Model, params: Params) -> Params:
     """Params whose head and embedding are gathered over fsdp here, once, and not in every chunk; a layer's weights are
     gathered where it runs."""
     if not isinstance(model.axes, Mapping):
         return params
     return constrain(params, {name: axes for name, axes in model.axes.items() if name != "layers"}, COMPUTE_LAYOUT)
-
-
-def _head(roles: Mapping[str, Role], parsed: tuple[str, str, str]) -> Head:
-    return _model(roles, parsed[0]).heads[parsed[1]]
 
 
 def one_pass(
@@ -157,17 +213,30 @@ def one_pass(
     microbatches: int = 1,
     chunk: int = 16,
     packing: Packing | None = None,
-) -> dict[Request, dict[str, Array]]:
-    """`requests` on one view, in `microbatches` rematerialised pieces over B; [B,N,T] results of the whole view either
-    way, and with any `packing`: trunks then run over rows without padding, which must hold every token (`packs`), or
-    all results are NaN.
+) -> dict[Request, Answer]:
+    """Answers requests on one view: every backbone runs once, every head once per chunk.
 
-    Raises ConfigError if the view's B is not a multiple of `microbatches`, or a role or head does not exist.
+    Args:
+        roles: The roles by name.
+        params: Maps a role's name to what its model runs on.
+        batch: The view, with tokens and valid [B,N,T].
+        requests: The questions; repeated ones are answered once.
+        microbatches: The number of rematerialized pieces over B in which the pass runs. The result is that of the
+            whole view either way.
+        chunk: The number of completion tokens whose logits exist at a time.
+        packing: Runs backbones over rows without padding, which must hold every token (`models.packing.packs`), or
+            all results are NaN.
+
+    Returns:
+        For every request its named numbers, [B,N,T] or [B,N,T,..], 0 where `valid` is False.
+
+    Raises:
+        ConfigError: B is not a multiple of `microbatches`, or a role or a head does not exist.
     """
     requests = list(dict.fromkeys(requests))
-    seen = Batch(**{name: getattr(batch, name) for name in SCORED})
+    view = Batch(**{name: getattr(batch, name) for name in SCORED})
     if microbatches == 1:
-        return _one_pass(roles, params, seen, requests, chunk, packing)
+        return _one_pass(roles, params, view, requests, chunk, packing)
     assert batch.tokens is not None
     rows = batch.tokens.shape[0]
     if rows % microbatches:
@@ -179,17 +248,20 @@ def one_pass(
         # reshape(M, B//M) would give each device rows of every microbatch and silently replicate the work
         return leaf.reshape(rows // microbatches, microbatches, *leaf.shape[1:]).swapaxes(0, 1)
 
-    def piece(batch: Batch) -> list[dict[str, Array]]:
+    def piece(batch: Batch) -> list[Answer]:
         return list(_one_pass(roles, params, batch, requests, chunk, packing).values())
 
-    answers = jax.lax.map(jax.checkpoint(piece), jax.tree.map(split, seen))
+    answers = jax.lax.map(jax.checkpoint(piece), jax.tree.map(split, view))
     joined = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(rows, *leaf.shape[2:]), answers)
     return dict(zip(requests, joined, strict=True))
 
 
 def request(outputs: str | tuple[str, ...], read: Read | None) -> Request:
-    """The question that a call of `score` with these arguments asks."""
+    """Makes the question that a call of `score` with these arguments asks."""
     return Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
+
+
+# -------------------------------------------------------------------------------------------------------- shared passes
 
 
 def _identity(batch: Batch, names: Mapping[int, str]) -> tuple[Any, ...] | None:
@@ -200,49 +272,78 @@ def _identity(batch: Batch, names: Mapping[int, str]) -> tuple[Any, ...] | None:
 
 
 def _views(batch: Batch) -> Iterable[Batch]:
+    """The batch and all views in it."""
     yield batch
     for view in batch.views.values():
         yield from _views(view)
 
 
 def with_shared_passes(
-    losses: Callable[[Context], tuple[dict[str, Array], Metrics]],
-    context: Callable[[Callable[..., dict[str, Array]]], Context],
+    run: Callable[[Score], Result],
     roles: Mapping[str, Role],
     params: Callable[[str], Params],
     batch: Batch,
-    microbatches: int,
+    *,
+    microbatches: int = 1,
     packing: Packing | None = None,
-) -> tuple[dict[str, Array], Metrics]:
-    """Runs `losses(context(score))` with everything they score computed in one pass per view of `batch`. `packing` is
-    of the batch itself; its views are scored with their padding.
+) -> Result:
+    """Runs functions that score, with everything they score computed in one pass per view of `batch`.
 
-    A batch that a loss builds itself (rolled completions, ...) is scored when it asks, in a pass of its own.
+    A batch that `run` builds itself (rolled completions, ...) is scored when it asks, in a pass of its own.
+
+    Args:
+        run: Calls the losses with a `score` function. It is called twice, so it must be pure.
+        roles: The roles by name.
+        params: Maps a role's name to what its model runs on.
+        batch: The batch of the update, with its views.
+        microbatches: The number of pieces over B in which each pass runs.
+        packing: The packing of the batch itself; its views are scored with their padding.
+
+    Returns:
+        What `run` returns.
     """
+    # Phase 1 records: `run` is traced abstractly and every request is noted under its view. A view is known by the
+    # identity of its arrays, so one that a loss has copied or cut is another view. Phase 2 answers all requests of a
+    # view in one pass, and phase 3 replays: `run` again, looking the answers up.
     names = {id(leaf): jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
-    wanted: dict[Any, list[Request]] = {}
 
-    def direct(view: Batch, asked: Request) -> dict[str, Array]:
-        return one_pass(roles, params, view, [asked], microbatches=microbatches)[asked]
+    def ask(view: Batch, question: Request) -> Answer:
+        return one_pass(roles, params, view, [question], microbatches=microbatches)[question]
 
-    def note(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
-        asked = request(outputs, read)
-        identity = _identity(view, names)
-        if identity is not None:
-            wanted.setdefault(identity, []).append(asked)
-        return direct(view, asked)
-
-    jax.eval_shape(lambda: losses(context(note)))
-    done: dict[Any, dict[Request, dict[str, Array]]] = {}
+    requests = _recorded(run, ask, names)
+    answers: dict[Any, dict[Request, Answer]] = {}
     for view in _views(batch):
         identity = _identity(view, names)
-        if identity in wanted and identity not in done:
+        if identity in requests and identity not in answers:
             rows = packing if view is batch else None
-            done[identity] = one_pass(roles, params, view, wanted[identity], microbatches=microbatches, packing=rows)
+            answers[identity] = one_pass(
+                roles, params, view, requests[identity], microbatches=microbatches, packing=rows
+            )
 
-    def look_up(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> dict[str, Array]:
-        asked = request(outputs, read)
-        known = done.get(_identity(view, names), {})
-        return known[asked] if asked in known else direct(view, asked)
+    def look_up(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> Answer:
+        question = request(outputs, read)
+        known = answers.get(_identity(view, names), {})
+        return known[question] if question in known else ask(view, question)
 
-    return losses(context(look_up))
+    return run(look_up)
+
+
+def _recorded(
+    run: Callable[[Score], Any], ask: Callable[[Batch, Request], Answer], names: Mapping[int, str]
+) -> dict[Any, list[Request]]:
+    """The requests of `run` by the identity of their view, in the order of asking."""
+    requests: dict[Any, list[Request]] = {}
+    shapes: dict[Any, Any] = {}  # a request that is asked again is answered without another trace of its model
+
+    def record(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> Answer:
+        question = request(outputs, read)
+        identity = _identity(view, names)
+        if identity is None:
+            return ask(view, question)
+        requests.setdefault(identity, []).append(question)
+        if (identity, question) not in shapes:
+            shapes[identity, question] = jax.eval_shape(lambda: ask(view, question))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[identity, question])
+
+    jax.eval_shape(lambda: run(record))
+    return requests

@@ -250,8 +250,6 @@ Rule: TypeAlias = Callable[[Any, Context, Batch, Key], Any]
 Behaviour: TypeAlias = Callable[
     [Mapping[str, Array], Any], Array
 ]  # ({stream: logits [..,V]}, history) -> logits [..,V]
-Objective: TypeAlias = Callable[[Params], tuple[dict[str, Array], Metrics]]
-Gradient: TypeAlias = Callable[[Objective, Params, Context, Key], tuple[Params, Metrics]]
 
 
 def frozen(own: Any, context: Context, batch: Batch, key: Key) -> Any:
@@ -313,7 +311,6 @@ class Algorithm:
     experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
     losses: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
-    gradient: Fn | None = None
     epochs: int = dataclasses.field(default=1, metadata={"static": True})
     minibatches: int = dataclasses.field(default=1, metadata={"static": True})
     microbatches: int = dataclasses.field(default=1, metadata={"static": True})
@@ -323,4 +320,3 @@ class Algorithm:
         # OrderedDict because a jax pytree sorts the keys of a plain dict, and the order of stages is meaning.
         object.__setattr__(self, "experience", _named(self.experience))
         object.__setattr__(self, "losses", _named(self.losses))
-        object.__setattr__(self, "gradient", as_fn(self.gradient))

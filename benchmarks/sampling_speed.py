@@ -20,9 +20,8 @@ from alignjax import stages
 from alignjax.config import Fn, fn
 from alignjax.models import TransformerConfig, transformer
 from alignjax.sampling import History
-from alignjax.scoring import one_pass, request
-from alignjax.train.state import params_of
-from alignjax.types import Array, Batch, Context, Role
+from alignjax.scoring import context
+from alignjax.types import Array, Batch
 
 SIZES = {  # 8.4 and 110 million parameters, float32
     "small": {"vocab": 8192, "width": 256, "layers": 4, "heads": 4, "mlp": 1024},
@@ -42,20 +41,13 @@ def sampler(size: str, prompts: int, stage: Fn) -> Callable[[], Any]:
     """A compiled call that samples and gives (batch, metrics)."""
     config = TransformerConfig(**SIZES[size])
     model = transformer(config)
-    roles = {"policy": Role(model, None)}
     prompt = np.random.default_rng(1).integers(4, config.vocab, (prompts, 64), dtype=np.int32)
     batch = Batch(prompt=prompt, prompt_valid=np.ones(prompt.shape, bool), example_id=np.arange(prompts))
 
     def sample(params: Any, batch: Batch, key: Any) -> tuple[Batch, Any]:
         metrics: Any = {}
-        of = params_of(roles, {"policy": params})
-
-        def score(outputs: Any, batch: Batch, read: Any = None) -> dict[str, Array]:
-            asked = request(outputs, read)
-            return one_pass(roles, of, batch, [asked])[asked]
-
-        context = Context(roles, {"policy": params}, jnp.zeros((), jnp.int32), metrics, of, score)
-        return stage(context, batch, key), {name: mean.value() for name, mean in metrics.items()}
+        now = context({"policy": model}, {"policy": params}, metrics=metrics)
+        return stage(now, batch, key), {name: mean.value() for name, mean in metrics.items()}
 
     arguments = (jax.jit(model.init)(jax.random.key(0)), batch, jax.random.key(0))
     compiled = jax.jit(sample).lower(*arguments).compile()

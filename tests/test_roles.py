@@ -13,7 +13,8 @@ import pytest
 
 from alignjax import roles
 from alignjax.config import ConfigError, fn
-from alignjax.train.state import create_state, params_of
+from alignjax.scoring import params_of
+from alignjax.train.state import create_state
 from alignjax.train.step import make_update
 from alignjax.types import Algorithm, Batch, Context, Mean, Metrics, Role
 from alignjax.workspace import Workspace

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax import scoring
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.plain_attention import here
 from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
@@ -22,7 +23,7 @@ from alignjax.data.sources.batch_layout import pad_left
 from alignjax.sampling import Filters, Sampled, generate as sample, own
 from alignjax.train import checkpoint
 from alignjax.train.state import restored_params
-from alignjax.types import Batch, Context, Key, Model, Params, Role
+from alignjax.types import Batch, Key, Model, Params
 from alignjax.workspace import Workspace
 
 ROWS = 8  # prompts at once: few, so that a short file does not wait, and always so many, so that one program serves
@@ -162,7 +163,7 @@ def _answer(
     max_tokens: int,
     stop: tuple[int, ...],
 ) -> Sampled:
-    context = Context(roles={"policy": Role(model, None)}, params=lambda role: params)
+    context = scoring.context({"policy": model}, {"policy": params})
     return sample(context, batch, key, n=n, max_tokens=max_tokens, behaviour=fn(own), filters=filters, stop=stop)
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from alignjax import stages
+from alignjax import scoring, stages
 from alignjax.config import ConfigError, Fn
 from alignjax.data import Dataset, tokenizer_of
 from alignjax.data.prepared import located, read_account
@@ -26,10 +26,9 @@ from alignjax.evaluate.report import render
 from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.numerics import fold_name
 from alignjax.pair_layout import all_pairs
-from alignjax.scoring import Request, one_pass
 from alignjax.train.checkpoint.steps import restore_role
 from alignjax.train.run_record import git_hash, read_json, versions
-from alignjax.types import Batch, Context, Model, Params, Read, Role
+from alignjax.types import Batch, Model, Params
 from alignjax.workspace import Workspace
 
 FOUND = "tournament.json"
@@ -47,21 +46,10 @@ class Player:
     note: str = ""
 
 
-def context_of(models: Mapping[str, Model], params: Mapping[str, Params]) -> Context:
-    """A Context of frozen roles: enough to sample, score and judge with outside a training run."""
-    roles = {name: Role(model, None) for name, model in models.items()}
-
-    def score(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Any]:
-        request = Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
-        return one_pass(roles, params.__getitem__, batch, [request])[request]
-
-    return Context(roles, params, 0, {}, params.__getitem__, score)
-
-
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens"))
 def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
     """One completion per prompt at temperature 1, with its log-probs under policy and reference."""
-    context = context_of({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
+    context = scoring.context({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
     batch = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
     return stages.logprobs(context, batch, key, role="reference")
 
@@ -69,7 +57,7 @@ def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key:
 @functools.partial(jax.jit, static_argnames="model")
 def _judged(model: Model, params: Params, batch: Batch) -> jax.Array:
     """Preference matrix [B,N,N] of all completions of a batch, read as the model's heads allow."""
-    context = context_of({"preference": model}, {"preference": params})
+    context = scoring.context({"preference": model}, {"preference": params})
     reading = "apart" if "embedding" in model.heads else "joint"
     return stages.preference_model(context, batch, jax.random.key(0), reading=reading)
 

@@ -24,9 +24,8 @@ from alignjax.games.world import Contexts, role_of, table_judge
 from alignjax.numerics import take_token
 from alignjax.sampling import History, mixture, own
 from alignjax.sampling.logit_streams import default_streams
-from alignjax.scoring import one_pass, request
-from alignjax.train.state import params_of
-from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Read, Role
+from alignjax.scoring import context
+from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role
 
 __all__ = ["every_pair", "exact", "expected_gradient", "sampled_distribution"]
 
@@ -175,16 +174,6 @@ def _state(game: TabularGame, params: Params) -> tuple[dict[str, Role], dict[str
     }
 
 
-def _context(parts: Mapping[str, Role], state: Mapping[str, Any]) -> Context:
-    tree = params_of(parts, state)
-
-    def score(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Array]:
-        asked = request(outputs, read)
-        return one_pass(parts, tree, batch, [asked])[asked]
-
-    return Context(parts, state, params=tree, score=score)
-
-
 def _prompts(game: TabularGame) -> Batch:
     return jax.tree.map(jnp.asarray, Contexts(game.contexts, game.contexts)[0])
 
@@ -214,10 +203,10 @@ def expected_gradient(
 def _value_and_gradient(
     parts: Mapping[str, Role], state: Mapping[str, Any], prompts: Batch, experience: Fn, loss: Fn
 ) -> tuple[Array, Params]:
-    batch = experience(_context(parts, state), prompts, jax.random.key(0))
+    batch = experience(context(parts, state), prompts, jax.random.key(0))
 
     def expected(params: Params) -> Array:
-        return loss(_context(parts, {**state, "policy": params}), batch)[0].value()
+        return loss(context(parts, {**state, "policy": params}), batch)[0].value()
 
     return jax.value_and_grad(expected)(state["policy"])
 
@@ -231,4 +220,4 @@ def sampled_distribution(game: TabularGame, params: Params, behaviour: Fn = fn(m
 
 @jax.jit
 def _log_sampled(parts: Mapping[str, Role], state: Mapping[str, Any], every: Batch, behaviour: Fn) -> Array:
-    return _sampler_logps(_context(parts, state), every, behaviour)["sampler"].sum(-1)
+    return _sampler_logps(context(parts, state), every, behaviour)["sampler"].sum(-1)

@@ -17,6 +17,7 @@ from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
 from alignjax.parallel.mesh import partition_spec
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
+from alignjax.scoring import params_of
 from alignjax.train.checkpoint.steps import restore_role, role_shapes
 from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
 from alignjax.workspace import Workspace
@@ -51,18 +52,6 @@ def trained(roles: Mapping[str, Role]) -> tuple[str, ...]:
 def unchanging(roles: Mapping[str, Role]) -> tuple[str, ...]:
     """Names of the roles whose own tree no step changes: neither an optimizer nor a rule moves them."""
     return tuple(name for name, role in roles.items() if role.optimizer is None and role.rule.function is frozen)
-
-
-def params_of(roles: Mapping[str, Role], state: Mapping[str, Any]) -> Callable[[str], Params]:
-    """params_of(roles, state)(name): what the role's model runs on, its `build` applied."""
-
-    def params(name: str) -> Params:
-        if name not in roles:
-            raise ConfigError(f"there is no role {name!r}.{nearest(name, roles)}")
-        build = roles[name].build
-        return state[name] if build is None else build(state[name], params)
-
-    return params
 
 
 def _first_value(

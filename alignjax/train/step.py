@@ -16,8 +16,7 @@ import optax
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 
-from alignjax.config import ConfigError, Experiment, Fn, fn
-from alignjax.gradients import backprop
+from alignjax.config import ConfigError, Experiment, Fn
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
 from alignjax.parallel.mesh import place_batch, shard_rows
@@ -29,10 +28,10 @@ from alignjax.parallel.processes import (
     raise_on_all_processes,
 )
 from alignjax.sampling.engine_client import ask_engine
-from alignjax.scoring import TOKENS, one_pass, request, with_shared_passes
+from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
 from alignjax.stages.host import host, replayed
-from alignjax.train.state import TrainState, abstract_state, params_of, trained
-from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Read
+from alignjax.train.state import TrainState, abstract_state, trained
+from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics
 
 
 def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
@@ -42,24 +41,10 @@ def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
     return dataclasses.replace(algorithm, roles=roles, **parts)
 
 
-def _context(
-    algorithm: Algorithm,
-    state: TrainState,
-    metrics: Metrics,
-    score: Callable[..., Any] | None = None,
-    given: Batch | None = None,
-) -> Context:
-    """given: the batch that is known to fit the algorithm's packing; others are scored with their padding."""
-    params = params_of(algorithm.roles, state.roles)
-
-    def direct(outputs: str | tuple[str, ...], batch: Batch, read: Read | None = None) -> dict[str, Array]:
-        asked = request(outputs, read)
-        same = given is not None and all(getattr(batch, name) is getattr(given, name) for name in TOKENS)
-        rows = algorithm.packing if same else None
-        found = one_pass(algorithm.roles, params, batch, [asked], microbatches=algorithm.microbatches, packing=rows)
-        return found[asked]
-
-    return Context(algorithm.roles, state.roles, state.step, metrics, params, score or direct)
+def _context(algorithm: Algorithm, state: TrainState, metrics: Metrics, **parts: Any) -> Context:
+    """A Context of this state that scores as the algorithm says."""
+    scoring = {"microbatches": algorithm.microbatches, "packing": algorithm.packing}
+    return context_of(algorithm.roles, state.roles, step=state.step, metrics=metrics, **scoring, **parts)
 
 
 def _that_packs(algorithm: Algorithm, batch: Batch) -> Algorithm:
@@ -88,7 +73,7 @@ def _experience(
     algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]
 ) -> tuple[Batch, dict[str, Array]]:
     metrics: Metrics = {}
-    context = _context(algorithm, state, metrics, given=batch)
+    context = _context(algorithm, state, metrics, packed=batch)
     for name in names:
         batch = algorithm.experience[name](context, batch, fold_name(state.key(), name))
     return shard_rows(batch), _values(metrics)
@@ -230,46 +215,39 @@ def experience_shapes(experiment: Experiment) -> Batch:
 # update
 
 
-def _objective(
-    algorithm: Algorithm, state: TrainState, batch: Batch
-) -> Callable[[Mapping[str, Any]], tuple[dict[str, Array], Metrics]]:
-    """objective(own trees of the trained roles) -> ({loss: scalar}, metrics), every scoring pass shared between the
-    losses."""
+def _losses(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Array, Metrics]:
+    """The sum of the losses and their metrics, every scoring pass shared between the losses."""
 
-    def objective(own: Mapping[str, Any]) -> tuple[dict[str, Array], Metrics]:
-        now = TrainState({**state.roles, **own}, state.optimizers, state.step, state.seed)
+    def run(score: Score) -> tuple[Array, Metrics]:
+        context, total, metrics = _context(algorithm, state, {}, score=score), jnp.zeros(()), {}
+        for name, loss in algorithm.losses.items():
+            mean, new = loss(context, batch)
+            total += mean.value()
+            metrics |= {f"{name}/{key}": metric for key, metric in new.items()} | {f"loss/{name}": mean}
+        return total, metrics
 
-        def context(score: Callable[..., Any]) -> Context:
-            return _context(algorithm, now, {}, score)
-
-        def losses(context: Context) -> tuple[dict[str, Array], Metrics]:
-            values, metrics = {}, {}
-            for name, loss in algorithm.losses.items():
-                mean, new = loss(context, batch)
-                values[name] = mean.value()
-                metrics |= {f"{name}/{key}": metric for key, metric in new.items()} | {f"loss/{name}": mean}
-            return values, metrics
-
-        params = params_of(algorithm.roles, now.roles)
-        scored = algorithm.microbatches, algorithm.packing
-        return with_shared_passes(losses, context, algorithm.roles, params, batch, *scored)
-
-    return objective
+    params = params_of(algorithm.roles, state.roles)
+    return with_shared_passes(
+        run, algorithm.roles, params, batch, microbatches=algorithm.microbatches, packing=algorithm.packing
+    )
 
 
 def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
-    names = trained(algorithm.roles)
-    own = {name: state.roles[name] for name in names}
-    context = _context(algorithm, state, {})
-    gradients, metrics = (algorithm.gradient or fn(backprop))(_objective(algorithm, state, batch), own, context, key)
+    """One step of every optimizer along the gradient of the sum of the losses."""
+    trees = {name: state.roles[name] for name in trained(algorithm.roles)}
+
+    def objective(trees: Mapping[str, Any]) -> tuple[Array, Metrics]:
+        return _losses(algorithm, dataclasses.replace(state, roles={**state.roles, **trees}), batch)
+
+    gradients, metrics = jax.grad(objective, has_aux=True)(trees)
     roles, optimizers = dict(state.roles), dict(state.optimizers)
-    for name in names:
+    for name, tree in trees.items():
         optimizer = algorithm.roles[name].optimizer
         assert optimizer is not None
-        updates, optimizers[name] = optimizer().update(gradients[name], state.optimizers[name], own[name])
-        roles[name] = optax.apply_updates(own[name], updates)
+        updates, optimizers[name] = optimizer().update(gradients[name], state.optimizers[name], tree)
+        roles[name] = optax.apply_updates(tree, updates)
         metrics[f"gradient_norm/{name}"] = Mean(optax.tree.norm(gradients[name]), jnp.ones(()))
-    return TrainState(roles, optimizers, state.step, state.seed), metrics
+    return dataclasses.replace(state, roles=roles, optimizers=optimizers), metrics
 
 
 def _minibatch(batch: Batch, order: Array, number: Array, minibatches: int, key: Key) -> Batch:

@@ -17,8 +17,8 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import root
 
 from alignjax.models.kv_cache import default_read
-from alignjax.scoring import one_pass, request
-from alignjax.types import Array, Batch, Context, Head, Hidden, Model, Role
+from alignjax.scoring import context
+from alignjax.types import Array, Batch, Head, Hidden, Model, Role
 
 CONTEXTS, ACTIONS = 3, 4
 
@@ -92,12 +92,8 @@ def expected(loss: Any, batches: Batch, weights: np.ndarray, given: World, state
     def value(logits: Array) -> Array:
         trees = {"policy": {"logits": logits}, "reference": reference, **jax.tree.map(jnp.asarray, dict(state))}
 
-        def score(outputs: Any, batch: Batch, read: Any = None) -> dict[str, Array]:
-            asked = request(outputs, read)
-            return one_pass(roles, trees.__getitem__, batch, [asked])[asked]
-
         def one(batch: Batch) -> Array:
-            return loss(Context(roles, trees, 0, {}, trees.__getitem__, score), batch)[0].value()
+            return loss(context(roles, trees), batch)[0].value()
 
         return jnp.sum(jax.vmap(one)(batches) * weights)
 

@@ -15,8 +15,8 @@ from alignjax import stages
 from alignjax.config import Fn
 from alignjax.evaluate.diagnostics import sequence_kl
 from alignjax.evaluate.intervals import interval
-from alignjax.evaluate.tournament import context_of
 from alignjax.numerics import fold_name
+from alignjax.scoring import context as context_of
 from alignjax.train.checkpoint.steps import restore_role, steps
 from alignjax.types import Array, Batch, Model, Params
 from alignjax.workspace import Workspace

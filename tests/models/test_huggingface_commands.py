@@ -17,8 +17,9 @@ from alignjax import roles
 from alignjax.cli import config_file, import_export, main
 from alignjax.config import Experiment, fn
 from alignjax.models import huggingface, lora, transformer
+from alignjax.scoring import params_of
 from alignjax.train import checkpoint
-from alignjax.train.state import create_state, params_of
+from alignjax.train.state import create_state
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support.published import SIZES, theirs, written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +13,8 @@ import numpy as np
 import optax
 
 from alignjax.models import TransformerConfig, transformer
-from alignjax.scoring import Request, one_pass
-from alignjax.train.state import params_of
-from alignjax.types import Batch, Context, Model, Role
+from alignjax.scoring import context as context
+from alignjax.types import Batch, Context, Model
 
 VOCAB = 23
 SIZES = {"vocab": VOCAB, "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "mlp": 24}
@@ -76,20 +75,9 @@ def standin(**logps: Any) -> Any:
     return SimpleNamespace(score=score)
 
 
-def context(roles: Mapping[str, Role], state: Mapping[str, Any], **parts: Any) -> Context:
-    """A real context: `score` runs the networks."""
-    params = params_of(roles, state)
-
-    def score(outputs: Any, batch: Batch, read: Any = None) -> dict[str, Any]:
-        request = Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
-        return one_pass(roles, params, batch, [request])[request]
-
-    return Context(roles, state, score=score, params=params, **{"metrics": {}, **parts})
-
-
 def context_of(network: Model, **trees: Any) -> Context:
     """A real context in which every named tree of params runs on `network`."""
-    return context({name: Role(network, None) for name in trees}, trees)
+    return context(dict.fromkeys(trees, network), trees)
 
 
 @functools.cache

@@ -143,7 +143,7 @@ def _all_losses(
         return {}, dict(found)
 
     whole = next(iter(batches.values())).replace(views=dict(batches))
-    _, answers = with_shared_passes(run, lambda score: score, roles, trees.__getitem__, whole, microbatches)
+    _, answers = with_shared_passes(run, roles, trees.__getitem__, whole, microbatches=microbatches)
     return answers
 
 

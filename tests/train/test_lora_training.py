@@ -14,9 +14,10 @@ import pytest
 from alignjax import algorithms, games, roles, stages
 from alignjax.config import ConfigError, fn
 from alignjax.models import Quantized, lora, peft
+from alignjax.scoring import params_of
 from alignjax.train import checkpoint, step as step_module
 from alignjax.train.adapter_jobs import merge, write_adapters
-from alignjax.train.state import TrainState, abstract_state, create_state, params_of, unchanging
+from alignjax.train.state import TrainState, abstract_state, create_state, unchanging
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
 from alignjax.workspace import Workspace

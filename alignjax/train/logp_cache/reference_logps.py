@@ -41,7 +41,7 @@ from alignjax.parallel.processes import (
 from alignjax.train.checkpoint.leaves import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
 from alignjax.train.run_record import config_json, versions
-from alignjax.train.state import TrainState, abstract_state, params_of
+from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import first_rewrite
 from alignjax.train.stop_signal import Interrupted, Wish
 from alignjax.types import Algorithm, Batch, Model, frozen
@@ -171,7 +171,7 @@ def describe(algorithm: Algorithm, name: str, state: TrainState) -> dict[str, An
     found = versions()
     return {
         "format": FORMAT,
-        "weights": digest(params_of(algorithm.roles, state.roles)(name)),
+        "weights": digest(scoring.params_of(algorithm.roles, state.roles)(name)),
         "model": config_json(role.model.config),
         "code": _code(role.model),
         "precision": str(jax.config.values["jax_default_matmul_precision"]),
@@ -205,7 +205,7 @@ def _scorer(
 
     @jax.jit
     def run(roles: Any, batch: Batch) -> jax.Array:
-        params = params_of(algorithm.roles, roles)
+        params = scoring.params_of(algorithm.roles, roles)
         found = scoring.one_pass(algorithm.roles, params, batch, [asked], microbatches=algorithm.microbatches)
         return found[asked][name]
 
