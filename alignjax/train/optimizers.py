@@ -1,14 +1,16 @@
 """Optimizers for the roles of an algorithm: `fn(adamw, learning_rate=3e-4, schedule="cosine", total_steps=1000)`.
 
-Each is optax with a schedule, clipping by global norm and decoupled weight decay around one rule. Hyper-parameters
-annotated float may be tracers (an `Fn` is a pytree and they are its leaves), so nothing here branches on one; whole
-numbers, strings and None are static. A step is an optimizer step: an iteration of an algorithm has epochs x
-minibatches of them.
+Each is a rule of optax between clipping by the global norm and decoupled weight decay, scaled by a schedule.
+Hyper-parameters annotated float may be tracers (an `Fn` is a pytree and they are its leaves), so nothing here branches
+on one; whole numbers, strings and None are static. A step is an optimizer step: an iteration of an algorithm has
+epochs x minibatches of them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import optax
@@ -19,14 +21,26 @@ SCHEDULES = ("constant", "linear", "cosine")
 # Stacked layers give a norm's scale [layers, width] the rank of a matrix, so rank alone does not tell it.
 UNDECAYED = ("scale", "bias", "norm")
 
+Optimizer: TypeAlias = Callable[..., optax.GradientTransformation]
+
 
 def schedule_of(
     peak: Any, *, schedule: str, warmup_steps: int, total_steps: int | None, final_fraction: Any
 ) -> optax.Schedule:
-    """step -> learning rate: linear from 0 over `warmup_steps`, then constant, or down to final_fraction * peak at
-    `total_steps`, in a line or in half a cosine wave (arXiv:1608.03983 eq. 5).
+    """Makes a schedule: a linear rise from 0 to the peak, then constant or falling (arXiv:1608.03983 eq. 5).
 
-    Raises ConfigError for an unknown schedule, and for one that falls without a `total_steps` to fall over.
+    Args:
+        peak: The highest learning rate.
+        schedule: "constant"; "linear" falls in a line and "cosine" in half a cosine wave.
+        warmup_steps: The number of steps until the peak.
+        total_steps: The step at which a falling schedule ends.
+        final_fraction: The share of the peak that is left at `total_steps`.
+
+    Returns:
+        A function from the number of the step to the learning rate.
+
+    Raises:
+        ConfigError: The schedule is unknown, or falls without a `total_steps` to fall over.
     """
     if schedule not in SCHEDULES:
         raise ConfigError(f"there is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)}")
@@ -51,19 +65,34 @@ def schedule_of(
 
 
 def decayed(params: Any) -> Any:
-    """True for the leaves that weight decay shrinks: matrices, not scales, biases or anything of one axis."""
+    """Marks the leaves that weight decay shrinks: matrices, but not scales, biases or anything of one axis."""
 
-    def one(path: tuple[Any, ...], leaf: Any) -> bool:
+    def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
         names = [str(getattr(key, "key", getattr(key, "name", ""))).lower() for key in path]
         return leaf.ndim > 1 and not any(word in name for name in names for word in UNDECAYED)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def _chain(
-    rule: optax.GradientTransformation, rate: optax.Schedule, weight_decay: Any, max_grad_norm: Any
+    rule: optax.GradientTransformation,
+    *,
+    learning_rate: float,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    total_steps: int | None = None,
+    final_fraction: float = 0.0,
+    weight_decay: float | None = None,
+    max_grad_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """clip -> rule -> decoupled decay -> rate (arXiv:1711.05101 alg. 2)."""
+    """clip -> rule -> decoupled decay -> learning rate (arXiv:1711.05101 alg. 2)."""
+    rate = schedule_of(
+        learning_rate,
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        total_steps=total_steps,
+        final_fraction=final_fraction,
+    )
     parts = [optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm is not None else []
     parts.append(rule)
     if weight_decay is not None:
@@ -71,122 +100,62 @@ def _chain(
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
-def adamw(
-    *,
-    learning_rate: float = 3e-4,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
-    weight_decay: float | None = 0.01,
-    max_grad_norm: float | None = 1.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay (arXiv:1711.05101); `weight_decay=None` leaves the decay out."""
-    rate = schedule_of(
-        learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
-    return _chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), rate, weight_decay, max_grad_norm)
+_SHARED = {
+    name: parameter.replace(annotation=inspect.get_annotations(_chain, eval_str=True)[name])
+    for name, parameter in inspect.signature(_chain).parameters.items()
+    if name != "rule"
+}
 
 
-def adam(
-    *,
-    learning_rate: float = 3e-4,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
-    max_grad_norm: float | None = 1.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-) -> optax.GradientTransformation:
-    """Adam (arXiv:1412.6980 alg. 1)."""
-    rate = schedule_of(
-        learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
-    return _chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), rate, None, max_grad_norm)
+def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
+    """Makes an optimizer of a rule: `_chain`'s hyper-parameters, with these defaults, stand before its own."""
+
+    def decorate(rule: Optimizer) -> Optimizer:
+        hints = inspect.get_annotations(rule, eval_str=True)
+        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(rule).parameters.values()]
+        shared = [p.replace(default=defaults.get(p.name, p.default)) for p in _SHARED.values()]
+        signature = inspect.Signature([*shared, *own], return_annotation=hints["return"])
+
+        def optimizer(**hyperparameters: Any) -> optax.GradientTransformation:
+            # Read from the function, not from its closure, which would be written into config.json.
+            values = optimizer.defaults | hyperparameters
+            shared = {name: values.pop(name) for name in _SHARED}
+            return _chain(optimizer.rule(**values), **shared)
+
+        for name in ("__name__", "__qualname__", "__doc__", "__module__"):
+            setattr(optimizer, name, getattr(rule, name))
+        optimizer.rule, optimizer.defaults = rule, {p.name: p.default for p in (*shared, *own)}  # pyright: ignore
+        optimizer.__signature__ = signature  # pyright: ignore
+        optimizer.__annotations__ = {p.name: p.annotation for p in (*shared, *own)} | {"return": hints["return"]}
+        return optimizer
+
+    return decorate
 
 
-def sgd(
-    *,
-    learning_rate: float = 1e-2,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
-    momentum: float | None = None,
-    weight_decay: float | None = None,
-    max_grad_norm: float | None = None,
-) -> optax.GradientTransformation:
+@_optimizer(learning_rate=3e-4, weight_decay=0.01, max_grad_norm=1.0)
+def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (arXiv:1711.05101); `weight_decay=None` leaves the decay out, which is Adam
+    (arXiv:1412.6980 alg. 1)."""
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+@_optimizer(learning_rate=1e-2)
+def sgd(*, momentum: float | None = None) -> optax.GradientTransformation:
     """Gradient descent, with momentum when it is given."""
-    rate = schedule_of(
-        learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
-    rule = optax.identity() if momentum is None else optax.trace(decay=momentum)
-    return _chain(rule, rate, weight_decay, max_grad_norm)
+    return optax.identity() if momentum is None else optax.trace(decay=momentum)
 
 
-def lion(
-    *,
-    learning_rate: float = 1e-4,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
-    weight_decay: float | None = 0.1,
-    max_grad_norm: float | None = 1.0,
-    b1: float = 0.9,
-    b2: float = 0.99,
-) -> optax.GradientTransformation:
+@_optimizer(learning_rate=1e-4, weight_decay=0.1, max_grad_norm=1.0)
+def lion(*, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
     """Sign of an interpolated momentum (arXiv:2302.06675 alg. 2): one moment instead of Adam's two."""
-    rate = schedule_of(
-        learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
-    return _chain(optax.scale_by_lion(b1=b1, b2=b2), rate, weight_decay, max_grad_norm)
+    return optax.scale_by_lion(b1=b1, b2=b2)
 
 
-def adafactor(
-    *,
-    learning_rate: float = 1e-2,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
-    weight_decay: float | None = None,
-    max_grad_norm: float | None = None,
-    min_dim_size_to_factor: int = 128,
-    clipping_threshold: float = 1.0,
-) -> optax.GradientTransformation:
+@_optimizer(learning_rate=1e-2)
+def adafactor(*, min_dim_size_to_factor: int = 128, clipping_threshold: float = 1.0) -> optax.GradientTransformation:
     """Factored second moments, steps relative to a parameter's size (arXiv:1804.04235 alg. 4): little memory."""
-    rate = schedule_of(
-        learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
-    rule = optax.chain(
+    return optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim_size_to_factor),
         optax.clip_by_block_rms(clipping_threshold),
         optax.scale_by_param_block_rms(),
     )
-    return _chain(rule, rate, weight_decay, max_grad_norm)
