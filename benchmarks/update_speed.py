@@ -35,9 +35,10 @@ from alignjax.parallel.mesh import make_mesh
 from alignjax.roles import Fresh
 from alignjax.train.logp_cache import reference_logps
 from alignjax.train.optimizers import adamw
+from alignjax.train.resolve import resolve
 from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
-from alignjax.train.stop_signal import Wish
+from alignjax.train.stop_signal import StopRequest
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
@@ -89,11 +90,12 @@ def experiment(
 
 def steps(given: Experiment) -> tuple[list[Callable[[], None]], float]:
     """(its steps, every program they need compiled; the seconds that filling the cache took)."""
-    algorithm, data = reference_logps.without_cached(given, None), given.source(None, 0)
+    resolved = resolve(given, None)
+    algorithm, data = resolved.algorithm, resolved.source
     state, filling = create_state(given.algorithm, 0, Workspace(Path())), 0.0
     if given.cached_logps:
         began = time.perf_counter()
-        data = reference_logps.with_logps(given, data, state, make_mesh(given.mesh), Console(), Wish())
+        data = reference_logps.with_logps(given, data, state, make_mesh(given.mesh), Console(), StopRequest())
         filling = time.perf_counter() - began
     experience, update, box = make_experience(algorithm), make_update(algorithm), [state]
 

@@ -20,7 +20,7 @@ from alignjax.config import ConfigError, Experiment, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh
 from alignjax.parallel.tpu_slices import Topology
 from alignjax.stages.host import host
-from alignjax.train.begin import abstract
+from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState, trained
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Batch
@@ -228,8 +228,8 @@ def _traceable(experiment: Experiment) -> bool:
 def _placed(experiment: Experiment, workspace: Workspace, mesh: Any) -> tuple[TrainState, Batch, Batch]:
     """(state, batch of the source, batch after the stages) in shapes, dtypes and shardings."""
     algorithm = experiment.algorithm
-    state = abstract(algorithm, experiment.seed, mesh)
-    spec = experiment.source(workspace, experiment.seed).spec
+    resolved = resolve(experiment, workspace, mesh)
+    state, spec = dataclasses.replace(resolved.state, pending=None), resolved.spec
     filled = abstract_experience(algorithm, _bare(state), spec)
     return state, _on(spec, mesh), _on(filled, mesh)
 

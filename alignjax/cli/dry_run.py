@@ -20,8 +20,8 @@ from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.parallel.tpu_slices import Topology
 from alignjax.stages.host import host
 from alignjax.train.checkpoint.leaves import tree_bytes
-from alignjax.train.logp_cache.reference_logps import without_cached
-from alignjax.train.state import TrainState, abstract_state
+from alignjax.train.resolve import resolve
+from alignjax.train.state import TrainState
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from alignjax.workspace import Workspace
@@ -99,10 +99,9 @@ def _experiment(
     experiment: Experiment, workspace: Workspace, console: Console, shown: dict[Any, str]
 ) -> tuple[int, int]:
     """Print one experiment; (parameters, bytes in all). shown: the trees printed before and whose they were."""
-    without_cached(experiment, workspace)  # says what cannot be kept; what is shown is the run that fills the cache
-    algorithm: Algorithm = experiment.algorithm
-    spec = experiment.source(workspace, experiment.seed).spec
-    state = abstract_state(algorithm, experiment.seed)
+    algorithm: Algorithm = experiment.algorithm  # with cached log-probs the run that fills the cache
+    resolved = resolve(experiment, workspace)
+    spec, state = resolved.spec, resolved.state
     filled = abstract_experience(algorithm, state, spec)
     console.print(_roles(algorithm, state))
     for line in _parameters(state, workspace.stage, shown):

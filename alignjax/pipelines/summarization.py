@@ -24,7 +24,7 @@ from alignjax.pair_layout import all_pairs
 from alignjax.roles import restored
 from alignjax.train.optimizers import adamw
 from alignjax.train.samples import decoded
-from alignjax.train.step import experience_shapes
+from alignjax.train.resolve import experience_shapes
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 
 

@@ -1,4 +1,4 @@
-"""How a run begins: what its folder may hold, and the first state, new or restored."""
+"""The beginning of a run: its folder is claimed, and its first state is made or restored."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
-from alignjax.parallel.mesh import state_shardings
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint.steps import CheckpointError
+from alignjax.train.resolve import Resolved
 from alignjax.train.run_record import FILE, check_same, config_json, read_json, versions
-from alignjax.train.state import TrainState, abstract_state, create_state
-from alignjax.types import Algorithm
+from alignjax.train.state import TrainState, create_state
 from alignjax.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What a checkpoint remembers of the log, for its continuation to be exact: metrics of the steps since the last
+    """A checkpoint's memory of the log, which makes its continuation exact: the metrics of the steps since the last
     written line, and the seconds of training, in all and at that line."""
 
     pending: tuple[metrics.Row, ...] = ()
@@ -34,10 +32,10 @@ class Log:
 
 def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
     """Raises ConfigError if the folder holds a run that this one must not touch or cannot go on with."""
-    there = [name for name in (FILE, metrics.METRICS, checkpoint.FOLDER) if (folder / name).exists()]
-    if there and not resume:
+    files = [name for name in (FILE, metrics.METRICS, checkpoint.FOLDER) if (folder / name).exists()]
+    if files and not resume:
         raise ConfigError(
-            f"{folder} already holds a run ({', '.join(there)}): --resume goes on with it, --run-dir DIR puts this one "
+            f"{folder} already holds a run ({', '.join(files)}): --resume goes on with it, --run-dir DIR puts this one "
             "elsewhere"
         )
     if (record := read_json(folder / FILE)) is not None:
@@ -46,48 +44,28 @@ def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
         raise ConfigError(f"{folder} holds a run of {done} steps already; this config asks for {experiment.steps} only")
 
 
-def abstract(algorithm: Algorithm, seed: int, mesh: jax.sharding.Mesh) -> TrainState:
-    """The state to be, in shapes, dtypes and shardings."""
-    state = abstract_state(algorithm, seed)
-
-    def one(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_as_xla_says(sharding))
-
-    return jax.tree.map(one, state, state_shardings(algorithm, state, mesh))
-
-
-def _as_xla_says(sharding: NamedSharding) -> NamedSharding:
-    """The same sharding in the words in which it comes back from a jitted function: without mesh axes of size 1. In
-    others it would be taken for a new one, and everything compiled a second time."""
-    sizes = sharding.mesh.shape
-    parts: list[Any] = []
-    for part in sharding.spec:
-        names = [
-            name for name in (part if isinstance(part, tuple) else (part,)) if name is not None and sizes[name] > 1
-        ]
-        parts.append(tuple(names) if len(names) > 1 else next(iter(names), None))
-    while parts and parts[-1] is None:
-        parts.pop()
-    return NamedSharding(sharding.mesh, PartitionSpec(*parts))
-
-
-def first_state(
-    experiment: Experiment, workspace: Workspace, like: TrainState, console: Console, resume: bool
-) -> tuple[TrainState, Log]:
-    """A new state, or that of the newest good checkpoint.
+def first_state(resolved: Resolved, workspace: Workspace, console: Console, resume: bool) -> tuple[TrainState, Log]:
+    """Makes a new state, or restores that of the newest good checkpoint.
 
     A damaged checkpoint is put aside with a warning and the one before it is taken. That is honest because a step is a
     function of config, seed and number: the lost steps are taken again to the same bits, and only time is lost.
 
-    Raises CheckpointError if there are checkpoints but none of them is good, or they are another config's.
+    Args:
+        resolved: The experiment, with its state on a mesh.
+        workspace: The workspace of its files.
+        console: Where to say what was found.
+        resume: Whether checkpoints are looked for.
+
+    Raises:
+        CheckpointError: There are checkpoints but none of them is good, or they are another config's.
     """
-    folder = workspace.folder
-    there = checkpoint.steps(folder) if resume else []
-    there = json.loads(all_gather_text(json.dumps(there))[0])  # what process 0 sees
-    if not there:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, dataclasses.replace(like, pending=None))
+    experiment, folder = resolved.experiment, workspace.folder
+    steps = checkpoint.steps(folder) if resume else []
+    steps = json.loads(all_gather_text(json.dumps(steps))[0])  # what process 0 sees
+    if not steps:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, dataclasses.replace(resolved.state, pending=None))
         return create_state(experiment.algorithm, experiment.seed, workspace, shardings), Log()
-    state, meta, step = _newest_good(folder, like, there[-1], console)
+    state, meta, step = _newest_good(folder, resolved.state, steps[-1], console)
     with raise_on_all_processes():
         check_same(meta["config"], experiment, folder)
     if meta["versions"] != versions() or meta["config"]["mesh"] != config_json(experiment.mesh):
@@ -99,7 +77,8 @@ def first_state(
 
 
 def _newest_good(folder: Path, like: TrainState, step: int, console: Console) -> tuple[TrainState, dict[str, Any], int]:
-    """State, JSON and number of the newest checkpoint up to `step` that is whole; those passed over are put aside."""
+    """Restores the newest whole checkpoint up to `step`: its state, its JSON and its number. Those passed over are put
+    aside."""
     try:
         return *checkpoint.restore(folder, like, step), step
     except CheckpointError as error:
@@ -107,8 +86,8 @@ def _newest_good(folder: Path, like: TrainState, step: int, console: Console) ->
             raise
         warning = f"warning: {error} Trying step {error.previous}; the steps since are taken again, to the same result."
         console.print(warning, style="bold red", highlight=False, markup=False, soft_wrap=True)
-        found = _newest_good(folder, like, error.previous, console)
+        restored = _newest_good(folder, like, error.previous, console)
     with raise_on_all_processes():
         if is_main_process():
             checkpoint.put_aside(folder, step)
-    return found
+    return restored

@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom. What it does is in the algorithm; here is only when.
+"""The training loop, to be read from top to bottom: the algorithm says what is done, this file only when.
 
 Every random number is a function of (seed, step, name of the stage, example), the data of (seed, step), and a
 checkpoint lies between two iterations, so a run that was killed and resumed ends in the same bits, samples and
@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from alignjax.config import ConfigError, Experiment
-from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
+from alignjax.config import Experiment
 from alignjax.data.sources.recorded import BatchWriter
 from alignjax.data.sources.source import Source
 from alignjax.parallel.mesh import make_mesh, place_batch, process_shard
@@ -32,16 +31,16 @@ from alignjax.parallel.processes import (
     raise_on_all_processes,
     translate_lost_peer,
 )
-from alignjax.roles import remember
 from alignjax.train import checkpoint, metrics
-from alignjax.train.begin import Log, abstract, claim, first_state
+from alignjax.train.begin import Log, claim, first_state
 from alignjax.train.checkpoint.leaves import not_finite
-from alignjax.train.logp_cache.reference_logps import with_logps, without_cached
-from alignjax.train.overlap import ahead, with_pending
+from alignjax.train.logp_cache.reference_logps import with_logps
+from alignjax.train.overlap import ahead
+from alignjax.train.resolve import Resolved, resolve
 from alignjax.train.run_record import write_config
-from alignjax.train.state import TrainState, abstract_state, trained, unchanging
+from alignjax.train.state import TrainState, trained, unchanging
 from alignjax.train.step import make_experience, make_update
-from alignjax.train.stop_signal import Interrupted, Wish, stop_wishes
+from alignjax.train.stop_signal import Interrupted, StopRequest, stop_requests
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -53,72 +52,31 @@ class NotFinite(ArithmeticError):
     """A loss, a gradient or a weight became NaN or infinite."""
 
 
-def train(
-    experiment: Experiment,
-    workspace: Workspace,
-    *,
-    resume: bool = False,
-    console: Console | None = None,
-    on_step: OnStep | None = None,
-) -> TrainState:
-    """Trains `experiment` in workspace.folder and returns the state after its last step.
-
-    resume: go on from the newest good checkpoint of the folder, or begin if there is none; a finished run is returned
-    as it is. on_step(step, state, metrics) is called after every step; `state` is donated to the next one, so copy what
-    is to be kept.
-
-    Writes config.json, metrics.jsonl (a line per `log_every` steps, of means over them), samples.jsonl, checkpoints/.
-
-    Of several processes each calls this and feeds its own rows of every batch; the first one alone writes and speaks.
-
-    Raises ConfigError or CheckpointError before any work if the folder holds another run, is not to be written or has
-    no room; NotFinite if the training diverges, its last checkpoint kept; Interrupted (a SystemExit with status 130 or
-    143), having saved, after Ctrl-C or SIGTERM at any process; distributed.Unreachable if another process has died.
-    """
-    console = (console or Console()) if is_main_process() else Console(quiet=True)
-    folder, algorithm = workspace.folder, without_cached(experiment, workspace)
-    with raise_on_all_processes():
-        claim(experiment, folder, resume)
-    record = write_config(folder, experiment)
-    mesh = make_mesh(experiment.mesh)
-    like = with_pending(experiment, algorithm, abstract(algorithm, experiment.seed, mesh), workspace)
-    with raise_on_all_processes():
-        if is_main_process():
-            checkpoint.check_room(folder, like, keep=experiment.keep, once=unchanging(algorithm.roles))
-    source = _source(experiment, algorithm, workspace)
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(translate_lost_peer())
-        wish = stack.enter_context(stop_wishes())
-        state, log = first_state(experiment, workspace, like, console, resume)
-        start = int(state.step)
-        if experiment.cached_logps and start < experiment.steps:
-            source = with_logps(experiment, source, state, mesh, console, wish)
-        open_sinks = metrics.opened(folder, start, tags=experiment.tags, config=record["config"])
-        run = Run(
-            record=record,
-            **_made(experiment, algorithm, state, workspace, stack, source, mesh),
-            update=make_update(algorithm),
-            writer=stack.enter_context(checkpoint.writing(folder, keep=experiment.keep)),
-            sink=stack.enter_context(open_sinks),
-            sample=stack.enter_context(_sampler(experiment, workspace, start, console)),
-            keep=_recorder(algorithm, workspace),
-            show=stack.enter_context(metrics.watched(console, workspace.stage or "train", start, experiment.steps)),
-            on_step=on_step or (lambda step, state, values: None),
-            wish=wish,
-        )
-        state = _steps(experiment, run, dataclasses.replace(state, pending=None), log)
-        stopped = wish.granted(agree=True)
-    if stopped:
-        raise _goodbye(wish.number, int(state.step), experiment, console)
-    return state
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an experiment is while it runs: its functions compiled, its files open."""
+    """An experiment while it runs: its functions compiled, its files open.
 
+    Attributes:
+        resolved: The experiment with its algorithm, source and mesh.
+        record: What config.json holds.
+        state: The state before the first step to be taken.
+        log: What was measured before that step and not yet written.
+        batches: The batches of the steps that are left.
+        experience: Makes a batch's experience and its metrics from a state.
+        pending: Returns the experience that was made and not yet learned from, for checkpoints of an overlapped run.
+        update: Learns from a batch, with metrics.
+        writer: Writes checkpoints.
+        sink: Writes lines of metrics.
+        sample: Shows samples after a step.
+        keep: Writes the batches of an algorithm without losses.
+        show: Shows the step, and its line of metrics if one was written.
+        stop: Knows whether somebody wants the run to stop.
+    """
+
+    resolved: Resolved
     record: Mapping[str, Any]
+    state: TrainState
+    log: Log
     batches: Iterator[Batch]
     experience: Callable[[TrainState, Batch], tuple[Batch, dict[str, Any]]]
     pending: Callable[[], Any]
@@ -128,12 +86,113 @@ class Run:
     sample: OnStep
     keep: Callable[[int, Batch], None]
     show: Callable[[int, metrics.Row | None], None]
-    on_step: OnStep
-    wish: Wish
+    stop: StopRequest
 
 
-def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> TrainState:
-    """The iterations that are left, or those until somebody wants to stop."""
+def train(
+    experiment: Experiment,
+    workspace: Workspace,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    on_step: OnStep | None = None,
+) -> TrainState:
+    """Trains `experiment` in workspace.folder.
+
+    It writes config.json, metrics.jsonl (a line per `log_every` steps, of means over them), samples.jsonl and
+    checkpoints/. Of several processes each calls this and feeds its own rows of every batch; the first one alone writes
+    and speaks.
+
+    Args:
+        experiment: The experiment.
+        workspace: The workspace that names the folder.
+        resume: Goes on from the newest good checkpoint of the folder, or begins if there is none; the state of a
+            finished run is returned as it is.
+        console: Where progress is shown.
+        on_step: Called as on_step(step, state, metrics) after every step. `state` is donated to the next one, so copy
+            what is to be kept.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        ConfigError: Before any work, if the folder holds another run or cannot be written.
+        CheckpointError: Before any work, if there is no room for checkpoints or none of those there is good.
+        NotFinite: The training has diverged; its last checkpoint is kept.
+        Interrupted: Ctrl-C or SIGTERM came at any process and the run was saved: a SystemExit with status 130 or 143.
+        Unreachable: Another process of the run has died.
+    """
+    console = (console or Console()) if is_main_process() else Console(quiet=True)
+    with raise_on_all_processes():
+        resolved = resolve(experiment, workspace, make_mesh(experiment.mesh))
+    with opened(resolved, workspace, console, resume) as run:
+        state = run_steps(run, on_step)
+        stopped = run.stop.agreed(ask_all=True)
+    if stopped:
+        raise _goodbye(run.stop.number, int(state.step), experiment, console)
+    return state
+
+
+@contextlib.contextmanager
+def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: bool) -> Iterator[Run]:
+    """Opens a run: claims its folder, makes or restores its state, compiles its functions and opens its files.
+
+    Args:
+        resolved: The experiment, on the mesh of its devices.
+        workspace: The workspace that names the folder.
+        console: Where progress is shown.
+        resume: Whether a run that the folder holds goes on.
+
+    Raises:
+        What `train` raises before any work.
+    """
+    # All that can refuse comes first, behind barriers: what fails on one process fails on all, before anything
+    # expensive has run. Files are closed in the order opposite to their opening, checkpoints last, also after an error.
+    experiment, algorithm, folder = resolved.experiment, resolved.algorithm, workspace.folder
+    with raise_on_all_processes():
+        claim(experiment, folder, resume)
+    record = write_config(folder, experiment)
+    with raise_on_all_processes():
+        if is_main_process():
+            once = unchanging(algorithm.roles)
+            checkpoint.check_room(folder, resolved.state, keep=experiment.keep, once=once)
+    update = make_update(algorithm)
+    with translate_lost_peer(), stop_requests() as stop:
+        state, log = first_state(resolved, workspace, console, resume)
+        start, source = int(state.step), resolved.source
+        if experiment.cached_logps and start < experiment.steps:
+            source = with_logps(experiment, source, state, resolved.mesh, console, stop)
+        with (
+            _experience(resolved, source, state, folder) as (batches, experience, pending),
+            checkpoint.writing(folder, keep=experiment.keep) as writer,
+            metrics.opened(folder, start, tags=experiment.tags, config=record["config"]) as sink,
+            _sampler(experiment, workspace, start, console) as sample,
+            metrics.watched(console, workspace.stage or "train", start, experiment.steps) as show,
+        ):
+            yield Run(
+                resolved=resolved,
+                record=record,
+                state=dataclasses.replace(state, pending=None),
+                log=log,
+                batches=batches,
+                experience=experience,
+                pending=pending,
+                update=update,
+                writer=writer,
+                sink=sink,
+                sample=sample,
+                keep=_recorder(algorithm, folder),
+                show=show,
+                stop=stop,
+            )
+
+
+def run_steps(run: Run, on_step: OnStep | None = None) -> TrainState:
+    """Takes the steps that are left, or those until somebody wants to stop, and returns the state after them."""
+    # Python runs ahead of the device by up to AHEAD steps. It waits for numbers only where a line is written or a
+    # checkpoint saved, where they are looked through first: what is broken is never saved. A checkpoint holds the
+    # metrics that no line has yet, so that a resumed run writes the lines of one that was not interrupted.
+    experiment, state, log = run.resolved.experiment, run.state, run.log
     clock, pending = _clock(log.seconds), list(log.pending)
     running: collections.deque[Any] = collections.deque(maxlen=AHEAD)
 
@@ -145,12 +204,13 @@ def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> Tra
         if len(running) == AHEAD:
             jax.block_until_ready(running[0])
         running.append(pending[-1])
-        run.on_step(step, state, pending[-1])
+        if on_step is not None:
+            on_step(step, state, pending[-1])
 
         log_now, last = step % experiment.log_every == 0, step == experiment.steps
         if step % experiment.sample_every == 0 or last:
             run.sample(step, state, batch)
-        stop = run.wish.granted(agree=log_now or last)
+        stop = run.stop.agreed(ask_all=log_now or last)
         save = step % experiment.checkpoint_every == 0 or last or stop
         row = None
         if log_now or save:
@@ -162,52 +222,39 @@ def _steps(experiment: Experiment, run: Run, state: TrainState, log: Log) -> Tra
             pending, log = [], Log(written=clock())
         run.show(step, row)
         if save:
-            _refuse_broken(state, experiment.algorithm, step, run.writer)
-            kept = dataclasses.asdict(Log(tuple(pending), clock(), log.written))
-            saved = dataclasses.replace(state, pending=run.pending())
-            extra = {**run.record, "iterator": {"next_step": step}, "log": kept}
-            checkpoint.save(run.writer, step, saved, extra, once=unchanging(experiment.algorithm.roles))
+            _save(run, state, step, Log(tuple(pending), clock(), log.written))
         if stop:
             break
     return state
 
 
-def _made(
-    experiment: Experiment, algorithm: Algorithm, state: TrainState, workspace: Workspace, stack: contextlib.ExitStack,
-    source: Any, mesh: jax.sharding.Mesh,
-) -> dict[str, Any]:  # fmt: skip
+def _save(run: Run, state: TrainState, step: int, log: Log) -> None:
+    """Writes a checkpoint. Raises NotFinite instead if the weights are not: a finite loss says nothing of the update
+    after it."""
+    roles = run.resolved.algorithm.roles
+    if wrong := not_finite({name: state.roles[name] for name in trained(roles)}):
+        raise _broken(f"weights {', '.join(wrong[:3])} are not finite after step {step}", run.writer)
+    extra = {**run.record, "iterator": {"next_step": step}, "log": dataclasses.asdict(log)}
+    saved = dataclasses.replace(state, pending=run.pending())
+    checkpoint.save(run.writer, step, saved, extra, once=unchanging(roles))
+
+
+@contextlib.contextmanager
+def _experience(
+    resolved: Resolved, source: Any, state: TrainState, folder: Path
+) -> Iterator[tuple[Iterator[Batch], Callable[..., Any], Callable[[], Any]]]:
     """A `Run`'s batches, what makes experience of them, and what of it a checkpoint has to hold."""
-    experience = make_experience(algorithm, workspace.folder / "answers")
-    first, last = int(state.step), experiment.steps
-    if not experiment.overlap:
-        batches = _batches(source, first, last, mesh)
-        return {"batches": batches, "experience": experience, "pending": lambda: None}
-    batches = _batches(source, first + (state.pending is not None), last + 1, mesh)
-    experience, pending = stack.enter_context(ahead(experience, algorithm, state, batches))
-    return {"batches": batches, "experience": experience, "pending": pending}
+    experience = make_experience(resolved.algorithm, folder / "answers")
+    first, last = int(state.step), resolved.experiment.steps
+    if not resolved.experiment.overlap:
+        yield _batches(source, first, last, resolved.mesh), experience, lambda: None
+        return
+    batches = _batches(source, first + (state.pending is not None), last + 1, resolved.mesh)
+    with ahead(experience, resolved.algorithm, state, batches) as (experience, pending):
+        yield batches, experience, pending
 
 
-def _source(experiment: Experiment, algorithm: Algorithm, workspace: Workspace) -> Any:
-    source = experiment.source(workspace, experiment.seed)
-    if not getattr(source, "buckets", ()):
-        return source
-    if experiment.overlap or not algorithm.losses:
-        raise ConfigError("batches of several shapes can be neither overlapped nor recorded; leave out the buckets")
-    if found := _remembered(algorithm, source.spec):
-        raise ConfigError(f"a memory has room for one shape, and buckets give {found} several; leave out the buckets")
-    return source
-
-
-def _remembered(algorithm: Algorithm, spec: Batch) -> str:
-    """The fields of memories whose length is that of a source's prompts or completions; "" if there is none."""
-    memories = [name for name, role in algorithm.roles.items() if role.rule.function is remember]
-    kept = abstract_state(algorithm).roles if memories else {}
-    # of a source without completions they are sampled, all of one length
-    long = {*PER_PROMPT_TOKEN, *((*PER_COMPLETION_TOKEN, "logps") if spec.tokens is not None else ())}
-    return ", ".join(f"{name}[{field!r}]" for name in memories for field in kept[name] if field.split("/")[0] in long)
-
-
-def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Iterator[Batch]:
+def _batches(source: Any, start: int, stop: int, mesh: Any) -> Iterator[Batch]:
     """Batches start .. stop - 1 on the mesh, made in the background where the source can. A source that can be shared
     makes this process's rows alone, where the mesh gives it rows of its own; any other makes whole batches
     everywhere."""
@@ -216,14 +263,14 @@ def _batches(source: Any, start: int, stop: int, mesh: jax.sharding.Mesh) -> Ite
         source = dataclasses.replace(source, shard=process_shard(source.spec, mesh))
         parts = source.shard[1]
     if start < stop and hasattr(source, "prefetched"):
-        found = itertools.islice(source.prefetched(start), stop - start)
+        batches = itertools.islice(source.prefetched(start), stop - start)
     else:
-        found = (source[step] for step in range(start, stop))
-    return (place_batch(batch, mesh, parts) for batch in found)
+        batches = (source[step] for step in range(start, stop))
+    return (place_batch(batch, mesh, parts) for batch in batches)
 
 
 def _clock(seconds: float) -> Callable[[], float]:
-    """Seconds of training, those before an interruption included."""
+    """A clock of the seconds of training, those before an interruption included."""
     begun = time.perf_counter() - seconds
     return lambda: time.perf_counter() - begun
 
@@ -236,7 +283,7 @@ def _counted(batch: Batch) -> dict[str, jax.Array]:
 
 
 def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[metrics.Row]:
-    """The metrics of the steps up to `step` from the device. Raises NotFinite at the first that is broken."""
+    """Fetches the metrics of the steps up to `step` from the device. Raises NotFinite at the first that is broken."""
     rows = metrics.fetched(gather_to_host(pending))
     for number, row in enumerate(rows, step - len(rows) + 1):
         if wrong := metrics.not_finite(row):
@@ -244,18 +291,11 @@ def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[m
     return rows
 
 
-def _refuse_broken(state: TrainState, algorithm: Algorithm, step: int, writer: checkpoint.Writer) -> None:
-    """Raises NotFinite instead of saving weights that are: a finite loss says nothing of the update after it."""
-    own = {name: state.roles[name] for name in trained(algorithm.roles)}
-    if wrong := not_finite(own):
-        raise _broken(f"weights {', '.join(wrong[:3])} are not finite after step {step}", writer)
-
-
 def _broken(what: str, writer: checkpoint.Writer) -> NotFinite:
     checkpoint.wait(writer)
-    there = checkpoint.steps(Path(writer.directory).parent)
-    kept = f"The checkpoint of step {there[-1]} is kept." if there else "There is no checkpoint yet."
-    return NotFinite(f"training diverged: {what}. {kept} Try a lower learning rate or a lower max_grad_norm.")
+    steps = checkpoint.steps(Path(writer.directory).parent)
+    rest = f"The checkpoint of step {steps[-1]} is kept." if steps else "There is no checkpoint yet."
+    return NotFinite(f"training diverged: {what}. {rest} Try a lower learning rate or a lower max_grad_norm.")
 
 
 def _row(rows: list[metrics.Row], batch: Batch, now: float, before: float) -> metrics.Row:
@@ -272,22 +312,22 @@ def _row(rows: list[metrics.Row], batch: Batch, now: float, before: float) -> me
 
 @contextlib.contextmanager
 def _sampler(experiment: Experiment, workspace: Workspace, start: int, console: Console) -> Iterator[OnStep]:
-    """What shows samples: experiment.sample(experiment, workspace) -> (state, batch, step) -> [{name: text}], written
-    to samples.jsonl, the first of them shown. Every process calls it, since it may run the model; what it is given of
-    the batch is whole everywhere."""
+    """Yields what shows samples: experiment.sample(experiment, workspace) -> (state, batch, step) -> [{name: text}]
+    makes them, all are written to samples.jsonl and the first is shown. Every process calls it, since it may run the
+    model; its batch is whole everywhere."""
     if experiment.sample is None:
         yield lambda step, state, batch: None
         return
-    drawn = experiment.sample(experiment, workspace)
+    samples = experiment.sample(experiment, workspace)
     sink = metrics.Sink(lambda step, row: None)
     if is_main_process():
         metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
         sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
 
     def show(step: int, state: TrainState, batch: Batch) -> None:
-        found = drawn(state, gather_to_host(batch) if is_multi_process() else batch, step)
-        sink.write(step, {"samples": found})
-        for name, text in found[0].items() if found else ():
+        texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)
+        sink.write(step, {"samples": texts})
+        for name, text in texts[0].items() if texts else ():
             line = " ".join(str(text).split())
             console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
 
@@ -297,12 +337,12 @@ def _sampler(experiment: Experiment, workspace: Workspace, start: int, console: 
         sink.close()
 
 
-def _recorder(algorithm: Algorithm, workspace: Workspace) -> Callable[[int, Batch], None]:
-    """What keeps the batches of an algorithm without losses: they are its result. A resumed run comes past some that
-    are written already."""
+def _recorder(algorithm: Algorithm, folder: Path) -> Callable[[int, Batch], None]:
+    """Returns what writes the batches of an algorithm without losses: they are its result. A resumed run comes past
+    some that are written already."""
     if algorithm.losses:
         return lambda step, batch: None
-    writer = BatchWriter(workspace.folder)
+    writer = BatchWriter(folder)
     complete = writer.complete
 
     def record(step: int, batch: Batch) -> None:
@@ -315,6 +355,7 @@ def _recorder(algorithm: Algorithm, workspace: Workspace) -> Callable[[int, Batc
 
 
 def _goodbye(number: int, step: int, experiment: Experiment, console: Console) -> Interrupted:
+    """Says what is left to do, and returns the exception that ends the process."""
     left = experiment.steps - step
     rest = f"{left} steps are left: run the same command with --resume" if left else "all steps are done"
     console.print(f"stopped and saved after step {step}; {rest}", highlight=False, markup=False, soft_wrap=True)

@@ -26,29 +26,38 @@ from alignjax.stages.host import host
 from alignjax.train.state import TrainState
 from alignjax.train.step import abstract_made
 from alignjax.types import Algorithm, Batch
-from alignjax.workspace import Workspace
 
 Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metrics of the stages
 Experience = Callable[[TrainState, Batch], Made]
 
 
-def with_pending(experiment: Experiment, algorithm: Algorithm, like: TrainState, workspace: Workspace) -> TrainState:
-    """The abstract state, of an overlapped run with the experience that its checkpoints hold.
+def with_pending(algorithm: Algorithm, state: TrainState, spec: Batch, mesh: Any) -> TrainState:
+    """Adds to an abstract state the experience that checkpoints of an overlapped run hold, laid out as it is kept.
 
-    Raises ConfigError for what `check_overlap` refuses.
+    Args:
+        algorithm: The algorithm.
+        state: The abstract state with its shardings.
+        spec: The shapes of the source's batches.
+        mesh: The mesh that the experience lies on.
     """
-    if not experiment.overlap:
-        return like
-    check_overlap(experiment)
-    spec = experiment.source(workspace, experiment.seed).spec
-    mesh = jax.tree.leaves(like)[0].sharding.mesh
-    return dataclasses.replace(like, pending=_laid_out(abstract_made(algorithm, like, spec), mesh))
+    made = abstract_made(algorithm, state, spec)
+    pending = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        made,
+        batch_shardings(made, mesh),
+    )
+    return dataclasses.replace(state, pending=pending)
 
 
 def check_overlap(experiment: Experiment) -> None:
-    """Raises ConfigError for an overlapped experiment without stages; with cached log-probs, which are of completions
-    that no stage makes; with `reinforce` that takes all samples for the present policy's; with a role whose rule is
-    `return_to`, whose iterations take turns, so that each would learn from the samples of the other kind."""
+    """Checks that an experiment may be overlapped, if it asks for it.
+
+    Raises:
+        ConfigError: It has no stages; or cached log-probs, which are of completions that no stage makes; or `reinforce`
+            that takes all samples for the present policy's; or a role whose rule is `return_to`, whose iterations take
+            turns, so that each would learn from the samples of the other kind.
+    """
+    # Losses and rules are searched through all that they wrap, since a wrapped `reinforce` samples just as early.
     if not experiment.overlap:
         return
     algorithm = experiment.algorithm
@@ -72,7 +81,7 @@ def check_overlap(experiment: Experiment) -> None:
 
 
 def _within(value: Any) -> Iterator[Fn]:
-    """A function with hyper-parameters and all that stand in its own: what a loss on a view wraps, say."""
+    """Yields a function with hyper-parameters and all those among its own, such as the loss that `on` wraps."""
     if isinstance(value, Fn):
         yield value
         value = tuple(value.kwargs.values())
@@ -82,52 +91,54 @@ def _within(value: Any) -> Iterator[Fn]:
         yield from _within(inner)
 
 
-def _laid_out(made: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes with the shardings in which experience is kept and learned from."""
-
-    def one(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(one, made, batch_shardings(made, mesh))
-
-
 @contextlib.contextmanager
 def ahead(
     experience: Experience, algorithm: Algorithm, state: TrainState, batches: Iterator[Batch]
 ) -> Iterator[tuple[Experience, Callable[[], Made]]]:
-    """(an experience that is one iteration ahead, what has been made and not been taken).
+    """Makes an experience that is one iteration ahead of the update.
 
-    The first is called with the state and the batch of the *next* iteration, begins on it, and gives what was begun
-    before: `state.pending` of a resumed run at first, else experience on the first of `batches`. On one device the two
-    programs follow each other without Python in between. With a host stage (an external engine, a remote judge)
-    experience is made in a thread of its own, on a copy of the roles, while the device learns; not in a run of several
-    processes, which must all run their programs in one order.
+    It is called with the state and the batch of the *next* iteration, begins on it, and gives what was begun before:
+    `state.pending` of a resumed run at first, else experience on the first of `batches`. On one device the two programs
+    follow each other without Python in between. With a host stage (an external engine, a remote judge) experience is
+    made in a thread of its own, on a copy of the roles, while the device learns; not in a run of several processes,
+    which must all run their programs in one order.
+
+    Args:
+        experience: What makes a batch's experience and its metrics.
+        algorithm: The algorithm, whose stages say whether a thread is needed.
+        state: The state before the first iteration.
+        batches: The batches of the run, from which the first may be taken here.
+
+    Yields:
+        The experience, and a function that returns what has been made and not been taken yet.
     """
+    # `begun` starts on a batch and returns a function that waits for it; `latest` holds the one that was begun last.
     threaded = any(stage.function is host for stage in algorithm.experience.values()) and not is_multi_process()
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)) if threaded else None
 
         def begun(state: TrainState, batch: Batch) -> Callable[[], Made]:
             if pool is None:
-                made = _kept(*experience(state, batch))
+                made = _as_stored(*experience(state, batch))
                 return lambda: made
             # The update is given the state's own buffers, so what is read beside it must be others.
             copied = _copied(dataclasses.replace(state, optimizers={}))
-            return pool.submit(lambda: _kept(*experience(copied, batch))).result
+            return pool.submit(lambda: _as_stored(*experience(copied, batch))).result
 
         first = None if state.pending is not None else next(batches, None)
-        held: list[Callable[[], Any]] = [begun(state, first) if first is not None else lambda: state.pending]
+        latest: list[Callable[[], Any]] = [begun(state, first) if first is not None else lambda: state.pending]
 
         def one_ahead(state: TrainState, following: Batch) -> Made:
-            ready = held[0]()
-            held[0] = begun(dataclasses.replace(state, step=state.step + 1), following)
+            ready = latest[0]()
+            latest[0] = begun(dataclasses.replace(state, step=state.step + 1), following)
             return ready
 
-        yield one_ahead, lambda: held[0]()
+        yield one_ahead, lambda: latest[0]()
 
 
-def _kept(batch: Batch, metrics: dict[str, Any]) -> Made:
-    """In the shardings in which a checkpoint gives it back, so that a resumed run learns by the same program."""
+def _as_stored(batch: Batch, metrics: dict[str, Any]) -> Made:
+    """Puts experience into the shardings in which a checkpoint gives it back, so that a resumed run learns by the same
+    program."""
     sharding = next((leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)), None)
     if not isinstance(sharding, jax.sharding.NamedSharding):
         return batch, metrics

@@ -15,7 +15,7 @@ from alignjax.config import ConfigError, nearest
 from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
-from alignjax.parallel.mesh import partition_spec
+from alignjax.parallel.mesh import partition_spec, state_shardings
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
 from alignjax.scoring import params_of
 from alignjax.train.checkpoint.steps import restore_role, role_shapes
@@ -128,6 +128,29 @@ def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
         return jax.eval_shape(model.init, jax.random.key(0))
 
     return jax.eval_shape(lambda loaded: born(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shape))
+
+
+def with_shardings(algorithm: Algorithm, state: TrainState, mesh: Any) -> TrainState:
+    """Adds to an abstract state the shardings in which it lies on a mesh, which may be abstract too."""
+
+    def on_mesh(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_as_xla_spells_it(sharding))
+
+    return jax.tree.map(on_mesh, state, state_shardings(algorithm, state, mesh))
+
+
+def _as_xla_spells_it(sharding: NamedSharding) -> NamedSharding:
+    """The same sharding without mesh axes of size 1, as it comes back from a jitted function. Spelled otherwise it
+    would be taken for a new one, and everything compiled a second time."""
+    sizes = sharding.mesh.shape
+    parts: list[Any] = []
+    for part in sharding.spec:
+        axes = part if isinstance(part, tuple) else (part,)
+        names = [name for name in axes if name is not None and sizes[name] > 1]
+        parts.append(tuple(names) if len(names) > 1 else next(iter(names), None))
+    while parts and parts[-1] is None:
+        parts.pop()
+    return NamedSharding(sharding.mesh, PartitionSpec(*parts))
 
 
 def _checked(name: str, role: Role, value: Any) -> Any:

@@ -16,7 +16,7 @@ import optax
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 
-from alignjax.config import ConfigError, Experiment, Fn
+from alignjax.config import ConfigError, Fn
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
 from alignjax.parallel.mesh import place_batch, shard_rows
@@ -30,7 +30,7 @@ from alignjax.parallel.processes import (
 from alignjax.sampling.engine_client import ask_engine
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
 from alignjax.stages.host import host, replayed
-from alignjax.train.state import TrainState, abstract_state, trained
+from alignjax.train.state import TrainState, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -203,12 +203,6 @@ def first_rewrite(algorithm: Algorithm, state: TrainState, batch: Batch) -> str 
 
     jax.eval_shape(run, state, batch)
     return found[0] if found else None
-
-
-def experience_shapes(experiment: Experiment) -> Batch:
-    """Shapes of the batches that an experiment makes, from its config alone: what its samples, kept, will look like."""
-    spec = experiment.source(None, experiment.seed).spec
-    return abstract_experience(experiment.algorithm, abstract_state(experiment.algorithm), spec)
 
 
 # --------------------------------------------------------------------------------------------------------------------

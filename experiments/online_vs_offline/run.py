@@ -32,7 +32,7 @@ from alignjax.evaluate import tournament
 from alignjax.pipelines import summarization as parts
 from alignjax.roles import restored
 from alignjax.train.pipeline import run_pipeline
-from alignjax.train.step import experience_shapes
+from alignjax.train.resolve import experience_shapes
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 

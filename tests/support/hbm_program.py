@@ -19,9 +19,8 @@ from alignjax.config import Experiment, MeshConfig, fn
 from alignjax.models import TransformerConfig, transformer
 from alignjax.parallel.mesh import make_mesh, place_batch
 from alignjax.roles import fresh
-from alignjax.train.begin import abstract
 from alignjax.train.optimizers import adamw
-from alignjax.train.state import create_state
+from alignjax.train.state import abstract_state, create_state, with_shardings
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
 
@@ -68,7 +67,9 @@ def main() -> None:
     for name, config in MESHES.items():
         made = ipo_md(config)
         mesh = make_mesh(config)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(made.algorithm, 0, mesh))
+        shardings = jax.tree.map(
+            lambda leaf: leaf.sharding, with_shardings(made.algorithm, abstract_state(made.algorithm), mesh)
+        )
         state = create_state(made.algorithm, 0, WORKSPACE, shardings)
         batch = place_batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
         device = jax.devices()[3]

@@ -22,9 +22,8 @@ from alignjax.cli.device_memory import abstract_mesh, held
 from alignjax.cli.liveness import device_bytes
 from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.numerics import strong
-from alignjax.train.begin import abstract
 from alignjax.train.loop import train
-from alignjax.train.state import TrainState, create_state
+from alignjax.train.state import TrainState, abstract_state, create_state, with_shardings
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
@@ -194,7 +193,7 @@ def test_a_dry_run_counts_what_is_held_beside_the_update(hosted: bool) -> None:
     one = dataclasses.replace(plain, algorithm=both)
     two = dataclasses.replace(one, overlap=True)
     apart, beside = (held(each, Workspace(Path()), mesh) for each in (one, two))
-    copied = device_bytes(abstract(both, 0, mesh).roles) if hosted else 0
+    copied = device_bytes(with_shardings(both, abstract_state(both), mesh).roles) if hosted else 0
     assert beside.total - apart.total == apart.batch + copied > copied
 
 

@@ -26,8 +26,9 @@ from alignjax.train.logp_cache import reference_logps
 from alignjax.train.logp_cache.shards import content_keys, read_shards, write_shard
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
+from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState, create_state
-from alignjax.train.stop_signal import Interrupted, Wish
+from alignjax.train.stop_signal import Interrupted, StopRequest
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
 from tests.support import tiny
@@ -87,12 +88,12 @@ def first_state(seed: int = 0) -> TrainState:
     return create_state(experiment().algorithm, seed, Workspace(Path("nowhere")))
 
 
-def prepared(given: Experiment, state: TrainState | None = None, wish: Wish | None = None) -> tuple[Source, str]:
+def prepared(given: Experiment, state: TrainState | None = None, stop: StopRequest | None = None) -> tuple[Source, str]:
     """(the source with log-probs, what was printed)."""
     text = io.StringIO()
     source = given.source(None, given.seed)
     console, mesh = Console(file=text, width=200), make_mesh(given.mesh)
-    source = reference_logps.with_logps(given, source, state or first_state(), mesh, console, wish or Wish())
+    source = reference_logps.with_logps(given, source, state or first_state(), mesh, console, stop or StopRequest())
     return source, text.getvalue()
 
 
@@ -149,8 +150,8 @@ def test_recorded_rows(tmp_path: Path) -> None:
 
 
 def test_an_interruption_keeps_what_was_scored(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Interrupted) as stopped:  # the wish is seen after the first batch
-        prepared(experiment(), wish=Wish(15))
+    with pytest.raises(Interrupted) as stopped:  # the request is seen after the first batch
+        prepared(experiment(), stop=StopRequest(15))
     assert stopped.value.code == 143
     _, said = prepared(experiment())
     assert f"{2 * (ROWS - SIZE)} completions scored, {2 * SIZE} found" in said
@@ -303,5 +304,5 @@ def test_only_the_asked_stage_is_left_out() -> None:
     given = experiment()
     more = {**given.algorithm.experience, "policy": fn(stages.logprobs, role="policy")}
     algorithm = dataclasses.replace(given.algorithm, experience=more, losses={"pair": fn(losses.dpo, beta=0.1)})
-    kept = reference_logps.without_cached(dataclasses.replace(given, algorithm=algorithm), None)
+    kept = resolve(dataclasses.replace(given, algorithm=algorithm), None).algorithm
     assert list(kept.experience) == ["policy"]

@@ -41,11 +41,10 @@ from alignjax.parallel.processes import (
 from alignjax.train.checkpoint.leaves import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
 from alignjax.train.run_record import config_json, versions
-from alignjax.train.state import TrainState, abstract_state
+from alignjax.train.state import TrainState
 from alignjax.train.step import first_rewrite
-from alignjax.train.stop_signal import Interrupted, Wish
+from alignjax.train.stop_signal import Interrupted, StopRequest
 from alignjax.types import Algorithm, Batch, Model, frozen
-from alignjax.workspace import Workspace
 
 FORMAT = 1  # raise it when what is kept changes its meaning
 SHARD_SECONDS = 20.0  # of scoring: what is lost, at most, when a run is killed
@@ -58,8 +57,8 @@ Known = dict[bytes, np.ndarray]  # log-probs of a completion's valid tokens, by 
 # --------------------------------------------------------------------------------------------------------------- checks
 
 
-def without_cached(experiment: Experiment, workspace: Workspace | None) -> Algorithm:
-    """The algorithm without the stages that `experiment.cached_logps` answers.
+def without_cached(experiment: Experiment, source: Any, state: TrainState) -> Algorithm:
+    """The algorithm without the stages that `experiment.cached_logps` answers; `state`: shapes of its state.
 
     Raises ConfigError, before any work, if one of those roles does not exist or may move, or if what the losses score
     is not what the source gives.
@@ -68,8 +67,8 @@ def without_cached(experiment: Experiment, workspace: Workspace | None) -> Algor
     if not names:
         return algorithm
     for name in names:
-        _check_frozen(algorithm, name)
-    _check_source(experiment, workspace)
+        _check_frozen(algorithm, name, state)
+    _check_source(experiment, source, state)
 
     def answered(stage: Any) -> bool:
         return stage.function is stages.logprobs and stage.kwargs["role"] in names
@@ -78,20 +77,20 @@ def without_cached(experiment: Experiment, workspace: Workspace | None) -> Algor
     return dataclasses.replace(algorithm, experience=kept)
 
 
-def _check_frozen(algorithm: Algorithm, name: str) -> None:
+def _check_frozen(algorithm: Algorithm, name: str, state: TrainState) -> None:
     roles = algorithm.roles
     if name not in roles:
         raise ConfigError(f"cached_logps names {name!r}, which is no role.{nearest(name, roles)}")
     model = roles[name].model
     if model is None or model.config is None:
         raise ConfigError(f"cached_logps: role {name!r} has no model with a config that says what it is; take it out")
-    for part in _made_from(algorithm, name):
+    for part in _made_from(algorithm, name, state):
         if roles[part].optimizer is not None or roles[part].rule.function is not frozen:
             whose = "" if part == name else f" is built from {part!r}, which"
             raise ConfigError(f"cached_logps: role {name!r}{whose} moves during the run; only what is frozen is kept")
 
 
-def _made_from(algorithm: Algorithm, name: str) -> list[str]:
+def _made_from(algorithm: Algorithm, name: str, state: TrainState) -> list[str]:
     """The roles whose own trees say what `name` runs on."""
     seen: list[str] = []
 
@@ -103,17 +102,16 @@ def _made_from(algorithm: Algorithm, name: str) -> list[str]:
 
         return params(name)
 
-    jax.eval_shape(built, abstract_state(algorithm).roles)
+    jax.eval_shape(built, state.roles)
     return seen
 
 
-def _check_source(experiment: Experiment, workspace: Workspace | None) -> None:
-    source = experiment.source(workspace, experiment.seed)
+def _check_source(experiment: Experiment, source: Any, state: TrainState) -> None:
     if not isinstance(source, Source):
         raise ConfigError(f"cached_logps needs a source of alignjax.data; {experiment.source.name} is none")
     if source.spec.tokens is None:
         raise ConfigError(f"cached_logps: {experiment.source.name} gives no completions to score; take it out")
-    stage = first_rewrite(experiment.algorithm, abstract_state(experiment.algorithm), source.spec)
+    stage = first_rewrite(experiment.algorithm, state, source.spec)
     if stage is not None:
         raise ConfigError(
             f"cached_logps: the stage {stage!r} may change prompts or completions, and the log-probs of what the "
@@ -125,7 +123,12 @@ def _check_source(experiment: Experiment, workspace: Workspace | None) -> None:
 
 
 def with_logps(
-    experiment: Experiment, source: Source, state: TrainState, mesh: jax.sharding.Mesh, console: Console, wish: Wish
+    experiment: Experiment,
+    source: Source,
+    state: TrainState,
+    mesh: jax.sharding.Mesh,
+    console: Console,
+    stop: StopRequest,
 ) -> Source:
     """The source with logps[name] for every role in `experiment.cached_logps`. The rows of all steps that are left (of
     bucketed batches: of all windows that have any) are looked up now, and those that are not known scored and kept.
@@ -145,18 +148,18 @@ def with_logps(
         said = written = time.monotonic()
         for new, done in _scored(rows, positions, known, scorer, source.batch_size):
             fresh |= new if is_main_process() else {}
-            now, stop = time.monotonic(), wish.granted(agree=True)
+            now, stopping = time.monotonic(), stop.agreed(ask_all=True)
             with raise_on_all_processes():
-                if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stop):
+                if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stopping):
                     _write(folder, about, fresh)
                     fresh, written = {}, now
             if now - said > SAY_SECONDS:
                 share = f"{done:,} of {len(positions):,} rows looked up"
                 _say(console, f"log-probs of {name!r}: {share}, {len(known) - before:,} completions scored")
                 said = now
-            if stop:
+            if stopping:
                 _say(console, f"stopped; {len(known) - before:,} log-probs of {name!r} are kept in {folder}")
-                raise Interrupted(wish.number, int(state.step))
+                raise Interrupted(stop.number, int(state.step))
         _say(
             console, f"log-probs of {name!r}: {len(known) - before:,} completions scored, {before:,} found in {folder}"
         )

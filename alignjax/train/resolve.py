@@ -1,0 +1,93 @@
+"""An experiment with all that its run is made of, made and checked once and then passed down."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from alignjax.config import ConfigError, Experiment
+from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
+from alignjax.roles import remember
+from alignjax.train.logp_cache.reference_logps import without_cached
+from alignjax.train.overlap import check_overlap, with_pending
+from alignjax.train.state import TrainState, abstract_state, with_shardings
+from alignjax.train.step import abstract_experience
+from alignjax.types import Algorithm, Batch
+from alignjax.workspace import Workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """An experiment, resolved.
+
+    Attributes:
+        experiment: The experiment.
+        source: The source of its batches.
+        algorithm: Its algorithm, without the stages that cached log-probs answer.
+        state: The shapes and dtypes of its state, with shardings where there is a mesh, and then of an overlapped run
+            with the experience that its checkpoints hold.
+        mesh: The mesh that it runs on, or would: it may be abstract, or None.
+    """
+
+    experiment: Experiment
+    source: Any
+    algorithm: Algorithm
+    state: TrainState
+    mesh: jax.sharding.Mesh | AbstractMesh | None = None
+
+    @property
+    def spec(self) -> Batch:
+        """The shapes and dtypes of the source's batches."""
+        return self.source.spec
+
+
+def resolve(
+    experiment: Experiment, workspace: Workspace | None, mesh: jax.sharding.Mesh | AbstractMesh | None = None
+) -> Resolved:
+    """Makes the source and the abstract state of an experiment and checks that its parts go together.
+
+    No row is read and no array allocated.
+
+    Args:
+        experiment: The experiment.
+        workspace: The workspace that the source may read from.
+        mesh: The mesh that the shardings are for, if they are wanted.
+
+    Raises:
+        ConfigError: A role cannot start, cached log-probs or overlap do not go with the algorithm, or batches of
+            several shapes with something that has room for one.
+    """
+    source = experiment.source(workspace, experiment.seed)
+    state = abstract_state(experiment.algorithm, experiment.seed)
+    algorithm = without_cached(experiment, source, state)
+    check_overlap(experiment)
+    if getattr(source, "buckets", ()):
+        _check_buckets(experiment, algorithm, state, source.spec)
+    if mesh is not None:
+        state = with_shardings(algorithm, state, mesh)
+        if experiment.overlap:
+            state = with_pending(algorithm, state, source.spec, mesh)
+    return Resolved(experiment, source, algorithm, state, mesh)
+
+
+def experience_shapes(experiment: Experiment) -> Batch:
+    """Returns the shapes of the batches that an experiment makes, from its config alone: those of recorded samples."""
+    resolved = resolve(experiment, None)
+    return abstract_experience(experiment.algorithm, resolved.state, resolved.spec)
+
+
+def _check_buckets(experiment: Experiment, algorithm: Algorithm, state: TrainState, spec: Batch) -> None:
+    """Raises ConfigError for batches of several shapes where one is needed: overlap, recording, memories."""
+    if experiment.overlap or not algorithm.losses:
+        raise ConfigError("batches of several shapes can be neither overlapped nor recorded; leave out the buckets")
+    # of a source without completions they are sampled, all of one length
+    long = {*PER_PROMPT_TOKEN, *((*PER_COMPLETION_TOKEN, "logps") if spec.tokens is not None else ())}
+    memories = [name for name, role in algorithm.roles.items() if role.rule.function is remember]
+    fields = [f"{name}[{field!r}]" for name in memories for field in state.roles[name] if field.split("/")[0] in long]
+    if fields:
+        raise ConfigError(
+            f"a memory has room for one shape, and buckets give {', '.join(fields)} several; leave out the buckets"
+        )
