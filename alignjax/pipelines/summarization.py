@@ -23,8 +23,8 @@ from alignjax.models import TransformerConfig, transformer
 from alignjax.pair_layout import all_pairs
 from alignjax.roles import restored
 from alignjax.train.optimizers import adamw
-from alignjax.train.samples import decoded
 from alignjax.train.resolve import experience_shapes
+from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 
 
