@@ -11,6 +11,7 @@ from alignjax.data.datasets.from_files import (
     Gsm8k,
     HelpfulHarmless,
     Instructions,
+    JointPreferences,
     Judgements,
     Preferences,
     Prompts,
@@ -20,8 +21,8 @@ from alignjax.data.datasets.from_files import (
 from alignjax.data.datasets.parsing import DataError
 from alignjax.data.prepared import Dataset, prepare, tokenizer_of
 from alignjax.data.sources.edited import judgements, revisions
-from alignjax.data.sources.joint import JointPreferences, joint_preferences
-from alignjax.data.sources.recorded import BatchWriter, declare, recorded
+from alignjax.data.sources.joint import joint_preferences
+from alignjax.data.sources.recorded import BatchWriter, recorded
 from alignjax.data.sources.source import Source
 from alignjax.data.sources.text_sources import candidates, instructions, preferences, prompts, rankings, thumbs
 from alignjax.data.text.chat import render
@@ -50,7 +51,6 @@ __all__ = [
     "Thumbs",
     "Tokenizer",
     "candidates",
-    "declare",
     "instructions",
     "joint_preferences",
     "judgements",

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from alignjax.config import ConfigError
-from alignjax.data import BatchWriter, Instructions, instructions, prompts
-from alignjax.data.sources import recorded
+from alignjax.data import BatchWriter, Instructions, instructions, prompts, recorded
 from alignjax.data.sources.source import WINDOW
 from alignjax.workspace import Workspace
 

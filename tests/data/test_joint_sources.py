@@ -108,9 +108,10 @@ def test_with_different_instructions_joint_is_not_conditional(joint: JointPrefer
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"prompt_length": 12}, "instructions of more than .* set long_prompts='skip'"),
-        ({"completion_length": 3}, "completions of more than 2 tokens; set long_completions='skip'"),
-        ({"prompt_length": 4}, "leave no room"),
+        ({"prompt_length": 12}, "prompts of more than .* set long_prompts='skip'"),
+        ({"completion_length": 3}, "completions of more than 2 tokens .*set long_completions='skip'"),
+        ({"prompt_length": 4}, "prompt_length=4 leaves no room"),
+        ({"completion_length": 1}, "completion_length=1 leaves no room"),
         ({"completion_length": 3, "long_completions": "skip"}, "no row is left"),
         ({"instructions": "both"}, "one of joint, conditional"),
         ({"split": "validation"}, "one of train, test"),
@@ -148,5 +149,5 @@ def test_bad_rows_are_named(tmp_path: Path) -> None:
     account = dataset.prepare(report=lambda text: None)
     (found,) = account["files"].values()
     assert set(found["bad_rows"]) == {"both sides are the same", "missing field 'prompt_rejected'"}
-    with pytest.raises(ConfigError, match="needed: JointPreferences"):
+    with pytest.raises(ConfigError, match="needed: joint_preferences"):
         joint_preferences(None, 0, dataset=Prompts(path=dataset.path), **SIZES)

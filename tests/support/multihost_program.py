@@ -25,7 +25,7 @@ from rich.console import Console
 
 from alignjax import algorithms, roles, stages
 from alignjax.config import ConfigError, Experiment, Fn, MeshConfig, fn
-from alignjax.data.sources.source import Opened, Source, endless
+from alignjax.data.sources.source import OpenedSource, Source, endless
 from alignjax.models import TransformerConfig, transformer
 from alignjax.parallel import processes
 from alignjax.stages import host
@@ -58,7 +58,7 @@ def source(workspace: Workspace, seed: int) -> Source:
         return row
 
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS, *leaf.shape), leaf.dtype), row(0))
-    return Source(shapes, lambda: Opened(endless([row(k) for k in range(400)], seed, True).map(noted), 400, {}))
+    return Source(shapes, lambda: OpenedSource(endless([row(k) for k in range(400)], seed, True).map(noted), 400, {}))
 
 
 def pairs(workspace: Workspace | None, seed: int) -> Source:
@@ -78,7 +78,7 @@ def pairs(workspace: Workspace | None, seed: int) -> Source:
 
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((ROWS, *leaf.shape), leaf.dtype), row(0))
     rows = [row(k) for k in range(20)]
-    return Source(shapes, lambda: Opened(endless(rows, seed, False).map(LOOK[-1]), 20, {}))
+    return Source(shapes, lambda: OpenedSource(endless(rows, seed, False).map(LOOK[-1]), 20, {}))
 
 
 def heaviest_wins(context: Context, batch: Batch, key: Key) -> Batch:

@@ -18,9 +18,8 @@ from rich.console import Console
 from alignjax import algorithms, losses, roles, stages
 from alignjax.cli.dry_run import dry_run
 from alignjax.config import ConfigError, Experiment, fn
-from alignjax.data import BatchWriter
-from alignjax.data.sources import recorded
-from alignjax.data.sources.source import WINDOW, Buckets, Opened, Source, endless
+from alignjax.data import BatchWriter, recorded
+from alignjax.data.sources.source import WINDOW, Buckets, OpenedSource, Source, endless
 from alignjax.parallel.mesh import make_mesh
 from alignjax.train.logp_cache import reference_logps
 from alignjax.train.logp_cache.shards import content_keys, read_shards, write_shard
@@ -52,7 +51,9 @@ def pairs(workspace: Workspace | None, seed: int, *, first: int = 0, pad: int = 
         row = rows[places[position]]
         return int(row.prompt_valid.sum()), int(row.valid.sum(-1).max())
 
-    return Source(spec, lambda: Opened(endless(rows, seed, True), ROWS, {}, lengths=lengths), (0, 1), buckets, seed)
+    return Source(
+        spec, lambda: OpenedSource(endless(rows, seed, True), ROWS, {}, lengths=lengths), (0, 1), buckets, seed
+    )
 
 
 def experiment(cached: tuple[str, ...] = ("reference",), seed: int = 0, **source: Any) -> Experiment:

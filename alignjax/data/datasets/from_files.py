@@ -209,10 +209,33 @@ class Preferences(ChatFile):
         else:
             turns, chosen, rejected = shared_turns(chosen, rejected)
             prompt = checked_text(render(turns, self.chat_template), self.chosen_field)
-        label = number_field(row, self.label_field, 0.0, 1.0) if self.label_field else 1.0
-        weight = number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0
+        label, weight = _label_and_weight(row, self.label_field)
         texts = completion_text(chosen, self.chosen_field), completion_text(rejected, self.rejected_field)
         return dataclasses.replace(_pair(prompt, *texts, label), weight=weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointPreferences(ChatFile):
+    """Rows with `prompt_chosen`, `chosen`, `prompt_rejected` and `rejected`; a row with `prompt` has it on both sides.
+    A soft label P(chosen is better) may stand in label_field, a weight in `weight`."""
+
+    label_field: str = ""
+    name: ClassVar[str] = "joint_preferences"
+    schema: ClassVar[str] = "joint_preferences"
+
+    def parse(self, row: Row) -> Record:
+        """Returns the row as a record whose third completion is the second prompt."""
+        prompts, texts = [], []
+        for side in ("chosen", "rejected"):
+            name = f"prompt_{side}"
+            if row.get(name) is None and row.get(self.prompt_field) is not None:
+                name = self.prompt_field
+            prompts.append(checked_text(text_or_messages(field(row, name), name, self.chat_template), name))
+            texts.append(checked_text(completion_text(field(row, side), side), side))
+        if prompts[0] == prompts[1] and texts[0] == texts[1]:
+            raise BadRow("both sides are the same")
+        label, weight = _label_and_weight(row, self.label_field)
+        return Record(prompts[0], (*texts, prompts[1]), preference=label, weight=weight)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,6 +289,11 @@ class Judgements(ChatFile):
         else:
             judgement = checked_text(judgement, self.judgement_field).strip()
         return Record(self.prompt_of(row), (response,), meta={"judgement": judgement})
+
+
+def _label_and_weight(row: Row, label_field: str) -> tuple[float, float]:
+    label = number_field(row, label_field, 0.0, 1.0) if label_field else 1.0
+    return label, number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0
 
 
 def _pair(prompt: str, first: str, second: str, preference: float) -> Record:

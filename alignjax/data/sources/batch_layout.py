@@ -21,8 +21,19 @@ PER_COMPLETION_TOKEN = ("tokens", "valid", "mask", "advantage", "returns")
 def prompt_ids(
     body: Ids, prefix: Sequence[int], suffix: Sequence[int], bos: int, length: int, keep: str = "start"
 ) -> list[int]:
-    """BOS + prefix + body + suffix in at most `length` tokens. Only the body is ever cut: keep="start" drops its last
-    tokens, keep="end" its first. Raises ValueError if the frame alone does not fit."""
+    """Returns BOS + prefix + body + suffix in at most `length` tokens. Only the body is ever cut.
+
+    Args:
+        body: Token ids of the prompt itself.
+        prefix: Token ids of the frame before it.
+        suffix: Token ids of the frame behind it.
+        bos: The id of BOS.
+        length: The most tokens that the result may have.
+        keep: "start" drops the body's last tokens, "end" its first.
+
+    Raises:
+        ValueError: The frame alone does not fit.
+    """
     room = length - 1 - len(prefix) - len(suffix)
     if room < 0:
         raise ValueError(f"the prompt frame alone takes {length - room} tokens of {length}")
@@ -32,44 +43,59 @@ def prompt_ids(
 
 
 def pad_left(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [length] int32, valid [length] bool), padding in front."""
-    tokens, valid = np.full(length, pad, np.int32), np.zeros(length, np.bool_)
-    if len(ids):
-        tokens[-len(ids) :], valid[-len(ids) :] = ids, True
-    return tokens, valid
+    """Returns (tokens [length] int32, valid [length] bool) of token ids, padding in front."""
+    tokens, valid = pad_right(ids, length, pad)
+    return np.roll(tokens, length - len(ids)), np.roll(valid, length - len(ids))
 
 
 def pad_right(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [length] int32, valid [length] bool), padding behind."""
+    """Returns (tokens [length] int32, valid [length] bool) of token ids, padding behind."""
     tokens, valid = np.full(length, pad, np.int32), np.zeros(length, np.bool_)
     tokens[: len(ids)], valid[: len(ids)] = ids, True
     return tokens, valid
 
 
-def completion_fields(texts: Sequence[Ids], length: int, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
-    """tokens, valid, mask [count, length] of up to `count` completions. Each ends with EOS, unless it had to be
-    cut: then it has not ended, and nothing says it has. Missing completions are all padding."""
-    tokens, valid = [], []
-    for ids in [*texts, *[None] * (count - len(texts))]:
-        ended = [] if ids is None else [*ids, tokenizer.eos][:length]
-        found = pad_right(ended, length, tokenizer.pad)
-        tokens.append(found[0])
-        valid.append(found[1])
-    return {"tokens": np.stack(tokens), "valid": np.stack(valid), "mask": np.stack(valid).astype(np.float32)}
+def completion_fields(texts: Sequence[Ids], length: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns tokens, valid and mask [N, length] of the token ids of N completions.
+
+    Each ends with EOS, unless it had to be cut: then it has not ended, and nothing says it has.
+    """
+    padded = [pad_right([*ids, tokenizer.eos][:length], length, tokenizer.pad) for ids in texts]
+    tokens, valid = (np.stack(field) for field in zip(*padded, strict=True))
+    return {"tokens": tokens, "valid": valid, "mask": valid.astype(np.float32)}
 
 
 def pair_fields(preference: np.ndarray, marked: np.ndarray) -> dict[str, np.ndarray]:
-    """preference [N,N] from its upper triangle, the lower being 1 - p and the diagonal 1/2; pair_weight [N,N]."""
+    """Returns preference and pair_weight of N completions as float32.
+
+    Args:
+        preference: P(i beats j) [N,N]; its upper triangle is used, the lower one becomes 1 - p and the diagonal 1/2.
+        marked: How much each pair counts [N,N].
+    """
     upper = np.triu(preference, 1)
     full = np.where(np.triu(np.ones_like(upper), 1) > 0, upper, 1 - upper.T)
     np.fill_diagonal(full, 0.5)
     return {"preference": full.astype(np.float32), "pair_weight": marked.astype(np.float32)}
 
 
+def two_completions(preference: float, weight: float) -> dict[str, np.ndarray]:
+    """Returns preference and pair_weight [2,2] of a pair whose first completion wins with this probability."""
+    first = np.array([[0.0, 1.0], [0.0, 0.0]])
+    return pair_fields(preference * first, weight * first)
+
+
 def batch_spec(
     batch_size: int, prompt_length: int, completions: int = 0, length: int = 0, extra: Sequence[str] = ()
 ) -> Batch:
-    """Shapes and dtypes of a source's batches; `extra` names further fields: reward, pairs, answer."""
+    """Returns the shapes and dtypes of a source's batches.
+
+    Args:
+        batch_size: B.
+        prompt_length: P, in tokens.
+        completions: N; 0 for batches of prompts alone.
+        length: T, tokens of a completion.
+        extra: Names of further fields: "reward", "pairs" (preference and pair_weight), "answer".
+    """
 
     def of(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
@@ -92,8 +118,16 @@ def batch_spec(
 
 
 def cut(batch: Batch, prompt_length: int, length: int) -> Batch:
-    """A batch whose prompts have at most `prompt_length` and completions at most `length` tokens, without the padding
-    beyond. Raises ValueError if that would take tokens, or for fields that may have slots of their own."""
+    """Returns a batch without the padding beyond a shape.
+
+    Args:
+        batch: A batch whose prompts and completions fit into the shape.
+        prompt_length: P of the result, in tokens.
+        length: T of the result, in tokens.
+
+    Raises:
+        ValueError: That would take tokens, or the batch has fields that may have slots of their own.
+    """
     if batch.views or batch.completions:
         raise ValueError("a batch with views or further completion fields cannot be cut to a bucket")
     named = {name: getattr(batch, name) for name in PER_COMPLETION_TOKEN}
@@ -102,12 +136,12 @@ def cut(batch: Batch, prompt_length: int, length: int) -> Batch:
     for name in PER_PROMPT_TOKEN:
         parts[name] = getattr(batch, name)[..., -prompt_length:]
     short = batch.replace(**parts)
-    kept = [(short.prompt_valid, batch.prompt_valid), (short.valid, batch.valid)]
-    if any(new is not None and old is not None and np.sum(new) != np.sum(old) for new, old in kept):
+    masks = [(short.prompt_valid, batch.prompt_valid), (short.valid, batch.valid)]
+    if any(new is not None and old is not None and np.sum(new) != np.sum(old) for new, old in masks):
         raise ValueError(f"a bucket of {prompt_length} and {length} tokens would cut tokens off; this is a bug")
     return short
 
 
 def stacked(rows: Sequence[Batch]) -> Batch:
-    """A batch from rows without a batch axis."""
+    """Returns the batch of rows that have no batch axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

@@ -32,29 +32,70 @@ Buckets = tuple[tuple[int, int], ...]  # (prompt tokens, completion tokens), eac
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
-    """What is known once the data is there: endless rows by position, rows per epoch, what was left out or cut, endless
-    rows of views that are streams of their own, and, where rows can be sorted into buckets, the tokens of prompt and
-    longest completion of the row at a position."""
+class OpenedSource:
+    """What a source knows once its data is opened.
 
-    rows: Any  # grain.MapDataset of Batches without a batch axis
+    Args:
+        rows: A grain.MapDataset of Batches without a batch axis: endless rows by position.
+        size: Rows per epoch.
+        counts: How many rows were used, left out or cut.
+        streams: Endless rows of the views that are streams of their own, by the name of the view.
+        lengths: position -> (tokens of the prompt, tokens of the longest completion) of the row at a position, where
+            rows can be sorted into buckets.
+    """
+
+    rows: Any
     size: int
     counts: Mapping[str, int]
     streams: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     lengths: Callable[[int], tuple[int, int]] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class BucketOrder:
+    """The order of batches whose rows are sorted by length.
+
+    Args:
+        lengths: As in `OpenedSource`.
+        shapes: The shapes that batches may have, growing; the last holds every row.
+        size: Rows of a batch.
+        seed: Decides the order of the batches within a window.
+    """
+
+    lengths: Callable[[int], tuple[int, int]]
+    shapes: Buckets
+    size: int
+    seed: int
+
+    def window(self, number: int) -> list[tuple[list[int], tuple[int, int]]]:
+        """Returns the WINDOW batches of a window in order: the positions of their rows, and the shape that holds
+        them."""
+        first = number * WINDOW * self.size
+        tokens = np.array([self.lengths(first + offset) for offset in range(WINDOW * self.size)])
+        bucket = np.argmax(np.all(tokens[:, None] <= np.array(self.shapes), axis=-1), axis=-1)
+        batches = np.argsort(bucket, kind="stable").reshape(WINDOW, self.size)
+        order = np.random.default_rng((self.seed % 2**32, ORDER, number)).permutation(WINDOW)
+        return [((first + batches[k]).tolist(), self.shapes[bucket[batches[k]].max()]) for k in order]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """`source[step] -> Batch` of numpy arrays, for any step, in any order.
+    """Batches by number: `source[step] -> Batch` of numpy arrays, for any step, in any order.
 
-    spec: the global batch, as jax.ShapeDtypeStructs, known without data; shard=(index, count): this process gets the
-    index-th of count equal runs of rows of every batch, the spec stays that of the whole; buckets: the shapes that
-    batches may have beside the spec's, which is the largest; seed: what the order of bucketed batches is drawn with.
+    Args:
+        spec: The global batch as jax.ShapeDtypeStructs, known without data.
+        open: Opens the data; called when the first batch is asked for.
+        shard: (index, count): this process gets the index-th of count equal runs of rows of every batch; the spec stays
+            that of the whole.
+        buckets: The shapes that batches may have, the spec's, which is the largest, included; empty for one shape.
+        seed: Decides the order of bucketed batches.
+
+    Raises:
+        ConfigError: The shard does not divide the batch.
     """
 
     spec: Batch
-    open: Callable[[], Opened]
+    open: Callable[[], OpenedSource]
     shard: tuple[int, int] = (0, 1)
     buckets: Buckets = ()
     seed: int = 0
@@ -69,11 +110,13 @@ class Source:
 
     @property
     def batch_size(self) -> int:
+        """Rows of the global batch, B."""
         assert self.spec.prompt is not None
         return self.spec.prompt.shape[0]
 
     @cached_property
-    def opened(self) -> Opened:
+    def opened(self) -> OpenedSource:
+        """The data, opened at the first access."""
         return self.open()
 
     @property
@@ -87,62 +130,66 @@ class Source:
         return self.opened.counts
 
     def __getitem__(self, step: int) -> Batch:
-        first = int(step) * self.batch_size
-        places, shape = range(first, first + self.batch_size), None
+        step = int(step)
         if self.buckets:
-            number, place = divmod(int(step), WINDOW)
-            places, shape = self._windows(number)[place]
-        batch = self._part(self.opened.rows, places)
-        if shape is not None:
-            batch = cut(batch, *shape)
-        views = {}
+            number, offset = divmod(step, WINDOW)
+            positions, shape = self._window(number)[offset]
+            batch = cut(self._part(self.opened.rows, positions), *shape)
+        else:
+            batch = self._part(self.opened.rows, range(step * self.batch_size, (step + 1) * self.batch_size))
+        views = dict(batch.views)
         for name, rows in self.opened.streams.items():
             size = self.spec.views[name].prompt.shape[0]  # type: ignore[union-attr]
-            views[name] = self._part(rows, range(int(step) * size, (int(step) + 1) * size))
-        return batch.replace(views={**batch.views, **views}) if views else batch
+            views[name] = self._part(rows, range(step * size, (step + 1) * size))
+        return batch.replace(views=views)
 
     def positions(self, start: int, stop: int) -> range:
-        """Positions that hold the rows of batches start .. stop - 1: with buckets, those of whole windows."""
+        """Returns the positions that hold the rows of batches start .. stop - 1: with buckets, those of whole
+        windows."""
         if self.buckets:
             start, stop = start // WINDOW * WINDOW, -(-stop // WINDOW) * WINDOW
         return range(start * self.batch_size, stop * self.batch_size)
 
-    def _part(self, rows: Any, places: Sequence[int]) -> Batch:
+    def _part(self, rows: Any, positions: Sequence[int]) -> Batch:
+        """The rows of this process's shard, stacked."""
         index, count = self.shard
-        if len(places) % count:
-            raise ConfigError(f"a view of {len(places)} rows cannot be shared by {count} processes; make it a multiple")
-        own = len(places) // count
-        return stacked([rows[place] for place in places[index * own : (index + 1) * own]])
+        size = len(positions)
+        if size % count:
+            raise ConfigError(f"a view of {size} rows cannot be shared by {count} processes; make it a multiple")
+        return stacked([rows[k] for k in positions[index * size // count : (index + 1) * size // count]])
 
     @cached_property
-    def _windows(self) -> Callable[[int], list[tuple[Sequence[int], tuple[int, int]]]]:
-        """number of a window -> its batches in order: positions of their rows in the stream, and their shape."""
-        lengths, shapes, size = self.opened.lengths, np.array(self.buckets), self.batch_size
-        assert lengths is not None
-
-        @lru_cache(maxsize=4)
-        def window(number: int) -> list[tuple[Sequence[int], tuple[int, int]]]:
-            first = number * WINDOW * size
-            found = np.array([lengths(first + place) for place in range(WINDOW * size)])
-            bucket = np.argmax(np.all(found[:, None] <= shapes, axis=-1), axis=-1)
-            batches = np.argsort(bucket, kind="stable").reshape(WINDOW, size)
-            order = np.random.default_rng((self.seed % 2**32, ORDER, number)).permutation(WINDOW)
-            shape = [self.buckets[bucket[rows].max()] for rows in batches]
-            return [((first + batches[place]).tolist(), shape[place]) for place in order]
-
-        return window
+    def _window(self) -> Callable[[int], list[tuple[list[int], tuple[int, int]]]]:
+        assert self.opened.lengths is not None
+        order = BucketOrder(self.opened.lengths, self.buckets, self.batch_size, self.seed)
+        return lru_cache(maxsize=4)(order.window)
 
     def __len__(self) -> int:
         return ENDLESS
 
     def prefetched(self, start: int = 0, buffer: int = 4, threads: int = 1) -> Iterator[Batch]:
-        """Batches start, start + 1, ... made in the background, `buffer` ahead."""
+        """Returns batches start, start + 1, ... made in the background.
+
+        Args:
+            start: The number of the first batch.
+            buffer: How many batches are made ahead.
+            threads: How many threads make them.
+        """
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer)
         return iter(grain.MapDataset.source(cast(Any, self))[int(start) :].to_iter_dataset(options))
 
 
 def bucket_shapes(buckets: Buckets, prompt_length: int, length: int) -> Buckets:
-    """`buckets` with the full shape behind them. Raises ConfigError unless each is at least the one before."""
+    """Returns `buckets` with the full shape behind them, or () if there are none.
+
+    Args:
+        buckets: Shapes (prompt tokens, completion tokens).
+        prompt_length: Prompt tokens of the full shape.
+        length: Completion tokens of the full shape.
+
+    Raises:
+        ConfigError: A shape is not at least the one before.
+    """
     if not buckets:
         return ()
     shapes = (*buckets, (prompt_length, length))
@@ -150,25 +197,26 @@ def bucket_shapes(buckets: Buckets, prompt_length: int, length: int) -> Buckets:
         if small == large or small[0] < 1 or any(a > b for a, b in zip(small, large, strict=True)):
             raise ConfigError(
                 f"buckets={buckets}: {small} comes before {large}; shapes grow up to {(prompt_length, length)}, which "
-                "is there without being named"
+                "is present without being named"
             )
     return shapes
 
 
-class Chosen(Sequence[Any]):
-    """Some rows of a random-access collection, by their numbers."""
+class Subset(Sequence[Any]):
+    """Some rows of a random-access collection, by their numbers [n]."""
 
-    def __init__(self, rows: Any, places: np.ndarray) -> None:
-        self.rows, self.places = rows, places
+    def __init__(self, rows: Any, numbers: np.ndarray) -> None:
+        self.rows, self.numbers = rows, numbers
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.numbers)
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.rows[int(self.places[place])]
+    def __getitem__(self, position: Any) -> Any:
+        return self.rows[int(self.numbers[position])]
 
 
 def endless(rows: Sequence[Any], seed: int, shuffle: bool) -> Any:
-    """Rows by position, for ever: each epoch holds every row once, in an order of its own if shuffled."""
+    """Returns rows by position, forever, as a grain.MapDataset: each epoch holds every row once, in an order of its own
+    if shuffled."""
     ordered = grain.MapDataset.source(rows).seed(int(seed) % 2**32)
     return (ordered.shuffle() if shuffle else ordered).repeat()

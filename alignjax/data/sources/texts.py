@@ -1,0 +1,313 @@
+"""The settings that all sources over a prepared dataset share, which rows fit them, and how rows become batches.
+
+Settings are checked when a source is made; the data is opened when the first batch is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignjax.config import ConfigError, hyperparameters
+from alignjax.data.datasets.records import SCHEMAS, completions_of
+from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
+from alignjax.data.sources.batch_layout import batch_spec, completion_fields, pad_left, prompt_ids
+from alignjax.data.sources.source import ROW, Buckets, OpenedSource, Source, Subset, bucket_shapes, endless
+from alignjax.data.text.tokenizers import Tokenizer
+from alignjax.types import Batch
+from alignjax.workspace import Workspace
+
+# What a setting may say about rows that do not fit; the first is the default.
+POLICIES = {
+    "long_prompts": ("refuse", "skip", "truncate_left", "truncate_right"),
+    "long_completions": ("refuse", "skip", "truncate"),
+    "uneven": ("refuse", "skip"),
+    "long_judgements": ("refuse", "truncate"),
+}
+
+Row = Mapping[str, Any]
+
+_log = logging.getLogger("alignjax.data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """The settings of a source over a prepared dataset. They are the hyper-parameters of every function under
+    `text_source`.
+
+    Args:
+        workspace: The run that asks, which goes on using the prepared files that it used before; None for no run.
+        seed: Decides the order of the rows and whatever a source draws.
+        dataset: The dataset whose rows are used, prepared when the first batch is asked for.
+        split: The part of the dataset, such as "train" or "test".
+        batch_size: B, the global number of rows of a batch.
+        prompt_length: P, tokens of a prompt, BOS and the frame of the dataset included.
+        completion_length: T, tokens of a completion, EOS included; 0 for sources without completions.
+        long_prompts: Says what happens to rows whose prompt does not fit: "refuse" (an error), "skip", "truncate_left"
+            (the end is kept) or "truncate_right" (the start is kept).
+        long_completions: The same for completions: "refuse", "skip" or "truncate".
+        shuffle: False gives the rows in the order of the dataset.
+        buckets: Shapes (prompt tokens, completion tokens) for batches of short rows, growing; the full shape (P, T) is
+            present without being named.
+        shard: (index, count): this process makes the index-th of count equal runs of rows of every batch.
+
+    Raises:
+        ConfigError: An option or a split has a name that does not exist.
+    """
+
+    workspace: Workspace | None
+    seed: int
+    _: dataclasses.KW_ONLY
+    dataset: Dataset
+    split: str = "train"
+    batch_size: int
+    prompt_length: int
+    completion_length: int
+    long_prompts: str = "refuse"
+    long_completions: str = "refuse"
+    shuffle: bool = True
+    buckets: Buckets = ()
+    shard: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        one_of("long_prompts", self.long_prompts, POLICIES["long_prompts"])
+        one_of("long_completions", self.long_completions, POLICIES["long_completions"])
+        one_of(f"split of {self.dataset.name}", self.split, self.dataset.splits)
+
+    @property
+    def name(self) -> str:
+        """The dataset and its split, as messages name them."""
+        return f"{self.dataset.name}/{self.split}"
+
+    def need(self, *schemas: str) -> None:
+        """Raises ConfigError unless the dataset holds rows of one of these schemas."""
+        name, schema = self.dataset.name, self.dataset.schema
+        if schema not in schemas:
+            wanted = " or ".join(f"{option} ({SCHEMAS[option]})" for option in schemas)
+            raise ConfigError(f"{name} holds {schema} ({SCHEMAS[schema]}); needed: {wanted}")
+
+    def spec(self, completions: int, *extra: str) -> Batch:
+        """Returns the shapes of batches with these settings; see `batch_spec`."""
+        return batch_spec(self.batch_size, self.prompt_length, completions, self.completion_length, extra)
+
+    def source(self, spec: Batch, layout: Layout, rules: Callable[[TextRows], Sequence[Rule]] | None = None) -> Source:
+        """Returns the source of the rows that fit.
+
+        Args:
+            spec: Shapes of the batches.
+            layout: Makes the fields of a Batch from a row, without the batch axis; those of the prompt are filled in
+                unless it makes them.
+            rules: Says which rows fit, instead of `length_rules`.
+
+        Raises:
+            ConfigError: The buckets do not grow or the shard does not divide the batch.
+        """
+        shapes = bucket_shapes(self.buckets, self.prompt_length, self.completion_length)
+        return Source(spec, lambda: self._opened(layout, rules or length_rules), self.shard, shapes, self.seed)
+
+    def _opened(self, layout: Layout, rules: Callable[[TextRows], Sequence[Rule]]) -> OpenedSource:
+        # The rows that fit are numbered 0 .. n-1 and repeated endlessly by grain; a row is laid out when its position
+        # is asked for. Random numbers are keyed by (seed, position), so that a batch does not depend on those before.
+        rows = _open_rows(self)
+        numbers, counts = _select(rows, rules(rows))
+        usable = dataclasses.replace(rows, rows=Subset(rows.rows, numbers), lengths=rows.lengths[numbers])
+
+        def laid_out(position: int, row: Row) -> Batch:
+            ids = usable.prompt_ids(row)
+            prompt, prompt_valid = pad_left(ids, self.prompt_length, usable.tokenizer.pad)
+            example = np.asarray(row["example_id"], np.int32)
+            rng = np.random.default_rng((self.seed % 2**32, ROW, position))
+            fields: dict[str, Any] = {"prompt": prompt, "prompt_valid": prompt_valid, "example_id": example}
+            return Batch(**{**fields, **layout(row, usable, rng)})
+
+        most = np.array([rows.room, max(self.completion_length - 1, 0)])
+        # BOS and the frame around a prompt, EOS behind a completion
+        marks = np.array([self.prompt_length - rows.room, min(most[1], 1)])
+        tokens = np.minimum(usable.lengths[:, :2], most) + marks
+        order = endless(range(len(numbers)), self.seed, self.shuffle)
+        batches = endless(usable.rows, self.seed, self.shuffle).map_with_index(laid_out)
+        return OpenedSource(batches, len(numbers), counts, lengths=lambda position: tuple(tokens[order[position]]))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRows:
+    """The rows of an opened split, with what is needed to lay them out.
+
+    Args:
+        texts: The settings of the source.
+        rows: Random access to the rows.
+        lengths: int [rows, 3]: tokens of the prompt, tokens of the longest completion, number of completions.
+        tokenizer: The tokenizer that the rows are written with.
+        prefix: Tokens of the frame before every prompt.
+        suffix: Tokens of the frame behind it.
+    """
+
+    texts: Texts
+    rows: Sequence[Row]
+    lengths: np.ndarray
+    tokenizer: Tokenizer
+    prefix: Sequence[int]
+    suffix: Sequence[int]
+
+    @property
+    def room(self) -> int:
+        """How many tokens of a prompt fit between BOS and its frame."""
+        return self.texts.prompt_length - 1 - len(self.prefix) - len(self.suffix)
+
+    def cut(self, prompt: Any) -> Any:
+        """Returns the tokens of a prompt without its frame, cut to the room if need be."""
+        return prompt[-self.room :] if self.texts.long_prompts == "truncate_left" else prompt[: self.room]
+
+    def prompt_ids(self, row: Row) -> list[int]:
+        """Returns BOS and the framed prompt of a row, in at most prompt_length tokens."""
+        keep = "end" if self.texts.long_prompts == "truncate_left" else "start"
+        length, bos = self.texts.prompt_length, self.tokenizer.bos
+        return prompt_ids(row["prompt_tokens"], self.prefix, self.suffix, bos, length, keep)
+
+    def completions(self, texts: Row | Sequence[Any]) -> dict[str, Any]:
+        """Returns tokens, valid and mask [N,T] of the completions of a row, or of the token ids of N texts."""
+        ids = completions_of(texts) if isinstance(texts, Mapping) else texts
+        return completion_fields(ids, self.texts.completion_length, self.tokenizer)
+
+    def another(self, row: Row, rng: np.random.Generator) -> Row:
+        """Draws another row evenly. Raises ConfigError if there is none with another completion."""
+        for _ in range(64):
+            other = self.rows[int(rng.integers(len(self.rows)))]
+            if other["completions"][0] != row["completions"][0]:
+                return other
+        raise ConfigError("candidates needs at least two rows with different completions")
+
+    def origin(self, which: np.ndarray, shown: int = 3) -> str:
+        """Says where the first of some rows come from: 'lines 4, 9, 12, ...' of their file, or names of their files."""
+        origins = [json.loads(self.rows[int(number)]["meta"]) for number in np.flatnonzero(which)[:shown]]
+        more = ", ..." if which.sum() > shown else ""
+        if all("line" in meta for meta in origins):
+            return f"line{'s' if len(origins) > 1 else ''} {', '.join(str(meta['line']) for meta in origins)}{more}"
+        return f"from {', '.join(str(meta.get('file', '?')) for meta in origins)}{more}"
+
+
+# (row, the rows of the stream, random numbers of this position) -> fields of a Batch without its batch axis
+Layout = Callable[[Row, TextRows, np.random.Generator], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A setting and the rows that it speaks about.
+
+    Args:
+        setting: The name of the setting, a key of POLICIES.
+        policy: What it says to do with these rows.
+        which: bool [rows], true where the rule applies.
+        what: What these rows are, in words.
+    """
+
+    setting: str
+    policy: str
+    which: np.ndarray
+    what: str
+
+    @property
+    def skips(self) -> bool:
+        """Whether the rows are left out."""
+        return self.policy == "skip"
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the rows are used, cut to fit."""
+        return self.policy.startswith("truncate")
+
+    def refuse(self, rows: TextRows) -> None:
+        """Raises ConfigError if the rule refuses rows and there are such rows."""
+        if self.policy == "refuse" and self.which.any():
+            raise ConfigError(
+                f"{rows.texts.name} has {self.which.sum():,} {self.what} (of {len(self.which):,}; "
+                f"{rows.origin(self.which)}); set {self.setting}="
+                f"{' or '.join(map(repr, POLICIES[self.setting][1:]))}, or give more room"
+            )
+
+
+def length_rules(rows: TextRows) -> list[Rule]:
+    """Returns the rules about prompts and completions that are too long."""
+    texts, most = rows.texts, rows.texts.completion_length - 1
+    long = rows.lengths[:, 0] > rows.room, (rows.lengths[:, 1] > most) & (most >= 0)
+    return [
+        Rule("long_prompts", texts.long_prompts, long[0], f"prompts of more than {rows.room} tokens"),
+        Rule("long_completions", texts.long_completions, long[1], f"completions of more than {most} tokens"),
+    ]
+
+
+def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[..., Source]]:
+    """Makes a source of a function of `Texts`: (workspace, seed, *, ...) for the `source` slot of an Experiment.
+
+    The fields of `Texts` become hyper-parameters beside those of the function itself, which come first where both have
+    one of the same name.
+
+    Args:
+        fixed: Values of fields that the source does not offer.
+    """
+
+    def decorate(function: Callable[..., Source]) -> Callable[..., Source]:
+        own = hyperparameters(function)
+        shared = {name: field for name, field in hyperparameters(Texts).items() if name not in {**own, **fixed}}
+
+        def source(workspace: Workspace | None, seed: int, **settings: Any) -> Source:
+            common = {name: settings.pop(name) for name in shared if name in settings}
+            return function(Texts(workspace, seed, **fixed, **common), **settings)
+
+        functools.update_wrapper(source, function, ("__module__", "__name__", "__qualname__", "__doc__"))
+        del source.__wrapped__  # the signature below is the one to read, not that of `function`
+        leading = list(inspect.signature(source).parameters.values())[:2]
+        source.__signature__ = inspect.Signature([*leading, *shared.values(), *own.values()])  # type: ignore
+        source.__annotations__ |= {name: field.annotation for name, field in {**shared, **own}.items()}
+        return source
+
+    return decorate
+
+
+def one_of(name: str, value: str, options: Sequence[str]) -> None:
+    """Raises ConfigError unless `value` is one of `options`."""
+    if value not in options:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(options)}")
+
+
+def _open_rows(texts: Texts) -> TextRows:
+    """The rows of a split, which is prepared if need be. Raises ConfigError if the frame leaves no room for prompts."""
+    dataset = texts.dataset
+    rows, lengths = rows_of(dataset, texts.split, texts.workspace)
+    tokenizer = tokenizer_of(dataset, texts.workspace)
+    opened = TextRows(texts, rows, lengths, tokenizer, *map(tokenizer.encode, (dataset.prefix, dataset.suffix)))
+    if opened.room < 1:
+        raise ConfigError(
+            f"prompt_length={texts.prompt_length} leaves no room: BOS and the frame of {dataset.name} take "
+            f"{texts.prompt_length - opened.room} tokens; raise prompt_length"
+        )
+    return opened
+
+
+def _select(rows: TextRows, rules: Sequence[Rule]) -> tuple[np.ndarray, dict[str, int]]:
+    """(numbers of the rows that are used, {what: how many rows}); what is left out or cut is logged."""
+    name, total = rows.texts.name, len(rows.lengths)
+    used = np.ones(total, bool)
+    for rule in rules:
+        rule.refuse(rows)
+        used &= ~(rule.which & rule.skips)
+    counts, notes = {"rows": int(used.sum()), "of": total}, []
+    for rule in rules:
+        if not (rule.skips or rule.cuts):
+            continue
+        verb, which = ("skipped", rule.which) if rule.skips else ("cut", rule.which & used)
+        counts[f"{verb}_{rule.setting}"] = int(which.sum())
+        if which.any():
+            notes.append(f"{which.sum():,} {verb} {rule.setting.replace('_', ' ')} ({rows.origin(which)})")
+    if not counts["rows"]:
+        raise ConfigError(f"{name}: no row is left of {total:,} ({counts}); raise prompt_length or completion_length")
+    if notes:
+        _log.warning("%s: %s of %s rows used; %s", name, f"{counts['rows']:,}", f"{total:,}", "; ".join(notes))
+    return np.flatnonzero(used), counts
