@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import losses, roles, stages
+from alignjax.algorithms.parts import log_probs, policy_and_reference
 from alignjax.config import Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
 from alignjax.types import Algorithm, Array, Model, Role
-
-__all__ = ["cofs_dpo", "ofs_dpo", "with_replay"]
 
 
 def ofs_dpo(
@@ -31,11 +30,21 @@ def ofs_dpo(
     """OFS-DPO, online DPO with fast-slow chasing: "policy" (fast) and "slow" learn the same stream of pairs by DPO at
     two speeds, and the fast one is driven ahead of the slow one (arXiv:2406.05534).
 
-    weight: of the chase, DPO of the fast policy with the slow one as its reference: -log S(beta (h_fast - sg h_slow)).
-    It depends on the gap of the two preference probabilities alone, and its gradient stays alive (beta / 2 where they
-    are level) when DPO's own has vanished. That is the property the paper states; the form is our derivation, the
-    paper's not being known to us. The paper's two policies are LoRA modules over one base: `with_lora` of what this
-    returns. Pairs come from the source; no sampling.
+    The chase is DPO of the fast policy with the slow one as its reference: -log S(beta (h_fast - sg h_slow)). It
+    depends on the gap of the two preference probabilities alone, and its gradient stays alive (beta / 2 where they are
+    level) when DPO's own has vanished. That is the property the paper states; the form is our derivation, the paper's
+    not being known to us. The paper's two policies are LoRA modules over one base: `with_lora` of what this returns.
+    Pairs come from the source; no sampling.
+
+    Args:
+        model: The network of all policies.
+        beta: Scale of the margin, per nat.
+        weight: Of the chase.
+        optimizer: That of the fast policy.
+        slow_optimizer: That of the slow one.
+        start: The first value of all policies.
+        n: Completions per prompt.
+        microbatches: The number of pieces that a scoring pass is cut into.
     """
     pair = fn(losses.dpo, beta=beta, pairs=all_pairs(n))
     learn = {
@@ -43,13 +52,10 @@ def ofs_dpo(
         "slow": pair.replace(role="slow"),
         "chase": fn(losses.weighted, loss=pair.replace(reference="slow"), weight=weight),
     }
-    parts = {
-        "policy": Role(model, start, optimizer),
-        "slow": Role(model, CopyOf("policy"), slow_optimizer),
-        "reference": Role(model, CopyOf("policy")),
-    }
-    experience = {"reference": fn(stages.logprobs, role="reference")}
-    return Algorithm(experience, learn, parts, microbatches=microbatches)
+    both = policy_and_reference(model, start=start, optimizer=optimizer)
+    slow = Role(model, CopyOf("policy"), slow_optimizer)
+    state = {"policy": both["policy"], "slow": slow, "reference": both["reference"]}
+    return Algorithm(log_probs(), learn, state, microbatches=microbatches)
 
 
 def cofs_dpo(
@@ -59,21 +65,24 @@ def cofs_dpo(
     "combined" that serves a linear combination of them (arXiv:2406.05534). Over `with_lora` these are adapters, and the
     combination is that of the weight changes that they stand for.
 
-    batch.prompts[field] [B]: the domain of a prompt, from 0; the role "domain0", ... follows the policy while its
-    domain makes up most of a batch. weights: of the combination, equal unless given; they live in the state of
-    "combined".
+    The role "domain0", ... follows the policy while its domain makes up most of a batch.
+
+    Args:
+        model: The network of all policies.
+        domains: The number of domains.
+        weights: Those of the combination, equal unless given; they live in the state of "combined".
+        field: batch.prompts[field] [B] is the domain of a prompt, from 0.
+        **parts: See `ofs_dpo`.
     """
-    made = ofs_dpo(model, **parts)
+    algorithm = ofs_dpo(model, **parts)
     names = tuple(f"domain{k}" for k in range(domains))
     memory = {
         name: Role(model, CopyOf("policy"), rule=fn(roles.while_domain, of="policy", domain=k, field=field))
         for k, name in enumerate(names)
     }
-    share = (1 / domains,) * domains if weights is None else tuple(weights)
-    served = Role(model, roles.value(fn(_weights, weights=share)), build=fn(roles.combined, of=names))
-    return Algorithm(
-        made.experience, made.losses, {**made.roles, **memory, "combined": served}, microbatches=made.microbatches
-    )
+    shares = (1 / domains,) * domains if weights is None else tuple(weights)
+    combined = Role(model, roles.value(fn(_weights, weights=shares)), build=fn(roles.combined, of=names))
+    return dataclasses.replace(algorithm, roles={**algorithm.roles, **memory, "combined": combined})
 
 
 def _weights(key: jax.Array, *, weights: tuple[float, ...]) -> dict[str, Array]:
@@ -96,9 +105,19 @@ def with_replay(
     """The algorithm with a replay beside its fresh samples: the loss named `loss` also reads `rows` judged examples of
     at most `max_age` iterations ago, times `weight`.
 
-    slots: how many prompts are remembered, by example_id modulo slots; prompt_tokens, n, max_tokens: the batch's sizes;
-    reference: whose log-probs are remembered with them, so that role must be frozen. Memory and draws are part of the
-    state: a resumed run replays what an uninterrupted one would.
+    Memory and draws are part of the state: a resumed run replays what an uninterrupted one would.
+
+    Args:
+        algorithm: An algorithm of self-play.
+        slots: How many prompts are remembered, by example_id modulo slots.
+        rows: Remembered examples per iteration.
+        max_age: Iterations after which an example is no longer replayed.
+        prompt_tokens: The length of the batch's prompts in tokens.
+        n: Its completions per prompt.
+        max_tokens: Their length in tokens.
+        weight: Of the replayed loss.
+        loss: The name of the loss that is replayed.
+        reference: The role whose log-probs are remembered with the examples, which must therefore be frozen.
     """
     fields = {
         "prompt": ((prompt_tokens,), "int32"),
@@ -110,10 +129,10 @@ def with_replay(
         f"logps/{reference}": ((n, max_tokens), "float32"),
     }
     memory = Role(None, roles.memory(slots, **fields), rule=fn(roles.remember))
-    again = losses.on("replay", fn(losses.weighted, loss=algorithm.losses[loss], weight=weight))
+    replayed = losses.on("replay", fn(losses.weighted, loss=algorithm.losses[loss], weight=weight))
     return dataclasses.replace(
         algorithm,
         experience={**algorithm.experience, "recall": fn(stages.recall, rows=rows, max_age=max_age)},
-        losses={**algorithm.losses, "replay": again},
+        losses={**algorithm.losses, "replay": replayed},
         roles={**algorithm.roles, "memory": memory},
     )

@@ -7,65 +7,78 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import losses, roles, stages
-from alignjax.algorithms.online import past
+from alignjax.algorithms.parts import SelfPlay, log_probs, past
 from alignjax.config import Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
-from alignjax.sampling import own
 from alignjax.types import Algorithm, Model, Role
-
-__all__ = ["comal", "dno", "egpo", "inpo", "mnpo", "onpo", "rounds", "spin", "sppo"]
 
 
 def rounds(
     model: Model,
     *,
     losses: Mapping[str, Fn],
-    judge: Fn,
-    judges: Mapping[str, Role],
-    optimizer: Fn,
-    start: Any,
-    max_tokens: int,
     n: int = 2,
     sync_every: int = 1,
     labels: Mapping[str, Fn] | None = None,
     others: Mapping[str, Role] | None = None,
     score: tuple[str, ...] = (),
     epochs: int = 1,
-    microbatches: int = 1,
+    **parts: Any,
 ) -> Algorithm:
     """Rounds of self-play: n samples of "previous", the policy as it was when the round of `sync_every` iterations
     began, judged, and losses that fit the policy to a step from there.
 
-    labels: stages after the judge's; others: further roles; score: those of which log-probs are filed before the
-    update. epochs: optimizer steps on the same samples; with sync_every = 1 and many epochs a round is one iteration
-    and its data one batch, as the papers write it.
+    With sync_every = 1 and many epochs a round is one iteration and its data one batch, as the papers write it.
+
+    Args:
+        model: The network of the policy.
+        losses: Losses by name.
+        n: Completions per prompt.
+        sync_every: Iterations per round.
+        labels: Stages after the judge's.
+        others: Further roles.
+        score: Those of the roles whose log-probs are stored before the update.
+        epochs: Optimizer steps on the same samples.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
-    experience = {
-        "generate": fn(stages.generate, n=n, max_tokens=max_tokens, behaviour=fn(own, stream="previous")),
-        "prefer": fn(stages.prefer, judge=judge),
-        **(labels or {}),
-        **{name: fn(stages.logprobs, role=name) for name in score},
-    }
-    parts = {"policy": Role(model, start, optimizer), "previous": past(model, sync_every), **(others or {}), **judges}
-    return Algorithm(experience, losses, parts, epochs=epochs, microbatches=microbatches)
+    play = SelfPlay(model, **parts)
+    experience = {"generate": play.sample(n, "previous"), "prefer": play.label(), **(labels or {})}
+    for role in score:
+        experience |= log_probs(role)
+    state = {**play.policy(), "previous": past(model, sync_every), **(others or {}), **play.judges}
+    return play.algorithm(experience, losses, state, epochs=epochs)
 
 
 def sppo(model: Model, *, eta: float = 1000.0, n: int = 4, completions: str = "extremes", **parts: Any) -> Algorithm:
-    """Self-play preference optimisation: the log-ratio to the previous policy of the best and the worst sample is
-    fitted to eta (win rate - 1/2) (arXiv:2405.00675). See `rounds` for its parts."""
+    """Self-play preference optimization: the log-ratio to the previous policy of the best and the worst sample is
+    fitted to eta (win rate - 1/2) (arXiv:2405.00675).
+
+    Args:
+        model: The network of the policy.
+        eta: Step size of a round.
+        n: Completions per prompt.
+        completions: "extremes", the best and the worst, or "all".
+        **parts: See `rounds`.
+    """
     fit = fn(losses.sppo, eta=eta, completions=completions)
     return rounds(model, losses={"sppo": fit}, n=n, labels={"win_rate": fn(stages.win_rate_against)}, **parts)
 
 
 def dno(model: Model, *, eta: float = 1.0, n: int = 4, **parts: Any) -> Algorithm:
-    """Direct Nash optimisation, its theoretical form: DPO from the previous policy with labels S(g_i - g_j), g the mean
+    """Direct Nash optimization, its theoretical form: DPO from the previous policy with labels S(g_i - g_j), g the mean
     win rates of two samples (arXiv:2404.03715).
 
-    eta: inverse temperature of the log-ratio. Win rates are estimated on the n samples, so labels, which are not linear
-    in them, are right only for large n. Labels lie in [S(-1), S(1)], so margins stay below 1/eta: each round is a
-    step of multiplicative weights, without a pull to the first reference. The paper's practice, hard labels on pairs of
-    high margin with a strong model's text among them, is `iterated_dpo` on such a source.
+    Win rates are estimated on the n samples, so labels, which are not linear in them, are right only for large n.
+    Labels lie in [S(-1), S(1)], so margins stay below 1/eta: each round is a step of multiplicative weights, without a
+    pull to the first reference. The paper's practice, hard labels on pairs of high margin with a strong model's text
+    among them, is `iterated_dpo` on such a source.
+
+    Args:
+        model: The network of the policy.
+        eta: Inverse temperature of the log-ratio.
+        n: Completions per prompt.
+        **parts: See `rounds`.
     """
     labels = {"win_rate": fn(stages.win_rate_against), "soft": fn(stages.prefer_by_reward)}
     fit = fn(losses.dpo, beta=eta, reference="previous", pairs=all_pairs(n))
@@ -76,11 +89,20 @@ def mnpo(
     model: Model, *, eta: float = 0.0075, c: float = 1 / 3, history: int = 2, sync_every: int = 1, n: int = 2,
     **parts: Any,
 ) -> Algorithm:  # fmt: skip
-    """Multiplayer Nash preference optimisation: a round's step starts from the mean of the reference and the last
+    """Multiplayer Nash preference optimization: a round's step starts from the mean of the reference and the last
     `history` policies, which are the opponents (arXiv:2509.23102).
 
     Samples come from the newest opponent. Until enough rounds have passed the oldest opponents are the policy's start,
     where the released code leaves them out.
+
+    Args:
+        model: The network of the policy.
+        eta: Inverse step size of a round.
+        c: The reference's share of the mean that a step starts from.
+        history: Number of past policies.
+        sync_every: Iterations per round.
+        n: Completions per prompt.
+        **parts: See `rounds`.
     """
     names = ("previous", *(f"past{k}" for k in range(2, history + 1)))
     others = {new: past(model, sync_every, of=old) for old, new in itertools.pairwise(names)}
@@ -93,11 +115,19 @@ def mnpo(
 def inpo(
     model: Model, *, eta: float = 0.1, c: float = 1 / 3, n: int = 2, reference: Role | None = None, **parts: Any
 ) -> Algorithm:
-    """Iterative Nash policy optimisation: rounds of IPO around the mean of reference and previous policy
+    """Iterative Nash policy optimization: rounds of IPO around the mean of reference and previous policy
     (arXiv:2407.00617).
 
-    A policy that a round leaves alone is the equilibrium regularised by tau = c eta; rounds reach it only if their
-    step 1 / eta is small enough for the game. reference: a role instead of the frozen start.
+    A policy that a round leaves alone is the equilibrium regularized by tau = c eta; rounds reach it only if their
+    step 1 / eta is small enough for the game.
+
+    Args:
+        model: The network of the policy.
+        eta: Inverse step size of a round.
+        c: The reference's share of the mean that a step starts from.
+        n: Completions per prompt.
+        reference: A role in the place of the policy's frozen start.
+        **parts: See `rounds`.
     """
     others = {"reference": Role(model, CopyOf("policy")) if reference is None else reference}
     fit = fn(losses.inpo, eta=eta, c=c, pairs=all_pairs(n))
@@ -110,23 +140,39 @@ def comal(
     """COMAL, convergent meta-alignment: INPO whose reference becomes the policy after every `outer` rounds of
     `sync_every` iterations (arXiv:2410.23223).
 
-    Each stretch of `outer` rounds nears the equilibrium regularised towards its reference; moving that reference takes
-    the limit to an equilibrium of the game *without* regularisation.
+    Each stretch of `outer` rounds nears the equilibrium regularized towards its reference; moving that reference takes
+    the limit to an equilibrium of the game *without* regularization.
+
+    Args:
+        model: The network of the policy.
+        eta: Inverse step size of a round.
+        c: The reference's share of the mean that a step starts from.
+        sync_every: Iterations per round.
+        outer: Rounds per reference.
+        **parts: See `rounds`.
     """
-    moving = past(model, outer * sync_every)
-    return inpo(model, eta=eta, c=c, sync_every=sync_every, reference=moving, **parts)
+    reference = past(model, outer * sync_every)
+    return inpo(model, eta=eta, c=c, sync_every=sync_every, reference=reference, **parts)
 
 
 def onpo(model: Model, *, eta: float = 1.0, n: int = 2, sync_every: int = 1, optimizer: Fn, **parts: Any) -> Algorithm:
-    """Optimistic Nash policy optimisation: two policies take the same step from one auxiliary iterate, the playing one
+    """Optimistic Nash policy optimization: two policies take the same step from one auxiliary iterate, the playing one
     from where that has just arrived (arXiv:2502.16852 Algorithm 1).
 
     With q = "auxiliary", q' its value when the round began and the same labelled samples of the policy for both: q fits
-    q' exp(eta P(. beats previous)), the policy q exp(eta P(. beats previous)), each by IPO at tau = 1 / eta. Aims at
-    the equilibrium *without* regularisation. The paper makes the two fits one after the other; here they run side by
+    q' exp(eta P(. beats previous)), the policy q exp(eta P(. beats previous)), each by IPO at tau = 1 / eta. It aims at
+    the equilibrium *without* regularization. The paper makes the two fits one after the other; here they run side by
     side, the policy's chasing q, so that a round ends in the same two policies if both fits are finished and not
     otherwise: give a round enough iterations or epochs. The paper's theory asks for eta <= 1/8 where last iterates are
     to converge; its practice takes 1 / eta = 0.01.
+
+    Args:
+        model: The network of both policies.
+        eta: Step size of a round.
+        n: Completions per prompt.
+        sync_every: Iterations per round.
+        optimizer: That of both policies.
+        **parts: See `rounds`.
     """
     fit = fn(losses.ipo, tau=1 / eta, pairs=all_pairs(n))
     both = {
@@ -137,56 +183,45 @@ def onpo(model: Model, *, eta: float = 1.0, n: int = 2, sync_every: int = 1, opt
         "auxiliary": Role(model, CopyOf("policy"), optimizer),
         "auxiliary_before": past(model, sync_every, of="auxiliary"),
     }
-    score = ("auxiliary_before",)
-    return rounds(
-        model, losses=both, n=n, sync_every=sync_every, others=others, score=score, optimizer=optimizer, **parts
-    )
+    parts |= {"optimizer": optimizer, "others": others, "score": ("auxiliary_before",)}
+    return rounds(model, losses=both, n=n, sync_every=sync_every, **parts)
 
 
 def spin(
     model: Model,
     *,
     loss: Fn = fn(losses.dpo, beta=0.1),
-    optimizer: Fn,
-    start: Any,
-    max_tokens: int,
     n: int = 1,
     sync_every: int = 100,
     epochs: int = 1,
-    microbatches: int = 1,
     judge: Fn | None = None,
     judges: Mapping[str, Role] | None = None,
+    **parts: Any,
 ) -> Algorithm:
     """SPIN, self-play fine-tuning: the source's text is to beat samples of the previous policy, which is the reference
     too and is renewed every `sync_every` iterations (arXiv:2401.01335).
 
-    The source gives one completion a prompt; n samples join it. loss: `dpo`, or `slic` for the paper's hinge. What
-    makes it SPIN is the data and the renewal, so it needs no judge, and ignores one.
+    The source gives one completion a prompt; n samples join it. What makes it SPIN is the data and the renewal.
+
+    Args:
+        model: The network of the policy.
+        loss: `dpo`, or `slic` for the paper's hinge.
+        n: Samples per prompt.
+        sync_every: Iterations per round.
+        epochs: Optimizer steps on the same samples.
+        judge: Ignored, as no judge is needed.
+        judges: Ignored.
+        **parts: `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
-    experience = {
-        "generate": fn(stages.generate, n=n, max_tokens=max_tokens, behaviour=fn(own, stream="previous")),
-        "label": fn(stages.prefer_first),
-        "previous": fn(stages.logprobs, role="previous"),
-    }
+    play = SelfPlay(model, judge=None, judges={}, **parts)
+    experience = {"generate": play.sample(n, "previous"), "label": fn(stages.prefer_first), **log_probs("previous")}
     pair = loss.replace(reference="previous", pairs=tuple((0, j) for j in range(1, n + 1)))
-    parts = {"policy": Role(model, start, optimizer), "previous": past(model, sync_every)}
-    return Algorithm(experience, {"pair": pair}, parts, epochs=epochs, microbatches=microbatches)
+    state = {**play.policy(), "previous": past(model, sync_every)}
+    return play.algorithm(experience, {"pair": pair}, state, epochs=epochs)
 
 
-def egpo(
-    model: Model,
-    *,
-    tau: float = 0.1,
-    n: int = 2,
-    opponents: int = 1,
-    judge: Fn,
-    judges: Mapping[str, Role],
-    optimizer: Fn,
-    start: Any,
-    max_tokens: int,
-    microbatches: int = 1,
-) -> Algorithm:
-    """Extragradient preference optimisation: of every two iterations the first only looks ahead, and the second steps
+def egpo(model: Model, *, tau: float = 0.1, n: int = 2, opponents: int = 1, **parts: Any) -> Algorithm:
+    """Extragradient preference optimization: of every two iterations the first only looks ahead, and the second steps
     from the same policy against the one that was seen there (arXiv:2503.08942).
 
     Even iterations: opponents are the policy's own samples, and its step makes "opponent"; the policy goes back to
@@ -194,20 +229,27 @@ def egpo(
     restored exactly; moments of an optimizer see both gradients. The regression is onto win rates against fresh samples
     of the opponent, on pairs of the policy's samples; the paper's experiments with tables draw the pairs uniformly, and
     those with language models from a sampler that we could not check.
+
+    Args:
+        model: The network of the policy.
+        tau: Strength of the regularization in nats.
+        n: The policy's samples per prompt.
+        opponents: The opponent's samples per prompt.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
+    play = SelfPlay(model, **parts)
     experience = {
-        "generate": fn(stages.generate, n=n, max_tokens=max_tokens),
-        "opponent": fn(stages.generate, n=opponents, max_tokens=max_tokens, behaviour=fn(own, stream="opponent")),
-        "prefer": fn(stages.prefer, judge=judge),
+        "generate": play.sample(n),
+        "opponent": play.sample(opponents, "opponent"),
+        "prefer": play.label(),
         "win_rate": fn(stages.win_rate_against, own=n),
-        "reference": fn(stages.logprobs, role="reference"),
+        **log_probs(),
     }
-    parts = {
-        "policy": Role(model, start, optimizer, rule=fn(roles.return_to, of="centre", every=2)),
+    state = {
+        "policy": Role(model, play.start, play.optimizer, rule=fn(roles.return_to, of="centre", every=2)),
         "centre": past(model, 2),
         "opponent": past(model, 1),
         "reference": Role(model, CopyOf("policy")),
-        **judges,
+        **play.judges,
     }
-    fit = fn(losses.egpo, tau=tau, pairs=all_pairs(n))
-    return Algorithm(experience, {"pair": fit}, parts, microbatches=microbatches)
+    return play.algorithm(experience, {"pair": fn(losses.egpo, tau=tau, pairs=all_pairs(n))}, state)

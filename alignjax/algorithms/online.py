@@ -2,88 +2,90 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from alignjax import losses, roles, stages
+from alignjax.algorithms.parts import SelfPlay, log_probs, past
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
 from alignjax.sampling import mixture, own
 from alignjax.types import Algorithm, Model, Role
 
-__all__ = [
-    "ipo_md",
-    "iterated_dpo",
-    "nash_ema",
-    "nash_md",
-    "oaif",
-    "online",
-    "online_dpo",
-    "online_ipo",
-    "online_slic",
-    "osp",
-    "self_play_pg",
-]
-
-
-def past(model: Model, every: int, of: str = "policy") -> Role:
-    """A role that is another one as it was up to `every` iterations ago."""
-    return Role(model, CopyOf(of), rule=fn(roles.snapshot, of=of, every=every))
-
 
 def online(
     model: Model,
     *,
     loss: Fn,
-    judge: Fn,
-    judges: Mapping[str, Role],
-    optimizer: Fn,
-    start: Any,
-    max_tokens: int,
     n: int = 2,
     behaviour: Fn | None = None,
+    labels: Mapping[str, Fn] | None = None,
     sync_every: int = 1,
     epochs: int = 1,
-    microbatches: int = 1,
+    **parts: Any,
 ) -> Algorithm:
-    """Self-play: sample n completions, ask the judge about every pair, apply a pairwise loss to all of them.
+    """Self-play samples n completions, asks the judge about every pair and applies a pairwise loss to all of them.
 
-    judge: a judge function; judges: the roles it reads; behaviour: what is sampled (default: the policy). sync_every: a
-    dial from fully online (1: the policy samples) towards offline: samples come from a copy of the policy that is
-    renewed every so many iterations; a number above the run's length samples from the start for ever. epochs: optimizer
-    steps on the same samples. The loss must not name `pairs`; all are used.
+    Args:
+        model: The network of the policy.
+        loss: A pairwise loss. It must not name `pairs`; all are used.
+        n: Completions per prompt.
+        behaviour: What is sampled (default: the policy).
+        labels: Stages after the judge's.
+        sync_every: A dial from fully online (1: the policy samples) towards offline: samples come from a copy of the
+            policy that is renewed every so many iterations; a number above the run's length samples from the start
+            for ever.
+        epochs: Optimizer steps on the same samples.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
 
-    Raises ConfigError for a `behaviour` together with sync_every > 1: let the behaviour name a `snapshot` role instead.
+    Raises:
+        ConfigError: For a `behaviour` together with sync_every > 1: let the behavior name a `snapshot` role instead.
     """
-    parts = {"policy": Role(model, start, optimizer), "reference": Role(model, CopyOf("policy")), **judges}
+    play = SelfPlay(model, **parts)
+    state = {**play.policy_and_reference(), **play.judges}
     if sync_every > 1:
         if behaviour is not None:
             raise ConfigError("sync_every samples from a copy of the policy; it takes no behaviour")
-        behaviour, parts = fn(own, stream="sampler"), {**parts, "sampler": past(model, sync_every)}
-    generate = fn(stages.generate, n=n, max_tokens=max_tokens)
-    if behaviour is not None:
-        generate = generate.replace(behaviour=behaviour)
-    mixed = behaviour is not None and "reference" in behaviour.kwargs.values()
-    experience = {"generate": generate, "prefer": fn(stages.prefer, judge=judge)}
-    if not mixed:  # a mixture has scored the reference already, token by token, while it sampled
-        experience["reference"] = fn(stages.logprobs, role="reference")
-    pair = {"pair": loss.replace(pairs=all_pairs(n))}
-    return Algorithm(experience, pair, parts, epochs=epochs, microbatches=microbatches)
+        behaviour, state["sampler"] = fn(own, stream="sampler"), past(model, sync_every)
+    # A mixture has scored the reference already, token by token, while it sampled.
+    scored = behaviour is not None and "reference" in behaviour.kwargs.values()
+    stored = {} if scored else log_probs()
+    experience = {"generate": play.sample(n, behaviour), "prefer": play.label(), **(labels or {}), **stored}
+    return play.algorithm(experience, {"pair": loss.replace(pairs=all_pairs(n))}, state, epochs=epochs)
 
 
 def online_ipo(model: Model, *, tau: float = 0.1, **parts: Any) -> Algorithm:
-    """Online IPO: self-play whose equilibrium is the Nash policy regularised by tau (arXiv:2403.08635)."""
+    """Online IPO: self-play whose equilibrium is the Nash policy regularized by tau (arXiv:2403.08635).
+
+    Args:
+        model: The network of the policy.
+        tau: Strength of the regularization in nats.
+        **parts: See `online`.
+    """
     return online(model, loss=fn(losses.ipo, tau=tau), **parts)
 
 
 def online_dpo(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
-    """Online DPO: pairs of the policy's own samples, labelled by the judge (arXiv:2402.04792, arXiv:2403.08635)."""
+    """Online DPO: pairs of the policy's own samples, labelled by the judge (arXiv:2402.04792, arXiv:2403.08635).
+
+    Args:
+        model: The network of the policy.
+        beta: Scale of the margin, per nat.
+        **parts: See `online`.
+    """
     return online(model, loss=fn(losses.dpo, beta=beta), **parts)
 
 
 def online_slic(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
-    """Online SLiC, the hinge on the policy's own samples (arXiv:2403.08635)."""
+    """Online SLiC, the hinge on the policy's own samples (arXiv:2403.08635).
+
+    Args:
+        model: The network of the policy.
+        beta: Scale of the margin, per nat.
+        **parts: See `online`.
+    """
     return online(model, loss=fn(losses.slic, beta=beta), **parts)
 
 
@@ -91,8 +93,14 @@ def ipo_md(model: Model, *, tau: float = 0.1, beta: float = 0.25, **parts: Any) 
     """IPO-MD: online IPO on samples of the geometric mixture policy^(1-beta) reference^beta (arXiv:2403.08635 section
     4.2).
 
-    For beta > 0 it stops where the *mixture*, not the policy, is an equilibrium: the one regularised by
+    For beta > 0 it stops where the *mixture*, not the policy, is an equilibrium: the one regularized by
     tau / (1 - beta). To aim at the equilibrium of tau with the mixture, train with tau (1 - beta).
+
+    Args:
+        model: The network of the policy.
+        tau: Strength of the regularization in nats.
+        beta: The reference's share of the mixture, in [0, 1].
+        **parts: See `online`.
     """
     return online(model, loss=fn(losses.ipo, tau=tau), behaviour=fn(mixture, beta=beta), **parts)
 
@@ -103,31 +111,30 @@ def oaif(
 ) -> Algorithm:  # fmt: skip
     """Online AI feedback: a language model annotates pairs of the policy's samples with hard labels (arXiv:2402.04792).
 
-    judge: `fn(stages.annotator, verdicts=...)` in role "annotator" unless given, whose verdict is made a hard label;
-    loss: `dpo`, or `ipo` and `slic`, which the paper has too.
+    Args:
+        model: The network of the policy.
+        judge: `fn(stages.annotator, verdicts=...)` in role "annotator" unless given; its verdict is made a hard label.
+        verdicts: The two tokens with which the annotator answers "the first" and "the second".
+        loss: `dpo`, or `ipo` and `slic`, which the paper has too.
+        **parts: See `online`.
     """
-    asked = fn(stages.annotator, verdicts=verdicts) if judge is None else judge
-    made = online(model, judge=asked, loss=loss, **parts)
-    experience = _inserted(made.experience, "prefer", {"verdict": fn(stages.verdict)})
-    return Algorithm(experience, made.losses, made.roles, epochs=made.epochs, microbatches=made.microbatches)
-
-
-def _inserted(experience: Mapping[str, Fn], after: str, new: Mapping[str, Fn]) -> dict[str, Fn]:
-    """The stages with `new` ones behind one of them."""
-    found: dict[str, Fn] = {}
-    for name, stage in experience.items():
-        found[name] = stage
-        if name == after:
-            found |= new
-    return found
+    annotator = fn(stages.annotator, verdicts=verdicts) if judge is None else judge
+    return online(model, judge=annotator, loss=loss, labels={"verdict": fn(stages.verdict)}, **parts)
 
 
 def iterated_dpo(model: Model, *, beta: float = 0.1, sync_every: int = 100, n: int = 2, **parts: Any) -> Algorithm:
     """Iterated DPO: online DPO in rounds of `sync_every` iterations, each against and on samples of the policy that the
-    round began with (as in arXiv:2402.04792, arXiv:2405.19332)."""
-    made = online(model, loss=fn(losses.dpo, beta=beta), n=n, behaviour=fn(own, stream="reference"), **parts)
-    moving = {**made.roles, "reference": past(model, sync_every)}
-    return Algorithm(made.experience, made.losses, moving, epochs=made.epochs, microbatches=made.microbatches)
+    round began with (as in arXiv:2402.04792, arXiv:2405.19332).
+
+    Args:
+        model: The network of the policy.
+        beta: Scale of the margin, per nat.
+        sync_every: Iterations per round.
+        n: Completions per prompt.
+        **parts: See `online`.
+    """
+    algorithm = online(model, loss=fn(losses.dpo, beta=beta), n=n, behaviour=fn(own, stream="reference"), **parts)
+    return dataclasses.replace(algorithm, roles={**algorithm.roles, "reference": past(model, sync_every)})
 
 
 def osp(model: Model, *, judge: Fn | None = None, verdicts: tuple[int, int] = (4, 5), beta: float = 0.1, n: int = 4,
@@ -135,110 +142,119 @@ def osp(model: Model, *, judge: Fn | None = None, verdicts: tuple[int, int] = (4
     """Online self-preferring policy: it judges its own samples and learns from pairs of ranks with the strengths it
     gave (arXiv:2405.14103).
 
-    judge: the policy itself by `stages.annotator` unless given. Samples are ranked by mean win rate, best first, and
-    rank k is paired with rank n-1-k; the label is the judged probability, so DPO's loss is the soft-preference cross
-    entropy. The pairing and the estimate of the strength are our choice, the paper's not being known to us.
+    Samples are ranked by mean win rate, best first, and rank k is paired with rank n-1-k; the label is the judged
+    probability, so DPO's loss is the soft-preference cross entropy. The pairing and the estimate of the strength are
+    our choice, the paper's not being known to us.
+
+    Args:
+        model: The network of the policy.
+        judge: The policy itself by `stages.annotator` unless given.
+        verdicts: The two tokens with which the policy answers "the first" and "the second".
+        beta: Scale of the margin, per nat.
+        n: Completions per prompt.
+        judges: The roles that a given judge reads.
+        **parts: See `online`.
     """
-    asked = fn(stages.annotator, role="policy", verdicts=verdicts) if judge is None else judge
-    made = online(model, judge=asked, judges=judges or {}, loss=fn(losses.dpo, beta=beta), n=n, **parts)
-    experience = _inserted(
-        made.experience, "prefer", {"win_rate": fn(stages.win_rate_against), "ranked": fn(stages.ranked)}
+    annotator = fn(stages.annotator, role="policy", verdicts=verdicts) if judge is None else judge
+    ranks = {"win_rate": fn(stages.win_rate_against), "ranked": fn(stages.ranked)}
+    loss = fn(losses.dpo, beta=beta)
+    algorithm = online(model, judge=annotator, judges=judges or {}, loss=loss, n=n, labels=ranks, **parts)
+    return dataclasses.replace(
+        algorithm, losses={"pair": loss.replace(pairs=tuple((k, n - 1 - k) for k in range(n // 2)))}
     )
-    pair = made.losses["pair"].replace(pairs=tuple((k, n - 1 - k) for k in range(n // 2)))
-    return Algorithm(experience, {"pair": pair}, made.roles, epochs=made.epochs, microbatches=made.microbatches)
 
 
 def policy_gradient(
     model: Model,
     *,
-    opponent: Fn | None,
-    opponents: int,
-    others: Mapping[str, Role],
+    opponent: Fn | str | None = None,
+    opponents: int = 1,
+    others: Mapping[str, Role] | None = None,
     tau: float,
-    kl: str,
-    judge: Fn,
-    judges: Mapping[str, Role],
-    optimizer: Fn,
-    start: Any,
-    max_tokens: int,
+    kl: str = "sequence",
     n: int = 1,
-    microbatches: int = 1,
+    **parts: Any,
 ) -> Algorithm:
-    """n samples of the policy, rewarded with their mean win rate against `opponents` samples of a behaviour (None: each
-    other), and a policy gradient with a KL towards the reference."""
-    experience = {"generate": fn(stages.generate, n=n, max_tokens=max_tokens)}
-    if opponent is not None:
-        experience["opponent"] = fn(stages.generate, n=opponents, max_tokens=max_tokens, behaviour=opponent)
-    experience |= {
-        "prefer": fn(stages.prefer, judge=judge),
-        "win_rate": fn(stages.win_rate_against, own=None if opponent is None else n),
-        "reference": fn(stages.logprobs, role="reference"),
+    """Self-play by policy gradient: the reward of a sample is its mean win rate, with a KL towards the reference.
+
+    Args:
+        model: The network of the policy.
+        opponent: The behavior, or the role, whose samples the policy's meet; None: they meet each other.
+        opponents: Samples of the opponent per prompt.
+        others: Further roles.
+        tau: Strength of the KL.
+        kl: "sequence" (exact) or "token" (TRL's).
+        n: The policy's samples per prompt.
+        **parts: See `parts.SelfPlay`.
+    """
+    play = SelfPlay(model, **parts)
+    against = {} if opponent is None else {"opponent": play.sample(opponents, opponent)}
+    experience = {
+        "generate": play.sample(n),
+        **against,
+        "prefer": play.label(),
+        "win_rate": fn(stages.win_rate_against, own=n if against else None),
+        **log_probs(),
     }
-    trained = {"policy": Role(model, start, optimizer), "reference": Role(model, CopyOf("policy"))}
-    learn = fn(losses.reinforce, tau=tau, baseline=0.5, kl=kl)
-    return Algorithm(experience, {"reinforce": learn}, {**trained, **others, **judges}, microbatches=microbatches)
+    learn = {"reinforce": fn(losses.reinforce, tau=tau, baseline=0.5, kl=kl)}
+    return play.algorithm(experience, learn, {**play.policy_and_reference(), **(others or {}), **play.judges})
 
 
-def nash_md(
-    model: Model, *, tau: float = 0.1, beta: float = 0.125, kl: str = "sequence", opponents: int = 1, **parts: Any
-) -> Algorithm:
+def nash_md(model: Model, *, tau: float = 0.1, beta: float = 0.125, **parts: Any) -> Algorithm:
     """Nash-MD-PG: a policy gradient on the win rate against the geometric mixture policy^(1-beta) reference^beta
     (arXiv:2312.00886 section 7).
 
-    n: the policy's samples, `opponents`: the mixture's; kl: "sequence" (exact) or "token" (TRL's). For beta > 0 it
-    stops where IPO-MD does, with the *mixture* an equilibrium, the one regularised by tau / (1 - beta): evaluate the
-    mixture, or train with tau (1 - beta). beta = 0 is self-play, 1 a best response to the reference. The mixture is
-    sampled token by token, which is the theory's for completions of one token.
+    For beta > 0 it stops where IPO-MD does, with the *mixture* an equilibrium, the one regularized by tau / (1 - beta):
+    evaluate the mixture, or train with tau (1 - beta). beta = 0 is self-play, 1 a best response to the reference. The
+    mixture is sampled token by token, which is the theory's for completions of one token.
+
+    Args:
+        model: The network of the policy.
+        tau: Strength of the KL.
+        beta: The reference's share of the mixture, in [0, 1].
+        **parts: `n` (1), the policy's samples, `opponents` (1), the mixture's, and `kl`; see `online.policy_gradient`.
     """
-    opponent = fn(mixture, beta=beta)
-    return policy_gradient(model, opponent=opponent, opponents=opponents, others={}, tau=tau, kl=kl, **parts)
+    return policy_gradient(model, opponent=fn(mixture, beta=beta), tau=tau, **parts)
 
 
-def nash_ema(
-    model: Model, *, tau: float = 0.1, decay: float = 0.999, kl: str = "sequence", opponents: int = 1, **parts: Any
-) -> Algorithm:
+def nash_ema(model: Model, *, tau: float = 0.1, decay: float = 0.999, **parts: Any) -> Algorithm:
     """Nash-EMA-PG: a policy gradient on the win rate against a policy whose *parameters* are an exponential moving
     average of the policy's (arXiv:2312.00886).
 
     An average of parameters is no mixture of probabilities; no guarantee of an equilibrium is claimed for the way
-    there. Where the policy stands still the average has caught up with it, and it is the equilibrium regularised by
-    tau. decay = 0 lags one iteration behind self-play.
+    there. Where the policy stands still the average has caught up with it, and it is the equilibrium regularized by
+    tau.
+
+    Args:
+        model: The network of the policy.
+        tau: Strength of the KL.
+        decay: Of the average, per iteration; 0 lags one iteration behind self-play.
+        **parts: `n` (1), the policy's samples, `opponents` (1), the average's, and `kl`; see `online.policy_gradient`.
     """
     average = Role(model, CopyOf("policy"), rule=fn(roles.ema, of="policy", decay=decay))
-    opponent, others = fn(own, stream="opponent"), {"opponent": average}
-    return policy_gradient(model, opponent=opponent, opponents=opponents, others=others, tau=tau, kl=kl, **parts)
+    return policy_gradient(model, opponent="opponent", others={"opponent": average}, tau=tau, **parts)
 
 
 def self_play_pg(
-    model: Model,
-    *,
-    tau: float = 0.1,
-    pool: int = 0,
-    sync_every: int = 1,
-    kl: str = "sequence",
-    n: int = 2,
-    opponents: int = 1,
-    **parts: Any,
+    model: Model, *, tau: float = 0.1, pool: int = 0, sync_every: int = 1, n: int = 2, **parts: Any
 ) -> Algorithm:
     """Self-play policy gradient: the reward of a sample is its mean win rate over the prompt's other samples, or over
     those of a queue of past policies (SPO, arXiv:2401.04056).
 
-    pool: 0 for self-play among n samples (n >= 2); k > 0 keeps the last k policies, one pushed every `sync_every`
-    iterations, and plays each iteration against one of them drawn at random: a best response to the average of the past
-    (fictitious play). Of a single past policy that never moves (`sync_every` beyond the run) it is the best response to
-    the reference. Without a pool the expected gradient is tau/4 times that of online IPO.
+    With a pool each iteration plays against one of the past policies drawn at random: a best response to the average of
+    the past (fictitious play). With pool=1 and sync_every longer than the run the opponent never changes, so the policy
+    learns a best response to the reference. Without a pool the expected gradient is tau/4 times that of online IPO.
+
+    Args:
+        model: The network of the policy.
+        tau: Strength of the KL.
+        pool: 0 for self-play among n samples (n >= 2); k > 0 keeps the last k policies.
+        sync_every: Iterations between two policies that are pushed onto the queue.
+        n: The policy's samples per prompt.
+        **parts: `opponents` (1), samples of the past policy, and `kl`; see `online.policy_gradient`.
     """
     if pool == 0:
-        return policy_gradient(model, opponent=None, opponents=0, others={}, tau=tau, kl=kl, n=n, **parts)
+        return policy_gradient(model, tau=tau, n=n, **parts)
     rule = fn(roles.pool, of="policy", every=sync_every)
     queue = Role(model, roles.pool_of("policy", pool), rule=rule, build=fn(roles.chosen))
-    return policy_gradient(
-        model,
-        opponent=fn(own, stream="pool"),
-        opponents=opponents,
-        others={"pool": queue},
-        tau=tau,
-        kl=kl,
-        n=n,
-        **parts,
-    )
+    return policy_gradient(model, opponent="pool", others={"pool": queue}, tau=tau, n=n, **parts)
