@@ -1,4 +1,8 @@
-"""Where a role's first value comes from, and the rules that move roles without an optimizer."""
+"""Initial values of roles, and the rules that move roles without an optimizer.
+
+A rule is called as rule(state, context, batch, key) at the end of every iteration, where `state` is the role's tree,
+and returns the tree of the next iteration. Rules read old values all at once: none sees what another has just written.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +14,32 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn, nearest
-from alignjax.types import Batch, Context, Key, Mean, frozen
+from alignjax.types import Batch, Context, Key, Mean, frozen as frozen
 
-__all__ = [
-    "AdaptersOf",
-    "CopyOf",
-    "Fresh",
-    "PoolOf",
-    "Restored",
-    "Through",
-    "Value",
-    "adapters_of",
-    "chosen",
-    "combined",
-    "copy_of",
-    "ema",
-    "fresh",
-    "frozen",
-    "memory",
-    "pool",
-    "pool_of",
-    "remember",
-    "restored",
-    "return_to",
-    "running_mean",
-    "snapshot",
-    "through",
-    "unwrapped",
-    "value",
-    "while_domain",
-    "zero_means",
-]
+# ------------------------------------------------------------------------------------------------------- initial values
 
 
 @dataclasses.dataclass(frozen=True)
 class Fresh:
-    """Random initialisation by the role's model, from the run's seed and the role's name."""
+    """Initializes a role at random by its model, from the run's seed and the role's name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyOf:
-    """Starts equal to another role, in buffers of its own."""
+    """Starts a role equal to another one, in buffers of its own."""
 
     role: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """Starts from the newest checkpoint of an earlier pipeline step, or of another run's folder given as a path.
+    """Starts a role from the newest checkpoint of an earlier pipeline step or of another run.
 
-    grow: what the role's model has and the checkpoint has not, a new head say, is initialised afresh; otherwise the two
-    must agree.
+    Attributes:
+        stage: The name of the step, or the path of the run's folder.
+        role: The role in that checkpoint.
+        grow: Initializes afresh what the role's model has and the checkpoint has not, a new head for example. Otherwise
+            the two must agree.
     """
 
     stage: str
@@ -70,15 +49,15 @@ class Restored:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """Starts from function(key): any pytree of arrays, for state roles."""
+    """Starts a role as function(key): any pytree of arrays, for roles that are no weights."""
 
     function: Callable[[Key], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolOf:
-    """Starts as a ring of `size` copies of another role's first value, for the rule `pool` and the build `chosen`: the
-    own tree is {"ring": [size, ..] leaves, "pushed", "slot"}."""
+    """Starts a role as a ring of `size` copies of another role's first value, for the rule `pool` and the build
+    `chosen`. Its tree is {"ring": [size, ..] leaves, "pushed", "slot"}."""
 
     role: str
     size: int
@@ -86,8 +65,13 @@ class PoolOf:
 
 @dataclasses.dataclass(frozen=True)
 class AdaptersOf:
-    """Starts as low-rank adapters for the weights of another role, which change nothing yet: function(key, its first
-    value) -> adapters, a `models.lora.init` with its rank and targets."""
+    """Starts a role as low-rank adapters for the weights of another role, which change nothing yet.
+
+    Attributes:
+        role: The role with the weights.
+        function: Called as function(key, first value of that role) -> adapters; a `models.lora.init` with its rank and
+            targets.
+    """
 
     role: str
     function: Fn
@@ -95,8 +79,8 @@ class AdaptersOf:
 
 @dataclasses.dataclass(frozen=True)
 class Through:
-    """Starts as function(tree) of what another start gives: `through(restored("sft", "policy"), fn(models.quantize))`,
-    weights in few bits. The model then runs on what the function makes."""
+    """Starts a role as function(tree) of what another start gives. The model then runs on what the function makes:
+    `through(restored("sft", "policy"), fn(models.quantize))` gives weights in few bits."""
 
     start: Any
     function: Fn
@@ -107,153 +91,185 @@ adapters_of, through = AdaptersOf, Through
 
 
 def unwrapped(start: Any) -> Any:
-    """The start below any `through`."""
+    """Returns the start below any `through`."""
     return unwrapped(start.start) if isinstance(start, Through) else start
 
 
-def _source(context: Context, own: Any, of: str) -> Any:
-    """The other role's own tree if it has the same structure (adapters follow adapters), else what its model runs
+# ------------------------------------------------------------------------------------------------- rules that follow
+
+
+def _leader(context: Context, state: Any, of: str) -> Any:
+    """The tree of role `of` if it has the structure of `state` (adapters follow adapters), else what its model runs
     on."""
-    state = context.state.get(of)
-    return state if jax.tree.structure(state) == jax.tree.structure(own) else context.params(of)
+    tree = context.state.get(of)
+    return tree if jax.tree.structure(tree) == jax.tree.structure(state) else context.params(of)
 
 
-def ema(own: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
-    """Exponential moving average of another role's parameters: own <- decay * own + (1 - decay) * of. Nash-EMA's
+def _where(condition: Any, new: Any, old: Any) -> Any:
+    """`new` where the condition holds, else `old`, in the dtypes of `old`."""
+    return jax.tree.map(lambda old, new: jnp.where(condition, new, old).astype(old.dtype), old, new)
+
+
+def ema(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
+    """Exponential moving average of another role's parameters: state <- decay * state + (1 - decay) * of. Nash-EMA's
     opponent (arXiv:2312.00886)."""
     return jax.tree.map(
-        lambda mine, theirs: (decay * mine + (1 - decay) * theirs).astype(mine.dtype), own, _source(context, own, of)
+        lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state, _leader(context, state, of)
     )
 
 
-def snapshot(own: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int) -> Any:
+def snapshot(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int) -> Any:
     """A copy of another role, renewed after every `every` iterations. Rules read old values all at once, so a chain of
     snapshots is a history."""
-    renew = (context.step + 1) % every == 0
-    return jax.tree.map(
-        lambda mine, theirs: jnp.where(renew, theirs, mine).astype(mine.dtype), own, _source(context, own, of)
-    )
+    return _where((context.step + 1) % every == 0, _leader(context, state, of), state)
+
+
+def return_to(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
+    """Goes back to another role's value after every iteration but each `every`-th: of a trained role, steps that only
+    look ahead (extragradient). The optimizer's own state goes on."""
+    return _where((context.step + 1) % every != 0, _leader(context, state, of), state)
+
+
+def while_domain(
+    state: Any, context: Context, batch: Batch, key: Key, *, of: str, domain: int, field: str = "domain"
+) -> Any:
+    """Follows another role while most prompts of a batch are of one domain, batch.prompts[field] == domain, and stands
+    still otherwise, so that it keeps what was learned last about that domain.
+
+    Raises:
+        ConfigError: The batch has no such field.
+    """
+    domains = batch.need("prompts", field, of="while_domain")
+    most = jnp.mean((domains == domain).astype(jnp.float32)) > 0.5
+    return _where(most, _leader(context, state, of), state)
+
+
+# ------------------------------------------------------------------------------------------------------- running means
 
 
 def _zeros(key: Key, *, names: tuple[str, ...]) -> dict[str, Mean]:
+    """Means of nothing."""
     return {name: Mean(jnp.zeros(()), jnp.zeros(())) for name in names}
 
 
 def zero_means(*names: str) -> Value:
-    """A start for `running_mean`: nothing seen yet of the metrics of these names."""
+    """A start for `running_mean`: nothing has been seen yet of the metrics of these names."""
     return Value(fn(_zeros, names=names))
 
 
-def running_mean(own: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
+def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
     """Running means of metrics that the loss `of` writes: (total, weight) <- decay * (total, weight, both with this
     iteration's added).
 
-    own: {metric: Mean}, see `zero_means`. The mean is total / weight, so that early values are not pulled towards 0 and
-    an iteration counts as much as it has examples. decay = 1 forgets nothing. Raises ConfigError if there is no such
-    metric.
+    The mean is total / weight, so that early values are not pulled towards 0 and an iteration counts as much as it has
+    examples. decay = 1 forgets nothing.
+
+    Args:
+        state: {metric: Mean}, see `zero_means`.
+        context: Has the metrics of the iteration, "loss/metric".
+        batch: Not read.
+        key: Not read.
+        of: The name of the loss.
+        decay: The factor of all that was seen before.
+
+    Raises:
+        ConfigError: There is no such metric.
     """
 
-    def moved(name: str, mine: Mean) -> Mean:
+    def added(name: str, mean: Mean) -> Mean:
         metric = f"{of}/{name}"
         if metric not in context.metrics:
             raise ConfigError(f"running_mean finds no metric {metric!r}.{nearest(metric, context.metrics)}")
         new = context.metrics[metric]
-        both = Mean(mine.total + new.total, mine.weight + new.weight)
-        return jax.tree.map(lambda old, now: (decay * now).astype(old.dtype), mine, both)
+        both = Mean(mean.total + new.total, mean.weight + new.weight)
+        return jax.tree.map(lambda old, now: (decay * now).astype(old.dtype), mean, both)
 
-    return {name: moved(name, mine) for name, mine in own.items()}
+    return {name: added(name, mean) for name, mean in state.items()}
 
 
-def pool(own: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 1) -> Any:
+# --------------------------------------------------------------------------------------------------- pools and mixtures
+
+
+def pool(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 1) -> Any:
     """A ring of a role's past parameters (`pool_of`): pushes the present ones after every `every` iterations over the
     oldest, and draws which of those pushed so far the next iteration plays against (a queue of opponents)."""
-    ring, pushed = own["ring"], own["pushed"]
+    ring, pushed = state["ring"], state["pushed"]
     size = jax.tree.leaves(ring)[0].shape[0]
-    renew = (context.step + 1) % every == 0
-    place = pushed % size
-    present = _source(context, ring, of)
-
-    def moved(mine: Any, theirs: Any) -> Any:
-        return mine.at[place].set(jnp.where(renew, theirs, mine[place]).astype(mine.dtype))
-
-    pushed = pushed + renew
-    slot = jax.random.randint(key, (), 0, jnp.minimum(pushed, size)).astype(own["slot"].dtype)
-    return {"ring": jax.tree.map(moved, ring, present), "pushed": pushed, "slot": slot}
-
-
-def chosen(own: Any, params_of: Callable[[str], Any]) -> Any:
-    """The build of a `pool_of` role: the parameters in the slot that was drawn."""
-    return jax.tree.map(lambda leaf: leaf[own["slot"]], own["ring"])
-
-
-def combined(own: Any, params_of: Callable[[str], Any], *, of: tuple[str, ...]) -> Any:
-    """The build of a role without weights of its own: sum_k own["weights"][k] times the parameters of role of[k]."""
-    trees = [params_of(name) for name in of]
-    return jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(own["weights"], leaves, strict=True)), *trees)
-
-
-def return_to(own: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
-    """Goes back to another role's value after every iteration but each `every`-th: of a trained role, steps that only
-    look ahead (extragradient). The optimizer's own state goes on."""
-    stay = (context.step + 1) % every == 0
-    return jax.tree.map(
-        lambda mine, theirs: jnp.where(stay, mine, theirs).astype(mine.dtype), own, _source(context, own, of)
+    push = (context.step + 1) % every == 0
+    oldest = pushed % size
+    ring = jax.tree.map(
+        lambda kept, new: kept.at[oldest].set(jnp.where(push, new, kept[oldest]).astype(kept.dtype)),
+        ring,
+        _leader(context, ring, of),
     )
+    pushed = pushed + push
+    slot = jax.random.randint(key, (), 0, jnp.minimum(pushed, size)).astype(state["slot"].dtype)
+    return {"ring": ring, "pushed": pushed, "slot": slot}
+
+
+def chosen(state: Any, params_of: Callable[[str], Any]) -> Any:
+    """Builds the parameters of a `pool_of` role: those in the slot that was drawn."""
+    return jax.tree.map(lambda leaf: leaf[state["slot"]], state["ring"])
+
+
+def combined(state: Any, params_of: Callable[[str], Any], *, of: tuple[str, ...]) -> Any:
+    """Builds the parameters of a role without weights of its own: sum_k state["weights"][k] times those of role
+    of[k]."""
+    weights, trees = state["weights"], [params_of(name) for name in of]
+    return jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *trees)
+
+
+# ------------------------------------------------------------------------------------------------------------- memories
 
 
 def _empty(key: Key, *, slots: int, fields: tuple[tuple[str, tuple[int, ...], str], ...]) -> dict[str, Any]:
+    """A memory without examples."""
     empty = {name: jnp.zeros((slots, *shape), dtype) for name, shape, dtype in fields}
     return {"owner": jnp.full((slots,), -1, jnp.int32), "step": jnp.zeros((slots,), jnp.int32), **empty}
 
 
 def memory(slots: int, **fields: tuple[tuple[int, ...], str]) -> Value:
-    """A start for `remember`: room for `slots` examples. `memory(100, tokens=((2, 16), "int32"))` says the shape of a
-    field without its leading axis, and its dtype. Fields are those of a Batch, or keys of its prompts, completions and
-    ("logps/reference") log-probs. "owner" is the example in a slot (-1: none), "step" when it was made."""
+    """A start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step" when it
+    was made.
+
+    Args:
+        slots: The number of examples that there is room for.
+        **fields: The shape of each field without its leading axis, and its dtype: `tokens=((2, 16), "int32")`. Fields
+            are those of a Batch, keys of its prompts or completions, or log-probs ("logps/reference").
+    """
     described = tuple((name, tuple(shape), dtype) for name, (shape, dtype) in fields.items())
     return Value(fn(_empty, slots=slots, fields=described))
 
 
 def _field(batch: Batch, name: str) -> Any:
+    """A field of a batch by the name that a memory has for it."""
     if name.startswith("logps/"):
-        found = batch.logps.get(name[6:])
+        candidates = [batch.logps.get(name[6:])]
     else:
-        found = getattr(batch, name, None)
-        for other in (batch.prompts, batch.completions):
-            found = other.get(name) if found is None else found
-    if found is None:
+        candidates = [getattr(batch, name, None), batch.prompts.get(name), batch.completions.get(name)]
+    value = next((candidate for candidate in candidates if candidate is not None), None)
+    if value is None:
         raise ConfigError(f"remember finds no {name!r} in the batch")
-    return found
+    return value
 
 
-def remember(own: Any, context: Context, batch: Batch, key: Key) -> Any:
+def remember(state: Any, context: Context, batch: Batch, key: Key) -> Any:
     """Writes the iteration's examples into a `memory`, each to the slot of its example_id modulo the number of slots:
-    a newer example takes an older one's place, and the same prompt always its own. Raises ConfigError if the batch
-    lacks a field."""
-    if batch.example_id is None:
-        raise ConfigError("remember needs batch.example_id: it says which slot a prompt has")
-    slots, rows = own["owner"].shape[0], jnp.arange(batch.example_id.shape[0])
-    slot = batch.example_id % slots
+    a newer example takes an older one's place, and a prompt always comes to the same one.
+
+    Raises:
+        ConfigError: The batch lacks example_id, which says the slot, or a field of the memory.
+    """
+    ids = batch.need("example_id", of="remember")
+    slots, rows = state["owner"].shape[0], jnp.arange(ids.shape[0])
+    slot = ids % slots
     # Of rows that share a slot the last one writes: else the device decides which one wins, field by field.
     last = jnp.full((slots,), -1).at[slot].max(rows)
     slot = jnp.where(last[slot] == rows, slot, slots)
-    written = {"owner": batch.example_id, "step": jnp.broadcast_to(context.step, slot.shape)}
+    written = {"owner": ids, "step": jnp.broadcast_to(context.step, slot.shape)}
     return {
-        name: kept.at[slot].set(
-            (written[name] if name in written else _field(batch, name)).astype(kept.dtype), mode="drop"
+        name: old.at[slot].set(
+            (written[name] if name in written else _field(batch, name)).astype(old.dtype), mode="drop"
         )
-        for name, kept in own.items()
+        for name, old in state.items()
     }
-
-
-def while_domain(
-    own: Any, context: Context, batch: Batch, key: Key, *, of: str, domain: int, field: str = "domain"
-) -> Any:
-    """Follows another role while most prompts of a batch are of one domain, batch.prompts[field] == domain, and stands
-    still otherwise: what was learned last about that domain. Raises ConfigError if there is no such field."""
-    if field not in batch.prompts:
-        raise ConfigError(f"while_domain finds no batch.prompts[{field!r}].{nearest(field, batch.prompts)}")
-    there = jnp.mean((batch.prompts[field] == domain).astype(jnp.float32)) > 0.5
-    return jax.tree.map(
-        lambda mine, theirs: jnp.where(there, theirs, mine).astype(mine.dtype), own, _source(context, own, of)
-    )

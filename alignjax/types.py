@@ -58,33 +58,49 @@ FILLED_BY = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Prompts, their completions and what is known about them. Every leaf has B in front; a field is None (a dict:
-    empty) until a source or a stage fills it.
+    """Prompts, their completions and what is known about them.
 
-    Prompts are left-padded, completions right-padded. `valid` says a token exists and is attended; `mask` says how much
-    it counts in a loss (0 on forced prefixes, user turns and tool output; real values weight tokens). `logps[name]` are
-    log-probabilities in nats: under a role's name that role's at temperature 1 and untruncated, under "sampler" those
-    of the distribution that was sampled. `preference[b, i, j]` is the probability that completion i beats completion j;
-    `pair_weight` is 0 where a pair was not labelled.
+    Every leaf has B in front. A field is None (a mapping: empty) until a source or a stage fills it; `need` says who
+    does. Prompts are left-padded, completions right-padded.
+
+    Attributes:
+        prompt: Prompt tokens [B,P], int32.
+        prompt_valid: True where a prompt token exists and is attended [B,P].
+        tokens: Completion tokens [B,N,T], int32.
+        valid: True where a completion token exists and is attended [B,N,T].
+        mask: How much a completion token counts in a loss [B,N,T], float32: 0 on forced prefixes, user turns and tool
+            output; real values weight tokens.
+        logps: Log-probabilities of the completion tokens by name, [B,N,T] in nats: under a role's name that role's at
+            temperature 1 and untruncated, under "sampler" those of the distribution that was sampled.
+        reward: A reward of every completion [B,N].
+        preference: preference[b, i, j] is the probability that completion i beats completion j [B,N,N].
+        pair_weight: The weight of every pair in a loss [B,N,N], 0 where a pair has no label.
+        advantage: An advantage of every completion token [B,N,T].
+        returns: A return of every completion token [B,N,T].
+        example_id: The stable identity of a prompt [B], int32: sampling keys fold it in.
+        prompts: Everything else of shape [B,..], by name.
+        completions: Everything else of shape [B,N,..], by name.
+        views: Batches with B, N, P and T of their own, by name.
     """
 
-    prompt: Array | None = None  # [B,P] int32
-    prompt_valid: Array | None = None  # [B,P] bool
-    tokens: Array | None = None  # [B,N,T] int32
-    valid: Array | None = None  # [B,N,T] bool
-    mask: Array | None = None  # [B,N,T] float32
-    logps: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # name -> [B,N,T]
-    reward: Array | None = None  # [B,N]
-    preference: Array | None = None  # [B,N,N]
-    pair_weight: Array | None = None  # [B,N,N]
-    advantage: Array | None = None  # [B,N,T]
-    returns: Array | None = None  # [B,N,T]
-    example_id: Array | None = None  # [B] int32, stable identity of a prompt: sampling keys fold it in
-    prompts: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # everything else of shape [B,..]
-    completions: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # everything else of shape [B,N,..]
-    views: Mapping[str, Batch] = dataclasses.field(default_factory=dict)  # named batches with their own B, N, P, T
+    prompt: Array | None = None
+    prompt_valid: Array | None = None
+    tokens: Array | None = None
+    valid: Array | None = None
+    mask: Array | None = None
+    logps: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    reward: Array | None = None
+    preference: Array | None = None
+    pair_weight: Array | None = None
+    advantage: Array | None = None
+    returns: Array | None = None
+    example_id: Array | None = None
+    prompts: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    completions: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    views: Mapping[str, Batch] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Batch:
+        """Returns the batch with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def need(self, field: str, name: str | None = None, *, of: str) -> Array:
@@ -117,41 +133,49 @@ class Batch:
         return jnp.arange(self.need("prompt", of="ids").shape[0]) if self.example_id is None else self.example_id
 
     def with_logps(self, **logps: Array) -> Batch:
+        """Returns the batch with more log-probs [B,N,T] by name."""
         return self.replace(logps={**self.logps, **logps})
 
     def take(self, rows: Array) -> Batch:
-        """Rows [b] of every field. Views are left alone: they are other streams, with a B of their own."""
+        """Returns rows [b] of every field. Views are left alone: they are other streams, with a B of their own."""
         keep = dataclasses.replace(self, views={})
         return dataclasses.replace(jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), keep), views=self.views)
 
     def pick(self, index: Array) -> Batch:
-        """Completions `index` [B,n] of every prompt; pair fields are re-indexed on both axes."""
+        """Returns completions `index` [B,n] of every prompt; pair fields are re-indexed on both axes."""
 
-        def one(leaf: Array) -> Array:
+        def picked(leaf: Array) -> Array:
             return jnp.take_along_axis(leaf, index.reshape(*index.shape, *[1] * (leaf.ndim - 2)), axis=1)
 
-        def pair(leaf: Array) -> Array:
-            return jnp.take_along_axis(one(leaf), index[:, None, :], axis=2)
+        def picked_pairs(leaf: Array) -> Array:
+            return jnp.take_along_axis(picked(leaf), index[:, None, :], axis=2)
 
+        fields = {name: getattr(self, name) for name in (*COMPLETION_FIELDS, *PAIR_FIELDS)}
         changes: dict[str, Any] = {
-            name: one(getattr(self, name)) for name in COMPLETION_FIELDS if getattr(self, name) is not None
+            name: picked_pairs(leaf) if name in PAIR_FIELDS else picked(leaf)
+            for name, leaf in fields.items()
+            if leaf is not None
         }
-        changes |= {name: pair(getattr(self, name)) for name in PAIR_FIELDS if getattr(self, name) is not None}
         return self.replace(
-            logps=jax.tree.map(one, self.logps), completions=jax.tree.map(one, self.completions), **changes
+            logps=jax.tree.map(picked, self.logps), completions=jax.tree.map(picked, self.completions), **changes
         )
 
 
 class Mean(NamedTuple):
-    """A sum and the weight it is to be divided by, once, over the whole batch of all devices. Arrays are allowed (one
-    mean per annotator, per class, ...)."""
+    """A sum and the weight that divides it, once, over the whole batch of all devices. Arrays are allowed (one mean per
+    annotator, per class, ...)."""
 
     total: Array
     weight: Array
 
     @classmethod
     def of(cls, values: Array, weight: Array | None = None) -> Mean:
-        """Weighted mean of all entries; float32 sums whatever the dtype of `values`."""
+        """Returns the weighted mean of all entries, summed in float32 at least, whatever the dtype of `values`.
+
+        Args:
+            values: Any shape; NaN and inf are allowed where the weight is 0.
+            weight: Broadcasts to the shape of the values; None counts each once.
+        """
         values = jnp.asarray(values, jnp.promote_types(values.dtype, jnp.float32))
         weight = (
             jnp.ones_like(values) if weight is None else jnp.broadcast_to(weight, values.shape).astype(values.dtype)
@@ -161,10 +185,11 @@ class Mean(NamedTuple):
         return cls(jnp.sum(jnp.where(weight != 0, values, 0) * weight), jnp.sum(weight))
 
     def value(self) -> Array:
-        """total / weight, and 0 where nothing was counted."""
+        """Returns total / weight, and 0 where nothing was counted."""
         return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0)
 
     def scale(self, factor: Any) -> Mean:
+        """Returns the mean times a factor."""
         return Mean(self.total * factor, self.weight)
 
 
@@ -179,8 +204,13 @@ class Read(Protocol):
 
 
 class Hidden(NamedTuple):
-    """What a trunk says about each completion token, [B,N,T,D]: the state `before` it was seen (it predicts the token)
-    and `after`. `states`: site -> [B,N,T,..]."""
+    """The states of a backbone at each completion token.
+
+    Attributes:
+        before: The state before the token was seen, which predicts it [B,N,T,D].
+        after: The state after the token was seen [B,N,T,D].
+        states: The states at the sites that were asked for, by site [B,N,T,..].
+    """
 
     before: Array
     after: Array
@@ -198,17 +228,19 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A network as pure functions over plain-dict params. Compared and hashed by identity, so make one per
-    configuration and share it.
+    """A network as pure functions over params, which are plain nested dicts of arrays.
 
-    init(key) -> params
-    hidden(params, batch, sites=()) -> Hidden
-    heads {name: Head}; "lm" is the policy's
-    read(outputs, token) -> {name: [..]}: the default Read: log-prob of the token for an lm head, the number itself for
-    the others
-    extend(params, cache, tokens [B,N,T], valid, edits=None, states=()) -> (hidden [B,N,T,D], cache, states): training,
-    scoring, prefill and decode
-    axes: the params' logical axis names, for sharding; config: what made it, for config.json and checkpoints
+    Models are compared and hashed by identity, so make one per configuration and share it.
+
+    Attributes:
+        init: init(key) -> params.
+        hidden: hidden(params, batch, sites=()) -> Hidden, the states at the completion tokens of a batch.
+        heads: The heads by name; "lm" is the policy's.
+        read: The default Read: the log-prob of the token for an lm head, the number itself for the others.
+        extend: extend(params, cache, tokens [B,N,T], valid [B,N,T], edits=None, states=()) -> (hidden [B,N,T,D], cache,
+            states), one function for training, scoring, prefill and decode; None if the model cannot be sampled from.
+        axes: The logical axis names of the params, for sharding.
+        config: What the model was made from, for config.json and checkpoints.
     """
 
     init: Callable[[Key], Params]
@@ -223,14 +255,19 @@ class Model:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a stage, judge, loss or rule may look at. Only what a function reads needs to exist, so that a test can pass
-    a stand-in.
+    """The surroundings of a stage, judge, loss or rule: roles and how to score with them (`scoring.context` makes one).
 
-    state: {role: own pytree}; params(role): what its model runs on, after `build`; step: int32 scalar; metrics: {name:
-    Mean}, written by stages and losses, read by rules
-    score(roles, batch, read=None) -> {name: [B,N,T]}: roles is "role", "role:head" or "role@site", or a tuple of them;
-    without a read each gives its model's default under its own name. All that the losses of one update ask for is
-    computed in one pass per view.
+    Only what a function reads needs to exist, so that a test can pass a stand-in.
+
+    Attributes:
+        roles: The roles by name.
+        state: The tree of every role.
+        step: The number of the iteration, an int32 scalar.
+        metrics: {name: Mean}, those of the losses, for rules to read.
+        params: params(role) -> what the role's model runs on, its `build` applied.
+        score: score(outputs, batch, read=None) -> {name: [B,N,T]}. outputs is "role", "role:head" or "role@site", or a
+            tuple of them; without a read each gives its model's default under its own name. All that the losses of one
+            update ask for is computed in one pass per view.
     """
 
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict, metadata={"static": True})
@@ -252,23 +289,24 @@ Behaviour: TypeAlias = Callable[
 ]  # ({stream: logits [..,V]}, history) -> logits [..,V]
 
 
-def frozen(own: Any, context: Context, batch: Batch, key: Key) -> Any:
+def frozen(state: Any, context: Context, batch: Batch, key: Key) -> Any:
     """The rule of a role that never moves by itself (the default)."""
-    return own
+    return state
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """Any pytree that lives from step to step: weights, a shift, a multiplier, a replay ring.
+    """A pytree that lives from step to step: weights, a shift, a multiplier, a memory.
 
-    model: what runs on it, or None for a state role
-    start: where its first value comes from: `roles.fresh()`, `copy_of(role)`, `restored(stage, role)` or
-    `value(function)`
-    optimizer: a function that makes the optax transformation; a role with one is trained
-    rule: what moves it at the end of every iteration, of a trained role after the optimizer's step; default: nothing
-    build(own, params_of) -> params: derives what the model runs on from this role and others (adapters, soups, fake
-    quantization)
+    Attributes:
+        model: The model that runs on it, or None.
+        start: Its first value: `roles.fresh()`, `copy_of(role)`, `restored(stage, role)` or `value(function)`.
+        optimizer: A function that makes the optax transformation; a role with one is trained.
+        rule: rule(state, context, batch, key) -> state, which moves it at the end of every iteration, after the step of
+            its optimizer if it has one; by default nothing does.
+        build: build(state, params_of) -> params, which derives what the model runs on from this role and others
+            (adapters, averages, fake quantization).
     """
 
     model: Model | None = dataclasses.field(metadata={"static": True})
@@ -299,13 +337,18 @@ def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """Stages that make experience, losses that read it, roles beside them. A pytree whose leaves are the float
+    """Stages that make experience, losses that read it, roles beside them: a pytree whose leaves are the float
     hyper-parameters of its functions.
 
-    epochs and minibatches: optimizer steps per iteration over the same experience; microbatches: how many pieces a
-    scoring pass is cut into to save memory (every loss still sees the whole batch, so the number never changes a
-    result); packing: scores the batch, of a microbatch each piece, in rows without padding, which changes no result
-    either.
+    Attributes:
+        experience: The stages by name, in order; a sequence is named after its functions.
+        losses: The losses by name, which are summed; a sequence is named after its functions.
+        roles: The roles by name.
+        epochs: The number of passes over the same experience in an iteration.
+        minibatches: The number of optimizer steps in each of these passes.
+        microbatches: The number of pieces that a scoring pass is cut into to save memory. Every loss still sees the
+            whole batch, so it never changes a result.
+        packing: Scores the batch, or each microbatch, in rows without padding, which changes no result either.
     """
 
     experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)

@@ -66,7 +66,7 @@ def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
     is_kind = {
         "algorithm": "Algorithm" in returns,
         "game": returns == "TabularGame",
-        "rule": takes == ("own", "context", "batch", "key"),
+        "rule": takes == ("state", "context", "batch", "key"),
         "stage": takes[:3] == ("context", "batch", "key") and returns.endswith("Batch"),
         "judge": takes[:3] == ("context", "batch", "key") and returns.endswith("Array"),
         "loss": takes[:2] == ("context", "batch"),

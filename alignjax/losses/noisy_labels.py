@@ -99,7 +99,7 @@ def reliability(key: Key, *, annotators: int = 1, eta: float = 0.75) -> Array:
 
 
 def reliability_average(
-    own: Any, context: Context, batch: Batch, key: Key, *, of: str = "lcpo", decay: float = 0.9
+    state: Any, context: Context, batch: Batch, key: Key, *, of: str = "lcpo", decay: float = 0.9
 ) -> Array:
     """Moves each annotator's reliability to the mean posterior of the labels just seen: eta <- decay eta + (1-decay)
     mean w (the M-step of `lcpo`, averaged over minibatches).
@@ -107,5 +107,5 @@ def reliability_average(
     of: the name of that loss in the algorithm. Who labelled nothing keeps theirs; all stay inside (0, 1).
     """
     seen = context.metrics[f"{of}/reliability"]
-    moved = jnp.where(seen.weight > 0, decay * own + (1 - decay) * seen.value(), own)
-    return jnp.clip(moved, _EDGE, 1 - _EDGE).astype(own.dtype)
+    moved = jnp.where(seen.weight > 0, decay * state + (1 - decay) * seen.value(), state)
+    return jnp.clip(moved, _EDGE, 1 - _EDGE).astype(state.dtype)

@@ -75,10 +75,10 @@ def distance(context: Context, batch: Batch, *, power: float) -> tuple[Mean, Met
     return Mean.of(jnp.abs(gap) ** power), {"gap": Mean.of(gap)}
 
 
-def remembered(own: Any, context: Context, batch: Batch, key: Key) -> Any:
+def remembered(state: Any, context: Context, batch: Batch, key: Key) -> Any:
     """The last 8 noise means and a draw of the rule's own key: a ring buffer."""
     entry = batch.prompts["noise"].mean() + jax.random.uniform(fold_name(key, "own"))
-    return {"ring": own["ring"].at[context.step % 8].set(entry), "count": own["count"] + 1}
+    return {"ring": state["ring"].at[context.step % 8].set(entry), "count": state["count"] + 1}
 
 
 def start_policy(key: Key) -> Any:

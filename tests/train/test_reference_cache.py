@@ -257,8 +257,8 @@ def shuffled(context: Context, batch: Batch, key: Key) -> Batch:
     return batch.replace(tokens=batch.tokens[:, ::-1])
 
 
-def moving(own: Any, context: Context, batch: Batch, key: Key) -> Any:
-    return own
+def moving(state: Any, context: Context, batch: Batch, key: Key) -> Any:
+    return state
 
 
 def refused(change: str) -> Experiment:

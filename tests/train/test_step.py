@@ -258,8 +258,8 @@ def test_rules_move_roles_from_the_values_that_stood_before() -> None:
 def test_a_rule_reads_the_metrics_of_the_update() -> None:
     """Dual ascent and the like: a state role moved by what a loss measured, with a key of its own."""
 
-    def follow(own: Any, context: Context, batch: Batch, key: Key) -> Any:
-        return {"level": own["level"] + context.metrics["main/length"].value(), "draw": jax.random.uniform(key)}
+    def follow(state: Any, context: Context, batch: Batch, key: Key) -> Any:
+        return {"level": state["level"] + context.metrics["main/length"].value(), "draw": jax.random.uniform(key)}
 
     def measured(context: Context, batch: Batch) -> tuple[Mean, Metrics]:
         mean, _ = visited(context, batch)
