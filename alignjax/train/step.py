@@ -1,11 +1,12 @@
-"""An algorithm as two functions with a plain Batch between them: experience (stages) and update (losses, optimizers,
-rules)."""
+"""An algorithm becomes two jitted functions with a plain Batch between them: experience (its stages) and update (its
+losses, optimizers and rules)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics
 
 
 def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
-    """The algorithm without what a jitted function does not read, so that it compiles once for all that share the rest:
-    online IPO and IPO-MD share an update, and every start shares everything."""
+    """Takes out of the algorithm what a jitted function does not read, so that it compiles once for all that share the
+    rest: online IPO and IPO-MD share an update, and every start shares everything."""
     roles = {name: dataclasses.replace(role, start=None) for name, role in algorithm.roles.items()}
     return dataclasses.replace(algorithm, roles=roles, **parts)
 
@@ -47,20 +48,20 @@ def _context(algorithm: Algorithm, state: TrainState, metrics: Metrics, **parts:
     return context_of(algorithm.roles, state.roles, step=state.step, metrics=metrics, **scoring, **parts)
 
 
-def _that_packs(algorithm: Algorithm, batch: Batch) -> Algorithm:
-    """The algorithm, without its packing for a batch that has more tokens than the packed rows have slots: another
-    program then, and the same numbers. Of shapes alone, which do not say, the packed one."""
+def _packed_if_it_fits(algorithm: Algorithm, batch: Batch) -> Algorithm:
+    """Takes out the packing for a batch that has more tokens than the packed rows have slots: another program then, and
+    the same numbers. Shapes alone do not say, and keep it."""
     if algorithm.packing is None or batch.tokens is None:
         return algorithm
-    given = (batch.prompt_valid, batch.valid)
-    if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in given):
+    masks = (batch.prompt_valid, batch.valid)
+    if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in masks):
         return algorithm
-    prompt_valid, valid = gather_to_host(given)
-    fitting = packs(algorithm.packing, prompt_valid, valid, algorithm.microbatches)
-    return algorithm if fitting else dataclasses.replace(algorithm, packing=None)
+    fits = packs(algorithm.packing, *gather_to_host(masks), algorithm.microbatches)
+    return algorithm if fits else dataclasses.replace(algorithm, packing=None)
 
 
 def _values(metrics: Metrics) -> dict[str, Array]:
+    """The values of means."""
     return {name: metric.value() for name, metric in metrics.items()}
 
 
@@ -79,28 +80,32 @@ def _experience(
     return shard_rows(batch), _values(metrics)
 
 
+def _is_host(algorithm: Algorithm, name: str) -> bool:
+    """True for a stage that runs in Python."""
+    return algorithm.experience[name].function is host
+
+
 def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
     """Stage names cut at host stages: each host stage alone, the jitted ones between them together."""
-    segments: list[tuple[str, ...]] = []
-    for name, stage in algorithm.experience.items():
-        alone = stage.function is host
-        if alone or not segments or algorithm.experience[segments[-1][-1]].function is host:
-            segments.append((name,))
-        else:
-            segments[-1] = (*segments[-1], name)
-    return segments
+    groups = itertools.groupby(algorithm.experience, key=lambda name: name if _is_host(algorithm, name) else None)
+    return [tuple(names) for _, names in groups]
 
 
 def make_experience(
     algorithm: Algorithm, answers: Path | None = None
 ) -> Callable[[TrainState, Batch], tuple[Batch, dict[str, Array]]]:
-    """experience(state, batch) -> (batch, metrics): the stages in order, jitted; `host` stages run in Python between
-    jitted segments.
+    """Makes the function that runs the stages in order, jitted; `host` stages run in Python between jitted segments.
 
-    answers: a folder where the answers of host stages are kept, so that a resumed run replays them instead of asking
-    again.
+    Args:
+        algorithm: The algorithm.
+        answers: A folder where the answers of host stages are kept, so that a resumed run replays them instead of
+            asking again.
 
-    Raises ConfigError for what `check_asked` refuses.
+    Returns:
+        experience(state, batch) -> (batch, metrics).
+
+    Raises:
+        ConfigError: `check_asked` refuses a stage.
     """
     check_asked(algorithm)
     segments = _segments(algorithm)
@@ -109,58 +114,61 @@ def make_experience(
     def experience(state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Array]]:
         metrics: dict[str, Array] = {}
         for names in segments:
-            stage = algorithm.experience[names[0]]
-            if stage.function is host:
-                key = fold_name(state.key(), names[0])
-                context = _context(algorithm, state, {})
-                batch = _asked(stage, names[0], int(state.step), context, batch, key, answers)
+            if _is_host(algorithm, names[0]):
+                batch = _ask_host(algorithm, names[0], state, batch, answers)
             else:
-                batch, new = _experience(_that_packs(algorithm, batch), state, batch, names)
+                batch, new = _experience(_packed_if_it_fits(algorithm, batch), state, batch, names)
                 metrics |= new
         return batch, metrics
 
     return experience
 
 
-def _asked(stage: Fn, name: str, step: int, context: Context, batch: Batch, key: Key, answers: Path | None) -> Batch:
-    """A host stage's answer, where its question was: on the same mesh. Of several processes the first asks, and tells
-    the others."""
-    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
-    meshes: list[Any] = [place.mesh for place in places if isinstance(place, NamedSharding)]
-    if not is_multi_process():
-        answer = replayed(stage, name, step, context, batch, key, answers)
+def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, answers: Path | None) -> Batch:
+    """Asks a host stage, or replays its answer, and puts the answer on the mesh of the question."""
+    stage, step, key = algorithm.experience[name], int(state.step), fold_name(state.key(), name)
+    if is_multi_process():
+        answer = _ask_for_all(stage, name, step, algorithm, batch, key, answers)
     else:
-        given = gather_to_host(batch)
-        answer = jax.tree.map(
-            lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(stage.kwargs["like"], given)
-        )
-        key = jax.random.wrap_key_data(gather_to_host(jax.random.key_data(key)))
-        alone = Context(context.roles, {}, step, {}, _not_on_one_process, _not_on_one_process)
-        with raise_on_all_processes():
-            if is_main_process():
-                answer = replayed(stage, name, step, alone, given, key, answers)
-        answer = broadcast_from_main(answer)
-    return place_batch(answer, meshes[0]) if meshes else answer
+        answer = replayed(stage, name, step, _context(algorithm, state, {}), batch, key, answers)
+    shardings = [leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    return answer if mesh is None else place_batch(answer, mesh)
+
+
+def _ask_for_all(
+    stage: Fn, name: str, step: int, algorithm: Algorithm, batch: Batch, key: Key, answers: Path | None
+) -> Batch:
+    """Asks a host stage on the first process alone, which tells the others."""
+    question = gather_to_host(batch)
+    shapes = jax.eval_shape(stage.kwargs["like"], question)
+    answer = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    key = jax.random.wrap_key_data(gather_to_host(jax.random.key_data(key)))
+    context = Context(algorithm.roles, {}, step, {}, _not_on_one_process, _not_on_one_process)
+    with raise_on_all_processes():
+        if is_main_process():
+            answer = replayed(stage, name, step, context, question, key, answers)
+    return broadcast_from_main(answer)
 
 
 def check_asked(algorithm: Algorithm) -> None:
-    """Raises ConfigError, in a run of several processes, for an engine that is to be sent weights before it is asked:
-    the first process asks alone, and cannot run or gather the weights that all hold together."""
+    """Checks that host stages can be asked by this run.
+
+    Raises:
+        ConfigError: In a run of several processes, an engine is to be sent weights before it is asked: the first
+            process asks alone, and cannot run or gather the weights that all hold together.
+    """
     for name, stage in algorithm.experience.items():
-        asked = stage.kwargs["stage"] if stage.function is host else None
-        if (
-            is_multi_process()
-            and isinstance(asked, Fn)
-            and asked.function is ask_engine
-            and asked.kwargs["sync"] is not None
-        ):
+        asks = stage.kwargs["stage"] if is_multi_process() and stage.function is host else None
+        if isinstance(asks, Fn) and asks.function is ask_engine and asks.kwargs["sync"] is not None:
             raise ConfigError(
                 f"stage {name!r}: ask_engine(sync=..) cannot send weights from a run of several processes, since the "
                 "first of them asks alone: use one process, or leave out sync and serve the weights of a checkpoint"
             )
 
 
-def _not_on_one_process(*asked: Any, **more: Any) -> Any:
+def _not_on_one_process(*arguments: Any, **keywords: Any) -> Any:
+    """Stands in a Context for what the first process cannot do alone."""
     raise ConfigError(
         "a host stage of a run of several processes is asked by the first of them alone, which cannot run the models "
         "that all hold together: put what it needs into the batch, in a stage before it"
@@ -168,18 +176,17 @@ def _not_on_one_process(*asked: Any, **more: Any) -> Any:
 
 
 def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Batch:
-    """Shapes of the batch that `experience` makes, by eval_shape: nothing runs, and a host stage answers with its
-    declared `like`."""
+    """Returns the shapes of the batch that `experience` makes from shapes: nothing runs, and a host stage answers with
+    its declared `like`."""
     return abstract_made(algorithm, state, batch)[0]
 
 
 def abstract_made(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Any]]:
-    """`abstract_experience` and the shapes of the stages' metrics."""
+    """Returns what `abstract_experience` does and the shapes of the stages' metrics."""
     metrics: dict[str, Any] = {}
     for names in _segments(algorithm):
-        stage = algorithm.experience[names[0]]
-        if stage.function is host:
-            batch = jax.eval_shape(stage.kwargs["like"], batch)
+        if _is_host(algorithm, names[0]):
+            batch = jax.eval_shape(algorithm.experience[names[0]].kwargs["like"], batch)
         else:
             batch, new = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
             metrics |= new
@@ -187,22 +194,26 @@ def abstract_made(algorithm: Algorithm, state: TrainState, batch: Batch) -> tupl
 
 
 def first_rewrite(algorithm: Algorithm, state: TrainState, batch: Batch) -> str | None:
-    """The first stage after which prompts or completions are not those of the source any more, or, being a host stage,
-    need not be; None if all stages leave them alone. By tracing: nothing runs."""
-    found: list[str] = []
+    """Finds the first stage after which prompts or completions are not those of the source any more, by tracing shapes.
 
-    def run(state: TrainState, batch: Batch) -> None:
+    A host stage may always change them.
+
+    Returns:
+        The name of the stage, or None if all stages leave prompts and completions alone.
+    """
+
+    def rewrites(state: TrainState, batch: Batch) -> Iterator[str]:
         context = _context(algorithm, state, {})
         for name, stage in algorithm.experience.items():
-            if stage.function is not host:
-                new = stage(context, batch, fold_name(state.key(), name))
-            if stage.function is host or any(getattr(new, field) is not getattr(batch, field) for field in TOKENS):
-                found.append(name)
+            new = None if _is_host(algorithm, name) else stage(context, batch, fold_name(state.key(), name))
+            if new is None or any(getattr(new, field) is not getattr(batch, field) for field in TOKENS):
+                yield name
                 return
             batch = new
 
-    jax.eval_shape(run, state, batch)
-    return found[0] if found else None
+    names: list[str] = []
+    jax.eval_shape(lambda state, batch: names.extend(rewrites(state, batch)), state, batch)
+    return next(iter(names), None)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -226,7 +237,7 @@ def _losses(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Arra
     )
 
 
-def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One step of every optimizer along the gradient of the sum of the losses."""
     trees = {name: state.roles[name] for name in trained(algorithm.roles)}
 
@@ -246,7 +257,7 @@ def _optimizer_step(algorithm: Algorithm, state: TrainState, batch: Batch, key: 
 
 def _minibatch(batch: Batch, order: Array, number: Array, minibatches: int, key: Key) -> Batch:
     """Minibatch `number` of a permuted batch. A view with as many rows stays with its rows, since a loss may compare
-    the two; any other is permuted along its own B."""
+    the two; any other is permuted along a B of its own."""
     size = order.shape[0] // minibatches
     part = batch.take(jax.lax.dynamic_slice_in_dim(order, number * size, size))
     views = {}
@@ -254,60 +265,70 @@ def _minibatch(batch: Batch, order: Array, number: Array, minibatches: int, key:
         rows = jax.tree.leaves(view)[0].shape[0]
         if rows % minibatches:
             raise ConfigError(f"view {name!r} has {rows} rows, which do not split into {minibatches} minibatches")
-        aligned = rows == order.shape[0]
-        permuted = order if aligned else jax.random.permutation(fold_name(key, name), rows)
+        permuted = order if rows == order.shape[0] else jax.random.permutation(fold_name(key, name), rows)
         views[name] = _minibatch(view, permuted, number, minibatches, fold_name(key, name))
     return part.replace(views=views)
 
 
 def _many_steps(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
-    """epochs x minibatches optimizer steps over the same experience, in one scan."""
+    """Takes epochs x minibatches optimizer steps over the same experience, in one scan."""
     rows = jax.tree.leaves(batch.replace(views={}))[0].shape[0]
     if rows % algorithm.minibatches:
         raise ConfigError(
             f"{rows} prompts do not split into {algorithm.minibatches} minibatches; make batch_size a multiple"
         )
 
-    def one(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+    def take(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
         epoch, number = jnp.divmod(index, algorithm.minibatches)
         epoch_key = jax.random.fold_in(key, epoch)
         order = jax.random.permutation(epoch_key, rows)
         part = _minibatch(batch, order, number, algorithm.minibatches, epoch_key)
-        return _optimizer_step(algorithm, state, part, jax.random.fold_in(key, index))
+        return _optimizer_step(algorithm, state, part)
 
-    state, metrics = jax.lax.scan(one, state, jnp.arange(algorithm.epochs * algorithm.minibatches))
+    state, metrics = jax.lax.scan(take, state, jnp.arange(algorithm.epochs * algorithm.minibatches))
     return state, {name: Mean(mean.total.sum(0), mean.weight.sum(0)) for name, mean in metrics.items()}
 
 
 def _apply_rules(algorithm: Algorithm, state: TrainState, batch: Batch, metrics: Metrics, key: Key) -> TrainState:
-    """All rules at once, each from the values that stood before any of them: after the optimizer's step, for the roles
-    that have one."""
+    """Applies all rules at once, each to the values that stood before any of them: after the optimizer's step, for the
+    roles that have one."""
     context = _context(algorithm, state, metrics)
     moved = {
         name: role.rule(state.roles[name], context, batch, fold_name(key, name))
         for name, role in algorithm.roles.items()
     }
-    return TrainState({**state.roles, **moved}, state.optimizers, state.step, state.seed)
+    return dataclasses.replace(state, roles=moved)
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     key = fold_name(state.key(), "update")
-    steps = _optimizer_step if algorithm.epochs * algorithm.minibatches == 1 else _many_steps
-    new, metrics = steps(algorithm, state, batch, key) if algorithm.losses else (state, {})
+    if not algorithm.losses:
+        new, metrics = state, {}
+    elif algorithm.epochs * algorithm.minibatches == 1:
+        new, metrics = _optimizer_step(algorithm, state, batch)
+    else:
+        new, metrics = _many_steps(algorithm, state, batch, key)
     new = _apply_rules(algorithm, new, batch, metrics, key)
     values = _values(metrics)
     values["loss"] = sum((value for name, value in values.items() if name.startswith("loss/")), start=jnp.zeros(()))
-    return TrainState(new.roles, new.optimizers, state.step + 1, state.seed), values
+    return dataclasses.replace(new, step=state.step + 1), values
 
 
 def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """update(state, batch) -> (state, metrics): gradients, one optimizer step per minibatch and epoch, then the rules.
-    Donates `state`.
+    """Makes the function that learns from a batch: gradients, one optimizer step per minibatch and epoch, then the
+    rules.
 
     Float hyper-parameters enter as arguments, so algorithms that differ only in them share one compiled program.
 
-    Raises ConfigError if a loss is given and no role has an optimizer, or if packing does not go with the rest.
+    Args:
+        algorithm: The algorithm.
+
+    Returns:
+        update(state, batch) -> (state, metrics), which donates `state`.
+
+    Raises:
+        ConfigError: There are losses and no role has an optimizer, or packing does not go with minibatches or epochs.
     """
     if algorithm.losses and not trained(algorithm.roles):
         raise ConfigError(
@@ -320,4 +341,4 @@ def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[Tra
         raise ConfigError(
             "packing needs epochs=1 and minibatches=1: minibatches are drawn where rows cannot be counted"
         )
-    return lambda state, batch: _update(_that_packs(alone, batch), state, batch)
+    return lambda state, batch: _update(_packed_if_it_fits(alone, batch), state, batch)
