@@ -14,7 +14,7 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.roles import Restored
 from alignjax.stages.host import host
-from alignjax.train.state import TrainState, born
+from alignjax.train.state import TrainState, init_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch
 
@@ -43,7 +43,7 @@ def _play(algorithm: Algorithm, seed: Any, batch: Batch, *, steps: int, every: i
         return state, ({name: state.roles[name] for name in follow}, jax.tree.map(lambda m: m.mean(0), metrics))
 
     # The barrier keeps XLA from computing with the first tables, which are constants to it, while it compiles.
-    first = jax.lax.optimization_barrier(born(algorithm, seed, {}))
+    first = jax.lax.optimization_barrier(init_state(algorithm, seed, {}))
     state, (tables, metrics) = jax.lax.scan(block, first, length=steps // every)
     return Played(state, tables, metrics)
 

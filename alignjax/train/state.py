@@ -1,4 +1,4 @@
-"""What lives from step to step, and how it is born."""
+"""The state of a training run: its shapes, its shardings, its first value."""
 
 from __future__ import annotations
 
@@ -26,37 +26,46 @@ from alignjax.workspace import Workspace
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Every role's own tree, an optimizer state per trained role, the number of finished iterations and the run's seed.
-    Donated whole by `update`.
+    """All that lives from step to step; `update` is given it whole and reuses its buffers.
 
-    The order of the data is a function of seed and step, so the source's cursor is `step`. pending: in checkpoints of
-    an overlapped run, the experience that is made and not yet learned from (`train/overlap.py`); else None.
+    The order of the data is a function of seed and step, so the source's cursor is `step`.
+
+    Attributes:
+        roles: The tree of every role.
+        optimizers: The state of the optimizer of every trained role.
+        step: The number of finished iterations, int32.
+        seed: The run's seed, uint32.
+        pending: In checkpoints of an overlapped run the experience that is made and not yet learned from
+            (`train/overlap.py`); else None.
     """
 
     roles: dict[str, Any]
     optimizers: dict[str, Any]
-    step: jax.Array  # int32
-    seed: jax.Array  # uint32
+    step: jax.Array
+    seed: jax.Array
     pending: Any = None
 
     def key(self) -> Key:
-        """The key of the present iteration."""
+        """Returns the key of the present iteration."""
         return jax.random.fold_in(jax.random.key(self.seed), self.step)
 
 
 def trained(roles: Mapping[str, Role]) -> tuple[str, ...]:
-    """Names of the roles that have an optimizer."""
+    """Returns the names of the roles that have an optimizer."""
     return tuple(name for name, role in roles.items() if role.optimizer is not None)
 
 
 def unchanging(roles: Mapping[str, Role]) -> tuple[str, ...]:
-    """Names of the roles whose own tree no step changes: neither an optimizer nor a rule moves them."""
+    """Returns the names of the roles that no step changes: neither an optimizer nor a rule moves them."""
     return tuple(name for name, role in roles.items() if role.optimizer is None and role.rule.function is frozen)
 
 
 def _first_value(
     name: str, roles: Mapping[str, Role], loaded: Mapping[str, Any], key: Key, path: tuple[str, ...] = ()
 ) -> Any:
+    """The first value of a role. `path`: the roles whose first values are made from this one's."""
+    # Starts refer to each other, so this recurses along them. Each draws from the key of the role that it is for: a
+    # copy equals what it copies, and another role more or less changes nobody's numbers.
     if name not in roles:
         raise ConfigError(
             f"role {path[-1]!r} starts as a copy of {name!r}, which does not exist.{nearest(name, roles)}"
@@ -70,8 +79,8 @@ def _first_value(
         case CopyOf(other):
             return _first_value(other, roles, loaded, key, (*path, name))
         case PoolOf(other, size):
-            one = _first_value(other, roles, loaded, key, (*path, name))
-            ring = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], size, axis=0), one)
+            first = _first_value(other, roles, loaded, key, (*path, name))
+            ring = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], size, axis=0), first)
             return {"ring": ring, "pushed": jnp.ones((), jnp.int32), "slot": jnp.zeros((), jnp.int32)}
         case Restored() if role.model is None:
             return loaded[name]
@@ -90,44 +99,57 @@ def _first_value(
     )
 
 
-def _grown(made: Any, given: Any) -> Any:
-    """`made`, with all that `given` has in its place."""
-    if not isinstance(made, Mapping):
-        return given
-    return {name: _grown(part, given[name]) if name in given else part for name, part in made.items()}
+def _grown(fresh: Any, loaded: Any) -> Any:
+    """A fresh tree in which all that is in the loaded one takes its place."""
+    if not isinstance(fresh, Mapping):
+        return loaded
+    return {name: _grown(part, loaded[name]) if name in loaded else part for name, part in fresh.items()}
 
 
-def born(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> TrainState:
-    """The state at step 0 as a function to be traced; `loaded`: the trees of the roles that start from a checkpoint."""
-    roles = algorithm.roles
-    key = fold_name(jax.random.key(seed), "init")
-    own = {name: strong(_first_value(name, roles, loaded, key)) for name in roles}
+def init_state(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> TrainState:
+    """Makes the state at step 0: a function to be traced.
+
+    Args:
+        algorithm: The algorithm.
+        seed: The run's seed.
+        loaded: The trees of the roles that start from a checkpoint or from published weights.
+    """
+    roles, key = algorithm.roles, fold_name(jax.random.key(seed), "init")
+    trees = {name: strong(_first_value(name, roles, loaded, key)) for name in roles}
     optimizers = {
-        name: strong(role.optimizer().init(own[name])) for name, role in roles.items() if role.optimizer is not None
+        name: strong(role.optimizer().init(trees[name])) for name, role in roles.items() if role.optimizer is not None
     }
-    return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
+    return TrainState(trees, optimizers, jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32))
 
 
 def _loaded(algorithm: Algorithm, read: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """What `read` gives for every role that starts from files."""
     starts = {name: unwrapped(role.start) for name, role in algorithm.roles.items()}
     return {name: read(name, start) for name, start in starts.items() if isinstance(start, (Restored, Pretrained))}
 
 
-def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
-    """Shapes and dtypes of the whole state, nothing allocated or read. A role to be restored is taken to look as its
-    model makes it.
+def _shapes_of(model: Model) -> Any:
+    """Shapes and dtypes of a model's params."""
+    return jax.eval_shape(model.init, jax.random.key(0))
 
-    Raises ConfigError for a restored role without a model, whose shape only its checkpoint knows.
+
+def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
+    """Returns the shapes and dtypes of the whole state; nothing is allocated or read.
+
+    A role to be restored is taken to look as its model makes it.
+
+    Raises:
+        ConfigError: A restored role has no model, so that only its checkpoint knows its shape, or a role cannot start.
     """
 
-    def shape(name: str, start: Restored | Pretrained) -> Any:
+    def shapes(name: str, start: Restored | Pretrained) -> Any:
         model = algorithm.roles[name].model
         if model is None:
             source = start.stage if isinstance(start, Restored) else start.folder
             raise ConfigError(f"role {name!r} is restored from {source!r} and has no model to say its shape")
-        return jax.eval_shape(model.init, jax.random.key(0))
+        return _shapes_of(model)
 
-    return jax.eval_shape(lambda loaded: born(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shape))
+    return jax.eval_shape(lambda loaded: init_state(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shapes))
 
 
 def with_shardings(algorithm: Algorithm, state: TrainState, mesh: Any) -> TrainState:
@@ -153,97 +175,109 @@ def _as_xla_spells_it(sharding: NamedSharding) -> NamedSharding:
     return NamedSharding(sharding.mesh, PartitionSpec(*parts))
 
 
-def _checked(name: str, role: Role, value: Any) -> Any:
-    """The shapes of a restored tree, which must be what the role's model expects: said here, with names, before
-    anything is read, and not by XLA."""
+def _by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their path."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _check_fits(name: str, role: Role, shapes: Any) -> None:
+    """Raises ConfigError unless the shapes of a restored tree are what the role's model expects: with names, before
+    anything is read, and not from XLA."""
     if role.model is None:
-        return value
-    wanted = jax.eval_shape(role.model.init, jax.random.key(0))
-    have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(value)}
-    want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
+        return
+    have = {path: leaf.shape for path, leaf in _by_path(shapes).items()}
+    want = {path: leaf.shape for path, leaf in _by_path(_shapes_of(role.model)).items()}
     paths = sorted(have if unwrapped(role.start).grow else {*have, *want})
-    wrong = [
-        f"{path}: checkpoint {have.get(path)}, model {want.get(path)}"
-        for path in paths
-        if have.get(path) != want.get(path)
-    ]
+    wrong = [path for path in paths if have.get(path) != want.get(path)]
     if wrong:
-        raise ConfigError(
-            f"role {name!r}: the checkpoint does not fit its model ({len(wrong)} differences): {'; '.join(wrong[:4])}"
-        )
-    return value
+        lines = "; ".join(f"{path}: checkpoint {have.get(path)}, model {want.get(path)}" for path in wrong[:4])
+        raise ConfigError(f"role {name!r}: the checkpoint does not fit its model ({len(wrong)} differences): {lines}")
 
 
-def _sharded(like: Any, shardings: Any) -> Any:
+def _sharded(shapes: Any, shardings: Any) -> Any:
     """Shapes with the sharding of the leaf of the same path; whole on every device where there is none (a role that
     grows starts from another tree than it has)."""
-    places = {jax.tree_util.keystr(path): place for path, place in jax.tree_util.tree_leaves_with_path(shardings)}
-    whole = NamedSharding(next(iter(places.values())).mesh, PartitionSpec())
+    by_path = _by_path(shardings)
+    whole = NamedSharding(next(iter(by_path.values())).mesh, PartitionSpec())
 
-    def one(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = places.get(jax.tree_util.keystr(path), whole)
+    def on_mesh(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = by_path.get(jax.tree_util.keystr(path), whole)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree_util.tree_map_with_path(one, like)
+    return jax.tree_util.tree_map_with_path(on_mesh, shapes)
 
 
-def _places(model: Model, shardings: Any) -> Any:
-    """Where a model's params lie by their logical axes, on the mesh of a state's shardings."""
+def _params_shardings(model: Model, shardings: Any) -> Any:
+    """The shardings of a model's params by their logical axes, on the mesh of a state's shardings."""
     if shardings is None:
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
-    like = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map(
-        lambda leaf, axes: NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh)), like, model.axes
+        lambda leaf, axes: NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh)), _shapes_of(model), model.axes
     )
 
 
 def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, shardings: Any = None) -> TrainState:
-    """The state at step 0, born in one jitted function, so that every leaf has a buffer of its own and a definite
+    """Makes the state at step 0 in one jitted function, so that every leaf has a buffer of its own and a definite
     dtype.
 
-    Raises ConfigError if a start cannot be resolved or a restored tree does not fit its model.
+    Args:
+        algorithm: The algorithm.
+        seed: The run's seed.
+        workspace: The workspace in which earlier steps are found.
+        shardings: The shardings of the state; None leaves it on the default device.
+
+    Raises:
+        ConfigError: A role cannot start, or a restored tree does not fit its model.
     """
+    # Files are read first, each leaf straight into its sharding. Then all the rest is one program, which also copies
+    # what was read, but for published weights: these are large and become the state without a second copy.
+    roles = algorithm.roles
 
     def read(name: str, start: Restored | Pretrained) -> Any:
+        model = roles[name].model
         if isinstance(start, Pretrained):
-            model = algorithm.roles[name].model
             assert model is not None
-            return huggingface.load(start.folder, model, _places(model, shardings))
+            return huggingface.load(start.folder, model, _params_shardings(model, shardings))
         folder = workspace.find(start.stage)
-        like = _checked(name, algorithm.roles[name], role_shapes(folder, start.role))
+        like = role_shapes(folder, start.role)
+        _check_fits(name, roles[name], like)
         if shardings is not None:
             # What goes through a function has another tree in the state than in the checkpoint.
-            role = algorithm.roles[name]
-            model = role.model if isinstance(role.start, Through) else None
-            like = _sharded(like, shardings.roles[name] if model is None else _places(model, shardings))
+            other = model is not None and isinstance(roles[name].start, Through)
+            like = _sharded(like, _params_shardings(model, shardings) if other else shardings.roles[name])
         return restore_role(folder, start.role, like=like)
 
     loaded = _loaded(algorithm, read)
+    published = {name: loaded.pop(name) for name in [*loaded] if isinstance(roles[name].start, Pretrained)}
     # This program runs once, so on CPU, where compiling it fully takes seconds, it is compiled quickly instead.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    # Published weights are large: they become the state, where a start takes them as they are, and are not copied.
-    given = {name: loaded.pop(name) for name in [*loaded] if isinstance(algorithm.roles[name].start, Pretrained)}
     first = jax.jit(
-        lambda seed, loaded, given: born(algorithm, seed, {**loaded, **given}),
+        lambda seed, loaded, published: init_state(algorithm, seed, {**loaded, **published}),
         out_shardings=shardings,
         compiler_options=quick,
         donate_argnums=2,
     )
-    return first(jnp.uint32(seed), loaded, given)
+    return first(jnp.uint32(seed), loaded, published)
 
 
 def restored_params(folder: Path, algorithm: Algorithm, role: str, step: int | None = None) -> Params:
-    """What a role's model ran on in a checkpoint (the newest unless a step is given) of a run folder, or of a step's
-    folder in one, which `algorithm` trained: the role's `build` applied, adapters and quantized weights left as they
-    are.
+    """Restores what a role's model ran on: its `build` applied, adapters and quantized weights left as they are.
 
-    Raises ConfigError if the algorithm has no such role and CheckpointError if there is no good checkpoint.
+    Args:
+        folder: A run folder, or the folder of a pipeline step in one.
+        algorithm: The algorithm that was trained there.
+        role: The role.
+        step: The step of the checkpoint; None takes the newest.
+
+    Raises:
+        ConfigError: The algorithm has no such role.
+        CheckpointError: There is no good checkpoint.
     """
     roles = algorithm.roles
     if role not in roles:
         raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
     like = abstract_state(algorithm).roles
-    needed = roles if roles[role].build is not None else (role,)  # a build may read any other role
-    own = {name: restore_role(folder, name, step, like=like[name]) for name in needed}
-    return params_of(roles, own)(role)
+    names = roles if roles[role].build is not None else (role,)  # a build may read any other role
+    trees = {name: restore_role(folder, name, step, like=like[name]) for name in names}
+    return params_of(roles, trees)(role)

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from alignjax import games
 from alignjax.games.compiled_runs import iterate
-from alignjax.train.state import TrainState, born
+from alignjax.train.state import TrainState, init_state
 from alignjax.types import Algorithm, Array, Batch
 
 
@@ -37,7 +37,7 @@ def play(algorithms: Sequence[Algorithm], *, steps: int, seeds: int, rows: int) 
     The algorithms may differ in floats and in where their roles start, as one algorithm on games of one shape does:
     tables of a game are state, numbers are leaves. rows: of the batch of prompts.
     """
-    states = [born(algorithm, jnp.uint32(0), {}) for algorithm in algorithms]
+    states = [init_state(algorithm, jnp.uint32(0), {}) for algorithm in algorithms]
     bare = [
         dataclasses.replace(
             one, roles={name: dataclasses.replace(role, start=None) for name, role in one.roles.items()}

@@ -30,7 +30,7 @@ from alignjax import algorithms
 from alignjax.config import MeshConfig, Packing, fn
 from alignjax.models import Quantized
 from alignjax.parallel import mesh
-from alignjax.train.state import TrainState, abstract_state, born
+from alignjax.train.state import TrainState, abstract_state, init_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from tests.support.collectives import Gather, all_gathers
@@ -126,7 +126,7 @@ def source_batch(name: str, algorithm: Algorithm) -> Batch:
 
 def first_state(algorithm: Algorithm) -> TrainState:
     """A state on the host. Roles that begin as copies of another are moved apart, so that no ratio is 1 and no KL 0."""
-    state = born(algorithm, jnp.uint32(0), {})
+    state = init_state(algorithm, jnp.uint32(0), {})
     draw = np.random.default_rng(1)
 
     def moved(leaf: Any) -> np.ndarray:
