@@ -1,4 +1,4 @@
-"""Small numerical pieces that several parts share: keys by name, log-probabilities of tokens, masked sums."""
+"""Small numerical functions that several packages share: keys by name, log-probabilities of tokens, masked sums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MASKED = -1e30
 
 @jax.custom_vjp
 def linear(x: Array, weight: Array) -> Array:
-    """x [..,D] @ weight [D,F] -> [..,F], reverse mode only.
+    """Multiplies x [..,D] by a weight [D,F] -> [..,F]; it has a derivative in reverse mode only.
 
     The derivative by the weight is written as x^T g over flattened rows. The one jax derives is g^T x, transposed
     afterwards, for which XLA on CPU copies g column by column out of whatever made it: 2.5 times the whole step.
@@ -25,13 +25,13 @@ def linear(x: Array, weight: Array) -> Array:
 
 
 def _linear_forward(x: Any, weight: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
-    # Of a frozen weight, or of a constant x, no derivative is asked: what only that would need is not kept.
-    kept = (x.value if weight.perturbed else None, weight.value if x.perturbed else None)
-    return x.value @ weight.value, kept
+    # Nobody asks for the derivative by a frozen weight or by a constant x: what only that would need is not saved.
+    saved = (x.value if weight.perturbed else None, weight.value if x.perturbed else None)
+    return x.value @ weight.value, saved
 
 
-def _linear_backward(kept: tuple[Array | None, Array | None], g: Any) -> tuple[Array | None, Array | None]:
-    x, weight = kept
+def _linear_backward(saved: tuple[Array | None, Array | None], g: Any) -> tuple[Array | None, Array | None]:
+    x, weight = saved
     if isinstance(g, jax.custom_derivatives.SymbolicZero):
         return None, None
     by_weight = None
@@ -45,15 +45,24 @@ linear.defvjp(_linear_forward, _linear_backward, symbolic_zeros=True)
 
 
 def fold_name(key: Array, name: str) -> Array:
-    """A key for a named purpose. Names, not positions, so that adding a stage leaves every other stage's stream
+    """Makes a key for a named purpose. Names, not positions, so that adding a stage leaves every other stage's stream
     alone."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def row_keys(key: Array, example_id: Array, completions: int, first: int = 0) -> Array:
-    """One key per (prompt, completion) [B,N], a function of the example and the completion's number only.
+    """Makes one key per (prompt, completion), a function of the example and the completion's number only.
 
     What is sampled for a prompt therefore depends on neither the rest of the batch, its order, nor how it is sharded.
+
+    Args:
+        key: The key of the stage.
+        example_id: The identity of every prompt [B].
+        completions: N, the number of completions of a prompt.
+        first: The number of the first completion.
+
+    Returns:
+        Keys [B,N].
     """
     numbers = jnp.arange(first, first + completions)
     return jax.vmap(lambda e: jax.vmap(lambda n: jax.random.fold_in(jax.random.fold_in(key, e), n))(numbers))(
@@ -62,24 +71,29 @@ def row_keys(key: Array, example_id: Array, completions: int, first: int = 0) ->
 
 
 def take_token(values: Array, token: Array) -> Array:
-    """values [..,V] at token [..]: the one place that gathers by token id, which is where a sharded vocabulary
+    """Takes values [..,V] at token [..]: the one place that gathers by token id, which is where a sharded vocabulary
     matters."""
     return jnp.take_along_axis(values, token[..., None], axis=-1)[..., 0]
 
 
 def token_logps(logits: Array, token: Array) -> Array:
-    """log softmax(logits)[token] in nats, float32 (float64 if the logits are): logits [..,V], token [..]."""
+    """Returns log softmax(logits)[token] [..] in nats, in float32 (float64 if the logits are).
+
+    Args:
+        logits: Logits [..,V].
+        token: Token ids [..].
+    """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     return take_token(logits, token) - jax.nn.logsumexp(logits, axis=-1)
 
 
 def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """Sum of mask * values; what is masked out may be inf or NaN."""
+    """Sums mask * values over an axis; what is masked out may be inf or NaN."""
     return jnp.sum(jnp.where(mask != 0, values, 0) * mask, axis=axis)
 
 
 def last_valid(values: Array, valid: Array) -> Array:
-    """values [..,T] at the last position where valid [..,T]; position 0 if there is none."""
+    """Takes values [..,T] at the last position where valid [..,T]; position 0 if there is none."""
     length = valid.shape[-1]
     index = length - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
     index = jnp.where(jnp.any(valid, axis=-1), index, 0)
@@ -87,11 +101,11 @@ def last_valid(values: Array, valid: Array) -> Array:
 
 
 def first_valid(values: Array, valid: Array) -> Array:
-    """values [..,T] at the first position where valid [..,T]; position 0 if there is none."""
+    """Takes values [..,T] at the first position where valid [..,T]; position 0 if there is none."""
     return jnp.take_along_axis(values, jnp.argmax(valid, axis=-1)[..., None], axis=-1)[..., 0]
 
 
 def strong(tree: Any) -> Any:
-    """A copy of every leaf with a definite dtype: fresh buffers, and none of the weak types that make a jitted function
+    """Copies every leaf with a definite dtype: fresh buffers, and none of the weak types that make a jitted function
     compile twice."""
     return jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype, copy=True), tree)

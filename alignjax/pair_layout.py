@@ -1,4 +1,4 @@
-"""Two completions of a prompt seen together: the layout that a pairwise preference model reads."""
+"""The layout in which a pairwise preference model reads two completions of a prompt."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ Pairs = Sequence[tuple[int, int]]
 
 
 def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
-    """Every unordered pair of n completions, (0,1), (0,2), ..., as pairs that losses and judges take."""
+    """Returns every unordered pair of n completions, (0,1), (0,2), ..., as losses and judges take them."""
     return tuple(combinations(range(n), 2))
 
 
 def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
-    """Completions "y separator y'" for every pair, in both orders, sharing the prompt: N becomes 2K, T becomes 2T+1.
+    """Makes the batch of completions "y separator y'" for every pair, in both orders, which share their prompt.
 
-    The padding that stays between y and the separator is harmless, since positions count valid tokens. Order: all (i,
-    j), then all (j, i).
+    The padding that stays between y and the separator is harmless, since positions count valid tokens.
+
+    Args:
+        batch: Completions [B,N,T].
+        pairs: K pairs of completions.
+        separator: The token between the two.
+
+    Returns:
+        A batch of completions [B,2K,2T+1]: all (i, j), then all (j, i).
     """
-    assert batch.tokens is not None
-    assert batch.valid is not None
+    tokens, valid = batch.need("tokens", of="pair_view"), batch.need("valid", of="pair_view")
     first = jnp.array([i for i, _ in pairs] + [j for _, j in pairs])
     second = jnp.array([j for _, j in pairs] + [i for i, _ in pairs])
 
@@ -34,11 +40,11 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
         between = jnp.full((leaf.shape[0], len(first), 1), middle, leaf.dtype)
         return jnp.concatenate([leaf[:, first], between, leaf[:, second]], axis=2)
 
-    valid = joined(batch.valid, True)
+    valid = joined(valid, True)
     return Batch(
         prompt=batch.prompt,
         prompt_valid=batch.prompt_valid,
-        tokens=joined(batch.tokens, separator),
+        tokens=joined(tokens, separator),
         valid=valid,
         mask=valid.astype(jnp.float32),
         example_id=batch.example_id,
@@ -48,30 +54,40 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
 def pair_logits(
     context: Context, batch: Batch, *, role: str, pairs: Pairs, reading: str = "joint", separator: int = 3
 ) -> Array:
-    """Logit of P(i beats j | prompt) for every pair, [B,K], antisymmetric by construction and free to be intransitive.
+    """Returns the logit of P(i beats j | prompt) for every pair, antisymmetric by construction and free to be
+    intransitive.
 
-    reading="joint": f(i, j) - f(j, i), f the role's "preference" head after the last token of "y separator y'".
-    reading="apart": each completion is read once, by the "embedding" head after its last token, and they meet in
-    s_i - s_j + u_i . v_j - u_j . v_i (a general antisymmetric form of bounded rank, as in arXiv:2410.02197). It costs N
-    sequences instead of N(N-1) of twice the length.
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T].
+        role: The role of the preference model.
+        pairs: K pairs of completions.
+        reading: "joint" gives f(i, j) - f(j, i), f the role's "preference" head after the last token of
+            "y separator y'". "apart" reads each completion once, by the "embedding" head after its last token, and they
+            meet in s_i - s_j + u_i . v_j - u_j . v_i (a general antisymmetric form of bounded rank, as in
+            arXiv:2410.02197). It costs N sequences instead of N(N-1) of twice the length.
+        separator: The token between the two completions of a joint reading.
 
-    Raises ConfigError for another reading.
+    Returns:
+        Logits [B,K].
+
+    Raises:
+        ConfigError: There is no such reading.
     """
     if reading == "apart":
         return _apart(context, batch, role, pairs)
     if reading != "joint":
         raise ConfigError(f"reading={reading!r}; it must be 'joint' or 'apart'")
     view = pair_view(batch, pairs, separator)
-    assert view.valid is not None
     (values,) = context.score(f"{role}:preference", view).values()
-    f = last_valid(values, view.valid)
+    f = last_valid(values, view.need("valid", of="pair_logits"))
     return f[:, : len(pairs)] - f[:, len(pairs) :]
 
 
 def _apart(context: Context, batch: Batch, role: str, pairs: Pairs) -> Array:
-    assert batch.valid is not None
+    """The logits of completions that are read apart, [B,K]."""
     (values,) = context.score(f"{role}:embedding", batch).values()
-    final = last_valid(jnp.moveaxis(values, -1, 2), batch.valid[:, :, None])  # [B,N,1+2m]
+    final = last_valid(jnp.moveaxis(values, -1, 2), batch.need("valid", of="pair_logits")[:, :, None])  # [B,N,1+2m]
     i, j = jnp.array([i for i, _ in pairs]), jnp.array([j for _, j in pairs])
     score, first, second = final[..., 0], *jnp.split(final[..., 1:], 2, axis=-1)
     forth, back = (jnp.sum(first[:, a] * second[:, b], axis=-1) for a, b in ((i, j), (j, i)))
@@ -79,7 +95,7 @@ def _apart(context: Context, batch: Batch, role: str, pairs: Pairs) -> Array:
 
 
 def preference_matrix(probability: Array, pairs: Pairs, n: int) -> Array:
-    """P(i beats j) for each pair [B,K] as a matrix [B,N,N] with p[i,j] + p[j,i] = 1 and 1/2 on the diagonal."""
+    """Lays out P(i beats j) of each pair [B,K] as a matrix [B,N,N] with p[i,j] + p[j,i] = 1 and 1/2 on the diagonal."""
     matrix = jnp.full((probability.shape[0], n, n), 0.5, probability.dtype)
     i, j = jnp.array([p[0] for p in pairs]), jnp.array([p[1] for p in pairs])
     return matrix.at[:, i, j].set(probability).at[:, j, i].set(1 - probability)

@@ -179,9 +179,7 @@ def _one_pass(
             for names, read in requests
         ]
 
-    tokens, valid = batch.tokens, batch.valid
-    assert tokens is not None
-    assert valid is not None
+    tokens, valid = batch.need("tokens", of="score"), batch.need("valid", of="score")
     answers = _chunked(answer, ({text: select(outputs[text]) for text in outputs}, tokens), tokens.shape[2], chunk)
     masked = jax.tree.map(lambda leaf: jnp.where(valid.reshape(*valid.shape, *[1] * (leaf.ndim - 3)), leaf, 0), answers)
     return dict(zip(requests, masked, strict=True))
@@ -237,8 +235,7 @@ def one_pass(
     view = Batch(**{name: getattr(batch, name) for name in SCORED})
     if microbatches == 1:
         return _one_pass(roles, params, view, requests, chunk, packing)
-    assert batch.tokens is not None
-    rows = batch.tokens.shape[0]
+    rows = batch.need("tokens", of="score").shape[0]
     if rows % microbatches:
         raise ConfigError(
             f"{rows} prompts do not split into {microbatches} microbatches; make the batch size a multiple of it"

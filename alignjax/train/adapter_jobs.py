@@ -1,4 +1,4 @@
-"""Jobs after a step that trained adapters: they are added to their weights, or written as `peft` reads them."""
+"""Jobs after a step that trained adapters: one adds them to their weights, one writes them as `peft` reads them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from alignjax.train.state import restored_params
 from alignjax.types import Algorithm
 from alignjax.workspace import Workspace
 
-__all__ = ["merge", "write_adapters"]
-
 
 def merge(
     workspace: Workspace, *, stage: str, algorithm: Callable[[], Algorithm], role: str = "policy"
 ) -> dict[str, Any]:
-    """Job: plain weights of a role of an earlier step, adapters added and quantized weights written out, as a
-    checkpoint of this step. `restored`, tournaments, exports and `alignjax generate` then take the role from here.
+    """Writes the plain weights of a role of an earlier step, adapters added and quantized weights written out, as a
+    checkpoint of this step: a job. `restored`, tournaments, exports and `alignjax generate` then take the role from
+    here.
 
-    algorithm: makes the algorithm that trained it (a function, so that the job can stand in a config).
+    Args:
+        workspace: The workspace of this step.
+        stage: The earlier step.
+        algorithm: Makes the algorithm that trained it (a function, so that the job can stand in a config).
+        role: The role.
+
+    Returns:
+        {"parameters": the number of weights}.
     """
     params = jax.jit(lora.merged)(restored_params(workspace.find(stage), algorithm(), role))
     last = checkpoint.steps(workspace.find(stage))[-1]
@@ -35,16 +41,27 @@ def merge(
 def write_adapters(
     workspace: Workspace, *, stage: str, algorithm: Callable[[], Algorithm], role: str = "policy", base: str = ""
 ) -> dict[str, Any]:
-    """Job: the adapters of a role of an earlier step in the folder "adapters" of this one, as `peft` reads them over
-    the weights called `base` (`alignjax export` writes those of role "base").
+    """Writes the adapters of a role of an earlier step into the folder "adapters" of this one, as `peft` reads them
+    over the weights called `base`: a job. `alignjax export` writes those of role "base".
 
-    algorithm: makes the algorithm that trained them. Raises ConfigError for a role that is not adapters alone.
+    Args:
+        workspace: The workspace of this step.
+        stage: The earlier step.
+        algorithm: Makes the algorithm that trained them.
+        role: The role.
+        base: The name of the weights that the adapters belong to.
+
+    Returns:
+        {"folder": where they are, "left_out": what `peft` has no name for}.
+
+    Raises:
+        ConfigError: The role holds other things than adapters, or runs on no transformer.
     """
-    found = algorithm().roles.get(role)
-    build = None if found is None else found.build
-    if found is None or build is None or build.function is not lora.build or build.kwargs["inner"] is not None:
+    adapted = algorithm().roles.get(role)
+    build = None if adapted is None else adapted.build
+    if adapted is None or build is None or build.function is not lora.build or build.kwargs["inner"] is not None:
         raise ConfigError(f"role {role!r} of {stage!r} is not one that holds adapters")
-    config = None if found.model is None else found.model.config
+    config = None if adapted.model is None else adapted.model.config
     if not isinstance(config, TransformerConfig):
         raise ConfigError(f"role {role!r} runs on no transformer, so peft has no names for its adapters")
     adapters = checkpoint.restore_role(workspace.find(stage), role)

@@ -1,7 +1,8 @@
-"""A resolved config as JSON: what config.json holds, what a resumed run is compared with, and its hash."""
+"""The record of a run, config.json: its config as JSON with a hash, the versions and the commit that ran it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -32,7 +33,8 @@ FREE = ("steps", "keep", "checkpoint_every", "tags", "mesh")
 
 
 def _function(function: Any) -> dict[str, Any]:
-    """A function by its import path, with what its closure holds, so that two closures of one factory differ."""
+    """Describes a function by its import path and what its closure holds, so that two closures of one factory
+    differ."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     # A config file is imported under a name made from its path; the path is not part of the config.
     module = re.sub(r"^_alignjax_config_(.+)_[0-9a-f]{8}$", r"\1", getattr(function, "__module__", None) or "")
@@ -46,9 +48,12 @@ def _function(function: Any) -> dict[str, Any]:
 
 
 def config_json(value: Any) -> Any:
-    """`value` as plain JSON. Dataclasses become {"type": ..., fields}, an Fn {"function": "module.name", hyper-
-    parameters}, a Model what made it, arrays lists, paths strings. Nothing in the result depends on the process.
+    """Turns a config into plain JSON; nothing in the result depends on the process.
+
+    Dataclasses become {"type": ..., fields}, an Fn {"function": "module.name", hyper-parameters}, a Model what made it,
+    arrays lists and paths strings.
     """
+    # Cases from the special to the general: an Fn is also callable, a Model a dataclass, a string an iterable.
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -78,12 +83,12 @@ def config_json(value: Any) -> Any:
 
 
 def config_hash(tree: Any) -> str:
-    """16 hexadecimal digits of a config, or of its JSON. Order counts: the order of stages is meaning."""
+    """Returns 16 hexadecimal digits of a config, or of its JSON. Order counts: the order of stages is meaning."""
     return hashlib.sha256(json.dumps(config_json(tree)).encode()).hexdigest()[:16]
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """The fields in which two JSON configs differ, as "path: old -> new" lines."""
+    """Lists the fields in which two JSON configs differ, as "path: old -> new" lines."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
         inner = [(f"{where}.{name}" if where else name, name) for name in names]
@@ -99,12 +104,26 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [f"{where or 'config'}: {short[0]} -> {short[1]}"]
 
 
-def check_same(old: Any, new: Any, folder: Path, *, free: Iterable[str] = FREE) -> None:
-    """Raises ConfigError naming the fields in which the run in `folder` was configured otherwise."""
-    free = tuple(free)
+def _first(lines: list[str], most: int) -> list[str]:
+    """The first lines, and how many more there are."""
+    return lines[:most] + ([f"... and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def check_same(old: Any, new: Any, folder: Path, *, free: tuple[str, ...] = FREE) -> None:
+    """Checks that the run in `folder` was configured as this one is.
+
+    Args:
+        old: The config of the run, as JSON.
+        new: The config of this run.
+        folder: The folder, for the message.
+        free: The fields that may differ.
+
+    Raises:
+        ConfigError: Other fields differ; the message names them.
+    """
     lines = [line for line in differences(old, config_json(new)) if line.split(":")[0].split(".")[0] not in free]
     if lines:
-        shown = "\n  ".join(lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else []))
+        shown = "\n  ".join(_first(lines, 8))
         raise ConfigError(
             f"{folder} holds a run of another config, so it cannot go on with this one:\n  {shown}\n"
             "Run the old config again with --resume, or give the new one a folder of its own with --run-dir."
@@ -112,20 +131,18 @@ def check_same(old: Any, new: Any, folder: Path, *, free: Iterable[str] = FREE) 
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers: Python, the packages, the kind of device."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of what computes the numbers: Python, the packages that are installed, the devices."""
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found | {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            numbers[package] = importlib.metadata.version(package)
+    return numbers | {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
 
 
 def git_hash() -> str | None:
-    """The commit of the checkout that alignjax runs from, "-dirty" if tracked files changed; None outside one."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Returns the commit of the checkout that alignjax runs from, "-dirty" if tracked files changed; None outside
+    one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -146,7 +163,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in `path`, or None if there is no such file. Raises ConfigError when it is not JSON."""
+    """Reads the value in `path`; None if there is no such file.
+
+    Raises:
+        ConfigError: The file is not JSON.
+    """
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -156,12 +177,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_config(folder: Path, config: Any) -> dict[str, Any]:
-    """Writes folder/config.json: {"config", "hash", "versions", "git"}, and returns it. Of several processes the first
-    writes, all having found that they run the same.
+    """Writes folder/config.json and returns it: {"config", "hash", "versions", "git"}.
 
-    Raises ConfigError, in words for people and on all processes, when they differ in config, packages or commit, when
-    the folder cannot be written or when not all see it: before anything expensive has run.
+    Raises:
+        ConfigError: On all processes and before anything expensive has run: they differ in config, packages or commit,
+            or the folder cannot be written, or not all see it.
     """
+    # Of several processes the first writes, after all have found that they run the same; then all look whether it is
+    # the same folder that they see.
     record = {"config": config_json(config), "hash": config_hash(config), "versions": versions(), "git": git_hash()}
     _check_alike(record)
     with raise_on_all_processes():
@@ -173,8 +196,8 @@ def write_config(folder: Path, config: Any) -> dict[str, Any]:
                 f"cannot write the run folder {folder}: {error.strerror}. Use another --run-dir."
             ) from None
     with raise_on_all_processes():
-        there = read_json(folder / FILE)
-        if there is None or there["hash"] != record["hash"]:
+        written = read_json(folder / FILE)
+        if written is None or written["hash"] != record["hash"]:
             raise ConfigError(
                 f"{folder} is not the folder that process 0 writes to; all processes need one that all of them see"
             )
@@ -183,16 +206,15 @@ def write_config(folder: Path, config: Any) -> dict[str, Any]:
 
 def _check_alike(record: Mapping[str, Any]) -> None:
     """Raises ConfigError on all processes, naming those that differ from process 0 and in what."""
-    said = [json.loads(text) for text in all_gather_text(json.dumps([socket.gethostname(), record]))]
-    first = {name: said[0][1][name] for name in ("config", "versions", "git")}
+    (main, first), *others = [json.loads(text) for text in all_gather_text(json.dumps([socket.gethostname(), record]))]
+    names = ("config", "versions", "git")
     lines = []
-    for number, (host, other) in enumerate(said[1:], 1):
-        if found := differences(first, {name: other[name] for name in first}):
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            lines.append(f"process {number} on {host}: {'; '.join(found[:3])}{more}")
+    for number, (host, other) in enumerate(others, 1):
+        if wrong := differences({name: first[name] for name in names}, {name: other[name] for name in names}):
+            lines.append(f"process {number} on {host}: {'; '.join(_first(wrong, 3))}")
     if lines:
-        shown = "\n  ".join(lines[:8] + ([f"... and {len(lines) - 8} more"] if len(lines) > 8 else []))
+        shown = "\n  ".join(_first(lines, 8))
         raise ConfigError(
-            f"processes of this run were started with other things than process 0 on {said[0][0]} "
+            f"processes of this run were started with other things than process 0 on {main} "
             f"(its -> theirs):\n  {shown}\nStart all of them with the same command, config and installation."
         )

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains."""
+"""Samples that a run shows while it trains."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ from alignjax.workspace import Workspace
 def decoded(
     experiment: Experiment, workspace: Workspace, *, dataset: Dataset, rows: int = 2
 ) -> Callable[[Any, Any, int], list[dict[str, str]]]:
-    """For the `sample` slot of an Experiment: the first rows of the present batch as text, prompt and completions.
+    """Shows the first rows of the present batch as text: for the `sample` slot of an Experiment.
 
     For online algorithms these are the policy's newest samples, and cost nothing.
+
+    Args:
+        experiment: The experiment.
+        workspace: The workspace in which the tokenizer is found.
+        dataset: The dataset whose tokenizer the run uses.
+        rows: The number of rows.
+
+    Returns:
+        shown(state, batch, step) -> one {name: text} per row.
     """
     tokenizer = tokenizer_of(dataset, workspace)
 
