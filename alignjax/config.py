@@ -18,11 +18,11 @@ import jax
 
 
 class ConfigError(ValueError):
-    """A config says something that cannot be meant. The message names the place and what to write instead."""
+    """Says that a config cannot be meant. The message names the place and what to write instead."""
 
 
 def nearest(word: str, options: typing.Iterable[str]) -> str:
-    """' Did you mean X?' or the list of what there is: the tail of every error about a name."""
+    """Returns ' Did you mean X?' or the list of what exists: the tail of every error about a name."""
     options = list(options)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(options)) or 'none'}."
@@ -35,13 +35,8 @@ def _options(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def _accepts(annotation: Any, wanted: type) -> bool:
-    """Whether `annotation` is `wanted` or a union with it."""
-    return wanted in _options(annotation)
-
-
 def _fits(value: Any, option: Any) -> bool:
-    """Whether a value may stand where one member of a union is asked for."""
+    """True if a value may stand where one member of a union is asked for."""
     if option is None or option is type(None):
         return value is None
     if typing.get_origin(option) is typing.Literal:
@@ -55,8 +50,8 @@ def _fits(value: Any, option: Any) -> bool:
 
 
 def _coerced(where: str, value: Any, annotation: Any) -> Any:
-    """`value` as its annotation asks: ints become floats where a float is meant; a wrong type is refused by name. Lists
-    become tuples, to be hashable."""
+    """Converts a value as its annotation asks: ints become floats where a float is meant; a wrong type is refused by
+    name. Lists become tuples, to be hashable."""
     if isinstance(value, list):
         value = tuple(value)
     options = _options(annotation)
@@ -77,11 +72,16 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
 
 @jax.tree_util.register_pytree_with_keys_class
 class Fn:
-    """A function with its hyper-parameters: frozen, callable, comparable, printable. Made by `fn`, which checks them.
+    """A function with its hyper-parameters: frozen, callable, comparable, printable. `fn` makes and checks it.
 
-    A pytree: hyper-parameters annotated `float`, and nested `Fn`s, are its leaves and enter jitted functions as
+    It is a pytree: hyper-parameters annotated `float`, and nested `Fn`s, are its leaves and enter jitted functions as
     arguments, so that a sweep over them compiles once; everything else is static. A function must therefore not branch
     in Python on a float hyper-parameter.
+
+    Attributes:
+        function: The function.
+        kwargs: All its hyper-parameters by name.
+        leaves: The names of those that are leaves.
     """
 
     __slots__ = ("__weakref__", "function", "kwargs", "leaves")
@@ -98,24 +98,23 @@ class Fn:
 
     @property
     def name(self) -> str:
+        """The name of the function."""
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **{**self.kwargs, **kwargs})
 
     def replace(self, **changes: Any) -> Fn:
-        """The same function with some hyper-parameters changed, checked again."""
+        """Returns the function with some hyper-parameters changed, checked again."""
         return fn(self.function, **{**self.kwargs, **changes})
 
     def __repr__(self) -> str:
         return f"fn({', '.join([self.name, *(f'{key}={value!r}' for key, value in self.kwargs.items())])})"
 
     def _static(self) -> tuple[Any, ...]:
-        return (
-            self.function,
-            self.leaves,
-            tuple((key, value) for key, value in sorted(self.kwargs.items()) if key not in self.leaves),
-        )
+        """All but the leaves, hashable."""
+        rest = tuple((key, value) for key, value in sorted(self.kwargs.items()) if key not in self.leaves)
+        return self.function, self.leaves, rest
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fn) and self.function == other.function and self.kwargs == other.kwargs
@@ -124,20 +123,23 @@ class Fn:
         return hash((self.function, tuple(sorted(self.kwargs))))
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], Any]:
+        """Flattens for jax, with the names of the leaves."""
         return [(jax.tree_util.GetAttrKey(name), self.kwargs[name]) for name in self.leaves], self._static()
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
+        """Flattens for jax."""
         return [self.kwargs[name] for name in self.leaves], self._static()
 
     @classmethod
     def tree_unflatten(cls, static: Any, children: typing.Iterable[Any]) -> Fn:
+        """Makes the Fn again, from leaves that may be tracers: nothing is checked."""
         function, leaves, rest = static
         return cls(function, {**dict(rest), **dict(zip(leaves, children, strict=True))}, leaves)
 
 
 def hyperparameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a function, annotations evaluated: what `fn` accepts, what the command line offers
-    and what `alignjax list` shows."""
+    """Returns the keyword-only parameters of a function with their annotations evaluated: `fn` accepts them, the
+    command line offers them and `alignjax list` shows them."""
     signature = inspect.signature(function)
     try:
         hints = typing.get_type_hints(inspect.unwrap(function))
@@ -151,19 +153,24 @@ def hyperparameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter
 
 
 def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
-    """A function-valued slot of a config: `fn(losses.ipo, tau=0.1)`.
+    """Fills a function-valued slot of a config: `fn(losses.ipo, tau=0.1)`.
 
-    Hyper-parameters are the keyword-only parameters of `function`. Unset ones take their defaults now, so that
-    config.json shows every number a run used.
+    Args:
+        function: The function; its hyper-parameters are its keyword-only parameters.
+        **kwargs: Hyper-parameters. Unset ones take their defaults now, so that config.json shows every number a run
+            used.
 
-    Raises ConfigError for a name the function does not have (naming the nearest), a missing one, or a value of the
-    wrong type.
+    Raises:
+        ConfigError: The function has no parameter of a name (the message names the nearest), one is missing, or a value
+            has the wrong type or cannot be hashed.
     """
+    # A value is a leaf of the pytree if it is an Fn, a tuple of these, or a number where a float is allowed; None stays
+    # static, so that a function may branch on it. All that is static is part of a jit cache's key, hence the hashing.
     known = hyperparameters(function)
     name = getattr(function, "__name__", repr(function))
-    for given in kwargs:
-        if given not in known:
-            raise ConfigError(f"{name} has no hyper-parameter {given!r}.{nearest(given, known)}")
+    for key in kwargs:
+        if key not in known:
+            raise ConfigError(f"{name} has no hyper-parameter {key!r}.{nearest(key, known)}")
     missing = [
         key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty and key not in kwargs
     ]
@@ -175,31 +182,34 @@ def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
     for key, parameter in known.items():
         value = values[key] = _coerced(f"{name}.{key}", kwargs.get(key, parameter.default), parameter.annotation)
         functions = isinstance(value, tuple) and value and all(isinstance(part, Fn) for part in value)
-        if (
-            isinstance(value, Fn)
-            or functions
-            or (value is not None and _accepts(parameter.annotation, float) and not isinstance(value, (bool, str)))
-        ):
+        number = float in _options(parameter.annotation) and not isinstance(value, (bool, str, types.NoneType))
+        if isinstance(value, Fn) or functions or number:
             leaves.append(key)
-        else:
-            try:
-                hash(value)
-            except TypeError:
-                raise ConfigError(
-                    f"{name}.{key} is a {type(value).__name__}, which cannot be hashed; "
-                    "use a tuple, a frozen dataclass or an fn"
-                ) from None
+            continue
+        try:
+            hash(value)
+        except TypeError:
+            kind = type(value).__name__
+            raise ConfigError(
+                f"{name}.{key} is a {kind}, which cannot be hashed; use a tuple, a frozen dataclass or an fn"
+            ) from None
     return Fn(function, values, tuple(leaves))
 
 
 def as_fn(function: Any) -> Any:
-    """A bare function in a slot means `fn(function)`; an Fn, None or a traced placeholder passes through."""
+    """Takes a bare function in a slot for `fn(function)`; an Fn, None or a traced placeholder passes through."""
     return fn(function) if inspect.isfunction(function) else function
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the device mesh axes; -1 for one of them means "all that is left"."""
+    """Sizes of the axes of the device mesh; -1 for one of them means "all that is left".
+
+    Attributes:
+        replica: The number of copies of the weights.
+        fsdp: The number of devices over which rows and weights are split.
+        tensor: The number of devices over which heads and widths are split.
+    """
 
     replica: int = 1
     fsdp: int = -1
@@ -208,9 +218,16 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How padding is taken out while a batch is scored: each `prompts` prompts, with all their completions, are laid
-    end to end in `rows` rows of `length` slots, the longest first, each into the row that is emptiest. A batch for
-    which that does not do is scored with its padding, in a second compiled program (`models/packing.py`)."""
+    """A layout that takes padding out while a batch is scored (`models/packing.py`).
+
+    Prompts with all their completions are laid end to end, the longest first, each into the row that is emptiest. A
+    batch that does not fit is scored with its padding, in a second compiled program.
+
+    Attributes:
+        prompts: The number of prompts that share rows.
+        length: The number of slots of a row, in tokens.
+        rows: The number of rows that they share.
+    """
 
     prompts: int
     length: int
@@ -223,13 +240,24 @@ class Packing:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One training run. `source(seed=...)` makes the random-access stream of batches; `sample` shows a few completions
-    while training.
+    """One training run.
 
-    steps: iterations (experience + update); log_every, checkpoint_every, sample_every: in iterations; keep: checkpoints
-    kept; cached_logps: frozen roles whose log-probs of the source's completions are scored once and kept on disk, for
-    later epochs and runs (`train/logp_cache/`); overlap: make the experience of the next iteration while this one is
-    learned from, by a policy that is one step older (`train/overlap.py`)
+    Attributes:
+        algorithm: The algorithm.
+        source: source(workspace, seed) -> batches by the number of the step.
+        steps: The number of iterations (experience + update).
+        seed: The seed of data, weights and samples.
+        mesh: The sizes of the device mesh.
+        log_every: The number of iterations between lines of metrics.
+        checkpoint_every: The number of iterations between checkpoints.
+        keep: The number of checkpoints that are kept.
+        sample: sample(experiment, workspace) -> (state, batch, step) -> [{name: text}], which shows a few completions.
+        sample_every: The number of iterations between samples.
+        tags: What sinks of metrics ask for: "wandb" names the project to log to.
+        cached_logps: Frozen roles whose log-probs of the source's completions are scored once and stored on disk, for
+            later epochs and runs (`train/logp_cache/`).
+        overlap: Makes the experience of the next iteration while this one is learned from, by a policy that is one step
+            older (`train/overlap.py`).
     """
 
     algorithm: Any
@@ -254,11 +282,14 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """Named steps in order. A step is an `Experiment`, or a job: `fn(function, ...)` called as function(workspace) for
-    data preparation, evaluation and reports.
+    """Named steps in order.
 
     A later step names an earlier one's checkpoint as a role's start (`roles.restored("sft", "policy")`) or reads its
     folder through the workspace.
+
+    Attributes:
+        steps: By name an `Experiment`, or a job: `fn(function, ...)`, which is called as function(workspace) and
+            prepares data, evaluates or reports.
     """
 
     steps: Mapping[str, Experiment | Fn]

@@ -26,15 +26,28 @@ FREE = ("keep", "checkpoint_every", "tags", "mesh")
 def run_pipeline(
     pipeline: Pipeline, workspace: Workspace, *, resume: bool = False, console: Console | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Runs the steps of `pipeline`, each in the folder of its name, and returns what each had to say of itself.
+    """Runs the steps of a pipeline, each in the folder of its name.
 
-    A finished step is marked by a done.json with its config and summary, written last and as a whole. With `resume` it
-    is skipped, an unfinished experiment goes on from its checkpoint, and an unfinished job is run anew. Of several
+    A finished step is marked by a done.json with its config and summary, written last and as a whole. Of several
     processes the first alone does the jobs, on its own devices, while the others wait.
 
-    Raises ConfigError, before any step runs, if the folder holds a run and `resume` is not set, or if a finished step
-    was configured otherwise; Interrupted (a SystemExit) after Ctrl-C or SIGTERM.
+    Args:
+        pipeline: The pipeline.
+        workspace: The workspace of the run folder.
+        resume: Skips finished steps, goes on with an unfinished experiment from its checkpoint, and runs an unfinished
+            job anew.
+        console: Where progress is shown.
+
+    Returns:
+        The summary of every step: the last metrics of an experiment, what a job has returned.
+
+    Raises:
+        ConfigError: Before any step runs, if the folder holds a run and `resume` is not set, or if a finished step was
+            configured otherwise.
+        Interrupted: Ctrl-C or SIGTERM came: a SystemExit.
     """
+    # All done.json are read before the first step runs, so that a step that was configured otherwise is refused now and
+    # not hours later.
     console = (console or Console()) if is_main_process() else Console(quiet=True)
     with raise_on_all_processes():
         if (workspace.root / FILE).exists() and not resume:
@@ -82,6 +95,7 @@ def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[
 
 
 def _job(job: Fn, workspace: Workspace, console: Console) -> dict[str, Any]:
+    """Runs a job; what it returns is its summary."""
     try:
         return job(workspace) or {}
     except KeyboardInterrupt:
