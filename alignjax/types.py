@@ -263,7 +263,7 @@ class Context:
         roles: The roles by name.
         state: The tree of every role.
         step: The number of the iteration, an int32 scalar.
-        metrics: {name: Mean}, those of the losses, for rules to read.
+        metrics: {"loss/metric": Mean} of this iteration's losses, for rules to read; nothing is written there.
         params: params(role) -> what the role's model runs on, its `build` applied.
         score: score(outputs, batch, read=None) -> {name: [B,N,T]}. outputs is "role", "role:head" or "role@site", or a
             tuple of them; without a read each gives its model's default under its own name. All that the losses of one
@@ -280,13 +280,24 @@ class Context:
     )
 
 
-Stage: TypeAlias = Callable[[Context, Batch, Key], Batch]
-Judge: TypeAlias = Callable[[Context, Batch, Key], Array]  # preference [B,N,N]; p[i,j] + p[j,i] = 1
+# A stage or judge with something to log returns a pair of its answer and metrics; `with_metrics` takes both forms.
+Stage: TypeAlias = Callable[[Context, Batch, Key], Batch | tuple[Batch, Metrics]]
+Judge: TypeAlias = Callable[[Context, Batch, Key], Array | tuple[Array, Metrics]]  # [B,N,N]; p[i,j] + p[j,i] = 1
 Loss: TypeAlias = Callable[[Context, Batch], tuple[Mean, Metrics]]
 Rule: TypeAlias = Callable[[Any, Context, Batch, Key], Any]
 Behaviour: TypeAlias = Callable[
     [Mapping[str, Array], Any], Array
 ]  # ({stream: logits [..,V]}, history) -> logits [..,V]
+
+
+def with_metrics(answer: Any) -> tuple[Any, Metrics]:
+    """Splits what a stage or judge returned into its answer and its metrics, which are none if it returned no pair."""
+    return answer if isinstance(answer, tuple) else (answer, {})
+
+
+def prefixed(name: str, metrics: Metrics) -> Metrics:
+    """Metrics under the name of the stage or loss that gave them: "name/metric"."""
+    return {f"{name}/{metric}": mean for metric, mean in metrics.items()}
 
 
 def frozen(state: Any, context: Context, batch: Batch, key: Key) -> Any:

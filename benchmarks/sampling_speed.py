@@ -83,10 +83,10 @@ def main() -> None:
         (batch, metrics), wall, cpu = timed(sampler(given.size, given.prompts, stage), given.rounds)
         first = first or (batch, wall, cpu)
         same = float(np.mean(np.all(np.asarray(batch.tokens == first[0].tokens), axis=-1)))
-        gap = metrics.get("sampler_gap/policy")
+        gap = metrics.get("generate/sampler_gap/policy")
         print(
             f"{name:>12}  wall {wall:.3f} s ({first[1] / wall:.2f}x)  CPU {cpu:.3f} s ({first[2] / cpu:.2f}x)  "
-            f"mean length {float(metrics['length']):.1f}  completions as in lockstep {same:.0%}"
+            f"mean length {float(metrics['generate/length']):.1f}  completions as in lockstep {same:.0%}"
             + (f"  gap {float(gap):.4f} nats per token" if gap is not None else ""),
             flush=True,
         )

@@ -112,6 +112,27 @@ def test_a_mixture_scores_the_reference_while_it_samples() -> None:
     np.testing.assert_allclose(given.logps["reference"], scorer(NETWORK)(reference, given), atol=1e-5)
 
 
+def test_of_two_samplers_each_logs_its_own_completions() -> None:
+    """A metric stands under the name of its stage: an opponent's lengths do not take the place of the policy's."""
+    algorithm = algorithms.nash_md(NETWORK, optimizer=OPTIMIZER, n=2, **SELF_PLAY)
+    early = algorithm.experience["generate"].replace(stop=tuple(range(2, 12)))
+    sampling = {"generate": early, "opponent": algorithm.experience["opponent"].replace(stop=())}
+    algorithm = dataclasses.replace(algorithm, experience={**algorithm.experience, **sampling})
+    given, seen = make_experience(algorithm)(create_state(algorithm, 0, NOWHERE), PROMPTS)
+    assert "length" not in seen
+    assert set(seen) >= {"prefer/judge_confidence", "win_rate/win_rate"}
+    alone = dataclasses.replace(algorithm, experience=sampling)
+    both, _ = make_experience(alone)(create_state(alone, 0, NOWHERE), PROMPTS)
+    np.testing.assert_array_equal(both.tokens[:, :2], given.tokens)
+    lengths, tokens = np.asarray(both.valid).sum(-1), np.asarray(both.tokens)
+    assert lengths[:, :2].mean() < lengths[:, 2:].mean() == 5
+    np.testing.assert_allclose(seen["generate/length"], lengths[:, :2].mean(), rtol=1e-6)
+    np.testing.assert_allclose(seen["opponent/length"], lengths[:, 2:].mean(), rtol=1e-6)
+    stopped = np.any((tokens >= 2) & (tokens < 12) & np.asarray(both.valid), axis=-1)
+    np.testing.assert_allclose(seen["generate/finished"], stopped[:, :2].mean(), rtol=1e-6)
+    assert seen["opponent/finished"] == 0
+
+
 def test_labelled_samples_have_no_loss_and_fill_preferences() -> None:
     algorithm = algorithms.labelled_samples(NETWORK, **SELF_PLAY)
     given, _ = make_experience(algorithm)(create_state(algorithm, 0, NOWHERE), PROMPTS)

@@ -67,8 +67,8 @@ def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
         "algorithm": "Algorithm" in returns,
         "game": returns == "TabularGame",
         "rule": takes == ("state", "context", "batch", "key"),
-        "stage": takes[:3] == ("context", "batch", "key") and returns.endswith("Batch"),
-        "judge": takes[:3] == ("context", "batch", "key") and returns.endswith("Array"),
+        "stage": takes[:3] == ("context", "batch", "key") and "Batch" in returns,
+        "judge": takes[:3] == ("context", "batch", "key") and "Array" in returns,
         "loss": takes[:2] == ("context", "batch"),
         # A metric is a number about texts or players, or a table of them; what cuts texts into words returns lists.
         "metric": re.search(r"\b(float|bool|Interval|ndarray)\b", returns) is not None,

@@ -50,7 +50,7 @@ class Player:
 def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
     """One completion per prompt at temperature 1, with its log-probs under policy and reference."""
     context = scoring.context({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
-    batch = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
+    batch, _ = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
     return stages.logprobs(context, batch, key, role="reference")
 
 

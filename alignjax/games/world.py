@@ -20,7 +20,7 @@ from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language, log_distribution, string_numbers
 from alignjax.games.table_policy import context_number, start
 from alignjax.pair_layout import all_pairs, preference_matrix
-from alignjax.types import Array, Batch, Context, Key, Mean, Role
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
 
 __all__ = ["Contexts", "contexts", "measure", "parts", "role_of", "table_judge"]
@@ -96,8 +96,8 @@ def contexts(workspace: Workspace | None, seed: int, *, count: int = 1, batch_si
 
 def measure(
     context: Context, batch: Batch, key: Key, *, language: Language, tau: float, of: str = "policy", role: str = "game"
-) -> Batch:
-    """Writes what a role's table is worth in the game, exactly and averaged over contexts: "duality_gap" (of the game
+) -> tuple[Batch, Metrics]:
+    """Measures what a role's table is worth in the game, exactly and averaged over contexts: "duality_gap" (of the game
     regularised by tau), "exploitability" (without regularisation) and "kl" from the reference. The batch goes on as it
     is.
 
@@ -108,7 +108,8 @@ def measure(
     policy = jnp.exp(log_policy)
     wins = jnp.einsum("xij,xj->xi", preference, policy)
     log_response = jax.nn.log_softmax(log_reference + wins / tau)
-    context.metrics["duality_gap"] = Mean.of(2 * tau * jnp.sum(policy * (log_policy - log_response), axis=-1))
-    context.metrics["exploitability"] = Mean.of(jnp.max(wins, axis=-1) - 0.5)
-    context.metrics["kl"] = Mean.of(jnp.sum(policy * (log_policy - log_reference), axis=-1))
-    return batch
+    return batch, {
+        "duality_gap": Mean.of(2 * tau * jnp.sum(policy * (log_policy - log_response), axis=-1)),
+        "exploitability": Mean.of(jnp.max(wins, axis=-1) - 0.5),
+        "kl": Mean.of(jnp.sum(policy * (log_policy - log_reference), axis=-1)),
+    }

@@ -13,7 +13,7 @@ from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, rep
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
 from alignjax.sampling.logit_streams import Filters, Sampled, Stream, default_streams
-from alignjax.types import Array, Batch, Context, Key, Mean, Params
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Params
 
 __all__ = ["generate", "logprobs", "values"]
 
@@ -35,7 +35,7 @@ def generate(
     slots: int | None = None,
     weights: str | None = None,
     tensor_parallel: bool = False,
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
     behaviour: how streams combine (`own`, `mixture`); streams: what they read, by default the roles the behaviour
@@ -68,15 +68,17 @@ def generate(
         weights=weights,
     )
     new = shard_rows(new, batch)
+    metrics: Metrics = {
+        "length": Mean.of(jnp.sum(new.valid, axis=-1).astype(jnp.float32)),
+        "finished": Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0),
+    }
     if weights is not None:
-        new = _rescored(context, batch, new, default_streams(behaviour) if streams is None else streams)
-    length = jnp.sum(new.valid, axis=-1)
-    context.metrics["length"] = Mean.of(length.astype(jnp.float32))
-    context.metrics["finished"] = Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0)
+        new, gaps = _rescored(context, batch, new, default_streams(behaviour) if streams is None else streams)
+        metrics |= gaps
     mask = new.valid.astype(jnp.float32)
     if batch.tokens is None:
-        return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
-    return _appended(batch, new.tokens, new.valid, mask, new.logps)
+        return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps), metrics
+    return _appended(batch, new.tokens, new.valid, mask, new.logps), metrics
 
 
 def _gathered(context: Context, tensor_parallel: bool, role: str) -> Params:
@@ -85,17 +87,17 @@ def _gathered(context: Context, tensor_parallel: bool, role: str) -> Params:
     return constrain(params, model and model.axes, COMPUTE_LAYOUT) if tensor_parallel else replicate(params)
 
 
-def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Stream, ...]) -> Sampled:
-    """The samples with their streams' log-probs by the scorer."""
-    exact = {}
+def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Stream, ...]) -> tuple[Sampled, Metrics]:
+    """The samples with their streams' log-probs by the scorer, and how far those were from the sampler's."""
+    exact, gaps = {}, {}
     for stream in streams:
         prompts = batch.views[stream.view] if stream.view else batch
         seen = Batch(prompt=prompts.prompt, prompt_valid=prompts.prompt_valid, tokens=new.tokens, valid=new.valid)
         output = stream.role if stream.head == "lm" else f"{stream.role}:{stream.head}"
         exact[stream.name] = context.score(output, seen)[output]
         gap = jnp.abs(exact[stream.name] - new.logps[stream.name])
-        context.metrics[f"sampler_gap/{stream.name}"] = Mean.of(gap, new.valid)
-    return new._replace(logps=new.logps | exact)
+        gaps[f"sampler_gap/{stream.name}"] = Mean.of(gap, new.valid)
+    return new._replace(logps=new.logps | exact), gaps
 
 
 def _appended(batch: Batch, tokens: Array, valid: Array, mask: Array, logps: dict[str, Array]) -> Batch:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, as_fn, fn, nearest
 from alignjax.numerics import fold_name
-from alignjax.types import Batch, Context, Key, Stage
+from alignjax.types import Batch, Context, Key, Metrics, Stage, prefixed, with_metrics
 
 __all__ = ["chain", "in_view", "into_view"]
 
 
-def chain(context: Context, batch: Batch, key: Key, *, stages: tuple[Fn, ...]) -> Batch:
-    """Several stages as one, in order; each gets a key of its own name (a second of the same name, of its count)."""
-    seen: dict[str, int] = {}
+def chain(context: Context, batch: Batch, key: Key, *, stages: tuple[Fn, ...]) -> tuple[Batch, Metrics]:
+    """Several stages as one, in order; each gets a key of its own name (a second of the same name, of its count), and
+    its metrics stand under that name ("generate/length", of a second one "generate_2/length")."""
+    seen: Counter[str] = Counter()
+    metrics: Metrics = {}
     for stage in stages:
-        seen[stage.name] = seen.get(stage.name, 0) + 1
-        batch = stage(context, batch, fold_name(key, f"{stage.name}_{seen[stage.name]}"))
-    return batch
+        seen[stage.name] += 1
+        numbered = f"{stage.name}_{seen[stage.name]}"
+        batch, new = with_metrics(stage(context, batch, fold_name(key, numbered)))
+        metrics |= prefixed(stage.name if seen[stage.name] == 1 else numbered, new)
+    return batch, metrics
 
 
-def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) -> Batch:
+def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) -> tuple[Batch, Metrics]:
     """Runs `stage` on batch.views[view] and puts the result back under that name."""
     if view not in batch.views:
         raise ConfigError(f"the batch has no view {view!r}.{nearest(view, batch.views)}")
-    return batch.replace(views={**batch.views, view: stage(context, batch.views[view], key)})
+    changed, metrics = with_metrics(stage(context, batch.views[view], key))
+    return batch.replace(views={**batch.views, view: changed}), metrics
 
 
 def in_view(view: str, stage: Stage | Fn) -> Fn:

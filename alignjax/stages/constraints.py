@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, nearest
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 __all__ = ["constraint_rate", "forbidden_token", "in_order", "length_within", "required_token"]
 
 
 def constraint_rate(
     context: Context, batch: Batch, key: Key, *, constraints: tuple[Fn, ...], applies: str | None = None
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Fills reward [B,N]: the share of its constraints that a completion satisfies, as ACT ranks its samples
     (arXiv:2403.06326).
 
@@ -37,9 +37,8 @@ def constraint_rate(
         asked = jnp.broadcast_to(flags[:, None, :] != 0, satisfied.shape)
     total = jnp.sum(asked, axis=-1)
     rate = jnp.where(total > 0, jnp.sum(satisfied & asked, axis=-1) / jnp.maximum(total, 1), 1.0)
-    context.metrics["constraint_rate"] = Mean.of(rate, total > 0)
-    context.metrics["all_satisfied"] = Mean.of(rate == 1, total > 0)
-    return batch.replace(reward=rate)
+    metrics = {"constraint_rate": Mean.of(rate, total > 0), "all_satisfied": Mean.of(rate == 1, total > 0)}
+    return batch.replace(reward=rate), metrics
 
 
 def length_within(samples: Batch, *, least: int = 0, most: int) -> Array:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.numerics import first_valid
-from alignjax.types import Batch, Context, Key, Mean
+from alignjax.types import Batch, Context, Key, Mean, Metrics
 
 __all__ = ["density_ratio"]
 
 
 def density_ratio(
     context: Context, batch: Batch, key: Key, *, output: str = "classifier:value", prior: float = 0.5
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Fills prompts["density_ratio"] [B]: p(prompt | good) / p(prompt | bad) by the classifier that the loss
     `prompt_classifier` trains; `bco` weights bad completions with it (arXiv:2404.04656).
 
@@ -25,5 +25,4 @@ def density_ratio(
     # The number is the same for all completions of a prompt; those without tokens do not have it.
     logit = jnp.sum(logit * there, axis=1) / jnp.maximum(jnp.sum(there, axis=1), 1)
     ratio = jnp.exp(jnp.clip(logit, -30, 30)) * (1 - prior) / prior  # far beyond any sensible clip, and finite
-    context.metrics["density_ratio"] = Mean.of(ratio)
-    return batch.replace(prompts={**batch.prompts, "density_ratio": ratio})
+    return batch.replace(prompts={**batch.prompts, "density_ratio": ratio}), {"density_ratio": Mean.of(ratio)}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.numerics import masked_sum
 from alignjax.stages.select import uniforms
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 __all__ = ["active_pairs", "bootstrap"]
 
@@ -36,7 +36,7 @@ def active_pairs(
     beta: float = 0.1,
     width: float = 1.0,
     reference: str = "reference",
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Spends labels where the best answer is least certain: keeps one pair of each of `count` prompts and gives all
     others pair_weight 0 (AE-DPO, arXiv:2312.00267).
 
@@ -62,7 +62,6 @@ def active_pairs(
     other = jnp.argmax(jnp.where(jnp.arange(n) == first[:, None], -1, uniforms(batch, rival, n)), axis=1)
     row = jnp.arange(rows)
     weight = jnp.zeros((rows, n, n)).at[row, first, other].set(chosen).at[row, other, first].set(chosen)
-    context.metrics["uncertainty"] = Mean.of(unsure)
-    context.metrics["uncertainty_of_labelled"] = Mean.of(unsure, chosen)
+    metrics = {"uncertainty": Mean.of(unsure), "uncertainty_of_labelled": Mean.of(unsure, chosen)}
     weight = weight if batch.pair_weight is None else batch.pair_weight * weight
-    return batch.replace(pair_weight=weight, prompts={**batch.prompts, "optimistic": first})
+    return batch.replace(pair_weight=weight, prompts={**batch.prompts, "optimistic": first}), metrics

@@ -11,7 +11,7 @@ from alignjax.config import Fn, fn
 from alignjax.numerics import token_logps
 from alignjax.sampling.engine_client import ask_engine, engine_shapes
 from alignjax.stages.host import host
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 __all__ = ["engine", "engine_logps"]
 
@@ -29,7 +29,7 @@ def engine(
 
 def engine_logps(
     context: Context, batch: Batch, key: Key, *, role: str = "policy", temperature: float = 1.0, truncated: bool = False
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Fills logps[role] and, of what was sampled untruncated, logps["sampler"]: log-probs by our scorer, the latter at
     the temperature of the engine. They are the engine's own as far as it has the weights of the role; with
     logps["engine"] the metric sampler_gap/engine says how far it was, in nats per token (of engines that report
@@ -41,7 +41,9 @@ def engine_logps(
         return {"role": token_logps(logits, token), "sampler": token_logps(cold, token)}
 
     found = context.score(role, batch, read)
+    metrics: Metrics = {}
     if "engine" in batch.logps:
         gap = jnp.abs(batch.logps["engine"] - found["role"])
-        context.metrics["sampler_gap/engine"] = Mean.of(gap, batch.valid)
-    return batch.with_logps(**{role: found["role"]}, **({} if truncated else {"sampler": found["sampler"]}))
+        metrics["sampler_gap/engine"] = Mean.of(gap, batch.valid)
+    filled = batch.with_logps(**{role: found["role"]}, **({} if truncated else {"sampler": found["sampler"]}))
+    return filled, metrics

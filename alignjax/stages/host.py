@@ -10,17 +10,17 @@ import jax
 import numpy as np
 
 from alignjax.config import Fn
-from alignjax.types import Batch, Context, Key
+from alignjax.types import Batch, Context, Key, Metrics
 
 
 def host(
-    context: Context, batch: Batch, key: Key, *, stage: Callable[..., Any], like: Callable[[Batch], Batch]
-) -> Batch:
+    context: Context, batch: Batch, key: Key, *, stage: Callable[..., Any], like: Callable[[Batch], Any]
+) -> Batch | tuple[Batch, Metrics]:
     """A stage in plain Python and NumPy; experience is cut into jitted segments around it.
 
     stage(context, batch, key) -> batch gets NumPy arrays. like(batch) -> batch says, on shapes alone, what comes back:
-    checked after every call and used by dry runs. Its answers are kept in the run folder, so that a resumed run replays
-    them instead of asking a judge twice.
+    checked after every call and used by dry runs. Both may return (batch, metrics) instead. Its answers are kept in the
+    run folder, so that a resumed run replays them instead of asking a judge twice.
 
     Raises ValueError if what comes back is not of the shapes and dtypes that `like` declares.
     """
@@ -44,7 +44,7 @@ def host(
     return answer
 
 
-def replayed(stage: Fn, name: str, step: int, context: Context, batch: Batch, key: Key, folder: Path | None) -> Batch:
+def replayed(stage: Fn, name: str, step: int, context: Context, batch: Batch, key: Key, folder: Path | None) -> Any:
     """The stage's answer of this step from `folder` if it was given before (to the same question), else asked and
     kept."""
     path = folder / f"{name}-{step:08d}.npz" if folder else None

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from alignjax.config import Fn
 from alignjax.numerics import last_valid, row_keys
 from alignjax.pair_layout import all_pairs, pair_logits, preference_matrix
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, with_metrics
 
 __all__ = ["bernoulli", "flipped", "prefer", "preference_model", "query_budget", "reward_difference"]
 
@@ -69,28 +69,29 @@ def _per_pair(matrix: Array, n: int) -> Array:
     return matrix[:, i, j]
 
 
-def bernoulli(context: Context, batch: Batch, key: Key, *, judge: Fn) -> Array:
+def bernoulli(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Array, Metrics]:
     """Draws each label: 1 with the judge's probability, else 0. One draw per pair, so p[i,j] + p[j,i] = 1 still."""
     n = _completions(batch)
     ask, draw = jax.random.split(key)
-    p = _per_pair(judge(context, batch, ask), n)
-    return preference_matrix((_pair_uniforms(batch, draw, n) < p).astype(p.dtype), all_pairs(n), n)
+    preference, metrics = with_metrics(judge(context, batch, ask))
+    p = _per_pair(preference, n)
+    return preference_matrix((_pair_uniforms(batch, draw, n) < p).astype(p.dtype), all_pairs(n), n), metrics
 
 
-def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: float) -> Array:
+def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: float) -> tuple[Array, Metrics]:
     """A judge that is wrong with probability epsilon: the label p of a pair becomes 1 - p."""
     n = _completions(batch)
     ask, draw = jax.random.split(key)
-    p = _per_pair(judge(context, batch, ask), n)
-    return preference_matrix(jnp.where(_pair_uniforms(batch, draw, n) < epsilon, 1 - p, p), all_pairs(n), n)
+    preference, metrics = with_metrics(judge(context, batch, ask))
+    p = _per_pair(preference, n)
+    return preference_matrix(jnp.where(_pair_uniforms(batch, draw, n) < epsilon, 1 - p, p), all_pairs(n), n), metrics
 
 
-def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> Batch:
+def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batch, Metrics]:
     """Fills preference [B,N,N] by asking a judge about every pair of completions."""
-    preference = judge(context, batch, key)
-    n = _completions(batch)
-    context.metrics["judge_confidence"] = Mean.of(jnp.abs(_per_pair(preference, n) - 0.5) + 0.5)
-    return batch.replace(preference=preference)
+    preference, metrics = with_metrics(judge(context, batch, key))
+    confidence = jnp.abs(_per_pair(preference, _completions(batch)) - 0.5) + 0.5
+    return batch.replace(preference=preference), {**metrics, "judge_confidence": Mean.of(confidence)}
 
 
 def query_budget(context: Context, batch: Batch, key: Key, *, per_iteration: int, total: int | None = None) -> Batch:

@@ -8,12 +8,12 @@ from alignjax.config import ConfigError
 from alignjax.pair_layout import all_pairs, preference_matrix
 from alignjax.stages.given import preference_of, reward_of
 from alignjax.stages.judge import probability
-from alignjax.types import Batch, Context, Key, Mean
+from alignjax.types import Batch, Context, Key, Mean, Metrics
 
 __all__ = ["prefer_by_reward", "win_rate_against"]
 
 
-def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | None = None) -> Batch:
+def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | None = None) -> tuple[Batch, Metrics]:
     """Fills reward [B,N]: the mean probability of beating the opponents among a prompt's completions, in [0, 1].
 
     own: the first `own` completions play the later ones, which are then dropped; None: every completion plays all
@@ -35,13 +35,13 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
     wins = jnp.sum(jnp.where(weight != 0, matrix - 0.5, 0) * weight, axis=-1)
     rate = 0.5 + wins / jnp.where(total != 0, total, 1)
     share = total / jnp.sum(plays, axis=-1)
-    context.metrics["win_rate"] = Mean.of(rate[:, :own], share[:, :own])
+    metrics = {"win_rate": Mean.of(rate[:, :own], share[:, :own])}
     filled = batch.replace(reward=rate, completions={**batch.completions, "weight": share})
     if own is None:
-        return filled
+        return filled, metrics
     kept = filled.pick(jnp.broadcast_to(jnp.arange(own), (matrix.shape[0], own)))
     known = share[:, :own]
-    return kept.replace(pair_weight=known[:, :, None] * known[:, None, :])
+    return kept.replace(pair_weight=known[:, :, None] * known[:, None, :]), metrics
 
 
 def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:

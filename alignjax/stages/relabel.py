@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.stages.given import preference_of, reward_of
-from alignjax.types import Batch, Context, Key, Mean
+from alignjax.types import Batch, Context, Key, Mean, Metrics
 
 __all__ = ["prefer_first", "thumbs", "verdict", "worst_first"]
 
@@ -38,7 +38,7 @@ def verdict(context: Context, batch: Batch, key: Key) -> Batch:
     return batch.replace(preference=(jnp.sign(preference - 0.5) + 1) / 2)
 
 
-def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) -> Batch:
+def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) -> tuple[Batch, Metrics]:
     """Replaces reward [B,N] by 1 (thumb up) where it is above `threshold` and 0 (thumb down) elsewhere: what unpaired
     losses read. Metric `thumbs_up`: the share of ups.
 
@@ -46,8 +46,7 @@ def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) 
     """
     reward = reward_of(batch, "thumbs")
     up = (reward > threshold).astype(reward.dtype)
-    context.metrics["thumbs_up"] = Mean.of(up)
-    return batch.replace(reward=up)
+    return batch.replace(reward=up), {"thumbs_up": Mean.of(up)}
 
 
 def worst_first(context: Context, batch: Batch, key: Key) -> Batch:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.types import Batch, Context, Key, Mean
+from alignjax.types import Batch, Context, Key, Mean, Metrics
 
 __all__ = ["recall"]
 
@@ -15,7 +15,7 @@ _NAMED = ("prompt", "prompt_valid", "tokens", "valid", "mask", "reward", "prefer
 
 def recall(
     context: Context, batch: Batch, key: Key, *, rows: int, max_age: int, role: str = "memory", view: str = "replay"
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Puts `rows` remembered examples, drawn uniformly with replacement, into a view that a loss may read
     (`losses.on("replay", ...)`).
 
@@ -37,6 +37,5 @@ def recall(
     if "preference" in fields:
         weight = fields.get("pair_weight", jnp.ones_like(fields["preference"]))
         fields["pair_weight"] = weight * on[:, None, None]
-    context.metrics["replayed"] = Mean.of(on)
     past = Batch(**fields, logps=logps, example_id=jnp.maximum(memory["owner"][slot], 0))
-    return batch.replace(views={**batch.views, view: past})
+    return batch.replace(views={**batch.views, view: past}), {"replayed": Mean.of(on)}

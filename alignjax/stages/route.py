@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 __all__ = ["prefer_configured", "route_pairs", "route_targets"]
 
@@ -72,7 +72,7 @@ def prefer_configured(
     missed: float = 1.0,
     breached: float = 3.0,
     gap: float = 0.0,
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Prefers the completion with the smaller error under the safety configuration of its prompt: error = accepted *
     allowed risks + breached * forbidden risks + missed * (1 - answered), as CoSAlign makes its pairs
     (arXiv:2410.08968).
@@ -92,10 +92,10 @@ def prefer_configured(
     cost = jnp.where(free > 0, accepted, breached)
     error = jnp.sum(batch.completions[risks] * cost, axis=-1) + missed * (1 - batch.completions[answered])
     better = error[:, None, :] - error[:, :, None]  # by how much i is better than j
-    context.metrics["error"] = Mean.of(error)
-    context.metrics["breaches"] = Mean.of(jnp.any((batch.completions[risks] > 0.5) & (free == 0), axis=-1))
-    return batch.replace(
+    breached_rows = jnp.any((batch.completions[risks] > 0.5) & (free == 0), axis=-1)
+    filled = batch.replace(
         reward=-error,
         preference=(jnp.sign(better) + 1) / 2,
         pair_weight=(jnp.abs(better) > gap).astype(error.dtype),
     )
+    return filled, {"error": Mean.of(error), "breaches": Mean.of(breached_rows)}

@@ -11,7 +11,7 @@ from alignjax.parallel.mesh import shard_rows
 from alignjax.sampling.behaviors import own
 from alignjax.stages.completions import generate
 from alignjax.stages.given import reward_of
-from alignjax.types import Array, Batch, Context, Key, Mean
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 __all__ = ["best_and_worst", "gap_weights", "ranked", "regenerate", "regret", "rewrite", "select_prompts"]
 
@@ -42,16 +42,17 @@ def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
     return batch.replace(pair_weight=gap if batch.pair_weight is None else batch.pair_weight * gap)
 
 
-def regret(context: Context, batch: Batch, key: Key) -> Batch:
+def regret(context: Context, batch: Batch, key: Key) -> tuple[Batch, Metrics]:
     """Fills prompts["priority"] [B]: max - min of a prompt's rewards, the estimated regret of the policy there (eva's
     informativeness, arXiv:2411.00062). Raises ConfigError without rewards."""
     reward = reward_of(batch, "regret")
     priority = jnp.max(reward, axis=1) - jnp.min(reward, axis=1)
-    context.metrics["regret"] = Mean.of(priority)
-    return batch.replace(prompts={**batch.prompts, "priority": priority})
+    return batch.replace(prompts={**batch.prompts, "priority": priority}), {"regret": Mean.of(priority)}
 
 
-def select_prompts(context: Context, batch: Batch, key: Key, *, count: int, role: str = "prompts") -> Batch:
+def select_prompts(
+    context: Context, batch: Batch, key: Key, *, count: int, role: str = "prompts"
+) -> tuple[Batch, Metrics]:
     """Replaces the first `count` prompts of the batch by remembered ones, drawn without replacement in proportion to
     their priority (eva's creator, arXiv:2411.00062); where too few are remembered, the batch's own stay.
 
@@ -76,17 +77,17 @@ def select_prompts(context: Context, batch: Batch, key: Key, *, count: int, role
         return _first_are(chosen, own_rows)
 
     example_id = jnp.arange(rows) if batch.example_id is None else batch.example_id
-    context.metrics["selected"] = Mean.of(known.astype(jnp.float32))
-    return batch.replace(
+    filled = batch.replace(
         prompt=mixed(batch.prompt, memory["prompt"]),
         prompt_valid=mixed(batch.prompt_valid, memory["prompt_valid"]),
         example_id=mixed(example_id, memory["owner"]),
     )
+    return filled, {"selected": Mean.of(known.astype(jnp.float32))}
 
 
 def rewrite(
     context: Context, batch: Batch, key: Key, *, count: int, role: str = "rewriter", behaviour: Fn | None = None
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Replaces the first `count` prompts by what `role` says when it reads them, a variant of each as long as a prompt
     may be (eva's evolution, arXiv:2411.00062). A prompt about which it says nothing stays.
 
@@ -100,7 +101,7 @@ def rewrite(
         raise ConfigError(f"rewrite(count={count}) of {rows} prompts")
     example_id = jnp.arange(rows) if batch.example_id is None else batch.example_id
     old = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=example_id).take(jnp.arange(count))
-    said = generate(context, old, key, n=1, max_tokens=length, behaviour=behaviour or fn(own, stream=role))
+    said, metrics = generate(context, old, key, n=1, max_tokens=length, behaviour=behaviour or fn(own, stream=role))
     assert said.tokens is not None
     assert said.valid is not None
     # Prompts are padded on the left: what is valid, and comes first in a completion, goes last.
@@ -115,7 +116,7 @@ def rewrite(
         "example_id": _first_are(jnp.where(changed, mixed_id, example_id[:count]), example_id),
     }
     # Else the compiler lays them, and all states computed from them, out as the next sampler's.
-    return batch.replace(**shard_rows(new))
+    return batch.replace(**shard_rows(new)), metrics
 
 
 def _first_are(new: Array, rows: Array) -> Array:
@@ -138,7 +139,7 @@ def regenerate(
     max_tokens: int,
     role: str = "responses",
     behaviour: Fn = fn(own),
-) -> Batch:
+) -> tuple[Batch, Metrics]:
     """Samples n new completions for the `count` prompts that need them most and takes the remembered ones of all others
     (OPTune's saving, arXiv:2406.07657): first prompts without any, then those whose mean reward was lowest.
 
@@ -160,19 +161,19 @@ def regenerate(
     worth = jnp.where(known, jnp.mean(memory["reward"][slot], axis=-1), -jnp.inf)
     chosen = jnp.argsort(worth)[:count]
     bare = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=example_id)
-    new = generate(context, bare.take(chosen), key, n=n, max_tokens=max_tokens, behaviour=behaviour)
+    new, metrics = generate(context, bare.take(chosen), key, n=n, max_tokens=max_tokens, behaviour=behaviour)
     assert new.valid is not None
     tokens = memory["tokens"][slot].at[chosen].set(new.tokens)
     valid = (memory["valid"][slot] & known[:, None, None]).at[chosen].set(new.valid)
     there = known.at[chosen].set(True).astype(jnp.float32)
-    context.metrics["reused"] = Mean.of(there.at[chosen].set(0))
-    return batch.replace(
+    filled = batch.replace(
         tokens=tokens,
         valid=valid,
         mask=valid.astype(jnp.float32),
         example_id=example_id,
         pair_weight=jnp.broadcast_to(there[:, None, None], (rows, n, n)),
     )
+    return filled, {**metrics, "reused": Mean.of(there.at[chosen].set(0))}
 
 
 def uniforms(batch: Batch, key: Key, n: int) -> Array:

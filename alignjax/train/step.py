@@ -32,7 +32,7 @@ from alignjax.sampling.engine_client import ask_engine
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
 from alignjax.stages.host import host, replayed
 from alignjax.train.state import TrainState, trained
-from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics
+from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
 
 
 def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
@@ -74,9 +74,10 @@ def _experience(
     algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]
 ) -> tuple[Batch, dict[str, Array]]:
     metrics: Metrics = {}
-    context = _context(algorithm, state, metrics, packed=batch)
+    context = _context(algorithm, state, {}, packed=batch)
     for name in names:
-        batch = algorithm.experience[name](context, batch, fold_name(state.key(), name))
+        batch, new = with_metrics(algorithm.experience[name](context, batch, fold_name(state.key(), name)))
+        metrics |= prefixed(name, new)
     return shard_rows(batch), _values(metrics)
 
 
@@ -102,7 +103,7 @@ def make_experience(
             asking again.
 
     Returns:
-        experience(state, batch) -> (batch, metrics).
+        experience(state, batch) -> (batch, {"stage/metric": value}).
 
     Raises:
         ConfigError: `check_asked` refuses a stage.
@@ -115,7 +116,8 @@ def make_experience(
         metrics: dict[str, Array] = {}
         for names in segments:
             if _is_host(algorithm, names[0]):
-                batch = _ask_host(algorithm, names[0], state, batch, answers)
+                batch, new = with_metrics(_ask_host(algorithm, names[0], state, batch, answers))
+                metrics |= _values(prefixed(names[0], new))
             else:
                 batch, new = _experience(_packed_if_it_fits(algorithm, batch), state, batch, names)
                 metrics |= new
@@ -124,7 +126,7 @@ def make_experience(
     return experience
 
 
-def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, answers: Path | None) -> Batch:
+def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, answers: Path | None) -> Any:
     """Asks a host stage, or replays its answer, and puts the answer on the mesh of the question."""
     stage, step, key = algorithm.experience[name], int(state.step), fold_name(state.key(), name)
     if is_multi_process():
@@ -138,7 +140,7 @@ def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, 
 
 def _ask_for_all(
     stage: Fn, name: str, step: int, algorithm: Algorithm, batch: Batch, key: Key, answers: Path | None
-) -> Batch:
+) -> Any:
     """Asks a host stage on the first process alone, which tells the others."""
     question = gather_to_host(batch)
     shapes = jax.eval_shape(stage.kwargs["like"], question)
@@ -186,7 +188,8 @@ def abstract_made(algorithm: Algorithm, state: TrainState, batch: Batch) -> tupl
     metrics: dict[str, Any] = {}
     for names in _segments(algorithm):
         if _is_host(algorithm, names[0]):
-            batch = jax.eval_shape(algorithm.experience[names[0]].kwargs["like"], batch)
+            batch, new = with_metrics(jax.eval_shape(algorithm.experience[names[0]].kwargs["like"], batch))
+            metrics |= jax.eval_shape(_values, prefixed(names[0], new))
         else:
             batch, new = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
             metrics |= new
@@ -205,7 +208,8 @@ def first_rewrite(algorithm: Algorithm, state: TrainState, batch: Batch) -> str 
     def rewrites(state: TrainState, batch: Batch) -> Iterator[str]:
         context = _context(algorithm, state, {})
         for name, stage in algorithm.experience.items():
-            new = None if _is_host(algorithm, name) else stage(context, batch, fold_name(state.key(), name))
+            answer = None if _is_host(algorithm, name) else stage(context, batch, fold_name(state.key(), name))
+            new, _ = with_metrics(answer)
             if new is None or any(getattr(new, field) is not getattr(batch, field) for field in TOKENS):
                 yield name
                 return
@@ -228,7 +232,7 @@ def _losses(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Arra
         for name, loss in algorithm.losses.items():
             mean, new = loss(context, batch)
             total += mean.value()
-            metrics |= {f"{name}/{key}": metric for key, metric in new.items()} | {f"loss/{name}": mean}
+            metrics |= prefixed(name, new) | {f"loss/{name}": mean}
         return total, metrics
 
     params = params_of(algorithm.roles, state.roles)

@@ -28,7 +28,7 @@ FOUND = "along.json"
 def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
     """One completion per prompt at temperature 1, with its log-probs under policy and reference."""
     context = context_of({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
-    batch = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
+    batch, _ = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
     return stages.logprobs(context, batch, key, role="reference")
 
 

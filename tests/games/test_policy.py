@@ -100,7 +100,7 @@ def test_samples_are_drawn_and_scored_as_they_are_by_a_language_model(behaviour:
     contexts = jnp.arange(rows, dtype=jnp.int32)[:, None] % game.contexts
     prompts = Batch(prompt=contexts, prompt_valid=jnp.ones_like(contexts, bool), example_id=jnp.arange(rows))
     streams = ("policy", "reference") if behaviour.name == "mixture" else ("policy",)
-    found = jax.jit(
+    found, _ = jax.jit(
         lambda key: stages.generate(
             context, prompts, key, n=4, max_tokens=3, stop=game.language.stop, behaviour=behaviour
         )

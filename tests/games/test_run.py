@@ -146,11 +146,13 @@ def test_sampling_gets_there_too() -> None:
     # What the stage said on the way is what the exact solver says of the kept tables.
     tables = np.asarray(played.tables["policy"]["logits"])[0, :, :-1, 0]
     kept = np.exp(games.log_distribution(GAME.language, tables))
-    said = np.asarray(played.metrics["duality_gap"])[0]
+    said = np.asarray(played.metrics["measure/duality_gap"])[0]
     np.testing.assert_allclose(said[:, 1:], games.duality_gap(GAME, kept), atol=1e-6)
     np.testing.assert_allclose(said[:, 0], games.duality_gap(GAME, GAME.reference), atol=1e-6)
-    np.testing.assert_allclose(played.metrics["exploitability"][0, :, 1:], games.exploitability(GAME, kept), atol=1e-6)
-    np.testing.assert_allclose(played.metrics["kl"][0, :, 1:], games.kl(kept, GAME.reference), atol=1e-5)
+    np.testing.assert_allclose(
+        played.metrics["measure/exploitability"][0, :, 1:], games.exploitability(GAME, kept), atol=1e-6
+    )
+    np.testing.assert_allclose(played.metrics["measure/kl"][0, :, 1:], games.kl(kept, GAME.reference), atol=1e-5)
 
 
 def test_a_judge_that_meets_an_unfinished_string_says_so_by_nan() -> None:

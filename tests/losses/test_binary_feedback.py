@@ -267,7 +267,7 @@ def test_the_classifier_of_prompts_finds_the_density_ratio(float64: None) -> Non
     logit = jnp.zeros(2)
     for _ in range(400):
         logit -= 4 * loss(logit)
-    out = stages.density_ratio(context(logit), batch, jax.random.key(0), prior=7 / 12)
+    out, _ = stages.density_ratio(context(logit), batch, jax.random.key(0), prior=7 / 12)
     of_good, of_bad = np.array([6, 1]) / 7, np.array([2, 3]) / 5
     np.testing.assert_allclose(out.prompts["density_ratio"], (of_good / of_bad)[kind], rtol=1e-6)
 

@@ -28,8 +28,7 @@ PROMPTS = Batch(**{name: getattr(as_jax(ragged(seed=2)), name) for name in ("pro
 @functools.partial(jax.jit, static_argnames="network")
 def _sample(trees: Any, batch: Batch, stage: Any, network: Any = NETWORK) -> tuple[Batch, Any]:
     roles = {name: Role(network, None) for name in trees}
-    metrics: Any = {}
-    sampled = stage(context(roles, trees, metrics=metrics), batch, jax.random.key(0))
+    sampled, metrics = stage(context(roles, trees), batch, jax.random.key(0))
     return sampled, {name: mean.value() for name, mean in metrics.items()}
 
 

@@ -149,7 +149,7 @@ def test_stages_score_what_came_back_and_ask_once_only(engine: Engine, tmp_path:
     # always possible.
     assert float(np.asarray(batch.logps["sampler"] - 2 * scores)[np.asarray(batch.valid)].min()) > 0
     gap = np.abs(batch.logps["engine"] - scores)[np.asarray(batch.valid)].mean()
-    np.testing.assert_allclose(metrics["sampler_gap/engine"], gap, rtol=1e-5)
+    np.testing.assert_allclose(metrics["engine_logps/sampler_gap/engine"], gap, rtol=1e-5)
     again, _ = make_experience(algorithm, tmp_path / "answers")(state, PROMPTS)
     np.testing.assert_array_equal(again.tokens, batch.tokens)
     assert len(engine.bodies) == 4

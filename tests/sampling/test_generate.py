@@ -26,7 +26,7 @@ STOP = (2, 5, 9)
 
 
 def _sample(policy: Any, reference: Any, batch: Batch, key: Any, stage: Any) -> Batch:
-    return stage(context_of(NETWORK, policy=policy, reference=reference), batch, key)
+    return stage(context_of(NETWORK, policy=policy, reference=reference), batch, key)[0]
 
 
 _jitted = jax.jit(_sample)  # float hyper-parameters of the stage are arguments, so few programs serve all tests
@@ -60,7 +60,7 @@ def test_log_probs_are_the_scorers(sampled: Batch) -> None:
 def test_log_probs_are_the_scorers_in_bfloat16() -> None:
     network = model(dtype="bfloat16")
     stage = fn(stages.generate, n=3, max_tokens=TOKENS, stop=STOP)
-    sampled = jax.jit(lambda p, b: stage(context_of(network, policy=p), b, jax.random.key(0)))(POLICY, PROMPTS)
+    sampled, _ = jax.jit(lambda p, b: stage(context_of(network, policy=p), b, jax.random.key(0)))(POLICY, PROMPTS)
     np.testing.assert_allclose(sampled.logps["policy"], scorer(network)(POLICY, sampled), atol=0.1)
 
 
@@ -68,7 +68,7 @@ def test_windows_and_long_completions_agree_with_the_scorer() -> None:
     """Completions longer than the window, so that shared and own keys both fall out of it."""
     network = model(window=4)
     stage = fn(stages.generate, n=2, max_tokens=9, stop=())
-    sampled = jax.jit(lambda p, b: stage(context_of(network, policy=p), b, jax.random.key(0)))(POLICY, PROMPTS)
+    sampled, _ = jax.jit(lambda p, b: stage(context_of(network, policy=p), b, jax.random.key(0)))(POLICY, PROMPTS)
     assert bool(jnp.all(sampled.valid))
     np.testing.assert_allclose(sampled.logps["policy"], scorer(network)(POLICY, sampled), atol=1e-5)
 

@@ -13,7 +13,7 @@ import pytest
 from alignjax import stages
 from alignjax.config import ConfigError, fn
 from alignjax.sampling import History, Stream, mixture
-from alignjax.types import Batch
+from alignjax.types import Batch, Metrics
 from tests.support.tiny import as_jax, context_of, model, parameters, ragged, scorer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -29,7 +29,7 @@ PROMPTS = Batch(
 STOP = (2, 5, 9)
 
 
-def _sample(policy: Any, reference: Any, batch: Batch, key: Any, stage: Any) -> Batch:
+def _sample(policy: Any, reference: Any, batch: Batch, key: Any, stage: Any) -> tuple[Batch, Metrics]:
     return stage(context_of(NETWORK, policy=policy, reference=reference), batch, key)
 
 
@@ -38,7 +38,7 @@ _jitted = jax.jit(_sample)
 
 def generate(batch: Batch = PROMPTS, *, seed: int = 0, **changes: Any) -> Batch:
     stage = fn(stages.generate, **{"n": 3, "max_tokens": 6, "stop": STOP, **changes})
-    return _jitted(POLICY, REFERENCE, batch, jax.random.key(seed), stage)
+    return _jitted(POLICY, REFERENCE, batch, jax.random.key(seed), stage)[0]
 
 
 def assert_same(one: Batch, other: Batch) -> None:

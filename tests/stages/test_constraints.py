@@ -72,18 +72,16 @@ def test_rates_are_shares_of_what_a_prompt_asks_for() -> None:
     applies[0] = 0
     batch = some(applies=applies)
     checks = tuple(CHECKS[name][0] for name in ("length", "required", "order"))
-    whole = context()
-    every = stages.constraint_rate(whole, batch, KEY, constraints=checks)
+    every, metrics = stages.constraint_rate(context(), batch, KEY, constraints=checks)
     apart = np.stack([check(batch) for check in checks], -1)
     np.testing.assert_allclose(every.reward, apart.mean(-1), rtol=1e-6)
-    np.testing.assert_allclose(whole.metrics["constraint_rate"].value(), apart.mean(), rtol=1e-6)
-    np.testing.assert_allclose(whole.metrics["all_satisfied"].value(), apart.all(-1).mean(), rtol=1e-6)
-    asked = context()
-    got = stages.constraint_rate(asked, batch, KEY, constraints=checks, applies="applies")
+    np.testing.assert_allclose(metrics["constraint_rate"].value(), apart.mean(), rtol=1e-6)
+    np.testing.assert_allclose(metrics["all_satisfied"].value(), apart.all(-1).mean(), rtol=1e-6)
+    got, metrics = stages.constraint_rate(context(), batch, KEY, constraints=checks, applies="applies")
     for row in range(40):
         chosen = apart[row][:, applies[row] > 0]
         np.testing.assert_allclose(got.reward[row], chosen.mean(-1) if chosen.size else 1, rtol=1e-6)
-    assert float(asked.metrics["constraint_rate"].weight) == 3 * (applies.sum(-1) > 0).sum()
+    assert float(metrics["constraint_rate"].weight) == 3 * (applies.sum(-1) > 0).sum()
 
 
 def test_constraints_that_cannot_be_checked() -> None:
@@ -150,15 +148,14 @@ def configured() -> Batch:
 
 
 def test_the_configuration_decides_which_of_two_wins() -> None:
-    told = context()
-    batch = stages.prefer_configured(told, configured(), KEY)
+    batch, metrics = stages.prefer_configured(context(), configured(), KEY)
     for row, order in enumerate([[1, 0, 2], [1, 2, 0], [1, 0, 2]]):  # best first
         assert np.argsort(-np.asarray(batch.reward[row])).tolist() == order
     assert batch.preference[:, 0, 2].tolist() == [1, 0, 1]
     np.testing.assert_array_equal(batch.preference + batch.preference.swapaxes(1, 2), 1)
     np.testing.assert_array_equal(batch.pair_weight, np.broadcast_to(1 - np.eye(3), (3, 3, 3)))
-    np.testing.assert_allclose(told.metrics["breaches"].value(), 1 / 9, rtol=1e-6)
-    wide = stages.prefer_configured(context(), configured(), KEY, gap=0.5)
+    np.testing.assert_allclose(metrics["breaches"].value(), 1 / 9, rtol=1e-6)
+    wide, _ = stages.prefer_configured(context(), configured(), KEY, gap=0.5)
     assert wide.pair_weight[:, 0, 1].tolist() == [0, 1, 0]
     with pytest.raises(ConfigError, match=r"needs batch\.completions\['risk'\] and batch\.prompts\['allow'\]"):
         stages.prefer_configured(context(), configured(), KEY, risks="risk", allowed="allow")

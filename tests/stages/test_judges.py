@@ -14,7 +14,7 @@ from alignjax import stages
 from alignjax.config import Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.stages.judge import probability
-from alignjax.types import Array, Batch, Context, Key
+from alignjax.types import Array, Batch, Context, Key, with_metrics
 from tests.support.tiny import as_jax, context, context_of, difference, model, parameters, ragged
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -25,7 +25,7 @@ BATCH = as_jax(ragged(n=3)).replace(preference=None)
 
 def ask(judge: Fn, batch: Batch, seed: int = 0) -> Array:
     run = jax.jit(lambda params, batch: judge(context_of(NETWORK, judge=params), batch, jax.random.key(seed)))
-    return run(PARAMS, batch)
+    return with_metrics(run(PARAMS, batch))[0]
 
 
 def known(context: Context, batch: Batch, key: Key) -> Array:
@@ -102,7 +102,7 @@ def many(p: float, rows: int = 3000) -> Batch:
 
 
 def plain_ask(judge: Fn, batch: Batch, seed: int = 0) -> Array:
-    return jax.jit(lambda batch: judge(Context(), batch, jax.random.key(seed)))(batch)
+    return with_metrics(jax.jit(lambda batch: judge(Context(), batch, jax.random.key(seed)))(batch))[0]
 
 
 def test_bernoulli_draws_labels_at_their_probability() -> None:
@@ -169,10 +169,9 @@ def test_query_budget_ends_at_its_total_and_chooses_evenly() -> None:
 
 def test_prefer_fills_the_matrix_and_says_how_sure_it_was() -> None:
     batch = many(0.8, 5)
-    now = context({}, {})
-    filled = stages.prefer(now, batch, jax.random.key(0), judge=fn(known))
+    filled, metrics = stages.prefer(context({}, {}), batch, jax.random.key(0), judge=fn(known))
     np.testing.assert_array_equal(filled.preference, batch.completions["truth"][..., 0])
-    assert float(now.metrics["judge_confidence"].value()) == pytest.approx(0.8)
+    assert float(metrics["judge_confidence"].value()) == pytest.approx(0.8)
 
 
 def test_prefer_first_labels_the_human_text_against_what_differs() -> None:
@@ -196,7 +195,7 @@ def test_rewards_and_values_are_their_heads_numbers() -> None:
     @jax.jit
     def run(params: Any) -> tuple[Any, ...]:
         now = context_of(values, reward=params, critic=params)
-        filled = [stages.reward(now, BATCH, key), stages.values(now, BATCH, key)]
+        filled = [stages.reward(now, BATCH, key)[0], stages.values(now, BATCH, key)]
         filled.append(stages.logprobs(now, BATCH, key, role="critic"))
         return *filled, now.score(("reward:reward", "critic:value", "critic"), BATCH)
 

@@ -11,7 +11,7 @@ import pytest
 
 from alignjax import stages
 from alignjax.config import ConfigError
-from alignjax.types import Batch, Context
+from alignjax.types import Batch, Context, with_metrics
 from tests.support.tiny import as_jax, ragged
 
 N = 4
@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 
 
 def relabelled(stage: Callable[..., Batch], batch: Batch, **hyper: float) -> Batch:
-    return stage(Context(), batch, KEY, **hyper)
+    return with_metrics(stage(Context(), batch, KEY, **hyper))[0]
 
 
 def of_scores(scores: np.ndarray) -> Batch:
@@ -70,10 +70,9 @@ def test_pairs_that_nobody_labelled_do_not_count() -> None:
 def test_thumbs_are_up_above_the_threshold_and_counted() -> None:
     rewards = jnp.tile(jnp.array([0.2, 0.5, 0.6, 0.9]), (5, 1))
     for threshold, up in ((0.5, [0, 0, 1, 1]), (0.1, [1, 1, 1, 1]), (0.9, [0, 0, 0, 0])):
-        context = Context()
-        found = stages.thumbs(context, BATCH.replace(reward=rewards), KEY, threshold=threshold)
+        found, metrics = stages.thumbs(Context(), BATCH.replace(reward=rewards), KEY, threshold=threshold)
         np.testing.assert_array_equal(found.reward, np.tile(up, (5, 1)))
-        assert float(context.metrics["thumbs_up"].value()) == np.mean(up)
+        assert float(metrics["thumbs_up"].value()) == np.mean(up)
 
 
 def test_verdicts_are_certain_consistent_and_keep_what_was_undecided() -> None:

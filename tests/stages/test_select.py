@@ -30,7 +30,7 @@ def held(**state: Any) -> Context:
 
 def test_win_rates_of_all_are_the_mean_over_others() -> None:
     batch = batch_with()
-    ours = stages.win_rate_against(Context(), batch, KEY)
+    ours, _ = stages.win_rate_against(Context(), batch, KEY)
     for i in range(4):
         others = batch.preference[:, i, jnp.array([j for j in range(4) if j != i])]
         np.testing.assert_allclose(ours.reward[:, i], others.mean(-1), rtol=1e-6)
@@ -40,7 +40,7 @@ def test_win_rates_of_all_are_the_mean_over_others() -> None:
 
 def test_win_rates_against_opponents_leave_the_opponents_out() -> None:
     batch = batch_with()
-    ours = stages.win_rate_against(Context(), batch, KEY, own=2)
+    ours, _ = stages.win_rate_against(Context(), batch, KEY, own=2)
     np.testing.assert_allclose(ours.reward, batch.preference[:, :2, 2:].mean(-1), rtol=1e-6)
     np.testing.assert_array_equal(ours.tokens, batch.tokens[:, :2])
     assert ours.preference.shape == (4, 2, 2)
@@ -56,7 +56,7 @@ def test_unlabelled_pairs_say_nothing_about_a_win_rate() -> None:
     weight = jnp.ones((4, 4, 4)).at[:, 0, 3].set(0).at[:, 3, 0].set(0).at[:, 1, 2:].set(0).at[:, 2:, 1].set(0)
     batch = batch_with(pair_weight=weight)
     batch = batch.replace(preference=jnp.where(weight == 0, jnp.nan, batch.preference))
-    ours = stages.win_rate_against(Context(), batch, KEY, own=2)
+    ours, _ = stages.win_rate_against(Context(), batch, KEY, own=2)
     np.testing.assert_allclose(ours.reward[:, 0], batch.preference[:, 0, 2], rtol=1e-6)
     np.testing.assert_array_equal(ours.reward[:, 1], 0.5)
     np.testing.assert_array_equal(ours.completions["weight"], [[0.5, 0.0]] * 4)
@@ -110,7 +110,7 @@ PROMPTED = {"prompt": ((6,), "int32"), "prompt_valid": ((6,), "bool"), "priority
 
 def prompts_of(priority: Any) -> Batch:
     batch = batch_with(reward=jnp.zeros((4, 4)).at[:, 1].set(jnp.asarray(priority, float)))
-    return stages.regret(Context(), batch.replace(example_id=jnp.array([9, 18, 35, 44])), KEY)
+    return stages.regret(Context(), batch.replace(example_id=jnp.array([9, 18, 35, 44])), KEY)[0]
 
 
 def test_regret_is_the_range_of_rewards() -> None:
@@ -122,7 +122,7 @@ def test_prompts_come_back_in_proportion_to_their_regret() -> None:
     old = prompts_of([0.0, 1.0, 2.0, 5.0])
     memory = remembered(16, old, **PROMPTED)
     new = batch_with(example_id=jnp.arange(4))
-    draw = jax.jit(jax.vmap(lambda key: stages.select_prompts(held(prompts=memory), new, key, count=1).example_id))
+    draw = jax.jit(jax.vmap(lambda key: stages.select_prompts(held(prompts=memory), new, key, count=1)[0].example_id))
     drawn = np.asarray(draw(jax.random.split(jax.random.key(1), 4000)))
     np.testing.assert_array_equal(drawn[:, 1:], np.tile([1, 2, 3], (4000, 1)))
     for share, number in ((0.0, 9), (1 / 8, 18), (2 / 8, 35), (5 / 8, 44)):
@@ -132,7 +132,7 @@ def test_prompts_come_back_in_proportion_to_their_regret() -> None:
 def test_prompts_are_drawn_once_each_and_come_back_whole() -> None:
     old = prompts_of([1.0, 1.0, 2.0, 0.0])
     new = batch_with(example_id=jnp.arange(4), prompt=jnp.full((4, 6), 5))
-    out = stages.select_prompts(held(prompts=remembered(16, old, **PROMPTED)), new, KEY, count=4)
+    out, _ = stages.select_prompts(held(prompts=remembered(16, old, **PROMPTED)), new, KEY, count=4)
     # Three can be drawn; the fourth row stays its own.
     assert sorted(out.example_id.tolist()) == [3, 9, 18, 35]
     for row, number in enumerate(out.example_id.tolist()):
@@ -158,7 +158,7 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
         memory = remembered(16, old, **fields)
         base = context_of(network, policy=tree)
         there = context(base.roles, {"policy": tree, "responses": memory}, step=5)
-        return stages.regenerate(there, batch, KEY, count=count, n=2, max_tokens=5)
+        return stages.regenerate(there, batch, KEY, count=count, n=2, max_tokens=5)[0]
 
     same = lambda out: [bool(np.all(out.tokens[row] == 7)) for row in range(4)]  # noqa: E731
     one, two = regenerated(1), regenerated(2)
@@ -168,7 +168,7 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
     np.testing.assert_array_equal(two.pair_weight, 1)
     bare = remembered(16, old.replace(example_id=jnp.array([100, 101, 102])), **fields)
     there = context({"policy": Role(network, None)}, {"policy": tree, "responses": bare}, step=5)
-    out = stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=5)
+    out, _ = stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=5)
     assert np.sum(np.asarray(out.pair_weight[:, 0, 1])) == 1  # the others have nothing, and count nothing
     np.testing.assert_array_equal(np.any(out.valid, axis=(1, 2)), out.pair_weight[:, 0, 1] > 0)
     with pytest.raises(ConfigError, match=r"remembers \(2, 5\)"):
@@ -185,7 +185,7 @@ def test_replay_returns_what_was_and_counts_only_what_is_fresh_enough() -> None:
     batch = as_jax(ragged()).replace(example_id=jnp.arange(4))
     memory = remembered(4, batch, step=3, **REPLAY)
     young, old = (
-        stages.recall(held(memory=memory), Batch(), KEY, rows=8, max_age=age).views["replay"] for age in (2, 1)
+        stages.recall(held(memory=memory), Batch(), KEY, rows=8, max_age=age)[0].views["replay"] for age in (2, 1)
     )
     rows = young.example_id
     for name in ("prompt", "tokens", "valid", "preference"):
@@ -196,7 +196,8 @@ def test_replay_returns_what_was_and_counts_only_what_is_fresh_enough() -> None:
     assert not np.any(old.pair_weight)
     assert not np.any(old.mask)
     empty = roles.memory(4, **REPLAY).function(KEY)
-    assert not np.any(stages.recall(held(memory=empty), Batch(), KEY, rows=8, max_age=9).views["replay"].pair_weight)
+    unused, _ = stages.recall(held(memory=empty), Batch(), KEY, rows=8, max_age=9)
+    assert not np.any(unused.views["replay"].pair_weight)
 
 
 def test_of_prompts_that_share_a_slot_one_is_kept_whole() -> None:
@@ -223,7 +224,7 @@ def test_labels_go_to_the_prompt_whose_best_answer_is_least_certain() -> None:
 
     def weight(count: int, key: Any = KEY, **more: Any) -> np.ndarray:
         ask = {"count": count, "members": ("m0", "m1"), "beta": 1.0, **more}
-        return np.asarray(stages.active_pairs(Context(), batch, key, **ask).pair_weight)
+        return np.asarray(stages.active_pairs(Context(), batch, key, **ask)[0].pair_weight)
 
     one = weight(1)
     assert one[1].sum() == 2  # UCB of its second is 3, LCB of its first 1: nobody else is 2 apart
@@ -280,7 +281,7 @@ def test_a_rewritten_prompt_is_a_prompt() -> None:
     network = model(layers=1)
     there = context_of(network, rewriter=parameters(network))
     batch = as_jax(ragged(n=1))
-    out = stages.rewrite(there, batch, KEY, count=2)
+    out, _ = stages.rewrite(there, batch, KEY, count=2)
     np.testing.assert_array_equal(out.prompt[2:], batch.prompt[2:])
     assert np.all(np.diff(out.prompt_valid.astype(int), axis=1) >= 0)  # padded on the left
     changed = np.asarray(out.example_id != batch.example_id)

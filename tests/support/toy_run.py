@@ -64,10 +64,9 @@ def rows(
     return Rows(seed, size, slow, width, poison)
 
 
-def noise(context: Context, batch: Batch, key: Key, *, scale: float) -> Batch:
+def noise(context: Context, batch: Batch, key: Key, *, scale: float) -> tuple[Batch, Metrics]:
     drawn = scale * jax.random.normal(key, batch.prompts["target"].shape)
-    context.metrics["noise"] = Mean.of(drawn)
-    return batch.replace(prompts={**batch.prompts, "noise": drawn})
+    return batch.replace(prompts={**batch.prompts, "noise": drawn}), {"noise": Mean.of(drawn)}
 
 
 def distance(context: Context, batch: Batch, *, power: float) -> tuple[Mean, Metrics]:
