@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import textwrap
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from alignjax import cli
 from alignjax.cli import config_file, main
-from alignjax.cli.liveness import in_units, peak_bytes
+from alignjax.cli.device_memory import in_units
 from alignjax.models import TransformerConfig, transformer
 from alignjax.train.checkpoint.leaves import tree_bytes
 from tests.support.toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
@@ -96,21 +97,28 @@ def test_dry_run_of_a_model_that_would_not_fit_here(capsys, tmp_path):
     assert "float32[120, 16384, 65536]" in out
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_memory_estimate_is_near_what_the_compiler_takes(remat):
-    """Of the gradient of 16 scanned layers, whose stored activations fill the memory, or hardly any of it."""
+def test_dry_run_asks_this_machines_compiler_and_allocates_nothing(capsys, tmp_path, monkeypatch):
+    """Were an array of the model made, its 100 GiB would not fit; compiled for a mesh that is not here, it says so."""
+    monkeypatch.setenv("COLUMNS", "200")
+    text = CONFIG.replace("vocab=32, width=8, layers=2, heads=2, mlp=16", "vocab=32, width=65536, layers=2, mlp=16")
+    (tmp_path / "my configs" / "wide.py").write_text(text)
+    assert main(["train", "my configs/wide.py", "--dry-run", "--compile"]) == 0
+    out = capsys.readouterr().out
+    assert "to update, says the compiler" in out
+    assert "to sample and score" not in out  # an algorithm without stages
+    arguments, outputs, in_place, temporary = re.search(r"│ update +│ (.*?) │ (.*?) │ (.*?) │ (.*?) │", out).groups()
+    assert arguments.endswith("GiB")
+    assert arguments.strip() == outputs.strip() == in_place.strip()
+    assert temporary.endswith("GiB")
+    assert main(["train", "my configs/wide.py", "--dry-run", "--compile", "--mesh.fsdp", "3"]) == 2
+    assert "needs 3 devices; there are 1" in capsys.readouterr().err
 
-    def layer(x, weights):
-        return jnp.tanh(jnp.tanh(x @ weights) @ weights), None
 
-    def loss(weights, x):
-        return jnp.sum(jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, weights)[0])
-
-    shapes = jax.ShapeDtypeStruct((16, 32, 32), jnp.float32), jax.ShapeDtypeStruct((2048, 32), jnp.float32)
-    step = jax.jit(jax.grad(loss))
-    estimate = peak_bytes(jax.make_jaxpr(step)(*shapes).jaxpr, in_place=True)
-    taken = step.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
-    assert taken / 1.5 < estimate < taken * 1.5
+def test_dry_run_of_a_mesh_says_what_each_device_holds(capsys):
+    assert main(["train", ONE, "--dry-run", "--mesh.fsdp", "4"]) == 0
+    out = capsys.readouterr().out
+    held = dict(re.findall(r"│ (trained weights|batch) +│ +([\d,]+) │", out.partition("each of the 4 devices")[2]))
+    assert held == {"trained weights": "1,832", "batch": "83"}
 
 
 def test_bytes():

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import algorithms, stages
-from alignjax.cli.device_memory import Held, abstract_mesh, compiled, described_mesh, held
+from alignjax.cli.device_memory import DeviceMemory, abstract_mesh, device_memory, slice_mesh
 from alignjax.config import ConfigError, Experiment, fn, nearest
 from alignjax.models import TransformerConfig, transformer
 from alignjax.models.kv_cache import parameter_count
@@ -91,15 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags.add_argument("--slices", type=int, default=1, help="how many such slices")
     flags.add_argument("--sizes", nargs="*", default=list(SIZES), help=f"of {', '.join(SIZES)}; all if not given")
     flags.add_argument("--precision", default="float32", choices=["float32", "bfloat16"], help="of weights and moments")
-    flags.add_argument("--compile", action="store_true", help="ask the TPU's compiler instead of estimating")
+    flags.add_argument("--compile", action="store_true", help="ask the TPU's compiler what is needed beside it")
     given = flags.parse_args(arguments)
     slice_ = topology(given.topology, given.slices)
     if wrong := [size for size in given.sizes if size not in SIZES]:
         raise ConfigError(f"there is no size {wrong[0]!r}.{nearest(wrong[0], SIZES)}")
     room = slice_.hbm_bytes / 2**30
     print(f"{slice_}: {slice_.devices} devices of {room:.0f} GiB, {given.precision} weights, mesh {_mesh(slice_)}\n")
-    print("| model | parameters | state | caches | sample and score | update | together, GiB | of the device |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    programs = ["sample and score", "update", "at most at once"] if given.compile else []
+    columns = ["model", "parameters", "state", "batch", *programs, "of the device"]
+    print(f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}")
     for size in given.sizes:
         made = experiment(size, slice_, given.precision)
         count = parameter_count(made.algorithm.roles["policy"].model)
@@ -111,17 +112,16 @@ def _mesh(slice_: Topology) -> str:
     return " x ".join(f"{name} {size}" for name, size in vars(slice_.default_mesh).items())
 
 
-def _bytes(made: Experiment, slice_: Topology, ask: bool) -> Held:
-    workspace = Workspace(Path("runs"))
-    if ask:
-        return compiled(made, workspace, described_mesh(made.mesh, slice_))
-    return held(made, workspace, abstract_mesh(made.mesh, slice_.devices))
+def _bytes(made: Experiment, slice_: Topology, compile_: bool) -> DeviceMemory:
+    mesh = slice_mesh(made.mesh, slice_) if compile_ else abstract_mesh(made.mesh, slice_.devices)
+    return device_memory(made, Workspace(Path("runs")), mesh, compile_=compile_)
 
 
-def _row(size: str, count: int, bytes_: Held, slice_: Topology) -> str:
-    columns = (bytes_.state, bytes_.caches, bytes_.experience, bytes_.update, bytes_.total)
+def _row(size: str, count: int, memory: DeviceMemory, slice_: Topology) -> str:
+    columns = [memory.state, memory.batch, *(program.temporary for program in memory.compiled.values())]
+    columns += [memory.total] if memory.compiled else []
     cells = " | ".join(f"{number / 2**30:.2f}" for number in columns)
-    return f"| {size} | {count / 1e9:.2f}e9 | {cells} | {bytes_.total / slice_.hbm_bytes:.0%} |"
+    return f"| {size} | {count / 1e9:.2f}e9 | {cells} | {memory.total / slice_.hbm_bytes:.0%} |"
 
 
 if __name__ == "__main__":

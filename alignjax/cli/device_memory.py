@@ -1,107 +1,144 @@
-"""What a run holds on each device of a mesh that need not exist: exactly for what has a sharding, by liveness for the
-rest; or from the compiler itself, which needs no TPU either."""
+"""The memory that each device of a run needs: to the byte for what has a sharding, and for the rest from the compiler.
+
+Neither needs the devices. Shapes and shardings lie on an abstract mesh; the compiler gets abstract arguments, and
+libtpu compiles for a TPU slice on any x86 Linux machine.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies as compilers
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, Mesh
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.cli.layouts import Layout, Spread, layout_of
-from alignjax.cli.liveness import device_bytes, in_units, loop_bytes, peak_bytes
 from alignjax.config import ConfigError, Experiment, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh
 from alignjax.parallel.tpu_slices import Topology
 from alignjax.stages.host import host
 from alignjax.train.resolve import resolve
-from alignjax.train.state import TrainState, trained
+from alignjax.train.state import trained
 from alignjax.train.step import abstract_experience, make_experience, make_update
-from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
-SURE = 0.5  # an estimate below this share of a device's memory is trusted: see `held`
+
+class Compiled(NamedTuple):
+    """What the compiler says of one function, in bytes of one device.
+
+    arguments, outputs: what goes in and comes out, of which `in_place` is written over arguments; temporary: the most
+    that exists beside them at once.
+    """
+
+    arguments: int
+    outputs: int
+    in_place: int
+    temporary: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """Bytes of one device. The first four lie there from step to step; `batch` from stage to stage; `experience` and
-    `update` are what those two functions need beside them, one after the other. Of these, `caches` is what sampling
-    carries from token to token (key-value caches) and `gradients` what an update has before its optimizer's step.
-    `ahead`, of an overlapped run, lies there besides: the next batch, and the roles that a host stage's thread reads.
+class DeviceMemory:
+    """Bytes of one device during a run.
+
+    trained, optimizer, frozen: the roles and moments, which exist from step to step; batch: of the batch after all
+    stages; ahead: what an overlapped run holds besides, the next batch and the copy of the roles that a host stage's
+    thread reads; compiled: the functions that the compiler was asked about, "sample and score" and "update", which run
+    one after the other; empty where it was not asked.
     """
 
     trained: int
     optimizer: int
     frozen: int
     batch: int
-    caches: int
-    experience: int
-    gradients: int
-    update: int
-    ahead: int = 0
+    ahead: int
+    compiled: dict[str, Compiled] = dataclasses.field(default_factory=dict)
 
     @property
     def state(self) -> int:
+        """Bytes of all roles and optimizers."""
         return self.trained + self.optimizer + self.frozen
 
     @property
     def total(self) -> int:
-        return self.state + self.batch + self.ahead + max(self.experience, self.update)
+        """The most bytes at once; without the compiler, those of state and batch."""
+        return self.state + self.batch + self.ahead + max((f.temporary for f in self.compiled.values()), default=0)
 
 
-def describe(experiment: Experiment, workspace: Workspace, topology: Topology, ask: bool, console: Console) -> int:
-    """Print what each device of a slice, or of several, holds; its bytes in all. ask: the TPU compiler, instead of
-    estimating.
+def in_units(size: float) -> str:
+    """Bytes for people: 1536 is '1.5 KiB'."""
+    power = min(int(math.log(max(size, 1), 1024)), 3)
+    return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
-    Raises ConfigError for a mesh that is not the slices' size, and where the compiler is asked and not installed.
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of a tree's arrays, or of abstract ones with shardings, on each device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def device_memory(experiment: Experiment, workspace: Workspace, mesh: Any, *, compile_: bool = False) -> DeviceMemory:
+    """Measures what each device of a mesh holds in a step of an experiment, without allocating anything.
+
+    Args:
+        experiment: the run.
+        workspace: where its source may look for what earlier steps made.
+        mesh: an AbstractMesh will do, unless the compiler is asked.
+        compile_: also asks the compiler of the mesh's devices, which may exist only as a description (`slice_mesh`).
+
+    Returns:
+        Bytes of one device.
+
+    Raises:
+        ConfigError: if there is no room for a compiled function; also whatever the run itself raises for its shapes.
     """
-    config = experiment.mesh
-    mesh = mesh_on(config, topology)
-    numbers = (compiled if ask else held)(experiment, workspace, described_mesh(config, topology) if ask else mesh)
-    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    title = f"each of the {topology.devices} devices of {topology}: mesh {shape}"
-    roughly = "says the compiler" if ask else "roughly"
-    table = Table("memory", "bytes", title=title, title_justify="left")
-    table.columns[1].justify = "right"
-    for name, size in {
-        "trained weights": numbers.trained,
-        "optimizer state": numbers.optimizer,
-        "frozen and other roles": numbers.frozen,
-        "batch": numbers.batch,
-        **({"made ahead of the update (overlap)": numbers.ahead} if experiment.overlap else {}),
-        f"to sample and score, {roughly}": numbers.experience,
-        "  of this the sampler's caches": numbers.caches,
-        f"to update, {roughly}": numbers.update,
-        "  of this gradients": numbers.gradients,
-    }.items():
-        if not (ask and name.startswith("  ")):
-            table.add_row(name, in_units(size))
-    table.add_section()
-    table.add_row("at most at once", in_units(numbers.total))
-    table.add_row("memory of the device", in_units(topology.hbm_bytes))
-    console.print(table)
-    share = numbers.total / topology.hbm_bytes
-    verdict = "it does not fit" if share > 1 else "it fits" if ask or share < SURE else "it may not fit: ask --compile"
-    lines = [f"{share:.0%} of the device's memory: {verdict}", *_unsplit(experiment, workspace, mesh)]
-    console.print("\n".join(lines), highlight=False, markup=False)
-    return numbers.total
+    algorithm = experiment.algorithm
+    resolved = resolve(experiment, workspace, mesh)
+    state, spec = dataclasses.replace(resolved.state, pending=None), resolved.spec
+    # The stages are traced without shardings: jax checks explicit ones differently while it traces.
+    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    spec, filled = (_on(batch, mesh) for batch in (spec, abstract_experience(algorithm, bare, spec)))
+    names = trained(algorithm.roles)
+    hosted = any(stage.function is host for stage in algorithm.experience.values())
+    compiled = {}
+    if compile_ and algorithm.experience and not hosted:
+        compiled["sample and score"] = _compiled(jax.jit(make_experience(algorithm)).lower(state, spec))
+    if compile_:
+        compiled["update"] = _compiled(jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled))
+    return DeviceMemory(
+        trained=device_bytes({name: tree for name, tree in state.roles.items() if name in names}),
+        optimizer=device_bytes(state.optimizers),
+        frozen=device_bytes({name: tree for name, tree in state.roles.items() if name not in names}),
+        batch=device_bytes(filled),
+        ahead=device_bytes((filled, state.roles if hosted else {})) if experiment.overlap else 0,
+        compiled=compiled,
+    )
 
 
-def _unsplit(experiment: Experiment, workspace: Workspace, mesh: AbstractMesh) -> list[str]:
-    """What to say of a batch that does not split over the mesh: its work is not shared out at all."""
-    rows = jax.tree.leaves(experiment.source(workspace, experiment.seed).spec.replace(views={}))[0].shape[0]
-    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    if rows % ways == 0:
-        return []
-    return [f"{rows} prompts do not split over {ways} devices: every device works on all of them. Make the batch a "
-            f"multiple of {ways}, or --mesh.tensor larger"]  # fmt: skip
+def _on(batch: Any, mesh: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        batch,
+        batch_shardings(batch, mesh),
+    )
+
+
+def _compiled(lowered: Any) -> Compiled:
+    try:
+        analysis = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        lines = str(error).splitlines()
+        reason = next((line for line in lines if "Used" in line), lines[0])
+        raise ConfigError(f"it does not fit, says the compiler: {reason.strip()[:300]}") from None
+    if analysis is None:
+        raise ConfigError("this backend's compiler does not say how much memory a program needs: leave out --compile")
+    sizes = ("argument", "output", "alias", "temp")
+    return Compiled(*(getattr(analysis, f"{size}_size_in_bytes") for size in sizes))
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
@@ -110,8 +147,12 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
 
 
 def mesh_on(config: MeshConfig, topology: Topology) -> AbstractMesh:
-    """The mesh of TPU slices, without their devices. ConfigError, with a mesh that would do, if its sizes do not
-    multiply to their number or its replica axis does not cross the slices."""
+    """The mesh of TPU slices, without their devices.
+
+    Raises:
+        ConfigError: with a mesh that would do, if the sizes do not multiply to the number of devices or the replica
+            axis does not cross the slices.
+    """
     try:
         axis_sizes(config, topology.devices, topology.slices)
     except ConfigError as error:
@@ -123,140 +164,107 @@ def mesh_on(config: MeshConfig, topology: Topology) -> AbstractMesh:
     return abstract_mesh(config, topology.devices)
 
 
-def held(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
-    """What each device of `mesh` holds in a step of `experiment`: state and batch to the byte, the rest estimated.
-    Nothing is compiled, and an AbstractMesh will do.
+def slice_mesh(config: MeshConfig, topology: Topology) -> Mesh:
+    """A mesh of described TPU devices, for which libtpu compiles on any x86 Linux machine.
 
-    Raises what the run itself would raise for its shapes.
+    Raises:
+        ConfigError: where libtpu is not installed, is in use, or does not know the slice.
     """
-    algorithm = experiment.algorithm
-    state, spec, filled = _placed(experiment, workspace, mesh)
-    spread = Spread(dict(mesh.shape), _weights(state))
-    names = trained(algorithm.roles)
-    own = {name: tree for name, tree in state.roles.items() if name in names}
-    frozen = {name: tree for name, tree in state.roles.items() if name not in names}
-    caches = experience = 0
-    if _traceable(experiment):
-        program = jax.make_jaxpr(make_experience(algorithm))(_bare(state), _bare(spec)).jaxpr
-        given = _layouts((state, spec))
-        caches, experience = loop_bytes(program, spread, given), peak_bytes(program, spread=spread, given=given)
-    program = jax.make_jaxpr(make_update(algorithm))(_bare(state), _bare(filled)).jaxpr
-    return Held(
-        trained=device_bytes(own),
-        optimizer=device_bytes(state.optimizers),
-        frozen=device_bytes(frozen),
-        batch=device_bytes(filled),
-        caches=caches,
-        experience=experience,
-        gradients=device_bytes(own),
-        update=peak_bytes(program, in_place=True, spread=spread, given=_layouts((state, filled))),
-        ahead=_ahead(experiment, state, filled),
-    )
-
-
-def compiled(experiment: Experiment, workspace: Workspace, mesh: Any) -> Held:
-    """The same from the compiler of the mesh's devices, which may be only described (`described_mesh`): state and batch
-    are the arguments of the compiled functions, the rest their temporary memory. It has no numbers for caches and
-    gradients alone, which are 0."""
-    algorithm = experiment.algorithm
-    state, spec, filled = _placed(experiment, workspace, mesh)
-    names = trained(algorithm.roles)
-    own = {name: tree for name, tree in state.roles.items() if name in names}
-    update = _temporary(jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled))
-    traceable = _traceable(experiment)
-    experience = _temporary(jax.jit(make_experience(algorithm)).lower(state, spec)) if traceable else 0
-    return Held(
-        trained=device_bytes(own),
-        optimizer=device_bytes(state.optimizers),
-        frozen=device_bytes({name: tree for name, tree in state.roles.items() if name not in names}),
-        batch=device_bytes(filled),
-        caches=0,
-        experience=experience,
-        gradients=0,
-        update=update,
-        ahead=_ahead(experiment, state, filled),
-    )
-
-
-def _ahead(experiment: Experiment, state: TrainState, filled: Batch) -> int:
-    """What an overlapped run holds besides: two batches instead of one, and with a host stage a copy of the roles (in a
-    run of one process, which is what is counted)."""
-    copied = state.roles if any(stage.function is host for stage in experiment.algorithm.experience.values()) else {}
-    return device_bytes((filled, copied)) if experiment.overlap else 0
-
-
-def _temporary(lowered: Any) -> int:
-    """What a function needs beside its inputs and outputs, compiled. ConfigError if there is no room for it."""
-    try:
-        analysis = lowered.compile().memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        lines = str(error).splitlines()
-        said = next((line for line in lines if "Used" in line), lines[0])
-        raise ConfigError(f"it does not fit, says the compiler: {said.strip()[:300]}") from None
-    assert analysis is not None
-    return analysis.temp_size_in_bytes
-
-
-def described_mesh(config: MeshConfig, topology: Topology) -> jax.sharding.Mesh:
-    """A mesh of slices that are not there, for their compiler: libtpu compiles on any x86 Linux machine.
-
-    Raises ConfigError where libtpu is not installed, or does not know the slice.
-    """
-    os.environ.setdefault(
-        "TPU_SKIP_MDS_QUERY", "1"
-    )  # asked from outside of Google's cloud, it would wait for an answer
+    # Outside of Google's cloud libtpu would wait for an answer of its metadata server.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     several = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
         devices = compilers.get_topology_desc(topology.compiler_name, "tpu", **several).devices
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         busy = "lockfile" in reason  # one process of a machine at a time
-        what = "wait for the other process that uses it" if busy else 'pip install "jax[tpu]", on Linux and x86'
+        advice = "wait for the other process that uses it" if busy else 'pip install "jax[tpu]", on Linux and x86'
         raise ConfigError(
-            f"the TPU compiler cannot be asked about {topology} ({reason[:160]}): {what}, or leave out --compile"
+            f"the TPU compiler cannot be asked about {topology} ({reason[:160]}): {advice}, or leave out --compile"
         ) from None
     return make_mesh(config, devices)
 
 
-def _traceable(experiment: Experiment) -> bool:
-    stages = experiment.algorithm.experience.values()
-    return bool(stages) and not any(stage.function is host for stage in stages)
+def describe(
+    experiment: Experiment, workspace: Workspace, topology: Topology | None, compile_: bool, console: Console
+) -> int:
+    """Prints what each device of TPU slices, or of this machine, holds.
+
+    Args:
+        experiment: the run.
+        workspace: where its source may look for what earlier steps made.
+        topology: the slices; if None, as many devices as the mesh names, or those of this machine for the compiler.
+        compile_: also asks their compiler what sampling and updating need.
+        console: where it is printed.
+
+    Returns:
+        Bytes of one device.
+
+    Raises:
+        ConfigError: for a mesh that is not the devices' size, and where the compiler cannot answer.
+    """
+    mesh: Any
+    if topology is not None:
+        mesh, place = mesh_on(experiment.mesh, topology), f"{topology.devices} devices of {topology}"
+    elif compile_:
+        mesh, place = make_mesh(experiment.mesh), f"{jax.device_count()} x {jax.default_backend()} here"
+    else:
+        sizes = [max(size, 1) for size in dataclasses.astuple(experiment.mesh)]
+        mesh, place = abstract_mesh(MeshConfig(*sizes), math.prod(sizes)), f"{math.prod(sizes)} devices"
+    target = slice_mesh(experiment.mesh, topology) if topology and compile_ else mesh
+    memory = device_memory(experiment, workspace, target, compile_=compile_)
+    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    rows = {
+        "trained weights": memory.trained,
+        "optimizer state": memory.optimizer,
+        "frozen and other roles": memory.frozen,
+        "batch": memory.batch,
+        **({"made ahead of the update (overlap)": memory.ahead} if experiment.overlap else {}),
+        **{f"to {name}, says the compiler": program.temporary for name, program in memory.compiled.items()},
+    }
+    total = {"at most at once" if compile_ else "in all, before what sampling and updating need": memory.total}
+    total |= {"memory of the device": topology.hbm_bytes} if topology else {}
+    console.print(bytes_table(f"each of the {place}: mesh {shape}", rows, total))
+    if compile_:
+        console.print(_programs(memory))
+        if len(memory.compiled) == 1 and experiment.algorithm.experience:
+            console.print("the stages are not compiled: a host stage stands among them", highlight=False)
+    lines = [] if topology is None else [_verdict(memory.total / topology.hbm_bytes, compile_)]
+    console.print("\n".join([*lines, *_unsplit(experiment, workspace, mesh)]), highlight=False, markup=False)
+    return memory.total
 
 
-def _placed(experiment: Experiment, workspace: Workspace, mesh: Any) -> tuple[TrainState, Batch, Batch]:
-    """(state, batch of the source, batch after the stages) in shapes, dtypes and shardings."""
-    algorithm = experiment.algorithm
-    resolved = resolve(experiment, workspace, mesh)
-    state, spec = dataclasses.replace(resolved.state, pending=None), resolved.spec
-    filled = abstract_experience(algorithm, _bare(state), spec)
-    return state, _on(spec, mesh), _on(filled, mesh)
+def _verdict(share: float, compile_: bool) -> str:
+    fits = "it does not fit" if share > 1 else "it fits" if compile_ else "--compile says what is needed beside it"
+    return f"{share:.0%} of the device's memory: {fits}"
 
 
-def _on(batch: Any, mesh: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        batch,
-        batch_shardings(batch, mesh),
-    )
+def bytes_table(title: str, rows: dict[str, int], total: dict[str, int]) -> Table:
+    """A table of bytes by what they are for, and of their sum."""
+    table = Table("memory", "bytes", "", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in (rows, total):
+        for name, size in part.items():
+            table.add_row(name, f"{size:,}", in_units(size))
+        table.add_section()
+    return table
 
 
-def _bare(tree: Any) -> Any:
-    """Shapes and dtypes alone: a trace looks after shardings differently when it is told of them."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+def _programs(memory: DeviceMemory) -> Table:
+    table = Table("compiled", "arguments", "outputs", "written in place", "temporary")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, program in memory.compiled.items():
+        table.add_row(name, *map(in_units, program))
+    return table
 
 
-def _layouts(tree: Any) -> list[Layout]:
-    return [layout_of(leaf.sharding, len(leaf.shape)) for leaf in jax.tree.leaves(tree)]
-
-
-def _weights(state: TrainState) -> Mapping[tuple[int, ...], Layout]:
-    """Layouts by shape of all matrices of the roles, and of the slices of stacked ones, where they are split."""
-    found: dict[tuple[int, ...], Layout] = {}
-    for leaf in jax.tree.leaves(state.roles):
-        layout = layout_of(leaf.sharding, len(leaf.shape))
-        for first in range(max(len(leaf.shape) - 1, 0)):
-            if any(layout[first:]) and not any(layout[:first]):
-                found.setdefault(tuple(leaf.shape[first:]), layout[first:])
-    return found
+def _unsplit(experiment: Experiment, workspace: Workspace, mesh: Any) -> list[str]:
+    """What to say of a batch that does not split over the mesh: its work is not shared out at all."""
+    rows = jax.tree.leaves(experiment.source(workspace, experiment.seed).spec.replace(views={}))[0].shape[0]
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    if rows % ways == 0:
+        return []
+    return [f"{rows} prompts do not split over {ways} devices: every device works on all of them. Make the batch a "
+            f"multiple of {ways}, or --mesh.tensor larger"]  # fmt: skip

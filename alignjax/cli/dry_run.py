@@ -1,5 +1,7 @@
-"""`alignjax train --dry-run`: everything a run would hold and pass around, from `jax.eval_shape`. No data is read, no
-array allocated, no folder made, and an earlier step's outputs need not exist."""
+"""`alignjax train --dry-run`: everything that a run would hold and pass around, by tracing shapes.
+
+No data is read, no array allocated, no folder made, and an earlier step's outputs need not exist.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,14 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.cli import device_memory
-from alignjax.cli.liveness import in_units, peak_bytes
-from alignjax.cli.plain_attention import traceable
+from alignjax.cli.device_memory import bytes_table, describe, in_units
+from alignjax.cli.plain_attention import traceable_for
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.parallel.tpu_slices import Topology
-from alignjax.stages.host import host
 from alignjax.train.checkpoint.leaves import tree_bytes
 from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState
-from alignjax.train.step import abstract_experience, make_experience, make_update
+from alignjax.train.step import abstract_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from alignjax.workspace import Workspace
 
@@ -33,54 +33,52 @@ def dry_run(
     console: Console,
     *,
     topology: Topology | None = None,
-    ask: bool = False,
+    compile_: bool = False,
 ) -> None:
-    """Print roles, parameter counts, shapes and a memory estimate of an experiment, or of each step of a pipeline.
+    """Prints roles, parameter counts, shapes and bytes of an experiment, or of each step of a pipeline.
 
-    topology: a TPU slice, or several, of whose devices the memory is shown too; ask: the compiler, instead of
-    estimating.
+    Args:
+        config: the experiment or the pipeline.
+        workspace: the run folder, of which nothing needs to exist.
+        console: where it is printed.
+        topology: TPU slices; what each of their devices holds is printed too.
+        compile_: also asks the compiler of those devices, or of this machine's, what sampling and updating need.
 
-    Raises ConfigError, TypeError or ValueError where the run itself would fail for its shapes.
+    Raises:
+        ConfigError, TypeError or ValueError: where the run itself would fail for its shapes.
     """
-    if isinstance(config, Experiment):
-        config = _for(topology, config, console)
-        _experiment(config, workspace, console, {})
-        if topology is not None:
-            device_memory.describe(config, workspace, topology, ask, console)
-        return
+    by_device = topology is not None or compile_
     shown: dict[Any, str] = {}
-    overview = Table("step", "iterations", "parameters", "memory (roughly)", title="the pipeline", title_justify="left")
-    if topology is not None:
-        overview.add_column(f"a device of {topology}")
-    for column in range(1, len(overview.columns)):
-        overview.columns[column].justify = "right"
-    for name, step in config.steps.items():
-        console.rule(f"[bold]{name}[/]", align="left")
-        if isinstance(step, Experiment):
-            step = _for(topology, step, console)
-            count, total = _experiment(step, workspace.of(name), console, shown)
-            row = [name, f"{step.steps:,}", f"{count:,}", in_units(total)]
-            if topology is not None:
-                row.append(in_units(device_memory.describe(step, workspace.of(name), topology, ask, console)))
-            overview.add_row(*row)
-        else:
+    overview = Table("step", "iterations", "parameters", "state and batch", title="the pipeline", title_justify="left")
+    if by_device:
+        overview.add_column(f"a device {'here' if topology is None else f'of {topology}'}")
+    for column in overview.columns[1:]:
+        column.justify = "right"
+    steps = config.steps if isinstance(config, Pipeline) else {"": config}
+    for name, step in steps.items():
+        if name:
+            console.rule(f"[bold]{name}[/]", align="left")
+        if not isinstance(step, Experiment):
             _job(step, console)
-            overview.add_row(name, step.name, "", "")
-    console.print(overview)
-
-
-def _for(topology: Topology | None, experiment: Experiment, console: Console) -> Experiment:
-    if topology is None:
-        return experiment
-    experiment, roles = traceable(experiment, topology)
-    if roles:
-        line = f"{', '.join(roles)}: measured with plain attention, whose scores take memory; splash attention's do not"
-        console.print(line, highlight=False, markup=False)
-    return experiment
+            overview.add_row(name, step.name)
+            continue
+        folder = workspace.of(name) if name else workspace
+        if topology is not None:
+            step, fused = traceable_for(step, topology)
+            if fused:
+                note = "measured with plain attention, whose scores take memory; splash attention's do not"
+                console.print(f"{', '.join(fused)}: {note}", highlight=False, markup=False)
+        count, total = _experiment(step, folder, console, shown)
+        split = any(size > 1 for size in dataclasses.astuple(step.mesh))
+        size = describe(step, folder, topology, compile_, console) if by_device or split else total
+        cells = [in_units(size)] if by_device else []
+        overview.add_row(name, f"{step.steps:,}", f"{count:,}", in_units(total), *cells)
+    if isinstance(config, Pipeline):
+        console.print(overview)
 
 
 def _job(job: Fn, console: Console) -> None:
-    """A job runs outside of what shapes can say: its name and hyper-parameters."""
+    """Prints name and hyper-parameters of a job, which has no shapes to trace."""
     lines = [job.name, *(f"  {name}: {_short(value)}" for name, value in job.kwargs.items())]
     for line in lines:
         console.print(line, highlight=False, markup=False)
@@ -88,7 +86,7 @@ def _job(job: Fn, console: Console) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value on one line: functions by name, models by their configuration."""
+    """Writes a value on one line: functions by name, models by their configuration."""
     if isinstance(value, Fn):
         return f"fn({value.name})"
     text = repr(value.config if isinstance(value, Model) else value)
@@ -98,7 +96,7 @@ def _short(value: Any) -> str:
 def _experiment(
     experiment: Experiment, workspace: Workspace, console: Console, shown: dict[Any, str]
 ) -> tuple[int, int]:
-    """Print one experiment; (parameters, bytes in all). shown: the trees printed before and whose they were."""
+    """Prints one experiment and returns its parameters and bytes; shown: trees printed before, and whose they were."""
     algorithm: Algorithm = experiment.algorithm  # with cached log-probs the run that fills the cache
     resolved = resolve(experiment, workspace)
     spec, state = resolved.spec, resolved.state
@@ -107,28 +105,17 @@ def _experiment(
     for line in _parameters(state, workspace.stage, shown):
         console.print(line, highlight=False, markup=False)
     console.print(_shapes(spec, filled))
-    program, (_, metrics) = jax.make_jaxpr(make_update(algorithm), return_shape=True)(state, filled)
+    _, metrics = jax.eval_shape(make_update(algorithm), state, filled)
     console.print(f"metrics: {', '.join(sorted(metrics)) or 'none'}", highlight=False, markup=False)
     parts = {
         "parameters": tree_bytes(state.roles),
         "optimizer state": tree_bytes(state.optimizers),
         "batch": tree_bytes(filled),
-        "temporary, experience (roughly)": _experience_peak(algorithm, state, spec),
-        # the new state is written over the donated old one
-        "temporary, update (roughly)": peak_bytes(program.jaxpr, in_place=True),
     }
-    held, passing = list(parts.values())[:3], list(parts.values())[3:]
-    total = sum(held) + max(passing)
-    console.print(_memory(experiment, parts, total))
+    total = sum(parts.values())
+    console.print(bytes_table("of all devices together", parts, {"state and batch": total}))
     console.print(f"{experiment.steps} iterations, seed {experiment.seed}\n", highlight=False)
     return sum(map(_size, jax.tree.leaves(state.roles))), total
-
-
-def _experience_peak(algorithm: Algorithm, state: TrainState, spec: Batch) -> int:
-    """Of the jitted stages; 0 when there are none, or when a host stage stands between them, which cannot be traced."""
-    if not algorithm.experience or any(stage.function is host for stage in algorithm.experience.values()):
-        return 0
-    return peak_bytes(jax.make_jaxpr(make_experience(algorithm))(state, spec).jaxpr)
 
 
 def _size(leaf: Any) -> int:
@@ -140,13 +127,13 @@ def _roles(algorithm: Algorithm, state: TrainState) -> Table:
     for column in (1, 2, 3):
         table.columns[column].justify = "right"
     for name, role in algorithm.roles.items():
-        own, optimizer = state.roles[name], state.optimizers.get(name)
-        count = sum(map(_size, jax.tree.leaves(own)))
+        tree, optimizer = state.roles[name], state.optimizers.get(name)
+        count = sum(map(_size, jax.tree.leaves(tree)))
         moved = role.optimizer if role.optimizer is not None else role.rule
         table.add_row(
             name,
             f"{count:,}",
-            in_units(tree_bytes(own)),
+            in_units(tree_bytes(tree)),
             in_units(tree_bytes(optimizer)) if optimizer is not None else "-",
             repr(role.start),
             moved.name,
@@ -155,12 +142,12 @@ def _roles(algorithm: Algorithm, state: TrainState) -> Table:
 
 
 def _form(leaf: Any) -> str:
-    """`float32[4, 256, 1024]`."""
+    """Writes dtype and shape, `float32[4, 256, 1024]`."""
     return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
 
 
 def _stacked(tree: Any) -> Iterator[tuple[str, str, int]]:
-    """(path, form, elements) of the leaves; leaves that differ only in a layer number stand together as one line."""
+    """Yields (path, form, elements) of the leaves; those that differ only in a layer number are one line together."""
     groups: dict[tuple[str, str], list[int]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -170,10 +157,10 @@ def _stacked(tree: Any) -> Iterator[tuple[str, str, int]]:
 
 
 def _parameters(state: TrainState, step: str | None, shown: dict[Any, str]) -> Iterable[str]:
-    """The tree of every role; what looks like one that was shown before is said to."""
+    """Yields the tree of every role as lines; a tree of the shapes of an earlier one is one line that names it."""
     groups: dict[tuple[Any, ...], list[str]] = {}
-    for name, own in state.roles.items():
-        groups.setdefault(tuple(_stacked(own)), []).append(name)
+    for name, tree in state.roles.items():
+        groups.setdefault(tuple(_stacked(tree)), []).append(name)
     for rows, names in groups.items():
         if rows in shown:
             yield f"{', '.join(names)}: shapes of {shown[rows]}"
@@ -198,18 +185,4 @@ def _shapes(spec: Batch, filled: Batch) -> Table:
         table.add_row(
             name, before.get(name, ""), after.get(name, "") if after.get(name) != before.get(name) else "same"
         )
-    return table
-
-
-def _memory(experiment: Experiment, parts: dict[str, int], total: int) -> Table:
-    """Bytes by purpose. The temporary parts are estimates: gradients, activations and caches before fusion."""
-    table = Table("memory", "estimate")
-    table.columns[1].justify = "right"
-    for name, size in parts.items():
-        table.add_row(name, in_units(size))
-    table.add_section()
-    table.add_row("all devices together (roughly)", in_units(total))
-    devices = math.prod(max(size, 1) for size in dataclasses.astuple(experiment.mesh))
-    if devices > 1:
-        table.add_row(f"each of {devices} devices, evenly split", in_units(total / devices))
     return table

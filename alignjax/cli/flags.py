@@ -23,11 +23,12 @@ class Train:
     resume: bool = False
     """Continue the run that the folder holds from its last checkpoint."""
     dry_run: bool = False
-    """Print roles, parameter counts, shapes and a memory estimate; read no data, allocate nothing, train nothing."""
+    """Print roles, parameter counts, shapes and bytes of the state; read no data, allocate nothing, train nothing."""
     topology: Annotated[str | None, arg(metavar="SLICE")] = None
     """With --dry-run: what each device of a TPU slice would hold, for example v5e-16 or v5p-128."""
     compile: bool = False
-    """With --topology: from the TPU's own compiler, which needs no TPU (pip install "jax[tpu]") but minutes."""
+    """With --dry-run: also what the compiler says that sampling and updating need: that of this machine's devices, or
+    with --topology that of the TPU, which needs no TPU (pip install "jax[tpu]") but minutes."""
     slices: int | None = None
     """With --topology: how many such slices there are. Of a run: on how many TPU slices its processes must find
     themselves; otherwise they stop."""

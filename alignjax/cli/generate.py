@@ -16,7 +16,7 @@ import numpy as np
 
 from alignjax import scoring
 from alignjax.cli.config_file import reload, run_folder
-from alignjax.cli.plain_attention import here
+from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
 from alignjax.data.sources.batch_layout import pad_left
@@ -129,7 +129,7 @@ def dataset_of(experiment: Experiment) -> Dataset:
 def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters, seed: int) -> Voice:
     root, step = run_folder(run_dir)
     experiment, workspace = speaker(root, reload(root).config, step, role)
-    experiment, plain = here(experiment)
+    experiment, plain = runnable_here(experiment)
     if role in plain:
         print(f"plain attention: this machine has no kernel for the {role}'s", file=sys.stderr)
     roles = experiment.algorithm.roles

@@ -12,8 +12,8 @@ import jax
 from rich.console import Console
 
 from alignjax.cli.config_file import reload, run_folder
+from alignjax.cli.device_memory import in_units
 from alignjax.cli.generate import dataset_of, speaker
-from alignjax.cli.liveness import in_units
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer

@@ -1,4 +1,4 @@
-"""Attention of a run on a machine that has no kernel for it: the same numbers from plain attention."""
+"""Plain attention in the place of a fused kernel that this machine does not have: the same numbers."""
 
 from __future__ import annotations
 
@@ -10,40 +10,51 @@ from alignjax.models import TransformerConfig, kernels, transformer
 from alignjax.parallel.tpu_slices import Topology
 
 
-def _plain(experiment: Experiment, needs: Callable[[TransformerConfig], bool]) -> tuple[Experiment, list[str]]:
-    """The experiment with plain attention in all transformers whose configuration needs it, and the roles of these."""
-    changed = {}
-    for name, role in experiment.algorithm.roles.items():
+def _with_plain(
+    experiment: Experiment, replaced: Callable[[TransformerConfig], bool]
+) -> tuple[Experiment, dict[str, TransformerConfig]]:
+    """The experiment with plain attention in all transformers that `replaced` picks, and their roles as they were."""
+    before = {}
+    roles = dict(experiment.algorithm.roles)
+    for name, role in roles.items():
         config = None if role.model is None else role.model.config
-        if isinstance(config, TransformerConfig) and role.model is transformer(config) and needs(config):
-            model = transformer(dataclasses.replace(config, attention="xla"))
-            changed[name] = dataclasses.replace(role, model=model)
-    algorithm = dataclasses.replace(experiment.algorithm, roles={**experiment.algorithm.roles, **changed})
-    return dataclasses.replace(experiment, algorithm=algorithm), list(changed)
+        if isinstance(config, TransformerConfig) and role.model is transformer(config) and replaced(config):
+            before[name] = config
+            roles[name] = dataclasses.replace(role, model=transformer(dataclasses.replace(config, attention="xla")))
+    algorithm = dataclasses.replace(experiment.algorithm, roles=roles)
+    return dataclasses.replace(experiment, algorithm=algorithm), before
 
 
-def here(experiment: Experiment) -> tuple[Experiment, list[str]]:
-    """An experiment that was trained elsewhere, with plain attention in the place of kernels that this machine has not;
-    and the roles that have it so."""
+def runnable_here(experiment: Experiment) -> tuple[Experiment, list[str]]:
+    """Replaces the attention kernels of a run from elsewhere that this machine does not have.
+
+    Returns:
+        The experiment, and the names of the roles that now have plain attention.
+    """
 
     def missing(config: TransformerConfig) -> bool:
         try:
-            return not kernels.chosen(config)
+            kernels.chosen(config)
         except ConfigError:
             return True
+        return False
 
-    return _plain(experiment, missing)
+    experiment, before = _with_plain(experiment, missing)
+    return experiment, list(before)
 
 
-def traceable(experiment: Experiment, topology: Topology) -> tuple[Experiment, list[str]]:
-    """An experiment for a TPU slice with plain attention, which any machine can trace; and the roles that would have
-    splash attention there. Raises ConfigError for a kernel that does not run on the slice."""
-    there: dict[TransformerConfig, str] = {}
+def traceable_for(experiment: Experiment, topology: Topology) -> tuple[Experiment, list[str]]:
+    """Replaces all attention kernels of a run on a TPU slice, which only a TPU can trace.
 
-    def fused(config: TransformerConfig) -> bool:
-        there[config] = kernels.chosen(config, ("tpu", topology.devices))
-        return config.attention != "xla"
+    Returns:
+        The experiment, and the names of the roles that would have splash attention on the slice.
 
-    plain, names = _plain(experiment, fused)
-    roles = experiment.algorithm.roles
-    return plain, [name for name in names if there[roles[name].model.config] != "xla"]
+    Raises:
+        ConfigError: for a kernel that does not run on the slice.
+    """
+    slice_ = ("tpu", topology.devices)
+    plain, _ = _with_plain(
+        experiment, lambda config: bool(kernels.chosen(config, slice_)) and config.attention != "xla"
+    )
+    _, fused = _with_plain(experiment, lambda config: kernels.chosen(config, slice_) != "xla")
+    return plain, list(fused)

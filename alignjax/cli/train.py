@@ -51,8 +51,8 @@ def train(
     """
     # Everything that can be refused is refused inside the barrier, on all processes and before a folder is made.
     slice_name, ask = dry_on
-    if (slice_name or ask) and not (dry_run and slice_name):
-        raise ConfigError("--topology SLICE goes with --dry-run, and --compile with --topology")
+    if (slice_name or ask) and not dry_run:
+        raise ConfigError("--topology SLICE and --compile go with --dry-run")
     if slices is not None and dry_run and not slice_name:
         raise ConfigError("--slices says with --topology SLICE how many such slices there are")
     place = topology(slice_name, 1 if slices is None else slices) if slice_name else None
@@ -70,7 +70,7 @@ def train(
         from alignjax.cli.dry_run import dry_run as describe_run  # noqa: PLC0415
 
         describe_run(
-            loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True), topology=place, ask=ask
+            loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True), topology=place, compile_=ask
         )
         return 0
     again = (folder / COMMAND_FILE).exists()

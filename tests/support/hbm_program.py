@@ -1,7 +1,7 @@
-"""What eight simulated devices hold, estimated and as it is, as JSON: bytes of a state and a batch that are made, and
-on one mesh the temporary memory of the compiled functions.
+"""Prints what eight simulated devices hold, as a dry run says and as it is, as JSON.
 
-A program of its own, because the number of devices is set before jax starts."""
+A program of its own, because the number of devices is set before jax starts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import algorithms, stages
-from alignjax.cli.device_memory import abstract_mesh, compiled, held
+from alignjax.cli.device_memory import abstract_mesh, device_memory
 from alignjax.config import Experiment, MeshConfig, fn
 from alignjax.models import TransformerConfig, transformer
 from alignjax.parallel.mesh import make_mesh, place_batch
@@ -63,7 +63,7 @@ def on_device(tree: Any, device: Any) -> int:
 
 
 def main() -> None:
-    found = {}
+    answer = {}
     for name, config in MESHES.items():
         made = ipo_md(config)
         mesh = make_mesh(config)
@@ -73,16 +73,18 @@ def main() -> None:
         state = create_state(made.algorithm, 0, WORKSPACE, shardings)
         batch = place_batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
         device = jax.devices()[3]
-        estimate = held(made, WORKSPACE, abstract_mesh(config, 8))
-        found[name] = {
-            "estimate": dataclasses.asdict(estimate) | {"state": estimate.state, "total": estimate.total},
-            "compiled": dataclasses.asdict(compiled(made, WORKSPACE, mesh)) if name == "4x2" else None,
+        memory = device_memory(made, WORKSPACE, abstract_mesh(config, 8))
+        asked = device_memory(made, WORKSPACE, mesh, compile_=True) if name == "4x2" else memory
+        answer[name] = {
+            "said": dataclasses.asdict(memory),
+            "asked": dataclasses.asdict(asked) | {"total": asked.total, "state": asked.state},
+            "compiled": {of: program._asdict() for of, program in asked.compiled.items()},
             "policy": on_device(state.roles["policy"], device),
             "optimizer": on_device(state.optimizers, device),
             "others": on_device({k: v for k, v in state.roles.items() if k != "policy"}, device),
             "prompts": on_device(batch, device),
         }
-    print(json.dumps(found))
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ import pytest
 from rich.console import Console
 
 from alignjax import losses, stages
-from alignjax.cli.device_memory import abstract_mesh, held
-from alignjax.cli.liveness import device_bytes
+from alignjax.cli.device_memory import abstract_mesh, device_bytes, device_memory
 from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.numerics import strong
 from alignjax.train.loop import train
@@ -192,7 +191,7 @@ def test_a_dry_run_counts_what_is_held_beside_the_update(hosted: bool) -> None:
     both = Algorithm({**stage, **plain.algorithm.experience}, plain.algorithm.losses, plain.algorithm.roles)
     one = dataclasses.replace(plain, algorithm=both)
     two = dataclasses.replace(one, overlap=True)
-    apart, beside = (held(each, Workspace(Path()), mesh) for each in (one, two))
+    apart, beside = (device_memory(each, Workspace(Path()), mesh) for each in (one, two))
     copied = device_bytes(with_shardings(both, abstract_state(both), mesh).roles) if hosted else 0
     assert beside.total - apart.total == apart.batch + copied > copied
 
