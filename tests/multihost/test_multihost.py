@@ -4,12 +4,9 @@ one end, one set of checkpoints, which go on with other processes and on other m
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,30 +15,12 @@ import numpy as np
 import pytest
 
 from alignjax.train.logp_cache.shards import read_shards
+from tests.support.programs import Ended, programs
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)
 GONE = ("cannot reach another process of this run", "another task died")  # our words, or those of jax's coordinator
-
-
-class Ended(NamedTuple):
-    """Exit status and output of a process."""
-
-    status: int
-    out: str
-
-    @property
-    def rows(self) -> list[int]:
-        """Ids of the rows that it made."""
-        return json.loads(next(line for line in self.out.splitlines() if line.startswith("rows "))[5:])
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """What it says of its last state."""
-        assert self.status == 0, self.out[-3000:]
-        return json.loads(next(line for line in self.out.splitlines() if line.startswith("final "))[6:])
 
 
 # start(folder, arguments of each process, devices of each, mesh): program.py as the processes of one run.
@@ -56,17 +35,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    root = tmp_path_factory.mktemp("processes")
-    variables = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PJRT_NPROC": "16",  # threads: with one per core, simulated devices may wait for each other for ever
-        "PYTHONPATH": str(ROOT),
-    }
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-
-    with subprocess.Popen([sys.executable, "-m", "tests.support.multihost_forks"], env=variables, **pipes) as forks:
-        assert forks.stdin is not None
-        assert forks.stdout is not None
+    # Threads: with one per core, simulated devices may wait for each other for ever.
+    with programs(tmp_path_factory.mktemp("processes"), PJRT_NPROC="16") as forks:
 
         def started(
             folder: Path,
@@ -80,15 +50,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
             arguments = [[str(folder), "--mesh", *mesh.split(), *own.split()] for own in options]
             for number, own in enumerate(arguments):
                 own += ["--place", place, str(count), str(number)] if count > 1 else []
-            files = [root / f"{number}.log" for number in range(count)]
-            request = {"program": program, "arguments": arguments, "devices": devices, "environment": more}
-            forks.stdin.write(json.dumps(request | {"out": [str(file) for file in files]}) + "\n")
-            forks.stdin.flush()
-            statuses = json.loads(forks.stdout.readline())
-            return [Ended(status, file.read_text()) for status, file in zip(statuses, files, strict=True)]
+            return forks(program, arguments, devices, more)
 
         yield started
-        forks.stdin.close()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -37,7 +37,6 @@ from alignjax.train.optimizers import adamw
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
 
-jax.config.update("jax_disable_most_optimizations", True)
 SMALL = {"vocab": 16, "width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "mlp": 32}
 ROWS, LENGTH = 8, 5
 MADE: list[int] = []  # example ids of the rows that this process made
@@ -195,6 +194,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
+    jax.config.update("jax_disable_most_optimizations", True)
     arguments = options()
     if arguments.place:
         coordinator, count, number = arguments.place

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from alignjax.train import checkpoint, step as step_module
 from alignjax.train.loop import train
 from alignjax.workspace import Workspace
 from tests.support import toy_online, toy_run
+from tests.support.commands import ROOT
+from tests.support.programs import Ended, programs
 
-ROOT = Path(__file__).resolve().parents[2]
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ended]]:
+    """run(folder, arguments): a run in a process of its own."""
+    with programs(tmp_path_factory.mktemp("processes")) as forks:
 
-def run(folder: Path, *arguments: Any, script: str = "toy_run") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"tests.support.{script}", str(folder), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+        def started(folder: Path, *arguments: Any, script: str = "toy_run") -> Ended:
+            (ended,) = forks(script, [[str(folder), *map(str, arguments)]])
+            return ended
+
+        yield started
 
 
 def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
@@ -39,7 +47,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder / "run", toy_run.state_bytes(state)
 
 
-def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], run: Callable[..., Ended], tmp_path: Path) -> None:
     folder, final = straight
     # Before a checkpoint is begun; when the role that never changes is written and not in its place, before any step;
     # while a step is being written in the background, at any moment and at that one; after the last step, before its
@@ -54,7 +62,7 @@ def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], tmp_path: Pa
     ]
     for number, (way, first) in enumerate(ways):
         killed = run(tmp_path / "run", *(["--resume"] if number else []), *way)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert killed.status == -signal.SIGKILL, killed.out
         assert checkpoint.steps(tmp_path / "run")[:1] == first
         assert (tmp_path / "run/checkpoints/frozen").is_dir() == (number > 0)
     assert len([*(tmp_path / "run/checkpoints/frozen").iterdir()]) == 1
@@ -63,7 +71,7 @@ def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], tmp_path: Pa
         file.write('{"step": 12, "lo')
     (tmp_path / "run/checkpoints/12.orbax-checkpoint-tmp").mkdir(exist_ok=True)
     ended = run(tmp_path / "run", "--resume")
-    assert ended.returncode == 0, ended.stderr
+    assert ended.status == 0, ended.out
     assert json.loads((tmp_path / "run/final.json").read_text()) == final
     assert lines(tmp_path / "run") == lines(folder)
     assert lines(tmp_path / "run", "samples.jsonl") == lines(folder, "samples.jsonl")
@@ -71,14 +79,14 @@ def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], tmp_path: Pa
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_saves_and_says_how_to_go_on(
-    straight: tuple[Path, dict[str, str]], tmp_path: Path, number: int, status: int
+    straight: tuple[Path, dict[str, str]], run: Callable[..., Ended], tmp_path: Path, number: int, status: int
 ) -> None:
     folder, final = straight
     stopped = run(tmp_path / "run", "--signal-at", 5, int(number))
-    assert stopped.returncode == status, stopped.stderr
-    assert "saved after step 5" in stopped.stdout
-    assert "--resume" in stopped.stdout
-    assert "Traceback" not in stopped.stderr
+    assert stopped.status == status, stopped.out
+    assert "saved after step 5" in stopped.out
+    assert "--resume" in stopped.out
+    assert "Traceback" not in stopped.out
     assert os.path.isdir(tmp_path / "run/checkpoints/5")
     state = train(toy_run.experiment(), Workspace(tmp_path / "run"), resume=True, console=Console(quiet=True))
     assert toy_run.state_bytes(state) == final
@@ -123,11 +131,11 @@ def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[
     assert lines(tmp_path) == lines(folder)
 
 
-def test_sampling_goes_on_bit_for_bit_in_another_process(tmp_path: Path) -> None:
+def test_sampling_goes_on_bit_for_bit_in_another_process(run: Callable[..., Ended], tmp_path: Path) -> None:
     """IPO-MD with a real sampler and judge, of adapters over a base that is written once: one process is killed while
     it writes a step, another one goes on."""
     killed = run(tmp_path / "run", script="toy_online")
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.status == -signal.SIGKILL, killed.out
     assert checkpoint.steps(tmp_path / "run") == [2]
     experiment, quiet = toy_online.experiment(adapters=True), Console(quiet=True)
     heard, straight = toy_online.Heard(), toy_online.Heard()

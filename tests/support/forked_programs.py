@@ -12,9 +12,14 @@ import signal
 import sys
 from typing import Any
 
-from tests.support import multihost_jobs, multihost_program
+from tests.support import multihost_jobs, multihost_program, toy_online, toy_run
 
-PROGRAMS = {"program": multihost_program.main, "jobs": multihost_jobs.main}
+PROGRAMS = {
+    "program": multihost_program.main,
+    "jobs": multihost_jobs.main,
+    "toy_run": toy_run.main,
+    "toy_online": toy_online.main,
+}
 LIMIT = 600  # seconds after which a process is ended
 
 
@@ -30,8 +35,9 @@ def started(request: dict[str, Any], number: int) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # Read when jax makes its devices, which it has not done yet.
     os.environ.update(request["environment"])
-    devices = f"--xla_force_host_platform_device_count={request['devices']}"
-    os.environ["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} {devices}"
+    if request["devices"] > 1:
+        devices = f"--xla_force_host_platform_device_count={request['devices']}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}"
     sys.argv = [request["program"], *request["arguments"][number]]
     sys.exit(PROGRAMS[request["program"]]())
 
