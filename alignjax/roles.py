@@ -198,7 +198,7 @@ def pool(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every
     push = (context.step + 1) % every == 0
     oldest = pushed % size
     ring = jax.tree.map(
-        lambda kept, new: kept.at[oldest].set(jnp.where(push, new, kept[oldest]).astype(kept.dtype)),
+        lambda old, new: old.at[oldest].set(jnp.where(push, new, old[oldest]).astype(old.dtype)),
         ring,
         _leader(context, ring, of),
     )

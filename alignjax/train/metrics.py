@@ -1,5 +1,5 @@
-"""Where the numbers of a run go: metrics.jsonl always, TensorBoard when tensorboardX is installed, Weights & Biases on
-request, a progress bar or plain lines for whoever watches. A sink is a record of two functions."""
+"""The numbers of a run: metrics.jsonl always, TensorBoard when tensorboardX is installed, Weights & Biases on request,
+and a progress bar or plain lines for whoever watches. A sink is a record of two functions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from alignjax.config import ConfigError
+from alignjax.parallel.processes import is_main_process
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -32,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """write(step, row), and close()."""
+    """A place for rows of metrics: write(step, row), and close()."""
 
     write: Callable[[int, Row], None]
     close: Callable[[], None] = lambda: None
@@ -42,33 +43,29 @@ class Sink:
 
 
 def fetched(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Device metrics as Python numbers (lists, for array-valued ones), all rows in one transfer. Exact: float32 and
-    the float64 of JSON and Python lose nothing of each other."""
+    """Fetches device metrics as Python numbers (lists, for array-valued ones), all rows in one transfer. This is exact:
+    float32 and the float64 of JSON and Python lose nothing of each other."""
     return [{name: np.asarray(value).tolist() for name, value in row.items()} for row in jax.device_get(list(rows))]
 
 
 def averaged(rows: Sequence[Row]) -> Row:
-    """The mean of each metric over the rows that have it, in float64."""
+    """Returns the mean of each metric over the rows that have it, in float64."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.mean([row[name] for row in rows if name in row], axis=0).tolist() for name in names}
 
 
 def not_finite(row: Row) -> list[str]:
-    """Names of the losses and gradient norms of a row that are NaN or infinite. Other metrics may be: a ratio of two
-    counts of nothing says nothing about the training."""
-    watched = [name for name in row if name.split("/")[0] in ("loss", "gradient_norm")]
-    return [name for name in sorted(watched, key=_losses_first) if not np.all(np.isfinite(row[name]))]
-
-
-def _losses_first(name: str) -> tuple[bool, str]:
-    return not name.startswith("loss"), name
+    """Returns the names of the losses and gradient norms of a row that are NaN or infinite, losses first. Other metrics
+    may be: a ratio of two counts of nothing says nothing about the training."""
+    watched = [name for kind in ("loss", "gradient_norm") for name in sorted(row) if name.split("/")[0] == kind]
+    return [name for name in watched if not np.all(np.isfinite(row[name]))]
 
 
 # ---------------------------------------------------------------------------------------------------------------- sinks
 
 
 def _strict(value: Any) -> Any:
-    """JSON has no NaN: null."""
+    """A value with null in place of NaN and infinities, which JSON has not."""
     if isinstance(value, list):
         return [_strict(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -87,34 +84,40 @@ def jsonl(path: Path) -> Sink:
 
 
 def cut_back(path: Path, step: int) -> int:
-    """Drops the lines beyond `step`, and a last line that a crash left half-written. Returns how many were dropped.
+    """Drops the lines of a file beyond `step`, and a last line that a crash left half-written.
 
     The file is replaced as a whole, so a crash while it is cut loses nothing.
+
+    Returns:
+        The number of lines that were dropped.
     """
     if not path.exists():
         return 0
-    kept: list[bytes] = []
+
+    def is_kept(line: bytes) -> bool:
+        try:
+            return line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            return False
+
     with path.open("rb") as file:  # in bytes: text may hold other characters that Python takes for line ends
         lines = file.readlines()
-    for line in lines:
-        try:
-            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    if len(kept) < len(lines):
+    rest = [line for line in lines if is_kept(line)]
+    if len(rest) < len(lines):
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_bytes(b"".join(kept))
+        part.write_bytes(b"".join(rest))
         part.replace(path)
-    return len(lines) - len(kept)
+    return len(lines) - len(rest)
 
 
 def _scalars(row: Row) -> Row:
+    """The entries of a row that are single numbers."""
     return {name: value for name, value in row.items() if isinstance(value, (int, float))}
 
 
 def tensorboard(folder: Path, step: int) -> Sink | None:
-    """Scalars for TensorBoard, or None when tensorboardX is not installed; what it has beyond `step` is purged."""
+    """Writes scalars for TensorBoard, after purging what it has beyond `step`; None when tensorboardX is not
+    installed."""
     try:
         writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder), purge_step=step + 1)
     except ImportError:
@@ -128,18 +131,29 @@ def tensorboard(folder: Path, step: int) -> Sink | None:
 
 
 def wandb(folder: Path, project: str, config: Any) -> Sink:
-    """A Weights & Biases run, named after the run folder, which keeps its id: a folder of the same name elsewhere, or
-    made anew, is another run. One that an error ends counts as failed. Raises ImportError saying what to install, and
-    ConfigError where it cannot log, for example for want of a login."""
+    """Logs scalars to a Weights & Biases run, which is named after the run folder.
+
+    The folder keeps the run's id: a folder of the same name elsewhere, or made anew, is another run. A run that an
+    error ends counts as failed.
+
+    Args:
+        folder: The run folder.
+        project: The project to log to.
+        config: The config of the run, as JSON.
+
+    Raises:
+        ImportError: wandb is not installed; the message says what to install.
+        ConfigError: wandb cannot log, for example for want of a login.
+    """
     try:
         module = importlib.import_module("wandb")
     except ImportError:
         raise ImportError("tags ask for wandb, which is not installed: pip install 'alignjax[wandb]'") from None
-    kept = folder / "wandb" / "id"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(secrets.token_hex(4), encoding="utf-8")
-    name, number = "-".join(folder.resolve().parts[-2:]), kept.read_text(encoding="utf-8")
+    id_file = folder / "wandb" / "id"
+    if not id_file.is_file():
+        id_file.parent.mkdir(parents=True, exist_ok=True)
+        id_file.write_text(secrets.token_hex(4), encoding="utf-8")
+    name, number = "-".join(folder.resolve().parts[-2:]), id_file.read_text(encoding="utf-8")
     try:
         run = module.init(project=project, name=name, id=number, dir=str(folder), config=config, resume="allow")
     except module.Error as error:
@@ -152,16 +166,22 @@ def wandb(folder: Path, project: str, config: Any) -> Sink:
 
 @contextlib.contextmanager
 def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> Iterator[Sink]:
-    """All sinks of a run that has done `step` steps, as one. What an interrupted run wrote beyond `step` is dropped, so
-    that the files end as those of an uninterrupted run. Only the first process writes.
+    """Opens all sinks of a run that has done `step` steps, as one, on the first process alone.
 
-    tags["wandb"]: the Weights & Biases project to log to.
+    What an interrupted run wrote beyond `step` is dropped, so that the files end as those of an uninterrupted run.
+
+    Args:
+        folder: The run folder.
+        step: The number of finished steps.
+        tags: tags["wandb"] is the Weights & Biases project to log to.
+        config: The config of the run, as JSON.
     """
     sinks: list[Sink] = []
-    if jax.process_index() == 0:
+    if is_main_process():
         cut_back(folder / METRICS, step)
         sinks.append(jsonl(folder / METRICS))
-        sinks.extend(sink for sink in [tensorboard(folder / "tensorboard", step)] if sink)
+        if (board := tensorboard(folder / "tensorboard", step)) is not None:
+            sinks.append(board)
         if "wandb" in tags:
             sinks.append(wandb(folder, tags["wandb"], config))
 
@@ -180,7 +200,7 @@ def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> 
 
 
 def short(number: float) -> str:
-    """1234567 -> "1.23M", 0.693147 -> "0.693"."""
+    """Shortens a number for people: 1234567 -> "1.23M", 0.693147 -> "0.693"."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(number) >= size:
             return f"{number / (1e3 if unit == 'k' else size):.3g}{unit}"
@@ -188,7 +208,7 @@ def short(number: float) -> str:
 
 
 def summary(row: Row) -> str:
-    """Loss and throughput of a row, for people."""
+    """Returns loss and throughput of a row, for people."""
     parts = [f"loss {short(row['loss'])}"] if "loss" in row else []
     rates = ((f"{CLOCK}prompts_per_second", "prompts/s"), (f"{CLOCK}completion_tokens_per_second", "tokens/s"))
     return "  ".join(parts + [f"{short(row[name])} {unit}" for name, unit in rates if name in row])
@@ -196,24 +216,31 @@ def summary(row: Row) -> str:
 
 @contextlib.contextmanager
 def watched(console: Console, name: str, start: int, total: int) -> Iterator[Callable[[int, Row | None], None]]:
-    """Yields show(step, row): a bar with throughput, loss and time left on a terminal; elsewhere a line for the first
-    row, the last, and at most one in QUIET_SECONDS between. `row` is None between logged steps."""
+    """Yields show(step, row), where `row` is None between logged steps.
+
+    On a terminal it draws a bar with throughput, loss and time left; elsewhere it prints a line for the first row, the
+    last, and at most one in QUIET_SECONDS between.
+
+    Args:
+        console: Where to show.
+        name: The name of the step, in front.
+        start: The number of steps that were done before.
+        total: The number of steps in all.
+    """
     if console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[row]}"), TimeElapsedColumn())
         with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task(name, total=total, completed=start, row="compiling")
 
-            def show(step: int, row: Row | None) -> None:
-                if row is None:
-                    bar.update(task, completed=step)
-                else:
-                    bar.update(task, completed=step, row=summary(row))
+            def draw(step: int, row: Row | None) -> None:
+                fields: dict[str, Any] = {} if row is None else {"row": summary(row)}
+                bar.update(task, completed=step, **fields)
 
-            yield show
+            yield draw
         return
     begun, last = time.monotonic(), -math.inf
 
-    def say(step: int, row: Row | None) -> None:
+    def print_line(step: int, row: Row | None) -> None:
         nonlocal last
         now = time.monotonic()
         if row is not None and (now - last >= QUIET_SECONDS or step == total):
@@ -221,4 +248,4 @@ def watched(console: Console, name: str, start: int, total: int) -> Iterator[Cal
             console.print(f"{name} {step}/{total}  {summary(row)}  {left:.0f} s left", highlight=False, markup=False)
             last = now
 
-    yield say
+    yield print_line

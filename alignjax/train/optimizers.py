@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, hyperparameters, nearest
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Stacked layers give a norm's scale [layers, width] the rank of a matrix, so rank alone does not tell it.
@@ -100,33 +100,27 @@ def _chain(
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
-_SHARED = {
-    name: parameter.replace(annotation=inspect.get_annotations(_chain, eval_str=True)[name])
-    for name, parameter in inspect.signature(_chain).parameters.items()
-    if name != "rule"
-}
+_SHARED = hyperparameters(_chain)
 
 
 def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
     """Makes an optimizer of a rule: `_chain`'s hyper-parameters, with these defaults, stand before its own."""
 
     def decorate(rule: Optimizer) -> Optimizer:
-        hints = inspect.get_annotations(rule, eval_str=True)
-        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(rule).parameters.values()]
         shared = [p.replace(default=defaults.get(p.name, p.default)) for p in _SHARED.values()]
-        signature = inspect.Signature([*shared, *own], return_annotation=hints["return"])
+        parameters = [*shared, *hyperparameters(rule).values()]
 
-        def optimizer(**hyperparameters: Any) -> optax.GradientTransformation:
+        def optimizer(**values: Any) -> optax.GradientTransformation:
             # Read from the function, not from its closure, which would be written into config.json.
-            values = optimizer.defaults | hyperparameters
+            values = optimizer.defaults | values
             shared = {name: values.pop(name) for name in _SHARED}
             return _chain(optimizer.rule(**values), **shared)
 
         for name in ("__name__", "__qualname__", "__doc__", "__module__"):
             setattr(optimizer, name, getattr(rule, name))
-        optimizer.rule, optimizer.defaults = rule, {p.name: p.default for p in (*shared, *own)}  # pyright: ignore
-        optimizer.__signature__ = signature  # pyright: ignore
-        optimizer.__annotations__ = {p.name: p.annotation for p in (*shared, *own)} | {"return": hints["return"]}
+        optimizer.rule, optimizer.defaults = rule, {p.name: p.default for p in parameters}  # pyright: ignore
+        optimizer.__signature__ = inspect.Signature(parameters)  # pyright: ignore
+        optimizer.__annotations__ = {p.name: p.annotation for p in parameters}
         return optimizer
 
     return decorate

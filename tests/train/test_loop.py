@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
         sum(int(toy_run.Rows(7, 4, 0.0)[step].valid.sum()) for step in range(11))
     )
     record = json.loads((tmp_path / "config.json").read_text())
-    assert record["config"]["algorithm"]["losses"]["distance"] == {"function": "toy_run.distance", "power": 2.0}
+    assert record["config"]["algorithm"]["losses"]["distance"] == {
+        "function": "tests.support.toy_run.distance",
+        "power": 2.0,
+    }
     assert {"python", "jax", "flax", "optax", "orbax-checkpoint", "alignjax"} <= set(record["versions"])
     assert len(record["hash"]) == 16
     assert checkpoint.steps(tmp_path) == [8, 11]
@@ -136,7 +140,7 @@ def test_an_unwritable_folder_and_a_full_disk_are_told_first(tmp_path: Path, mon
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write the run folder"):
         run(toy_run.experiment(steps=2), tmp_path / "file")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
     monkeypatch.setattr(step_module, "_update", lambda *_: pytest.fail("trained"))
     with pytest.raises(CheckpointError, match="10 B free"):
         run(toy_run.experiment(steps=2), tmp_path / "full")
