@@ -25,12 +25,14 @@ def linear(x: Array, weight: Array) -> Array:
 
 
 def _linear_forward(x: Any, weight: Any) -> tuple[Array, tuple[Array | None, Array | None]]:
+    """The product, and what its derivatives need."""
     # Nobody asks for the derivative by a frozen weight or by a constant x: what only that would need is not saved.
     saved = (x.value if weight.perturbed else None, weight.value if x.perturbed else None)
     return x.value @ weight.value, saved
 
 
 def _linear_backward(saved: tuple[Array | None, Array | None], g: Any) -> tuple[Array | None, Array | None]:
+    """The derivatives by x and by the weight, None where nobody asks."""
     x, weight = saved
     if isinstance(g, jax.custom_derivatives.SymbolicZero):
         return None, None
@@ -88,7 +90,7 @@ def token_logps(logits: Array, token: Array) -> Array:
 
 
 def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """Sums mask * values over an axis; what is masked out may be inf or NaN."""
+    """Sums mask * values over an axis, the last by default; what is masked out may be inf or NaN."""
     return jnp.sum(jnp.where(mask != 0, values, 0) * mask, axis=axis)
 
 

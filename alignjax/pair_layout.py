@@ -74,6 +74,7 @@ def pair_logits(
     Raises:
         ConfigError: There is no such reading.
     """
+    # Antisymmetry is made by taking a difference of the two orders, not learned: p(i, j) + p(j, i) = 1 exactly.
     if reading == "apart":
         return _apart(context, batch, role, pairs)
     if reading != "joint":

@@ -1,7 +1,8 @@
 """Initial values of roles, and the rules that move roles without an optimizer.
 
-A rule is called as rule(state, context, batch, key) at the end of every iteration, where `state` is the role's tree,
-and returns the tree of the next iteration. Rules read old values all at once: none sees what another has just written.
+A rule is called as rule(state, context, batch, key) at the end of every iteration and returns the role's next tree.
+`state` is the present one, `context` has the roles and the metrics of the losses, `batch` is the experience, and `key`
+is the rule's own. Rules read old values all at once: none sees what another has just written.
 """
 
 from __future__ import annotations
@@ -111,22 +112,37 @@ def _where(condition: Any, new: Any, old: Any) -> Any:
 
 
 def ema(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
-    """Exponential moving average of another role's parameters: state <- decay * state + (1 - decay) * of. Nash-EMA's
-    opponent (arXiv:2312.00886)."""
+    """Follows another role by an exponential moving average: state <- decay * state + (1 - decay) * of. It is
+    Nash-EMA's opponent (arXiv:2312.00886).
+
+    Args:
+        of: The role that is followed.
+        decay: The share of the old average.
+    """
     return jax.tree.map(
         lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state, _leader(context, state, of)
     )
 
 
 def snapshot(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int) -> Any:
-    """A copy of another role, renewed after every `every` iterations. Rules read old values all at once, so a chain of
-    snapshots is a history."""
+    """Copies another role after every `every` iterations. Rules read old values all at once, so a chain of snapshots is
+    a history.
+
+    Args:
+        of: The role that is copied.
+        every: The number of iterations between copies.
+    """
     return _where((context.step + 1) % every == 0, _leader(context, state, of), state)
 
 
 def return_to(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
-    """Goes back to another role's value after every iteration but each `every`-th: of a trained role, steps that only
-    look ahead (extragradient). The optimizer's own state goes on."""
+    """Goes back to another role's value after every iteration but each `every`-th, so that the steps of a trained role
+    in between only look ahead (extragradient). The state of its optimizer goes on.
+
+    Args:
+        of: The role to go back to.
+        every: The number of iterations of which the last one counts.
+    """
     return _where((context.step + 1) % every != 0, _leader(context, state, of), state)
 
 
@@ -135,6 +151,11 @@ def while_domain(
 ) -> Any:
     """Follows another role while most prompts of a batch are of one domain, batch.prompts[field] == domain, and stands
     still otherwise, so that it keeps what was learned last about that domain.
+
+    Args:
+        of: The role that is followed.
+        domain: The number of the domain.
+        field: The field of batch.prompts [B] that holds domains.
 
     Raises:
         ConfigError: The batch has no such field.
@@ -153,12 +174,12 @@ def _zeros(key: Key, *, names: tuple[str, ...]) -> dict[str, Mean]:
 
 
 def zero_means(*names: str) -> Value:
-    """A start for `running_mean`: nothing has been seen yet of the metrics of these names."""
+    """Makes a start for `running_mean`: nothing has been seen yet of the metrics of these names."""
     return Value(fn(_zeros, names=names))
 
 
 def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
-    """Running means of metrics that the loss `of` writes: (total, weight) <- decay * (total, weight, both with this
+    """Keeps running means of metrics that the loss `of` returns: (total, weight) <- decay * (total, weight, both with this
     iteration's added).
 
     The mean is total / weight, so that early values are not pulled towards 0 and an iteration counts as much as it has
@@ -166,9 +187,6 @@ def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: st
 
     Args:
         state: {metric: Mean}, see `zero_means`.
-        context: Has the metrics of the iteration, "loss/metric".
-        batch: Not read.
-        key: Not read.
         of: The name of the loss.
         decay: The factor of all that was seen before.
 
@@ -191,8 +209,14 @@ def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: st
 
 
 def pool(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 1) -> Any:
-    """A ring of a role's past parameters (`pool_of`): pushes the present ones after every `every` iterations over the
-    oldest, and draws which of those pushed so far the next iteration plays against (a queue of opponents)."""
+    """Keeps a ring of a role's past parameters (`pool_of`): pushes the present ones after every `every` iterations over
+    the oldest, and draws which of those pushed so far the next iteration plays against (a queue of opponents).
+
+    Args:
+        state: {"ring": [size, ..] leaves, "pushed": how many were pushed, "slot": the one that was drawn}.
+        of: The role whose parameters are pushed.
+        every: The number of iterations between pushes.
+    """
     ring, pushed = state["ring"], state["pushed"]
     size = jax.tree.leaves(ring)[0].shape[0]
     push = (context.step + 1) % every == 0
@@ -229,7 +253,7 @@ def _empty(key: Key, *, slots: int, fields: tuple[tuple[str, tuple[int, ...], st
 
 
 def memory(slots: int, **fields: tuple[tuple[int, ...], str]) -> Value:
-    """A start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step" when it
+    """Makes a start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step" when it
     was made.
 
     Args:

@@ -103,6 +103,8 @@ def context(
         packing: How such a pass packs the rows of the batch `packed`; it scores all others with their padding.
         packed: The batch that is known to fit `packing`.
     """
+    # Everything is lazy: a `build` runs when its role's params are asked for, and a model when it is scored, so a
+    # Context costs nothing and stages share nothing through it.
     known = {name: Role(role, None) if isinstance(role, Model) else role for name, role in roles.items()}
     params = params_of(known, state)
 
@@ -231,6 +233,8 @@ def one_pass(
     Raises:
         ConfigError: B is not a multiple of `microbatches`, or a role or a head does not exist.
     """
+    # Each piece is rematerialized in the backward pass, so that the states of one piece lie in memory at a time. The
+    # answers of all pieces are put together again before any loss sees them: pieces never change a result.
     requests = list(dict.fromkeys(requests))
     view = Batch(**{name: getattr(batch, name) for name in SCORED})
     if microbatches == 1:

@@ -301,7 +301,7 @@ def prefixed(name: str, metrics: Metrics) -> Metrics:
 
 
 def frozen(state: Any, context: Context, batch: Batch, key: Key) -> Any:
-    """The rule of a role that never moves by itself (the default)."""
+    """Leaves a role as it is: the rule of a role that never moves by itself (the default)."""
     return state
 
 

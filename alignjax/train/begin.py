@@ -31,7 +31,16 @@ class Log:
 
 
 def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
-    """Raises ConfigError if the folder holds a run that this one must not touch or cannot go on with."""
+    """Checks that a run may use a folder.
+
+    Args:
+        experiment: The experiment.
+        folder: The folder.
+        resume: Whether a run that the folder holds goes on.
+
+    Raises:
+        ConfigError: The folder holds a run that this one must not touch or cannot go on with.
+    """
     files = [name for name in (FILE, metrics.METRICS, checkpoint.FOLDER) if (folder / name).exists()]
     if files and not resume:
         raise ConfigError(

@@ -122,6 +122,8 @@ def train(
         Interrupted: Ctrl-C or SIGTERM came at any process and the run was saved: a SystemExit with status 130 or 143.
         Unreachable: Another process of the run has died.
     """
+    # The request to stop is looked at once more after the last step, so that all processes leave alike, and the files
+    # are closed before the process ends: sinks then see no exception, and the last checkpoint is complete.
     console = (console or Console()) if is_main_process() else Console(quiet=True)
     with raise_on_all_processes():
         resolved = resolve(experiment, workspace, make_mesh(experiment.mesh))
@@ -188,7 +190,18 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
 
 
 def run_steps(run: Run, on_step: OnStep | None = None) -> TrainState:
-    """Takes the steps that are left, or those until somebody wants to stop, and returns the state after them."""
+    """Takes the steps that are left, or those until somebody wants to stop.
+
+    Args:
+        run: The run, which is used up.
+        on_step: Called as on_step(step, state, metrics) after every step.
+
+    Returns:
+        The state after the last step that was taken.
+
+    Raises:
+        NotFinite: A loss, a gradient or a weight became NaN or infinite.
+    """
     # Python runs ahead of the device by up to AHEAD steps. It waits for numbers only where a line is written or a
     # checkpoint saved, where they are looked through first: what is broken is never saved. A checkpoint holds the
     # metrics that no line has yet, so that a resumed run writes the lines of one that was not interrupted.
@@ -279,6 +292,7 @@ def _clock(seconds: float) -> Callable[[], float]:
 
 
 def _counted(batch: Batch) -> dict[str, jax.Array]:
+    """The number of completion tokens of a batch, if it has completions."""
     return {} if batch.valid is None else {"completion_tokens": jnp.sum(batch.valid, dtype=jnp.int32)}
 
 
@@ -292,6 +306,7 @@ def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[m
 
 
 def _broken(what: str, writer: checkpoint.Writer) -> NotFinite:
+    """Waits for the last checkpoint to be whole, and returns the exception that says so."""
     checkpoint.wait(writer)
     steps = checkpoint.steps(Path(writer.directory).parent)
     rest = f"The checkpoint of step {steps[-1]} is kept." if steps else "There is no checkpoint yet."

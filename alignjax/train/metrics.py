@@ -145,6 +145,7 @@ def wandb(folder: Path, project: str, config: Any) -> Sink:
         ImportError: wandb is not installed; the message says what to install.
         ConfigError: wandb cannot log, for example for want of a login.
     """
+    # The sink is closed while the exception of a failed run is still being handled: that is how the exit code is known.
     try:
         module = importlib.import_module("wandb")
     except ImportError:
@@ -227,6 +228,7 @@ def watched(console: Console, name: str, start: int, total: int) -> Iterator[Cal
         start: The number of steps that were done before.
         total: The number of steps in all.
     """
+    # The first row is always printed: after minutes of compiling, it is the sign of life that somebody waits for.
     if console.is_terminal:
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[row]}"), TimeElapsedColumn())
         with Progress(TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=console) as bar:

@@ -42,6 +42,7 @@ def schedule_of(
     Raises:
         ConfigError: The schedule is unknown, or falls without a `total_steps` to fall over.
     """
+    # Warm-up and the rest are two schedules of optax, joined; the second counts its steps from the end of the first.
     if schedule not in SCHEDULES:
         raise ConfigError(f"there is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)}")
     if warmup_steps < 0:

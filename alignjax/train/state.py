@@ -153,7 +153,13 @@ def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
 
 
 def with_shardings(algorithm: Algorithm, state: TrainState, mesh: Any) -> TrainState:
-    """Adds to an abstract state the shardings in which it lies on a mesh, which may be abstract too."""
+    """Adds to an abstract state the shardings in which it lies on a mesh.
+
+    Args:
+        algorithm: The algorithm.
+        state: The shapes and dtypes of its state.
+        mesh: The mesh, which may be abstract too.
+    """
 
     def on_mesh(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_as_xla_spells_it(sharding))

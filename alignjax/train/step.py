@@ -73,6 +73,7 @@ def _values(metrics: Metrics) -> dict[str, Array]:
 def _experience(
     algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]
 ) -> tuple[Batch, dict[str, Array]]:
+    """Runs some stages in one program; the values of their metrics."""
     metrics: Metrics = {}
     context = _context(algorithm, state, {}, packed=batch)
     for name in names:
@@ -108,6 +109,8 @@ def make_experience(
     Raises:
         ConfigError: `check_asked` refuses a stage.
     """
+    # A host stage needs arrays that exist, so the stages between two of them are one program. Programs are cut once,
+    # here, and compiled when they are first called.
     check_asked(algorithm)
     segments = _segments(algorithm)
     algorithm = _only(algorithm, losses={})
@@ -306,6 +309,7 @@ def _apply_rules(algorithm: Algorithm, state: TrainState, batch: Batch, metrics:
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    """One update in one program; the values of its metrics."""
     key = fold_name(state.key(), "update")
     if not algorithm.losses:
         new, metrics = state, {}
