@@ -179,8 +179,8 @@ def zero_means(*names: str) -> Value:
 
 
 def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
-    """Keeps running means of metrics that the loss `of` returns: (total, weight) <- decay * (total, weight, both with this
-    iteration's added).
+    """Keeps running means of metrics that the loss `of` returns: (total, weight) <- decay * (total, weight, both with
+    this iteration's added).
 
     The mean is total / weight, so that early values are not pulled towards 0 and an iteration counts as much as it has
     examples. decay = 1 forgets nothing.
@@ -253,8 +253,8 @@ def _empty(key: Key, *, slots: int, fields: tuple[tuple[str, tuple[int, ...], st
 
 
 def memory(slots: int, **fields: tuple[tuple[int, ...], str]) -> Value:
-    """Makes a start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step" when it
-    was made.
+    """Makes a start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step" when
+    it was made.
 
     Args:
         slots: The number of examples that there is room for.
