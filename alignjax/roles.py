@@ -253,8 +253,8 @@ def _empty(key: Key, *, slots: int, fields: tuple[tuple[str, tuple[int, ...], st
 
 
 def memory(slots: int, **fields: tuple[tuple[int, ...], str]) -> Value:
-    """Makes a start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step" when
-    it was made.
+    """Makes a start for `remember`: an empty memory, in which "owner" is the example in a slot (-1: none) and "step"
+    when it was made.
 
     Args:
         slots: The number of examples that there is room for.
