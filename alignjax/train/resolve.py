@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
-from jax.sharding import AbstractMesh
-
 from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
 from alignjax.roles import remember
@@ -36,7 +33,7 @@ class Resolved:
     source: Any
     algorithm: Algorithm
     state: TrainState
-    mesh: jax.sharding.Mesh | AbstractMesh | None = None
+    mesh: Any = None
 
     @property
     def spec(self) -> Batch:
@@ -44,9 +41,7 @@ class Resolved:
         return self.source.spec
 
 
-def resolve(
-    experiment: Experiment, workspace: Workspace | None, mesh: jax.sharding.Mesh | AbstractMesh | None = None
-) -> Resolved:
+def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = None) -> Resolved:
     """Makes the source and the abstract state of an experiment and checks that its parts go together.
 
     No row is read and no array allocated.
@@ -54,7 +49,7 @@ def resolve(
     Args:
         experiment: The experiment.
         workspace: The workspace that the source may read from.
-        mesh: The mesh that the shardings are for, if they are wanted.
+        mesh: The mesh that the shardings are for, real or abstract; None leaves them out.
 
     Raises:
         ConfigError: A role cannot start, cached log-probs or overlap do not go with the algorithm, or batches of

@@ -250,8 +250,8 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
         _check_fits(name, roles[name], like)
         if shardings is not None:
             # What goes through a function has another tree in the state than in the checkpoint.
-            other = model is not None and isinstance(roles[name].start, Through)
-            like = _sharded(like, _params_shardings(model, shardings) if other else shardings.roles[name])
+            other = model if isinstance(roles[name].start, Through) else None
+            like = _sharded(like, shardings.roles[name] if other is None else _params_shardings(other, shardings))
         return restore_role(folder, start.role, like=like)
 
     loaded = _loaded(algorithm, read)

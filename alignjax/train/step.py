@@ -56,7 +56,8 @@ def _packed_if_it_fits(algorithm: Algorithm, batch: Batch) -> Algorithm:
     masks = (batch.prompt_valid, batch.valid)
     if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in masks):
         return algorithm
-    fits = packs(algorithm.packing, *gather_to_host(masks), algorithm.microbatches)
+    prompt_valid, valid = gather_to_host(masks)
+    fits = packs(algorithm.packing, prompt_valid, valid, algorithm.microbatches)
     return algorithm if fits else dataclasses.replace(algorithm, packing=None)
 
 
@@ -137,7 +138,7 @@ def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, 
     else:
         answer = replayed(stage, name, step, _context(algorithm, state, {}), batch, key, answers)
     shardings = [leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)]
-    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    mesh: Any = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
     return answer if mesh is None else place_batch(answer, mesh)
 
 
