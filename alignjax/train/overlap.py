@@ -31,22 +31,21 @@ Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metr
 Experience = Callable[[TrainState, Batch], Made]
 
 
-def with_pending(algorithm: Algorithm, state: TrainState, spec: Batch, mesh: Any) -> TrainState:
-    """Adds to an abstract state the experience that checkpoints of an overlapped run hold, laid out as it is kept.
+def abstract_pending(algorithm: Algorithm, state: TrainState, spec: Batch, mesh: Any) -> Any:
+    """Returns the shapes of the experience that checkpoints of an overlapped run hold, laid out as it is kept.
 
     Args:
         algorithm: The algorithm.
-        state: The abstract state with its shardings.
+        state: The shapes of its state.
         spec: The shapes of the source's batches.
         mesh: The mesh that the experience lies on.
     """
     made = abstract_made(algorithm, state, spec)
-    pending = jax.tree.map(
+    return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         made,
         batch_shardings(made, mesh),
     )
-    return dataclasses.replace(state, pending=pending)
 
 
 def check_overlap(experiment: Experiment) -> None:

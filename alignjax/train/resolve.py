@@ -9,7 +9,7 @@ from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
 from alignjax.roles import remember
 from alignjax.train.logp_cache.reference_logps import without_cached
-from alignjax.train.overlap import check_overlap, with_pending
+from alignjax.train.overlap import abstract_pending, check_overlap
 from alignjax.train.state import TrainState, abstract_state, with_shardings
 from alignjax.train.step import abstract_experience
 from alignjax.types import Algorithm, Batch
@@ -62,9 +62,9 @@ def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = Non
     if getattr(source, "buckets", ()):
         _check_buckets(experiment, algorithm, state, source.spec)
     if mesh is not None:
-        state = with_shardings(algorithm, state, mesh)
-        if experiment.overlap:
-            state = with_pending(algorithm, state, source.spec, mesh)
+        # Stages are traced without shardings: jax checks explicit ones differently while it traces.
+        pending = abstract_pending(algorithm, state, source.spec, mesh) if experiment.overlap else None
+        state = dataclasses.replace(with_shardings(algorithm, state, mesh), pending=pending)
     return Resolved(experiment, source, algorithm, state, mesh)
 
 
