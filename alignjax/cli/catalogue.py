@@ -26,7 +26,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.evaluate.text_metrics": ("metric",),
     "alignjax.evaluate.win_rate": ("metric",),
     "alignjax.evaluate.diagnostics": ("metric",),
-    "alignjax.evaluate.controllability": ("metric",),
     "alignjax.games": ("game", "stage", "judge"),
 }
 _ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5})")

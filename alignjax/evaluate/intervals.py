@@ -23,7 +23,15 @@ class DataError(ValueError):
 
 
 def as_column(values: Any, name: str) -> np.ndarray:
-    """`values` as a float64 vector [n] of at least one finite number; raises DataError naming what was given."""
+    """Convert `values` to a float64 vector [n] of at least one finite number.
+
+    Args:
+        values: One number per prompt.
+        name: What the numbers are, for the error.
+
+    Raises:
+        DataError: For another shape, no number, or numbers that are not finite.
+    """
     column = np.asarray(values, np.float64)
     if column.ndim != 1 or not column.size:
         raise DataError(
@@ -38,25 +46,37 @@ def as_column(values: Any, name: str) -> np.ndarray:
 
 
 def resampled(columns: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
-    """Means of the columns [n, K] over `draws` bootstrap resamples of the n prompts, [draws, K]. The resamples depend
-    on (n, draws, seed) only, never on the values."""
+    """Average columns over bootstrap resamples of the prompts. The resamples depend on (n, draws, seed) only, never on
+    the values.
+
+    Args:
+        columns: [n, K], what was measured on each of n prompts.
+        draws: Number of resamples.
+        seed: Their seed.
+
+    Returns:
+        Means [draws, K].
+
+    Raises:
+        DataError: For fewer than one draw.
+    """
     if draws < 1:
         raise DataError(f"draws is {draws}; it must be at least 1 (a thousand or more for a 95 % interval)")
     n = len(columns)
-    counts = _kept_counts(n, draws, seed) if n * draws <= CHUNK else _counts(n, draws, seed)
+    counts = _cached_counts(n, draws, seed) if n * draws <= CHUNK else _counts(n, draws, seed)
     return np.concatenate([piece @ columns / n for piece in counts])
 
 
 def _counts(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each prompt was drawn, [draws, n] in pieces, as float64 for the products to come."""
+    """Count how often each prompt was drawn, [draws, n] in pieces, as float64 for the products to come."""
     generator, step = np.random.default_rng(seed), max(1, CHUNK // n)
     for start in range(0, draws, step):
         yield generator.multinomial(n, np.full(n, 1 / n), size=min(step, draws - start)).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_counts(n: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
-    """`_counts`, drawn once: a tournament asks for the same resamples for every pair of its players."""
+def _cached_counts(n: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Draw `_counts` once: a tournament asks for the same resamples for every pair of its players."""
     return tuple(_counts(n, draws, seed))
 
 
@@ -69,12 +89,22 @@ def interval(
     level: float = 0.95,
     method: str = "percentile",
 ) -> Interval:
-    """A statistic of means over prompts, with its bootstrap interval, as {"mean", "low", "high", "n"}.
+    """Compute a statistic of means over prompts, with its bootstrap interval.
 
-    columns: [n] or [n, K], what was measured on each of n prompts; statistic: function of the K means [.., K] -> [..],
-    by default the first of them (a ratio of means, a correlation from moments, ... are other choices);
-    method: "percentile", or "bca" (bias-corrected and accelerated; Efron 1987), better for small n and skew.
-    With one prompt there is nothing to resample, and low = high = mean.
+    Args:
+        columns: [n] or [n, K], what was measured on each of n prompts.
+        statistic: Function of the K means [.., K] -> [..], by default the first of them (a ratio of means, a
+            correlation from moments, ... are other choices).
+        draws: Resamples of the bootstrap.
+        seed: Seed of the resamples.
+        level: Share of the resamples inside the interval.
+        method: "percentile", or "bca" (bias-corrected and accelerated; Efron 1987), better for small n and skew.
+
+    Returns:
+        {"mean", "low", "high", "n"}. With one prompt there is nothing to resample, and low = high = mean.
+
+    Raises:
+        DataError: For values that are not finite, or another method.
     """
     columns = np.asarray(columns, np.float64)
     columns = columns[:, None] if columns.ndim == 1 else columns
@@ -99,7 +129,7 @@ def _bca_tails(
     replicates: np.ndarray,
     tails: np.ndarray,
 ) -> np.ndarray:
-    """Quantile levels [2] corrected for bias (share of replicates below the estimate) and for acceleration (skewness of
+    """Correct quantile levels [2] for bias (share of replicates below the estimate) and for acceleration (skewness of
     the jackknife values)."""
     below = np.mean(replicates < value) + np.mean(replicates == value) / 2  # ties split, or discrete data looks biased
     if below in (0.0, 1.0):  # a statistic that does not vary

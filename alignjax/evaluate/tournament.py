@@ -1,4 +1,4 @@
-"""Trained policies against each other on held-out prompts: samples, judgements of every pair, and what they are worth.
+"""Tournaments of trained policies on held-out prompts: samples, judgements of every pair, and the statistics of both.
 
 `play` and `write` are the last two jobs of a pipeline.
 """
@@ -31,13 +31,13 @@ from alignjax.train.run_record import git_hash, read_json, versions
 from alignjax.types import Batch, Model, Params
 from alignjax.workspace import Workspace
 
-FOUND = "tournament.json"
+FILE = "tournament.json"
 LABELS = {"held_out": "held-out judge", "training": "training judge"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """A policy to be judged: the role of a pipeline step's last checkpoint."""
+    """A player is a policy to be judged: the role of a pipeline step's last checkpoint."""
 
     name: str
     stage: str
@@ -47,23 +47,36 @@ class Player:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens"))
-def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
-    """One completion per prompt at temperature 1, with its log-probs under policy and reference."""
+def sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
+    """Sample one completion per prompt at temperature 1, with its log-probs under policy and reference.
+
+    Args:
+        model: The network of both.
+        policy: Weights of the policy.
+        reference: Weights of the reference.
+        batch: Prompts; completions that it has are ignored.
+        key: Random key.
+        max_tokens: The length of a completion in tokens at most.
+
+    Returns:
+        The batch with tokens [B,1,T] and logps {"policy", "reference"} [B,1,T] in nats.
+    """
     context = scoring.context({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
-    batch, _ = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
-    return stages.logprobs(context, batch, key, role="reference")
+    prompts = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=batch.example_id)
+    answers, _ = stages.generate(context, prompts, key, n=1, max_tokens=max_tokens)
+    return stages.logprobs(context, answers, key, role="reference")
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _judged(model: Model, params: Params, batch: Batch) -> jax.Array:
-    """Preference matrix [B,N,N] of all completions of a batch, read as the model's heads allow."""
+    """Compute the preference matrix [B,N,N] of all completions of a batch, read as the model's heads allow."""
     context = scoring.context({"preference": model}, {"preference": params})
     reading = "apart" if "embedding" in model.heads else "joint"
     return stages.preference_model(context, batch, jax.random.key(0), reading=reading)
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
-    """Completions of several batches of the same prompts side by side."""
+def _side_by_side(parts: Sequence[Batch]) -> Batch:
+    """Put completions of several batches of the same prompts side by side."""
     fields: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("tokens", "valid")
     }
@@ -74,16 +87,12 @@ def _rows(chunks: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
 
-def _judgements(matrix: np.ndarray, names: Sequence[str]) -> dict[tuple[str, str], np.ndarray]:
-    return {(names[i], names[j]): matrix[:, i, j].astype(np.float64) for i, j in all_pairs(len(names))}
-
-
 def _judge_accuracy(model: Model, judge: Params, batches: Sequence[Batch]) -> dict[str, Any]:
-    """How often a judge prefers the human text, by kind of alternative, on held-out rows of `candidates`."""
-    matrix = np.concatenate([jax.device_get(_judged(model, judge, _joined([batch]))) for batch in batches])
+    """Measure how often a judge prefers the human text, by kind of alternative, on held-out rows of `candidates`."""
+    matrix = _rows([jax.device_get(_judged(model, judge, _side_by_side([batch]))) for batch in batches])
     right = (matrix[:, 0, 1:] > 0.5) + 0.5 * (matrix[:, 0, 1:] == 0.5)
-    other, spoilt = right[:, 0].mean(), right[:, 1:].mean()
-    note = f"human preferred to another text in {other:.0%}, to a spoilt copy in {spoilt:.0%} of held-out cases"
+    other, corrupted = right[:, 0].mean(), right[:, 1:].mean()
+    note = f"human preferred to another text in {other:.0%}, to a corrupted copy in {corrupted:.0%} of held-out cases"
     return {"accuracy": interval(right.mean(1)), "note": note}
 
 
@@ -102,66 +111,84 @@ def play(
     seed: int = 0,
     samples: int = 10,
 ) -> dict[str, Any]:
-    """Job: plays every pair of players, and the human texts of `source`, on the same held-out prompts; writes
+    """Job that plays every pair of players, and the human texts of `source`, on the same held-out prompts and writes
     tournament.json.
 
-    players: the first is the baseline, whose weights are the reference of every KL; judges: (name, stage) of preference
-    models, of which "held_out" decides; source: prompts with their human completion (N = 1); judge_source: rows of
-    `candidates` on which the judges themselves are measured; batches: how many batches of each.
     One sample per prompt and player at temperature 1, drawn independently, so that the KL estimate is unbiased.
+
+    Args:
+        workspace: The run folder of this step.
+        model: The network of the players.
+        judge_model: The network of the judges.
+        players: The policies; the first is the baseline, whose weights are the reference of every KL.
+        judges: (name, stage) of preference models, of which "held_out" decides.
+        source: Prompts with their human completion (N = 1).
+        judge_source: Rows of `candidates` on which the judges themselves are measured.
+        dataset: The dataset whose tokenizer decodes the texts.
+        batches: How many batches of each source.
+        max_tokens: The length of a completion in tokens at most.
+        seed: Of sources and samples.
+        samples: How many prompts are shown with all answers.
+
+    Returns:
+        The win rates against the baseline, by player.
+
+    Raises:
+        ConfigError: Without a judge named "held_out".
     """
+    # Everybody answers the same prompts, the human last; each judge compares all answers; the rest is statistics.
     if "held_out" not in dict(judges):
         raise ConfigError("a tournament needs a judge named 'held_out' that no player was trained against")
     humans = [source(workspace, seed)[step] for step in range(batches)]
-    drawn = _drawn(workspace, model, players, humans, jax.random.key(seed), max_tokens)
+    drawn = _draw(workspace, model, players, humans, jax.random.key(seed), max_tokens)
     names = [*drawn, "human"]
-    tables = [_joined([*(drawn[name][i] for name in drawn), humans[i]]) for i in range(batches)]
+    tables = [_side_by_side(answers) for answers in zip(*drawn.values(), humans, strict=True)]
     checks = [judge_source(workspace, seed)[step] for step in range(batches)]
-    found: dict[str, Any] = {"baseline": players[0].name, "judges": {}}
-    verdicts = {}
+    accuracies, verdicts = {}, {}
     for name, stage in judges:
         judge = restore_role(workspace.find(stage), "preference")
-        matrix = _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables])
-        verdicts[name] = _judgements(matrix, names)
+        matrix = _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables]).astype(np.float64)
+        verdicts[name] = {(names[i], names[j]): matrix[:, i, j] for i, j in all_pairs(len(names))}
         label = {"label": LABELS.get(name, name.replace("_", " "))}
-        found["judges"][name] = label | _judge_accuracy(judge_model, judge, checks)
-    found |= _verdict(verdicts)
-    found["length_bias"] = _length_bias(verdicts["held_out"], tables, names)
+        accuracies[name] = label | _judge_accuracy(judge_model, judge, checks)
     texts = _texts(tables, names, tokenizer_of(dataset, workspace))
-    labels = {one.name: {"label": one.label or one.name, "note": one.note} for one in players}
+    labels = {player.name: {"label": player.label or player.name, "note": player.note} for player in players}
     labels["human"] = {"label": "human", "note": "the author's own summary line"}
-    found["players"] = {name: labels[name] | _worth(name, drawn, texts) for name in names}
-    found["samples"] = [
-        {"post": texts["prompt"][i], "outputs": {name: texts[name][i] for name in names}}
-        for i in range(min(samples, len(texts["prompt"])))
-    ]
-    (workspace.folder / FOUND).write_text(json.dumps(found, indent=1))
-    return {name: found["win_rates"][name][players[0].name] for name in names if name != players[0].name}
+    outcome = {
+        "baseline": players[0].name,
+        "judges": accuracies,
+        **_statistics(verdicts),
+        "length_bias": _length_bias(verdicts["held_out"], tables, names),
+        "players": {name: labels[name] | _player_statistics(name, drawn, texts) for name in names},
+        "samples": [
+            {"post": texts["prompt"][i], "outputs": {name: texts[name][i] for name in names}}
+            for i in range(min(samples, len(texts["prompt"])))
+        ],
+    }
+    (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
+    return {name: outcome["win_rates"][name][players[0].name] for name in names if name != players[0].name}
 
 
-def _drawn(
+def _draw(
     workspace: Workspace, model: Model, players: Sequence[Player], prompts: Sequence[Batch], key: Any, max_tokens: int
 ) -> dict[str, list[Batch]]:
-    """{player: batches of its samples}, each player's drawn with a key of its own name."""
-    weights = {one.name: restore_role(workspace.find(one.stage), one.role) for one in players}
+    """Sample {player: batches of its answers}, each player's drawn with a key of its own name."""
+    weights = {player.name: restore_role(workspace.find(player.stage), player.role) for player in players}
     baseline = weights[players[0].name]
-
-    def one(name: str, batch: Batch) -> Batch:
-        own = fold_name(key, name)
-        return jax.device_get(_sampled(model, weights[name], baseline, _prompts_only(batch), own, max_tokens))
-
-    return {name: [one(name, batch) for batch in prompts] for name in weights}
-
-
-def _prompts_only(batch: Batch) -> Batch:
-    return Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=batch.example_id)
+    return {
+        name: [
+            jax.device_get(sampled(model, policy, baseline, batch, fold_name(key, name), max_tokens))
+            for batch in prompts
+        ]
+        for name, policy in weights.items()
+    }
 
 
-def _verdict(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> dict[str, Any]:
-    """Win rates by the held-out judge and, beside them, what the other judges make of the same pairs."""
+def _statistics(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> dict[str, Any]:
+    """Compute win rates by the held-out judge and, beside them, what the other judges make of the same pairs."""
     held_out = verdicts["held_out"]
     rates = win_rate.win_rate_matrix(held_out)
-    found = {
+    statistics = {
         "win_rates": rates,
         "win_rates_hard": win_rate.win_rate_matrix(held_out, score="hard"),
         "exploitability": win_rate.exploitability(rates),
@@ -169,16 +196,16 @@ def _verdict(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) -> di
     for name, verdict in verdicts.items():
         if name != "held_out":
             same = [(np.sign(verdict[pair] - 0.5) * np.sign(held_out[pair] - 0.5) + 1) / 2 for pair in held_out]
-            found["agreement"] = interval(np.mean(same, axis=0))  # one number a prompt: its pairs are not independent
-            found["win_rates_by_judge"] = {name: win_rate.win_rate_matrix(verdict)}
-    return found
+            # One number a prompt: its pairs are not independent.
+            statistics["agreement"] = interval(np.mean(same, axis=0))
+            statistics["win_rates_by_judge"] = {name: win_rate.win_rate_matrix(verdict)}
+    return statistics
 
 
 def _length_bias(verdict: Mapping[tuple[str, str], np.ndarray], tables: Sequence[Batch], names: Sequence[str]) -> Any:
-    """Correlation of the judge's margin with how much longer a text is, human against the first player."""
+    """Correlate the judge's margin with how much longer a text is, human against the first player."""
     lengths = _rows(tables).valid.sum(-1)
-    pair = (names[0], "human")
-    probability = np.clip(verdict[pair], 1e-6, 1 - 1e-6)
+    probability = np.clip(verdict[names[0], "human"], 1e-6, 1 - 1e-6)
     margin = np.log(probability) - np.log1p(-probability)
     return diagnostics.length_bias(margin, lengths[:, 0] - lengths[:, names.index("human")])
 
@@ -192,31 +219,46 @@ def _texts(tables: Sequence[Batch], names: Sequence[str], tokenizer: Any) -> dic
     return texts
 
 
-def _worth(name: str, drawn: Mapping[str, Sequence[Batch]], texts: Mapping[str, list[str]]) -> dict[str, Any]:
-    """One player's KL to the baseline (none for the human) and what its texts are like."""
-    found: dict[str, Any] = text_metrics.text_summary(texts[name], texts["human"], texts["prompt"])
-    if name in drawn:
-        batch = _rows(drawn[name])
-        found |= diagnostics.sequence_kl(batch.logps["policy"], batch.logps["reference"], batch.valid)
-    else:
-        found["rouge_l"] = None  # of the human text with itself
-    return found
+def _player_statistics(
+    name: str, drawn: Mapping[str, Sequence[Batch]], texts: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """Compute one player's KL to the baseline (none for the human) and what its texts are like."""
+    statistics: dict[str, Any] = text_metrics.text_summary(texts[name], texts["human"], texts["prompt"])
+    if name not in drawn:
+        return statistics | {"rouge_l": None}  # of the human text with itself
+    batch = _rows(drawn[name])
+    return statistics | diagnostics.sequence_kl(batch.logps["policy"], batch.logps["reference"], batch.valid)
 
 
 def write(
     workspace: Workspace, *, title: str, dataset: Dataset, command: str = "", notes: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Job: results.json, report.html and report.md in the run folder, from the tournament, the stages' curves and the
-    config; prints the table and where the report is."""
+    """Job that writes results.json, report.html and report.md into the run folder, from the tournament, the stages'
+    curves and the config, and prints the table and where the report is.
+
+    Args:
+        workspace: The run folder of this step.
+        title: The title of the report.
+        dataset: The dataset whose account is shown.
+        command: What was typed.
+        notes: Sentences under the headline.
+
+    Returns:
+        {"report": the path of report.html}.
+
+    Raises:
+        ConfigError: Before the evaluation step has run.
+    """
+    # One mapping holds all that a report shows, so that `alignjax report` can make it again from results.json.
     root = workspace.root
-    place = next(iter(sorted(root.glob(f"*/{FOUND}"))), None)
-    if place is None:
-        raise ConfigError(f"no {FOUND} below {root}: run the evaluation step first")
+    outcome = next(iter(sorted(root.glob(f"*/{FILE}"))), None)
+    if outcome is None:
+        raise ConfigError(f"no {FILE} below {root}: run the evaluation step first")
     account = read_account(located(dataset, workspace))
     done = {path.parent.name: read_json(path) for path in sorted(root.glob("*/done.json"), key=_age)}
     config = read_json(root / "config.json") or {}
     results = {
-        **json.loads(place.read_text()),
+        **json.loads(outcome.read_text()),
         "title": title,
         "curves": {path.parent.name: read_curves(path) for path in sorted(root.glob("*/metrics.jsonl"), key=_age)},
         "data": _data(account),

@@ -16,14 +16,12 @@ import numpy as np
 
 from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
 
-__all__ = ["exploitability", "win_rate_matrix"]
-
 Judgements = Mapping[tuple[str, str], Any]
 SCORES = ("probability", "hard")
 
 
-def scored(probability: Any, score: str = "probability") -> np.ndarray:
-    """Per-prompt score [n] of the first player in [0, 1]: the probability itself, or 1, 1/2, 0 for a win, tie, loss."""
+def _scored(probability: Any, score: str = "probability") -> np.ndarray:
+    """Score each prompt [n] for the first player in [0, 1]: the probability itself, or 1, 1/2, 0 for win, tie, loss."""
     if score not in SCORES:
         raise DataError(f"score is {score!r}; it must be one of {', '.join(map(repr, SCORES))}")
     probability = np.asarray(probability, np.float64)
@@ -42,37 +40,44 @@ def win_rate_matrix(
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
 
-    judgements: {(a, b): P(a beats b) for each prompt, [n]}, each pair once (in either order) or twice and
-    complementary; all pairs on the same prompts in the same order, for their resamples are shared.
     The two orders are complements exactly: mean[a][b] + mean[b][a] = 1 and low[a][b] + high[b][a] = 1.
 
-    Raises DataError for numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
-    not add up to one.
+    Args:
+        judgements: {(a, b): P(a beats b) for each prompt, [n]}, each pair once (in either order) or twice and
+            complementary; all pairs on the same prompts in the same order, for their resamples are shared.
+        score: "probability" or "hard", see above.
+        draws: Resamples of the bootstrap.
+        seed: Seed of the resamples.
+        level: Share of the resamples inside an interval.
+        method: "percentile" or "bca", see `intervals.interval`.
+
+    Raises:
+        DataError: For numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
+            not add up to one.
     """
-    pairs = checked(judgements)
+    pairs = _checked(judgements)
     rates: dict[str, dict[str, Interval]] = {player: {} for pair in pairs for player in pair}
     for (a, b), probability in pairs.items():
-        one = interval(scored(probability, score), draws=draws, seed=seed, level=level, method=method)
-        rates[a][b] = one
-        rates[b][a] = complement(one)
+        rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed, level=level, method=method)
+        rates[b][a] = _complement(rates[a][b])
     return rates
 
 
-def complement(rate: Interval) -> Interval:
-    """The same win rate seen by the other player."""
+def _complement(rate: Interval) -> Interval:
+    """Turn a win rate into that of the other player."""
     return {"mean": 1 - rate["mean"], "low": 1 - rate["high"], "high": 1 - rate["low"], "n": rate["n"]}
 
 
-def checked(judgements: Judgements) -> dict[tuple[str, str], np.ndarray]:
-    """Each unordered pair once, validated; see `win_rate_matrix`."""
+def _checked(judgements: Judgements) -> dict[tuple[str, str], np.ndarray]:
+    """Validate judgements and keep each unordered pair once."""
     if not judgements:
         raise DataError("there are no judgements: give at least one pair of players, {(a, b): probabilities [n]}")
     pairs: dict[tuple[str, str], np.ndarray] = {}
-    for (a, b), given in judgements.items():
+    for (a, b), values in judgements.items():
         name = f"P({a} beats {b})"
         if a == b:
             raise DataError(f"{name} compares a player with itself; leave it out")
-        column = as_column(given, name)
+        column = as_column(values, name)
         if column.min() < 0 or column.max() > 1:
             raise DataError(
                 f"{name} has values from {column.min():.3g} to {column.max():.3g}; probabilities lie in [0, 1]"
@@ -95,6 +100,9 @@ def exploitability(win_rates: Mapping[str, Mapping[str, Interval]]) -> dict[str,
 
     The maximum over the players at hand is a lower bound of what a best response could reach; 1/2 or less says that no
     other player of this pool beats this one. The interval is that of the chosen opponent, not corrected for choosing.
+
+    Args:
+        win_rates: What `win_rate_matrix` returns.
     """
     worst: dict[str, Interval] = {}
     for player in win_rates:

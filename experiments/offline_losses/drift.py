@@ -20,7 +20,7 @@ from alignjax.train.checkpoint.steps import restore_role
 from alignjax.types import Array, Batch, Model, Params
 from alignjax.workspace import Workspace
 
-FOUND = "drift.json"
+FILE = "drift.json"
 
 
 def logps_and_entropy(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
@@ -74,5 +74,5 @@ def measure(
         before = _all(model, weights[players[0]], rows)
         for name in players:
             found.setdefault(name, {})[where] = _moved(_all(model, weights[name], rows), before, preference)
-    (workspace.folder / FOUND).write_text(json.dumps(found, indent=1))
+    (workspace.folder / FILE).write_text(json.dumps(found, indent=1))
     return {"players": len(players)}

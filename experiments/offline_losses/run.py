@@ -96,9 +96,9 @@ def trained(whole: Pipeline, seed: int, folder: Path) -> dict[str, Any]:
     """What one seed has found, trained if need be: the tournament, the drift, the seconds of every step."""
     place = Workspace(folder / f"seed-{seed}")
     run_pipeline(overrides.apply(whole, ["--seed", str(seed)]), place, resume=True)
-    found = json.loads((place.of("evaluate").folder / tournament.FOUND).read_text())
+    found = json.loads((place.of("evaluate").folder / tournament.FILE).read_text())
     done = {path.parent.name: json.loads(path.read_text())["seconds"] for path in place.root.glob("*/done.json")}
-    moved = json.loads((place.of("drift").folder / drift.FOUND).read_text())
+    moved = json.loads((place.of("drift").folder / drift.FILE).read_text())
     return {"tournament": found, "drift": moved, "seconds": done}
 
 

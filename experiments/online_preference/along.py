@@ -15,28 +15,23 @@ from alignjax import stages
 from alignjax.config import Fn
 from alignjax.evaluate.diagnostics import sequence_kl
 from alignjax.evaluate.intervals import interval
+from alignjax.evaluate.tournament import sampled
 from alignjax.numerics import fold_name
 from alignjax.scoring import context as context_of
 from alignjax.train.checkpoint.steps import restore_role, steps
 from alignjax.types import Array, Batch, Model, Params
 from alignjax.workspace import Workspace
 
-FOUND = "along.json"
-
-
-@functools.partial(jax.jit, static_argnames=("model", "max_tokens"))
-def _sampled(model: Model, policy: Params, reference: Params, batch: Batch, key: Any, max_tokens: int) -> Batch:
-    """One completion per prompt at temperature 1, with its log-probs under policy and reference."""
-    context = context_of({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
-    batch, _ = stages.generate(context, batch, key, n=1, max_tokens=max_tokens)
-    return stages.logprobs(context, batch, key, role="reference")
+FILE = "along.json"
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _preferred(model: Model, judge: Params, first: Batch, second: Batch) -> Array:
     """P(first beats second) [B]."""
     context = context_of({"preference": model}, {"preference": judge})
-    sides = {name: jnp.concatenate([getattr(first, name), getattr(second, name)], 1) for name in ("tokens", "valid")}
+    sides: dict[str, Any] = {
+        name: jnp.concatenate([getattr(first, name), getattr(second, name)], 1) for name in ("tokens", "valid")
+    }
     pair = Batch(prompt=first.prompt, prompt_valid=first.prompt_valid, **sides)
     return stages.preference_model(context, pair, jax.random.key(0), reading="apart")[:, 0, 1]
 
@@ -57,31 +52,31 @@ def measure(
     max_tokens: int,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Job: writes along.json, {player: {step: {"kl": interval, judge: interval}}}, of every checkpoint that was kept.
+    """Job that writes along.json, {player: {step: {"kl": interval, judge: interval}}}, of every checkpoint on disk.
 
     players: steps whose "policy" is looked at, the first being what KL and win rates are against; judges: (name, step)
     of preference models; source: prompts; batches: how many of them.
     """
-    posts = [source(workspace, seed)[number].replace(tokens=None, valid=None, mask=None) for number in range(batches)]
+    posts = [source(workspace, seed)[number] for number in range(batches)]
     baseline = restore_role(workspace.find(players[0]), "policy")
     models = {name: restore_role(workspace.find(stage), "preference") for name, stage in judges}
 
-    def drawn(name: str, policy: Params) -> list[Batch]:
+    def draw(name: str, policy: Params) -> list[Batch]:
         key = fold_name(jax.random.key(seed), name)
-        return [_sampled(model, policy, baseline, batch, key, max_tokens) for batch in posts]
+        return [sampled(model, policy, baseline, batch, key, max_tokens) for batch in posts]
 
-    def worth(own: Sequence[Batch]) -> dict[str, Any]:
-        rows = _joined(own)
-        found = {"kl": sequence_kl(rows.logps["policy"], rows.logps["reference"], rows.valid)["kl"]}
+    def statistics(answers: Sequence[Batch]) -> dict[str, Any]:
+        rows = _joined(answers)
+        measured = {"kl": sequence_kl(rows.logps["policy"], rows.logps["reference"], rows.valid)["kl"]}
         for name, judge in models.items():
-            rates = [_preferred(judge_model, judge, *pair) for pair in zip(own, other, strict=True)]
-            found[name] = interval(_joined(rates))
-        return found
+            rates = [_preferred(judge_model, judge, *pair) for pair in zip(answers, baselines, strict=True)]
+            measured[name] = interval(_joined(rates))
+        return measured
 
-    other = drawn(players[0], baseline)
-    found: dict[str, Mapping[int, Any]] = {}
+    baselines = draw(players[0], baseline)
+    table: dict[str, Mapping[int, Any]] = {}
     for name in players[1:]:
-        place = workspace.find(name)
-        found[name] = {step: worth(drawn(name, restore_role(place, "policy", step))) for step in steps(place)}
-    (workspace.folder / FOUND).write_text(json.dumps(found, indent=1))
-    return {"players": len(found)}
+        folder = workspace.find(name)
+        table[name] = {step: statistics(draw(name, restore_role(folder, "policy", step))) for step in steps(folder)}
+    (workspace.folder / FILE).write_text(json.dumps(table, indent=1))
+    return {"players": len(table)}

@@ -102,10 +102,10 @@ def trained(whole: Pipeline, seed: int, folder: Path) -> dict[str, Any]:
     """What one seed has found, trained if need be: the tournament, the paths."""
     place = Workspace(folder / f"seed-{seed}")
     run_pipeline(overrides.apply(whole, ["--seed", str(seed)]), place, resume=True)
-    found = json.loads((place.of("evaluate").folder / tournament.FOUND).read_text())
+    found = json.loads((place.of("evaluate").folder / tournament.FILE).read_text())
     return {
         "tournament": found,
-        "along": json.loads((place.of("along").folder / along.FOUND).read_text()),
+        "along": json.loads((place.of("along").folder / along.FILE).read_text()),
         "pool": pool(found["win_rates"]),
     }
 

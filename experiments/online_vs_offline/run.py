@@ -190,10 +190,10 @@ def trained(whole: Pipeline, seed: int, folder: Path) -> dict[str, Any]:
         return json.loads((place.of(step).folder / file).read_text())
 
     return {
-        "tournament": read("ablations", tournament.FOUND),
-        "small": read("ablations_small", tournament.FOUND),
-        "accuracy": read("accuracy", drift.FOUND),
-        "along": read("ablations_along", comparison.along.FOUND),
+        "tournament": read("ablations", tournament.FILE),
+        "small": read("ablations_small", tournament.FILE),
+        "accuracy": read("accuracy", drift.FILE),
+        "along": read("ablations_along", comparison.along.FILE),
     }
 
 

@@ -210,11 +210,11 @@ def test_terminal_table_fits_80_columns_and_shows_brackets(results):
     assert any(line.startswith("IPO-MD") and f"{mean} (" in line for line in text.splitlines())
 
 
-def test_colours_are_distinct_and_stay_with_the_player(results):
-    palette = figures.colours(results)
+def test_colors_are_distinct_and_stay_with_the_player(results):
+    palette = figures.colors(results)
     assert len(set(palette.values())) == len(results["players"])
     groups = learning_curves.curve_groups(results)
-    drawn = {label: colour for label, colour, _, _ in groups["Preference optimisation"]["loss"]}
+    drawn = {label: color for label, color, _, _ in groups["Preference optimisation"]["loss"]}
     assert drawn == {schema.label(results, name): palette[name] for name in wording.trained(results)}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from alignjax import losses, stages
 from alignjax.config import ConfigError, fn
-from alignjax.evaluate.controllability import cosa_score
+from alignjax.evaluate.text_metrics import cosa_score
 from alignjax.types import Batch, Context
 from tests.support.tiny import as_jax, ragged, standin
 

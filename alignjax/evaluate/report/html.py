@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from alignjax.evaluate.report import figures, learning_curves, schema
-from alignjax.evaluate.report.template import STYLE, TEMPLATE
 from alignjax.evaluate.report.wording import (
+    bias_rows,
     data_sentence,
     duration,
     exploit_rows,
     headline,
     interval_parts,
-    judge_name,
+    judge_rows,
     player_rows,
     scoring,
     seed_rows,
@@ -27,12 +29,21 @@ ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_block
 
 
 def html_report(results: schema.Results, frontier_picture: str) -> str:
-    """The report as one HTML page; frontier_picture: the SVG of `figures.frontier_figure`."""
-    palette = figures.colours(results)
+    """Render the report as one HTML page.
+
+    Args:
+        results: The contents of results.json.
+        frontier_picture: The SVG of `figures.frontier_figure`.
+
+    Returns:
+        The page, which loads nothing.
+    """
+    # page.html does the layout; here its values are put together, in the words that Markdown and terminal use too.
+    palette = figures.colors(results)
     columns, rows = player_rows(results)
-    config = json.dumps(results["config"], indent=2, ensure_ascii=False)
-    return ENVIRONMENT.from_string(TEMPLATE).render(
-        style=Markup(STYLE),
+    folder = files("alignjax.evaluate.report")
+    return ENVIRONMENT.from_string(folder.joinpath("page.html").read_text(encoding="utf-8")).render(
+        style=Markup("\n" + folder.joinpath("page.css").read_text(encoding="utf-8")),
         results=results,
         headline=headline(results),
         facts=_facts(results),
@@ -42,21 +53,15 @@ def html_report(results: schema.Results, frontier_picture: str) -> str:
         matrix=_matrix(results),
         scoring=scoring(results),
         columns=columns,
-        rows=[
-            (player, [cell if isinstance(cell, str) else interval_parts(*cell) for cell in cells])
-            for player, cells in zip(results["players"], rows, strict=True)
-        ],
-        exploited=[(player, by, *interval_parts(rate, 1, 100)) for player, by, rate in exploit_rows(results)],
+        rows=[(player, _parts(cells)) for player, cells in zip(results["players"], rows, strict=True)],
+        exploited=[_parts(cells) for cells in exploit_rows(results)],
         seeds=seed_rows(results),
         frontier=Markup(frontier_picture),
         curves=_panels(results),
         samples=[_sample(results, sample, palette) for sample in results["samples"]],
-        judges=_judges(results),
+        judges=[_parts(cells) for cells in judge_rows(results)],
         agreement=interval_parts(results["agreement"], 1, 100) if results.get("agreement") else None,
-        biases=[
-            (schema.label(results, name) if name else "all pairs", *interval_parts(bias, 2))
-            for name, bias in schema.length_biases(results).items()
-        ],
+        biases=[_parts(cells) for cells in bias_rows(results)],
         data=data_sentence(results),
         splits=results["data"].get("splits") or {},
         more_data={
@@ -66,12 +71,17 @@ def html_report(results: schema.Results, frontier_picture: str) -> str:
         },
         times=_times(results),
         total=duration(sum(results["seconds"].values())),
-        config=config,
+        config=json.dumps(results["config"], indent=2, ensure_ascii=False),
     )
 
 
+def _parts(cells: Sequence[Any]) -> list[Any]:
+    """Cells of a row as the template shows them: a text, or the two parts of an interval."""
+    return [cell if isinstance(cell, str) else interval_parts(*cell) for cell in cells]
+
+
 def _facts(results: schema.Results) -> list[str]:
-    """The line under the title."""
+    """Collect the line under the title."""
     facts = [str(results[key]) for key in ("date", "device") if results.get(key)]
     if results["seconds"]:
         facts.append(duration(sum(results["seconds"].values())))
@@ -105,7 +115,7 @@ def _panels(results: schema.Results) -> dict[str, list[Markup]]:
 
 
 def _sample(results: schema.Results, sample: Any, palette: dict[str, str]) -> dict[str, Any]:
-    """The post, and (name, colour, text) of each output in the order of the players, unknown players last."""
+    """Collect the post, and (name, color, text) of each output in the order of the players, unknown players last."""
     outputs = sample["outputs"]
     order = [player for player in results["players"] if player in outputs]
     order += [player for player in outputs if player not in order]
@@ -113,19 +123,8 @@ def _sample(results: schema.Results, sample: Any, palette: dict[str, str]) -> di
     return {"post": sample["post"].strip(), "outputs": shown}
 
 
-def _judges(results: schema.Results) -> list[tuple[str, str, str, str]]:
-    return [
-        (
-            judge_name(results, name).removeprefix("the "),
-            *interval_parts(judge.get("accuracy"), 1, 100),
-            judge.get("note") or "",
-        )
-        for name, judge in results["judges"].items()
-    ]
-
-
 def _times(results: schema.Results) -> list[tuple[str, str, float]]:
-    """(stage, duration, share of the longest in %)."""
+    """Collect (stage, duration, share of the longest in %)."""
     longest = max(results["seconds"].values(), default=0) or 1
     return [
         (schema.label(results, stage), duration(seconds), 100 * seconds / longest)

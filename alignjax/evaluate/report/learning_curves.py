@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alignjax.evaluate.report import schema
-from alignjax.evaluate.report.figures import INK, STYLE, colours, frame, short, svg
+from alignjax.evaluate.report.figures import INK, STYLE, colors, frame, short, svg
 
 # How metrics are labelled, and in this order which of them a report shows; others follow while there is room.
 UNITS = {
@@ -38,17 +38,23 @@ UNITS = {
 }
 HIDDEN = ("time/", "completion_tokens")  # of the machine, not of the learning: in results.json only
 PANELS = 6  # of a group in a report
-Curve = tuple[str, str, Sequence[float], Sequence[float | None]]  # label, colour, steps, values
+Curve = tuple[str, str, Sequence[float], Sequence[float | None]]  # label, color, steps, values
 
 
 def read_curves(
     path: Path, metrics: Sequence[str] | None = None, *, points: int = 300
 ) -> dict[str, dict[str, list[Any]]]:
-    """The learning curves of a metrics.jsonl: {metric: {"step": [..], "value": [..]}}, for `curves[stage]`.
+    """Read the learning curves of a metrics.jsonl, for `curves[stage]` of the results.
 
-    metrics: which to take and in what order, by default all that are numbers; points: longer curves are averaged in
-    equal runs of steps down to this many. After a resume a step may stand twice: the later line counts. A last line cut
-    short by a kill is skipped.
+    After a resume a step may stand twice: the later line counts. A last line cut short by a kill is skipped.
+
+    Args:
+        path: A metrics.jsonl.
+        metrics: Metrics to take, in this order; by default all that are numbers.
+        points: Longer curves are averaged in equal runs of steps down to this many.
+
+    Returns:
+        {metric: {"step": [..], "value": [..]}}.
     """
     rows: dict[int, dict[str, Any]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
@@ -81,8 +87,8 @@ def _thinned(pairs: list[tuple[int, float]], points: int) -> dict[str, list[Any]
 
 
 def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray:
-    """Local mean under a Gaussian whose width is `share` of the curve: centred, so that it does not lag behind a trend.
-    Gaps (None, NaN) stay gaps."""
+    """Take the local mean under a Gaussian whose width is `share` of the curve: centered, so that it does not lag
+    behind a trend. Gaps (None, NaN) stay gaps."""
     raw = np.array([np.nan if value is None else value for value in values], np.float64)
     known = np.isfinite(raw)
     width = max(share * len(raw), 1e-3)
@@ -94,19 +100,19 @@ def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray
 
 
 def kind(metric: str) -> str | None:
-    """The entry of UNITS that a metric belongs to: "pair/accuracy" is an accuracy, "gradient_norm/policy" a gradient
-    norm, "loss/pair" a loss."""
+    """Find the entry of UNITS that a metric belongs to: "pair/accuracy" is an accuracy, "gradient_norm/policy" a
+    gradient norm, "loss/pair" a loss."""
     return next((part for part in (metric, *metric.split("/")) if part in UNITS), None)
 
 
 def axis_label(metric: str) -> str:
-    """What a metric measures, with its unit where that is known."""
+    """Say what a metric measures, with its unit where that is known."""
     return UNITS[kind(metric) or ""] if kind(metric) else metric.replace("_", " ")[:40]
 
 
 def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
-    """The metrics of one group that are worth a panel, best known first: none that never moves or is of the machine,
-    none twice (a single loss and the total)."""
+    """Choose the metrics of one group that are worth a panel, best known first: none that never moves or is of the
+    machine, none twice (a single loss and the total)."""
     order, chosen, seen = list(UNITS), {}, set()
 
     def rank(metric: str) -> tuple[int, bool]:
@@ -123,15 +129,16 @@ def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
 
 
 def heading(results: schema.Results, stage: str) -> str:
-    """A stage's name as a title."""
+    """Write a stage's name as a title."""
     text = schema.label(results, stage)
     return text[:1].upper() + text[1:]
 
 
 def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
-    """{group: {metric: curves}}: stages that train a player (other than the baseline) share their panels, for they do
-    the same job in different ways; every other stage has panels of its own. Only metrics that are `shown`."""
-    palette, groups = colours(results), {}
+    """Group curves as {group: {metric: curves}}. Stages that train a player (other than the baseline) share their
+    panels, for they do the same job in different ways; every other stage has panels of its own. Only metrics that are
+    `shown`."""
+    palette, groups = colors(results), {}
     for stage, metrics in results["curves"].items():
         player = stage in results["players"] and stage != results["baseline"]
         group = "Preference optimisation" if player else heading(results, stage)
@@ -142,16 +149,16 @@ def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
 
 
 def draw_curves(axes: Axes, metric: str, curves: Sequence[Curve]) -> None:
-    """One panel: raw values faint, smoothed ones over them, a name for each if there are several."""
+    """Draw one panel: raw values faint, smoothed ones over them, a name for each if there are several."""
     frame(axes)
     axes.set_title(axis_label(metric))
     factor = 100 if "(%)" in axis_label(metric) else 1
-    for text, colour, steps, values in curves:
+    for text, color, steps, values in curves:
         raw = np.array([np.nan if value is None else value for value in values], float) * factor
         smooth = smoothed(values) * factor
         if len(raw) > 20:
-            axes.plot(steps, raw, color=colour, lw=0.7, alpha=0.25)
-        axes.plot(steps, smooth, color=colour, lw=1.7, label=text, marker="o" if len(raw) == 1 else None)
+            axes.plot(steps, raw, color=color, lw=0.7, alpha=0.25)
+        axes.plot(steps, smooth, color=color, lw=1.7, label=text, marker="o" if len(raw) == 1 else None)
         _limit(axes, smooth, raw)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=8, loc="best", handlelength=1.2, labelcolor="linecolor")
@@ -178,7 +185,7 @@ def _limit(axes: Axes, smooth: np.ndarray, raw: np.ndarray) -> None:
 
 
 def curve_panel(group: str, metric: str, curves: Sequence[Curve]) -> str:
-    """One panel as an SVG of its own, for pages that arrange panels by the width there is."""
+    """Draw one panel as an SVG of its own, for pages that arrange panels by the width there is."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 2.35), layout="constrained")
         draw_curves(figure.add_subplot(), metric, curves)
@@ -187,7 +194,7 @@ def curve_panel(group: str, metric: str, curves: Sequence[Curve]) -> str:
 
 
 def curves_figure(results: schema.Results, name: str = "learning_curves", columns: int = 3) -> str | None:
-    """All learning curves in one picture, a band per group of stages; None when there are none."""
+    """Draw all learning curves in one picture, a band per group of stages; None when there are none."""
     groups = curve_groups(results)
     if not groups:
         return None

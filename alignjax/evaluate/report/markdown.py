@@ -10,12 +10,13 @@ from typing import Any
 
 from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.wording import (
+    bias_rows,
     data_sentence,
     duration,
     exploit_rows,
     headline,
     interval_text,
-    judge_name,
+    judge_rows,
     player_rows,
     scoring,
     seed_rows,
@@ -25,26 +26,31 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!])")
 
 
 def escaped(text: str) -> str:
-    """Any text as Markdown on one line that shows just this text."""
+    """Escape any text to Markdown on one line that shows just this text."""
     return SPECIAL.sub(r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def fenced(text: str) -> str:
-    """Any text as a code block, in a fence longer than any inside it."""
+    """Put any text into a code block, in a fence longer than any inside it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text.strip()}\n{fence}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table whose first column is text; cells are strings or arguments of `interval_text`."""
+    """Write a Markdown table whose first column is text; cells are strings or arguments of `interval_text`."""
     lines = [[escaped(column) for column in columns], ["---"] + ["---:"] * (len(columns) - 1)]
     lines += [[escaped(cell) if isinstance(cell, str) else interval_text(*cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def markdown_report(results: schema.Results, figures: Mapping[str, str]) -> str:
-    """The report as Markdown; figures: {name: file beside it}."""
+    """Write the report as Markdown.
+
+    Args:
+        results: The contents of results.json.
+        figures: The names of the picture files beside it, by figure.
+    """
     parts = [f"# {escaped(results['title'])}", f"**{escaped(headline(results))}**"]
     parts += [escaped(note) for note in results.get("notes") or []]
     parts += _win_rates(results, figures)
@@ -71,8 +77,7 @@ def _win_rates(results: schema.Results, figures: Mapping[str, str]) -> list[str]
     exploited = exploit_rows(results)
     if exploited:
         parts += ["Exploitability within this pool, the opponent that does best against each player:"]
-        rows = [[player, by, (rate, 1, 100)] for player, by, rate in exploited]
-        parts += [table(["player", "best opponent", "its win rate (%)"], rows)]
+        parts += [table(["player", "best opponent", "its win rate (%)"], exploited)]
     columns, rows = seed_rows(results)
     if rows:
         base = schema.label(results, results["baseline"])
@@ -101,17 +106,10 @@ def _outputs(results: schema.Results, outputs: Mapping[str, str]) -> list[str]:
 
 
 def _background(results: schema.Results) -> list[str]:
-    judges = [
-        [judge_name(results, name).removeprefix("the "), (judge.get("accuracy"), 1, 100), judge.get("note") or ""]
-        for name, judge in results["judges"].items()
-    ]
-    parts = ["## Judges", table(["judge", "accuracy on held-out pairs (%)", "note"], judges)]
+    parts = ["## Judges", table(["judge", "accuracy on held-out pairs (%)", "note"], judge_rows(results))]
     if results.get("agreement"):
         parts += [f"The judges prefer the same side on {interval_text(results['agreement'], 1, 100)} % of the pairs."]
-    biases = [
-        [schema.label(results, name) if name else "all pairs", (bias, 2)]
-        for name, bias in schema.length_biases(results).items()
-    ]
+    biases = bias_rows(results)
     if biases:
         parts += [table(["length bias of the held-out judge", "correlation of margin and length"], biases)]
     splits = results["data"].get("splits") or {}

@@ -22,11 +22,18 @@ COMPACT = ("player", "win rate", "vs", "KL to", "ROUGE", "length")  # columns of
 
 
 def write_report(results: schema.Results, folder: Path | str) -> dict[str, Path]:
-    """Validate results and write `results.json`, `report.html` (self-contained), `report.md` and its figures into
-    folder.
+    """Validate results and write `results.json`, `report.html` (self-contained), `report.md` and its figures.
 
-    Returns {"results", "html", "markdown", "frontier", "win_rates", "learning_curves": path}; "learning_curves" only if
-    there are any. Raises ResultsError naming what is missing, before anything is written.
+    Args:
+        results: The contents of results.json.
+        folder: A run folder, made if need be.
+
+    Returns:
+        {"results", "html", "markdown", "frontier", "win_rates", "learning_curves": path}; "learning_curves" only if
+        there are any.
+
+    Raises:
+        ResultsError: Naming what is missing, before anything is written.
     """
     results = schema.plain(results)
     schema.validate(results)
@@ -37,7 +44,17 @@ def write_report(results: schema.Results, folder: Path | str) -> dict[str, Path]
 
 
 def rebuild(folder: Path | str) -> dict[str, Path]:
-    """Render the report of a run folder again from its results.json; returns the same paths as `write_report`."""
+    """Render the report of a run folder again from its results.json.
+
+    Args:
+        folder: A run folder.
+
+    Returns:
+        The paths that `write_report` returns.
+
+    Raises:
+        ResultsError: If there is no results.json, or a wrong one.
+    """
     return _render(schema.load(Path(folder)), Path(folder))
 
 

@@ -13,7 +13,7 @@ many prompts it rests on. Required keys:
     win_rates   {a: {b: interval}}, P(a beats b) by the held-out judge in 0..1, both orders of every judged pair and no
                   player against itself
     judges      {"held_out": {...}, and any others}: each {label str, accuracy interval, note str}, all optional
-    curves      {stage: {metric: {"step": [int], "value": [float or null]}}}; a stage of a player's name gets its colour
+    curves      {stage: {metric: {"step": [int], "value": [float or null]}}}; a stage of a player's name gets its color
     samples     [{"post": str, "outputs": {player: str}}], the human reference being a player like any other
     data        {"pairs": int, "packages": int, "splits": {split: {"pairs": int, "packages": int}}}; splits is optional,
                   and so are further entries (str or number), which are shown as they are
@@ -45,7 +45,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,149 +53,137 @@ from alignjax.config import nearest
 
 Results = Mapping[str, Any]
 
-REQUIRED = {
+# The shape of results.json: what stands under a key is of a type, a NUMBER, a list of one shape, or a mapping again. A
+# key with "?" may be missing or null; "*" is any further key.
+NUMBER = "a finite number"
+INTERVAL: dict[str, Any] = dict.fromkeys(("mean", "low", "high", "n"), NUMBER)
+MATRIX = {"*": {"*": INTERVAL}}
+PLAYER_INTERVALS = ("kl", "kl_per_token", "rouge_l", "length", "repetition")
+PLAYER_NUMBERS = ("distinct_2", "copied", "empty")
+SHAPE: dict[str, Any] = {
     "title": str,
     "baseline": str,
-    "players": dict,
-    "win_rates": dict,
-    "judges": dict,
-    "curves": dict,
-    "samples": list,
-    "data": dict,
-    "seconds": dict,
+    "players": {
+        "*": {
+            **{f"{key}?": INTERVAL for key in PLAYER_INTERVALS},
+            **{f"{key}?": NUMBER for key in PLAYER_NUMBERS},
+        }
+    },
+    "win_rates": MATRIX,
+    "judges": {"held_out": {"accuracy?": INTERVAL}, "*": {"accuracy?": INTERVAL}},
+    "curves": {"*": {"*": {"step": list, "value": list}}},
+    "samples": [{"post": str, "outputs": dict}],
+    "data": {"pairs": NUMBER, "packages": NUMBER},
+    "seconds": {"*": NUMBER},
     "config": object,
     "versions": dict,
     "seeds": dict,
     "git": (str, type(None)),
+    "win_rates_hard?": MATRIX,
+    "win_rates_by_judge?": {"*": MATRIX},
+    "exploitability?": {"*": {**INTERVAL, "by": str}},
+    "agreement?": INTERVAL,
+    "by_seed?": {"*": {"win_rates": MATRIX, "players?": {"*": {"kl?": INTERVAL}}}},
 }
-PLAYER_INTERVALS = ("kl", "kl_per_token", "rouge_l", "length", "repetition")
-PLAYER_NUMBERS = ("distinct_2", "copied", "empty")
+REQUIRED = tuple(key for key in SHAPE if not key.endswith("?"))
 
 
 class ResultsError(ValueError):
     """Results that cannot be reported. The message names the key, as a path into results.json."""
 
 
-def _need(container: Any, key: str, kind: Any, where: str = "") -> Any:
-    path = f"{where}.{key}" if where else key
-    if key not in container:
-        raise ResultsError(f"results.json has no {path!r}.{nearest(key, map(str, container))}")
-    if not isinstance(container[key], kind):
-        kinds = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ResultsError(f"{path!r} of results.json is a {type(container[key]).__name__}; it must be a {kinds}")
-    return container[key]
+def validate(results: Results) -> None:
+    """Check results against the schema above.
+
+    Args:
+        results: The contents of results.json.
+
+    Raises:
+        ResultsError: Naming the first missing or wrong key.
+    """
+    _check(results, SHAPE, "")
+    _check(length_biases(results), {"*": INTERVAL}, "length_bias")
+    players = results["players"]
+    _check_player(results["baseline"], players, "baseline")
+    matrices = {"win_rates": results["win_rates"], "win_rates_hard": results.get("win_rates_hard") or {}}
+    for judge, rates in (results.get("win_rates_by_judge") or {}).items():
+        matrices[f"win_rates_by_judge.{judge}"] = rates
+    for seed, run in (results.get("by_seed") or {}).items():
+        matrices[f"by_seed.{seed}.win_rates"] = run["win_rates"]
+    for path, rates in matrices.items():
+        _check_matrix(rates, players, path)
+    for stage, metrics in results["curves"].items():
+        for metric, curve in metrics.items():
+            counts = f"{len(curve['step'])} steps but {len(curve['value'])} values"
+            if len(curve["step"]) != len(curve["value"]):
+                raise ResultsError(f"{f'curves.{stage}.{metric}'!r} of results.json has {counts}")
 
 
-def _check_number(value: Any, path: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ResultsError(f"{path!r} of results.json is {value!r}; it must be a finite number")
+def _check(value: Any, shape: Any, path: str) -> None:
+    """Compare a value with its shape, and what is inside it with theirs."""
+    if shape is NUMBER:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ResultsError(f"{path!r} of results.json is {value!r}; it must be {NUMBER}")
+        return
+    kind = dict if isinstance(shape, dict) else list if isinstance(shape, list) else shape
+    if not isinstance(value, kind):
+        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        wanted = "interval (mean, low, high, n)" if shape is INTERVAL else names
+        raise ResultsError(f"{path!r} of results.json is a {type(value).__name__}; it must be a {wanted}")
+    if isinstance(shape, list):
+        for index, item in enumerate(value):
+            _check(item, shape[0], f"{path}.{index}")
+    if isinstance(shape, dict):
+        for key in shape:
+            if key not in value and key != "*" and not key.endswith("?"):
+                missing = f"{path}.{key}".lstrip(".")
+                raise ResultsError(f"results.json has no {missing!r}.{nearest(key, map(str, value))}")
+        for key, item in value.items():
+            inner = shape.get(key, shape.get(f"{key}?", shape.get("*")))
+            if inner is not None and not (item is None and f"{key}?" in shape):
+                _check(item, inner, f"{path}.{key}".lstrip("."))
 
 
-def _check_interval(value: Any, path: str) -> None:
-    if not isinstance(value, dict):
-        raise ResultsError(f"{path!r} of results.json is {value!r}; it must be an interval (mean, low, high, n)")
-    for key in ("mean", "low", "high", "n"):
-        _check_number(_need(value, key, object, path), f"{path}.{key}")
+def _check_player(name: Any, players: Iterable[str], path: str) -> None:
+    if name not in players:
+        raise ResultsError(f"{path!r} has a player {name!r} that 'players' has not.{nearest(str(name), players)}")
 
 
-def _check_matrix(rates: Any, players: Any, path: str) -> None:
-    if not isinstance(rates, dict):
-        raise ResultsError(f"{path!r} of results.json must be a mapping {{a: {{b: interval}}}}")
+def _check_matrix(rates: Mapping[str, Mapping[str, Any]], players: Iterable[str], path: str) -> None:
+    """Refuse win rates of unknown players, and of pairs in one order only."""
     for a, row in rates.items():
-        if not isinstance(row, dict):
-            raise ResultsError(f"{path + '.' + a!r} of results.json must be a mapping from opponent to interval")
         for name in (a, *row):
-            if name not in players:
-                raise ResultsError(f"{path!r} has a player {name!r} that 'players' has not.{nearest(name, players)}")
-        for b, rate in row.items():
-            _check_interval(rate, f"{path}.{a}.{b}")
-            if b not in rates or a not in rates[b]:
+            _check_player(name, players, path)
+        for b in row:
+            if a not in rates.get(b, {}):
                 raise ResultsError(f"results.json has no {f'{path}.{b}.{a}'!r}, though it has {f'{path}.{a}.{b}'!r}")
 
 
-def validate(results: Results) -> None:
-    """Check results against the schema above; raises ResultsError naming the first missing or wrong key."""
-    for key, kind in REQUIRED.items():
-        _need(results, key, kind)
-    players = results["players"]
-    if results["baseline"] not in players:
-        raise ResultsError(
-            f"baseline {results['baseline']!r} is not in 'players'.{nearest(results['baseline'], players)}"
-        )
-    for player, row in players.items():
-        if not isinstance(row, dict):
-            raise ResultsError(f"{'players.' + player!r} of results.json must be a mapping")
-        for key in PLAYER_INTERVALS:
-            if row.get(key) is not None:
-                _check_interval(row[key], f"players.{player}.{key}")
-        for key in PLAYER_NUMBERS:
-            if row.get(key) is not None:
-                _check_number(row[key], f"players.{player}.{key}")
-    _check_matrix(results["win_rates"], players, "win_rates")
-    if results.get("win_rates_hard") is not None:
-        _check_matrix(results["win_rates_hard"], players, "win_rates_hard")
-    for judge, rates in (results.get("win_rates_by_judge") or {}).items():
-        _check_matrix(rates, players, f"win_rates_by_judge.{judge}")
-    _need(results["judges"], "held_out", dict, "judges")
-    _check_rest(results)
-
-
-def _check_rest(results: Results) -> None:
-    for name, judge in results["judges"].items():
-        if judge.get("accuracy") is not None:
-            _check_interval(judge["accuracy"], f"judges.{name}.accuracy")
-    for stage, metrics in results["curves"].items():
-        for metric, curve in metrics.items():
-            path = f"curves.{stage}.{metric}"
-            steps, values = _need(curve, "step", list, path), _need(curve, "value", list, path)
-            if len(steps) != len(values):
-                raise ResultsError(f"{path!r} of results.json has {len(steps)} steps but {len(values)} values")
-    for index, sample in enumerate(results["samples"]):
-        _need(sample, "post", str, f"samples.{index}")
-        _need(sample, "outputs", dict, f"samples.{index}")
-    for key in ("pairs", "packages"):
-        _check_number(_need(results["data"], key, object, "data"), f"data.{key}")
-    for stage, seconds in results["seconds"].items():
-        _check_number(seconds, f"seconds.{stage}")
-    if results.get("agreement") is not None:
-        _check_interval(results["agreement"], "agreement")
-    for player, row in (results.get("exploitability") or {}).items():
-        _check_interval(row, f"exploitability.{player}")
-        _need(row, "by", str, f"exploitability.{player}")
-    for player, row in length_biases(results).items():
-        _check_interval(row, f"length_bias.{player}")
-    for seed, run in (results.get("by_seed") or {}).items():
-        _check_matrix(_need(run, "win_rates", dict, f"by_seed.{seed}"), results["players"], f"by_seed.{seed}.win_rates")
-        for player, row in run.get("players", {}).items():
-            if row.get("kl") is not None:
-                _check_interval(row["kl"], f"by_seed.{seed}.players.{player}.kl")
-
-
 def length_biases(results: Results) -> dict[str, Any]:
-    """The held-out judge's correlations with length by player; a single interval stands under ""."""
-    given = results.get("length_bias") or {}
-    return {"": given} if "mean" in given else dict(given)
+    """Return the held-out judge's correlations with length by player; a single interval stands under ""."""
+    bias = results.get("length_bias") or {}
+    return {"": bias} if "mean" in bias else dict(bias)
 
 
 def label(results: Results, player: str) -> str:
-    """What a player is called in print."""
+    """Return the name of a player in print."""
     return results["players"].get(player, {}).get("label") or player.replace("_", " ")
 
 
 def human(results: Results) -> str | None:
-    """The player whose texts are the references, if there is one."""
+    """Return the player whose texts are the references, if there is one."""
     name = results.get("human") or "human"
     return name if name in results["players"] else None
 
 
 def rate(results: Results, a: str, b: str | None) -> Any:
-    """Interval of P(a beats b), or None where that was not judged."""
+    """Return the interval of P(a beats b), or None where that was not judged."""
     return results["win_rates"].get(a, {}).get(b)
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON: NumPy and JAX numbers and arrays as Python ones, NaN and infinities as null, other
-    objects by their repr, keys as strings."""
+    """Convert `value` to strict JSON: NumPy and JAX numbers and arrays become Python ones, NaN and infinities null,
+    other objects their repr, keys strings."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):
@@ -215,7 +203,17 @@ def save(results: Results, path: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Any]:
-    """The results of a run folder, validated. Raises ResultsError if there are none or they are not JSON."""
+    """Read the results of a run folder and validate them.
+
+    Args:
+        folder: A run folder.
+
+    Returns:
+        The contents of its results.json.
+
+    Raises:
+        ResultsError: If there are none, they are not JSON, or a key is missing or wrong.
+    """
     path = Path(folder) / "results.json"
     if not path.is_file():
         raise ResultsError(

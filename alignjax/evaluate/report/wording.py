@@ -1,4 +1,4 @@
-"""What a report says in words and how it writes numbers, shared by the terminal, Markdown and HTML."""
+"""The words, numbers and table rows of a report, shared by the terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -7,37 +7,36 @@ from typing import Any
 from alignjax.evaluate.report import schema
 
 DASH, MINUS = "\u2013", "\u2212"  # en dash, typographic minus
-NONE = DASH
 
 
 def number(value: float, digits: int = 1, factor: float = 1) -> str:
-    """A number with a typographic minus; -0 is 0."""
+    """Write a number with a typographic minus; -0 is 0."""
     text = f"{value * factor:,.{digits}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def interval_parts(rate: Any, digits: int = 1, factor: float = 1) -> tuple[str, str]:
-    """("63.2", "60.1 - 66.4") of an interval; dashes of a missing one."""
+    """Write an interval as ("63.2", "60.1 - 66.4"), a missing one as a dash."""
     if rate is None:
-        return NONE, ""
+        return DASH, ""
     low, high = (number(rate[end], digits, factor) for end in ("low", "high"))
     return number(rate["mean"], digits, factor), f"{low} {DASH} {high}"
 
 
 def interval_text(rate: Any, digits: int = 1, factor: float = 1) -> str:
-    """The same on one line: "63.2 (60.1 - 66.4)"."""
+    """Write an interval on one line: "63.2 (60.1 - 66.4)"."""
     mean, span = interval_parts(rate, digits, factor)
     return f"{mean} ({span})" if span else mean
 
 
 def percent(rate: Any) -> str:
-    """An interval in a sentence: "63.2 % (95 % interval 60.1 to 66.4 %)"."""
+    """Write an interval for a sentence: "63.2 % (95 % interval 60.1 to 66.4 %)"."""
     mean, low, high = (number(rate[key], 1, 100) for key in ("mean", "low", "high"))
     return f"{mean} % (95 % interval {low} to {high} %)"
 
 
 def duration(seconds: float) -> str:
-    """4.2 s, 3 min 05 s, 2 h 07 min."""
+    """Write seconds as 4.2 s, 3 min 05 s or 2 h 07 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -47,31 +46,32 @@ def duration(seconds: float) -> str:
 
 
 def trained(results: schema.Results) -> list[str]:
-    """The players that are neither the baseline nor the human reference."""
+    """Return the players that are neither the baseline nor the human reference."""
     return [name for name in results["players"] if name not in (results["baseline"], schema.human(results))]
 
 
 def verdict(rate: Any) -> str:
-    """What a win rate against the baseline says: the interval decides, not the mean."""
+    """Say in a verb what a win rate against the baseline means: the interval decides, not the mean."""
     if rate["low"] > 0.5:
         return "beats"
     return "loses to" if rate["high"] < 0.5 else "cannot be told apart from"
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter."""
+    """Return the text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 def judge_name(results: schema.Results, name: str) -> str:
-    """A judge in a sentence: "the held-out judge"."""
+    """Name a judge for a sentence: "the held-out judge"."""
     text = results["judges"].get(name, {}).get("label") or name.replace("_", "-")
     text = text if "judge" in text.lower() else f"{text} judge"
     return text if text.lower().startswith("the ") else f"the {text}"
 
 
 def headline(results: schema.Results) -> str:
-    """The result in sentences: who beats the baseline, by how much, on which judge, and honestly if nobody does."""
+    """Write the result in sentences: who beats the baseline, by how much, on which judge, and honestly if nobody
+    does."""
     baseline, names = results["baseline"], trained(results)
     rates = {name: rate for name in names if (rate := schema.rate(results, name, baseline)) is not None}
     base = schema.label(results, baseline)
@@ -96,15 +96,15 @@ def headline(results: schema.Results) -> str:
 
 
 def scoring(results: schema.Results) -> str:
-    """How the win rates were scored, for the notes under a table."""
+    """Say in a sentence how the win rates were scored, for the notes under a table."""
     if results.get("score") == "hard":
         return "A win is a prompt on which the judge gives the row's player more than one half; ties count one half."
     return "A win rate is the judge's mean probability that the row's player is better."
 
 
 def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
-    """Column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns that
-    hold nothing are left out."""
+    """Collect column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns
+    that hold nothing are left out."""
     baseline, human = results["baseline"], schema.human(results)
     base = schema.label(results, baseline)
     columns = ["player", f"win rate vs {base} (%)"]
@@ -119,51 +119,55 @@ def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
         cells += [(schema.rate(results, player, human), 1, 100)] if human else []
         cells += [(rates.get(player, {}).get(baseline), 1, 100) for rates in others.values()]
         rouge = None if player == human else row.get("rouge_l")  # the references against themselves say nothing
-        cells += [
-            (row.get("kl"), 2),
-            (rouge, 1, 100),
-            (row.get("length"), 1),
-        ]
-        cells += [(row.get("repetition"), 1, 100)]
-        cells += [_share(row.get(key)) for key in schema.PLAYER_NUMBERS]
-        rows.append(cells)
+        cells += [(row.get("kl"), 2), (rouge, 1, 100), (row.get("length"), 1), (row.get("repetition"), 1, 100)]
+        shares = [row.get(key) for key in schema.PLAYER_NUMBERS]
+        rows.append(cells + [DASH if share is None else number(share, 1, 100) for share in shares])
     keep = [
-        index for index in range(len(columns)) if any(cells[index] != NONE and _given(cells[index]) for cells in rows)
+        index
+        for index in range(len(columns))
+        if any(cells[index] != DASH and cells[index][0] is not None for cells in rows)
     ]
     return [columns[index] for index in keep], [[cells[index] for index in keep] for cells in rows]
 
 
-def _share(value: float | None) -> str:
-    return NONE if value is None else number(value, 1, 100)
-
-
-def _given(cell: Any) -> bool:
-    return isinstance(cell, str) or cell[0] is not None
-
-
 def data_sentence(results: schema.Results) -> str:
-    """How many pairs came from how many packages."""
+    """Say in a sentence how many pairs came from how many packages."""
     data = results["data"]
     return f"{data['pairs']:,} pairs from {data['packages']:,} packages."
 
 
 def exploit_rows(results: schema.Results) -> list[tuple[str, str, Any]]:
-    """(player, the opponent that does best against it, that opponent's win rate)."""
+    """Collect the rows (player, the opponent that does best against it, that opponent's win rate)."""
     return [
-        (schema.label(results, player), schema.label(results, row["by"]), row)
+        (schema.label(results, player), schema.label(results, row["by"]), (row, 1, 100))
         for player, row in (results.get("exploitability") or {}).items()
     ]
 
 
+def judge_rows(results: schema.Results) -> list[tuple[str, Any, str]]:
+    """Collect the rows (judge, its accuracy on held-out pairs, a note)."""
+    return [
+        (judge_name(results, name).removeprefix("the "), (judge.get("accuracy"), 1, 100), judge.get("note") or "")
+        for name, judge in results["judges"].items()
+    ]
+
+
+def bias_rows(results: schema.Results) -> list[tuple[str, Any]]:
+    """Collect the rows (player, the held-out judge's correlation with length)."""
+    biases = schema.length_biases(results)
+    return [(schema.label(results, name) if name else "all pairs", (bias, 2)) for name, bias in biases.items()]
+
+
 def seed_rows(results: schema.Results) -> tuple[list[str], list[list[str]]]:
-    """Win rates against the baseline (%) by seed, with their range: columns and rows; no rows without other seeds."""
+    """Collect win rates against the baseline (%) by seed, with their range: columns and rows; no rows without other
+    seeds."""
     runs, baseline = results.get("by_seed") or {}, results["baseline"]
     rows = []
     for player in trained(results) if runs else []:
         rates = [run["win_rates"].get(player, {}).get(baseline) for run in runs.values()]
         means = [rate["mean"] for rate in rates if rate]
         if means:
-            cells = [number(rate["mean"], 1, 100) if rate else NONE for rate in rates]
+            cells = [number(rate["mean"], 1, 100) if rate else DASH for rate in rates]
             spread = f"{number(min(means), 1, 100)} {DASH} {number(max(means), 1, 100)}"
             rows.append([schema.label(results, player), *cells, number(sum(means) / len(means), 1, 100), spread])
     return ["player", *(f"seed {seed}" for seed in runs), "mean", "range"], rows
