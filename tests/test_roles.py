@@ -123,7 +123,7 @@ def test_a_domains_memory_follows_while_its_domain_is_seen() -> None:
     assert after([1, 1, 0], 1) == 3
     assert after([1, 1, 0], 0) == 1
     assert after([1, 0], 0) == after([1, 0], 1) == 1  # neither has the most
-    with pytest.raises(ConfigError, match="no batch\\.prompts"):
+    with pytest.raises(ConfigError, match="needs batch\\.prompts"):
         roles.while_domain(own, context, Batch(), KEY, of="policy", domain=0)
 
 
