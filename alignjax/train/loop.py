@@ -27,7 +27,6 @@ from alignjax.parallel.mesh import make_mesh, place_batch, process_shard
 from alignjax.parallel.processes import (
     gather_to_host,
     is_main_process,
-    is_multi_process,
     raise_on_all_processes,
     translate_lost_peer,
 )
@@ -38,6 +37,7 @@ from alignjax.train.logp_cache.reference_logps import with_logps
 from alignjax.train.overlap import ahead
 from alignjax.train.resolve import Resolved, resolve
 from alignjax.train.run_record import write_config
+from alignjax.train.samples import OnStep, sampler
 from alignjax.train.state import TrainState, trained, unchanging
 from alignjax.train.step import make_experience, make_update
 from alignjax.train.stop_signal import Interrupted, StopRequest, stop_requests
@@ -45,7 +45,6 @@ from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
 AHEAD = 2  # steps that Python may be ahead of the device: enough to keep it busy, few enough to stop soon
-OnStep = Callable[[int, TrainState, Any], None]
 
 
 class NotFinite(ArithmeticError):
@@ -168,7 +167,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
             _experience(resolved, source, state, folder) as (batches, experience, pending),
             checkpoint.writing(folder, keep=experiment.keep) as writer,
             metrics.opened(folder, start, tags=experiment.tags, config=record["config"]) as sink,
-            _sampler(experiment, workspace, start, console) as sample,
+            sampler(experiment, workspace, start, console) as sample,
             metrics.watched(console, workspace.stage or "train", start, experiment.steps) as show,
         ):
             yield Run(
@@ -323,33 +322,6 @@ def _row(rows: list[metrics.Row], batch: Batch, now: float, before: float) -> me
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs
-
-
-@contextlib.contextmanager
-def _sampler(experiment: Experiment, workspace: Workspace, start: int, console: Console) -> Iterator[OnStep]:
-    """Yields what shows samples: experiment.sample(experiment, workspace) -> (state, batch, step) -> [{name: text}]
-    makes them, all are written to samples.jsonl and the first is shown. Every process calls it, since it may run the
-    model; its batch is whole everywhere."""
-    if experiment.sample is None:
-        yield lambda step, state, batch: None
-        return
-    samples = experiment.sample(experiment, workspace)
-    sink = metrics.Sink(lambda step, row: None)
-    if is_main_process():
-        metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
-        sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
-
-    def show(step: int, state: TrainState, batch: Batch) -> None:
-        texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)
-        sink.write(step, {"samples": texts})
-        for name, text in texts[0].items() if texts else ():
-            line = " ".join(str(text).split())
-            console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
-
-    try:
-        yield show
-    finally:
-        sink.close()
 
 
 def _recorder(algorithm: Algorithm, folder: Path) -> Callable[[int, Batch], None]:

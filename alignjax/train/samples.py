@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from alignjax.config import Experiment
 from alignjax.data import Dataset, tokenizer_of
+from alignjax.parallel.processes import gather_to_host, is_main_process, is_multi_process
+from alignjax.train import metrics
+from alignjax.types import Batch
 from alignjax.workspace import Workspace
+
+OnStep = Callable[[int, Any, Any], None]  # (step, state, batch or metrics)
 
 
 def decoded(
@@ -43,3 +50,38 @@ def decoded(
         ]
 
     return shown
+
+
+@contextlib.contextmanager
+def sampler(experiment: Experiment, workspace: Workspace, start: int, console: Console) -> Iterator[OnStep]:
+    """Yields the function that writes samples to samples.jsonl and shows the first of them.
+
+    Every process calls it, since it may run the model; the batch that is shown is whole everywhere.
+
+    Args:
+        experiment: The experiment, whose `sample` makes them; without one nothing is shown.
+        workspace: The workspace that names the folder.
+        start: The number of finished steps; samples beyond it are dropped.
+        console: Where the first sample is shown.
+    """
+    if experiment.sample is None:
+        yield lambda step, state, batch: None
+        return
+    # The file is opened once and not per sample, and by the first process alone, after what a crash left is cut off.
+    samples = experiment.sample(experiment, workspace)
+    sink = metrics.Sink(lambda step, row: None)
+    if is_main_process():
+        metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
+        sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
+
+    def show(step: int, state: Any, batch: Batch) -> None:
+        texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)
+        sink.write(step, {"samples": texts})
+        for name, text in texts[0].items() if texts else ():
+            line = " ".join(str(text).split())
+            console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
+
+    try:
+        yield show
+    finally:
+        sink.close()
