@@ -1,7 +1,10 @@
-"""A research framework for alignment algorithms in JAX. An algorithm is data: stages that make experience, losses that
-read it, roles beside them; `algorithms` has the known ones, `losses`, `stages`, `sampling` and `models` their parts,
-`games` preference games with exact equilibria, and `evaluate` what tells policies apart. A config made of these trains
-with `alignjax train`. Importing this package loads none of its parts."""
+"""alignjax is a research framework for alignment algorithms in JAX.
+
+An algorithm is data: stages that make experience, losses that read it, roles beside them. `algorithms` has the known
+ones; `losses`, `stages`, `sampling` and `models` have their parts; `games` has preference games with exact equilibria;
+`evaluate` tells policies apart. A config made of these trains with `alignjax train`. Importing this package loads none
+of its parts.
+"""
 
 import importlib.metadata
 
