@@ -1,0 +1,1 @@
+"""Mutants: single wrong edits of the package, each of which named tests of the default tier must notice."""

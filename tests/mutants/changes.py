@@ -1,0 +1,339 @@
+"""The list of mutants. A mutant's text stands exactly once in its file; `killers` are what pytest is given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One wrong edit: `text` of alignjax/`file` replaced, and the tests that must fail for it."""
+
+    name: str
+    file: str
+    text: str
+    replacement: str
+    killers: tuple[str, ...]
+
+
+IDENTITIES, SELF_PLAY, TOKENS = (
+    f"tests/losses/test_{name}.py" for name in ("pairwise_identities", "selfplay", "token_level")
+)
+CONSTANTS, NOISY = "tests/losses/test_constants.py", "tests/losses/test_noisy_labels.py"
+STEP, SCORING, ROLES, OPTIMIZERS = (
+    f"tests/{name}.py" for name in ("train/test_step", "test_scoring", "test_roles", "train/test_optimizers")
+)
+FILTERS, SAMPLES = "tests/sampling/test_filters.py", "tests/sampling/test_generate.py"
+SELECT, RELABEL = "tests/stages/test_select.py", "tests/stages/test_relabel.py"
+TABULAR, EQUILIBRIA, EXACT = (f"tests/games/test_{name}.py" for name in ("tabular", "equilibria", "exact"))
+WIN_RATE = "tests/evaluate/test_win_rate.py"
+
+MUTANTS = (
+    # losses
+    Mutant(
+        "ipo aims twice as far",
+        "losses/margin.py",
+        "jnp.square(margin - (2 * preference - 1) / (2 * tau))",
+        "jnp.square(margin - (2 * preference - 1) / tau)",
+        (f"{IDENTITIES}::test_ipo_is_a_square_around_what_dpo_bends",),
+    ),
+    Mutant(
+        "dpo ignores the label",
+        "losses/margin.py",
+        "return -(preference * jax.nn.log_sigmoid(beta * margin)",
+        "return -(0 * preference + jax.nn.log_sigmoid(beta * margin)",
+        (f"{IDENTITIES}::test_ipo_is_a_square_around_what_dpo_bends",),
+    ),
+    Mutant(
+        "slic's hinge of the loser has the winner's sign",
+        "losses/margin.py",
+        "jax.nn.relu(1 + beta * margin)",
+        "jax.nn.relu(1 - beta * margin)",
+        ("tests/losses/test_margin.py", "-k", "slic"),
+    ),
+    Mutant(
+        "robust dpo is not rescaled",
+        "losses/margin.py",
+        "- epsilon * wrong) / (1 - 2 * epsilon)",
+        "- epsilon * wrong) / (1 - epsilon)",
+        (f"{IDENTITIES}::test_robust_dpo_is_unbiased_over_flips",),
+    ),
+    Mutant(
+        "exo aims at the reverse label",
+        "losses/margin.py",
+        "target = (1 - epsilon) * preference + epsilon * (1 - preference)",
+        "target = epsilon * preference + (1 - epsilon) * (1 - preference)",
+        (f"{IDENTITIES}::test_exo_turns_dpo_round",),
+    ),
+    Mutant(
+        "pair weights are ignored",
+        "losses/decorators/pairwise.py",
+        "return jnp.where(weight != 0, label, 0.5), weight",
+        "return jnp.where(weight != 0, label, 0.5), jnp.ones_like(weight)",
+        (f"{SELF_PLAY}::test_a_bootstrapped_loss_counts_rows_by_the_members_weights", TOKENS),
+    ),
+    Mutant(
+        "a soft label counts as certain",
+        "losses/decorators/pairwise.py",
+        "return label * forth + (1 - label) * back",
+        "return forth + 0 * label * back",
+        (f"{IDENTITIES}::test_robust_dpo_is_unbiased_over_flips", "tests/losses/test_margin.py", "-k", "robust"),
+    ),
+    Mutant(
+        "length means divide by the padded length",
+        "losses/decorators/pairwise.py",
+        "return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(logps.dtype)",
+        "return total / mask.shape[-1]",
+        (f"{IDENTITIES}::test_equal_lengths_rescale_beta", "tests/losses/test_margin.py", "-k", "length"),
+    ),
+    Mutant(
+        "the reference is no constant",
+        "losses/decorators/pairwise.py",
+        "return jax.lax.stop_gradient(logps)",
+        "return logps",
+        (f"{CONSTANTS}::test_a_reference_that_is_trained_too_is_a_constant",),
+    ),
+    Mutant(
+        "mnpo counts every opponent whole",
+        "losses/self_play.py",
+        "(1 - c) * (weight / sum(share))",
+        "(1 - c) * weight",
+        (f"{SELF_PLAY}::test_mnpo_weighs_its_opponents",),
+    ),
+    Mutant(
+        "sppo's win rate is not centered",
+        "losses/self_play.py",
+        "eta * (win_rate - 0.5)",
+        "eta * win_rate",
+        (f"{SELF_PLAY}::test_sppo_on_two_is_its_hard_form_where_win_rates_are_hard",),
+    ),
+    Mutant(
+        "egpo exchanges the completions",
+        "losses/self_play.py",
+        "(reward[:, i] - reward[:, j])",
+        "(reward[:, j] - reward[:, i])",
+        (f"{SELF_PLAY}::test_egpo_with_labels_for_rewards_is_ipo",),
+    ),
+    Mutant(
+        "reinforce descends the reward",
+        "losses/policy_gradient.py",
+        "- advantage * total)",
+        "+ advantage * total)",
+        (
+            f"{EXACT}::test_online_ipo_descends_as_self_play_ascends",
+            f"{SELF_PLAY}",
+            "-k",
+            "reinforce or leaving or sel",
+        ),
+    ),
+    Mutant(
+        "leaving one out leaves none out",
+        "losses/policy_gradient.py",
+        "others = jnp.sum(there, axis=1, keepdims=True) - there",
+        "others = jnp.sum(there, axis=1, keepdims=True)",
+        (f"{SELF_PLAY}::test_leaving_one_out_centres_rewards",),
+    ),
+    Mutant(
+        "reinforce differentiates its log-ratio",
+        "losses/policy_gradient.py",
+        "ratio = jax.lax.stop_gradient(jnp.where(mask != 0, difference, 0))",
+        "ratio = jnp.where(mask != 0, difference, 0)",
+        (f"{CONSTANTS}::test_the_log_ratio_of_reinforce_is_a_constant",),
+    ),
+    Mutant(
+        "importance weights are differentiated",
+        "losses/policy_gradient.py",
+        "return jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.sum(moved, axis=-1)), cap))",
+        "return jnp.minimum(jnp.exp(jnp.sum(moved, axis=-1)), cap)",
+        (f"{CONSTANTS}::test_importance_weights_are_constants",),
+    ),
+    Mutant(
+        "bco's shift is differentiated",
+        "losses/binary_feedback.py",
+        "d = jax.lax.stop_gradient(beta * _centre(context, metrics, shift, pooled))",
+        "d = beta * _centre(context, metrics, shift, pooled)",
+        (f"{CONSTANTS}::test_the_shift_of_bco_is_a_constant",),
+    ),
+    Mutant(
+        "tdpo2 moves by the winner's KL",
+        "losses/token_level.py",
+        "alpha * (loser - jax.lax.stop_gradient(winner))",
+        "alpha * (loser - winner)",
+        (f"{TOKENS}::test_tdpo2_does_not_move_by_the_kl_of_the_winner",),
+    ),
+    Mutant(
+        "lcpo differentiates its posterior",
+        "losses/noisy_labels.py",
+        "correct = jax.lax.stop_gradient(jax.nn.sigmoid(mine + b - a))",
+        "correct = jax.nn.sigmoid(mine + b - a)",
+        (f"{NOISY}::test_the_m_step_climbs_the_likelihood",),
+    ),
+    # step, roles, scoring, optimizers
+    Mutant(
+        "rules are applied twice",
+        "train/step.py",
+        "    new = _apply_rules(algorithm, new, batch, metrics, key)\n",
+        "    new = _apply_rules(algorithm, new, batch, metrics, key)\n" * 2,
+        (f"{STEP}::test_rules_move_roles_from_the_values_that_stood_before",),
+    ),
+    Mutant(
+        "every epoch has the same order",
+        "train/step.py",
+        "epoch_key = jax.random.fold_in(key, epoch)",
+        "epoch_key = key",
+        (f"{STEP}::test_minibatches_are_shuffled_anew_by_epoch_step_and_seed",),
+    ),
+    Mutant(
+        "one epoch too few",
+        "train/step.py",
+        "jnp.arange(algorithm.epochs * algorithm.minibatches)",
+        "jnp.arange(max(algorithm.epochs - 1, 1) * algorithm.minibatches)",
+        (f"{STEP}::test_every_epoch_sees_every_row_once",),
+    ),
+    Mutant(
+        "stages share a key",
+        "train/step.py",
+        "batch, new = with_metrics(algorithm.experience[name](context, batch, fold_name(state.key(), name)))",
+        "batch, new = with_metrics(algorithm.experience[name](context, batch, state.key()))",
+        (f"{STEP}::test_stages_have_streams_of_their_own_name",),
+    ),
+    Mutant(
+        "a snapshot is a step early",
+        "roles.py",
+        "return _where((context.step + 1) % every == 0,",
+        "return _where(context.step % every == 0,",
+        (f"{STEP}::test_rules_move_roles_from_the_values_that_stood_before",),
+    ),
+    Mutant(
+        "a moving average exchanges its weights",
+        "roles.py",
+        "(decay * old + (1 - decay) * new)",
+        "((1 - decay) * old + decay * new)",
+        (f"{STEP}::test_rules_move_roles_from_the_values_that_stood_before",),
+    ),
+    Mutant(
+        "a pool draws slots that are not filled",
+        "roles.py",
+        "jax.random.randint(key, (), 0, jnp.minimum(pushed, size))",
+        "jax.random.randint(key, (), 0, size)",
+        (ROLES, "-k", "pool"),
+    ),
+    Mutant(
+        "microbatches come back in another order",
+        "scoring.py",
+        "leaf.swapaxes(0, 1).reshape(rows, *leaf.shape[2:])",
+        "leaf.reshape(rows, *leaf.shape[2:])",
+        (f"{STEP}::test_microbatches_change_neither_loss_nor_gradient", "-k", "dpo"),
+    ),
+    Mutant(
+        "padding is scored",
+        "scoring.py",
+        "*[1] * (leaf.ndim - 3)), leaf, 0)",
+        "*[1] * (leaf.ndim - 3)), leaf, leaf)",
+        (SCORING, "-k", "outputs or transformer"),
+    ),
+    Mutant(
+        "warmup ends a step late",
+        "train/optimizers.py",
+        "max(warmup_steps - 1, 1)",
+        "max(warmup_steps, 1)",
+        (f"{OPTIMIZERS}::test_schedule_ends", f"{OPTIMIZERS}::test_almost_no_warmup"),
+    ),
+    Mutant(
+        "scales and biases decay",
+        "train/optimizers.py",
+        "return leaf.ndim > 1 and not any(",
+        "return leaf.ndim > 1 or not any(",
+        (f"{OPTIMIZERS}::test_decay_shrinks_matrices_and_nothing_else",),
+    ),
+    # sampling, stages
+    Mutant(
+        "temperature multiplies",
+        "sampling/filters.py",
+        "return logits / jnp.maximum(temperature, 1e-6)",
+        "return logits * jnp.maximum(temperature, 1e-6)",
+        (f"{FILTERS}::test_temperature",),
+    ),
+    Mutant(
+        "top_p counts the token itself",
+        "sampling/filters.py",
+        "jnp.cumsum(probability, axis=-1) - probability",
+        "jnp.cumsum(probability, axis=-1)",
+        (f"{FILTERS}::test_top_p_keeps_the_smallest_set_that_reaches_p",),
+    ),
+    Mutant(
+        "a mixture exchanges policy and reference",
+        "sampling/behaviors.py",
+        "(1 - beta) * jax.nn.log_softmax(logits[policy]) + beta * jax.nn.log_softmax(logits[reference])",
+        "beta * jax.nn.log_softmax(logits[policy]) + (1 - beta) * jax.nn.log_softmax(logits[reference])",
+        (f"{SAMPLES}::test_the_ends_of_a_mixture",),
+    ),
+    Mutant(
+        "completions of a prompt share a key",
+        "numerics.py",
+        "jax.random.fold_in(jax.random.fold_in(key, e), n)",
+        "jax.random.fold_in(key, e)",
+        (
+            f"{SELECT}::test_bootstrap_weights_have_mean_one_and_differ_between_members",
+            SAMPLES,
+            "-k",
+            "members or follow",
+        ),
+    ),
+    Mutant(
+        "the worst stands for the best",
+        "stages/select.py",
+        "[order[:, :1], order[:, -1:], others]",
+        "[order[:, -1:], order[:, :1], others]",
+        (f"{SELECT}::test_the_best_and_the_worst_and_what_is_kept",),
+    ),
+    Mutant(
+        "gap weights forget which pairs count",
+        "stages/select.py",
+        "gap if batch.pair_weight is None else batch.pair_weight * gap",
+        "gap",
+        (f"{SELECT}::test_ranks_are_in_order_and_gaps_are_weights",),
+    ),
+    # games, statistics
+    Mutant(
+        "both players pay for their own distance",
+        "games/game.py",
+        "(kl(p, game.reference) - kl(q, game.reference))",
+        "(kl(p, game.reference) + kl(q, game.reference))",
+        (f"{EQUILIBRIA}::test_no_policy_gains_on_a_best_response", TABULAR),
+    ),
+    Mutant(
+        "a duality gap is half of itself",
+        "games/game.py",
+        "return 2 * game.tau * np.sum(",
+        "return game.tau * np.sum(",
+        (TABULAR, EQUILIBRIA),
+    ),
+    Mutant(
+        "wins are counted along the wrong axis",
+        "games/game.py",
+        'np.einsum("...ij,...j->...i"',
+        'np.einsum("...ji,...j->...i"',
+        (TABULAR,),
+    ),
+    Mutant(
+        "an interval is one-sided",
+        "evaluate/intervals.py",
+        "np.array([(1 - level) / 2, (1 + level) / 2])",
+        "np.array([1 - level, level])",
+        (f"{WIN_RATE}::test_an_interval_is_as_wide_as_the_normal_theory_says",),
+    ),
+    Mutant(
+        "a complement keeps its bounds in place",
+        "evaluate/win_rate.py",
+        '"low": 1 - rate["high"], "high": 1 - rate["low"]',
+        '"low": 1 - rate["low"], "high": 1 - rate["high"]',
+        (f"{WIN_RATE}::test_the_two_orders_of_a_pair_are_complements",),
+    ),
+    Mutant(
+        "the weakest opponent exploits",
+        "evaluate/win_rate.py",
+        "by = max(against, key=",
+        "by = min(against, key=",
+        (f"{WIN_RATE}::test_exploitability_finds_the_cycle_of_an_intransitive_game",),
+    ),
+)
