@@ -23,8 +23,8 @@ from alignjax.config import Experiment, fn
 from alignjax.train.optimizers import sgd
 from alignjax.types import Algorithm
 
-# Hyper-parameters for a game regularised by tau = 0.1, where a recipe's defaults are meant for language models. beta =
-# 4 tau is DPO's match of tau. SPPO, DNO, ONPO, COMAL, iterated DPO and SELM play for the game without regularisation:
+# Hyper-parameters for a game regularized by tau = 0.1, where a recipe's defaults are meant for language models. beta =
+# 4 tau is DPO's match of tau. SPPO, DNO, ONPO, COMAL, iterated DPO and SELM play for the game without regularization:
 # their gap at tau need not fall, see experiments/nash_games.
 RECIPES: dict[str, Callable[..., Algorithm]] = {
     "online_ipo": algorithms.online_ipo,

@@ -4,7 +4,7 @@
     alignjax train configs/ipo_md.py:tiny
 
 Online IPO whose pairs are sampled from the geometric mixture policy^(1-beta) reference^beta, token by token. For
-beta > 0 the mixture, not the policy, stops at an equilibrium, the one regularised by tau / (1 - beta).
+beta > 0 the mixture, not the policy, stops at an equilibrium, the one regularized by tau / (1 - beta).
 """
 
 from __future__ import annotations

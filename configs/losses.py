@@ -4,8 +4,8 @@
     alignjax train configs/losses.py:dpo-tiny       # a few steps, to see that it runs
 
 All start from the same SFT policy, and all but the losses of edits learn from the same samples of it, labelled by a
-preference model. For a loss of your own, add a line to LOSSES: the loss with its hyper-parameters, and what it learns
-from. Where it needs other stages or roles than its family has, the line says so.
+preference model. A loss that is public in `alignjax.losses` is a mode by itself, with its defaults and what its kind
+learns from; where those do not do, a line in LOSSES says with which hyper-parameters, and on what, it is trained.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from alignjax import losses, stages
 from alignjax.config import Fn, Pipeline, fn
 from alignjax.losses import divergences, logic
 from alignjax.pipelines import summarization as parts
-from alignjax.pipelines.loss_families import EDITS, LISTS, PAIRS, SOFT, THUMBS, Family, pipeline, sizes_of
+from alignjax.pipelines.loss_families import (
+    EDITS,
+    LISTS,
+    PAIRS,
+    SOFT,
+    THUMBS,
+    Family,
+    pipeline,
+    sizes_of,
+    with_defaults,
+)
 from alignjax.roles import restored, running_mean, value, zero_means
 from alignjax.types import Role
 
@@ -43,77 +53,55 @@ def token_masks(sizes: parts.Sizes) -> Mapping[str, Role]:
     return {"masks": Role(None, start, parts.policy_optimizer(sizes))}
 
 
+# What the defaults of a loss and the family of its kind do not say; `with_defaults` adds all other offline losses.
 # Temperatures are 0.1 wherever log-ratios are sums over a completion; other numbers are the field's defaults.
-LOSSES: dict[str, tuple[Fn, Family]] = {
-    # of pairs
-    "dpo": (fn(losses.dpo, beta=0.1), PAIRS),
-    "dpo_soft": (fn(losses.dpo, beta=0.1), SOFT),  # the judge's probabilities as labels; any loss of pairs takes them
-    "robust_dpo": (fn(losses.robust_dpo), PAIRS),
-    "h_dpo": (fn(losses.h_dpo), PAIRS),
-    "ld_dpo": (fn(losses.ld_dpo), PAIRS),
-    "length_desensitised": (fn(losses.length_desensitised, loss=fn(losses.ipo, tau=0.1)), PAIRS),
-    "ln_dpo": (fn(losses.ln_dpo), PAIRS),
-    "f_dpo": (fn(losses.f_dpo, divergence=fn(divergences.jensen_shannon)), PAIRS),
-    "with_divergence": (fn(losses.with_divergence, loss=fn(losses.slic, beta=0.1), divergence=ALPHA), PAIRS),
-    "tdpo": (fn(losses.tdpo), PAIRS),
-    "wpo": (fn(losses.wpo), PAIRS),
-    "logical": (fn(losses.logical, core=fn(logic.unconstrained_core), reference=None, normalize="length"), PAIRS),
-    "ipo": (fn(losses.ipo, tau=0.1), PAIRS),
-    "ipo_soft": (fn(losses.ipo, tau=0.1), SOFT),
-    "slic": (fn(losses.slic, beta=0.1), PAIRS),
-    "discopop": (fn(losses.discopop, beta=0.1), PAIRS),
-    "exo": (fn(losses.exo), PAIRS),
-    "aot": (fn(losses.aot), PAIRS),
-    "aot_unpaired": (fn(losses.aot_unpaired), PAIRS),
-    "dpo_positive": (fn(losses.dpo_positive, beta=0.1), PAIRS),
-    "nca": (fn(losses.nca), PAIRS),
-    "cal_dpo": (fn(losses.cal_dpo, beta=0.1), PAIRS),
-    "sppo_hard": (fn(losses.sppo_hard, beta=0.1), PAIRS),
-    "apo_zero": (fn(losses.apo_zero), PAIRS),
-    "apo_down": (fn(losses.apo_down), PAIRS),
-    "bco_pair": (fn(losses.bco_pair), PAIRS),
-    # of pairs, without a reference
-    "cpo": (fn(losses.cpo), PAIRS),
-    "simpo": (fn(losses.simpo), PAIRS),
-    "alpha_po": (fn(losses.alpha_po), PAIRS),
-    "orpo": (fn(losses.orpo), PAIRS),
-    "slic_hf": (fn(losses.slic_hf), PAIRS),
-    # of pairs whose labels may be wrong, or whose tokens do not all count
-    "lcpo": (fn(losses.lcpo, loss=fn(losses.dpo, beta=0.1)), PAIRS.but(roles=annotators)),
-    "sparse_po": (fn(losses.sparse_po), PAIRS.but(roles=token_masks)),
-    # of lists; their rewards are win rates, so gaps are small numbers
-    "plackett_luce": (fn(losses.plackett_luce), LISTS),
-    "lipo": (fn(losses.lipo), LISTS),
-    "pro": (fn(losses.pro), LISTS),
-    "rrhf": (fn(losses.rrhf), LISTS),
-    "clha": (fn(losses.clha, gamma=0.1, gap=0.05), LISTS),
-    "knowpat": (fn(losses.knowpat), LISTS),
-    "stable_alignment": (fn(losses.stable_alignment, scale=1.0), LISTS),
-    "act": (fn(losses.act), LISTS),
-    "filtered_mle": (fn(losses.filtered_mle, fraction=0.25), LISTS),
-    "reward_weighted_regression": (fn(losses.reward_weighted_regression, beta=0.1), LISTS),
-    "d2o": (fn(losses.d2o), LISTS.but(stages={"order": fn(stages.worst_first)})),
-    # of single completions
-    "kto": (fn(losses.kto), THUMBS),
-    "bco": (fn(losses.bco), THUMBS.but(roles=running_shift)),
-    "bco_weighted": (
-        fn(losses.bco),
-        THUMBS.but(
-            stages={"density": fn(stages.density_ratio)},
-            roles=lambda sizes: {**running_shift(sizes), **prompt_classifier(sizes)},
-            beside={"prompt_classifier": fn(losses.prompt_classifier)},
+LOSSES: dict[str, tuple[Fn, Family]] = with_defaults(
+    {
+        # of pairs
+        "dpo": (fn(losses.dpo, beta=0.1), PAIRS),
+        "dpo_soft": (fn(losses.dpo, beta=0.1), SOFT),  # the judge's probabilities as labels; all losses of pairs do
+        "ipo": (fn(losses.ipo, tau=0.1), PAIRS),
+        "ipo_soft": (fn(losses.ipo, tau=0.1), SOFT),
+        "slic": (fn(losses.slic, beta=0.1), PAIRS),
+        "discopop": (fn(losses.discopop, beta=0.1), PAIRS),
+        "dpo_positive": (fn(losses.dpo_positive, beta=0.1), PAIRS),
+        "cal_dpo": (fn(losses.cal_dpo, beta=0.1), PAIRS),
+        "sppo_hard": (fn(losses.sppo_hard, beta=0.1), PAIRS),
+        "f_dpo": (fn(losses.f_dpo, divergence=fn(divergences.jensen_shannon)), PAIRS),
+        "logical": (fn(losses.logical, core=fn(logic.unconstrained_core), reference=None, normalize="length"), PAIRS),
+        # round a loss of pairs
+        "length_desensitised": (fn(losses.length_desensitised, loss=fn(losses.ipo, tau=0.1)), PAIRS),
+        "with_divergence": (fn(losses.with_divergence, loss=fn(losses.slic, beta=0.1), divergence=ALPHA), PAIRS),
+        "wpo": (fn(losses.wpo), PAIRS),
+        # of pairs whose labels may be wrong, or whose tokens do not all count
+        "lcpo": (fn(losses.lcpo, loss=fn(losses.dpo, beta=0.1)), PAIRS.but(roles=annotators)),
+        "sparse_po": (fn(losses.sparse_po), PAIRS.but(roles=token_masks)),
+        # of lists; their rewards are win rates, so gaps are small numbers
+        "clha": (fn(losses.clha, gamma=0.1, gap=0.05), LISTS),
+        "stable_alignment": (fn(losses.stable_alignment, scale=1.0), LISTS),
+        "filtered_mle": (fn(losses.filtered_mle, fraction=0.25), LISTS),
+        "reward_weighted_regression": (fn(losses.reward_weighted_regression, beta=0.1), LISTS),
+        "d2o": (fn(losses.d2o), LISTS.but(stages={"order": fn(stages.worst_first)})),
+        "hir": (fn(losses.hir), LISTS.but(stages={"relabel": fn(stages.hindsight, edges=(0.5,), goals=(BAD, GOOD))})),
+        # of single completions
+        "kto": (fn(losses.kto), THUMBS),
+        "ulma": (fn(losses.ulma), THUMBS),
+        "bco": (fn(losses.bco), THUMBS.but(roles=running_shift)),
+        "bco_weighted": (
+            fn(losses.bco),
+            THUMBS.but(
+                stages={"density": fn(stages.density_ratio)},
+                roles=lambda sizes: {**running_shift(sizes), **prompt_classifier(sizes)},
+                beside={"prompt_classifier": fn(losses.prompt_classifier)},
+            ),
         ),
-    ),
-    "apo_zero_unpaired": (fn(losses.apo_zero_unpaired), THUMBS),
-    "pointwise_dpo": (fn(losses.pointwise_dpo), THUMBS),
-    "ulma": (fn(losses.ulma), THUMBS),
-    "hir": (fn(losses.hir), LISTS.but(stages={"relabel": fn(stages.hindsight, edges=(0.5,), goals=(BAD, GOOD))})),
-    # of texts whose faults are marked, or told
-    "dense_dpo": (fn(losses.dense_dpo), EDITS),
-    "iterpref": (fn(losses.iterpref), EDITS),
-    "figa": (fn(losses.figa), EDITS),
-    "cut": (fn(losses.cut), EDITS.but(stages={"judgement": fn(parts.judged_summaries, judgement=BAD)})),
-}
+        # of texts whose faults are marked, or told
+        "dense_dpo": (fn(losses.dense_dpo), EDITS),
+        "iterpref": (fn(losses.iterpref), EDITS),
+        "figa": (fn(losses.figa), EDITS),
+        "cut": (fn(losses.cut), EDITS.but(stages={"judgement": fn(parts.judged_summaries, judgement=BAD)})),
+    }
+)
 TINY = "-tiny"
 MODES = (*LOSSES, *(name + TINY for name in LOSSES))
 

@@ -82,8 +82,8 @@ def played(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
     samples it needs."""
 
     def made(sizes: parts.Sizes) -> Algorithm:
-        given = {"optimizer": parts.policy_optimizer(sizes), **parts.judged(sizes), **hyper}
-        return recipe(parts.policy_model(sizes), **{name: part for name, part in given.items() if part is not None})
+        options = {"optimizer": parts.policy_optimizer(sizes), **parts.judged(sizes), **hyper}
+        return recipe(parts.policy_model(sizes), **{name: part for name, part in options.items() if part is not None})
 
     return made
 

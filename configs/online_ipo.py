@@ -4,7 +4,7 @@
     alignjax train configs/online_ipo.py:tiny
 
 Self-play: two samples of the policy per post, labelled by the preference model, one IPO step. Its equilibrium is the
-Nash policy of the preference model, regularised towards the SFT policy by tau.
+Nash policy of the preference model, regularized towards the SFT policy by tau.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from alignjax import losses
 from alignjax.cli import catalogue
 from alignjax.config import Fn, hyperparameters
+from alignjax.losses.decorators.declared import is_loss
 
 TARGET = Path(__file__).resolve().parent / "losses.md"
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
@@ -22,7 +23,7 @@ SHARED = {"role": "policy", "reference": "reference", "pairs": ((0, 1),), "norma
 INTRODUCTION = """\
 # Losses
 
-Written by `python docs/losses.py` from the docstrings, which say more: shapes and units, where a loss is minimised,
+Written by `python docs/losses.py` from the docstrings, which say more: shapes and units, where a loss is minimized,
 what differs from the paper or from released code. `alignjax.losses.NAME` is the function, `fn(losses.NAME, ...)` its
 place in an algorithm, `alignjax list` the short form of this page.
 
@@ -50,10 +51,6 @@ class Entry(NamedTuple):
     papers: tuple[str, ...]
     derived: bool
     hyper: str
-
-
-def is_loss(function: Any) -> bool:
-    return callable(function) and list(inspect.signature(function).parameters)[:2] == ["context", "batch"]
 
 
 def shown(value: Any) -> str:
@@ -88,32 +85,32 @@ def entry(name: str) -> Entry:
 
 def entries() -> list[Entry]:
     """Every public loss, by module in alphabetical order and then by name."""
-    found = [entry(name) for name, function in catalogue.public(losses).items() if is_loss(function)]
-    return sorted(found, key=lambda one: (one.module, one.name))
+    rows = [entry(name) for name, function in catalogue.public(losses).items() if is_loss(function)]
+    return sorted(rows, key=lambda entry: (entry.module, entry.name))
 
 
 def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def row(one: Entry) -> str:
-    papers = [f"[{paper}](https://arxiv.org/abs/{paper})" for paper in one.papers]
-    source = ", ".join([*papers, *(["our derivation, see its docstring"] if one.derived else [])]) or "textbook"
-    formula = f"`{one.formula.replace('`', '')}`"
-    name = f"[`{one.name}`](../{one.module.replace('.', '/')}.py)"
-    return f"| {name} | {cell(one.title)} | {cell(formula)} | {source} | {cell(one.hyper)} |"
+def row(loss: Entry) -> str:
+    papers = [f"[{paper}](https://arxiv.org/abs/{paper})" for paper in loss.papers]
+    source = ", ".join([*papers, *(["our derivation, see its docstring"] if loss.derived else [])]) or "textbook"
+    formula = f"`{loss.formula.replace('`', '')}`"
+    name = f"[`{loss.name}`](../{loss.module.replace('.', '/')}.py)"
+    return f"| {name} | {cell(loss.title)} | {cell(formula)} | {source} | {cell(loss.hyper)} |"
 
 
 def document() -> str:
     lines, module = [INTRODUCTION], ""
-    for one in entries():
-        if one.module != module:
-            module = one.module
+    for loss in entries():
+        if loss.module != module:
+            module = loss.module
             words = " ".join((importlib.import_module(module).__doc__ or "").split("\n\n")[0].split())
             heading = module.rpartition(".")[2].replace("_", " ").capitalize()
             lines += [f"\n## {heading}\n", f"{words}\n", "| name | what it is | formula | paper | hyper-parameters |"]
             lines += ["| --- | --- | --- | --- | --- |"]
-        lines.append(row(one))
+        lines.append(row(loss))
     return "\n".join(lines) + "\n"
 
 

@@ -7,11 +7,9 @@ from typing import Any
 from alignjax.config import ConfigError, Fn, as_fn, fn, nearest
 from alignjax.types import Batch, Context, Loss, Mean, Metrics
 
-__all__ = ["on", "weighted"]
-
 
 def view_of(batch: Batch, view: str) -> Batch:
-    """batch.views[view], or a ConfigError that names the nearest."""
+    """Returns batch.views[view], or raises a ConfigError that names the nearest."""
     if view not in batch.views:
         raise ConfigError(f"the batch has no view {view!r}.{nearest(view, batch.views)}")
     return batch.views[view]
@@ -24,12 +22,23 @@ def on_view(context: Context, batch: Batch, *, view: str, loss: Any) -> tuple[Me
 
 
 def on(view: str, loss: Loss | Fn) -> Fn:
-    """`on("pretrain", fn(sft))`: a loss that reads a view of the batch."""
+    """Returns a loss that reads a view of the batch: `on("pretrain", fn(sft))`."""
     return fn(on_view, view=view, loss=as_fn(loss))
 
 
 def weighted(context: Context, batch: Batch, *, loss: Any, weight: float) -> tuple[Mean, Metrics]:
-    """A loss among others: weight * loss. To switch a loss off, leave it out, since a weight of 0 still costs its whole
-    pass."""
+    """A loss times a factor: weight * loss.
+
+    To switch a loss off, leave it out: with a weight of 0 its whole pass is still computed.
+
+    Args:
+        context: Handed to the loss.
+        batch: Handed to the loss.
+        loss: An `fn` of any loss.
+        weight: The factor.
+
+    Returns:
+        The scaled mean, and the metrics of the loss, which are not scaled.
+    """
     mean, metrics = loss(context, batch)
     return mean.scale(weight), metrics

@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.losses.decorators.pairwise import mask_of, sequence_logps
-from alignjax.losses.decorators.unpaired import counted, rewards
+from alignjax.losses.decorators.declared import needs
+from alignjax.losses.decorators.sequences import counted, mask_of, scored, sequence_logps
 from alignjax.numerics import token_logps
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-__all__ = ["filtered_mle", "hir", "reward_weighted_regression"]
 
-
+@needs("reward")
 def filtered_mle(
     context: Context,
     batch: Batch,
@@ -28,59 +27,84 @@ def filtered_mle(
 ) -> tuple[Mean, Metrics]:
     """Filtered likelihood: mean of -log policy over the tokens of the completions with reward >= c (arXiv:2308.12050).
 
-    Nats per token; `sft` on the best completions. c is `threshold`, or the reward of the last of the best `fraction` of
-    the completions of the whole batch, all devices together (rounded up; ties with it are kept). Metric `kept`: the
-    share that was. Raises ConfigError unless exactly one of the two is given, or if the batch has no reward.
+    It is `sft` on the best completions.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] with a reward [B,N].
+        threshold: c, in units of the reward.
+        fraction: c is the reward of the last of this share of the best completions of the whole batch, all devices
+            together (rounded up; ties with it are kept).
+        role: What is trained.
+
+    Returns:
+        The mean over tokens in nats; `kept`, the share of completions that was, and their `reward`.
+
+    Raises:
+        ConfigError: Unless exactly one of `threshold` and `fraction` is given, or if the batch has no reward.
     """
     if (threshold is None) == (fraction is None):
         raise ConfigError("filtered_mle takes either threshold (a reward) or fraction (of the batch), exactly one")
-    there = counted(batch)
-    reward = jnp.where(there != 0, rewards(batch, "filtered_mle"), -jnp.inf)
-    cut: Any = threshold if fraction is None else _top(reward, there, fraction)
-    keep = there * (reward >= cut)
-    (logps,) = context.score(role, batch).values()
+    present = counted(batch)
+    reward = jnp.where(present != 0, batch.need("reward", of="filtered_mle"), -jnp.inf)
+    cut: Any = threshold if fraction is None else _top(reward, present, fraction)
+    keep = present * (reward >= cut)
+    logps = scored(context, batch, role)
     weight = mask_of(batch) * keep[..., None].astype(logps.dtype)
-    return Mean.of(-logps, weight), {"kept": Mean.of(keep, there), "reward": Mean.of(reward, keep)}
+    return Mean.of(-logps, weight), {"kept": Mean.of(keep, present), "reward": Mean.of(reward, keep)}
 
 
-def _top(reward: Array, there: Array, fraction: float) -> Array:
-    """The reward of the last of the best `fraction` of the completions that are there."""
-    number = jnp.sum(there)
+def _top(reward: Array, present: Array, fraction: float) -> Array:
+    """The reward of the last of the best `fraction` of the completions that are present."""
+    number = jnp.sum(present)
     # fraction * number may come out a rounding above a whole number, which would keep one completion too many
     best = jnp.clip(jnp.ceil(fraction * number - 1e-4), 1, jnp.maximum(number, 1)).astype(jnp.int32)
     return jnp.sort(reward.reshape(-1), descending=True)[best - 1]
 
 
+@needs("reward")
 def reward_weighted_regression(
     context: Context, batch: Batch, *, beta: float = 1.0, role: str = "policy"
 ) -> tuple[Mean, Metrics]:
     """Reward-weighted regression: mean of -log policy over tokens, weighted with exp(r / beta) of their completion, r
     the reward (arXiv:2308.12050).
 
-    Nats per token. The weights are normalised over the whole batch, all devices together, so a constant added to all
-    rewards changes nothing. beta: temperature in units of reward; beta -> infinity is `sft`, beta -> 0 `sft` on the
-    best completion alone. Metric `effective`: the share of completions that the weights amount to (1 if all are equal).
-    Raises ConfigError if the batch has no reward.
+    The weights are normalized over the whole batch, all devices together, so a constant added to all rewards changes
+    nothing.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] with a reward [B,N].
+        beta: Temperature in units of reward; beta -> infinity is `sft`, beta -> 0 `sft` on the best completion alone.
+        role: What is trained.
+
+    Returns:
+        The mean over tokens in nats; `effective`, the share of completions that the weights amount to (1 if all are
+        equal), and the weighted mean `reward`.
+
+    Raises:
+        ConfigError: If the batch has no reward.
     """
-    there = counted(batch)
-    reward = jnp.where(there != 0, rewards(batch, "reward_weighted_regression"), -jnp.inf)
+    present = counted(batch)
+    reward = jnp.where(present != 0, batch.need("reward", of="reward_weighted_regression"), -jnp.inf)
     best = jnp.max(reward)
     # Relative to the best, so that no exponent is above 0; the inner where keeps inf - inf out.
-    weight = jnp.where(there != 0, jnp.exp(jnp.where(there != 0, reward - best, 0) / beta), 0)
-    (logps,) = context.score(role, batch).values()
+    weight = jnp.where(present != 0, jnp.exp(jnp.where(present != 0, reward - best, 0) / beta), 0)
+    logps = scored(context, batch, role)
     effective = jnp.square(jnp.sum(weight)) / jnp.maximum(jnp.sum(jnp.square(weight)), 1e-30)
-    metrics = {"effective": Mean(effective, jnp.sum(there)), "reward": Mean.of(reward, weight)}
+    metrics = {"effective": Mean(effective, jnp.sum(present)), "reward": Mean.of(reward, weight)}
     return Mean.of(-logps, mask_of(batch) * weight[..., None].astype(logps.dtype)), metrics
 
 
 def smoothed_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """Per token: its log-prob, the mean log-prob over the vocabulary, and the entropy; nats."""
+    """Reads of every token its log-prob, the mean log-prob over the vocabulary and the entropy, in nats."""
     (logits,) = outputs.values()
     logps = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
     entropy = -jnp.sum(jnp.exp(logps) * logps, axis=-1)
     return {"logps": token_logps(logits, token), "uniform": jnp.mean(logps, axis=-1), "entropy": entropy}
 
 
+@needs("prompts")
 def hir(
     context: Context,
     batch: Batch,
@@ -94,31 +118,35 @@ def hir(
     a, b = exp of the mean token log-prob of y under the matching and under another instruction (arXiv:2302.05206).
 
     batch.prompt carries the instruction that the completion satisfied, batch.prompts["other"] and ["other_valid"]
-    [B,P'] another one; the stage `hindsight` writes both. Nats: token means for the likelihood and the entropy H of the
-    policy, a mean over completions for the contrast. epsilon: label smoothing, over the vocabulary for tokens and over
-    the two instructions for the contrast. The other instruction is scored in a pass of its own. With epsilon, contrast
-    and entropy 0 it is `sft`. Raises ConfigError if the batch has no other instruction.
+    [B,P'] another one; the stage `hindsight` writes both. The other instruction is scored in a pass of its own. With
+    epsilon, contrast and entropy 0 it is `sft`.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] and the two instructions.
+        epsilon: Label smoothing, over the vocabulary for tokens and over the two instructions for the contrast.
+        contrast: Weight of the contrast, a mean over completions.
+        entropy: Weight of the policy's entropy H, a mean over tokens.
+        role: What is trained.
+
+    Returns:
+        The sum of the three in nats; they are the metrics `likelihood`, `contrast` and `entropy`, beside `accuracy`.
+
+    Raises:
+        ConfigError: If the batch has no other instruction.
     """
-    if "other" not in batch.prompts or "other_valid" not in batch.prompts:
-        raise ConfigError(
-            'hir needs batch.prompts["other"] and ["other_valid"]: the stage fn(hindsight, ...) fills them'
-        )
-    mask, there = mask_of(batch), counted(batch)
+    other_valid, other = (batch.need("prompts", name, of="hir") for name in ("other_valid", "other"))
+    mask = mask_of(batch)
+    completions = {"tokens": batch.tokens, "valid": batch.valid, "mask": batch.mask, "completions": batch.completions}
+    view = Batch(prompt=other, prompt_valid=other_valid, **completions)
     seen = context.score(role, batch, smoothed_read)
     likelihood = Mean.of(-(1 - epsilon) * seen["logps"] - epsilon * seen["uniform"], mask)
-    view = Batch(
-        prompt=batch.prompts["other"],
-        prompt_valid=batch.prompts["other_valid"],
-        tokens=batch.tokens,
-        valid=batch.valid,
-        mask=batch.mask,
-        completions=batch.completions,
-    )
-    (elsewhere,) = context.score(role, view).values()
-    gap = sequence_logps(seen["logps"], mask, "length") - sequence_logps(elsewhere, mask, "length")
+    elsewhere = sequence_logps(scored(context, view, role), mask, "length")
+    gap = sequence_logps(seen["logps"], mask, "length") - elsewhere
     right, wrong = -jax.nn.log_sigmoid(gap), -jax.nn.log_sigmoid(-gap)
-    apart = Mean.of((1 - epsilon / 2) * right + epsilon / 2 * wrong, there)
+    present = counted(batch)
+    apart = Mean.of((1 - epsilon / 2) * right + epsilon / 2 * wrong, present)
     spread = Mean.of(seen["entropy"], mask)
     total = likelihood.value() + contrast * apart.value() - entropy * spread.value()
-    metrics = {"likelihood": likelihood, "contrast": apart, "entropy": spread, "accuracy": Mean.of(gap > 0, there)}
+    metrics = {"likelihood": likelihood, "contrast": apart, "entropy": spread, "accuracy": Mean.of(gap > 0, present)}
     return Mean(total, jnp.ones_like(total)), metrics

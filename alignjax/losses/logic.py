@@ -19,14 +19,13 @@ from alignjax.config import ConfigError, fn
 from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.types import Array
 
-__all__ = ["Core", "cpo_core", "dpo_core", "implies", "log_odds_of", "logical", "odds_core", "unconstrained_core"]
-
 STATES = np.array(list(itertools.product([False, True], repeat=4)))  # [16, (W, L, RW, RL)]
 Truth = np.ndarray  # [16] bool
 
 
 class Core(NamedTuple):
-    """The states [16] where the sentence holds, those that are allowed, and those that count on both sides."""
+    """A core says of each state of the world [16] whether the sentence holds, whether the state is allowed, and whether
+    it counts on both sides."""
 
     sentence: Truth
     constraint: Truth
@@ -34,37 +33,47 @@ class Core(NamedTuple):
 
 
 def implies(premise: Truth, conclusion: Truth) -> Truth:
+    """Returns the states where the premise is false or the conclusion is true."""
     return ~premise | conclusion
 
 
 def unconstrained_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
-    """L implies W, in every state of the world."""
+    """Says that L implies W, in every state of the world."""
     return Core(implies(l, w), w | ~w, w & ~w)
 
 
 def odds_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
-    """L implies W, where exactly one of them is good: the odds ratio of ORPO."""
+    """Says that L implies W, where exactly one of them is good: the odds ratio of ORPO."""
     return Core(implies(l, w), w ^ l, w & ~w)
 
 
 def cpo_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
-    """L implies W, where one of them is good; where both are, it counts for and against: CPO's lp_w - lp_l."""
+    """Says that L implies W, where one of them is good; where both are, it counts for and against: lp_w - lp_l of
+    CPO."""
     return Core(implies(l, w), w | l, w & l)
 
 
 def dpo_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
-    """If the policy calls the loser good and the reference the winner, then also the other way round: DPO's margin."""
+    """Says that if the policy calls the loser good and the reference the winner, then also the other way round: DPO's
+    margin."""
     return Core(implies(rw & l, rl & w), (w & rl) | (l & rw), w & l & rw & rl)
 
 
 def log_odds_of(core: Core, logps: tuple[Array, Array, Array, Array]) -> Array:
-    """log of the weight of the states that count for the sentence over the weight of those that count against it.
+    """Computes log of the weight of the states that count for the sentence over the weight of those that count against
+    it. Sums over states are taken in logs.
 
-    logps: log-probabilities of W, L, RW, RL, of one shape -> that shape, float32 at least. Sums over states are taken
-    in logs. A probability that rounds to 1 is the largest number below it, so that its complement has a logarithm.
+    Args:
+        core: The sentence, its constraint, and what counts on both sides.
+        logps: Log-probabilities of W, L, RW and RL in nats, of one shape. One that rounds to 0 is taken for the largest
+            number below it, so that its complement has a logarithm.
 
-    Raises ConfigError if nothing counts for, or nothing against the sentence: its odds are then infinite whatever the
-    policy.
+    Returns:
+        Log-odds in nats of that shape, float32 at least.
+
+    Raises:
+        ConfigError: If nothing counts for, or nothing against the sentence: its odds are then infinite whatever the
+            policy.
     """
     states_for = (core.sentence & core.constraint) | core.additive
     states_against = (~core.sentence & core.constraint) | core.additive
@@ -87,13 +96,23 @@ def logical(
     """Loss of a propositional core: -log S(beta log[WMC(P and C or A) / WMC(not P and C or A)]), WMC the weighted count
     of states (arXiv:2412.17696).
 
-    All [..,K] -> loss per pair in nats. core: a function of this module or of yours that gives the sentence P, the
-    constraint C and the states A that count on both sides; beta: inverse temperature of the log-odds. A completion's
-    probability is that of the whole sequence, or with `normalize="length"` the geometric mean over its tokens; cores
-    that leave the reference out go with `reference=None`. `dpo_core` gives DPO, `cpo_core` CPO without its anchor
-    (SimPO's logit with per-token means), `odds_core` ORPO's odds ratio, `unconstrained_core` no constraint at all.
-    The tuple (P, C, A) is the paper's, these weights are our derivation from it. If P implies Q, then under the same C
-    and A the loss of P is nowhere below that of Q.
+    A completion's probability is that of the whole sequence, or with `normalize="length"` the geometric mean over its
+    tokens; cores that leave the reference out go with `reference=None`. `dpo_core` gives DPO, `cpo_core` CPO without
+    its anchor (SimPO's logit with per-token means), `odds_core` ORPO's odds ratio, `unconstrained_core` no constraint
+    at all. The tuple (P, C, A) is the paper's, these weights are our derivation from it. If P implies Q, then under the
+    same C and A the loss of P is nowhere below that of Q.
+
+    Args:
+        logps_w: Log-prob of the winner [..,K], nats.
+        logps_l: Log-prob of the loser [..,K], nats.
+        ratio_w: Log-ratio of the winner [..,K], nats.
+        ratio_l: Log-ratio of the loser [..,K], nats.
+        beta: Inverse temperature of the log-odds.
+        core: A function of this module or of yours that gives the sentence P, the constraint C and the states A that
+            count on both sides.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     states = core(*STATES.T)
     log_odds = log_odds_of(states, (logps_w, logps_l, logps_w - ratio_w, logps_l - ratio_l))

@@ -8,30 +8,41 @@ import jax.numpy as jnp
 from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.types import Array
 
-__all__ = ["discopop", "dpo", "exo", "h_dpo", "ipo", "ln_dpo", "pairwise", "robust_dpo", "slic"]
-
 
 @pairwise
 def dpo(margin: Array, preference: Array, *, beta: float) -> Array:
-    """Direct preference optimisation: -p log S(beta margin) - (1-p) log S(-beta margin), S the logistic function
+    """Direct preference optimization: -p log S(beta margin) - (1-p) log S(-beta margin), S the logistic function
     (arXiv:2305.18290 eq. 7).
 
-    margin, preference [..,K] -> loss per pair [..,K] in nats. beta: inverse temperature of the log-ratio, the strength
-    of the KL regularisation. The paper has hard labels (p = 1); p = 1 - epsilon is conservative DPO. Minimised at
-    margin = logit(p) / beta.
+    The paper has hard labels (p = 1); p = 1 - epsilon is conservative DPO. Minimized at margin = logit(p) / beta.
+
+    Args:
+        margin: Difference of the log-ratios [..,K], nats.
+        preference: Probability p that the first completion is preferred [..,K].
+        beta: Inverse temperature of the log-ratio, the strength of the KL regularization.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return -(preference * jax.nn.log_sigmoid(beta * margin) + (1 - preference) * jax.nn.log_sigmoid(-beta * margin))
 
 
 @pairwise
 def ipo(margin: Array, preference: Array, *, tau: float) -> Array:
-    """Identity preference optimisation: (margin - (2p-1) / (2 tau))^2 (arXiv:2310.12036 eq. 17; on sampled pairs,
+    """Identity preference optimization: (margin - (2p-1) / (2 tau))^2 (arXiv:2310.12036 eq. 17; on sampled pairs,
     online IPO of arXiv:2403.08635).
 
-    margin, preference [..,K] -> loss per pair [..,K] in nats^2. tau: strength of the regularisation towards the
-    reference. The papers label pairs with a draw (p = 1); the label-average of their loss differs from p itself by a
-    constant, with the same gradient. Minimised at margin = (2p-1) / (2 tau). Sequence sums as in the paper; released
-    code often divides by length, which `normalize="length"` does.
+    The papers label pairs with a draw (p = 1); the label-average of their loss differs from p itself by a constant,
+    with the same gradient. Minimized at margin = (2p-1) / (2 tau). Sequence sums as in the paper; released code often
+    divides by length, which `normalize="length"` does.
+
+    Args:
+        margin: Difference of the log-ratios [..,K], nats.
+        preference: Probability p that the first completion is preferred [..,K].
+        tau: Strength of the regularization towards the reference.
+
+    Returns:
+        Loss per pair [..,K], nats^2.
     """
     return jnp.square(margin - (2 * preference - 1) / (2 * tau))
 
@@ -41,9 +52,16 @@ def slic(margin: Array, preference: Array, *, beta: float) -> Array:
     """Hinge loss of SLiC on log-ratios: p max(0, 1 - beta margin) + (1-p) max(0, 1 + beta margin) (arXiv:2305.10425, as
     online SLiC in arXiv:2403.08635).
 
-    margin, preference [..,K] -> loss per pair [..,K]. beta: inverse temperature of the log-ratio; the target margin is
-    1 / beta nats. SLiC-HF itself is on log-probs without a reference (`reference=None`) and adds a likelihood term on a
-    target sequence, an `sft` entry beside this one.
+    SLiC-HF itself is on log-probs without a reference (`reference=None`) and adds a likelihood term on a target
+    sequence, an `sft` entry beside this one.
+
+    Args:
+        margin: Difference of the log-ratios [..,K], nats.
+        preference: Probability p that the first completion is preferred [..,K].
+        beta: Inverse temperature of the log-ratio; the target margin is 1 / beta nats.
+
+    Returns:
+        Loss per pair [..,K].
     """
     return preference * jax.nn.relu(1 - beta * margin) + (1 - preference) * jax.nn.relu(1 + beta * margin)
 
@@ -53,10 +71,17 @@ def robust_dpo(margin: Array, *, beta: float = 0.1, epsilon: float = 0.1) -> Arr
     """Robust DPO, unbiased when labels are flipped at rate epsilon: [-(1-epsilon) log S(beta h) + epsilon log S(-beta
     h)] / (1 - 2 epsilon) (arXiv:2403.00409).
 
-    margin [..,K], the winner's minus the loser's -> loss per pair in nats. epsilon: flip rate, below 1/2; averaged over
-    flips at that rate it is DPO on the true labels. A label p counts as p l(w, l) + (1-p) l(l, w), which makes it DPO
-    with the label (p - epsilon) / (1 - 2 epsilon), so it is minimised at margin = logit of that over beta and, for
-    labels outside [epsilon, 1 - epsilon], unbounded from below.
+    Averaged over flips at rate epsilon it is DPO on the true labels. A label p counts as p l(w, l) + (1-p) l(l, w),
+    which makes it DPO with the label (p - epsilon) / (1 - 2 epsilon), so it is minimized at margin = logit of that over
+    beta and, for labels outside [epsilon, 1 - epsilon], unbounded from below.
+
+    Args:
+        margin: The winner's log-ratio minus the loser's [..,K], nats.
+        beta: Inverse temperature of the log-ratio.
+        epsilon: Flip rate, below 1/2.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     right = -jax.nn.log_sigmoid(beta * margin)
     wrong = -jax.nn.log_sigmoid(-beta * margin)
@@ -65,12 +90,18 @@ def robust_dpo(margin: Array, *, beta: float = 0.1, epsilon: float = 0.1) -> Arr
 
 @pairwise(normalize="length")
 def ln_dpo(margin: Array, *, beta: float = 2.0) -> Array:
-    """Length-normalised DPO: -log S(beta rho_w / len_w - beta rho_l / len_l) (arXiv:2407.15229).
+    """Length-normalized DPO: -log S(beta rho_w / len_w - beta rho_l / len_l) (arXiv:2407.15229).
 
-    margin [..,K]: difference of per-token mean log-ratios -> loss per pair in nats. beta: inverse temperature of the
-    log-ratio per token, larger than DPO's by about the length of a completion; the default is ours. At equal lengths n
-    it is DPO at beta / n. Minimised at margin = logit(p) / beta nats per token. DPO with `normalize="length"` is the
-    same loss.
+    At equal lengths n it is DPO at beta / n. Minimized at margin = logit(p) / beta nats per token. DPO with
+    `normalize="length"` is the same loss.
+
+    Args:
+        margin: Difference of the per-token mean log-ratios [..,K], nats per token.
+        beta: Inverse temperature of the log-ratio per token, larger than DPO's by about the length of a completion; the
+            default is ours.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return -jax.nn.log_sigmoid(beta * margin)
 
@@ -79,9 +110,16 @@ def ln_dpo(margin: Array, *, beta: float = 2.0) -> Array:
 def h_dpo(margin: Array, logps_w: Array, logps_l: Array, *, beta: float = 0.1, alpha: float = 0.9) -> Array:
     """H-DPO, entropy-controlled DPO: -log S(alpha beta (lp_w - lp_l) - beta (lr_w - lr_l)) (arXiv:2411.07595).
 
-    All [..,K], margin = rho_w - rho_l -> loss per pair in nats. beta: inverse temperature of the log-ratio; alpha:
-    coefficient of the policy's entropy within the KL: the optimum is proportional to ref^(1/alpha) exp(r / (alpha
-    beta)), sharper than DPO's below 1; alpha = 1 is DPO.
+    Args:
+        margin: The winner's log-ratio minus the loser's [..,K], nats.
+        logps_w: Log-prob of the winner [..,K], nats.
+        logps_l: Log-prob of the loser [..,K], nats.
+        beta: Inverse temperature of the log-ratio.
+        alpha: Coefficient of the policy's entropy within the KL: the optimum is proportional to ref^(1/alpha) exp(r /
+            (alpha beta)), sharper than DPO's below 1; alpha = 1 is DPO.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return -jax.nn.log_sigmoid(beta * (margin + (alpha - 1) * (logps_w - logps_l)))
 
@@ -91,9 +129,16 @@ def discopop(margin: Array, *, beta: float = 0.05, temperature: float = 0.05) ->
     """DiscoPOP, the log-ratio modulated loss: (1-m) (-log S(x)) + m exp(-x), x = beta h, m = S(x / temperature)
     (arXiv:2406.08414).
 
-    margin [..,K], the winner's minus the loser's -> loss per pair. beta: inverse temperature of the log-ratio;
-    temperature: width of the switch from the logistic loss (x < 0) to the exponential one (x > 0), the paper's tau; it
-    must be below 1. Not convex: the two differ at 0, so the loss has a bump there.
+    Not convex: the logistic and the exponential loss differ at 0, so it has a bump there.
+
+    Args:
+        margin: The winner's log-ratio minus the loser's [..,K], nats.
+        beta: Inverse temperature of the log-ratio.
+        temperature: Width of the switch from the logistic loss (x < 0) to the exponential one (x > 0), the paper's tau;
+            it must be below 1.
+
+    Returns:
+        Loss per pair [..,K].
     """
     x = beta * margin
     # m exp(-x) as one exponent; without a cap it would overflow for temperature >= 1, where the loss has no bound
@@ -106,11 +151,18 @@ def exo(margin: Array, preference: Array, *, beta: float = 0.1, epsilon: float =
     """EXO on pairs: the KL divergence of the policy's choice q = S(beta h) from the label's, q log(q / t) + (1-q)
     log((1-q) / (1-t)), t = (1-epsilon) p + epsilon (1-p) (arXiv:2402.00856).
 
-    margin, preference [..,K] -> loss per pair in nats. beta: inverse temperature of the log-ratio; epsilon: smoothing
-    of the label, above 0 (the reverse KL from a hard label is infinite). The gradient flows through q in both places.
-    Minimised at margin = logit(t) / beta, where it is 0. The paper has hard labels for pairs and a distribution of the
-    K rewards in general; a soft label is that distribution for K = 2. The authors' code puts log t = 0 and -10 for a
-    hard label, which is not normalised.
+    The gradient flows through q in both places. Minimized at margin = logit(t) / beta, where it is 0. The paper has
+    hard labels for pairs and a distribution of the K rewards in general; a soft label is that distribution for K = 2.
+    The authors' code puts log t = 0 and -10 for a hard label, which is not normalized.
+
+    Args:
+        margin: Difference of the log-ratios [..,K], nats.
+        preference: Probability p that the first completion is preferred [..,K].
+        beta: Inverse temperature of the log-ratio.
+        epsilon: Smoothing of the label, above 0 (the reverse KL from a hard label is infinite).
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     target = (1 - epsilon) * preference + epsilon * (1 - preference)
     x = beta * margin

@@ -10,42 +10,44 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
-from alignjax.losses.decorators.pairwise import mask_of
+from alignjax.losses.decorators.sequences import mask_of
 from alignjax.types import Array, Batch
 
 
 def edited_of(batch: Batch) -> Array:
-    """Which tokens an edit touched, [B,N,T] bool. ConfigError if nobody said."""
-    if "edited" not in batch.completions:
-        raise ConfigError(
-            'this loss needs batch.completions["edited"] [B,N,T], 1 on the tokens that an edit touched: the source '
-            "fn(revisions, ...) marks them"
-        )
-    return batch.completions["edited"] != 0
+    """Returns which tokens an edit touched, [B,N,T] bool, or raises a ConfigError if nobody marked them."""
+    return batch.need("completions", "edited", of="a loss of edits") != 0
 
 
 def span_mask(batch: Batch, *, edited: Any, rest: Any) -> Array:
-    """batch.mask with the tokens that an edit touched times `edited` and the others times `rest`, [B,N,T]."""
+    """Returns batch.mask with the tokens that an edit touched times `edited` and the others times `rest`, [B,N,T]."""
     mask = mask_of(batch).astype(float)
     return mask * jnp.where(edited_of(batch), edited, rest).astype(mask.dtype)
 
 
 def normalized(mask: Array) -> Array:
-    """Every completion's weights divided by their sum; all 0 where the sum is 0. Also right where the sum is below 1,
-    which `normalize="length"` takes for an empty completion."""
+    """Returns every completion's weights [..,T] divided by their sum; all 0 where the sum is 0. Also right where the
+    sum is below 1, which `normalize="length"` takes for an empty completion."""
     total = jnp.sum(mask, axis=-1, keepdims=True)
     return jnp.where(total > 0, mask / jnp.where(total > 0, total, 1), 0)
 
 
 def tail_masks(first: Array, second: Array, alpha: Any) -> tuple[Array, Array]:
-    """The masks [B,K,T] of two sides with every token beyond the length of the shorter side times `alpha`. Places and
-    lengths are numbers of tokens that count."""
-    counted = [mask != 0 for mask in (first, second)]
-    shorter = jnp.minimum(*(jnp.sum(on, axis=-1, keepdims=True) for on in counted))
+    """Scales the tokens of the longer side of a pair that lie beyond the length of the shorter one.
+
+    Args:
+        first: Mask of one side [B,K,T].
+        second: Mask of the other [B,K,T].
+        alpha: The factor of the tail; places and lengths are numbers of tokens that count.
+
+    Returns:
+        The two masks.
+    """
+    counts = [mask != 0 for mask in (first, second)]
+    shorter = jnp.minimum(*(jnp.sum(on, axis=-1, keepdims=True) for on in counts))
 
     def cut(mask: Array, on: Array) -> Array:
         mask = mask.astype(float)
         return mask * jnp.where(jnp.cumsum(on, axis=-1) <= shorter, 1, alpha).astype(mask.dtype)
 
-    return cut(first, counted[0]), cut(second, counted[1])
+    return cut(first, counts[0]), cut(second, counts[1])

@@ -7,15 +7,27 @@ import math
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, nearest
-from alignjax.losses.decorators.pairwise import mask_of, reference_logps, sequence_logps
-from alignjax.losses.decorators.unpaired import rewards, weights
+from alignjax.config import ConfigError
+from alignjax.losses.decorators.declared import needs
+from alignjax.losses.decorators.sequences import counted, mask_of, reference_logps, scored, sequence_logps
 from alignjax.numerics import masked_sum
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-__all__ = ["reinforce"]
+
+def weighted_rewards(batch: Batch, loss: str, absent: float) -> tuple[Array, Array]:
+    """Returns (reward, weight) [B,N]: the weight is completions["weight"] where a stage filled it, else 1, and 0 for a
+    completion that is all padding, whose reward is `absent`.
+
+    Raises:
+        ConfigError: If the batch has no reward; it names the `loss` that asks.
+    """
+    weight = counted(batch)
+    if "weight" in batch.completions:
+        weight = weight * batch.completions["weight"]
+    return jnp.where(weight != 0, batch.need("reward", of=loss), absent), weight  # what was not sampled may be anything
 
 
+@needs("reward")
 def reinforce(
     context: Context,
     batch: Batch,
@@ -32,54 +44,63 @@ def reinforce(
     """Policy gradient with a KL term: -(r - b) lp + tau sg[rho] lp, on samples of the policy (with r a win rate against
     the geometric mixture, Nash-MD-PG of arXiv:2312.00886 section 7).
 
-    batch.reward [B,N], constant; lp in nats, summed over the tokens that count. The value means nothing, its gradient
-    does: minus that of E[r] - tau KL(policy to reference). tau: strength of the KL in units of reward per nat;
-    baseline: b, a number that moves no expectation (1/2 for win rates); leave_one_out: b is the mean reward of the
-    prompt's other completions besides (N >= 2). kl="sequence" is the exact score function: the whole log-ratio weighs
-    every token. kl="token" is TRL's Nash-MD: tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the ratios
-    that follow it and so is not the gradient of the sequence KL. behaviour: the log-probs in the batch of what was
-    sampled ("sampler"): each completion then counts with its importance weight sg[exp(lp - behaviour)], at most `cap`
-    (what it cuts off is bias). Without it only right for samples of `role` at temperature 1, untruncated, one update
-    per sample.
+    The value means nothing, its gradient does: minus that of E[r] - tau KL(policy to reference). Without `behaviour`
+    only right for samples of `role` at temperature 1, untruncated, one update per sample.
 
-    Raises ConfigError if the batch has no reward or no such log-probs, for another `kl`, or for leave_one_out with one
-    completion.
+    Args:
+        context: Scores the role and the reference.
+        batch: Samples [B,N,T] with a reward [B,N], which is constant.
+        tau: Strength of the KL in units of reward per nat.
+        baseline: b, a number that moves no expectation (1/2 for win rates).
+        leave_one_out: Takes the mean reward of the prompt's other completions off besides (N >= 2).
+        kl: "sequence" is the exact score function: the whole log-ratio weighs every token. "token" is TRL's Nash-MD:
+            tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the ratios that follow it and so is not the
+            gradient of the sequence KL.
+        behaviour: The log-probs in the batch of what was sampled ("sampler"): each completion then counts with its
+            importance weight sg[exp(lp - behaviour)].
+        cap: Largest importance weight (what it cuts off is bias).
+        role: What is trained.
+        reference: What the KL is to.
+
+    Returns:
+        The mean over completions; `reward`, `kl` and `logps` (nats), and with `behaviour` `importance`.
+
+    Raises:
+        ConfigError: If the batch has no reward or no such log-probs, for another `kl`, or for leave_one_out with one
+            completion.
     """
-    there = weights(batch)
-    reward = jnp.where(there != 0, rewards(batch, "reinforce"), 0)  # what was not sampled may hold anything
-    (logps,) = context.score(role, batch).values()
-    mask = mask_of(batch)
+    # Everything but the log-probs that are differentiated is a constant: ratios, advantages and importance weights.
+    reward, weight = weighted_rewards(batch, "reinforce", 0)
+    logps, mask = scored(context, batch, role), mask_of(batch)
     difference = logps - reference_logps(context, batch, reference)
     ratio = jax.lax.stop_gradient(jnp.where(mask != 0, difference, 0))
     total, log_ratio = sequence_logps(logps, mask), sequence_logps(ratio, mask)
-    advantage = (_left_out(reward, there) if leave_one_out else reward) - baseline
+    advantage = (_minus_others(reward, weight) if leave_one_out else reward) - baseline
     if kl == "sequence":
-        regularised = log_ratio * total
+        regularized = log_ratio * total
     elif kl == "token":
-        regularised = masked_sum(ratio * logps, mask.astype(logps.dtype))
+        regularized = masked_sum(ratio * logps, mask.astype(logps.dtype))
     else:
         raise ConfigError(f"kl={kl!r}; it must be 'sequence' (exact) or 'token' (each token by its own ratio)")
-    metrics = {"reward": Mean.of(reward, there), "kl": Mean.of(log_ratio, there), "logps": Mean.of(total, there)}
+    metrics = {"reward": Mean.of(reward, weight), "kl": Mean.of(log_ratio, weight), "logps": Mean.of(total, weight)}
     importance = jnp.ones_like(total)
     if behaviour is not None:
         importance = _importance(batch, logps, behaviour, cap)
-        metrics["importance"] = Mean.of(importance, there)
-    return Mean.of(importance * (tau * regularised - advantage * total), there), metrics
+        metrics["importance"] = Mean.of(importance, weight)
+    return Mean.of(importance * (tau * regularized - advantage * total), weight), metrics
 
 
 def _importance(batch: Batch, logps: Array, behaviour: str, cap: float) -> Array:
     """How much likelier each completion is to be drawn now than when it was [B,N], a constant."""
-    if behaviour not in batch.logps:
-        raise ConfigError(f"reinforce(behaviour={behaviour!r}): no such log-probs.{nearest(behaviour, batch.logps)}")
-    sampled = mask_of(batch) != 0
-    moved = jnp.where(sampled, logps - batch.logps[behaviour], 0)
+    drawn = batch.need("logps", behaviour, of=f"reinforce(behaviour={behaviour!r})")
+    moved = jnp.where(mask_of(batch) != 0, logps - drawn, 0)
     return jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.sum(moved, axis=-1)), cap))
 
 
-def _left_out(reward: Array, there: Array) -> Array:
+def _minus_others(reward: Array, weight: Array) -> Array:
     """Rewards minus the mean of the prompt's other completions."""
     if reward.shape[1] < 2:
         raise ConfigError("leave_one_out needs at least two completions a prompt")
-    others = jnp.sum(there, axis=1, keepdims=True) - there
+    others = jnp.sum(weight, axis=1, keepdims=True) - weight
     rest = jnp.sum(reward, axis=1, keepdims=True) - reward
     return reward - jnp.where(others > 0, rest / jnp.where(others > 0, others, 1), reward)

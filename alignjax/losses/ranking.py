@@ -12,19 +12,26 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import fn
-from alignjax.losses.decorators.listwise import beats, best, first_of_worse, lambda_loss, list_mle, listwise, mean_rank
+from alignjax.losses.decorators.listwise import (
+    beats,
+    best,
+    first_of_worse,
+    lambda_loss,
+    list_mle,
+    listwise,
+    mean_rank,
+    score_gaps,
+)
 from alignjax.types import Array
 
-__all__ = [
-    "act",
-    "clha",
-    "knowpat",
-    "lipo",
-    "plackett_luce",
-    "pro",
-    "rrhf",
-    "stable_alignment",
-]
+
+def _of_best(values: Array, reward: Array) -> Array:
+    """The value of the best completion [..]; tied ones are averaged."""
+    return jnp.sum(best(reward) * values, axis=-1)
+
+
+def _sum_of_pairs(terms: Array) -> Array:
+    return jnp.sum(terms, axis=(-1, -2))
 
 
 @listwise
@@ -32,9 +39,16 @@ def plackett_luce(ratio: Array, reward: Array, *, beta: float = 0.1) -> Array:
     """Plackett-Luce DPO: - sum over i of log [exp(beta rho_i) / sum over {i} and the worse j of exp(beta rho_j)], the
     order being that of the rewards (arXiv:2305.18290 appendix A.3).
 
-    ratio, reward [..,N] -> loss per list [..] in nats. beta: inverse temperature of the log-ratio. N = 2 is DPO on the
-    pair. Without ties it is minus the log-probability of the whole order; tied completions do not compete with each
-    other (the paper has no ties), which keeps the loss free of positions.
+    N = 2 is DPO on the pair. Without ties it is minus the log-probability of the whole order; tied completions do not
+    compete with each other (the paper has no ties), which keeps the loss free of positions.
+
+    Args:
+        ratio: Log-ratios [..,N], nats.
+        reward: Grades [..,N].
+        beta: Inverse temperature of the log-ratio.
+
+    Returns:
+        Loss per list [..], nats.
     """
     return list_mle(beta * ratio, reward)
 
@@ -44,34 +58,49 @@ def lipo(ratio: Array, reward: Array, *, beta: float = 0.1, objective: Any = fn(
     """LiPO-lambda: sum over r_i > r_j of sg|2^r_i - 2^r_j| |1/ln(1+rank_i) - 1/ln(1+rank_j)| log(1 + exp(s_j - s_i)),
     with s = beta rho and rank the order of s (arXiv:2402.01878).
 
-    ratio, reward [..,N] -> loss per list [..]. beta: inverse temperature of the log-ratio. objective: how scores are
-    fitted to rewards, a function (score, reward) [..,N] -> [..]: `lambda_loss`, or the rest of the paper's family,
-    `list_mle`, `pairwise_logistic` and `softmax_listwise`. The paper's labels lie in [0, 1].
+    The published formula carries a leading minus; we minimize the sum itself, since its terms fall as s_i - s_j grows.
+    Two completions with labels 1 and 0 give (1/ln 2 - 1/ln 3) times DPO. Equal scores are ranked by reward. The paper's
+    labels lie in [0, 1].
 
-    The published formula carries a leading minus; we minimise the sum itself, since its terms fall as s_i - s_j grows.
-    Two completions with labels 1 and 0 give (1/ln 2 - 1/ln 3) times DPO. Equal scores are ranked by reward.
+    Args:
+        ratio: Log-ratios [..,N], nats.
+        reward: Grades [..,N].
+        beta: Inverse temperature of the log-ratio.
+        objective: How scores are fitted to rewards, a function (score, reward) [..,N] -> [..]: `lambda_loss`, or the
+            rest of the paper's family, `list_mle`, `pairwise_logistic` and `softmax_listwise`.
+
+    Returns:
+        Loss per list [..].
     """
     return objective(beta * ratio, reward)
 
 
 @listwise(reference=None, normalize="length")
 def pro(logps: Array, nll: Array, reward: Array, *, weight: float = 0.05, temperatures: bool = True) -> Array:
-    """Preference ranking optimisation: - sum over k of log [exp(s_k / T_kk) / (exp(s_k / T_kk) + sum over worse i of
+    """Preference ranking optimization: - sum over k of log [exp(s_k / T_kk) / (exp(s_k / T_kk) + sum over worse i of
     exp(s_i / T_ki))] + weight (N-1)^2 NLL(best), s token means, T_ki = 1/(r_k - r_i), T_kk = min_i T_ki
     (arXiv:2306.17492).
 
-    logps (token means), nll, reward [..,N] -> loss per list [..]. weight: of the likelihood of the best, which grows
-    with the list as in the released code (0.05 there); its sum over tokens. temperatures=False sets every T to 1.
     N = 2 is a logistic loss on s_w - s_l, its slope the reward gap. Ties, whose temperature would be infinite, are left
     out of each other's sums.
+
+    Args:
+        logps: Token means of the log-probs [..,N], nats per token.
+        nll: Minus the log-probs, sums over tokens [..,N], nats.
+        reward: Grades [..,N].
+        weight: Of the likelihood of the best, which grows with the list as in the released code (0.05 there).
+        temperatures: False sets every T to 1.
+
+    Returns:
+        Loss per list [..], nats.
     """
     worse = beats(reward)
-    own, other = logps, jnp.broadcast_to(logps[..., None, :], worse.shape)
+    exponent, other = logps, jnp.broadcast_to(logps[..., None, :], worse.shape)
     if temperatures:
-        gap = jnp.where(worse, reward[..., :, None] - reward[..., None, :], 0)
-        own, other = logps * jnp.max(gap, axis=-1), other * gap
-    ranking = jnp.sum(first_of_worse(own, other, worse), axis=-1)
-    return ranking + weight * (reward.shape[-1] - 1) ** 2 * _of_best(nll, reward)
+        gap = jnp.where(worse, score_gaps(reward), 0)
+        exponent, other = logps * jnp.max(gap, axis=-1), other * gap
+    order = jnp.sum(first_of_worse(exponent, other, worse), axis=-1)
+    return order + weight * (reward.shape[-1] - 1) ** 2 * _of_best(nll, reward)
 
 
 @listwise(reference=None, normalize="length")
@@ -79,12 +108,20 @@ def rrhf(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Arr
     """Rank responses with human feedback: sum over r_i > r_j of max(0, s_j - s_i) + weight NLL(best), s token means
     (arXiv:2304.05302).
 
-    logps (token means), nll, reward [..,N] -> loss per list [..]. weight: of the likelihood of the best; the paper adds
-    the two unweighted. Its sum over tokens as in the paper; released code takes a token mean and multiplies the ranking
-    term by 100. No margin: the ranking term is 0 once the order is right.
+    No margin: the ranking term is 0 once the order is right. The likelihood is a sum over tokens as in the paper;
+    released code takes a token mean and multiplies the ranking term by 100.
+
+    Args:
+        logps: Token means of the log-probs [..,N], nats per token.
+        nll: Minus the log-probs, sums over tokens [..,N], nats.
+        reward: Grades [..,N].
+        weight: Of the likelihood of the best; the paper adds the two unweighted.
+
+    Returns:
+        Loss per list [..], nats.
     """
-    wrong = jax.nn.relu(logps[..., None, :] - logps[..., :, None])
-    return jnp.sum(jnp.where(beats(reward), wrong, 0), axis=(-1, -2)) + weight * _of_best(nll, reward)
+    wrong = jax.nn.relu(-score_gaps(logps))
+    return _sum_of_pairs(jnp.where(beats(reward), wrong, 0)) + weight * _of_best(nll, reward)
 
 
 @listwise(reference=None, normalize="length")
@@ -95,20 +132,27 @@ def clha(
     (N-1)^2 1[r_best > 0] NLL(best), k_ij places between i and j in the order of rewards, s token means
     (arXiv:2403.16649).
 
-    logps (token means), nll, reward [..,N] -> loss per list [..]. gamma: target margin for every place between two
-    completions, in nats per token; gap: pairs whose rewards are closer are taken for noise; weight: of the likelihood
-    of the best, left out where even the best has a reward of 0 or less. One number serves as gamma and gap in released
-    code. That code averages the kept pairs of each k over the batch and adds the averages; here it is one mean over
-    the kept pairs of a list, so that a list never changes another's weight. Ties share the mean of their ranks.
+    One number serves as gamma and gap in released code. That code averages the kept pairs of each k over the batch and
+    adds the averages; here it is one mean over the kept pairs of a list, so that a list never changes another's weight.
+    Ties share the mean of their ranks.
+
+    Args:
+        logps: Token means of the log-probs [..,N], nats per token.
+        nll: Minus the log-probs, sums over tokens [..,N], nats.
+        reward: Grades [..,N].
+        gamma: Target margin for every place between two completions, in nats per token.
+        gap: Pairs whose rewards are closer are taken for noise.
+        weight: Of the likelihood of the best, left out where even the best has a reward of 0 or less.
+
+    Returns:
+        Loss per list [..], nats.
     """
     rank = mean_rank(reward)
-    places = rank[..., None, :] - rank[..., :, None]
-    difference = reward[..., :, None] - reward[..., None, :]
-    kept = beats(reward) & (difference > gap)
-    hinge = jax.nn.relu(gamma * places - (logps[..., :, None] - logps[..., None, :]))
-    ranking = jnp.sum(jnp.where(kept, hinge, 0), axis=(-1, -2)) / jnp.maximum(jnp.sum(kept, axis=(-1, -2)), 1)
+    keep = beats(reward) & (score_gaps(reward) > gap)
+    hinge = jax.nn.relu(gamma * -score_gaps(rank) - score_gaps(logps))
+    contrast = _sum_of_pairs(jnp.where(keep, hinge, 0)) / jnp.maximum(_sum_of_pairs(keep), 1)
     good = jnp.max(reward, axis=-1) > 0
-    return ranking + weight * (reward.shape[-1] - 1) ** 2 * jnp.where(good, _of_best(nll, reward), 0)
+    return contrast + weight * (reward.shape[-1] - 1) ** 2 * jnp.where(good, _of_best(nll, reward), 0)
 
 
 @listwise(reference=None, normalize="length")
@@ -116,9 +160,16 @@ def knowpat(logps: Array, reward: Array, *, weight: float = 1.0) -> Array:
     """Knowledgeable preference alignment: -s(best) + weight sum over i of sg mu_i [log(1 + exp(-s_i)) + mean over worse
     j of log(1 + exp(s_j))], mu_i = (s_i - min s) / (max s - min s), s token means (arXiv:2311.06503).
 
-    logps (token means), reward [..,N] -> loss per list [..]. weight: of the alignment term; released code uses 100 / 3.
-    The likelihood term is a token mean, as the scores are. As in that code a completion with nothing worse than it has
-    no alignment term; where all scores are equal, mu is 0.
+    The likelihood term is a token mean, as the scores are. As in the released code a completion with nothing worse than
+    it has no alignment term; where all scores are equal, mu is 0.
+
+    Args:
+        logps: Token means of the log-probs [..,N], nats per token.
+        reward: Grades [..,N].
+        weight: Of the alignment term; released code uses 100 / 3.
+
+    Returns:
+        Loss per list [..], nats.
     """
     worse = beats(reward)
     low, high = (f(logps, axis=-1, keepdims=True) for f in (jnp.min, jnp.max))
@@ -136,10 +187,19 @@ def stable_alignment(
     """Stable Alignment: -s(best) + weight max(0, mean over the worse i of [s_i - s(best) + gamma (r_best - r_i) /
     scale]), s token means (arXiv:2305.16960).
 
-    logps (token means), reward [..,N] -> loss per list [..]. weight: of the contrastive term; gamma: target margin at
-    the largest difference of ratings, in nats per token; scale: that difference (ratings from 1 to 7 in the paper);
-    hardest=True: the maximum over i in place of the mean. Defaults of the released code, which by an indexing slip
-    takes the ratings of other completions than it scores; we take each completion's own.
+    Defaults of the released code, which by an indexing slip takes the ratings of other completions than it scores; we
+    take each completion's own.
+
+    Args:
+        logps: Token means of the log-probs [..,N], nats per token.
+        reward: Grades [..,N].
+        weight: Of the contrastive term.
+        gamma: Target margin at the largest difference of ratings, in nats per token.
+        scale: That difference (ratings from 1 to 7 in the paper).
+        hardest: Takes the maximum over i in place of the mean.
+
+    Returns:
+        Loss per list [..], nats.
     """
     worse = reward < jnp.max(reward, axis=-1, keepdims=True)
     top = _of_best(logps, reward)
@@ -157,18 +217,18 @@ def act(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Arra
     """Alignment by constraint verification: sum over c_i > c_j of (c_i - c_j) log(1 + exp(s_j - s_i)) + weight
     NLL(best), c the share of its constraints that a completion satisfies, s token means (arXiv:2403.06326).
 
-    logps (token means), nll, reward [..,N] -> loss per list [..]. weight: of the likelihood of the best. reward holds
-    the constraint satisfaction rates, as the stage `constraint_rate` fills them.
-
     The rates and the ranking by them are the paper's; the ranking loss is our derivation, as its form there could not
     be confirmed. It is a logistic loss in which a pair counts by how many constraints it differs in, and so passes
     continuously through ties.
+
+    Args:
+        logps: Token means of the log-probs [..,N], nats per token.
+        nll: Minus the log-probs, sums over tokens [..,N], nats.
+        reward: Constraint satisfaction rates c [..,N], as the stage `constraint_rate` fills them.
+        weight: Of the likelihood of the best.
+
+    Returns:
+        Loss per list [..], nats.
     """
-    gap = jax.nn.relu(reward[..., :, None] - reward[..., None, :])
-    terms = gap * jax.nn.softplus(logps[..., None, :] - logps[..., :, None])
-    return jnp.sum(terms, axis=(-1, -2)) + weight * _of_best(nll, reward)
-
-
-def _of_best(values: Array, reward: Array) -> Array:
-    """The value of the best completion [..]; tied ones are averaged."""
-    return jnp.sum(best(reward) * values, axis=-1)
+    terms = jax.nn.relu(score_gaps(reward)) * jax.nn.softplus(-score_gaps(logps))
+    return _sum_of_pairs(terms) + weight * _of_best(nll, reward)

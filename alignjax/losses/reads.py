@@ -14,16 +14,14 @@ import jax.numpy as jnp
 from alignjax.numerics import MASKED
 from alignjax.types import Array
 
-__all__ = ["collision", "complement", "forward_kl", "raw_states"]
-
 
 def _log_softmax(logits: Array) -> Array:
     return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
 
 
 def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """{"forward_kl": sum_v r_v (log r_v - log p_v)} in nats, of the roles asked for as (p, r): the divergence to the
-    first from the second."""
+    """Reads {"forward_kl": sum_v r_v (log r_v - log p_v)} in nats, of the roles asked for as (p, r): the divergence to
+    the first from the second."""
     policy, reference = (_log_softmax(logits) for logits in outputs.values())
     probability = jnp.exp(reference)
     # The inner where: a token that the reference rules out may have a log-prob of -inf under both.
@@ -32,14 +30,14 @@ def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
 
 
 def collision(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """{"collision": log sum_v p_v^2} in nats: the log-probability that two draws agree, -log V if p is uniform."""
+    """Reads {"collision": log sum_v p_v^2} in nats: the log-prob that two draws agree, -log V if p is uniform."""
     (logits,) = outputs.values()
     return {"collision": jax.nn.logsumexp(2 * _log_softmax(logits), axis=-1)}
 
 
 def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """{"complement": log(1 - p_token)} in nats, from the logits of all other tokens: exact, with a bounded gradient,
-    however close p_token is to 1."""
+    """Reads {"complement": log(1 - p_token)} in nats, from the logits of all other tokens: exact, with a bounded
+    gradient, however close p_token is to 1."""
     (logits,) = outputs.values()
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     others = jnp.where(jnp.arange(logits.shape[-1]) == token[..., None], MASKED, logits)
@@ -47,5 +45,5 @@ def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
 
 
 def raw_states(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """What was asked for, as it is: for "role@site", the states [B,N,T,..] of that site."""
+    """Reads what was asked for, as it is: for "role@site", the states [B,N,T,..] of that site."""
     return dict(outputs)

@@ -9,16 +9,22 @@ from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.losses.divergences import alpha_divergence
 from alignjax.types import Array
 
-__all__ = ["alpha_po", "cpo", "orpo", "simpo", "slic_hf"]
-
 
 @pairwise(reference=None)
 def cpo(margin: Array, logps_w: Array, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
-    """Contrastive preference optimisation: -log S(beta (lp_w - lp_l)) - alpha lp_w (arXiv:2401.08417).
+    """Contrastive preference optimization: -log S(beta (lp_w - lp_l)) - alpha lp_w (arXiv:2401.08417).
 
-    margin, logps_w [..,K], sequence sums -> loss per pair in nats. beta: inverse temperature of the log-prob; alpha:
-    weight of the likelihood of the winner, 1 in the paper. TRL's anchor is the mean over all the winners' tokens: set
-    alpha = 0 and add `fn(weighted, loss=on("chosen", sft), weight=1.0)` on a view whose mask has only the winners.
+    TRL's anchor is the mean over all the winners' tokens: set alpha = 0 and add `fn(weighted, loss=on("chosen", sft),
+    weight=1.0)` on a view whose mask has only the winners.
+
+    Args:
+        margin: The winner's log-prob minus the loser's [..,K], sequence sums, nats.
+        logps_w: Log-prob of the winner [..,K], nats.
+        beta: Inverse temperature of the log-prob.
+        alpha: Weight of the likelihood of the winner, 1 in the paper.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return -jax.nn.log_sigmoid(beta * margin) - alpha * logps_w
 
@@ -27,10 +33,17 @@ def cpo(margin: Array, logps_w: Array, *, beta: float = 0.1, alpha: float = 1.0)
 def simpo(margin: Array, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
     """SimPO: -log S(beta lp_w / len_w - beta lp_l / len_l - gamma) (arXiv:2405.14734).
 
-    margin [..,K]: difference of per-token mean log-probs -> loss per pair in nats. beta: inverse temperature of the
-    log-prob per token; gamma: target margin, outside beta. A label p counts as p l(w, l) + (1-p) l(l, w), so the target
-    margin goes with the winner; TRL's label smoothing keeps gamma on the labelled side and is, with label 1,
-    (1-epsilon) times this loss plus epsilon times its value at label 0 and -gamma.
+    A label p counts as p l(w, l) + (1-p) l(l, w), so the target margin goes with the winner; TRL's label smoothing
+    keeps gamma on the labelled side and is, with label 1, (1-epsilon) times this loss plus epsilon times its value at
+    label 0 and -gamma.
+
+    Args:
+        margin: Difference of the per-token mean log-probs [..,K], nats per token.
+        beta: Inverse temperature of the log-prob per token.
+        gamma: Target margin, outside beta.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return -jax.nn.log_sigmoid(beta * margin - gamma)
 
@@ -40,16 +53,24 @@ def alpha_po(logps_w: Array, logps_l: Array, *, beta: float = 2.0, gamma: float 
     """AlphaPO, SimPO with a bent reward: -log S(beta (r_w - r_l) - gamma), r = (1 - P^(-alpha)) / alpha, P = exp(lp /
     len) (arXiv:2501.03884).
 
-    logps_w, logps_l [..,K]: per-token mean log-probs -> loss per pair in nats. beta: inverse temperature of the reward;
-    gamma: target margin, outside beta; alpha: shape of the reward, of any sign; alpha = 0 is SimPO. beta, gamma and
-    alpha have to be tuned together; these defaults are ours. Soft labels as in SimPO.
+    beta, gamma and alpha have to be tuned together; these defaults are ours. Soft labels as in SimPO.
+
+    Args:
+        logps_w: Per-token mean log-prob of the winner [..,K], nats per token.
+        logps_l: Per-token mean log-prob of the loser [..,K], nats per token.
+        beta: Inverse temperature of the reward.
+        gamma: Target margin, outside beta.
+        alpha: Shape of the reward, of any sign; alpha = 0 is SimPO.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     reward_w, reward_l = (alpha_divergence(logps, alpha=alpha) for logps in (logps_w, logps_l))  # the same bend
     return -jax.nn.log_sigmoid(beta * (reward_w - reward_l) - gamma)
 
 
 def log_odds(logps: Array) -> Array:
-    """log(P / (1 - P)) of P = exp(logps): that of the largest number below 1 where P rounds to 1, without a
+    """Returns log(P / (1 - P)) of P = exp(logps); where P rounds to 1, that of the largest number below 1, without a
     gradient."""
     logps = logps.astype(jnp.promote_types(logps.dtype, jnp.float32))
     below = jnp.minimum(logps, -jnp.finfo(logps.dtype).eps)
@@ -58,12 +79,19 @@ def log_odds(logps: Array) -> Array:
 
 @pairwise(reference=None, normalize="length")
 def orpo(logps_w: Array, logps_l: Array, *, lam: float = 0.1) -> Array:
-    """Odds ratio preference optimisation: -lp_w / len_w - lam log S(log[P_w / (1-P_w)] - log[P_l / (1-P_l)]), P =
+    """Odds ratio preference optimization: -lp_w / len_w - lam log S(log[P_w / (1-P_w)] - log[P_l / (1-P_l)]), P =
     exp(lp / len) (arXiv:2403.07691 eq. 6).
 
-    logps_w, logps_l [..,K]: per-token mean log-probs -> loss per pair in nats. lam: weight of the odds ratio beside the
-    supervised loss of the winner (TRL calls it beta). The supervised term is a mean per completion as in the paper, so
-    the whole batch's is a mean of completions, not of tokens. Sound where P -> 1 (an empty completion has P = 1).
+    The supervised term is a mean per completion as in the paper, so the whole batch's is a mean of completions, not of
+    tokens. Sound where P -> 1 (an empty completion has P = 1).
+
+    Args:
+        logps_w: Per-token mean log-prob of the winner [..,K], nats per token.
+        logps_l: Per-token mean log-prob of the loser [..,K], nats per token.
+        lam: Weight of the odds ratio beside the supervised loss of the winner (TRL calls it beta).
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return -logps_w - lam * jax.nn.log_sigmoid(log_odds(logps_w) - log_odds(logps_l))
 
@@ -72,9 +100,17 @@ def orpo(logps_w: Array, logps_l: Array, *, lam: float = 0.1) -> Array:
 def slic_hf(margin: Array, logps_w: Array, *, gamma: float = 1.0, lam: float = 0.1) -> Array:
     """SLiC-HF, rank calibration with a likelihood term: max(0, gamma - lp_w + lp_l) - lam lp_w (arXiv:2305.10425).
 
-    margin, logps_w [..,K], sequence sums -> loss per pair in nats. gamma: target margin in nats (the paper's delta);
-    lam: weight of the likelihood. The paper regularises towards the supervised target of the prompt, for which the
-    winner stands here as it does in released code; for another target set lam = 0 and add an `sft` entry on a view.
-    With lam = 0 it is gamma times `slic` at beta = 1 / gamma without a reference. The defaults are ours.
+    The paper regularizes towards the supervised target of the prompt, for which the winner stands here as it does in
+    released code; for another target set lam = 0 and add an `sft` entry on a view. With lam = 0 it is gamma times
+    `slic` at beta = 1 / gamma without a reference. The defaults are ours.
+
+    Args:
+        margin: The winner's log-prob minus the loser's [..,K], sequence sums, nats.
+        logps_w: Log-prob of the winner [..,K], nats.
+        gamma: Target margin in nats (the paper's delta).
+        lam: Weight of the likelihood.
+
+    Returns:
+        Loss per pair [..,K], nats.
     """
     return jax.nn.relu(gamma - margin) - lam * logps_w

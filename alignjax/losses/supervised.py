@@ -1,29 +1,33 @@
-"""Losses that fit given targets: language modelling, preference models and reward models."""
+"""Losses that fit given targets: language modeling, preference models and reward models."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
-from alignjax.losses.decorators.pairwise import pair_indices, pair_labels
+from alignjax.losses.decorators.declared import needs
+from alignjax.losses.decorators.pairwise import Pairs, pair_indices, pair_labels
+from alignjax.losses.decorators.sequences import mask_of, scored
 from alignjax.numerics import last_valid
 from alignjax.pair_layout import pair_logits
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-__all__ = ["bradley_terry", "preference_cross_entropy", "score_regression", "sft"]
-
 
 def sft(context: Context, batch: Batch, *, role: str = "policy") -> tuple[Mean, Metrics]:
-    """Supervised fine-tuning: the mean negative log-likelihood of the tokens that count, in nats per token.
+    """Supervised fine-tuning: mean of -log pi(y_t) over the tokens that count.
 
-    One mean over all tokens of the batch, not a mean of per-sequence means. Metric `perplexity_nats`: the same number,
-    unweighted by real-valued masks.
+    One mean over all tokens of the batch, not a mean of per-sequence means.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T].
+        role: What is trained.
+
+    Returns:
+        The mean over tokens in nats, and `nats_per_token`: the same number, unweighted by real-valued masks.
     """
-    (logps,) = context.score(role, batch).values()
-    mask = batch.mask if batch.mask is not None else batch.valid
-    counted = mask != 0
-    return Mean.of(-logps, mask), {"nats_per_token": Mean.of(-logps, counted)}
+    logps, mask = scored(context, batch, role), mask_of(batch)
+    return Mean.of(-logps, mask), {"nats_per_token": Mean.of(-logps, mask != 0)}
 
 
 def _cross_entropy(logit: Array, label: Array, weight: Array) -> tuple[Mean, Metrics]:
@@ -33,12 +37,13 @@ def _cross_entropy(logit: Array, label: Array, weight: Array) -> tuple[Mean, Met
     return Mean.of(loss, weight), {"accuracy": Mean.of(right, decided), "margin": Mean.of(jnp.abs(logit), weight)}
 
 
+@needs("preference")
 def preference_cross_entropy(
     context: Context,
     batch: Batch,
     *,
     role: str = "preference",
-    pairs: tuple[tuple[int, int], ...] = ((0, 1),),
+    pairs: Pairs = ((0, 1),),
     reading: str = "joint",
     separator: int = 3,
 ) -> tuple[Mean, Metrics]:
@@ -46,45 +51,71 @@ def preference_cross_entropy(
     that i beats j (arXiv:2312.00886 section 4).
 
     f reads both completions ("y separator y'"), so the model may be intransitive; it is antisymmetric by construction.
-    Labels are probabilities. Nats per pair, weighted by `pair_weight`.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] with a preference [B,N,N]; labels are probabilities.
+        role: The preference model.
+        pairs: Which completions are compared.
+        reading: "joint" or "apart", see `pair_layout.pair_logits`.
+        separator: The token between two completions.
+
+    Returns:
+        The mean over pairs in nats, weighted by `pair_weight`; `accuracy` and `margin` (nats).
+
+    Raises:
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
-    i, j = pair_indices(batch, pairs)
-    label, weight = pair_labels(batch, i, j)
-    return _cross_entropy(
-        pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator), label, weight
-    )
+    label, weight = pair_labels(batch, *pair_indices(batch, pairs))
+    logit = pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator)
+    return _cross_entropy(logit, label, weight)
 
 
+@needs("preference")
 def bradley_terry(
-    context: Context, batch: Batch, *, role: str = "reward", pairs: tuple[tuple[int, int], ...] = ((0, 1),)
+    context: Context, batch: Batch, *, role: str = "reward", pairs: Pairs = ((0, 1),)
 ) -> tuple[Mean, Metrics]:
     """Cross-entropy of a Bradley-Terry reward model: -p log P - (1-p) log(1-P), P = S(r_i - r_j) the probability that i
     beats j (InstructGPT, arXiv:2203.02155 eq. 1).
 
-    r is the role's "reward" head after the last token of a completion. Labels are probabilities. Nats per pair,
-    weighted by `pair_weight`.
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] with a preference [B,N,N]; labels are probabilities.
+        role: The reward model; r is its "reward" head after the last token of a completion.
+        pairs: Which completions are compared.
+
+    Returns:
+        The mean over pairs in nats, weighted by `pair_weight`; `accuracy`, `margin` (nats) and the mean `reward`.
+
+    Raises:
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
-    (values,) = context.score(f"{role}:reward", batch).values()
-    assert batch.valid is not None
-    reward = last_valid(values, batch.valid)
+    reward = last_valid(scored(context, batch, f"{role}:reward"), batch.need("valid", of="bradley_terry"))
     loss, metrics = _cross_entropy(reward[:, i] - reward[:, j], label, weight)
     return loss, metrics | {"reward": Mean.of(reward)}
 
 
+@needs("completions")
 def score_regression(
     context: Context, batch: Batch, *, output: str = "reward:reward", field: str = "quality"
 ) -> tuple[Mean, Metrics]:
     """Regression of a score: mean (f - s)^2, s a given number per completion (the metric that a reward model learns
     beside the ranking in arXiv:2506.05070).
 
-    output: the head f, read after the last token; field: batch.completions[field] [B,N] holds s; completions without a
-    token do not count. Raises ConfigError if there is no such field.
+    Args:
+        context: Scores the head.
+        batch: Completions [B,N,T]; completions without a token do not count.
+        output: The head f, read after the last token.
+        field: batch.completions[field] [B,N] holds s.
+
+    Returns:
+        The mean over completions in squared units of s, and no metrics.
+
+    Raises:
+        ConfigError: If there is no such field.
     """
-    if field not in batch.completions:
-        raise ConfigError(f"score_regression finds no batch.completions[{field!r}]; a stage `overlap` may fill it")
-    (values,) = context.score(output, batch).values()
-    assert batch.valid is not None
-    there = jnp.any(batch.valid, axis=-1)
-    return Mean.of(jnp.square(last_valid(values, batch.valid) - batch.completions[field]), there), {}
+    target, valid = batch.need("completions", field, of="score_regression"), batch.need("valid", of="score_regression")
+    error = last_valid(scored(context, batch, output), valid) - target
+    return Mean.of(jnp.square(error), jnp.any(valid, axis=-1)), {}

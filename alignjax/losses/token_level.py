@@ -4,31 +4,20 @@ they are to be sampled, or a mask that is learned beside the policy."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, as_fn, fn
 from alignjax.losses import reads
-from alignjax.losses.decorators.pairwise import (
-    mask_of,
-    pair_fields,
-    pair_indices,
-    pair_labels,
-    pair_metrics,
-    pair_values,
-    reference_logps,
-    sequence_logps,
-)
+from alignjax.losses.decorators.declared import needs, shared
+from alignjax.losses.decorators.pairwise import pair_indices, score_pairs, wrapped_pairs
+from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps
 from alignjax.losses.margin import dpo
 from alignjax.losses.masks import tail_masks
 from alignjax.numerics import masked_sum
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
-
-__all__ = ["ld_dpo", "length_desensitised", "sparse_masks", "sparse_po", "tdpo", "token_masks", "wpo"]
-
-Pairs = tuple[tuple[int, int], ...]
 
 
 def _kl_to_policy(context: Context, batch: Batch, role: str, reference: str) -> Array:
@@ -36,6 +25,8 @@ def _kl_to_policy(context: Context, batch: Batch, role: str, reference: str) -> 
     return context.score((role, reference), batch, read=reads.forward_kl)["forward_kl"]
 
 
+@needs("preference")
+@shared("role", "pairs")
 def tdpo(
     context: Context,
     batch: Batch,
@@ -43,127 +34,162 @@ def tdpo(
     beta: float = 0.1,
     alpha: float = 0.5,
     variant: Literal["tdpo1", "tdpo2"] = "tdpo2",
-    role: str = "policy",
     reference: str = "reference",
-    pairs: Pairs = ((0, 1),),
+    **where: Any,
 ) -> tuple[Mean, Metrics]:
     """Token-level DPO: -log S(beta (h - alpha (K(l) - sg K(w)))), K(y) = sum over tokens of KL(ref to pi) given the
     prefix; variant "tdpo1": -log S(beta (h - (K(l) - K(w)))) (arXiv:2404.11999).
 
-    Nats per pair; K is the forward KL over the whole vocabulary, summed over the tokens that count, of a reference that
-    must be a role with a model. beta: inverse temperature; alpha: weight of the KL gap, read by "tdpo2" alone. The
-    gradient flows through every K but K(w) in "tdpo2". A soft label p mixes both orders of a pair. Minimised where h
-    exceeds the KL gap by logit(p) / beta. As in the authors' code, whose config ships with "tdpo1" on.
-    """
-    i, j = pair_indices(batch, pairs)
-    label, weight = pair_labels(batch, i, j)
-    fields = pair_fields(context, batch, i, j, role=role, reference=reference)
-    kl = sequence_logps(_kl_to_policy(context, batch, role, reference), mask_of(batch))
-    label = label.astype(kl.dtype)
+    K is the forward KL over the whole vocabulary, summed over the tokens that count. The gradient flows through every K
+    but K(w) in "tdpo2". A soft label p mixes both orders of a pair. Minimized where h exceeds the KL gap by logit(p) /
+    beta. As in the authors' code, whose config ships with "tdpo1" on.
 
-    def one(margin: Array, winner: Array, loser: Array) -> Array:
+    Args:
+        context: Scores the role and the reference.
+        batch: Completions [B,N,T] with a preference [B,N,N].
+        beta: Inverse temperature of the log-ratio.
+        alpha: Weight of the KL gap, read by "tdpo2" alone.
+        variant: Which of the two formulas.
+        reference: What log-ratios are against; it must be a role with a model.
+        **where: role and pairs, see `declared.shared`.
+
+    Returns:
+        The mean over pairs in nats, and the metrics of pairs with `kl`: the mean K of both sides in nats.
+
+    Raises:
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names.
+    """
+    pair = score_pairs(context, batch, reference=reference, **where)
+    kl = sequence_logps(_kl_to_policy(context, batch, where["role"], reference), mask_of(batch))
+    kl_i, kl_j = kl[:, pair.i], kl[:, pair.j]
+
+    def loss(margin: Array, winner: Array, loser: Array) -> Array:
         gap = loser - winner if variant == "tdpo1" else alpha * (loser - jax.lax.stop_gradient(winner))
         return -jax.nn.log_sigmoid(beta * (margin - gap))
 
-    forth, back = one(fields["margin"], kl[:, i], kl[:, j]), one(-fields["margin"], kl[:, j], kl[:, i])
-    metrics = {"kl": Mean.of((kl[:, i] + kl[:, j]) / 2, weight)}
-    return Mean.of(label * forth + (1 - label) * back, weight), pair_metrics(fields, label, weight) | metrics
+    margin = pair.fields["margin"]
+    values = pair.mix(loss(margin, kl_i, kl_j), loss(-margin, kl_j, kl_i))
+    return pair.mean(values), pair.metrics(kl=pair.mean((kl_i + kl_j) / 2))
 
 
 def length_desensitised(
     context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), alpha: float = 0.5
 ) -> tuple[Mean, Metrics]:
-    """Any pairwise loss, length-desensitised: log-probs are sum over t <= n + alpha sum over t > n, n = min(len w, len
+    """Any pairwise loss, length-desensitized: log-probs are sum over t <= n + alpha sum over t > n, n = min(len w, len
     l) (arXiv:2409.06411).
 
-    loss: what `@pairwise` made, as fn(ipo, tau=0.1); its own role, reference, pairs and normalize hold. alpha: weight
-    of the tokens that the longer side has more, in policy and reference alike; 1 leaves the loss as it is, 0 forgets
-    them. normalize="length" divides by the length of the whole completion, as released code does.
+    Args:
+        context: Scores the role and the reference of the loss.
+        batch: Completions [B,N,T] with a preference [B,N,N].
+        loss: What `@pairwise` made, as fn(ipo, tau=0.1); its own role, reference, pairs and normalize hold.
+            normalize="length" divides by the length of the whole completion, as released code does.
+        alpha: Weight of the tokens that the longer side has more, in policy and reference alike; 1 leaves the loss as
+            it is, 0 forgets them.
 
-    Raises ConfigError if `loss` is not pairwise.
+    Returns:
+        The mean over pairs in the units of the loss, and the metrics of pairs.
+
+    Raises:
+        ConfigError: If `loss` is not pairwise.
     """
-    loss = as_fn(loss)
-    per_pair = getattr(loss.function, "per_pair", None)
-    if per_pair is None:
-        raise ConfigError(f"{loss.name} is not a loss of single pairs; give one as loss=fn(dpo, beta=0.1)")
-    hyper = dict(loss.kwargs)
-    role, reference, pairs, normalize = (hyper.pop(name) for name in ("role", "reference", "pairs", "normalize"))
-    i, j = pair_indices(batch, pairs)
-    label, weight = pair_labels(batch, i, j)
+    wrapped = wrapped_pairs(loss, "length_desensitised")
+    i, j = pair_indices(batch, wrapped.where["pairs"])
     whole = mask_of(batch)
     lengths = jnp.sum(whole, axis=-1)
-    first, second = tail_masks(whole[:, i], whole[:, j], alpha)
-    if normalize == "length":
+    masks = tail_masks(whole[:, i], whole[:, j], alpha)
+    if wrapped.normalize == "length":
         per_token = 1 / jnp.maximum(lengths, 1)[..., None]
-        first, second = first * per_token[:, i], second * per_token[:, j]
-    elif normalize != "none":
-        raise ConfigError(f"normalize={normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
-    fields = pair_fields(context, batch, i, j, role=role, reference=reference, masks=(first, second))
-    lengths = lengths.astype(fields["margin"].dtype)
-    fields |= {"length_i": lengths[:, i], "length_j": lengths[:, j]}
-    label = label.astype(fields["margin"].dtype)
-    return Mean.of(pair_values(per_pair, fields, label, **hyper), weight), pair_metrics(fields, label, weight)
+        masks = masks[0] * per_token[:, i], masks[1] * per_token[:, j]
+    elif wrapped.normalize != "none":
+        raise ConfigError(f"normalize={wrapped.normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
+    pair = score_pairs(context, batch, **wrapped.where, masks=masks)
+    lengths = lengths.astype(pair.label.dtype)
+    fields = {**pair.fields, "length_i": lengths[:, i], "length_j": lengths[:, j]}
+    return pair.mean(wrapped.values(fields, pair.label)), pair.metrics()
 
 
+@needs("preference")
+@shared("role", "reference", "pairs")
 def ld_dpo(
-    context: Context,
-    batch: Batch,
-    *,
-    beta: float = 0.1,
-    alpha: float = 0.5,
-    role: str = "policy",
-    reference: str | None = "reference",
-    pairs: Pairs = ((0, 1),),
+    context: Context, batch: Batch, *, beta: float = 0.1, alpha: float = 0.5, **where: Any
 ) -> tuple[Mean, Metrics]:
-    """Length-desensitised DPO: -log S(beta h), with log-probs sum over t <= n + alpha sum over t > n, n = min(len w,
+    """Length-desensitized DPO: -log S(beta h), with log-probs sum over t <= n + alpha sum over t > n, n = min(len w,
     len l) (arXiv:2409.06411).
 
-    Nats per pair. beta: inverse temperature; alpha: weight of the tokens beyond the shorter side's length; 1 is DPO. n
-    belongs to the pair, and only the longer side has a tail. Minimised at a margin, so weighted, of logit(p) / beta.
+    n belongs to the pair, and only the longer side has a tail. Minimized at a margin, so weighted, of logit(p) / beta.
     `length_desensitised` does the same to any pairwise loss. As in TRL's `ld_alpha`; the default of alpha is ours.
+
+    Args:
+        context: Scores the role and the reference.
+        batch: Completions [B,N,T] with a preference [B,N,N].
+        beta: Inverse temperature of the log-ratio.
+        alpha: Weight of the tokens beyond the shorter side's length; 1 is DPO.
+        **where: role, reference and pairs, see `declared.shared`.
+
+    Returns:
+        The mean over pairs in nats, and the metrics of pairs.
+
+    Raises:
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
-    inner = fn(dpo, beta=beta, role=role, reference=reference, pairs=pairs)
-    return length_desensitised(context, batch, loss=inner, alpha=alpha)
+    return length_desensitised(context, batch, loss=fn(dpo, beta=beta, **where), alpha=alpha)
 
 
 def wpo(context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), role: str = "policy") -> tuple[Mean, Metrics]:
-    """Weighted preference optimisation: sg(min(1, exp(c(w) + c(l)))) loss(w, l), c(y) = mean over tokens of log pi(y_t)
+    """Weighted preference optimization: sg(min(1, exp(c(w) + c(l)))) loss(w, l), c(y) = mean over tokens of log pi(y_t)
     - log sum_v pi(v)^2 (arXiv:2406.11827).
 
     Makes off-policy pairs count as much as the policy would have sampled them: c is 0 for a completion as likely as a
-    draw from the policy is on average, and the clamp is on the product. loss: any loss with `pairs` whose pairs count
-    by `pair_weight`; role: the policy, without a reference. Weighted losses are averaged over pairs, not divided by the
-    sum of the weights; metrics of the loss are weighted as it is. Minimised where `loss` is, pair by pair. As in the
-    authors' code.
+    draw from the policy is on average, and the clamp is on the product. Weighted losses are averaged over pairs, not
+    divided by the sum of the weights; metrics of the loss are weighted as it is. Minimized where `loss` is, pair by
+    pair. As in the authors' code.
 
-    Raises ConfigError if `loss` has no pairs.
+    Args:
+        context: Scores the role, and what the loss asks for.
+        batch: Completions [B,N,T] with a preference [B,N,N].
+        loss: Any loss with `pairs` whose pairs count by `pair_weight`.
+        role: The policy, whose own likelihood is the weight.
+
+    Returns:
+        The mean over pairs in the units of the loss, and its metrics with `weight`.
+
+    Raises:
+        ConfigError: If `loss` has no pairs.
     """
     loss = as_fn(loss)
     if "pairs" not in loss.kwargs:
         raise ConfigError(f"{loss.name} has no pairs to be weighed; give a pairwise loss as loss=fn(dpo, beta=0.1)")
-    (logps,) = context.score(role, batch).values()
     agree = context.score(role, batch, read=reads.collision)["collision"]
-    confidence = sequence_logps(logps - agree, mask_of(batch), "length")
+    confidence = sequence_logps(scored(context, batch, role) - agree, mask_of(batch), "length")
     weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(confidence[:, :, None] + confidence[:, None, :], 0)))
-    counted = jnp.ones_like(weight) if batch.pair_weight is None else batch.pair_weight
-    mean, metrics = loss(context, batch.replace(pair_weight=counted * weight))
+    counts = jnp.ones_like(weight) if batch.pair_weight is None else batch.pair_weight
+    mean, metrics = loss(context, batch.replace(pair_weight=counts * weight))
     i, j = pair_indices(batch, loss.kwargs["pairs"])
-    weights = Mean.of(weight[:, i, j], counted[:, i, j])
+    weights = Mean.of(weight[:, i, j], counts[:, i, j])
     return Mean(mean.total, weights.weight), metrics | {"weight": weights}
 
 
 def sparse_masks(
     key: Key, *, width: int, layers: int, independent: bool = False, scale: float = 0.02
 ) -> dict[str, dict[str, Array]]:
-    """The mask parameters of `sparse_po`, for a role with an optimizer:
+    """Starts the mask parameters of `sparse_po`, for a role with an optimizer:
     Role(None, roles.value(fn(sparse_masks, width=512, layers=8)), optimizer=fn(adamw, learning_rate=1e-4)).
 
-    width, layers: D and L of the states that are read; independent: a second set for the KL term, "kl" beside "reward".
     Masks start near 1, where SparsePO is TDPO1; the authors' code draws all weights at random, and a mask may start
     dead.
+
+    Args:
+        key: Draws the weights.
+        width: D of the states that are read.
+        layers: L of those states.
+        independent: Adds a second set for the KL term, "kl" beside "reward".
+        scale: Standard deviation of the weights.
+
+    Returns:
+        Parameters by name, of each mask.
     """
 
-    def one(key: Key) -> dict[str, Array]:
+    def mask_parameters(key: Key) -> dict[str, Array]:
         return {
             "norm_scale": jnp.ones(width),
             "norm_shift": jnp.zeros(width),
@@ -173,27 +199,47 @@ def sparse_masks(
         }
 
     names = ("reward", "kl") if independent else ("reward",)
-    return {name: one(k) for name, k in zip(names, jax.random.split(key, len(names)), strict=True)}
+    return {name: mask_parameters(k) for name, k in zip(names, jax.random.split(key, len(names)), strict=True)}
 
 
 def token_masks(params: Mapping[str, Array], states: Array) -> Array:
-    """Non-negative masks [B,N,T] of states [B,N,T,L,D]: LayerNorm, then a ReLU unit per layer, then one over layers."""
+    """Returns non-negative masks [B,N,T] of states [B,N,T,L,D]: LayerNorm, then a ReLU unit per layer, then one over
+    layers."""
     states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
-    centred = states - jnp.mean(states, axis=-1, keepdims=True)
-    scaled = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-5)
+    centered = states - jnp.mean(states, axis=-1, keepdims=True)
+    scaled = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + 1e-5)
     scaled = scaled * params["norm_scale"] + params["norm_shift"]
     by_layer = jax.nn.relu(jnp.einsum("...ld,ld->...l", scaled, params["weight"]) + params["bias"])
     return jax.nn.relu(by_layer @ params["mixer"])
 
 
-def _states(context: Context, batch: Batch, reference: str, sites: tuple[str, ...]) -> Array:
-    """The reference's states at `sites` as [B,N,T,L,D], their layers one after another."""
-    names = tuple(f"{reference}@{site}" for site in sites)
-    found = context.score(names, batch, read=reads.raw_states)
-    parts = [states if states.ndim == 5 else states[..., None, :] for states in (found[name] for name in names)]
-    return jax.lax.stop_gradient(jnp.concatenate(parts, axis=3))
+class _SparseMasks(NamedTuple):
+    """The masks of the log-ratios and of the KLs, [B,N,T] each."""
+
+    ratio: Array
+    kl: Array
 
 
+def _learned_masks(context: Context, batch: Batch, masks: str, reference: str, sites: tuple[str, ...]) -> _SparseMasks:
+    """The masks that the role `masks` makes of the reference's states at `sites`; no gradient flows into the states."""
+    if masks not in context.state:
+        raise ConfigError(
+            f"sparse_po needs a role {masks!r} for the mask parameters: Role(None, roles.value(fn(losses.sparse_masks, "
+            "width=D, layers=L)), optimizer=fn(adamw, ...))"
+        )
+    at_sites = context.score(tuple(f"{reference}@{site}" for site in sites), batch, read=reads.raw_states)
+    parts = [states if states.ndim == 5 else states[..., None, :] for states in at_sites.values()]
+    states = jax.lax.stop_gradient(jnp.concatenate(parts, axis=3))  # [B,N,T,L,D], the layers one after another
+    params = context.params(masks)
+    if params["reward"]["weight"].shape != states.shape[-2:]:
+        layers, width = states.shape[-2:]
+        raise ConfigError(f"the states at {', '.join(sites)} need masks of fn(sparse_masks, {width=}, {layers=})")
+    ratio = token_masks(params["reward"], states)
+    return _SparseMasks(ratio, token_masks(params["kl"], states) if "kl" in params else ratio)
+
+
+@needs("preference")
+@shared("role", "pairs")
 def sparse_po(
     context: Context,
     batch: Batch,
@@ -203,52 +249,49 @@ def sparse_po(
     l1_kl: float = 0.0,
     masks: str = "masks",
     sites: tuple[str, ...] = ("block",),
-    role: str = "policy",
     reference: str = "reference",
-    pairs: Pairs = ((0, 1),),
+    **where: Any,
 ) -> tuple[Mean, Metrics]:
     """Sparse token masks, learned: -log S(beta (u - d)) + l1_reward sum m_u + l1_kl sum m_d, u = sum_t m_u rho_t of w
     minus l, d = sum_t m_d KL_t of l minus w, KL_t = KL(ref to pi) (arXiv:2410.05102).
 
-    Nats per pair. m_u, m_d [B,N,T] >= 0: masks that a small network gives each token from the reference's states (no
-    gradient into those), trained with the policy: the role `masks`, which starts from `sparse_masks`; one mask for both
-    terms unless that role has one for each. sites: which states are read, [B,N,T,D] or [B,N,T,L,D] each. beta: inverse
-    temperature, which the masks rescale token by token, since nothing bounds them. l1_reward, l1_kl: weights of the
-    masks' sums over the tokens of both sides. A soft label mixes both orders. With masks of 1 it is TDPO1.
+    m_u, m_d [B,N,T] >= 0 are masks that a small network gives each token from the reference's states (no gradient into
+    those), trained with the policy. A soft label mixes both orders. With masks of 1 it is TDPO1. Differs from the
+    authors' code: no dropout on the masks; a token's mask sees the state after it, the token included; with one mask
+    for both terms the code halves both L1 weights, we do not.
 
-    Differs from the authors' code: no dropout on the masks; a token's mask sees the state after it, the token included;
-    with one mask for both terms the code halves both L1 weights, we do not.
+    Args:
+        context: Scores the role and the reference, and has the role `masks`.
+        batch: Completions [B,N,T] with a preference [B,N,N].
+        beta: Inverse temperature, which the masks rescale token by token, since nothing bounds them.
+        l1_reward: Weight of the sum of m_u over the tokens of both sides.
+        l1_kl: Weight of the sum of m_d.
+        masks: The role of the masks, which starts from `sparse_masks`; one mask for both terms unless that role has one
+            for each.
+        sites: Which states are read, [B,N,T,D] or [B,N,T,L,D] each.
+        reference: What log-ratios are against, a role with a model.
+        **where: role and pairs, see `declared.shared`.
 
-    Raises ConfigError if there is no role of mask parameters, or they do not fit the states.
+    Returns:
+        The mean over pairs in nats, and the metrics of pairs with `reward_mask`, `kl_mask` (means over tokens) and
+        `zero_share` of m_u.
+
+    Raises:
+        ConfigError: If there is no role of mask parameters, they do not fit the states, or the batch has no preference.
     """
-    if masks not in context.state:
-        raise ConfigError(
-            f"sparse_po needs a role {masks!r} for the mask parameters: Role(None, roles.value(fn(losses.sparse_masks, "
-            "width=D, layers=L)), optimizer=fn(adamw, ...))"
-        )
-    i, j = pair_indices(batch, pairs)
-    label, weight = pair_labels(batch, i, j)
-    fields = pair_fields(context, batch, i, j, role=role, reference=reference)
-    states = _states(context, batch, reference, sites)
-    params = context.params(masks)
-    if params["reward"]["weight"].shape != states.shape[-2:]:
-        layers, width = states.shape[-2:]
-        raise ConfigError(f"the states at {', '.join(sites)} need masks of fn(sparse_masks, {width=}, {layers=})")
-    reward = token_masks(params["reward"], states)
-    divergence = token_masks(params["kl"], states) if "kl" in params else reward
-    (logps,) = context.score(role, batch).values()
-    counted = mask_of(batch).astype(logps.dtype)
-    # A filed reference may hold anything, NaN included, on tokens that do not count.
-    gained = reward * jnp.where(counted != 0, logps - reference_logps(context, batch, reference), 0)
-    kept = divergence * _kl_to_policy(context, batch, role, reference)
+    pair = score_pairs(context, batch, reference=reference, **where)
+    mask = _learned_masks(context, batch, masks, reference, sites)
+    logps = scored(context, batch, where["role"])
+    counts = mask_of(batch).astype(logps.dtype)
+    # Stored log-probs of the reference may be anything, NaN included, on tokens that do not count.
+    ratio = jnp.where(counts != 0, logps - reference_logps(context, batch, reference), 0)
+    kl = _kl_to_policy(context, batch, where["role"], reference)
     # u - d is a difference of one number per completion: its masked log-ratio plus its masked KL.
-    score = masked_sum(gained + kept, counted)
-    sparsity = masked_sum(l1_reward * reward + l1_kl * divergence, counted)
-    label = label.astype(score.dtype)
-    values = pair_values(dpo.per_pair, {"margin": score[:, i] - score[:, j]}, label, beta=beta)
-    metrics = {
-        "reward_mask": Mean.of(reward, counted),
-        "kl_mask": Mean.of(divergence, counted),
-        "zero_share": Mean.of(reward == 0, counted),
-    }
-    return Mean.of(values + sparsity[:, i] + sparsity[:, j], weight), pair_metrics(fields, label, weight) | metrics
+    score = masked_sum(mask.ratio * ratio + mask.kl * kl, counts)
+    l1 = masked_sum(l1_reward * mask.ratio + l1_kl * mask.kl, counts)
+    values = dpo.per_pair(score[:, pair.i] - score[:, pair.j], pair.label.astype(score.dtype), beta=beta)
+    return pair.mean(values + l1[:, pair.i] + l1[:, pair.j]), pair.metrics(
+        reward_mask=Mean.of(mask.ratio, counts),
+        kl_mask=Mean.of(mask.kl, counts),
+        zero_share=Mean.of(mask.ratio == 0, counts),
+    )

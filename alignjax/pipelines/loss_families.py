@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignjax import stages
-from alignjax.config import Experiment, Fn, Pipeline, fn
+from alignjax import losses, stages
+from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn, hyperparameters
 from alignjax.evaluate.tournament import Player
+from alignjax.losses.decorators.declared import is_loss, kind_of
 from alignjax.pipelines import summarization as parts
 from alignjax.pipelines.summarization import Sizes
 from alignjax.roles import copy_of, restored
@@ -47,6 +48,43 @@ PAIRS = SOFT.but(stages={"verdict": fn(stages.verdict)})  # chosen and rejected,
 LISTS = SOFT.but(stages={"score": fn(stages.win_rate_against)})  # a win rate per completion
 THUMBS = LISTS.but(stages={"thumbs": fn(stages.thumbs)})  # binary feedback per completion
 EDITS = Family(nothing, parts.revised_summaries, _REFERENCE, completions=lambda sizes: 2)  # texts with marked edits
+
+
+_OF_KIND = {"pairwise": PAIRS, "listwise": LISTS, "unpaired": THUMBS}
+# Modules whose losses other configs train: of SFT and judges, of self-play; and of sums of losses.
+_ELSEWHERE = ("supervised", "combine", "self_play", "exploration_bonus", "policy_gradient")
+
+
+def offline_losses() -> dict[str, Any]:
+    """Returns by name every public loss that learns from data which do not change while it learns."""
+    public = {name: loss for name, loss in vars(losses).items() if hasattr(loss, "__module__") and is_loss(loss)}
+    return {name: loss for name, loss in public.items() if loss.__module__.rpartition(".")[2] not in _ELSEWHERE}
+
+
+def with_defaults(table: Mapping[str, tuple[Fn, Family]]) -> dict[str, tuple[Fn, Family]]:
+    """Adds to a table of losses all offline losses that it does not name.
+
+    Args:
+        table: Mode -> (the loss with its hyper-parameters, what it learns from).
+
+    Returns:
+        The table, followed by the other losses with their defaults and the family of their kind.
+
+    Raises:
+        ConfigError: If one of them has no kind, or a hyper-parameter without a default: it needs a line in the table.
+    """
+    beside = [part for _, family in table.values() for part in family.beside.values()]
+    named = {loss.function for loss in (*(loss for loss, _ in table.values()), *beside)}
+    others = {name: loss for name, loss in offline_losses().items() if loss not in named}
+    for name, loss in others.items():
+        needed = [key for key, p in hyperparameters(loss).items() if p.default is p.empty]
+        if needed or kind_of(loss) is None:
+            why = f"no default of {', '.join(needed)}" if needed else "no kind (pairwise, listwise or unpaired)"
+            raise ConfigError(
+                f"the loss {name} has {why}, so its line has to be written in LOSSES of configs/losses.py: "
+                f'"{name}": (fn(losses.{name}, ...), PAIRS, LISTS, THUMBS or EDITS)'
+            )
+    return {**table, **{name: (fn(loss), _OF_KIND[kind_of(loss) or ""]) for name, loss in others.items()}}
 
 
 def sizes_of(mode: str) -> Sizes:

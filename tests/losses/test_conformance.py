@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import losses
-from alignjax.cli import catalogue
 from alignjax.config import ConfigError
+from alignjax.losses.decorators.declared import needs_of
 from alignjax.types import Batch
-from tests.support.cases import CASES, PAIRWISE, SUPERVISED, Case, as_is
+from tests.support.cases import CASES, Case, as_is, public_losses
 from tests.support.network import NETWORK, PROMPT, ROWS, full_batch, parameters
 from tests.support.tiny import all_finite, context_of
 from tests.support.together import TRACES, Program, alone, extra_state, moving, pack
@@ -27,16 +25,9 @@ NAMES = [case.name for case in CASES]
 every = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
 
-def is_loss(function: Any) -> bool:
-    """(context, batch, *, hyper-parameters), as opposed to decorators, rules and makers of losses."""
-    return callable(function) and list(inspect.signature(function).parameters)[:2] == ["context", "batch"]
-
-
-def test_every_public_loss_has_a_line() -> None:
+def test_every_public_loss_has_a_case_of_its_own_name() -> None:
     assert len(set(NAMES)) == len(NAMES), "two lines of one name"
-    covered = {case.loss.name for case in CASES}
-    public = {name for name, function in catalogue.public(losses).items() if is_loss(function)}
-    assert not public - covered, f"no line in cases.py: {sorted(public - covered)}"
+    assert set(public_losses()) <= {case.loss.name for case in CASES}
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -232,8 +223,8 @@ def test_padding_has_no_say(case: Case, plain: Any, float64: None) -> None:
 
 
 @functools.cache
-def filed_in_microbatches() -> tuple[Mapping[str, Any], ...]:
-    """In two microbatches, the reference's log-probs as a source files them; then with NaN where nothing counts."""
+def stored_in_microbatches() -> tuple[Mapping[str, Any], ...]:
+    """In two microbatches, the reference's log-probs as a source stores them; then with NaN where nothing counts."""
     given = setting("float64", full_batch())
     score = jax.jit(lambda params, batch: context_of(NETWORK, reference=params).score("reference", batch))
     scored = np.asarray(score(given.reference, given.batch)["reference"])
@@ -243,9 +234,9 @@ def filed_in_microbatches() -> tuple[Mapping[str, Any], ...]:
 
 
 @every
-def test_microbatches_and_a_filed_reference_change_nothing(case: Case, plain: Any, float64: None) -> None:
-    """Four microbatches are what the differences above were taken in. What is filed under a mask of 0 may be NaN."""
-    for answers in filed_in_microbatches():
+def test_microbatches_and_a_stored_reference_change_nothing(case: Case, plain: Any, float64: None) -> None:
+    """Four microbatches are what the differences above were taken in. What is stored under a mask of 0 may be NaN."""
+    for answers in stored_in_microbatches():
         assert_equal(of(case, plain()), of(case, answers), 1e-12)
 
 
@@ -349,23 +340,18 @@ def without(batch: Batch, field: str) -> Batch:
 
 
 @every
-def test_missing_fields_are_refused_in_words(case: Case) -> None:
-    """A loss either does without a field, or says in a ConfigError what is missing."""
-    state = extra_state([case])
-    refused: dict[str, str] = {}
-    batch = case.fields(full_batch(dtype=np.float32))
-    given = dataclasses.replace(case, fields=as_is)
-    for field in OPTIONAL:
-        try:
-            alone(given, parameters(1), parameters(2), state, without(batch, field))
-        except ConfigError as error:
-            refused[field] = str(error)
-    assert all(len(words) > 20 for words in refused.values())
-    if case in PAIRWISE:
-        assert "preference" in refused
-    assert "mask" not in refused, "without a mask all valid tokens count"
-    assert "pair_weight" not in refused, "without pair weights every pair counts 1"
-    assert case not in SUPERVISED or "reward" not in refused
+def test_a_loss_needs_the_fields_that_it_declares_and_no_others(case: Case) -> None:
+    """It runs on a batch without all others, and says in a ConfigError which of its own is missing. So without a mask
+    all valid tokens count, and without pair weights every pair counts 1: no loss declares those."""
+    declared = needs_of(case.loss)
+    assert declared <= {*OPTIONAL} - {"mask", "pair_weight"}
+    case_as_is, batch = dataclasses.replace(case, fields=as_is), case.fields(full_batch(dtype=np.float32))
+    arguments = parameters(1), parameters(2), extra_state([case])
+    alone(case_as_is, *arguments, functools.reduce(without, {*OPTIONAL} - declared, batch))
+    for field in declared:
+        with pytest.raises(ConfigError, match=field.removesuffix("s")) as error:
+            alone(case_as_is, *arguments, without(batch, field))
+        assert len(str(error.value)) > 20
 
 
 def test_jax_is_as_it_was() -> None:

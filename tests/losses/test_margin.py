@@ -1,8 +1,9 @@
-"""What every loss on pairs has to satisfy. A new loss is a new line in `pair_cases.py` and gets all of these checks."""
+"""What every loss on pairs has to satisfy. A case of `cases.py` that has a `Pair` gets these checks,
+beside those of `test_conformance.py`: finite differences, extremes, padding, hyper-parameters."""
 
 from __future__ import annotations
 
-import itertools
+import functools
 from typing import Any
 
 import jax
@@ -12,23 +13,25 @@ import pytest
 from scipy.optimize import minimize, minimize_scalar
 
 from alignjax import losses
-from alignjax.cli import catalogue
-from alignjax.config import ConfigError, Fn, fn
+from alignjax.config import ConfigError, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.types import Array, Batch
-from tests.support.pair_cases import LOSSES, Case
-from tests.support.tiny import all_finite, ragged, standin
+from tests.support.cases import CASES, CLOSED_FORMS, Case, public_losses
+from tests.support.tiny import ragged, standin
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-every = pytest.mark.parametrize("case", LOSSES, ids=lambda case: f"{case.loss.__name__}-{case.hyper}")
-MODULES = ("pairwise", "anchored", "divergences", "reference_free", "transport", "logic")
+LOSSES = [case for case in CASES + CLOSED_FORMS if case.pair is not None]
+every = pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.name)
+in_closed_form = [case for case in LOSSES if case.pair.at_zero is not None]
+known = pytest.mark.parametrize("case", in_closed_form, ids=lambda case: case.name)
+MODULES = ("margin", "anchored", "divergences", "reference_free", "optimal_transport", "logic")
 
 
-def test_every_pairwise_loss_is_listed() -> None:
-    public = set(catalogue.public(losses).values()) - {losses.pairwise, losses.with_divergence}
+def test_every_loss_of_single_pairs_is_held_to_these_checks() -> None:
+    public = set(public_losses().values()) - {losses.with_divergence}
     of_pairs = {loss for loss in public if hasattr(loss, "per_pair")}
     of_pairs |= {loss for loss in public if loss.__module__.removeprefix("alignjax.losses.") in MODULES}
-    assert of_pairs == {case.loss for case in LOSSES}
+    assert of_pairs == {case.loss.function for case in LOSSES}
 
 
 def pairs_batch(margins: Any, labels: Any, dtype: Any = np.float32, others: Any = 0.0) -> tuple[Array, Batch]:
@@ -49,7 +52,7 @@ def pairs_batch(margins: Any, labels: Any, dtype: Any = np.float32, others: Any 
 
 
 def value(case: Case, logps: Array, batch: Batch, **more: Any) -> Array:
-    mean, _ = case.loss(standin(policy=logps), batch, **{**case.hyper, **more})
+    mean, _ = case.loss(standin(policy=logps), batch, **more)
     return mean.value()
 
 
@@ -58,14 +61,14 @@ def policy_logps(batch: Batch, seed: int = 9) -> Array:
     return jnp.asarray(draw, batch.mask.dtype)
 
 
-@every
+@known
 def test_policy_at_its_reference(case: Case) -> None:
     batch = jax.tree.map(jnp.asarray, ragged(rows=6))
     hard = jnp.round(batch.preference[:, 0, 1])
     batch = batch.replace(preference=batch.preference.at[:, 0, 1].set(hard).at[:, 1, 0].set(1 - hard))
-    if case.absolute:
+    if case.pair.absolute:
         batch = batch.with_logps(reference=jnp.zeros_like(batch.mask))
-    np.testing.assert_allclose(value(case, batch.logps["reference"], batch), case.at_zero, rtol=1e-6)
+    np.testing.assert_allclose(value(case, batch.logps["reference"], batch), case.pair.at_zero, rtol=1e-6)
 
 
 @every
@@ -81,72 +84,35 @@ def test_exchanging_the_completions_and_the_label_changes_nothing(case: Case) ->
     assert float(jnp.abs(grad).max()) > 1e-3
 
 
-@every
+@functools.cache
+def loss_of_one_pair(name: str) -> Any:
+    """(moved [2] or a number, label) -> (loss, its gradient by `moved`) of one pair in float64; compiled once."""
+    case = next(case for case in LOSSES if case.name == name)
+    logps, batch = pairs_batch([0.0], [0.5], np.float64, case.pair.base)
+
+    def loss(moved: Any, p: Any) -> Array:
+        labelled = batch.replace(preference=batch.preference.at[0, 0, 1].set(p).at[0, 1, 0].set(1 - p))
+        return value(case, logps.at[0, :, 0].add(moved), labelled)
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@known
 @pytest.mark.parametrize("p", [0.05, 0.3, 0.6, 0.9])
 def test_the_minimiser_is_the_closed_form(case: Case, p: float, float64: None) -> None:
-    logps, batch = pairs_batch([0.0], [p], np.float64, case.base)
-    loss = jax.jit(jax.value_and_grad(lambda moved: value(case, logps.at[0, :, 0].add(moved), batch)))
-    if case.minimiser is None:
-        hard = pairs_batch([0.0], [1.0], np.float64, case.base)[1]
-        grad = jax.jit(jax.grad(lambda moved: value(case, logps.at[0, :, 0].add(moved), hard)))
+    loss, pair = loss_of_one_pair(case.name), case.pair
+    if pair.minimiser is None:
         for point in np.random.default_rng(0).uniform(-3, 3, (20, 2)):
-            np.testing.assert_array_equal(np.sign(grad(point)), case.slopes(*point))
+            np.testing.assert_array_equal(np.sign(loss(point, 1.0)[1]), pair.slopes(*point))
         return
-    expected = case.minimiser(p)
+    expected = pair.minimiser(p)
     if isinstance(expected, tuple):
-        found = minimize(loss, np.zeros(2), jac=True, tol=1e-9).x
+        minimum = minimize(lambda moved: loss(moved, p), np.zeros(2), jac=True, tol=1e-9).x
     else:
-        bounds = (-40, 40 if case.base == 0 else min(40, -case.base))  # a probability is at most 1
-        along = lambda moved: float(loss(jnp.array([moved, 0.0]))[0])  # noqa: E731
-        found = minimize_scalar(along, bounds=bounds, options={"xatol": 1e-9}).x
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-
-
-@every
-def test_gradient_against_finite_differences(case: Case, float64: None) -> None:
-    batch = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else jnp.asarray(leaf), ragged(rows=6)
-    )
-    logps = policy_logps(batch)
-    # What the formula holds constant is held at its value.
-    _, metrics = case.loss(standin(policy=logps), batch, **case.hyper)
-    held = {"shift": metrics["shift"].value()} if "shift" in metrics else {}
-    loss = jax.jit(lambda x: value(case, x, batch, **held))
-    direction = jnp.asarray(np.random.default_rng(1).normal(size=logps.shape))
-    slope = jnp.sum(jax.grad(lambda x: value(case, x, batch))(logps) * direction)
-    h = 1e-5
-    expected = (loss(logps + h * direction) - loss(logps - h * direction)) / (2 * h)
-    np.testing.assert_allclose(slope, expected, rtol=1e-7)
-
-
-@every
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_extremes_are_finite(case: Case, dtype: str) -> None:
-    sizes = [-1e4, -1.0, 0.0, 1.0, 1e4]
-    margins, others, labels = zip(*itertools.product(sizes, sizes, [0.0, 0.5, 1.0]), strict=True)
-    logps, batch = pairs_batch(margins, labels, others=others)
-    loss, grad = jax.value_and_grad(lambda x: value(case, x, batch))(logps.astype(dtype))
-    assert all_finite((loss, grad))
-    assert loss.dtype == jnp.float32
-
-
-@every
-def test_empty_and_padded_rows(case: Case) -> None:
-    """Without any token a completion has log-prob 0, whatever stands in its padding."""
-    batch = jax.tree.map(jnp.asarray, ragged(rows=6))
-    empty = batch.mask.at[0, 1].set(0).at[1].set(0)  # one completion of pair 0, both of pair 1
-    batch = batch.replace(mask=empty, valid=batch.valid & (empty > 0))
-    logps = policy_logps(batch)
-    loss, grad = jax.value_and_grad(lambda x: value(case, x, batch))(logps)
-    assert all_finite((loss, grad))
-    assert not np.any(grad[1])
-    assert not np.any(np.where(batch.mask == 0, grad, 0))
-    noise = jnp.where(batch.mask == 0, jnp.nan, logps)
-    loss_noise, grad_noise = jax.value_and_grad(lambda x: value(case, x, batch))(noise)
-    np.testing.assert_array_equal(loss, loss_noise)
-    np.testing.assert_array_equal(grad, grad_noise)
-    nothing = batch.replace(mask=jnp.zeros_like(batch.mask))
-    assert all_finite(jax.value_and_grad(lambda x: value(case, x, nothing, normalize="length"))(logps))
+        bounds = (-40, 40 if pair.base == 0 else min(40, -pair.base))  # a probability is at most 1
+        along = lambda moved: float(loss(np.array([moved, 0.0]), p)[0])  # noqa: E731
+        minimum = minimize_scalar(along, bounds=bounds, options={"xatol": 1e-9}).x
+    np.testing.assert_allclose(minimum, expected, atol=2e-5)
 
 
 @every
@@ -181,43 +147,24 @@ def test_all_pairs_of_a_group_are_one_mean_over_pairs(case: Case) -> None:
     np.testing.assert_allclose(together, value(case, rows.logps["policy"], rows), rtol=1e-6)
     apart = [float(value(case, logps, batch, pairs=(pair,))) for pair in all_pairs(3)]
     assert np.std(apart) > 0
-    if not case.coupled:
+    if not case.pair.coupled:
         np.testing.assert_allclose(together, np.mean(apart), rtol=1e-6)
 
 
 @every
-def test_the_order_of_the_rows_does_not_matter(case: Case) -> None:
-    batch = jax.tree.map(jnp.asarray, ragged(rows=6))
-    logps, order = policy_logps(batch), jnp.array([3, 0, 5, 1, 4, 2])
-    loss, grad = jax.value_and_grad(lambda x: value(case, x, batch))(logps)
-    other, other_grad = jax.value_and_grad(lambda x: value(case, x, batch.take(order)))(logps[order])
-    np.testing.assert_allclose(loss, other, rtol=1e-6)
-    np.testing.assert_allclose(grad[order], other_grad, rtol=1e-5, atol=1e-6 * float(jnp.abs(grad).max()))
-
-
-@every
-def test_hyperparameters_are_arguments_of_a_jitted_function(case: Case) -> None:
-    """Every number of a loss is a leaf, so that none of them can decide what is compiled."""
-    batch = jax.tree.map(jnp.asarray, ragged(rows=6))
-    logps, loss = policy_logps(batch), fn(case.loss, **case.hyper)
-    assert set(loss.leaves) == {name for name, given in loss.kwargs.items() if isinstance(given, (float, Fn))}
-    jitted = jax.jit(lambda loss, x: loss(standin(policy=x), batch)[0].value())
-    np.testing.assert_allclose(jitted(loss, logps), value(case, logps, batch), rtol=1e-5)
-
-
-@every
 def test_reference(case: Case) -> None:
-    """`reference=None` is a reference of log-prob 0; a reference that nobody filed is scored."""
+    """`reference=None` is a reference of log-prob 0; a reference that nobody stored is scored."""
     batch = jax.tree.map(jnp.asarray, ragged(rows=6))
-    logps, given = policy_logps(batch), {**case.hyper, "reference": "reference"}
+    logps = policy_logps(batch)
     zero = batch.with_logps(reference=jnp.zeros_like(logps))
     np.testing.assert_allclose(
         value(case, logps, batch.replace(logps={}), reference=None),
         value(case, logps, zero, reference="reference"),
         rtol=1e-6,
     )
-    asked, _ = case.loss(standin(policy=logps, reference=batch.logps["reference"]), batch.replace(logps={}), **given)
-    assert float(asked.value()) == float(value(case, logps, batch, reference="reference"))
+    both = standin(policy=logps, reference=batch.logps["reference"])
+    scored, _ = case.loss(both, batch.replace(logps={}), reference="reference")
+    assert float(scored.value()) == float(value(case, logps, batch, reference="reference"))
 
 
 @every
@@ -230,17 +177,17 @@ def test_mask_weights_tokens_and_length_normalises(case: Case) -> None:
     np.testing.assert_allclose(
         value(case, logps, twice, normalize="none"), value(case, 2 * logps, double, normalize="none"), rtol=1e-5
     )
-    if case.of_means:
+    if case.pair.of_means:
         expected = value(case, logps, batch, normalize="length")
     else:  # the score of the doubled sum, over twice the length
-        expected = value(case, 2 * logps, double, normalize="length", beta=case.hyper["beta"] / 2)
+        expected = value(case, 2 * logps, double, normalize="length", beta=case.loss.kwargs["beta"] / 2)
     np.testing.assert_allclose(value(case, logps, twice, normalize="length"), expected, rtol=1e-5)
 
 
 @every
 def test_metrics_are_of_the_preferred_completion(case: Case) -> None:
     logps, batch = pairs_batch([2.0, -3.0, 1.0, 5.0], [1.0, 0.0, 0.25, 0.5])
-    _, metrics = case.loss(standin(policy=logps), batch, **case.hyper, normalize="none")
+    _, metrics = case.loss(standin(policy=logps), batch, normalize="none")
     assert float(metrics["accuracy"].value()) == pytest.approx(2 / 3)  # the draw does not count
     assert float(metrics["margin"].value()) == pytest.approx((2 + 3 - 1) / 3)
     assert float(metrics["chosen_logps"].value()) == pytest.approx((2 + 0 + 0) / 3)
@@ -255,9 +202,9 @@ def test_mistakes_are_named(case: Case) -> None:
         value(case, logps, batch.replace(preference=None))
     with pytest.raises(ConfigError, match="normalize='words'"):
         value(case, logps, batch, normalize="words")
-    name = next(iter(case.hyper))
+    name = next(iter(case.loss.kwargs))
     with pytest.raises(ConfigError, match=f"Did you mean '{name}'"):
-        fn(case.loss, **{name + "s": 0.1})
+        fn(case.loss.function, **{name + "s": 0.1})
 
 
 def test_a_new_loss_gets_what_it_asks_for() -> None:

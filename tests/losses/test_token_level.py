@@ -262,7 +262,7 @@ def test_mistakes_are_named(policy: Any, batch: Batch) -> None:
         losses.sparse_po(now(policy), batch)
     with pytest.raises(ConfigError, match=r"fn\(sparse_masks, width=4, layers=2\)"):
         losses.sparse_po(now(policy, masks=masks_of(layers=3)), batch)
-    with pytest.raises(ConfigError, match="sft is not a loss of single pairs"):
+    with pytest.raises(ConfigError, match=r"length_desensitised needs a pairwise loss .* not fn\(sft"):
         losses.length_desensitised(now(policy), batch, loss=fn(losses.sft))
     with pytest.raises(ConfigError, match="sft has no pairs"):
         losses.wpo(now(policy), batch, loss=fn(losses.sft))

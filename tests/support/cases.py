@@ -1,6 +1,7 @@
-"""Every loss of the library, once: the list that conformance (one device) and mesh_losses (many) go through.
+"""Every loss of the library, once: the list that all tests of losses go through.
 
-To add a loss, add a line to the section of its family:
+A public loss that is not named here has a case of its own already, with its defaults (`default_case`). Write a line in
+the section of its family where those do not do:
 
     Case(fn(losses.dpo, beta=0.3)),
 
@@ -10,31 +11,104 @@ Choose hyper-parameters away from their limits, so that every term of the loss i
     order_matters  exchanging rows changes it (completions rolled against prompts)
     fields         batch -> batch: adds or changes what this loss reads, in numpy. `network.full_batch` says what is
                    there already: preference, pair_weight, graded reward, completions["edited"], ...
-                   `network.binary_reward` makes thumbs of rewards, `network.with_view` adds a stream
+                   `network.binary_reward` makes binary feedback of rewards, `network.with_view` adds a stream
     extra          roles beside "policy" and "reference" (both on network.NETWORK): Role(model, roles.fresh()) or
                    Role(None, roles.value(f)); those with an optimizer are differentiated too
     name           when a loss stands here twice
+    pair           what is known in closed form of a loss of single pairs
 
-`test_conformance.py` says what every line is then held to.
+`test_conformance.py` says what every line is then held to, `test_margin.py` what those with `pair` are, and
+`mesh_losses.py` takes one line of each loss to meshes of devices.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from alignjax import losses, roles
-from alignjax.config import Fn, fn
+from alignjax.cli import catalogue
+from alignjax.config import ConfigError, Fn, fn
 from alignjax.losses import divergences, logic
+from alignjax.losses.decorators.declared import is_loss, kind_of
 from alignjax.types import Batch, Role
 from tests.support.network import NETWORK, VOCAB, WIDTH, binary_reward
 from tests.support.tiny import sgd
 
+LOG2 = math.log(2)
+EPS = float(np.finfo(np.float32).eps)
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def up_and_down(rho_w: float, rho_l: float) -> tuple[float, float]:
+    return -1, 1
+
+
+def discopop_minimum(p: float) -> float:
+    """Where p exp(-x) - (1-p) log S(-x) is least: what is left of the loss on both sides of 0."""
+    rest = (1 - max(p, 1 - p)) / max(p, 1 - p)
+    return math.copysign(-math.log((math.sqrt(1 + 4 * rest) - 1) / 2), p - 0.5)
+
+
+def simpo_minimum(p: float, gamma: float) -> float:
+    """The logit x where p S(gamma - x) = (1-p) S(gamma + x): a quadratic equation for exp(x)."""
+    b = math.exp(gamma) * (2 * p - 1)
+    return math.log((b + math.sqrt(b * b + 4 * p * (1 - p))) / (2 * (1 - p)))
+
+
+def orpo_minimum(p: float, lam: float) -> float:
+    """Where the loss is stationary in the mean log-prob m of one completion, that of the other being -1."""
+
+    def slope(m: float) -> float:
+        odds = m - math.log(-math.expm1(m)) - logit(math.exp(-1))
+        return -p + lam * (1 / (1 + math.exp(-odds)) - p) / -math.expm1(m)
+
+    return 2 * (brentq(slope, -19, -1e-9, xtol=1e-12) + 1)
+
+
+def cal_dpo_minimum(p: float, beta: float) -> tuple[float, float]:
+    x = brentq(lambda x: 1 / (1 + math.exp(-2 * x)) + x - p - (2 * p - 1) / (2 * beta), -50, 50, xtol=1e-12)
+    return x, -x
+
 
 def as_is(batch: Batch) -> Batch:
     return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """What is known of a loss of single pairs in closed form.
+
+    at_zero: the loss of a hard label where every log-ratio is 0 (for an `absolute` loss: every log-prob too). None:
+    nothing is known.
+
+    minimiser: label p -> where the loss of one pair is least: how many nats the first completion's log-prob has moved,
+    or how many both have. A loss that has no minimum says in `slopes` which way it goes: (rho_w, rho_l) -> the signs of
+    its derivatives for a hard label. base: the log-prob of both completions from which this is measured.
+
+    absolute: it reads log-probs, not only how far they are from the reference's. coupled: a pair's loss depends on the
+    other pairs of the batch. of_means: with normalize="length" it is a function of per-token means.
+    """
+
+    at_zero: float | None = None
+    minimiser: Callable[[float], float | tuple[float, float]] | None = None
+    slopes: Callable[[float, float], tuple[float, float]] | None = None
+    absolute: bool = False
+    coupled: bool = False
+    of_means: bool = True
+    base: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,32 +119,65 @@ class Case:
     fields: Callable[[Batch], Batch] = as_is
     extra: Mapping[str, Role] = dataclasses.field(default_factory=dict)
     name: str = ""
+    pair: Pair | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.loss.name)
 
 
+def f_dpo_case(name: str, divergence: Fn, inverse: Callable[[float], float]) -> Case:
+    """inverse: a score, as the difference from that of a log-ratio of 0 -> the log-ratio."""
+    linear = divergence.function is divergences.reverse_kl
+    known = Pair(LOG2, lambda p: inverse(logit(p) / 4), of_means=linear)
+    return Case(fn(losses.f_dpo, beta=4.0, divergence=divergence), name=name, pair=known)
+
+
+def logical_case(core: Any, reference: str | None = None, at_zero: float = LOG2, **known: Any) -> Case:
+    loss = fn(losses.logical, beta=0.3, core=fn(core), reference=reference)
+    return Case(loss, name=f"logical_{core.__name__}", pair=Pair(at_zero, **known, absolute=True))
+
+
 PAIRS = ((0, 1), (2, 1), (0, 3))
+TRANSPORT = Pair(LOG2, lambda p: math.copysign(logit(0.9) / 0.3, p - 0.5), coupled=True)
 
 PAIRWISE = [
-    Case(fn(losses.dpo, beta=0.3)),
+    Case(fn(losses.dpo, beta=0.3), pair=Pair(LOG2, lambda p: logit(p) / 0.3)),
     Case(fn(losses.dpo, beta=0.3, pairs=PAIRS, normalize="length"), name="dpo_per_token"),
-    Case(fn(losses.ipo, tau=0.4)),
-    Case(fn(losses.slic, beta=0.3)),
-    Case(fn(losses.robust_dpo, beta=0.3, epsilon=0.2)),
-    Case(fn(losses.ln_dpo, beta=0.7)),
-    Case(fn(losses.h_dpo, beta=0.3, alpha=0.7)),
-    Case(fn(losses.discopop, beta=0.3, temperature=0.2)),
-    Case(fn(losses.exo, beta=0.3, epsilon=0.1)),
-    Case(fn(losses.dpo_positive, beta=0.3, lam=2.0)),
-    Case(fn(losses.nca, beta=0.3)),
-    Case(fn(losses.sppo_hard, beta=0.2)),
-    Case(fn(losses.apo_zero, beta=0.3)),
-    Case(fn(losses.apo_down, beta=0.3)),
-    Case(fn(losses.cal_dpo, beta=0.2)),
-    Case(fn(losses.bco_pair, beta=0.3), couples_rows=True),
-    Case(fn(losses.bco_pair, beta=0.3, shift=0.2, pairs=PAIRS), name="bco_pair_fixed"),
-    Case(fn(losses.f_dpo, beta=0.3, divergence=fn(divergences.jensen_shannon))),
+    Case(fn(losses.ipo, tau=0.7), pair=Pair(1 / (4 * 0.7**2), lambda p: (2 * p - 1) / 1.4)),
+    Case(fn(losses.slic, beta=0.3), pair=Pair(1.0, lambda p: math.copysign(1 / 0.3, p - 0.5))),
+    Case(
+        fn(losses.robust_dpo, beta=0.3, epsilon=0.02), pair=Pair(LOG2, lambda p: logit((p - 0.02) / 0.96) / 0.3)
+    ),
+    Case(fn(losses.ln_dpo, beta=1.3), pair=Pair(LOG2, lambda p: 2 * logit(p) / 1.3)),  # two tokens
+    Case(fn(losses.h_dpo, beta=0.3, alpha=0.7), pair=Pair(LOG2, lambda p: logit(p) / 0.21, absolute=True)),
+    Case(
+        fn(losses.discopop, beta=0.5, temperature=0.05), pair=Pair(LOG2 / 2 + 0.5, lambda p: discopop_minimum(p) / 0.5)
+    ),
+    Case(
+        fn(losses.exo, beta=0.3, epsilon=0.1),
+        pair=Pair((math.log(5 / 9) + math.log(5)) / 2, lambda p: logit(0.9 * p + 0.1 * (1 - p)) / 0.3),
+    ),
+    Case(fn(losses.dpo_positive, beta=0.3, lam=50.0), pair=Pair(LOG2, lambda p: max(logit(p), 0) / 0.3)),
+    Case(
+        fn(losses.nca, beta=0.3), pair=Pair(2 * LOG2, lambda p: (math.log(2 * p) / 0.3, math.log(2 - 2 * p) / 0.3))
+    ),
+    Case(fn(losses.sppo_hard, beta=0.1), pair=Pair(25.0, lambda p: ((p - 0.5) / 0.1, (0.5 - p) / 0.1))),
+    Case(fn(losses.apo_zero, beta=0.3), pair=Pair(1.0, slopes=up_and_down)),
+    Case(
+        fn(losses.apo_down, beta=0.3),
+        pair=Pair(1.0, slopes=lambda w, other: (math.copysign(1, abs(w - other) - abs(w)), 1)),
+    ),
+    Case(fn(losses.cal_dpo, beta=0.1), pair=Pair(LOG2 + 25, lambda p: cal_dpo_minimum(p, 0.1))),
+    Case(
+        fn(losses.bco_pair, beta=0.3), couples_rows=True,
+        pair=Pair(2 * LOG2, lambda p: 2 * logit(p) / 0.3, coupled=True),
+    ),
+    Case(
+        fn(losses.bco_pair, beta=0.3, shift=0.5), name="bco_pair_fixed",
+        pair=Pair(softplus(0.5) + softplus(-0.5), lambda p: ((0.5 + logit(p)) / 0.3, (0.5 - logit(p)) / 0.3)),
+    ),
+    f_dpo_case("f_dpo", fn(divergences.jensen_shannon), lambda score: logit(math.exp(score) / 2)),
+    f_dpo_case("f_dpo_forward_kl", fn(divergences.forward_kl), lambda score: -math.log(1 - score)),
     Case(
         fn(
             losses.with_divergence,
@@ -78,15 +185,39 @@ PAIRWISE = [
             divergence=fn(divergences.alpha_divergence, alpha=0.3),
         )
     ),
-    Case(fn(losses.cpo, beta=0.3, alpha=0.5)),
-    Case(fn(losses.simpo, beta=0.7, gamma=0.3)),
-    Case(fn(losses.alpha_po, beta=0.7, gamma=0.3, alpha=0.25)),
-    Case(fn(losses.orpo, lam=0.5)),
-    Case(fn(losses.slic_hf, gamma=1.5, lam=0.2)),
+    Case(
+        fn(losses.cpo, beta=0.3, alpha=0.02),
+        pair=Pair(LOG2, lambda p: logit(p * (1 + 0.02 / 0.3)) / 0.3, absolute=True),
+    ),
+    Case(
+        fn(losses.simpo, beta=2.0, gamma=0.7), pair=Pair(softplus(0.7), lambda p: simpo_minimum(p, 0.7), absolute=True)
+    ),
+    Case(
+        fn(losses.alpha_po, beta=2.0, gamma=0.7, alpha=0.25),
+        pair=Pair(softplus(0.7), lambda p: -8 * math.log(1 - simpo_minimum(p, 0.7) / 8), absolute=True),
+    ),
+    Case(fn(losses.orpo, lam=0.5), pair=Pair(LOG2 / 2, lambda p: orpo_minimum(p, 0.5), absolute=True, base=-2.0)),
+    Case(
+        fn(losses.slic_hf, gamma=1.5, lam=0.05),
+        pair=Pair(1.5, lambda p: math.copysign(1.5, p - 0.5), absolute=True),
+    ),
     Case(fn(losses.aot, beta=0.3, epsilon=0.1, pairs=PAIRS), couples_rows=True),
-    Case(fn(losses.aot_unpaired, beta=0.3, epsilon=0.1), couples_rows=True),
-    Case(fn(losses.logical, beta=0.3)),
-    Case(fn(losses.logical, beta=0.3, core=fn(logic.odds_core), reference=None), name="logical_odds"),
+    Case(fn(losses.aot_unpaired, beta=0.3, epsilon=0.1), couples_rows=True, pair=TRANSPORT),
+    logical_case(logic.dpo_core, "reference", minimiser=lambda p: logit(p) / 0.3, base=-50.0),
+    logical_case(logic.cpo_core, minimiser=lambda p: logit(p) / 0.3, base=-50.0),
+    logical_case(
+        logic.odds_core, base=-2.0, minimiser=lambda p: 2 - softplus(-logit(p) / 0.3 - logit(math.exp(-2)))
+    ),
+    logical_case(
+        logic.unconstrained_core, at_zero=softplus(0.3 * math.log(EPS)), slopes=up_and_down, base=-4.0
+    ),
+]  # fmt: skip
+# The same losses once more, for what is known of them elsewhere.
+CLOSED_FORMS = [
+    Case(fn(losses.aot, beta=0.3, epsilon=0.1), name="aot_of_one", pair=TRANSPORT),
+    Case(fn(losses.ipo, tau=0.1), name="ipo_small", pair=Pair(25.0, lambda p: (2 * p - 1) / 0.2)),
+    f_dpo_case("f_dpo_reverse_kl", fn(divergences.reverse_kl), lambda score: score),
+    f_dpo_case("f_dpo_alpha", fn(divergences.alpha_divergence, alpha=0.5), lambda score: -2 * math.log(1 - score / 2)),
 ]
 
 
@@ -126,7 +257,7 @@ TOKEN_LEVEL = [
 
 
 def _with_density_ratio(batch: Batch) -> Batch:
-    """Thumbs, and how much denser good prompts are than bad ones, some beyond where it is clipped."""
+    """Binary feedback, and how much denser good prompts are than bad ones, some beyond where it is clipped."""
     ratio = np.linspace(0.2, 4, len(batch.tokens)).astype(batch.mask.dtype)
     return binary_reward(batch).replace(prompts={**batch.prompts, "density_ratio": ratio})
 
@@ -137,8 +268,8 @@ def _with_other_instruction(batch: Batch) -> Batch:
 
 
 def _likely_elsewhere(batch: Batch) -> Batch:
-    """Thumbs, on completions that the policy likes more than the reference does under the prompts of other rows, so
-    that the estimate of their KL is not clamped."""
+    """Binary feedback, on completions that the policy likes more than the reference does under the prompts of other
+    rows, so that the estimate of their KL is not clamped."""
     return binary_reward(batch).replace(tokens=(batch.tokens + 2) % VOCAB, logps={})
 
 
@@ -173,7 +304,6 @@ LISTWISE = [
     Case(fn(losses.knowpat, weight=2.0)),
     Case(fn(losses.stable_alignment)),
     Case(fn(losses.stable_alignment, hardest=True), name="stable_alignment_hardest"),
-    Case(fn(losses.act)),
 ]
 
 ANNOTATORS = {"reliability": Role(None, roles.value(fn(losses.reliability, annotators=2, eta=0.8)))}
@@ -183,7 +313,6 @@ NOISE = [
 ]
 
 SUPERVISED = [
-    Case(fn(losses.sft)),
     Case(fn(losses.weighted, loss=fn(losses.sft), weight=0.7)),
     Case(fn(losses.bradley_terry, role="policy")),
     Case(fn(losses.preference_cross_entropy, role="policy")),
@@ -226,4 +355,22 @@ SELF_PLAY = [
     Case(fn(losses.bootstrapped, loss=fn(losses.dpo, beta=0.3, pairs=PAIRS), member=1), fields=resampled),
 ]
 
-CASES = PAIRWISE + TOKEN_LEVEL + UNPAIRED + LISTWISE + NOISE + SUPERVISED + SELF_PLAY
+BY_HAND = PAIRWISE + TOKEN_LEVEL + UNPAIRED + LISTWISE + NOISE + SUPERVISED + SELF_PLAY
+
+
+def default_case(loss: Any) -> Case:
+    """A loss with its defaults, on what its kind reads."""
+    fields = binary_reward if kind_of(loss) == "unpaired" else as_is
+    try:
+        return Case(fn(loss), fields=fields, pair=Pair() if hasattr(loss, "per_pair") else None)
+    except ConfigError as error:
+        raise ConfigError(f"{error}. It has no default, so write its line in tests/support/cases.py") from error
+
+
+def public_losses() -> dict[str, Any]:
+    """Public functions (context, batch, *, hyper-parameters) by name; no decorators, rules or makers of losses."""
+    return {name: function for name, function in catalogue.public(losses).items() if is_loss(function)}
+
+
+NAMED = {case.loss.name for case in BY_HAND}
+CASES = BY_HAND + [default_case(loss) for name, loss in public_losses().items() if name not in NAMED]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from alignjax import algorithms, losses, roles, stages
 from alignjax.config import fn
-from alignjax.losses.decorators.pairwise import sequence_logps
+from alignjax.losses.decorators.sequences import sequence_logps
 from alignjax.pair_layout import all_pairs
 from alignjax.types import Algorithm, Array, Batch, Context, Mean, Metrics, Model, Role
 from tests.support.tiny import model, sgd

@@ -1,21 +1,20 @@
-"""The decorator that turns the maths of one graded list into a loss over a batch, and what such maths is made of."""
+"""The decorator that turns the math of one graded list into a loss over a batch, and what such math is made of."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
-from alignjax.losses.decorators.pairwise import as_loss, mask_of, reference_logps, sequence_logps
+from alignjax.losses.decorators.declared import as_loss, check_inputs, shared
+from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps
 from alignjax.numerics import MASKED
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-# What the maths of a list may ask for by parameter name; each is [B,N] for N completions of a prompt.
+# What the math of a list may ask for by parameter name; each is [B,N] for N completions of a prompt.
 FIELDS = {
     "ratio": "log-ratio of a completion: log policy - log reference, summed over its tokens",
     "logps": "log-probability of a completion under the policy, summed",
@@ -25,23 +24,31 @@ FIELDS = {
 }
 
 
-# --------------------------------------------------------------------------------------- pieces of the maths of a list
+# ---------------------------------------------------------------------------------------- pieces of the math of a list
 
 
 def beats(reward: Array) -> Array:
-    """[..,N] -> [..,N,N]: whether i has the higher reward. Ties beat nobody, so a pair of equals takes no part."""
+    """Returns [..,N,N] of rewards [..,N]: whether i has the higher one. Ties beat nobody, so a pair of equals takes no
+    part."""
     return reward[..., :, None] > reward[..., None, :]
 
 
 def best(reward: Array) -> Array:
-    """Weights [..,N] of the best of the list, sharing 1 equally where several are best."""
+    """Returns weights [..,N] of the best of the list, which share 1 equally where several are best."""
     top = (reward == jnp.max(reward, axis=-1, keepdims=True)).astype(reward.dtype)
     return top / jnp.sum(top, axis=-1, keepdims=True)
 
 
 def mean_rank(*keys: Array) -> Array:
-    """Rank [..,N] of each entry in descending order, 1 first: by the first key, ties by the next; those equal in all
-    keys share the mean of their ranks, so a rank never depends on a position."""
+    """Ranks the entries of a list in descending order.
+
+    Args:
+        *keys: Numbers [..,N]; the first decides, ties go by the next.
+
+    Returns:
+        Ranks [..,N] from 1 on. Entries that are equal in all keys share the mean of their ranks, so that a rank never
+        depends on a position.
+    """
     above = jnp.zeros((*keys[0].shape, keys[0].shape[-1]), bool)
     equal = jnp.ones_like(above)
     for key in keys:
@@ -51,11 +58,24 @@ def mean_rank(*keys: Array) -> Array:
     return 0.5 + jnp.sum(above.astype(dtype) + 0.5 * equal.astype(dtype), axis=-1)  # an entry equals itself
 
 
-def first_of_worse(own: Array, other: Array, worse: Array) -> Array:
-    """-log of the probability of i [..,N] among itself and the j [..,N,N] that are `worse` than it, with exponents
-    `own` [..,N] of i and `other` [..,N,N] of j; 0 where nothing is worse."""
-    exponents = jnp.concatenate([own[..., None], jnp.where(worse, other, MASKED)], axis=-1)
-    return jax.nn.logsumexp(exponents, axis=-1) - own
+def first_of_worse(exponent: Array, other: Array, worse: Array) -> Array:
+    """Computes -log of the probability that i comes first among itself and what is worse.
+
+    Args:
+        exponent: Of i [..,N].
+        other: Exponents of j as i sees them [..,N,N].
+        worse: Which j take part [..,N,N].
+
+    Returns:
+        Nats [..,N]; 0 where nothing is worse.
+    """
+    exponents = jnp.concatenate([exponent[..., None], jnp.where(worse, other, MASKED)], axis=-1)
+    return jax.nn.logsumexp(exponents, axis=-1) - exponent
+
+
+def score_gaps(score: Array) -> Array:
+    """Returns s_i - s_j [..,N,N] of scores [..,N]."""
+    return score[..., :, None] - score[..., None, :]
 
 
 # ---------------------------------------------------------------------------------------------------------- objectives
@@ -70,7 +90,7 @@ def list_mle(score: Array, reward: Array) -> Array:
 
 def pairwise_logistic(score: Array, reward: Array) -> Array:
     """RankNet: sum over pairs with r_i > r_j of log(1 + exp(s_j - s_i))."""
-    return jnp.sum(jnp.where(beats(reward), _softplus_gap(score), 0), axis=(-1, -2))
+    return jnp.sum(jnp.where(beats(reward), jax.nn.softplus(-score_gaps(score)), 0), axis=(-1, -2))
 
 
 def softmax_listwise(score: Array, reward: Array) -> Array:
@@ -89,53 +109,41 @@ def lambda_loss(score: Array, reward: Array) -> Array:
     # 2^60 leaves room for sums in float32; labels that large order the list by their best alone.
     gain = jnp.exp2(jnp.minimum(reward, 60))
     discount = 1 / jnp.log1p(mean_rank(score, reward))
-    weight = jnp.abs((gain[..., :, None] - gain[..., None, :]) * (discount[..., :, None] - discount[..., None, :]))
-    terms = jnp.where(beats(reward), jax.lax.stop_gradient(weight) * _softplus_gap(score), 0)
-    return jnp.sum(terms, axis=(-1, -2))
-
-
-def _softplus_gap(score: Array) -> Array:
-    """log(1 + exp(s_j - s_i)), [..,N,N]."""
-    return jax.nn.softplus(score[..., None, :] - score[..., :, None])
+    weight = jax.lax.stop_gradient(jnp.abs(score_gaps(gain) * score_gaps(discount)))
+    return jnp.sum(jnp.where(beats(reward), weight * jax.nn.softplus(-score_gaps(score)), 0), axis=(-1, -2))
 
 
 # ----------------------------------------------------------------------------------------------------------- decorator
 
 
-def list_fields(
-    context: Context, batch: Batch, *, role: str, reference: str | None, normalize: str = "none"
+def _list_fields(
+    context: Context, batch: Batch, *, role: str, reference: str | None, normalize: str
 ) -> dict[str, Array]:
-    """All FIELDS [B,N]; without a reference the ratio is the log-probability. ConfigError if the batch has no
-    reward."""
-    if batch.reward is None:
-        raise ConfigError(
-            "a listwise loss needs batch.reward: a source with scores (rankings), or a stage that fills it "
-            "(reward, win_rate_against, constraint_rate)"
-        )
-    mask = mask_of(batch)
+    """Computes all FIELDS [B,N]; without a reference the ratio is the log-probability."""
+    reward, mask = batch.need("reward", of="a listwise loss"), mask_of(batch)
 
     def total(values: Array, normalize: str) -> Array:
         # Sums over lists of half-precision numbers would lose the small gaps that ranks are made of.
         return sequence_logps(values.astype(jnp.promote_types(values.dtype, jnp.float32)), mask, normalize)
 
-    (own,) = context.score(role, batch).values()
-    logps = total(own, normalize)
+    per_token = scored(context, batch, role)
+    logps = total(per_token, normalize)
     against = 0 if reference is None else total(reference_logps(context, batch, reference), normalize)
     return {
         "ratio": logps - against,
         "logps": logps,
-        "nll": -total(own, "none"),
+        "nll": -total(per_token, "none"),
         "length": jnp.sum(mask, axis=-1).astype(logps.dtype),
-        "reward": batch.reward.astype(logps.dtype),
+        "reward": reward.astype(logps.dtype),
     }
 
 
 def list_metrics(fields: dict[str, Array], weight: Array) -> Metrics:
-    """How well the policy's order (of log-ratios, or of log-probs without a reference) agrees with the rewards:
+    """Returns how well the policy's order (of log-ratios, or of log-probs without a reference) agrees with the rewards:
     `accuracy` over all pairs that differ in reward, `kendall` the mean over lists of Kendall's tau on them, `best_hit`
-    how often the policy's first is one of the best; and where log-probs drift."""
+    how often the policy's first is one of the best; and where log-probs drift, in nats."""
     score, reward = fields["ratio"], fields["reward"]
-    gap = score[..., :, None] - score[..., None, :]
+    gap = score_gaps(score)
     differs = beats(reward) * weight[..., None, None]
     pairs = jnp.sum(differs, axis=(-1, -2))
     tau = jnp.sum(differs * jnp.sign(gap), axis=(-1, -2)) / jnp.maximum(pairs, 1)
@@ -152,37 +160,33 @@ def list_metrics(fields: dict[str, Array], weight: Array) -> Metrics:
 def listwise(per_list: Callable[..., Array] | None = None, **defaults: Any) -> Any:
     """Makes a Loss of a function of one list: `@listwise`, or `@listwise(reference=None, normalize="length")`.
 
-    The positional parameters of `per_list` name what it reads (see FIELDS; all [..,N]) and it returns a loss per list
-    [..]; its keyword-only parameters are the hyper-parameters. The loss gains three, whose defaults `defaults` may
-    change: role, reference and normalize, as those of `pairwise`. The maths stays reachable as `loss.per_list`.
-
     The decorator owns masks and the (sum, weight) of the mean: one mean over lists; a list of which no token counts is
-    left out. Raises ConfigError if the batch has no reward.
+    left out. The loss gains three hyper-parameters: role, reference and normalize, as those of `pairwise`. It raises a
+    ConfigError if the batch has no reward.
+
+    Args:
+        per_list: The math. Its positional parameters name what it reads (see `FIELDS`; all [..,N]), its keyword-only
+            parameters are the hyper-parameters, and it returns a loss per list [..].
+        **defaults: Other defaults of the three hyper-parameters.
+
+    Returns:
+        The loss; the math stays reachable as `loss.per_list`.
+
+    Raises:
+        ConfigError: If the math asks for what a list does not have.
     """
     if per_list is None:
         return functools.partial(listwise, **defaults)
-    maths = per_list
-    parameters = inspect.signature(maths).parameters.items()
-    asked = [name for name, p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    unknown = [name for name in asked if name not in FIELDS]
-    if unknown:
-        raise ConfigError(f"{maths.__name__} asks for {', '.join(unknown)}; a list has {', '.join(FIELDS)}")
+    math = per_list
+    inputs = check_inputs(math, FIELDS, f"a list has {', '.join(FIELDS)}")
 
-    def loss(
-        context: Context,
-        batch: Batch,
-        *,
-        role: str = "policy",
-        reference: str | None = "reference",
-        normalize: str = "none",
-        **hyper: Any,
-    ) -> tuple[Mean, Metrics]:
-        fields = list_fields(context, batch, role=role, reference=reference, normalize=normalize)
+    shares = ("role", "reference", "normalize")
+
+    @shared(*shares, **defaults)
+    def loss(context: Context, batch: Batch, **hyper: Any) -> tuple[Mean, Metrics]:
+        fields = _list_fields(context, batch, **{name: hyper.pop(name) for name in shares})
         weight = jnp.any(fields["length"] > 0, axis=-1).astype(fields["ratio"].dtype)
-        values = maths(*[fields[name] for name in asked], **hyper)
+        values = math(*[fields[name] for name in inputs], **hyper)
         return Mean.of(values, weight), list_metrics(fields, weight)
 
-    loss.__kwdefaults__ = {**(loss.__kwdefaults__ or {}), **defaults}
-    named = as_loss(loss, maths)
-    named.per_list = maths
-    return named
+    return as_loss(loss, math, per_list=math, needs=("reward",))

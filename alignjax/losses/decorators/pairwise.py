@@ -1,84 +1,61 @@
-"""The decorator that turns the maths of one pair into a loss over a batch."""
+"""The decorator that turns the math of one pair into a loss over a batch, and the pieces that other losses of pairs
+share."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import typing
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
-from alignjax.numerics import masked_sum
+from alignjax.config import ConfigError, Fn, as_fn
+from alignjax.losses.decorators.declared import as_loss, check_inputs, math_inputs, shared
+from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-# What the maths of a pair may ask for by parameter name; each is [B,K] for K pairs (i, j).
+Pairs = tuple[tuple[int, int], ...]
+
+# What the math of a pair may ask for by parameter name; each is [B,K] for K pairs (i, j).
 FIELDS = {
     "margin": "log-ratio of i minus log-ratio of j, in nats",
     "preference": "probability in [0, 1] that i beats j",
     "ratio_i": "log-ratio of completion i: log policy - log reference, summed over its tokens",
-    "ratio_j": "the same of j",
+    "ratio_j": "log-ratio of completion j",
     "logps_i": "log-probability of completion i under the policy, summed",
-    "logps_j": "the same of j",
+    "logps_j": "log-probability of completion j",
     "length_i": "how many tokens of completion i count (the sum of its mask)",
-    "length_j": "the same of j",
+    "length_j": "how many tokens of completion j count",
 }
-# The same for maths that is written for a winner w and a loser l, as papers do.
+# The names in math that is written for a winner w and a loser l, as papers do.
 _ORDERED = {name[:-1] + {"i": "w", "j": "l"}[name[-1]]: name for name in FIELDS if name[-2:] in ("_i", "_j")}
 _SWAPPED = {name: name[:-1] + {"i": "j", "j": "i"}[name[-1]] for name in _ORDERED.values()}
 
 
-def reference_logps(context: Context, batch: Batch, name: str) -> Array:
-    """batch.logps[name] if a source, a sampler or the stage `logprobs` filled it, else scored now (a second trunk in
-    this update). A constant, also where the role is trained by another loss."""
-    if name in batch.logps:
-        return batch.logps[name]
-    (logps,) = context.score(name, batch).values()
-    return jax.lax.stop_gradient(logps)
-
-
 def pair_indices(batch: Batch, pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
-    """First and second completion of every pair; ConfigError if a pair names a completion that the batch does not
-    have."""
-    assert batch.tokens is not None
-    n = batch.tokens.shape[1]
+    """Returns the first and the second completion of every pair, [K] each.
+
+    Raises:
+        ConfigError: If a pair names a completion that the batch does not have.
+    """
+    n = batch.need("tokens", of="a loss of pairs").shape[1]
     if any(not (0 <= i < n and 0 <= j < n and i != j) for i, j in pairs):
         raise ConfigError(f"pairs={tuple(pairs)} do not fit a batch with {n} completions a prompt")
     return jnp.array([i for i, _ in pairs]), jnp.array([j for _, j in pairs])
 
 
 def pair_labels(batch: Batch, i: Array, j: Array) -> tuple[Array, Array]:
-    """preference and pair_weight of the pairs, [B,K]; every pair counts 1 where no weights are given."""
-    if batch.preference is None:
-        raise ConfigError(
-            "a pairwise loss needs batch.preference: a source with pairs, or the stage fn(prefer, judge=...)"
-        )
-    label = batch.preference[:, i, j]
+    """Returns the preference and the weight of the pairs, [B,K] each; without weights every pair counts 1.
+
+    Raises:
+        ConfigError: If the batch has no preference.
+    """
+    label = batch.need("preference", of="a pairwise loss")[:, i, j]
     if batch.pair_weight is None:
         return label, jnp.ones_like(label)
     weight = batch.pair_weight[:, i, j]
     # Where nobody was asked the label may be anything, NaN included, which times a weight of 0 is a NaN gradient.
     return jnp.where(weight != 0, label, 0.5), weight
-
-
-def mask_of(batch: Batch) -> Array:
-    """How much every completion token counts, [B,N,T]."""
-    mask = batch.mask if batch.mask is not None else batch.valid
-    assert mask is not None
-    return mask
-
-
-def sequence_logps(logps: Array, mask: Array, normalize: str = "none") -> Array:
-    """[..,T] -> [..]: summed over the tokens that count, or their mean for normalize="length"."""
-    total = masked_sum(logps, mask.astype(logps.dtype))
-    if normalize == "length":
-        return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(logps.dtype)
-    if normalize != "none":
-        raise ConfigError(f"normalize={normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
-    return total
 
 
 def pair_fields(
@@ -92,62 +69,124 @@ def pair_fields(
     normalize: str = "none",
     masks: tuple[Array, Array] | None = None,
 ) -> dict[str, Array]:
-    """All FIELDS of the pairs but the label, [B,K] each. i, j [K]: first and second completion of every pair.
+    """Scores both sides of every pair.
 
-    masks: how much the tokens of the two sides count, [B,K,T] each, where that depends on the pair; batch.mask
-    otherwise.
+    Args:
+        context: Scores the role, and the reference unless the batch has its log-probs.
+        batch: The completions.
+        i: First completion of every pair [K].
+        j: Second completion [K].
+        role: What is trained.
+        reference: What log-ratios are against; None: log-ratios are log-probs.
+        normalize: "none" for sums over tokens, "length" for means.
+        masks: How much the tokens of the two sides count, [B,K,T] each, where that depends on the pair; batch.mask
+            otherwise.
+
+    Returns:
+        All `FIELDS` but the preference, [B,K] each.
     """
-    (logps,) = context.score(role, batch).values()
+    # Numbers are summed over tokens before pairs are gathered, N sequences and not K, unless the mask is the pair's.
+    logps = scored(context, batch, role)
     against = None if reference is None else reference_logps(context, batch, reference)
     mask = mask_of(batch)
 
-    def side(index: Array, weight: Array | None) -> tuple[Array, Array, Array]:
-        """(log-prob, log-ratio, length) of one side."""
+    def totals(values: Array, index: Array, weight: Array | None) -> Array:
+        if weight is None:
+            return sequence_logps(values, mask, normalize)[:, index]
+        return sequence_logps(values[:, index], weight, normalize)
 
-        def total(values: Array) -> Array:
-            if weight is None:  # summed before it is gathered: N sequences, not K
-                return sequence_logps(values, mask, normalize)[:, index]
-            return sequence_logps(values[:, index], weight, normalize)
-
-        own = total(logps)
+    fields = {}
+    for side, index, weight in zip("ij", (i, j), masks or (None, None), strict=True):
+        total = totals(logps, index, weight)
         length = jnp.sum(mask, axis=-1)[:, index] if weight is None else jnp.sum(weight, axis=-1)
-        return own, own if against is None else own - total(against), length.astype(own.dtype)
-
-    first, second = masks if masks is not None else (None, None)
-    names = ("logps", "ratio", "length")
-    fields = {f"{name}_i": value for name, value in zip(names, side(i, first), strict=True)}
-    fields |= {f"{name}_j": value for name, value in zip(names, side(j, second), strict=True)}
+        fields[f"logps_{side}"] = total
+        fields[f"ratio_{side}"] = total if against is None else total - totals(against, index, weight)
+        fields[f"length_{side}"] = length.astype(total.dtype)
     return fields | {"margin": fields["ratio_i"] - fields["ratio_j"]}
 
 
-def pair_values(per_pair: Callable[..., Array], fields: dict[str, Array], label: Array, **hyper: Any) -> Array:
-    """The loss of every pair [B,K].
+class ScoredPairs(NamedTuple):
+    """Pairs with all that is known of them; K pairs of each prompt."""
 
-    Maths that asks for winner and loser (`ratio_w`, `logps_l`, ... or the margin alone) is applied in both orders and
-    averaged with the label; maths that asks for `preference` or for i and j is applied once.
+    i: Array  # [K] number of the first completion
+    j: Array  # [K] number of the second
+    label: Array  # [B,K] probability that i beats j
+    weight: Array  # [B,K] 0 where nobody was asked
+    fields: Mapping[str, Array]  # see FIELDS, [B,K] each
+
+    def mix(self, forth: Array, back: Array) -> Array:
+        """Returns p forth + (1-p) back: the loss of each pair from its loss under either verdict."""
+        return self.label * forth + (1 - self.label) * back
+
+    def mean(self, values: Array) -> Mean:
+        """Returns one mean over all pairs, each by its weight."""
+        return Mean.of(values, self.weight)
+
+    def metrics(self, **more: Mean) -> Metrics:
+        """Returns `pair_metrics`, and more."""
+        return pair_metrics(self.fields, self.label, self.weight) | more
+
+
+def score_pairs(
+    context: Context,
+    batch: Batch,
+    *,
+    role: str,
+    reference: str | None,
+    pairs: Pairs,
+    normalize: str = "none",
+    masks: tuple[Array, Array] | None = None,
+) -> ScoredPairs:
+    """Labels and scores the pairs of a batch: `pair_indices`, `pair_labels` and `pair_fields` in one.
+
+    Raises:
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
-    asked = _asked(per_pair)
-    if not _is_ordered(asked):
-        return per_pair(*[{**fields, "preference": label}[name] for name in asked], **hyper)
-    names = [_ORDERED.get(name, name) for name in asked]
+    i, j = pair_indices(batch, pairs)
+    label, weight = pair_labels(batch, i, j)
+    how = {"role": role, "reference": reference, "normalize": normalize}
+    fields = pair_fields(context, batch, i, j, **how, masks=masks)
+    return ScoredPairs(i, j, label.astype(fields["margin"].dtype), weight, fields)
+
+
+def pair_values(
+    per_pair: Callable[..., Array],
+    fields: Mapping[str, Array],
+    label: Array,
+    *,
+    mixes_label: bool | None = None,
+    **hyper: Any,
+) -> Array:
+    """Evaluates the math of a pair.
+
+    Args:
+        per_pair: The math, as `pairwise` takes it.
+        fields: What it may ask for, see `FIELDS`, [B,K] each.
+        label: Probability that i beats j [B,K].
+        mixes_label: Whether the math is applied in both orders and averaged with the label; None: if it asks for a
+            winner and a loser (`ratio_w`, `logps_l`, ...) or for the margin alone.
+        **hyper: Hyper-parameters of the math.
+
+    Returns:
+        The loss of every pair [B,K].
+    """
+    inputs = math_inputs(per_pair)
+    if not (_is_ordered(inputs) if mixes_label is None else mixes_label):
+        return per_pair(*[{**fields, "preference": label}[name] for name in inputs], **hyper)
+    names = [_ORDERED.get(name, name) for name in inputs]
     swapped = {**{name: fields[other] for name, other in _SWAPPED.items()}, "margin": -fields["margin"]}
-    forth, back = (per_pair(*[given[name] for name in names], **hyper) for given in (fields, swapped))
+    forth, back = (per_pair(*[order[name] for name in names], **hyper) for order in (fields, swapped))
     return label * forth + (1 - label) * back
 
 
-def _asked(per_pair: Callable[..., Array]) -> list[str]:
-    parameters = inspect.signature(per_pair).parameters
-    return [name for name, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+def _is_ordered(inputs: Sequence[str]) -> bool:
+    """Tells whether math with these inputs is written for a winner and a loser."""
+    return all(name in _ORDERED or name == "margin" for name in inputs)
 
 
-def _is_ordered(asked: Sequence[str]) -> bool:
-    """Whether the maths is written for a winner and a loser."""
-    return all(name in _ORDERED or name == "margin" for name in asked)
-
-
-def pair_metrics(fields: dict[str, Array], label: Array, weight: Array) -> Metrics:
-    """What everybody looks at: the margin of the preferred over the other, how often its sign is right, and where the
-    log-probs drift."""
+def pair_metrics(fields: Mapping[str, Array], label: Array, weight: Array) -> Metrics:
+    """Returns what everybody looks at: `margin` (nats) and `accuracy` of the preferred over the other completion where
+    the label has a side, and where log-probs drift (`chosen_logps`, `rejected_logps`, `log_ratio`)."""
     sign = jnp.sign(2 * label - 1)
     winner = sign >= 0
     chosen, rejected = (jnp.where(winner == first, fields["logps_i"], fields["logps_j"]) for first in (True, False))
@@ -162,66 +201,80 @@ def pair_metrics(fields: dict[str, Array], label: Array, weight: Array) -> Metri
     }
 
 
-def pairwise(per_pair: Callable[..., Array] | None = None, **defaults: Any) -> Any:
+def pairwise(per_pair: Callable[..., Array] | None = None, *, mixes_label: bool | None = None, **defaults: Any) -> Any:
     """Makes a Loss of a function of one pair: `@pairwise`, or `@pairwise(reference=None, normalize="length")`.
 
-    The positional parameters of `per_pair` name what it reads (see FIELDS; all [..,K]) and it returns a loss per pair
-    [..,K]; its keyword-only parameters are the hyper-parameters. Written for a winner and a loser (`ratio_w`,
-    `logps_l`, ..., or `margin` alone, the winner's minus the loser's) it becomes p l(i, j) + (1-p) l(j, i); written
-    with `preference` it does with the label what it likes. The loss gains five hyper-parameters, whose defaults
-    `defaults` may change:
+    Math that is written for a winner and a loser (`ratio_w`, `logps_l`, ..., or `margin` alone, the winner's minus the
+    loser's) becomes p l(i, j) + (1-p) l(j, i); math that asks for `preference` does with the label what it likes. So
+    soft labels and label smoothing need no loss of their own. The decorator owns masks, pairs, `pair_weight` (0 = not
+    labelled) and the (sum, weight) of the mean.
 
-    role: what is trained; reference: what log-ratios are against (None: reference-free); pairs: which completions are
-    compared; normalize: "none" for sequence sums, "length" for per-token means; per_pair stays reachable as
-    `loss.per_pair`.
+    The loss gains four hyper-parameters: role, what is trained; reference, what log-ratios are against (None:
+    reference-free); pairs, which completions are compared; normalize, "none" for sums over tokens or "length" for
+    means. It raises a ConfigError if the batch has no preference, or not the completions that `pairs` names.
 
-    The decorator owns masks, pairs, `pair_weight` (0 = not labelled) and the (sum, weight) of the mean. The label is a
-    probability, so soft labels and label smoothing need no loss of their own.
+    Args:
+        per_pair: The math. Its positional parameters name what it reads (see `FIELDS`; all [..,K]), its keyword-only
+            parameters are the hyper-parameters, and it returns a loss per pair [..,K].
+        mixes_label: Says what the parameter names would decide: whether the math is applied in both orders and mixed
+            with the label (True), or once (False).
+        **defaults: Other defaults of the four hyper-parameters.
 
-    Raises ConfigError if the batch has no preference, or not the completions that `pairs` names.
+    Returns:
+        The loss; the math stays reachable as `loss.per_pair`.
+
+    Raises:
+        ConfigError: If the math asks for what a pair does not have, or for a winner and a loser without mixing.
     """
     if per_pair is None:
-        return functools.partial(pairwise, **defaults)
-    maths = per_pair
-    asked = _asked(maths)
-    unknown = [name for name in asked if name not in FIELDS and name not in _ORDERED]
-    if unknown or (any(name in _ORDERED for name in asked) and not _is_ordered(asked)):
+        return functools.partial(pairwise, mixes_label=mixes_label, **defaults)
+    math = per_pair
+    has = f"a pair has {', '.join(FIELDS)}, or for a winner and a loser margin, {', '.join(_ORDERED)}"
+    inputs = check_inputs(math, {*FIELDS, *_ORDERED}, has)
+    ordered = any(name in _ORDERED for name in inputs)
+    if (ordered or mixes_label) and not (_is_ordered(inputs) and mixes_label is not False):
+        raise ConfigError(f"{math.__name__} asks for {', '.join(inputs)} with mixes_label={mixes_label}; {has}")
+
+    shares = ("role", "reference", "pairs", "normalize")
+
+    @shared(*shares, **defaults)
+    def loss(context: Context, batch: Batch, **hyper: Any) -> tuple[Mean, Metrics]:
+        scored_pairs = score_pairs(context, batch, **{name: hyper.pop(name) for name in shares})
+        values = pair_values(math, scored_pairs.fields, scored_pairs.label, mixes_label=mixes_label, **hyper)
+        return scored_pairs.mean(values), scored_pairs.metrics()
+
+    return as_loss(loss, math, per_pair=math, mixes_label=mixes_label, needs=("preference",))
+
+
+class WrappedPairs(NamedTuple):
+    """A pairwise loss taken apart, for a loss that wraps it."""
+
+    where: dict[str, Any]  # its role, reference and pairs
+    normalize: str
+    values: Callable[..., Array]  # (fields, label [B,K]) -> loss per pair [B,K]
+
+
+def wrapped_pairs(loss: Any, wrapper: str) -> WrappedPairs:
+    """Takes a pairwise loss apart.
+
+    Args:
+        loss: A loss made by `pairwise`, or an `Fn` of one.
+        wrapper: Who wraps it, for the message.
+
+    Returns:
+        Its parts.
+
+    Raises:
+        ConfigError: If the loss is not made by `pairwise`.
+    """
+    loss = as_fn(loss)
+    math = getattr(loss.function, "per_pair", None) if isinstance(loss, Fn) else None
+    if math is None:
         raise ConfigError(
-            f"{maths.__name__} asks for {', '.join(unknown or asked)}; a pair has {', '.join(FIELDS)}, or for a winner "
-            f"and a loser margin, {', '.join(_ORDERED)}"
+            f"{wrapper} needs a pairwise loss such as fn(dpo, beta=0.1), one that is made by `pairwise`, not {loss!r}"
         )
-
-    def loss(
-        context: Context,
-        batch: Batch,
-        *,
-        role: str = "policy",
-        reference: str | None = "reference",
-        pairs: tuple[tuple[int, int], ...] = ((0, 1),),
-        normalize: str = "none",
-        **hyper: Any,
-    ) -> tuple[Mean, Metrics]:
-        i, j = pair_indices(batch, pairs)
-        label, weight = pair_labels(batch, i, j)
-        fields = pair_fields(context, batch, i, j, role=role, reference=reference, normalize=normalize)
-        label = label.astype(fields["margin"].dtype)
-        return Mean.of(pair_values(maths, fields, label, **hyper), weight), pair_metrics(fields, label, weight)
-
-    loss.__kwdefaults__ = {**(loss.__kwdefaults__ or {}), **defaults}
-    named = as_loss(loss, maths)
-    named.per_pair = maths
-    return named
-
-
-def as_loss(loss: Any, maths: Callable[..., Array]) -> Any:
-    """`loss` under the name, docstring and hyper-parameters of `maths`, followed by its own."""
-    own = typing.get_type_hints(loss)
-    hints = typing.get_type_hints(maths)
-    hyper = [p for p in inspect.signature(maths).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    mine = [p for p in inspect.signature(loss).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    first, rest = mine[:2], [p for p in mine[2:] if p.name not in {h.name for h in hyper}]
-    loss.__name__, loss.__qualname__ = maths.__name__, maths.__qualname__
-    loss.__doc__, loss.__module__ = maths.__doc__, maths.__module__
-    loss.__annotations__ = {**own, **{p.name: hints.get(p.name, Any) for p in hyper}}
-    loss.__signature__ = inspect.Signature([*first, *hyper, *rest])
-    return loss
+    hyper = dict(loss.kwargs)
+    where = {name: hyper.pop(name) for name in ("role", "reference", "pairs")}
+    normalize = hyper.pop("normalize")
+    mixes_label = loss.function.mixes_label
+    return WrappedPairs(where, normalize, functools.partial(pair_values, math, mixes_label=mixes_label, **hyper))

@@ -1,86 +1,113 @@
-"""What losses on single completions have in common: which completions count, their labels, log-ratios and metrics."""
+"""The decorator that turns the math of one completion with a label into a loss over a batch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
-from alignjax.losses.decorators.pairwise import mask_of, reference_logps, sequence_logps
+from alignjax.losses.decorators.declared import as_loss, check_inputs, shared
+from alignjax.losses.decorators.sequences import counted, mask_of, sequence_scores
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-__all__ = ["Completions", "completion_fields", "counted", "labels", "mixed", "ratio_metrics", "rewards", "weights"]
+# What the math of a completion may ask for by parameter name; each is [B,N].
+FIELDS = {
+    "ratio": "log-ratio of the completion: log policy - log reference, summed over its tokens",
+    "logps": "log-probability of the completion under the policy, summed",
+    "length": "how many tokens of the completion count (the sum of its mask)",
+    "label": "probability in [0, 1] that the completion is good",
+}
 
 
-class Completions(NamedTuple):
-    """Numbers of every completion, [B,N] each."""
+def labels(batch: Batch, loss: str) -> tuple[Array, Array]:
+    """Returns (label, weight) [B,N] of the completions: the probability that each is good, and 1 if it counts, 0 if it
+    is all padding.
+
+    Raises:
+        ConfigError: If the batch has no reward; it names the `loss` that asks.
+    """
+    weight = counted(batch)
+    # What stands at a completion that is not present may be anything, NaN included, which times 0 is a NaN gradient.
+    return jnp.where(weight != 0, batch.need("reward", of=loss), 0.5), weight
+
+
+class ScoredCompletions(NamedTuple):
+    """Completions with all that is known of them, [B,N] each."""
 
     ratio: Array  # log policy - log reference, over the tokens that count; without a reference, log policy
     logps: Array  # log policy
     label: Array  # probability that the completion is good
-    weight: Array  # 1, and 0 for a completion that is not there
+    weight: Array  # 1, and 0 for a completion that is all padding
+
+    def mix(self, good: Array, bad: Array) -> Array:
+        """Returns z good + (1-z) bad: the loss of every completion from its loss under either verdict."""
+        return self.label * good + (1 - self.label) * bad
+
+    def metrics(self, **more: Mean) -> Metrics:
+        """Returns the mean log-ratios of good and of bad completions in nats, how often the sign of a log-ratio agrees
+        with a label, and more."""
+        sign = jnp.sign(2 * self.label - 1)
+        right = (self.ratio * sign > 0) + 0.5 * (self.ratio == 0)
+        return {
+            "ratio_good": Mean.of(self.ratio, self.weight * self.label),
+            "ratio_bad": Mean.of(self.ratio, self.weight * (1 - self.label)),
+            "accuracy": Mean.of(right, self.weight * (sign != 0)),
+            "log_ratio": Mean.of(self.ratio, self.weight),
+        } | more
 
 
-def counted(batch: Batch) -> Array:
-    """1.0 for a completion that has a token that counts, 0.0 for one that is all padding, [B,N]."""
-    return jnp.any(mask_of(batch) != 0, axis=-1).astype(jnp.float32)
-
-
-def weights(batch: Batch) -> Array:
-    """How much each completion counts [B,N]: completions["weight"] where a stage filled it, 0 for one that is not
-    there."""
-    there = counted(batch)
-    return there * batch.completions["weight"] if "weight" in batch.completions else there
-
-
-def rewards(batch: Batch, loss: str) -> Array:
-    """batch.reward [B,N], or a ConfigError that says where it comes from."""
-    if batch.reward is None:
-        raise ConfigError(
-            f"{loss} needs batch.reward, a number per completion: a source with scores, or a stage `reward`"
-        )
-    return batch.reward
-
-
-def labels(batch: Batch, loss: str) -> tuple[Array, Array]:
-    """(label, weight) [B,N]: the probability that a completion is good, and whether it counts."""
-    if batch.reward is None:
-        raise ConfigError(
-            f"{loss} needs batch.reward, the probability in [0, 1] that a completion is good: the source `thumbs`, or "
-            "stages that write it"
-        )
-    weight = counted(batch)
-    # What stands at a completion that is not there may be anything, NaN included, which times 0 is a NaN gradient.
-    return jnp.where(weight != 0, batch.reward, 0.5), weight
-
-
-def completion_fields(
+def score_completions(
     context: Context, batch: Batch, *, loss: str, role: str, reference: str | None, normalize: str
-) -> Completions:
-    """All fields of the completions. `loss` names who asks, for the error where labels are missing."""
+) -> ScoredCompletions:
+    """Labels and scores the completions of a batch.
+
+    Raises:
+        ConfigError: If the batch has no reward; it names the `loss` that asks.
+    """
     label, weight = labels(batch, loss)
-    mask = mask_of(batch)
-    (scored,) = context.score(role, batch).values()
-    own = sequence_logps(scored, mask, normalize)
-    ratio = own
-    if reference is not None:
-        ratio = own - sequence_logps(reference_logps(context, batch, reference), mask, normalize)
-    return Completions(ratio, own, label.astype(own.dtype), weight)
+    logps, ratio = sequence_scores(context, batch, role=role, reference=reference, normalize=normalize)
+    return ScoredCompletions(ratio, logps, label.astype(logps.dtype), weight)
 
 
-def mixed(given: Completions, good: Array, bad: Array) -> Array:
-    """label * good + (1 - label) * bad: the loss of every completion from its loss under either verdict."""
-    return given.label * good + (1 - given.label) * bad
+def unpaired(per_completion: Callable[..., Any] | None = None, **defaults: Any) -> Any:
+    """Makes a Loss of a function of one completion with a label: `@unpaired`, or `@unpaired(normalize="length")`.
 
+    `batch.reward` [B,N] is the label: the probability z that a completion is good. Math that does not ask for it
+    returns two losses, of a good and of a bad completion, which become z good + (1-z) bad. The decorator owns masks,
+    completions that are all padding, and the (sum, weight) of the mean.
 
-def ratio_metrics(given: Completions) -> Metrics:
-    """Mean log-ratios of good and of bad completions, and how often the sign of a log-ratio agrees with a label."""
-    sign = jnp.sign(2 * given.label - 1)
-    right = (given.ratio * sign > 0) + 0.5 * (given.ratio == 0)
-    return {
-        "ratio_good": Mean.of(given.ratio, given.weight * given.label),
-        "ratio_bad": Mean.of(given.ratio, given.weight * (1 - given.label)),
-        "accuracy": Mean.of(right, given.weight * (sign != 0)),
-        "log_ratio": Mean.of(given.ratio, given.weight),
-    }
+    The loss gains three hyper-parameters: role, reference and normalize, as those of `pairwise`. It raises a
+    ConfigError if the batch has no reward.
+
+    Args:
+        per_completion: The math. Its positional parameters name what it reads (see `FIELDS`; all [..,N]), its
+            keyword-only parameters are the hyper-parameters, and it returns (loss if good, loss if bad), [..,N] each,
+            or, if it asks for `label`, one loss [..,N].
+        **defaults: Other defaults of the three hyper-parameters.
+
+    Returns:
+        The loss; the math stays reachable as `loss.per_completion`.
+
+    Raises:
+        ConfigError: If the math asks for what a completion does not have.
+    """
+    if per_completion is None:
+        return functools.partial(unpaired, **defaults)
+    math = per_completion
+    inputs = check_inputs(math, FIELDS, f"a completion has {', '.join(FIELDS)}")
+
+    shares = ("role", "reference", "normalize")
+
+    @shared(*shares, **defaults)
+    def loss(context: Context, batch: Batch, **hyper: Any) -> tuple[Mean, Metrics]:
+        where = {name: hyper.pop(name) for name in shares}
+        completions = score_completions(context, batch, loss=math.__name__, **where)
+        length = jnp.sum(mask_of(batch), axis=-1).astype(completions.logps.dtype)
+        fields = {**completions._asdict(), "length": length}
+        values = math(*[fields[name] for name in inputs], **hyper)
+        values = values if "label" in inputs else completions.mix(*values)
+        return Mean.of(values, completions.weight), completions.metrics()
+
+    return as_loss(loss, math, per_completion=math, needs=("reward",))
