@@ -4,66 +4,42 @@ A dataset (`Docstrings()`, `Aeslc(path=...)`, `Preferences(path=...)`) says wher
 (`prompts`, `instructions`, `preferences`, ...) makes batches of them.
 """
 
-from alignjax.data.datasets.docstrings import Docstrings
+from alignjax.data.datasets.docstrings import Docstrings as Docstrings
 from alignjax.data.datasets.from_files import (
-    Aeslc,
-    AlpacaEval,
-    Gsm8k,
-    HelpfulHarmless,
-    Instructions,
-    JointPreferences,
-    Judgements,
-    Preferences,
-    Prompts,
-    Rankings,
-    Thumbs,
+    Aeslc as Aeslc,
+    AlpacaEval as AlpacaEval,
+    Gsm8k as Gsm8k,
+    HelpfulHarmless as HelpfulHarmless,
+    Instructions as Instructions,
+    JointPreferences as JointPreferences,
+    Judgements as Judgements,
+    Preferences as Preferences,
+    Prompts as Prompts,
+    Rankings as Rankings,
+    Thumbs as Thumbs,
 )
-from alignjax.data.datasets.parsing import DataError
-from alignjax.data.prepared import Dataset, prepare, tokenizer_of
-from alignjax.data.sources.edited import judgements, revisions
-from alignjax.data.sources.joint import joint_preferences
-from alignjax.data.sources.recorded import BatchWriter, recorded
-from alignjax.data.sources.source import Source
-from alignjax.data.sources.text_sources import candidates, instructions, preferences, prompts, rankings, thumbs
-from alignjax.data.text.chat import render
-from alignjax.data.text.tokenizers import BOS, EOS, PAD, SEP, Tokenizer, load_tokenizer, special_ids, train_bpe
-
-__all__ = [
-    "BOS",
-    "EOS",
-    "PAD",
-    "SEP",
-    "Aeslc",
-    "AlpacaEval",
-    "BatchWriter",
-    "DataError",
-    "Dataset",
-    "Docstrings",
-    "Gsm8k",
-    "HelpfulHarmless",
-    "Instructions",
-    "JointPreferences",
-    "Judgements",
-    "Preferences",
-    "Prompts",
-    "Rankings",
-    "Source",
-    "Thumbs",
-    "Tokenizer",
-    "candidates",
-    "instructions",
-    "joint_preferences",
-    "judgements",
-    "load_tokenizer",
-    "preferences",
-    "prepare",
-    "prompts",
-    "rankings",
-    "recorded",
-    "render",
-    "revisions",
-    "special_ids",
-    "thumbs",
-    "tokenizer_of",
-    "train_bpe",
-]
+from alignjax.data.datasets.parsing import DataError as DataError
+from alignjax.data.prepared import Dataset as Dataset, prepare as prepare, tokenizer_of as tokenizer_of
+from alignjax.data.sources.edited import judgements as judgements, revisions as revisions
+from alignjax.data.sources.joint import joint_preferences as joint_preferences
+from alignjax.data.sources.recorded import BatchWriter as BatchWriter, recorded as recorded
+from alignjax.data.sources.source import Source as Source
+from alignjax.data.sources.text_sources import (
+    candidates as candidates,
+    instructions as instructions,
+    preferences as preferences,
+    prompts as prompts,
+    rankings as rankings,
+    thumbs as thumbs,
+)
+from alignjax.data.text.chat import render as render
+from alignjax.data.text.tokenizers import (
+    BOS as BOS,
+    EOS as EOS,
+    PAD as PAD,
+    SEP as SEP,
+    Tokenizer as Tokenizer,
+    load_tokenizer as load_tokenizer,
+    special_ids as special_ids,
+    train_bpe as train_bpe,
+)

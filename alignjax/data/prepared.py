@@ -1,4 +1,4 @@
-"""Datasets that prepare themselves: collected once, tokenised, written as TFDS, found again by their settings.
+"""Datasets that prepare themselves: collected once, tokenized, written as TFDS, recognized by their settings.
 
 A prepared dataset is a folder under `~/.cache/alignjax/data` (or `$ALIGNJAX_CACHE`), named by a hash of its settings
 and of what it was made from. It appears in one rename, so that a killed preparation leaves nothing half-made.
@@ -28,25 +28,20 @@ Report = Callable[[str], Any]
 
 
 def cache_folder() -> Path:
-    """Where prepared datasets live: $ALIGNJAX_CACHE, or ~/.cache/alignjax/data."""
+    """Returns the folder of all prepared datasets: $ALIGNJAX_CACHE, or ~/.cache/alignjax/data."""
     return Path(os.environ.get("ALIGNJAX_CACHE") or "~/.cache/alignjax/data").expanduser()
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """What a loader found: records by split, and a JSON-able account of it (counts, packages, bad rows)."""
-
-    splits: Mapping[str, Sequence[Record]]
-    account: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Where rows come from and which tokenizer they are written with. Frozen and hashable: a value in a config.
+    """A description of rows and of the tokenizer that they are written with. Frozen and hashable: a value in a config.
 
-    vocab_size: of the byte-level BPE trained on the train split; tokenizer: instead, the path of a tokenizer.json or
-    tokenizer.model, or another Dataset whose tokenizer is to be shared. prefix, suffix: the instruction frame around
-    every prompt, never cut when a prompt is truncated.
+    Args:
+        vocab_size: Tokens of the byte-level BPE that is trained on the train split.
+        tokenizer: Another tokenizer instead: the path of a tokenizer.json or tokenizer.model, or a Dataset whose
+            tokenizer is to be shared.
+        prefix: The start of the instruction frame around every prompt, never cut when a prompt is truncated.
+        suffix: Its end.
     """
 
     vocab_size: int = 4096
@@ -55,16 +50,23 @@ class Dataset:
     suffix: str = ""
 
     name: ClassVar[str] = "dataset"
-    schema: ClassVar[str] = "prompts"
+    schema: ClassVar[str] = "prompts"  # what a row holds, a key of SCHEMAS
     splits: ClassVar[tuple[str, ...]] = ("train",)
     answers: ClassVar[bool] = False  # whether rows carry a number for a verifier
 
     def fingerprint(self) -> str:
-        """A short text that changes when what the rows are made from changes."""
+        """Returns a short text that changes when what the rows are made from changes."""
         raise NotImplementedError
 
-    def collect(self, report: Report) -> Collected:
-        """Reads the rows. The only slow part, and only called when nothing prepared is found."""
+    def collect(self, report: Report) -> tuple[Mapping[str, Sequence[Record]], Mapping[str, Any]]:
+        """Reads the rows: the only slow part, and only called when no prepared files exist.
+
+        Args:
+            report: Is told in a sentence what happens.
+
+        Returns:
+            The records by split, and a JSON-able account of them (counts, packages, bad rows).
+        """
         raise NotImplementedError
 
     @property
@@ -74,16 +76,26 @@ class Dataset:
 
     @property
     def folder(self) -> Path:
-        """Where the prepared files are or will be."""
+        """The folder where the prepared files are or will be."""
         inner = self.tokenizer.fingerprint() if isinstance(self.tokenizer, Dataset) else _digest_file(self.tokenizer)
         # The settings, the things read and the tokenizer: all that what is written depends on.
-        made_from = [FORMAT, self.settings, self.fingerprint(), inner]
-        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-        return cache_folder() / f"{self.name}-{key}"
+        return cache_folder() / f"{self.name}-{_key([FORMAT, self.settings, self.fingerprint(), inner])}"
 
     def prepare(self, report: Report = print) -> dict[str, Any]:
-        """Makes the prepared files if they are not there. Returns the account: rows by split, seconds, bad rows, ...;
-        `reused` says that nothing had to be done. Raises ConfigError for a missing file, DataError for refused rows."""
+        """Makes the prepared files unless they exist.
+
+        Args:
+            report: Is told in a sentence what was done.
+
+        Returns:
+            The account: rows by split, seconds, bad rows, ...; `reused` says that nothing had to be done.
+
+        Raises:
+            ConfigError: A file is missing, or no row is usable.
+            DataError: A file holds rows that the settings refuse.
+        """
+        # All is written into a folder beside the final one and renamed at the end, so that whoever sees the final
+        # folder sees it whole, also when two processes prepare the same data.
         folder = self.folder
         if is_prepared(folder):
             account = read_account(folder)
@@ -91,12 +103,11 @@ class Dataset:
             return {**account, "reused": True}
         began = time.perf_counter()
         cache_folder().mkdir(parents=True, exist_ok=True)
-        _sweep(cache_folder())
+        _remove_leftovers(cache_folder())
         building = Path(tempfile.mkdtemp(prefix=".preparing-", dir=cache_folder()))
         try:
             account = self._write(building, report)
-            account["seconds"] = round(time.perf_counter() - began, 2)
-            account["folder"] = str(folder)
+            account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
             (building / "account.json").write_text(json.dumps(account, indent=1))
             _move(building, folder)
         finally:
@@ -105,45 +116,63 @@ class Dataset:
         return {**account, "reused": False}
 
     def _write(self, building: Path, report: Report) -> dict[str, Any]:
-        found = self.collect(report)
-        if not found.splits.get(self.splits[0]):
-            raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(found.account)}")
-        tokenizer = self._make_tokenizer(found, report)
+        splits, account = self.collect(report)
+        records = splits.get(self.splits[0])
+        if not records:
+            raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
+        tokenizer = self._make_tokenizer(records, report)
         tokenizer.save(building / "tokenizer.json")
-        special = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep", "stops")}
-        write_records(building, found.splits, tokenizer)
-        counts = {split: len(records) for split, records in found.splits.items()}
+        write_records(building, splits, tokenizer)
+        counts = {split: len(records) for split, records in splits.items()}
         return {
             "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
-            **found.account,
+            **account,
             "settings": self.settings,
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
-            "special": special,
+            "special": {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep", "stops")},
         }
 
-    def _make_tokenizer(self, found: Collected, report: Report) -> Tokenizer:
+    def _make_tokenizer(self, records: Sequence[Record], report: Report) -> Tokenizer:
         if isinstance(self.tokenizer, Dataset):
             self.tokenizer.prepare(report)
             return tokenizer_in(self.tokenizer.folder)
         if self.tokenizer:
             return load_tokenizer(self.tokenizer)
-        records = found.splits[self.splits[0]]
         texts = (text for r in records for text in (r.prompt, *r.completions, self.prefix, self.suffix) if text)
         return train_bpe(texts, self.vocab_size)
 
 
 def prepare(workspace: Workspace, *, dataset: Dataset) -> dict[str, Any]:
-    """Pipeline job: prepares a dataset and notes in the run folder which files the run uses."""
+    """Prepares a dataset as a pipeline job, and notes in the run folder which files the run uses.
+
+    Args:
+        workspace: The run.
+        dataset: The dataset to prepare.
+
+    Returns:
+        The account; see `Dataset.prepare`.
+    """
     account = dataset.prepare()
-    _pin(workspace, dataset, dataset.folder)
+    _pin(workspace, dataset)
     return account
 
 
 def located(dataset: Dataset, workspace: Workspace | None, report: Report = print) -> Path:
-    """The folder of a dataset's prepared files, made now if need be. A run that used files once goes on using them:
-    packages installed between two halves of a run must not change its data."""
-    pinned = _pins(workspace).get(_settings_key(dataset))
+    """Returns the folder of a dataset's prepared files, made now if need be.
+
+    A run that used files once goes on using them: packages installed between two halves of a run must not change its
+    data.
+
+    Args:
+        dataset: The dataset.
+        workspace: The run that asks; None for no run.
+        report: Is told in a sentence what is prepared.
+
+    Raises:
+        ConfigError: The files that the run was started on are gone and cannot be made again.
+    """
+    pinned = _pins(workspace).get(_key(dataset.settings))
     if pinned:
         if is_prepared(Path(pinned)):
             return Path(pinned)
@@ -155,33 +184,46 @@ def located(dataset: Dataset, workspace: Workspace | None, report: Report = prin
     if not is_prepared(dataset.folder):
         dataset.prepare(report)
     if workspace is not None and workspace.root.is_dir():
-        _pin(workspace, dataset, dataset.folder)
+        _pin(workspace, dataset)
     return dataset.folder
 
 
 def is_prepared(folder: Path) -> bool:
+    """Says whether a folder holds a whole prepared dataset."""
     return (folder / "account.json").is_file()
 
 
 def read_account(folder: Path) -> dict[str, Any]:
+    """Returns what `Dataset.prepare` said about the files in a folder."""
     return json.loads((folder / "account.json").read_text())
 
 
 @lru_cache(maxsize=8)
 def tokenizer_in(folder: Path) -> Tokenizer:
-    """The tokenizer of a prepared dataset, with the special ids it was prepared with."""
+    """Returns the tokenizer of a prepared dataset, with the special ids it was prepared with."""
     special = read_account(folder)["special"]
     return Tokenizer(backend_of(folder), **{**special, "stops": tuple(special.get("stops", ()))})
 
 
 def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokenizer:
-    """The tokenizer that a dataset's rows are written with; prepares the dataset if need be."""
+    """Returns the tokenizer that a dataset's rows are written with; prepares the dataset if need be."""
     return tokenizer_in(located(dataset, workspace))
 
 
 def rows_of(dataset: Dataset, split: str, workspace: Workspace | None = None) -> tuple[Any, Any]:
-    """(random access to the rows of a split, their lengths as `read_lengths` gives them). Raises ConfigError for an
-    unknown or empty split."""
+    """Returns the rows of a split; prepares the dataset if need be.
+
+    Args:
+        dataset: The dataset.
+        split: One of dataset.splits.
+        workspace: The run that asks; None for no run.
+
+    Returns:
+        (random access to the rows, their lengths as `read_lengths` gives them).
+
+    Raises:
+        ConfigError: The split is unknown or empty.
+    """
     if split not in dataset.splits:
         raise ConfigError(f"{dataset.name} has no split {split!r}.{nearest(split, dataset.splits)}")
     folder = located(dataset, workspace)
@@ -196,8 +238,8 @@ def _digest_file(path: str | Dataset) -> str:
         return ""
     file = tokenizer_file(path)
     beside = [file.with_name(name) for name in (*NAMING, "added_tokens.json")]  # which say what the special ids are
-    whole = b"".join(one.read_bytes() for one in (file, *beside) if one.is_file())
-    return hashlib.sha256(whole).hexdigest() if file.is_file() else ""
+    content = b"".join(part.read_bytes() for part in (file, *beside) if part.is_file())
+    return hashlib.sha256(content).hexdigest() if file.is_file() else ""
 
 
 def _move(building: Path, folder: Path) -> None:
@@ -208,27 +250,28 @@ def _move(building: Path, folder: Path) -> None:
             raise
 
 
-def _sweep(cache: Path) -> None:
+def _remove_leftovers(cache: Path) -> None:
     """Removes what preparations killed more than an hour ago have left."""
-    for left in cache.glob(".preparing-*"):
-        if time.time() - left.stat().st_mtime > 3600:
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in cache.glob(".preparing-*"):
+        if time.time() - leftover.stat().st_mtime > 3600:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _settings_key(dataset: Dataset) -> str:
-    return hashlib.sha256(json.dumps(dataset.settings, sort_keys=True).encode()).hexdigest()[:16]
+def _key(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _pins(workspace: Workspace | None) -> dict[str, str]:
+    """The prepared folders that a run uses, by the key of the dataset's settings."""
     path = workspace.root / "datasets.json" if workspace else None
     return json.loads(path.read_text()) if path and path.is_file() else {}
 
 
-def _pin(workspace: Workspace, dataset: Dataset, folder: Path) -> None:
-    pins = _pins(workspace)
-    if pins.get(_settings_key(dataset)) != str(folder):
+def _pin(workspace: Workspace, dataset: Dataset) -> None:
+    pins, new = _pins(workspace), {_key(dataset.settings): str(dataset.folder)}
+    if pins != pins | new:
         path = workspace.root / "datasets.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps({**pins, _settings_key(dataset): str(folder)}, indent=1, sort_keys=True))
+        fresh.write_text(json.dumps(pins | new, indent=1, sort_keys=True))
         os.replace(fresh, path)

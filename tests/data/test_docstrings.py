@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import email
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 
 from alignjax.config import ConfigError
 from alignjax.data import Docstrings, prepare
-from alignjax.data.datasets.docstrings import extract, in_test, list_files, package_name, select
+from alignjax.data.datasets.docstrings import RULES, extract, in_test, list_files, package_name, select
 from alignjax.data.datasets.extract_docstrings import is_pair, pairs_of
 from alignjax.data.prepared import cache_folder, located, rows_of
 from alignjax.workspace import Workspace
@@ -149,6 +150,16 @@ def test_repeated_texts_shares_and_moulds() -> None:
     ]
     kept, account = select(cast, max_share=1.0)
     assert account["generated"] == 30 - len(kept) > 0
+
+
+def test_other_rules_have_another_name(site: Path) -> None:
+    """Prepared files are recognized by RULES. Where this digest changes, other pairs are chosen: change RULES too."""
+    source = (site / "package0" / "__init__.py").read_text() + SOURCE
+    pairs = [pair for n in range(4) for pair in pairs_of(source.encode(), f"p{n % 2}", f"p{n % 2}/{n}.py")]
+    odd = [["p0", "p0/a.py", "f(x)", f"Make a thing {n}.", f"Use `it_{n}` for {n} things."] for n in range(12)]
+    chosen = select([*pairs, *odd], max_share=0.6), [in_test(f"package{n}", 0.5) for n in range(40)]
+    digest = hashlib.sha256(json.dumps([chosen, package_name("_a/b.py")]).encode()).hexdigest()
+    assert (digest[:16], *(rule[:8] for rule in RULES)) == ("1ecd2b7a4335d135", "0c5d82ba", "bf005287")
 
 
 def test_no_package_is_on_both_sides(docstrings: Docstrings) -> None:

@@ -1,6 +1,6 @@
 """The data that needs no download: docstrings of the Python packages installed on this machine.
 
-The body of a docstring is the post, its PEP 257 summary line the human-written TL;DR: the summarisation task of the
+The body of a docstring is the post, its PEP 257 summary line the human-written TL;DR: the summarization task of the
 online-preference papers (arXiv:2403.08635, section 5) on any machine. Files are parsed, never imported.
 """
 
@@ -18,30 +18,46 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from alignjax.config import ConfigError
-from alignjax.data.datasets.records import Record
-from alignjax.data.prepared import Collected, Dataset, Report
+from alignjax.data.datasets.records import Record, is_aside
+from alignjax.data.prepared import Dataset, Report
 
 SKIPPED_FOLDERS = frozenset(("test", "tests", "testing", "idle_test", "_vendor", "vendor", "__pycache__"))
 SKIPPED_PACKAGES = frozenset(("site-packages", "dist-packages", "alignjax", "lib2to3"))
-MOULD_LIMIT = 8
+PATTERN_LIMIT = 8  # pairs of one package that may differ in names only
+# The rules that choose pairs, here and in extract_docstrings.py: pairs chosen by other rules are other data. Replace
+# one of these whenever a rule changes, so that old prepared files are left alone; a test notices that they changed.
+# They are what the hashes of the two files were, so that data prepared by earlier versions is still recognized.
+RULES = (
+    "0c5d82ba70eedcc497da74bc7a34c1b04dbe51a75815a2141269453681ed9664",
+    "bf005287719db6106b5633b40d1feb638424a62a77864054e51f7cd675b5f2cd",
+)
 _NAMES = re.compile(r"[`'\"].*?[`'\"]|\w*[_.\d]\w*|\b\w*[a-z][A-Z]\w*")
 _WORKER = Path(__file__).with_name("extract_docstrings.py")
+
+File = tuple[str, str, str]  # package, path, path relative to its root
+Pair = Sequence[str]  # package, file, signature, summary, body
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Docstrings(Dataset):
     """Docstrings of the standard library and of every installed package; summary line as completion, body as prompt.
 
-    test_fraction: share of *packages* whose docstrings are the test split (a hash of the package's name decides, so
-    that a package is on the same side everywhere). max_share: no package gives more than this share of all pairs.
-    signature: the post starts with the signature. roots: folders to read instead of this environment's. workers:
-    processes that parse; 0 for one per core.
+    Args:
+        test_fraction: Share of *packages* whose docstrings are the test split (a hash of the package's name decides, so
+            that a package is on the same side everywhere).
+        max_share: The share of all pairs that no package exceeds.
+        signature: Whether the post starts with the signature.
+        roots: Folders to read instead of this environment's.
+        workers: Processes that parse; 0 for one per core.
+
+    Raises:
+        ConfigError: A share is out of its range.
     """
 
     test_fraction: float = 0.1
@@ -62,63 +78,66 @@ class Docstrings(Dataset):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Without `workers`, which changes nothing in what is written."""
+        """JSON-able settings without `workers`, which changes nothing in what is written."""
         return {key: value for key, value in super().settings.items() if key != "workers"}
 
     def fingerprint(self) -> str:
+        """Returns a hash of the installed packages, or of the files in `roots`, and of the rules."""
         return _fingerprint(self.roots)
 
-    def collect(self, report: Report) -> Collected:
+    def collect(self, report: Report) -> tuple[dict[str, list[Record]], dict[str, Any]]:
         """Parses all files and splits the pairs by package. The result depends on the files alone."""
         files = list_files(self.roots or environment_roots())
         report(f"docstrings: parsing {len(files):,} files of {len({file[0] for file in files})} packages")
         pairs, failed = extract(files, self.workers or os.cpu_count() or 1)
-        kept, dropped = select(pairs, self.max_share)
+        chosen, left_out = select(pairs, self.max_share)
         splits: dict[str, list[Record]] = {"train": [], "test": []}
         packages: dict[str, set[str]] = {"train": set(), "test": set()}
-        for package, where, signature, summary, body in kept:
+        for package, where, signature, summary, body in chosen:
             split = "test" if in_test(package, self.test_fraction) else "train"
             post = f"{signature}\n{body}" if self.signature else body
             splits[split].append(Record(post, (summary,), meta={"package": package, "file": where}))
             packages[split].add(package)
-        largest = collections.Counter(pair[0] for pair in kept).most_common(10)
-        counts = {split: len(found) for split, found in packages.items()}
-        account = {
-            "sentence": f"{len(kept):,} pairs from {sum(counts.values())} packages "
-            f"({len(splits['train']):,} train from {counts['train']}, {len(splits['test']):,} test from "
-            f"{counts['test']})",
-            "packages": {split: sorted(found) for split, found in packages.items()},
-            "largest_packages": dict(largest),
+        parts = (f"{len(splits[split]):,} {split} from {len(names)}" for split, names in packages.items())
+        return splits, {
+            "sentence": f"{len(chosen):,} pairs from {sum(map(len, packages.values()))} packages ({', '.join(parts)})",
+            "packages": {split: sorted(names) for split, names in packages.items()},
+            "largest_packages": dict(collections.Counter(pair[0] for pair in chosen).most_common(10)),
             "parsed_files": len(files),
             "unparsed_files": failed,
-            **dropped,
+            **left_out,
         }
-        return Collected(splits, account)
 
 
 def environment_roots() -> tuple[str, ...]:
-    """The standard library and the site-packages folders of this interpreter."""
+    """Returns the standard library and the site-packages folders of this interpreter."""
     paths = sysconfig.get_paths()
     sites = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     return tuple(dict.fromkeys([paths["stdlib"], paths["purelib"], paths["platlib"], *sites]))
 
 
 def package_name(where: str) -> str:
-    """The package that a file belongs to: its first folder or its own name. `_pytest` and `pytest` are one package."""
+    """Returns the package that a file belongs to: its first folder or its own name. `_pytest` and `pytest` are one
+    package."""
     first = where.split("/", 1)[0].removesuffix(".py")
     return first.lstrip("_") or first
 
 
 def in_test(package: str, fraction: float) -> bool:
-    """Which side of the split a package is on: a pure function of its name."""
-    digest = hashlib.sha256(f"alignjax{package}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+    """Says whether a package is in the test split: a pure function of its name."""
+    return is_aside(f"alignjax{package}", fraction)
 
 
-def list_files(roots: Iterable[str]) -> list[tuple[str, str, str]]:
-    """[(package, path, path relative to its root)] of all Python files but tests and vendored copies, sorted by the
-    last. Raises ConfigError for a root that is not a folder."""
-    found: dict[str, tuple[str, str, str]] = {}
+def list_files(roots: Iterable[str]) -> list[File]:
+    """Returns all Python files but tests and vendored copies, sorted by their path relative to a root.
+
+    Args:
+        roots: Folders; of files with the same relative path, the first one counts.
+
+    Raises:
+        ConfigError: A root is not a folder.
+    """
+    files: dict[str, File] = {}
     for root in roots:
         if not Path(root).is_dir():
             raise ConfigError(f"Docstrings.roots names {root}, which is not a folder")
@@ -129,26 +148,36 @@ def list_files(roots: Iterable[str]) -> list[tuple[str, str, str]]:
             for name in names:
                 if name.endswith(".py") and not name.endswith("_test.py") and not name.startswith("test_"):
                     relative = name if where == "." else f"{where}/{name}"
-                    found.setdefault(relative, (package_name(relative), f"{folder}/{name}", relative))
-    return [found[relative] for relative in sorted(found)]
+                    files.setdefault(relative, (package_name(relative), f"{folder}/{name}", relative))
+    return [files[relative] for relative in sorted(files)]
 
 
-def extract(files: Sequence[tuple[str, str, str]], workers: int) -> tuple[list[list[str]], int]:
-    """([package, file, signature, summary, body] of every good docstring, files that did not parse), parsed by
-    `workers` processes. The order is that of `files`.
+def extract(files: Sequence[File], workers: int) -> tuple[list[list[str]], int]:
+    """Parses files in processes of their own.
 
     The processes run a script that knows only the standard library: no start-up cost of ours, nothing inherited from a
     parent that holds a device, no guard needed in the caller's main module.
+
+    Args:
+        files: The files; the order of the result is theirs.
+        workers: The most processes to start.
+
+    Returns:
+        ([package, file, signature, summary, body] of every good docstring, the number of files that did not parse).
+
+    Raises:
+        RuntimeError: A process died.
     """
+    # Files go to the lightest worker so far, largest first, so that all end at about the same time.
     workers = max(1, min(workers, len(files) // 50 + 1))
-    loads: list[list[tuple[str, str, str]]] = [[] for _ in range(workers)]
+    loads: list[list[File]] = [[] for _ in range(workers)]
     weights = [0] * workers
     for size, file in sorted(((os.path.getsize(file[1]), file) for file in files), reverse=True):
         lightest = weights.index(min(weights))
         loads[lightest].append(file)
         weights[lightest] += size
     with tempfile.TemporaryDirectory() as folder:
-        running = [_started(load, Path(folder) / str(number)) for number, load in enumerate(loads)]
+        running = [_start_worker(load, Path(folder) / str(number)) for number, load in enumerate(loads)]
         try:
             codes = [process.wait() for process in running]
         finally:
@@ -156,66 +185,65 @@ def extract(files: Sequence[tuple[str, str, str]], workers: int) -> tuple[list[l
                 process.kill()  # does nothing to one that has ended
         if any(codes):
             raise RuntimeError(f"a docstring worker ended with exit code {max(codes, key=abs)}; see its error above")
-        found = [json.loads((Path(folder) / f"{number}.out").read_bytes()) for number in range(workers)]
-    pairs = [pair for each in found for pair in each["pairs"]]
+        answers = [json.loads((Path(folder) / f"{number}.out").read_bytes()) for number in range(workers)]
+    pairs = [pair for answer in answers for pair in answer["pairs"]]
     pairs.sort(key=lambda pair: pair[1])  # stable: within a file the order stays that of the file
-    return pairs, sum(each["failed"] for each in found)
+    return pairs, sum(answer["failed"] for answer in answers)
 
 
-def _started(load: Sequence[tuple[str, str, str]], place: Path) -> subprocess.Popen[bytes]:
+def _start_worker(load: Sequence[File], path: Path) -> subprocess.Popen[bytes]:
     """A worker on a list of files. Lists and answers go through files, so that no full pipe can stop it."""
-    asked, answer = place.with_suffix(".in"), place.with_suffix(".out")
-    asked.write_text(json.dumps(load))
-    with asked.open("rb") as given, answer.open("wb") as taken:
-        return subprocess.Popen([sys.executable, "-I", "-X", "utf8", str(_WORKER)], stdin=given, stdout=taken)
+    path.with_suffix(".in").write_text(json.dumps(load))
+    with path.with_suffix(".in").open("rb") as stdin, path.with_suffix(".out").open("wb") as stdout:
+        return subprocess.Popen([sys.executable, "-I", "-X", "utf8", str(_WORKER)], stdin=stdin, stdout=stdout)
 
 
-def select(pairs: Iterable[Sequence[str]], max_share: float) -> tuple[list[Sequence[str]], dict[str, int]]:
-    """Pairs without repeated texts (a body or a summary that was there before), without what generators wrote (more
-    than MOULD_LIMIT pairs of a package that differ in names only) and with no package above its share. Which pairs of a
-    large package stay is decided by a hash of their text."""
+def select(pairs: Iterable[Pair], max_share: float) -> tuple[list[Pair], dict[str, int]]:
+    """Chooses pairs: without repeated texts (a body or a summary that came before), without what generators wrote (more
+    than PATTERN_LIMIT pairs of a package that differ in names only) and with no package above its share.
+
+    Args:
+        pairs: All pairs.
+        max_share: The share of the pairs that no package exceeds; a hash of their text decides which ones stay.
+
+    Returns:
+        (the pairs that stay, in order, the number of those that were left out by reason).
+    """
     seen: set[str] = set()
-    moulds: collections.Counter[tuple[str, ...]] = collections.Counter()
-    cast = 0
-    unique: list[Sequence[str]] = []
-    repeated = 0
+    patterns: collections.Counter[tuple[str, ...]] = collections.Counter()
+    unique: list[Pair] = []
+    counts = {"repeated": 0, "generated": 0}
     for pair in pairs:
-        marks = {f"{kind}:{' '.join(pair[place].lower().split())}" for kind, place in (("summary", 3), ("body", 4))}
-        mould = _mould(pair)
-        moulds[mould] += 1
+        marks = {f"{kind}:{' '.join(text.lower().split())}" for kind, text in zip("sb", pair[3:5], strict=True)}
+        pattern = _pattern(pair)
+        patterns[pattern] += 1
         if marks & seen:
-            repeated += 1
-        elif moulds[mould] > MOULD_LIMIT:
-            cast += 1
+            counts["repeated"] += 1
+        elif patterns[pattern] > PATTERN_LIMIT:
+            counts["generated"] += 1
         else:
             unique.append(pair)
         seen |= marks
     limit = max(1, int(max_share * len(unique)))
-    places: dict[str, list[int]] = collections.defaultdict(list)
-    for place, pair in enumerate(unique):
-        places[pair[0]].append(place)
-    kept = sorted(place for found in places.values() for place in _drawn(unique, found, limit))
-    return [unique[place] for place in kept], {
-        "repeated": repeated,
-        "generated": cast,
-        "over_share": len(unique) - len(kept),
-    }
+    packages: dict[str, list[int]] = collections.defaultdict(list)
+    for number, pair in enumerate(unique):
+        packages[pair[0]].append(number)
+    for package, numbers in packages.items():
+        if len(numbers) > limit:
+            digest = {n: hashlib.sha256("\n".join(unique[n]).encode()).digest() for n in numbers}
+            packages[package] = sorted(numbers, key=digest.__getitem__)[:limit]
+    chosen = sorted(number for numbers in packages.values() for number in numbers)
+    return [unique[number] for number in chosen], {**counts, "over_share": len(unique) - len(chosen)}
 
 
-def _mould(pair: Sequence[str]) -> tuple[str, ...]:
+def _pattern(pair: Pair) -> tuple[str, ...]:
     """What is left of a pair without its names: package, how the summary begins, how the body begins."""
     return pair[0], *pair[3].split()[:3], _NAMES.sub("#", pair[4][:200])[:80]
 
 
-def _drawn(pairs: Sequence[Sequence[str]], places: list[int], limit: int) -> Iterator[int]:
-    if len(places) > limit:
-        places = sorted(places, key=lambda place: hashlib.sha256("\n".join(pairs[place]).encode()).digest())[:limit]
-    yield from places
-
-
 @lru_cache(maxsize=8)
 def _fingerprint(roots: tuple[str, ...]) -> str:
-    """Names and versions of what is installed; for folders given by hand, their files, sizes and times."""
+    """Names and versions of what is installed; for folders named in the settings, their files, sizes and times."""
     if roots:
         stats = [(where, os.stat(path)) for _, path, where in list_files(roots)]
         made_from: list[Any] = [(where, stat.st_size, stat.st_mtime_ns) for where, stat in stats]
@@ -223,6 +251,4 @@ def _fingerprint(roots: tuple[str, ...]) -> str:
         installed = importlib.metadata.distributions(path=list(environment_roots()))
         made_from = sorted({(d.metadata["Name"] or "", d.version or "") for d in installed})
         made_from = [item for item in made_from if item[0] != "alignjax"] + [platform.python_version()]
-    # The rules that choose pairs stand in these two files: pairs chosen by other rules are other data.
-    made_from += [hashlib.sha256(file.read_bytes()).hexdigest() for file in (_WORKER, Path(__file__))]
-    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*made_from, *RULES]).encode()).hexdigest()

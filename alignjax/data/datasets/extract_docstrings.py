@@ -18,7 +18,7 @@ _ENDS = (".", "!", "?")
 
 
 def clean(text: str) -> str:
-    """A docstring without what carries no words: trailing blanks, rows of dashes under headings, runs of empty
+    """Returns a docstring without what carries no words: trailing blanks, rows of dashes under headings, runs of empty
     lines."""
     lines = [line.rstrip() for line in text.splitlines()]
     text = "\n".join(line for line in lines if not _RULE.match(line.strip()))
@@ -26,13 +26,13 @@ def clean(text: str) -> str:
 
 
 def split_summary(docstring: str) -> tuple[str, str]:
-    """(PEP 257 summary line, body). A summary that was wrapped over two lines is joined."""
+    """Returns (PEP 257 summary line, body). A summary that was wrapped over two lines is joined."""
     head, _, body = docstring.partition("\n\n")
     return " ".join(head.split()), clean(body)
 
 
 def is_pair(summary: str, body: str) -> bool:
-    """Whether a summary is a sentence worth learning and the body says enough to write it from."""
+    """Says whether a summary is a sentence worth learning and the body says enough to write it from."""
     words = summary.split()
     if not (len(words) >= 3 and 15 <= len(summary) <= 160 and summary.endswith(_ENDS)):
         return False
@@ -47,22 +47,28 @@ def is_pair(summary: str, body: str) -> bool:
 
 
 def signature(node: ast.AST, owner: str, module: str) -> str:
-    """`Class.method(self, a, b=1)` as it would be called; a module is named by its path."""
+    """Returns `Class.method(a, *rest, b)` of a function, `class Name` or `module path`.
+
+    Args:
+        node: What the docstring belongs to.
+        owner: The dotted name of the classes around it, or "".
+        module: The dotted path of the module.
+    """
     if isinstance(node, ast.Module):
         return f"module {module}"
     name = f"{owner}.{node.name}" if owner else node.name  # type: ignore[attr-defined]
     if isinstance(node, ast.ClassDef):
         return f"class {name}"
-    given = node.args  # type: ignore[attr-defined]
-    names = [arg.arg for arg in (*given.posonlyargs, *given.args)]
-    names += [f"*{given.vararg.arg}"] if given.vararg else []
-    names += [arg.arg for arg in given.kwonlyargs]
-    names += [f"**{given.kwarg.arg}"] if given.kwarg else []
+    args = node.args  # type: ignore[attr-defined]
+    names = [arg.arg for arg in (*args.posonlyargs, *args.args)]
+    names += [f"*{args.vararg.arg}"] if args.vararg else []
+    names += [arg.arg for arg in args.kwonlyargs]
+    names += [f"**{args.kwarg.arg}"] if args.kwarg else []
     return f"{name}({', '.join(name for name in names if name not in ('self', 'cls'))})"
 
 
 def walk(node: ast.AST, owner: str = ""):
-    """(node, dotted name of the classes around it) of everything that may have a docstring, in the order of the
+    """Yields (node, dotted name of the classes around it) of everything that may have a docstring, in the order of the
     file."""
     if isinstance(node, ast.Module):
         yield node, ""
@@ -76,21 +82,31 @@ def walk(node: ast.AST, owner: str = ""):
 
 
 def pairs_of(source: bytes, package: str, where: str) -> list[list[str]]:
-    """[package, where, signature, summary, body] of every good docstring of a file. Raises SyntaxError, ValueError."""
+    """Returns [package, where, signature, summary, body] of every good docstring of a file.
+
+    Args:
+        source: The content of the file.
+        package: The package that it belongs to.
+        where: The path of the file relative to its root.
+
+    Raises:
+        SyntaxError, ValueError: The file does not parse.
+    """
     if b'"""' not in source and b"'''" not in source:
         return []
     module = where.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    found = []
+    pairs = []
     for node, owner in walk(ast.parse(source)):
         docstring = ast.get_docstring(node)  # type: ignore[arg-type]
         if docstring and "\n\n" in docstring:
             summary, body = split_summary(docstring)
             if is_pair(summary, body):
-                found.append([package, where, signature(node, owner, module), summary, body])
-    return found
+                pairs.append([package, where, signature(node, owner, module), summary, body])
+    return pairs
 
 
 def main() -> None:
+    """Answers on stdout what is asked on stdin."""
     warnings.simplefilter("ignore")  # invalid escapes in other people's files
     pairs, failed = [], 0
     for package, path, where in json.load(sys.stdin):
@@ -104,6 +120,7 @@ def main() -> None:
 
 
 def is_utf8(text: str) -> bool:
+    """Says whether UTF-8 can write a text."""
     try:
         text.encode()
     except UnicodeEncodeError:  # a lone surrogate written as an escape

@@ -1,13 +1,8 @@
-"""Datasets that live in files given by path: public formats, and JSON lines or parquet in the usual conventions.
-
-Every one takes path (train), test (a second file; without one, a hash of the prompt puts `test_fraction` of the
-prompts aside) and bad_rows ("skip" or "refuse").
-"""
+"""Datasets that live in files named by path: public formats, and JSON lines or parquet in the usual conventions."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -18,15 +13,15 @@ from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import (
     BadRow,
     checked_text,
+    existing_file,
     field,
     file_hash,
-    found_file,
     number_field,
     parse_file,
     text_field,
 )
-from alignjax.data.datasets.records import Record
-from alignjax.data.prepared import Collected, Dataset, Report
+from alignjax.data.datasets.records import Record, is_aside
+from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.chat import completion_text, render, shared_turns, split_transcript, text_or_messages
 
 Row = Mapping[str, Any]
@@ -34,7 +29,17 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class File(Dataset):
-    """What all datasets in files share; `parse` is what tells them apart."""
+    """A dataset in one or two files. `parse` is what tells the formats apart.
+
+    Args:
+        path: The .jsonl, .jsonl.gz or .parquet file of the train split.
+        test: The file of the test split; without one, a hash of the prompt puts `test_fraction` of the prompts aside.
+        test_fraction: The share of the prompts that are put aside, in [0, 1).
+        bad_rows: "skip" counts rows that cannot be used, "refuse" makes them an error.
+
+    Raises:
+        ConfigError: A setting is not one of these.
+    """
 
     path: str
     test: str = ""
@@ -50,33 +55,32 @@ class File(Dataset):
             raise ConfigError(f"{type(self).__name__}.test_fraction is {self.test_fraction}; it must be in [0, 1)")
 
     def parse(self, row: Row) -> Record:
-        """A row as a record. Raises BadRow."""
+        """Returns a row of a file as a record. Raises BadRow."""
         raise NotImplementedError
 
     def _files(self) -> dict[str, Path]:
-        given = {"path": self.path, **({"test": self.test} if self.test else {})}
-        return {name: found_file(path, f"{type(self).__name__}.{name}") for name, path in given.items()}
+        """The files by the name that messages call them by, a path as it is written in the settings."""
+        names = ("path", "test") if self.test else ("path",)
+        return {name: existing_file(getattr(self, name), f"{type(self).__name__}.{name}") for name in names}
 
     def fingerprint(self) -> str:
+        """Returns the hashes of the files."""
         return " ".join(file_hash(file) for file in self._files().values())
 
-    def collect(self, report: Report) -> Collected:
+    def collect(self, report: Report) -> tuple[dict[str, list[Record]], dict[str, Any]]:
+        """Parses the files; bad rows are reported and stand in the account."""
         parsed = {name: parse_file(file, self.parse, self.bad_rows) for name, file in self._files().items()}
-        for name, found in parsed.items():
-            if found.bad:
-                report(f"{self.name}: {getattr(self, name)}: skipped {found.sentence()}")
-        train, test = list(parsed["path"].records), list(parsed["test"].records) if self.test else []
-        if not self.test:
-            aside = [_is_aside(record.prompt, self.test_fraction) for record in train]
-            test = [record for record, out in zip(train, aside, strict=True) if out]
-            train = [record for record, out in zip(train, aside, strict=True) if not out]
-        accounts = {getattr(self, name): found.account() for name, found in parsed.items()}
-        return Collected({"train": train, "test": test}, {"files": accounts})
-
-
-def _is_aside(prompt: str, fraction: float) -> bool:
-    digest = hashlib.sha256(prompt.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+        for name, file in parsed.items():
+            if file.bad:
+                report(f"{self.name}: {getattr(self, name)}: skipped {file.sentence()}")
+        if self.test:
+            splits = {"train": list(parsed["path"].records), "test": list(parsed["test"].records)}
+        else:
+            splits = {"train": [], "test": []}
+            for record in parsed["path"].records:
+                aside = is_aside(record.prompt, self.test_fraction)
+                splits["test" if aside else "train"].append(record)
+        return splits, {"files": {getattr(self, name): file.account() for name, file in parsed.items()}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,8 +123,8 @@ class AlpacaEval(File):
 
     def parse(self, row: Row) -> Record:
         second_wins = number_field(row, "preference", 1.0, 2.0) - 1
-        one, two = text_field(row, "output_1"), text_field(row, "output_2")
-        record = _pair(text_field(row, "instruction"), one, two, 1 - second_wins)
+        texts = text_field(row, "output_1"), text_field(row, "output_2")
+        record = _pair(text_field(row, "instruction"), *texts, 1 - second_wins)
         meta = {key: row.get(key) for key in ("dataset", "generator_1", "generator_2")}
         return dataclasses.replace(record, meta=meta)
 
@@ -142,24 +146,29 @@ class Gsm8k(File):
 
 
 def final_number(solution: str) -> float:
-    """The number after the last "####". Raises BadRow if there is none."""
-    found = re.search(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*%?\s*$", solution)
-    if not found:
+    """Returns the number after the last "####" of a solution. Raises BadRow if there is none."""
+    match = re.search(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*%?\s*$", solution)
+    if not match:
         raise BadRow("field 'answer' does not end in '#### number'")
-    return float(found.group(1).replace(",", ""))
+    return float(match.group(1).replace(",", ""))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatFile(File):
-    """JSON lines or parquet whose fields are text or lists of {role, content} messages, which chat_template (a Jinja
-    text or file; "" for a plain default) renders."""
+    """A dataset whose fields are text or lists of {role, content} messages.
+
+    Args:
+        chat_template: A Jinja text or file that renders messages; "" for a plain default.
+        prompt_field: The name of the field that holds the prompt.
+    """
 
     chat_template: str = ""
     prompt_field: str = "prompt"
 
-    def prompt_of(self, row: Row) -> str:
-        value = field(row, self.prompt_field)
-        return checked_text(text_or_messages(value, self.prompt_field, self.chat_template), self.prompt_field)
+    def prompt_of(self, row: Row, name: str = "") -> str:
+        """Returns the prompt in a field, by default prompt_field, as text. Raises BadRow."""
+        name = name or self.prompt_field
+        return checked_text(text_or_messages(field(row, name), name, self.chat_template), name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,9 +195,7 @@ class Instructions(ChatFile):
             turns, last = _before_last(row["messages"])
             prompt = checked_text(render(turns, self.chat_template), "messages")
             return Record(prompt, (checked_text(last, "messages"),))
-        value = field(row, self.completion_field)
-        completion = checked_text(completion_text(value, self.completion_field), self.completion_field)
-        return Record(self.prompt_of(row), (completion,))
+        return Record(self.prompt_of(row), (_completion_of(row, self.completion_field),))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,8 +237,8 @@ class JointPreferences(ChatFile):
             name = f"prompt_{side}"
             if row.get(name) is None and row.get(self.prompt_field) is not None:
                 name = self.prompt_field
-            prompts.append(checked_text(text_or_messages(field(row, name), name, self.chat_template), name))
-            texts.append(checked_text(completion_text(field(row, side), side), side))
+            prompts.append(self.prompt_of(row, name))
+            texts.append(_completion_of(row, side))
         if prompts[0] == prompts[1] and texts[0] == texts[1]:
             raise BadRow("both sides are the same")
         label, weight = _label_and_weight(row, self.label_field)
@@ -249,14 +256,14 @@ class Rankings(ChatFile):
         texts, scores = field(row, "completions"), field(row, "scores")
         if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores) or len(texts) < 2:
             raise BadRow("fields 'completions' and 'scores' are not two lists of one length, 2 or more")
-        found = [checked_text(completion_text(text, "completions"), "completions") for text in texts]
-        marks = [number_field({"scores": score}, "scores", -math.inf, math.inf) for score in scores]
-        return Record(self.prompt_of(row), tuple(found), scores=tuple(marks))
+        completions = tuple(checked_text(completion_text(text, "completions"), "completions") for text in texts)
+        numbers = tuple(number_field({"scores": score}, "scores", -math.inf, math.inf) for score in scores)
+        return Record(self.prompt_of(row), completions, scores=numbers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thumbs(ChatFile):
-    """Rows with `prompt`, `completion` and `label`: true or false, or a number in [0, 1]."""
+    """Binary feedback: rows with `prompt`, `completion` and `label`, which is true or false, or a number in [0, 1]."""
 
     completion_field: str = "completion"
     label_field: str = "label"
@@ -264,15 +271,20 @@ class Thumbs(ChatFile):
     schema: ClassVar[str] = "thumbs"
 
     def parse(self, row: Row) -> Record:
-        value = field(row, self.completion_field)
-        completion = checked_text(completion_text(value, self.completion_field), self.completion_field)
-        return Record(self.prompt_of(row), (completion,), scores=(number_field(row, self.label_field, 0.0, 1.0),))
+        completion, prompt = _completion_of(row, self.completion_field), self.prompt_of(row)
+        return Record(prompt, (completion,), scores=(number_field(row, self.label_field, 0.0, 1.0),))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Judgements(ChatFile):
     """Rows with `prompt`, `response` and `judgement`: what is wrong with the response, in words; empty, null or missing
-    where nothing is. judgement_prefix is written between a prompt and its judgement, in front of the suffix."""
+    where nothing is.
+
+    Args:
+        response_field: The name of the field that holds the response.
+        judgement_field: The name of the field that holds the judgement.
+        judgement_prefix: Text that is written between a prompt and its judgement, in front of the suffix.
+    """
 
     response_field: str = "response"
     judgement_field: str = "judgement"
@@ -281,14 +293,14 @@ class Judgements(ChatFile):
     schema: ClassVar[str] = "judgements"
 
     def parse(self, row: Row) -> Record:
-        value = field(row, self.response_field)
-        response = checked_text(completion_text(value, self.response_field), self.response_field)
-        judgement = row.get(self.judgement_field)
-        if judgement is None or (isinstance(judgement, str) and not judgement.strip()):
-            judgement = ""
-        else:
-            judgement = checked_text(judgement, self.judgement_field).strip()
+        response, judgement = _completion_of(row, self.response_field), row.get(self.judgement_field)
+        blank = judgement is None or (isinstance(judgement, str) and not judgement.strip())
+        judgement = "" if blank else checked_text(judgement, self.judgement_field).strip()
         return Record(self.prompt_of(row), (response,), meta={"judgement": judgement})
+
+
+def _completion_of(row: Row, name: str) -> str:
+    return checked_text(completion_text(field(row, name), name), name)
 
 
 def _label_and_weight(row: Row, label_field: str) -> tuple[float, float]:

@@ -23,55 +23,60 @@ class DataError(ValueError):
 
 
 class BadRow(ValueError):
-    """Why one row cannot be used. Raised by parsers, counted by `parse_file`."""
+    """A reason why one row cannot be used. Raised by parsers, counted by `parse_file`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Parsed:
-    """Records with their line numbers in `meta`, and the bad rows: {why: line numbers}."""
+class ParsedFile:
+    """The content of a file.
+
+    Args:
+        records: The good rows, with their line numbers in `meta`.
+        bad: The line numbers of the bad rows, by the reason why they are bad.
+        unit: What the numbers count: "line" or "row".
+    """
 
     records: Sequence[Record]
     bad: Mapping[str, Sequence[int]]
     unit: str = "line"
 
     def account(self) -> dict[str, Any]:
-        bad = {why: {"count": len(found), "first": list(found[:SHOWN_LINES])} for why, found in self.bad.items()}
+        """Returns how many rows were read, and how many bad ones there are by reason, with the first of their lines."""
+        bad = {why: {"count": len(lines), "first": list(lines[:SHOWN_LINES])} for why, lines in self.bad.items()}
         return {"read": len(self.records) + sum(map(len, self.bad.values())), "bad_rows": bad}
 
     def sentence(self) -> str:
-        """'3 bad rows: empty field 'chosen' (2; lines 4, 9); not JSON (1; line 7)', or nothing."""
+        """Returns '3 bad rows: empty field 'chosen' (2; lines 4, 9); not JSON (1; line 7)', or nothing."""
         total = sum(map(len, self.bad.values()))
         parts = []
-        for why, found in sorted(self.bad.items(), key=lambda item: -len(item[1])):
-            shown = ", ".join(map(str, found[:SHOWN_LINES])) + (", ..." if len(found) > SHOWN_LINES else "")
-            parts.append(f"{why} ({len(found)}; {self.unit}{'s' if len(found) > 1 else ''} {shown})")
+        for why, lines in sorted(self.bad.items(), key=lambda item: -len(item[1])):
+            shown = ", ".join(map(str, lines[:SHOWN_LINES])) + (", ..." if len(lines) > SHOWN_LINES else "")
+            parts.append(f"{why} ({len(lines)}; {self.unit}{'s' if len(lines) > 1 else ''} {shown})")
         return f"{total:,} bad row{'s' if total > 1 else ''}: {'; '.join(parts)}" if total else ""
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string that UTF-8 can write (JSON escapes can smuggle in half a surrogate pair)."""
-    if not isinstance(value, str):
-        return False
+    """Says whether a value is a string that UTF-8 can write (JSON escapes can smuggle in half a surrogate pair)."""
     try:
-        value.encode()
+        return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def field(row: Mapping[str, Any], name: str) -> Any:
-    """A field that must be there. Raises BadRow."""
+    """Returns a field of a row. Raises BadRow if it is missing or null."""
     if row.get(name) is None:
         raise BadRow(f"missing field {name!r}")
     return row[name]
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
-    """A field that must be text with something in it. Raises BadRow."""
+    """Returns a field that must be text with something in it. Raises BadRow."""
     return checked_text(field(row, name), name)
 
 
 def checked_text(value: Any, name: str) -> str:
+    """Returns a value that must be text with something in it. Raises BadRow, which calls it the field `name`."""
     if not isinstance(value, str):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be text")
     if not is_text(value):
@@ -82,7 +87,7 @@ def checked_text(value: Any, name: str) -> str:
 
 
 def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    """A field that must be a number (or a boolean) in [low, high]. Raises BadRow."""
+    """Returns a field that must be a number (or a boolean) in [low, high]. Raises BadRow."""
     value = field(row, name)
     if not isinstance(value, (int, float)):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be a number")
@@ -91,27 +96,24 @@ def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> 
     return float(value)
 
 
-def found_file(path: str, what: str) -> Path:
-    """The file at `path`. Raises ConfigError that says where it was looked for and what to do."""
+def existing_file(path: str, what: str) -> Path:
+    """Returns the file at a path. Raises ConfigError that says where it was looked for and what to do."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(
-            f"there is no file {file.absolute()} ({what}); give the path of your own copy there. Nothing is downloaded"
+            f"there is no file {file.absolute()} ({what}); give the path of your own copy. Nothing is downloaded"
         )
     return file
 
 
 @lru_cache(maxsize=32)
 def _hash(path: Path, size: int, changed: int) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """Hash of a file's content; computed again only when its size or time changed."""
+    """Returns the hash of a file's content, computed again only when its size or time changed."""
     stat = path.stat()
     return _hash(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
@@ -135,25 +137,30 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    """(row number from 1, row) of a parquet file."""
     try:
         import pyarrow.parquet as parquet  # noqa: PLC0415 (optional)
     except ImportError as error:
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'alignjax[parquet]'") from error
     try:
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except OSError as error:  # pyarrow's ArrowInvalid and friends
-        raise DataError(f"{path} cannot be read as parquet: {error}") from error
-    except ValueError as error:
+        batches = parquet.ParquetFile(path).iter_batches()
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid and friends
         raise DataError(f"{path} cannot be read as parquet: {error}") from error
 
 
-def parse_file(path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_rows: str) -> Parsed:
-    """Records of a .jsonl, .jsonl.gz or .parquet file. bad_rows: "skip" counts the rows that `parse` refuses, "refuse"
-    raises DataError at the end of the file, with all of them."""
+def parse_file(path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_rows: str) -> ParsedFile:
+    """Reads a .jsonl, .jsonl.gz or .parquet file.
+
+    Args:
+        path: The file.
+        parse: Makes a record of a row, or raises BadRow.
+        bad_rows: "skip" counts the rows that `parse` refuses; "refuse" makes them an error.
+
+    Raises:
+        DataError: The file is damaged, or holds bad rows that are refused; all of them are named.
+        ConfigError: A parquet file cannot be read without pyarrow.
+    """
     is_parquet = path.suffix == ".parquet"
     records, bad = [], {}
     for number, row in _parquet(path) if is_parquet else _json_lines(path):
@@ -165,7 +172,7 @@ def parse_file(path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_row
             bad.setdefault(str(error), []).append(number)
         else:
             records.append(dataclasses.replace(record, meta={**record.meta, "line": number}))
-    parsed = Parsed(records, bad, "row" if is_parquet else "line")
+    parsed = ParsedFile(records, bad, "row" if is_parquet else "line")
     if bad and bad_rows == "refuse":
         raise DataError(f"{path} has {parsed.sentence()}. Mend them, or set bad_rows='skip'")
     return parsed

@@ -1,9 +1,10 @@
-"""Records: what a loader makes of a file, and how they are tokenised, written and read back as a TFDS dataset."""
+"""Records: what a loader makes of a file, and how they are tokenized, written and read back as a TFDS dataset."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -18,7 +19,7 @@ from tensorflow_datasets.core.utils import gcs_utils
 from alignjax.data.datasets.builders.records import records_dataset_builder
 from alignjax.data.text.tokenizers import Tokenizer
 
-# What a row may hold, by the name of its schema.
+# What a row holds, by the name of its schema.
 SCHEMAS = {
     "prompts": "a prompt",
     "instructions": "a prompt and its completion",
@@ -32,8 +33,17 @@ SCHEMAS = {
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A row before tokenisation. `preference` is P(completions[0] beats completions[1]); `answer` is the number that a
-    verifier compares with; `meta` says where the row comes from."""
+    """A row before tokenization.
+
+    Args:
+        prompt: The prompt, without the frame of the dataset.
+        completions: Its K completions.
+        scores: K numbers, higher is better, or none.
+        preference: P(completions[0] beats completions[1]); NaN where nobody judged.
+        weight: How much the row counts.
+        answer: The number that a verifier compares with; NaN for none.
+        meta: JSON-able notes that say where the row comes from.
+    """
 
     prompt: str
     completions: tuple[str, ...] = ()
@@ -44,14 +54,25 @@ class Record:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _rows(records: Sequence[Record], tokenizer: Tokenizer, first_id: int) -> Iterator[dict[str, Any]]:
-    """TFDS rows of records, tokenised a thousand at a time so that all cores encode."""
+def is_aside(text: str, fraction: float) -> bool:
+    """Says whether a text is among the share of all texts that is put aside: a pure function of the text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _rows(
+    records: Sequence[Record], tokenizer: Tokenizer, first_id: int, lengths: list[list[int]]
+) -> Iterator[dict[str, Any]]:
+    # TFDS asks for rows one by one and keeps none of them, so their lengths are noted in `lengths` on the way.
+    # Texts are tokenized a thousand rows at a time, so that all cores encode.
     for start in range(0, len(records), 1000):
-        some = records[start : start + 1000]
-        prompts = tokenizer.encode_batch([record.prompt for record in some])
-        texts = iter(tokenizer.encode_batch([text for record in some for text in record.completions]))
-        for offset, (record, prompt) in enumerate(zip(some, prompts, strict=True)):
+        block = records[start : start + 1000]
+        prompts = tokenizer.encode_batch([record.prompt for record in block])
+        texts = iter(tokenizer.encode_batch([text for record in block for text in record.completions]))
+        for offset, (record, prompt) in enumerate(zip(block, prompts, strict=True)):
             tokens = [next(texts) for _ in record.completions]
+            sizes = [len(ids) for ids in tokens]
+            lengths.append([len(prompt), max(sizes, default=0), len(sizes)])
             yield {
                 "prompt": record.prompt,
                 "completions": list(record.completions),
@@ -62,40 +83,37 @@ def _rows(records: Sequence[Record], tokenizer: Tokenizer, first_id: int) -> Ite
                 "example_id": first_id + start + offset,
                 "meta": json.dumps(dict(record.meta), sort_keys=True),
                 "prompt_tokens": np.asarray(prompt, np.int32),
-                "completion_tokens": np.asarray([token for each in tokens for token in each], np.int32),
-                "completion_lengths": np.asarray([len(each) for each in tokens], np.int32),
+                "completion_tokens": np.asarray([token for ids in tokens for token in ids], np.int32),
+                "completion_lengths": np.asarray(sizes, np.int32),
             }
 
 
-def _measured(rows: Iterator[dict[str, Any]], lengths: list[list[int]]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        found = row["completion_lengths"].tolist()
-        lengths.append([len(row["prompt_tokens"]), max(found, default=0), len(found)])
-        yield row
-
-
 def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenizer: Tokenizer) -> None:
-    """Writes splits into `folder` as a TFDS dataset (array_record), and the token counts of every row beside it, from
-    which sources know which rows are too long without reading them all."""
+    """Writes splits as a TFDS dataset (array_record), and the token counts of every row beside it, from which sources
+    know which rows are too long without reading them all.
+
+    Args:
+        folder: The folder to write into.
+        splits: Records by split.
+        tokenizer: What the rows are tokenized with.
+    """
     tfds.disable_progress_bar()
     gcs_utils._is_gcs_disabled = True  # no look-up in a bucket, whatever the environment says
     lengths: dict[str, list[list[int]]] = {split: [] for split in splits}
     rows, first_id = {}, 0
     for split, records in splits.items():
         if records:  # tfds refuses to write an empty split
-            rows[split] = _measured(_rows(records, tokenizer, first_id), lengths[split])
+            rows[split] = _rows(records, tokenizer, first_id, lengths[split])
         first_id += len(records)
     builder = records_dataset_builder.Builder(rows=rows, data_dir=str(folder))
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, of which there are none
         builder.download_and_prepare()
-    np.savez(
-        folder / "lengths.npz",
-        **{split: np.asarray(found, np.int32).reshape(-1, 3) for split, found in lengths.items()},  # type: ignore
-    )
+    arrays: dict[str, Any] = {split: np.asarray(sizes, np.int32).reshape(-1, 3) for split, sizes in lengths.items()}
+    np.savez(folder / "lengths.npz", **arrays)
 
 
 def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
-    """Random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them."""
+    """Returns random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them."""
     gcs_utils._is_gcs_disabled = True
     version = next(path for path in sorted((folder / "records").iterdir()) if path.is_dir())
     builder: Any = tfds.builder_from_directory(str(version))
@@ -103,13 +121,13 @@ def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
 
 
 def read_lengths(folder: Path, split: str) -> np.ndarray:
-    """[rows, 3] int32: tokens of the prompt, tokens of the longest completion (special tokens not counted), and number
-    of completions."""
-    with np.load(folder / "lengths.npz") as found:
-        return found[split]
+    """Returns int32 [rows, 3]: tokens of the prompt, tokens of the longest completion (special tokens not counted), and
+    number of completions."""
+    with np.load(folder / "lengths.npz") as lengths:
+        return lengths[split]
 
 
 def completions_of(row: Mapping[str, Any]) -> list[np.ndarray]:
-    """The tokens of each completion of a row."""
+    """Returns the tokens of each completion of a row, K arrays of int32."""
     ends = np.cumsum(row["completion_lengths"])
     return np.split(np.asarray(row["completion_tokens"], np.int32), ends[:-1]) if len(ends) else []

@@ -26,8 +26,7 @@ DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize 
 
 ASSISTANT = "\n\nAssistant:"
 
-
-# What templates of published models expect to find besides the messages; the tests hold the rendering against
+# Templates of published models expect the next functions besides the messages; tests hold the rendering against
 # `transformers`.
 
 
@@ -38,7 +37,7 @@ def _refuse(message: str) -> None:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
+    """JSON as templates want it: Jinja's own filter escapes HTML, which no model was trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -47,7 +46,7 @@ def _now(form: str) -> str:
 
 
 class _Generation(Extension):
-    """{% generation %} marks the assistant's words for whoever trains on them; here it is only its body."""
+    """A tag {% generation %} that marks the assistant's words for whoever trains on them; here it is only its body."""
 
     tags: ClassVar[set[str]] = {"generation"}
 
@@ -72,8 +71,15 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def load_template(template: str) -> str:
-    """A template given as text (anything with Jinja marks in it), as the path of a file or of the folder of a published
-    tokenizer, or "" for the default."""
+    """Returns a chat template as text.
+
+    Args:
+        template: The text itself (anything with Jinja marks in it), the path of a file or of the folder of a published
+            tokenizer, or "" for the default.
+
+    Raises:
+        ConfigError: No such file exists, or the folder has no template.
+    """
     if not template:
         return DEFAULT_TEMPLATE
     if "{{" in template or "{%" in template:
@@ -82,7 +88,7 @@ def load_template(template: str) -> str:
     if path.is_dir():
         return _published(path)
     if not path.is_file():
-        raise ConfigError(f"chat_template is {template!r}: neither a Jinja template nor a file that is there")
+        raise ConfigError(f"chat_template is {template!r}: neither a Jinja template nor a file that exists")
     return path.read_text()
 
 
@@ -92,16 +98,16 @@ def _published(folder: Path) -> str:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    found = read_json(config).get("chat_template")
-    if isinstance(found, list):
-        found = {one["name"]: one["template"] for one in found}.get("default")
-    if not found:
+    template = read_json(config).get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if not template:
         raise ConfigError(f"{folder} has no chat template: neither chat_template.jinja nor one in {config.name}")
-    return found
+    return template
 
 
 def messages_of(value: Any, field: str) -> list[dict[str, str]]:
-    """A list of {role, content} messages, checked. Raises BadRow."""
+    """Returns the value of a field as a list of {role, content} messages. Raises BadRow if it is none."""
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise BadRow(f"field {field!r} is not a list of messages")
     for message in value:
@@ -111,13 +117,24 @@ def messages_of(value: Any, field: str) -> list[dict[str, str]]:
 
 
 def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn: bool = True, **words: Any) -> str:
-    """Messages as text; open_turn adds the start of the assistant's next turn. BOS is put in front of a prompt when it
-    is encoded: templates that write bos_token or eos_token get empty strings. words: what else a template reads (tools,
-    bos_token="<s>", enable_thinking=False, ...). Raises BadRow for messages that the template refuses."""
+    """Returns messages as text.
+
+    BOS is put in front of a prompt when it is encoded: templates that write bos_token or eos_token get empty strings.
+
+    Args:
+        messages: {role, content} each.
+        template: See `load_template`.
+        open_turn: Adds the start of the assistant's next turn.
+        words: What else the template reads (tools, bos_token="<s>", enable_thinking=False, ...).
+
+    Raises:
+        BadRow: The template refuses the messages.
+        ConfigError: The template does not parse.
+    """
     compiled = _compiled(load_template(template))
     try:
-        given = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **words}
-        return compiled.render(messages=list(messages), add_generation_prompt=open_turn, **given)
+        names = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **words}
+        return compiled.render(messages=list(messages), add_generation_prompt=open_turn, **names)
     except BadRow:
         raise
     except (jinja2.TemplateError, TypeError, ValueError) as error:  # the latter are the template's own slips
@@ -125,14 +142,12 @@ def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn:
 
 
 def text_or_messages(value: Any, field: str, template: str) -> str:
-    """A prompt as text: itself, or its messages rendered with the assistant's turn opened."""
-    if isinstance(value, str):
-        return value
-    return render(messages_of(value, field), template)
+    """Returns a prompt as text: itself, or its messages rendered with the assistant's turn opened. Raises BadRow."""
+    return value if isinstance(value, str) else render(messages_of(value, field), template)
 
 
 def completion_text(value: Any, field: str) -> str:
-    """A completion as text: itself, or the content of the one assistant message in the list."""
+    """Returns a completion as text: itself, or the content of the one assistant message in the list. Raises BadRow."""
     if isinstance(value, str):
         return value
     messages = messages_of(value, field)
@@ -141,22 +156,20 @@ def completion_text(value: Any, field: str) -> str:
     return messages[0]["content"]
 
 
-def shared_turns(one: Any, other: Any) -> tuple[list[dict[str, str]], Any, Any]:
-    """(prompt messages, rest of one, rest of other) of two conversations that start alike: the convention where no
-    prompt is given. Raises BadRow if they do not."""
-    first, second = messages_of(one, "chosen"), messages_of(other, "rejected")
-    same = 0
-    while same < min(len(first), len(second)) and first[same] == second[same]:
-        same += 1
-    same = min(same, len(first) - 1, len(second) - 1)
+def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any, Any]:
+    """Returns (prompt messages, rest of chosen, rest of rejected) of two conversations that start alike: the convention
+    where rows have no prompt. Raises BadRow if they do not start alike."""
+    first, second = messages_of(chosen, "chosen"), messages_of(rejected, "rejected")
+    most = min(len(first), len(second)) - 1
+    same = next((k for k in range(most) if first[k] != second[k]), most)
     if same < 1:
         raise BadRow("no prompt, and chosen and rejected share no first message")
     return first[:same], first[same:], second[same:]
 
 
 def split_transcript(text: str, field: str = "transcript") -> tuple[str, str]:
-    """(everything up to and with the last "Assistant:", what follows it) of a transcript with "Human:" and "Assistant:"
-    turns. Raises BadRow if there is no assistant's turn."""
+    """Returns (everything up to and with the last "Assistant:", what follows it) of a transcript with "Human:" and
+    "Assistant:" turns. Raises BadRow if it has no turn of the assistant."""
     head, mark, tail = text.rpartition(ASSISTANT)
     if not mark:
         raise BadRow(f"field {field!r} has no assistant turn")

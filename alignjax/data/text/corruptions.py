@@ -1,4 +1,4 @@
-"""Ways to spoil a sentence: negatives for a preference model that has only good sentences to learn from."""
+"""Corruptions of a sentence: negatives for a preference model that has only good sentences to learn from."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ Words = list[str]
 
 
 def _cut(words: Words, rng: np.random.Generator) -> Words:
-    """Ends mid-way, without its full stop."""
+    """The sentence ends midway, without its full stop."""
     keep = int(rng.integers(1, max(2, (2 * len(words)) // 3 + 1)))
     return [*words[: keep - 1], words[keep - 1].rstrip(".!?,")]
 
 
 def _shuffled(words: Words, rng: np.random.Generator) -> Words:
-    return [words[place] for place in rng.permutation(len(words))]
+    return [words[k] for k in rng.permutation(len(words))]
 
 
 def _dropped(words: Words, rng: np.random.Generator) -> Words:
     """About a third of the words are missing, at least one."""
     gone = rng.choice(len(words), size=max(1, len(words) // 3), replace=False)
-    return [word for place, word in enumerate(words) if place not in set(gone.tolist())]
+    return [word for k, word in enumerate(words) if k not in gone]
 
 
 def _repeated(words: Words, rng: np.random.Generator) -> Words:
@@ -41,18 +41,24 @@ KINDS: Mapping[str, Callable[[Words, np.random.Generator], Words]] = {
 
 
 def corrupted(text: str, kind: str, rng: np.random.Generator) -> str:
-    """`text` spoilt in the way that `kind` names; never equal to it. A single word is doubled."""
+    """Returns a corrupted text that never equals `text`. A single word is doubled.
+
+    Args:
+        text: A sentence.
+        kind: A key of KINDS.
+        rng: Decides how it is corrupted.
+    """
     words = text.split()
     if len(words) < 2:
         return " ".join(words * 2)
     for _ in range(8):
-        spoilt = " ".join(KINDS[kind](words, rng))
-        if spoilt and spoilt != " ".join(words):
-            return spoilt
+        changed = " ".join(KINDS[kind](words, rng))
+        if changed and changed != " ".join(words):
+            return changed
     return " ".join(words[1:] + words[:1] + words[-1:])
 
 
 def two_kinds(rng: np.random.Generator) -> tuple[str, str]:
-    """Two different ways."""
+    """Draws two distinct kinds of corruption."""
     first, second = rng.choice(len(KINDS), size=2, replace=False)
     return list(KINDS)[first], list(KINDS)[second]

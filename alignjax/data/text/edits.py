@@ -1,4 +1,4 @@
-"""Which tokens an edit between two texts touched: an edit script over token ids, or over lines of them."""
+"""Masks of the tokens that an edit between two texts touched, by a script over token ids or over lines of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from difflib import SequenceMatcher
 import numpy as np
 
 from alignjax.config import ConfigError
-
-__all__ = ["edit_masks", "line_edit_masks"]
 
 
 def _changed(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
@@ -23,34 +21,49 @@ def _changed(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[np.
 
 
 def edit_masks(original: Sequence[int], revised: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(bool [len original], bool [len revised]): tokens of the original that the revision deleted or replaced, tokens
-    of the revision that are new.
+    """Marks what a revision changed, token by token.
 
-    By difflib's script of longest common runs, which reads like an edit but is not always the shortest one. Equal texts
-    have no edits; against an empty text all is edited.
+    The script is difflib's, of longest common runs, which reads like an edit but is not always the shortest one. Equal
+    texts have no edits; against an empty text all is edited.
+
+    Args:
+        original: Token ids.
+        revised: Token ids.
+
+    Returns:
+        (bool [len original], bool [len revised]): tokens of the original that the revision deleted or replaced, tokens
+        of the revision that are new.
     """
     return _changed([int(token) for token in original], [int(token) for token in revised])
 
 
 def lines_of(tokens: Sequence[int], newlines: Collection[int]) -> list[tuple[int, ...]]:
-    """Runs of tokens, each up to and with a token of `newlines`; a last line may be without one."""
+    """Returns runs of tokens, each up to and with a token of `newlines`; a last line may be without one."""
     lines: list[tuple[int, ...]] = []
     start = 0
-    for place, token in enumerate(tokens, 1):
-        if int(token) in newlines or place == len(tokens):
-            lines.append(tuple(int(t) for t in tokens[start:place]))
-            start = place
+    for end, token in enumerate(tokens, 1):
+        if int(token) in newlines or end == len(tokens):
+            lines.append(tuple(int(t) for t in tokens[start:end]))
+            start = end
     return lines
 
 
 def line_edit_masks(
     original: Sequence[int], revised: Sequence[int], newlines: Collection[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same by whole lines: every token of a line that the other side has not, is marked.
+    """Marks what a revision changed by whole lines: every token of each line that the other side lacks.
 
-    newlines: ids of the tokens that contain a line break and so end a line. A token that also holds the start of the
-    next line (an indent) belongs to the line that it ends. Raises ConfigError if there are none: a tokenizer that
-    cannot write a line break has no lines.
+    Args:
+        original: Token ids.
+        revised: Token ids.
+        newlines: Ids of the tokens that contain a line break and so end a line. A token that also holds the start of
+            the next line (an indent) belongs to the line that it ends.
+
+    Returns:
+        Masks as of `edit_masks`.
+
+    Raises:
+        ConfigError: There are no such ids: a tokenizer that cannot write a line break has no lines.
     """
     if not newlines:
         raise ConfigError("no token of this tokenizer holds a line break; compare token by token instead")

@@ -1,7 +1,7 @@
-"""One TFDS builder for all our datasets: a prompt, its completions, what is known about them, and their tokens.
+"""The TFDS builder of all our datasets: a prompt, its completions, what is known about them, and their tokens.
 
-It generates what it is given, in order, and downloads nothing. `tfds.builder_from_directory(folder)` reads the result
-back without this class and without TensorFlow.
+It writes the rows that it receives, in order, and downloads nothing. `tfds.builder_from_directory(folder)` reads the
+result back without this class and without TensorFlow.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 {
                     "prompt": features.Text(),
                     "completions": features.Sequence(features.Text()),  # K
-                    "scores": features.Tensor(
-                        shape=(None,), dtype=np.float32
-                    ),  # K, or none where the completions are not rated
+                    "scores": features.Tensor(shape=(None,), dtype=np.float32),  # K, or none if not rated
                     "preference": np.float32,  # probability that completion 0 beats completion 1; NaN: not judged
                     "weight": np.float32,
                     "answer": np.float32,  # the number a verifier looks for; NaN: there is none
@@ -45,7 +43,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     "completion_lengths": features.Tensor(shape=(None,), dtype=np.int32),  # K
                 }
             ),
-            # Rows keep the order they are given in, so that a row's number says the same thing on every machine.
+            # Rows stay in order, so that a row's number says the same thing on every machine.
             disable_shuffling=True,
         )
 
