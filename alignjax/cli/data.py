@@ -1,4 +1,4 @@
-"""`alignjax data prepare` and `alignjax data inspect`."""
+"""The commands `alignjax data prepare` and `alignjax data inspect`."""
 
 from __future__ import annotations
 
@@ -16,80 +16,99 @@ from alignjax.data import Dataset, show
 
 
 def prepare(what: str, options: Sequence[str]) -> int:
-    """Prepare the dataset called `what`, or every dataset that the config file `what` names."""
+    """Prepares datasets and prints their accounts.
+
+    Args:
+        what: The name of a dataset, or a config file, whose datasets are all prepared.
+        options: Flags of the dataset, or overrides of the config.
+
+    Returns:
+        The exit status.
+    """
     for dataset in datasets(what, options):
         show.prepare_and_say(dataset)
     return 0
 
 
 def inspect(what: str, options: Sequence[str], *, split: str | None, rows: int, seed: int) -> int:
-    """Show the account of a dataset, its lengths in tokens and some rows; prepare it if need be."""
+    """Prints the account of a dataset, its lengths in tokens and some rows; prepares it if need be.
+
+    Args:
+        what: The name of a dataset, or a config file, whose datasets are all shown.
+        options: Flags of the dataset, or overrides of the config.
+        split: The split whose rows are shown; the first one by default.
+        rows: How many rows are shown.
+        seed: Decides which ones.
+
+    Returns:
+        The exit status.
+    """
     for dataset in datasets(what, options):
         show.inspect(dataset, split or "", rows, seed)
     return 0
 
 
 def describe(what: str) -> int:
-    """`alignjax data prepare NAME --help`: the options of a dataset; of a config file, its datasets."""
-    there = known()
-    if what not in there:
+    """Prints the options of a dataset, or the datasets of a config file: `alignjax data prepare NAME --help`."""
+    kind = known().get(what)
+    if kind is None:
         for dataset in datasets(what):
             print(dataset)
         return 0
-    kind = there[what]
     print(f"{what}: {summary(kind)}\n")
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         flag = f"--{field.name.replace('_', '-')}"
         wanted = overrides.type_name(overrides.writable(hints[field.name]))
-        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        print(f"  {flag:<16}  {wanted:<16}  {'(required)' if needed else repr(field.default)}")
+        print(f"  {flag:<16}  {wanted:<16}  {'(required)' if _is_required(field) else repr(field.default)}")
     return 0
 
 
 def known() -> dict[str, type[Dataset]]:
-    """Every public dataset by its name."""
-    public = vars(data).values()
-    return {
-        one.name: one for one in public if isinstance(one, type) and issubclass(one, Dataset) and one is not Dataset
-    }
+    """Returns every public dataset by its name."""
+    kinds = [value for value in vars(data).values() if isinstance(value, type) and issubclass(value, Dataset)]
+    return {kind.name: kind for kind in kinds if kind is not Dataset}
 
 
 def datasets(what: str, options: Sequence[str] = ()) -> list[Dataset]:
-    """The dataset called `what` with its options, or the datasets that a config file names.
+    """Returns the dataset called `what` with its options, or the datasets that a config file names.
 
-    Raises ConfigError for a name that is neither, an option that the dataset does not have, and one that it needs.
+    Args:
+        what: The name of a dataset, or a config file.
+        options: Flags of the dataset, or overrides of the config.
+
+    Raises:
+        ConfigError: The name is neither, or an option is unknown or missing.
     """
-    there = known()
-    if what in there:
-        return [_made(there[what], options)]
+    kinds = known()
+    if what in kinds:
+        return [_with_options(kinds[what], options)]
     if ".py" not in what:
-        raise ConfigError(f"there is no dataset {what!r}.{nearest(what, there)} Or name a config file.")
-    loaded = load(what, options)
-    found = list(dict.fromkeys(_in(loaded.config)))
-    if not found:
+        raise ConfigError(f"there is no dataset {what!r}.{nearest(what, kinds)} Or name a config file.")
+    named = list(dict.fromkeys(_in(load(what, options).config)))
+    if not named:
         raise ConfigError(f"{what} names no dataset")
-    return found
+    return named
 
 
-def _made(kind: type[Dataset], arguments: Sequence[str]) -> Dataset:
+def _with_options(kind: type[Dataset], arguments: Sequence[str]) -> Dataset:
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for flag, words in overrides.split(arguments):
         name = flag.replace("-", "_")
         if name not in fields:
             options = [field.replace("_", "-") for field in fields]
             raise ConfigError(f"the dataset {kind.name!r} has no option --{flag}.{nearest(flag, options)}")
-        given[name] = overrides.parse(flag, words, overrides.writable(hints[name]))
-    missing = [
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING and name not in given
-    ]
+        values[name] = overrides.parse(flag, words, overrides.writable(hints[name]))
+    missing = [f"--{name}" for name, field in fields.items() if _is_required(field) and name not in values]
     if missing:
-        raise ConfigError(f"the dataset {kind.name!r} needs {', '.join(f'--{name}' for name in missing)}")
-    return kind(**given)
+        raise ConfigError(f"the dataset {kind.name!r} needs {', '.join(missing)}")
+    return kind(**values)
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _in(config: Any) -> Iterator[Dataset]:

@@ -1,7 +1,7 @@
-"""SentencePiece's `tokenizer.model` as a `tokenizers.Tokenizer`: the same pieces, scores and rules of whitespace.
+"""A reader of SentencePiece's `tokenizer.model`: a `tokenizers.Tokenizer` with its pieces, scores and whitespace rules.
 
-The same ids and the same text as the `sentencepiece` package, but for what `read_sentencepiece` names; what cannot be
-said exactly is refused. Sources: Kudo and Richardson 2018 (SentencePiece), Kudo 2018 (unigram), Sennrich et al. 2016
+Ids and text are those of the `sentencepiece` package, but for what `read_sentencepiece` names; what cannot be said
+exactly is refused. Sources: Kudo and Richardson 2018 (SentencePiece), Kudo 2018 (unigram), Sennrich et al. 2016
 (BPE).
 """
 
@@ -44,7 +44,7 @@ def _parsed(path: Path) -> Any:
     return model
 
 
-def _cannot(path: Path, what: str) -> ConfigError:
+def _inexact(path: Path, what: str) -> ConfigError:
     return ConfigError(
         f"{path}: {what}; that cannot be said exactly in a tokenizer.json. Take the tokenizer.json that the model's "
         "authors publish, if there is one"
@@ -65,36 +65,35 @@ def _check(path: Path, model: Any) -> None:
         (bool(model.denormalizer_spec.precompiled_charsmap), "it rewrites decoded text (denormalizer_spec)"),
         (bool(_pieces(model, _UNUSED)), "it has pieces of type UNUSED"),
         (len(_pieces(model, _UNKNOWN)) != 1, "it has not exactly one unknown piece"),
-        (len({piece.piece for piece in model.pieces}) < len(model.pieces), "a piece stands there twice"),
+        (len({piece.piece for piece in model.pieces}) < len(model.pieces), "a piece occurs twice"),
     ):
         if wrong:
-            raise _cannot(path, what)
+            raise _inexact(path, what)
     # A character that is in pieces but none itself can be merged in sentencepiece, and is unknown in tokenizers.
     ordinary = _pieces(model, _NORMAL)
     alone = {piece for piece in ordinary if len(piece) == 1}
     for piece in ordinary:
         if not alone.issuperset(piece):
-            raise _cannot(path, f"piece {piece!r} has the character {min(set(piece) - alone)!r}, which is no piece")
+            raise _inexact(path, f"piece {piece!r} has the character {min(set(piece) - alone)!r}, which is no piece")
 
 
 def _any(pieces: Iterable[str]) -> str:
-    """A regular expression for any of the pieces, at every place the longest."""
+    """A regular expression for any of the pieces that prefers the longest."""
     return "|".join(re.escape(piece) for piece in sorted(pieces, key=len, reverse=True))
 
 
 def _cut_bytes(path: Path, model: Any) -> list[pre_tokenizers.PreTokenizer]:
-    """A text that spells a byte piece out, "<0x41>", is six characters in sentencepiece: cut it, so that it is never
-    looked up whole."""
+    """A cut inside texts that spell a byte piece out: "<0x41>" is six characters in sentencepiece, never one piece."""
     if not model.trainer_spec.byte_fallback:
         return []
     for piece in _pieces(model, _NORMAL, _USER):
         if "<0" in piece:
-            raise _cannot(path, f"piece {piece!r} looks like the start of a byte piece")
+            raise _inexact(path, f"piece {piece!r} looks like the start of a byte piece")
     return [pre_tokenizers.Split(hf.Regex(r"<(?=0x[0-9A-F]{2}>)"), "merged_with_previous")]
 
 
 def _unigram(path: Path, model: Any) -> tuple[models.Unigram, list[pre_tokenizers.PreTokenizer]]:
-    """A user-defined piece has sentencepiece's own score for it, -0.1: above what any other piece has."""
+    """A unigram model; a user-defined piece has sentencepiece's own score, -0.1: above what any other piece has."""
     scores = [(piece.piece, -0.1 if piece.type == _USER else piece.score) for piece in model.pieces]
     unknown = [piece.type for piece in model.pieces].index(_UNKNOWN)
     return models.Unigram(scores, unknown, model.trainer_spec.byte_fallback), _cut_bytes(path, model)
@@ -104,20 +103,20 @@ def _merges(path: Path, model: Any) -> list[tuple[str, str]]:
     """All pairs of pieces that make a piece, the piece with the highest score first: sentencepiece keeps no merges, it
     joins the neighbours whose piece scores highest."""
     scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL}
-    found: list[tuple[str, str]] = []
+    merges: list[tuple[str, str]] = []
     before: tuple[float, str] | None = None
     for piece in sorted(scores, key=lambda piece: -scores[piece]):
         pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in scores and piece[i:] in scores]
         if pairs and before and before[0] == scores[piece]:
-            raise _cannot(path, f"pieces {before[1]!r} and {piece!r} have the same score, so no order of merging")
+            raise _inexact(path, f"pieces {before[1]!r} and {piece!r} have the same score, so no order of merging")
         if pairs:
             before = scores[piece], piece
-        found += pairs
-    return found
+        merges += pairs
+    return merges
 
 
 def _bpe(path: Path, model: Any) -> tuple[models.BPE, list[pre_tokenizers.PreTokenizer]]:
-    """User-defined pieces are cut out first, and looked up whole (ignore_merges)."""
+    """A BPE model; user-defined pieces are cut out first, and looked up whole (ignore_merges)."""
     user = _pieces(model, _USER)
     rules: dict[str, Any] = {
         "vocab": {piece.piece: i for i, piece in enumerate(model.pieces)},
@@ -132,12 +131,13 @@ def _bpe(path: Path, model: Any) -> tuple[models.BPE, list[pre_tokenizers.PreTok
     # What lies between them is looked up whole as well, which is right only if merging would end there.
     for piece in _pieces(model, _NORMAL):
         if len(merging.tokenize(piece)) != 1:
-            raise _cannot(path, f"it has user-defined pieces, and merging never makes its piece {piece!r}")
+            raise _inexact(path, f"it has user-defined pieces, and merging never makes its piece {piece!r}")
     split = pre_tokenizers.Split(hf.Regex(_any(user)), "isolated")
     return models.BPE(**rules, ignore_merges=True), [split, *_cut_bytes(path, model)]
 
 
 def _normalizer(path: Path, model: Any) -> normalizers.Normalizer:
+    """The map of characters and the rules of whitespace, in sentencepiece's order."""
     rules = model.normalizer_spec
     steps: list[normalizers.Normalizer] = []
     prefix = [normalizers.Prepend(SPACE)] if rules.add_dummy_prefix else []
@@ -145,7 +145,7 @@ def _normalizer(path: Path, model: Any) -> normalizers.Normalizer:
         charsmap = normalizers.Precompiled(rules.precompiled_charsmap)
         for piece in _pieces(model, _USER):
             if charsmap.normalize_str(piece) != piece:
-                raise _cannot(path, f"its characters' map would change the user-defined piece {piece!r}")
+                raise _inexact(path, f"its characters' map would change the user-defined piece {piece!r}")
         # It is applied to a grapheme at a time; this one is two characters in sentencepiece.
         steps += [normalizers.Replace(hf.Regex(r"\r(?=\n)"), charsmap.normalize_str("\r")), charsmap]
     if rules.remove_extra_whitespaces:
@@ -154,6 +154,7 @@ def _normalizer(path: Path, model: Any) -> normalizers.Normalizer:
 
 
 def _decoder(model: Any) -> decoders.Decoder:
+    """Pieces as text: control pieces vanish, bytes are joined, the dummy prefix goes."""
     trainer, rules = model.trainer_spec, model.normalizer_spec
     control, unknown = _pieces(model, _CONTROL), _pieces(model, _UNKNOWN)
     # Token by token up to Fuse, on the whole text after it.
@@ -167,46 +168,52 @@ def _decoder(model: Any) -> decoders.Decoder:
     return decoders.Sequence([*steps, decoders.Replace(SPACE, " ")])
 
 
-def _add_beyond(folder: Path, backend: hf.Tokenizer) -> None:
-    """Tokens that were added after the model was trained: added_tokens.json and those of tokenizer_config.json."""
+def _add_tokens(folder: Path, backend: hf.Tokenizer) -> None:
+    """Adds tokens that came after the model was trained: added_tokens.json and those of tokenizer_config.json."""
     added: dict[int, tuple[str, bool]] = {}
     for name in ("added_tokens.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            continue
         try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
             if name == "added_tokens.json":
-                added |= {int(i): (token, True) for token, i in found.items()}
+                added |= {int(i): (token, True) for token, i in content.items()}
             else:
-                listed = found.get("added_tokens_decoder", {})
-                added |= {int(i): (one["content"], bool(one.get("special"))) for i, one in listed.items()}
+                listed = content.get("added_tokens_decoder", {})
+                added |= {int(i): (token["content"], bool(token.get("special"))) for i, token in listed.items()}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(f"{folder / name} cannot be read ({error}); download it again") from error
     for i, (token, special) in sorted(added.items()):
-        there = backend.token_to_id(token)
-        if there is None and i == backend.get_vocab_size():
+        present = backend.token_to_id(token)
+        if present is None and i == backend.get_vocab_size():
             backend.add_tokens([hf.AddedToken(token, normalized=False, special=special)])
-        elif there != i:
+        elif present != i:
             raise ConfigError(
-                f"{folder}: token {token!r} is to have id {i}, but it has {there} of {backend.get_vocab_size()}; the "
+                f"{folder}: token {token!r} is to have id {i}, but it has {present} of {backend.get_vocab_size()}; the "
                 "files beside tokenizer.model belong to another one"
             )
 
 
 def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
-    """A SentencePiece model file (unigram or BPE) as a tokenizer with the same ids, and the ids that it names of pad,
-    bos, eos and unk. Needs the `sentencepiece` extra.
+    """Reads a SentencePiece model file (unigram or BPE). Needs the `sentencepiece` extra.
 
-    Where it differs from the `sentencepiece` package: a control piece spelt out in a text ("</s>") becomes its id, as
-    chat templates expect, and the text after it is normalised anew; a run of byte pieces that is not UTF-8 decodes to
-    one U+FFFD for each of its bytes; and sums of unigram scores are of 64 bits, not 32, so that segmentations that are
-    as good to seven digits may change places. A map of characters (nmt_nfkc) is applied as in published tokenizer.json
-    files, a grapheme at a time: several combining marks on one letter, a mark on a letter that the map changes, Korean
-    in separate jamo and halfwidth katakana with voicing marks come out otherwise than in `sentencepiece`. Such models
-    are read with a warning; text in NFKC form has none of this.
+    It differs from the `sentencepiece` package in this: a control piece spelled out in a text ("</s>") becomes its
+    id, as chat templates expect, and the text after it is normalized anew; a run of byte pieces that is not UTF-8
+    decodes to one U+FFFD for each of its bytes; and sums of unigram scores are of 64 bits, not 32, so that
+    segmentations that are as good to seven digits may change places. A map of characters (nmt_nfkc) is applied as
+    in published tokenizer.json files, a grapheme at a time: several combining marks on one letter, a mark on a
+    letter that the map changes, Korean in separate jamo and halfwidth katakana with voicing marks come out
+    otherwise than in `sentencepiece`. Such models are read with a warning; text in NFKC form has none of this.
 
-    Raises ConfigError without the package, for a file that is none, and for a model that cannot be represented.
+    Args:
+        path: The file; added_tokens.json and tokenizer_config.json beside it are read too.
+
+    Returns:
+        (a tokenizer with the same ids, the ids that the model names of pad, bos, eos and unk).
+
+    Raises:
+        ConfigError: The package is missing, the file is no model, or the model cannot be represented.
     """
+    # A model is checked for what tokenizers would read differently, then put together from parts that stand for its
+    # parts: pieces and scores, normalizer, what is cut out before, decoder, control pieces, added tokens.
     path = Path(path).expanduser()
     model = _parsed(path)
     _check(path, model)
@@ -226,6 +233,6 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
         )
     marks = _pieces(model, _CONTROL, _UNKNOWN)
     backend.add_special_tokens([hf.AddedToken(mark, normalized=False, special=True) for mark in marks])
-    _add_beyond(path.parent, backend)
+    _add_tokens(path.parent, backend)
     named = {name: getattr(model.trainer_spec, f"{name}_id") for name in ("pad", "bos", "eos", "unk")}
     return backend, {name: i for name, i in named.items() if 0 <= i < len(model.pieces)}

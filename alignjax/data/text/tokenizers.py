@@ -36,8 +36,16 @@ _SPELLINGS: Mapping[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A tokenizer and the ids that have a meaning. `encode` never adds special tokens; `decode` leaves them out. stops:
-    further ids that end a completion, of models with several."""
+    """A tokenizer and the ids that have a meaning. `encode` never adds special tokens; `decode` leaves them out.
+
+    Args:
+        backend: The tokenizer itself.
+        pad: The id of padding.
+        bos: The id in front of every prompt.
+        eos: The id that ends a completion.
+        sep: The id between two completions that are read together.
+        stops: Further ids that end a completion, of models with several.
+    """
 
     backend: hf.Tokenizer = dataclasses.field(repr=False)
     pad: int = PAD
@@ -48,33 +56,42 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
+        """How many ids there are, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. A special token spelt out in the text becomes that token only in files whose vocabulary
-        says so; in ours it stays text."""
+        """Returns the token ids of a text. A special token spelled out in the text becomes that token only in files
+        whose vocabulary says so; in ours it stays text."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """Returns the token ids of each text, encoded on all cores."""
+        return [text.ids for text in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of token ids; the special ids are dropped, wherever they stand."""
+        """Returns the text of token ids; the special ids are dropped, wherever they stand."""
         special = {self.pad, self.bos, self.eos, self.sep, *self.stops}
         return self.backend.decode([int(i) for i in ids if int(i) not in special], skip_special_tokens=False)
 
     def decode_batch(self, rows: Iterable[Iterable[int]]) -> list[str]:
+        """Returns the text of each row of token ids."""
         return [self.decode(row) for row in rows]
 
     def save(self, path: Path | str) -> None:
+        """Writes a tokenizer.json."""
         self.backend.save(str(path))
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int = 2) -> Tokenizer:
-    """A byte-level BPE learned from `texts`: every UTF-8 text can be written, and decode(encode(text)) == text.
+    """Learns a byte-level BPE: every UTF-8 text can be written, and decode(encode(text)) == text.
 
-    vocab_size counts the four special tokens and the 256 bytes; a small corpus may end below it. Raises ConfigError
-    where it is too small to hold these.
+    Args:
+        texts: What it is learned from.
+        vocab_size: Number of tokens, the four special ones and the 256 bytes included; a small corpus may end below it.
+        min_frequency: How often a pair must occur to be merged.
+
+    Raises:
+        ConfigError: vocab_size is too small for the bytes and the special tokens.
     """
     least = len(SPECIAL_TOKENS) + 256
     if vocab_size < least:
@@ -96,53 +113,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int =
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file beside a tokenizer says; nothing if it is not there or holds no object. Raises ConfigError for a
-    file that is no JSON."""
-    if not path.is_file():
-        return {}
+    """Returns the object in a JSON file; {} if the file does not exist or holds something else. Raises ConfigError for
+    a file that is not JSON."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); it may be cut short: download it again") from None
-    return found if isinstance(found, dict) else {}
-
-
-def _named(folder: Path, backend: hf.Tokenizer) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Special ids that the files beside a tokenizer name, and all ids that end a completion."""
-    ids: dict[str, int] = {}
-    for name in NAMING[:2]:
-        for key, token in read_json(folder / name).items():
-            wanted, spelling = key.removesuffix("_token"), token.get("content") if isinstance(token, dict) else token
-            if not key.endswith("_token") or wanted not in _SPELLINGS or wanted in ids or not isinstance(spelling, str):
-                continue
-            found = backend.token_to_id(spelling)
-            if found is None:
-                raise ConfigError(f"{folder / name}: {key} is {spelling!r}, which the tokenizer does not have")
-            ids[wanted] = found
-    generation = read_json(folder / NAMING[2])
-    lists = {
-        wanted: value if isinstance(value, list) else [value]
-        for wanted in _SPELLINGS
-        if (value := generation.get(f"{wanted}_token_id")) is not None
-    }
-    return {wanted: value[0] for wanted, value in lists.items()} | ids, tuple(lists.get("eos", ()))
-
-
-def _look_up(backend: hf.Tokenizer, wanted: str, path: Path, default: int | None = None) -> int:
-    for spelling in _SPELLINGS[wanted]:
-        found = backend.token_to_id(spelling)
-        if found is not None:
-            return found
-    if default is not None:
-        return default
-    raise ConfigError(
-        f"{path} has no {wanted} token under any usual name ({', '.join(_SPELLINGS[wanted])}); "
-        f"say which one it is: load_tokenizer(path, {wanted}='...')"
-    )
+    return content if isinstance(content, dict) else {}
 
 
 def tokenizer_file(path: Path | str) -> Path:
-    """The file that a path means: itself, or of a folder its tokenizer.json, else its SentencePiece model."""
+    """Returns the file that a path means: itself, or of a folder its tokenizer.json, else its SentencePiece model."""
     path = Path(path).expanduser()
     if not path.is_dir() or (path / "tokenizer.json").is_file():
         return path / "tokenizer.json" if path.is_dir() else path
@@ -151,8 +132,8 @@ def tokenizer_file(path: Path | str) -> Path:
 
 
 def backend_of(path: Path | str) -> hf.Tokenizer:
-    """What a tokenizer.json or a SentencePiece model holds, or that of a folder. Raises ConfigError for a missing or
-    unreadable file."""
+    """Returns the tokenizer in a tokenizer.json, a SentencePiece model, or a folder with one. Raises ConfigError for a
+    missing or unreadable file."""
     return _read(tokenizer_file(path))[0]
 
 
@@ -174,44 +155,83 @@ def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
     return backend, {}
 
 
-def special_ids(path: Path | str) -> dict[str, tuple[int, ...]]:
-    """The ids that a tokenizer's files name as "pad" and "bos", and as "eos" all that end a completion, the tokenizer's
-    own first; eos alone is looked up by its usual spellings where none is named. What is not there is left out.
-
-    path: as of `load_tokenizer`, which see, also for what is raised.
-    """
+def _named_ids(path: Path | str) -> tuple[Path, hf.Tokenizer, dict[str, int], tuple[int, ...]]:
+    """(file, tokenizer, the special ids that it or the files beside it name, all ids that end a completion)."""
+    # Of several files that name an id the first one in NAMING counts, and all count more than the model file.
     path = tokenizer_file(path)
-    backend, own = _read(path)
-    named, stops = _named(path.parent, backend)
-    ids = {wanted: (i,) for wanted, i in {**own, **named}.items() if wanted in ("pad", "bos", "eos")}
-    usual = (backend.token_to_id(spelling) for spelling in _SPELLINGS["eos"])
-    first = ids["eos"] if "eos" in ids else tuple(i for i in usual if i is not None)[:1]
-    ends = tuple(dict.fromkeys((*first, *stops)))
+    backend, in_file = _read(path)
+    ids: dict[str, int] = {}
+    for name in NAMING[:2]:
+        for key, token in read_json(path.parent / name).items():
+            mark, spelling = key.removesuffix("_token"), token.get("content") if isinstance(token, dict) else token
+            if not key.endswith("_token") or mark not in _SPELLINGS or mark in ids or not isinstance(spelling, str):
+                continue
+            if (number := backend.token_to_id(spelling)) is None:
+                raise ConfigError(f"{path.parent / name}: {key} is {spelling!r}, which the tokenizer does not have")
+            ids[mark] = number
+    generation = read_json(path.parent / NAMING[2])
+    values = {mark: generation.get(f"{mark}_token_id") for mark in _SPELLINGS}
+    lists = {mark: value if isinstance(value, list) else [value] for mark, value in values.items() if value is not None}
+    in_file = {mark: number for mark, number in in_file.items() if mark in _SPELLINGS}
+    named = in_file | {mark: numbers[0] for mark, numbers in lists.items()} | ids
+    return path, backend, named, tuple(lists.get("eos", ()))
+
+
+def _usual(backend: hf.Tokenizer, mark: str) -> int | None:
+    """The id of a special token under its first usual spelling that the tokenizer has."""
+    ids = (backend.token_to_id(spelling) for spelling in _SPELLINGS[mark])
+    return next((number for number in ids if number is not None), None)
+
+
+def special_ids(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Returns the ids that a tokenizer's files name as "pad" and "bos", and as "eos" all that end a completion, the
+    tokenizer's own first.
+
+    eos alone is looked up by its usual spellings where none is named; what nothing names is left out.
+
+    Args:
+        path: As of `load_tokenizer`.
+
+    Raises:
+        ConfigError: As of `load_tokenizer`.
+    """
+    _, backend, named, stops = _named_ids(path)
+    ids = {mark: (named[mark],) for mark in ("pad", "bos") if mark in named}
+    first = named.get("eos", _usual(backend, "eos"))
+    ends = tuple(dict.fromkeys(stops if first is None else (first, *stops)))
     return {**ids, "eos": ends} if ends else ids
 
 
 def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
-    """A `tokenizer.json` or a SentencePiece `tokenizer.model` from disk, or the folder that holds one (with both, the
-    first). Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside
-    it name, in this order, then those of the model file; what they leave out is looked up by its usual spellings, and
-    where anything was named pad and sep are eos for want of better. Name them to be sure:
+    """Reads a `tokenizer.json` or a SentencePiece `tokenizer.model` from disk.
+
+    Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside it name,
+    in this order, then those of the model file; what they leave out is looked up by its usual spellings, and where
+    anything was named pad and sep are eos for want of better. Name them to be sure:
     `load_tokenizer(path, eos="<|eot_id|>")`.
 
-    Raises ConfigError for a missing or unreadable file, or a special token that cannot be found.
+    Args:
+        path: The file, or the folder that holds it (with both, the tokenizer.json counts).
+        special: The spelling of eos, bos, pad or sep.
+
+    Raises:
+        ConfigError: The file is missing or unreadable, or a special token cannot be found.
     """
-    path = tokenizer_file(path)
-    backend, own = _read(path)
-    named, stops = _named(path.parent, backend)
-    named = {wanted: i for wanted, i in own.items() if wanted in _SPELLINGS} | named
+    path, backend, named, stops = _named_ids(path)
     ids: dict[str, int] = {}
-    for wanted in ("eos", "bos", "pad", "sep"):
-        if wanted in special:
-            found = backend.token_to_id(special[wanted])
-            if found is None:
-                raise ConfigError(f"{path} has no token {special[wanted]!r}, given as {wanted}")
-            ids[wanted] = found
-        elif wanted in named:
-            ids[wanted] = named[wanted]
+    for mark in ("eos", "bos", "pad", "sep"):
+        if mark in special:
+            number = backend.token_to_id(special[mark])
+            if number is None:
+                raise ConfigError(f"{path} has no token {special[mark]!r}, given as {mark}")
         else:
-            ids[wanted] = _look_up(backend, wanted, path, ids["eos"] if named and wanted in ("pad", "sep") else None)
+            number = named[mark] if mark in named else _usual(backend, mark)
+            if number is None and named and mark in ("pad", "sep"):
+                number = ids["eos"]
+        if number is None:
+            raise ConfigError(
+                f"{path} has no {mark} token under any usual name ({', '.join(_SPELLINGS[mark])}); "
+                f"say which one it is: load_tokenizer(path, {mark}='...')"
+            )
+        ids[mark] = number
     return Tokenizer(backend, **ids, stops=tuple(stop for stop in dict.fromkeys(stops) if stop != ids["eos"]))
