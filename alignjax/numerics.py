@@ -72,6 +72,11 @@ def row_keys(key: Array, example_id: Array, completions: int, first: int = 0) ->
     )
 
 
+def row_uniforms(key: Array, example_id: Array, count: int) -> Array:
+    """Draws `count` uniform numbers in [0, 1) for every prompt [B,count], a function of the example only."""
+    return jax.vmap(jax.vmap(jax.random.uniform))(row_keys(key, example_id, count))
+
+
 def take_token(values: Array, token: Array) -> Array:
     """Takes values [..,V] at token [..]: the one place that gathers by token id, which is where a sharded vocabulary
     matters."""

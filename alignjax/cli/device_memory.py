@@ -20,7 +20,7 @@ from rich.table import Table
 from alignjax.config import ConfigError, Experiment, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh
 from alignjax.parallel.tpu_slices import Topology
-from alignjax.stages.host import host
+from alignjax.stages.host_stages import host
 from alignjax.train.resolve import resolve
 from alignjax.train.state import trained
 from alignjax.train.step import abstract_experience, make_experience, make_update

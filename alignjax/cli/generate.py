@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -17,10 +18,10 @@ import numpy as np
 from alignjax import scoring
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.plain_attention import runnable_here
-from alignjax.config import ConfigError, Experiment, Pipeline, fn, nearest
+from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
 from alignjax.data.sources.batch_layout import pad_left
-from alignjax.sampling import Filters, Sampled, generate as sample, own
+from alignjax.sampling import Filters, Sampled, Sampling, generate as sample
 from alignjax.train import checkpoint
 from alignjax.train.state import restored_params
 from alignjax.types import Batch, Key, Model, Params
@@ -30,8 +31,8 @@ ROWS = 8  # prompts at once: few, so that a short file does not wait, and always
 BUCKET = 32  # prompts are padded to a multiple of it, for the same reason
 
 
-class Voice(NamedTuple):
-    """What speaks: sampled(prompt texts, number of the first) -> completions of each prompt; and where it came from."""
+class LoadedPolicy(NamedTuple):
+    """A role that answers: sampled(prompt texts, number of the first) -> completions of each prompt; and its source."""
 
     sampled: Callable[[Sequence[str], int], list[list[dict[str, Any]]]]
     source: str
@@ -49,11 +50,28 @@ def generate(
     seed: int,
     format: Literal["text", "json"],
 ) -> int:
-    """Sample completions for the prompts of a file, or for what is typed in. See `alignjax generate --help`.
+    """Samples completions for the prompts of a file, or for what is typed in. See `alignjax generate --help`.
 
-    Raises ConfigError for a folder that is no run, a role that cannot speak and numbers that cannot be meant, and
-    CheckpointError where there is nothing trained yet.
+    Args:
+        run_dir: The run folder, of a pipeline optionally with a step.
+        role: The role that answers.
+        prompt_file: Prompts, one a line or JSONL; "-" for standard input; None: a conversation.
+        temperature: Divides the logits; 0 is greedy.
+        top_k: Keeps the k likeliest tokens; 0: all.
+        top_p: Keeps the smallest set of this probability; 1: all.
+        max_tokens: Longest completion, in tokens.
+        n: Completions per prompt.
+        seed: Of the random numbers.
+        format: "text" or "json".
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: For a folder that is no run, a role that cannot be sampled and numbers that cannot be meant.
+        CheckpointError: If there is nothing trained yet.
     """
+    # Few prompts at a time, always as many: an answer comes soon, and one compiled program serves all files.
     for name, value, good in (
         ("temperature", temperature, temperature >= 0),
         ("top-k", top_k, top_k >= 0),
@@ -63,16 +81,16 @@ def generate(
     ):
         if not good or not math.isfinite(value):
             raise ConfigError(f"--{name} is {value}; see alignjax generate --help")
-    filters = Filters(temperature, top_k or None, None if top_p == 1 else top_p)
+    sampling = Sampling(n, max_tokens, filters=Filters(temperature, top_k or None, None if top_p == 1 else top_p))
     prompts = None if prompt_file is None else list(_prompts(prompt_file))
-    voice = _voice(run_dir, role, n=n, max_tokens=max_tokens, filters=filters, seed=seed)
-    print(f"{voice.source}\n", file=sys.stderr)
+    policy = _loaded_policy(run_dir, role, sampling, seed)
+    print(f"{policy.source}\n", file=sys.stderr)
     if prompts is None:
-        _converse(voice, format)
+        _converse(policy, format)
         return 0
     for start in range(0, len(prompts), ROWS):
         some = prompts[start : start + ROWS]
-        for prompt, completions in zip(some, voice.sampled(some, start), strict=True):
+        for prompt, completions in zip(some, policy.sampled(some, start), strict=True):
             _show(prompt, completions, format)
     return 0
 
@@ -100,16 +118,30 @@ def _prompts(file: Path) -> Iterator[str]:
         yield prompt
 
 
-def speaker(root: Path, config: Experiment | Pipeline, step: str | None, role: str) -> tuple[Experiment, Workspace]:
-    """The experiment whose checkpoint speaks, and its folder; of a pipeline the last step that has one with the
-    role."""
+def policy_of_run(
+    root: Path, config: Experiment | Pipeline, step: str | None, role: str
+) -> tuple[Experiment, Workspace]:
+    """Finds the experiment whose checkpoint has a role; of a pipeline the last step that has one with the role.
+
+    Args:
+        root: The run folder.
+        config: Its config.
+        step: The step of a pipeline; None: the last one with the role.
+        role: The role.
+
+    Returns:
+        The experiment and its folder.
+
+    Raises:
+        ConfigError: For a step that does not exist, or if no step has a checkpoint with the role.
+    """
     if isinstance(config, Experiment):
         if step is not None:
             raise ConfigError(f"{root} is one experiment and has no step {step!r}; name the run folder itself")
         return config, Workspace(root)
-    steps = {name: one for name, one in config.steps.items() if isinstance(one, Experiment)}
+    steps = {name: step for name, step in config.steps.items() if isinstance(step, Experiment)}
     if step is None:
-        able = [name for name, one in steps.items() if role in one.algorithm.roles]
+        able = [name for name, experiment in steps.items() if role in experiment.algorithm.roles]
         done = [name for name in able if checkpoint.steps(root / name)]
         if not done:
             raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
@@ -120,15 +152,16 @@ def speaker(root: Path, config: Experiment | Pipeline, step: str | None, role: s
 
 
 def dataset_of(experiment: Experiment) -> Dataset:
+    """Returns the dataset that an experiment's source reads, or raises ConfigError if it names none."""
     for value in experiment.source.kwargs.values():
         if isinstance(value, Dataset):
             return value
     raise ConfigError(f"the source {experiment.source.name} names no dataset, so there is no tokenizer to speak with")
 
 
-def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters, seed: int) -> Voice:
+def _loaded_policy(run_dir: str, role: str, sampling: Sampling, seed: int) -> LoadedPolicy:
     root, step = run_folder(run_dir)
-    experiment, workspace = speaker(root, reload(root).config, step, role)
+    experiment, workspace = policy_of_run(root, reload(root).config, step, role)
     experiment, plain = runnable_here(experiment)
     if role in plain:
         print(f"plain attention: this machine has no kernel for the {role}'s", file=sys.stderr)
@@ -141,30 +174,20 @@ def _voice(run_dir: str, role: str, *, n: int, max_tokens: int, filters: Filters
     dataset = dataset_of(experiment)
     params = restored_params(workspace.folder, experiment.algorithm, role)
     tokenizer = tokenizer_of(dataset, workspace)
-    answer = functools.partial(_answer, model, n=n, max_tokens=max_tokens, stop=(tokenizer.eos, *tokenizer.stops))
+    sampling = dataclasses.replace(sampling, stop=(tokenizer.eos, *tokenizer.stops))
 
     def sampled(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
-        found = answer(params, _batch(prompts, first, dataset, tokenizer), jax.random.key(seed), filters)
-        return [_read(tokenizer, found, row) for row in range(len(prompts))]
+        batch = _batch(prompts, first, dataset, tokenizer)
+        completions = _sampled(model, params, batch, jax.random.key(seed), sampling)
+        return [_decoded(tokenizer, completions, row) for row in range(len(prompts))]
 
     number = checkpoint.steps(workspace.folder)[-1]
-    return Voice(sampled, f"{role} of {workspace.folder}, step {number:,}")
+    return LoadedPolicy(sampled, f"{role} of {workspace.folder}, step {number:,}")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "n", "max_tokens", "stop"))
-def _answer(
-    model: Model,
-    params: Params,
-    batch: Batch,
-    key: Key,
-    filters: Filters,
-    *,
-    n: int,
-    max_tokens: int,
-    stop: tuple[int, ...],
-) -> Sampled:
-    context = scoring.context({"policy": model}, {"policy": params})
-    return sample(context, batch, key, n=n, max_tokens=max_tokens, behaviour=fn(own), filters=filters, stop=stop)
+@functools.partial(jax.jit, static_argnames="model")
+def _sampled(model: Model, params: Params, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
+    return sample(scoring.context({"policy": model}, {"policy": params}), batch, key, sampling)
 
 
 def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:
@@ -182,7 +205,7 @@ def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Toke
     )
 
 
-def _read(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:
+def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:
     tokens, valid = np.asarray(sampled.tokens[row]), np.asarray(sampled.valid[row])
     logps = np.asarray(sampled.logps["policy"][row]).sum(-1)  # at temperature 1, untruncated, however it was sampled
     return [
@@ -202,7 +225,7 @@ def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bo
     print(flush=True)
 
 
-def _converse(voice: Voice, form: str) -> None:
+def _converse(policy: LoadedPolicy, form: str) -> None:
     """One prompt after another from the terminal, until an empty line or the end of the input."""
     if sys.stdin.isatty():
         print("Type a prompt; an empty line ends.", file=sys.stderr)
@@ -214,5 +237,5 @@ def _converse(voice: Voice, form: str) -> None:
             return
         if not prompt.strip():
             return
-        _show(prompt, voice.sampled([prompt], number)[0], form, echo=False)
+        _show(prompt, policy.sampled([prompt], number)[0], form, echo=False)
         number += 1

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.device_memory import in_units
-from alignjax.cli.generate import dataset_of, speaker
+from alignjax.cli.generate import dataset_of, policy_of_run
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
@@ -209,7 +209,7 @@ def _of_run(source: str, role: str) -> Exported:
     """A role of a run, adapters added to the weights they adapt."""
     root, step = run_folder(source)
     config = reload(root).config
-    experiment, workspace = speaker(root, config, step, role)
+    experiment, workspace = policy_of_run(root, config, step, role)
     roles = experiment.algorithm.roles
     if role not in roles:
         raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")

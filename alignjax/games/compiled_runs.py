@@ -13,7 +13,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.roles import Restored
-from alignjax.stages.host import host
+from alignjax.stages.host_stages import host
 from alignjax.train.state import TrainState, init_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch

@@ -1,23 +1,12 @@
 """Sampling: behaviours (how streams combine), filters (what is truncated), and `generate`."""
 
-from alignjax.sampling.behaviors import History, mixture, own
-from alignjax.sampling.decode import generate
-from alignjax.sampling.engine_client import EngineError
-from alignjax.sampling.filters import draw, min_p, temper, top_k, top_p
-from alignjax.sampling.logit_streams import Filters, Sampled, Stream
-
-__all__ = [
-    "EngineError",
-    "Filters",
-    "History",
-    "Sampled",
-    "Stream",
-    "draw",
-    "generate",
-    "min_p",
-    "mixture",
-    "own",
-    "temper",
-    "top_k",
-    "top_p",
-]
+from alignjax.sampling.behaviors import History as History, mixture as mixture, own as own
+from alignjax.sampling.decode import generate as generate
+from alignjax.sampling.engine_client import EngineError as EngineError
+from alignjax.sampling.filters import draw as draw, min_p as min_p, temper as temper, top_k as top_k, top_p as top_p
+from alignjax.sampling.logit_streams import (
+    Filters as Filters,
+    Sampled as Sampled,
+    Sampling as Sampling,
+    Stream as Stream,
+)

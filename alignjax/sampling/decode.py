@@ -11,26 +11,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import Fn
 from alignjax.models.kv_cache import Cache, with_room
 from alignjax.numerics import row_keys
 from alignjax.sampling.behaviors import History
 from alignjax.sampling.logit_streams import (
-    Filters,
+    Name,
     Plan,
     Sampled,
-    Stream,
-    default_streams,
-    drawn,
+    Sampling,
+    draw_tokens,
     ends,
+    plan_of,
     precision,
     prefill,
-    trunks_of,
 )
 from alignjax.sampling.refill import refilled
 from alignjax.types import Array, Batch, Context, Key
-
-__all__ = ["generate"]
 
 
 class _Carry(NamedTuple):
@@ -39,79 +35,71 @@ class _Carry(NamedTuple):
     tokens: Array
     valid: Array
     logps: dict[str, Array]
-    hidden: dict[tuple[str, str], Array]
-    caches: dict[tuple[str, str], Cache]
+    hidden: dict[Name, Array]
+    caches: dict[Name, Cache]
 
 
-def generate(
-    context: Context,
-    batch: Batch,
-    key: Key,
-    *,
-    n: int,
-    max_tokens: int,
-    behaviour: Fn,
-    streams: tuple[Stream, ...] | None = None,
-    filters: Filters = Filters(),
-    stop: tuple[int, ...] = (2,),
-    slots: int | None = None,
-    weights: str | None = None,
-) -> Sampled:
-    """Samples n completions of at most max_tokens for every prompt of the batch; each stream's trunk runs once per
-    (role, view), caches in lockstep.
+def generate(context: Context, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
+    """Samples completions for every prompt of the batch; each stream's backbone runs once per (role, view).
 
-    Stop tokens are sampled, scored and valid; nothing follows them. The uniform number behind a token is a function of
-    the key, the prompt's example_id, the completion's number and the position, so a sample depends on neither the rest
-    of the batch nor its order (without example_id, rows are numbered), nor on `slots`: None extends all completions
-    together until the last has stopped; a number extends so many at a time, and gives the place of one that has stopped
-    to the next (`refill`). All that is up to the rounding of logits, which XLA does otherwise in batches of another
+    The uniform number behind a token is a function of the key, the prompt's example_id, the completion's number and the
+    position, so a sample depends on neither the rest of the batch nor its order (without example_id, rows are
+    numbered), nor on `slots`. All that is up to the rounding of logits, which XLA does otherwise in batches of another
     shape: now and then a uniform number falls between two roundings of the same distribution function, and that
-    completion goes on otherwise. weights: "bfloat16" or "int8" for weights that are read faster (`decode_weights`); all
-    log-probs are then by those weights.
+    completion goes on otherwise.
 
-    Raises ConfigError if a stream's role or view does not exist, or a role's model cannot be extended.
+    Args:
+        context: Roles and their params.
+        batch: Prompts, and the views that streams read.
+        key: Random key.
+        sampling: What is sampled, and how.
+
+    Returns:
+        Tokens, valid and log-probs [B,N,T]. Stop tokens are sampled, scored and valid; nothing follows them.
+
+    Raises:
+        ConfigError: If a stream's role or view does not exist, a role's model cannot be extended, or slots < 1.
     """
-    streams = default_streams(behaviour) if streams is None else streams
-    plan = Plan(streams, trunks_of(context, batch, streams, weights), behaviour, filters, stop)
-    assert batch.prompt is not None
-    example_id = jnp.arange(batch.prompt.shape[0]) if batch.example_id is None else batch.example_id
-    keys = row_keys(key, example_id, n)
-    prompts = {name: prefill(trunk, batch.views[name[1]] if name[1] else batch) for name, trunk in plan.trunks.items()}
-    if slots is not None and slots < keys.size:
-        return refilled(plan, prompts, keys, max_tokens, slots)
-    return _lockstep(plan, prompts, keys, max_tokens)
+    plan = plan_of(context, batch, sampling)
+    keys = row_keys(key, batch.ids(), sampling.n)
+    prompts = {
+        name: prefill(backbone, batch.views[name[1]] if name[1] else batch) for name, backbone in plan.backbones.items()
+    }
+    if sampling.slots is not None and sampling.slots < keys.size:
+        return refilled(plan, prompts, keys)
+    return _lockstep(plan, prompts, keys)
 
 
-def _lockstep(plan: Plan, prompts: dict[tuple[str, str], tuple[Array, Cache]], keys: Array, max_tokens: int) -> Sampled:
+def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> Sampled:
     """One token for every completion per turn, until the last has stopped. prompts: what `prefill` says of each
-    trunk."""
-    rows, n = keys.shape
+    backbone."""
+    (rows, n), length = keys.shape, plan.sampling.max_tokens
     hidden = {name: jnp.broadcast_to(last[:, None], (rows, n, last.shape[-1])) for name, (last, _) in prompts.items()}
-    buffer, kept = (rows, n, max_tokens), precision(plan, hidden)
+    dtype = precision(plan, hidden)
     carry = _Carry(
         step=jnp.zeros((), jnp.int32),
         done=jnp.zeros((rows, n), bool),
-        tokens=jnp.zeros(buffer, jnp.int32),
-        valid=jnp.zeros(buffer, bool),
-        logps={name: jnp.zeros(buffer, kept) for name in ("sampler", *(stream.name for stream in plan.streams))},
+        tokens=jnp.zeros((rows, n, length), jnp.int32),
+        valid=jnp.zeros((rows, n, length), bool),
+        logps={name: jnp.zeros((rows, n, length), dtype) for name in plan.logp_names()},
         hidden=hidden,
-        caches={name: with_room(cache, n, max_tokens) for name, (_, cache) in prompts.items()},
+        caches={name: with_room(cache, n, length) for name, (_, cache) in prompts.items()},
     )
     last = jax.lax.while_loop(
-        lambda carry: (carry.step < max_tokens) & ~jnp.all(carry.done), lambda carry: _step(carry, keys, plan), carry
+        lambda carry: (carry.step < length) & ~jnp.all(carry.done), lambda carry: _step(carry, keys, plan), carry
     )
     return Sampled(last.tokens, last.valid, last.logps)
 
 
 def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
-    """Draws one token for every row and extends every trunk by it."""
+    """Draws one token for every row and extends every backbone by it."""
     uniform = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, carry.step))))(keys)
-    token, scores = drawn(plan, carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform)
+    token, scores = draw_tokens(plan, carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform)
     alive = ~carry.done
     token = jnp.where(alive, token, 0)
     hidden, caches = {}, {}
-    for name, trunk in plan.trunks.items():
-        states, caches[name] = trunk.extend(carry.caches[name], token[..., None], alive[..., None])
+    for name, backbone in plan.backbones.items():
+        states, caches[name] = backbone.extend(carry.caches[name], token[..., None], alive[..., None])
         hidden[name] = states[:, :, 0]
 
     def written(buffer: Array, values: Array) -> Array:

@@ -17,13 +17,21 @@ WEIGHTS = ("bfloat16", "int8")
 
 
 def decode_weights(role: str, model: Model, params: Params, weights: str) -> tuple[Model, Params]:
-    """The model and params that `role` is sampled with. Adapters are added to what they adapt.
+    """Makes the model and params that a role is sampled with. Adapters are added to what they adapt.
 
-    "bfloat16": weights, caches and products in bfloat16. "int8": the matrices of the layers in 8 bits with a scale per
-    output (`quantize`), products in the model's dtype, embedding and head as they are; matrices that are quantized
-    already, in 8 or 4 bits, and have no adapters are taken as they are.
+    Args:
+        role: The name of the role, for messages.
+        model: Its model, a transformer.
+        params: Its params.
+        weights: "bfloat16": weights, caches and products in bfloat16. "int8": the matrices of the layers in 8 bits with
+            a scale per output (`quantize`), products in the model's dtype, embedding and head as they are; matrices
+            that are quantized already, in 8 or 4 bits, and have no adapters are taken as they are.
 
-    Raises ConfigError for other `weights`, or a model that is no transformer.
+    Returns:
+        The model and params to sample with.
+
+    Raises:
+        ConfigError: For other `weights`, or a model that is no transformer.
     """
     if weights not in WEIGHTS:
         raise ConfigError(f"generate(weights={weights!r}).{nearest(weights, WEIGHTS)}")

@@ -23,26 +23,24 @@ import numpy as np
 from alignjax.config import ConfigError, Fn
 from alignjax.types import Batch, Context, Key
 
-__all__ = ["EngineError", "ask_engine", "engine_shapes"]
-
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that another attempt may better
 LONGEST_PAUSE = 30.0  # seconds between two attempts
 
 
 class EngineError(RuntimeError):
-    """An engine did not give what was asked for."""
+    """An engine did not give the completions that were requested."""
 
 
 class _Final(Exception):
-    """Why asking again is of no use."""
+    """An answer that another attempt would not better; says why."""
 
 
 class _GivenUp(Exception):
-    """Another request has failed, so that the answer to this one is of no use."""
+    """Raised in place of an attempt when another request has failed, so that this one's answer is of no use."""
 
 
 class _Request(NamedTuple):
-    """One prompt's question, and how to ask it. example: its number, for messages."""
+    """The request for one prompt, and how to send it. example: its number, for messages."""
 
     example: int
     url: str
@@ -53,9 +51,8 @@ class _Request(NamedTuple):
 
 
 def engine_shapes(batch: Batch, *, n: int, max_tokens: int, logprobs: bool = True) -> Batch:
-    """What `ask_engine` fills, in shapes: the `like` of its host stage."""
-    assert batch.prompt is not None
-    shape = (batch.prompt.shape[0], n, max_tokens)
+    """Returns the batch with what `ask_engine` fills, as zeros: the `like` of its host stage."""
+    shape = (batch.need("prompt", of="ask_engine").shape[0], n, max_tokens)
     logps = {"engine": jnp.zeros(shape, jnp.float32)} if logprobs else {}
     zeros = {"tokens": jnp.zeros(shape, jnp.int32), "valid": jnp.zeros(shape, bool), "mask": jnp.zeros(shape)}
     return batch.replace(**zeros, logps={**batch.logps, **logps})
@@ -80,22 +77,41 @@ def ask_engine(
     api_key_variable: str = "",
     sync: Fn | None = None,
 ) -> Batch:
-    """n completions of every prompt from the engine at `url` ("http://host:8000/v1"): the body of a host stage, one
-    request per prompt, `concurrency` at a time.
+    """Asks an external engine for n completions of every prompt: the body of a host stage, one request per prompt.
 
-    Fills tokens, valid, mask and, with `logprobs`, logps["engine"], the engine's own. stop must hold the tokens at
-    which the engine ends, its end token among them; they are kept, valid, as the last of a completion. A request has a
-    seed of its own, a function of the run's seed, the step and the prompt's example_id; whether that makes an engine
-    repeat itself is the engine's affair, and what it answered is replayed from the run folder. timeout: seconds without
-    an answer; retries: further attempts after one that timed out, was refused, cut off, or put off (HTTP 429, 5xx),
-    0.5, 1, 2 .. seconds apart. api_key_variable: the environment variable with a bearer token.
+    A request has a seed of its own, a function of the run's seed, the step and the prompt's example_id; whether that
+    makes an engine repeat itself is the engine's affair, and what it answered is replayed from the run folder.
 
-    sync(context) is called before the first request of a step, and must return when the engine serves the weights
-    `context.params(role)`. Without it the engine samples from whatever weights it was started with.
+    Args:
+        context: Given to `sync`.
+        batch: Prompts.
+        key: Random key of the requests' seeds.
+        url: Where the engine is, "http://host:8000/v1".
+        model: The name under which the engine serves the weights.
+        n: Completions per prompt.
+        max_tokens: Longest completion, in tokens.
+        temperature: Divides the logits.
+        top_p: Keeps the smallest set of tokens of this probability.
+        stop: The tokens at which the engine ends, its end token among them; they are kept, valid, as the last of a
+            completion.
+        logprobs: Asks for the engine's own log-probs too.
+        concurrency: Requests at a time.
+        timeout: Seconds without an answer.
+        retries: Further attempts after one that timed out, was refused, cut off, or put off (HTTP 429, 5xx), 0.5, 1,
+            2 .. seconds apart.
+        api_key_variable: The environment variable with a bearer token.
+        sync: sync(context) is called before the first request of a step, and must return when the engine serves the
+            weights `context.params(role)`. Without it the engine samples from whatever weights it was started with.
 
-    Raises EngineError, saying how many prompts failed and why the first did, if any did; nothing is kept then. Raises
-    ConfigError if the batch has completions already or the token is not there.
+    Returns:
+        The batch with tokens, valid, mask and, with `logprobs`, logps["engine"] [B,N,T].
+
+    Raises:
+        EngineError: If any prompt failed; says how many did and why the first. Nothing is kept then.
+        ConfigError: If the batch has completions already, or the environment variable does not exist.
     """
+    # Requests differ in prompt and seed alone, so one is made and filled in per prompt. Everything about HTTP, retries
+    # and the checks of an answer is below, in threads that share one event: the first failure ends them all.
     if batch.tokens is not None:
         raise ConfigError("ask_engine samples the first completions of a batch; this one has some")
     headers = {"Content-Type": "application/json"}
@@ -107,41 +123,34 @@ def ask_engine(
         sync(context)
     body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
     body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
-    ask = _Request(0, f"{url.rstrip('/')}/completions", body, headers, float(timeout), retries)
-    like = engine_shapes(batch, n=n, max_tokens=max_tokens, logprobs=logprobs)
-    answers = _all_answers(_of_each_prompt(ask, batch, key), concurrency)
-    return _filled(batch, like, answers, stop)
+    template = _Request(0, f"{url.rstrip('/')}/completions", body, headers, float(timeout), retries)
+    answers = _all_answers(_request_per_prompt(template, batch, key), concurrency)
+    return _filled(batch, answers, (len(answers), n, max_tokens), logprobs)
 
 
-def _of_each_prompt(ask: _Request, batch: Batch, key: Key) -> list[_Request]:
+def _request_per_prompt(template: _Request, batch: Batch, key: Key) -> list[_Request]:
     """The request with each prompt's tokens, and a seed in [0, 2^31) of its example."""
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    examples = np.arange(len(batch.prompt)) if batch.example_id is None else np.asarray(batch.example_id)
+    examples = batch.ids()
     bits = jax.vmap(lambda example: jax.random.bits(jax.random.fold_in(key, example)))(jnp.asarray(examples))
     seeds = (np.asarray(bits) & 0x7FFFFFFF).tolist()
-    prompts = [
-        prompt[there].tolist()
-        for prompt, there in zip(np.asarray(batch.prompt), np.asarray(batch.prompt_valid), strict=True)
-    ]
+    prompts, valid = (np.asarray(batch.need(name, of="ask_engine")) for name in ("prompt", "prompt_valid"))
     return [
-        ask._replace(example=example, body={**ask.body, "prompt": prompt, "seed": seed})
-        for example, prompt, seed in zip(examples.tolist(), prompts, seeds, strict=True)
+        template._replace(example=example, body={**template.body, "prompt": tokens[present].tolist(), "seed": seed})
+        for example, tokens, present, seed in zip(np.asarray(examples).tolist(), prompts, valid, seeds, strict=True)
     ]
 
 
-def _filled(batch: Batch, like: Batch, answers: list[list[Mapping[str, Any]]], stop: tuple[int, ...]) -> Batch:
-    assert like.tokens is not None
-    tokens, valid = np.zeros(like.tokens.shape, np.int32), np.zeros(like.tokens.shape, bool)
-    engine = np.zeros(like.tokens.shape, np.float32)
+def _filled(batch: Batch, answers: list[list[Mapping[str, Any]]], shape: tuple[int, int, int], logprobs: bool) -> Batch:
+    """The batch with the answers' tokens and, with `logprobs`, the engine's log-probs of them."""
+    tokens, valid, engine = np.zeros(shape, np.int32), np.zeros(shape, bool), np.zeros(shape, np.float32)
     for row, choices in enumerate(answers):
         for number, choice in enumerate(choices):
             length = len(choice["token_ids"])
             tokens[row, number, :length], valid[row, number, :length] = choice["token_ids"], True
-            if "engine" in like.logps:
+            if logprobs:
                 engine[row, number, :length] = choice["logprobs"]["token_logprobs"]
-    logps = {"engine": engine} if "engine" in like.logps else {}
-    return batch.replace(tokens=tokens, valid=valid, mask=valid.astype(np.float32), logps={**batch.logps, **logps})
+    logps = {**batch.logps, "engine": engine} if logprobs else batch.logps
+    return batch.replace(tokens=tokens, valid=valid, mask=valid.astype(np.float32), logps=logps)
 
 
 # ----------------------------------------------------------------------------------------------------------- asking
@@ -151,12 +160,12 @@ def _all_answers(requests: list[_Request], concurrency: int) -> list[list[Mappin
     """The choices of every request, in order. After a first failure no further request is begun, nor attempt made."""
     failure = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, concurrency)) as pool:
-        asked = [pool.submit(_choices, request, failure) for request in requests]
+        futures = [pool.submit(_choices, request, failure) for request in requests]
         try:
-            concurrent.futures.wait(asked, return_when=concurrent.futures.FIRST_EXCEPTION)
+            concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
         finally:
             failure.set()  # all is answered, or one failed, or somebody interrupts: the pool waits for what is running
-    raised = [(request.example, future.exception()) for request, future in zip(requests, asked, strict=True)]
+    raised = [(request.example, future.exception()) for request, future in zip(requests, futures, strict=True)]
     failed = [(example, reason) for example, reason in raised if not isinstance(reason, _GivenUp | None)]
     if failed:
         example, reason = failed[0]
@@ -166,7 +175,7 @@ def _all_answers(requests: list[_Request], concurrency: int) -> list[list[Mappin
             + (f", {unasked} were not asked any more" if unasked else "")
             + f"; the first, example {example}: {reason}. Nothing of this step is kept; mend the engine and --resume."
         )
-    return [future.result() for future in asked]
+    return [future.result() for future in futures]
 
 
 def _choices(request: _Request, failure: threading.Event) -> list[Mapping[str, Any]]:
@@ -177,7 +186,7 @@ def _choices(request: _Request, failure: threading.Event) -> list[Mapping[str, A
         if failure.wait(min(0.5 * 2 ** (attempt - 1), LONGEST_PAUSE) if attempt else 0):
             raise _GivenUp
         try:
-            return _checked(request, _asked_once(request))
+            return _checked(request, _sent(request))
         except urllib.error.HTTPError as error:
             with error:
                 reason = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip()}"
@@ -193,7 +202,8 @@ def _choices(request: _Request, failure: threading.Event) -> list[Mapping[str, A
     raise _Final(f"{reason}, in {request.retries + 1} attempts")
 
 
-def _asked_once(request: _Request) -> Any:
+def _sent(request: _Request) -> Any:
+    """Sends a request once and reads the answer's JSON."""
     data = json.dumps(request.body).encode()
     call = urllib.request.Request(request.url, data=data, headers=dict(request.headers), method="POST")
     with urllib.request.urlopen(call, timeout=request.timeout) as answer:
@@ -204,14 +214,16 @@ def _checked(request: _Request, answer: Any) -> list[Mapping[str, Any]]:
     """The choices in order. Raises _Final for an answer that another attempt would not mend."""
     choices = answer.get("choices") if isinstance(answer, Mapping) else None
     if not isinstance(choices, list) or len(choices) != request.body["n"]:
-        given = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
-        raise _Final(f"{given} where n={request.body['n']} were asked for")
+        count = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
+        raise _Final(f"{count} where n={request.body['n']} were asked for")
     choices = sorted(choices, key=lambda choice: choice.get("index", 0))
-    return [_whole(request.body, choice) for choice in choices]
+    for choice in choices:
+        _check_choice(request.body, choice)
+    return choices
 
 
-def _whole(body: Mapping[str, Any], choice: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A choice, if its tokens are all there and end as ours do."""
+def _check_choice(body: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
+    """Raises _Final unless the tokens of a choice are complete and end as ours do."""
     tokens, why = choice.get("token_ids"), choice.get("finish_reason")
     if not isinstance(tokens, list) or not all(isinstance(token, int) for token in tokens):
         raise _Final("no token_ids; the engine must know return_token_ids (vLLM and SGLang have it in recent releases)")
@@ -231,4 +243,3 @@ def _whole(body: Mapping[str, Any], choice: Mapping[str, Any]) -> Mapping[str, A
         logps = (choice.get("logprobs") or {}).get("token_logprobs")
         if not isinstance(logps, list) or len(logps) != len(tokens) or None in logps:
             raise _Final("no log-prob for every token; set logprobs=False to do without the engine's")
-    return choice

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 from alignjax.numerics import MASKED
 from alignjax.types import Array
 
-__all__ = ["draw", "min_p", "temper", "top_k", "top_p"]
-
 
 def temper(logits: Array, temperature: float | Array) -> Array:
-    """logits / temperature. Temperature 0 means greedy: the maximum keeps all the probability."""
+    """Divides logits by the temperature. Temperature 0 means greedy: the maximum keeps all the probability."""
     return logits / jnp.maximum(temperature, 1e-6)
 
 
@@ -42,11 +40,17 @@ def min_p(logits: Array, p: float | Array) -> Array:
 
 
 def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
-    """One token per row by inverting the distribution function, and its log-prob: logits [..,V], uniform [..] in [0, 1)
-    -> (token, log-prob) [..].
+    """Draws one token per row by inverting the distribution function.
 
-    One uniform number a row instead of V Gumbel variables, and two levels (a block, then a token in it) instead of a
-    running sum over the vocabulary. A token of probability 0 is never drawn.
+    That takes one uniform number a row instead of V Gumbel variables, and two levels (a block, then a token in it)
+    instead of a running sum over the vocabulary. A token of probability 0 is never drawn.
+
+    Args:
+        logits: Logits [..,V].
+        uniform: Numbers in [0, 1) [..].
+
+    Returns:
+        Tokens [..] int32, and their log-probs [..] in nats.
     """
     vocab = logits.shape[-1]
     block = 1 << max(0, math.isqrt(vocab) - 1).bit_length()
@@ -56,11 +60,10 @@ def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
     blocks = jnp.pad(weight, [(0, 0)] * (weight.ndim - 1) + [(0, pad)]).reshape(*weight.shape[:-1], -1, block)
     sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
     target = uniform * sums[..., -1]
-    which = _first_above(sums, target)
-    before = jnp.where(which > 0, _at(sums, jnp.maximum(which - 1, 0)), 0)
-    inside = jnp.take_along_axis(blocks, which[..., None, None], axis=-2)[..., 0, :]
-    place = _first_above(jnp.cumsum(inside, axis=-1), target - before, inside > 0)
-    token = which * block + place
+    number = _first_above(sums, target)  # of the block
+    before = jnp.where(number > 0, _at(sums, jnp.maximum(number - 1, 0)), 0)
+    inside = jnp.take_along_axis(blocks, number[..., None, None], axis=-2)[..., 0, :]
+    token = number * block + _first_above(jnp.cumsum(inside, axis=-1), target - before, inside > 0)
     logp = _at(logits, token) - top[..., 0] - jnp.log(sums[..., -1])
     return token.astype(jnp.int32), logp
 

@@ -1,4 +1,4 @@
-"""What is sampled from: streams of logits, the trunks that make them, and the draw of one token from all of them."""
+"""Streams of logits: what a sampling asks for, the backbones that make them, and the draw of one token from them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, nearest
+from alignjax.config import ConfigError, Fn, fn, nearest
 from alignjax.models.kv_cache import Cache, share, unrolled
 from alignjax.numerics import take_token
 from alignjax.sampling import filters
-from alignjax.sampling.behaviors import History, as_float32, stream_names
+from alignjax.sampling.behaviors import History, as_float32, own, stream_names
 from alignjax.sampling.decode_weights import decode_weights
 from alignjax.types import Array, Batch, Context, Model, Params
 
-__all__ = ["Filters", "Sampled", "Stream"]
+Name = tuple[str, str]  # of a backbone at work: (role, view)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,42 @@ class Filters:
         return logits if self.min_p is None else filters.min_p(logits, self.min_p)
 
 
+def _static(default: Any = dataclasses.MISSING) -> Any:
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Everything that says what is sampled and how.
+
+    Attributes:
+        n: Completions per prompt.
+        max_tokens: Longest completion, in tokens.
+        behaviour: How streams combine.
+        streams: What the behaviour reads; None: the roles that it names.
+        filters: Temperature and truncation.
+        stop: Tokens that end a completion.
+        slots: How many completions are extended at a time; a slot that has ended takes the next one (`refill`). None:
+            all together, until the last has stopped.
+        weights: "bfloat16" or "int8" for weights that are read faster (`decode_weights`); all log-probs are then by
+            those weights. None: the roles' own.
+    """
+
+    n: int = _static()
+    max_tokens: int = _static()
+    behaviour: Fn = dataclasses.field(default_factory=lambda: fn(own))
+    streams: tuple[Stream, ...] | None = _static(None)
+    filters: Filters = dataclasses.field(default_factory=Filters)
+    stop: tuple[int, ...] = _static((2,))
+    slots: int | None = _static(None)
+    weights: str | None = _static(None)
+
+    def all_streams(self) -> tuple[Stream, ...]:
+        """Returns the streams that are read."""
+        return default_streams(self.behaviour) if self.streams is None else self.streams
+
+
 class Sampled(NamedTuple):
     """tokens, valid [B,N,T]; logps: {stream: [B,N,T]} at temperature 1 and untruncated, and "sampler": what was sampled
     from. 0 after the end."""
@@ -59,42 +95,51 @@ class Sampled(NamedTuple):
     logps: dict[str, Array]
 
 
-class Trunk(NamedTuple):
+class Backbone(NamedTuple):
     """One network at work on one set of prompts; several streams may read it through their heads."""
 
     model: Model
     params: Params
 
     def extend(self, cache: Cache | None, tokens: Array, valid: Array) -> tuple[Array, Cache]:
-        """See `Model.extend`; steering edits are part of the params."""
+        """Runs `Model.extend`; steering edits are part of the params."""
         assert self.model.extend is not None
         states, longer, _ = self.model.extend(self.params, cache, tokens, valid, self.params.get("edits"))
         return states, longer
 
 
 class Plan(NamedTuple):
-    """All that says what is sampled, whichever way the completions are scheduled. Trunks by (role, view)."""
+    """A sampling with its streams and the backbones that they read."""
 
+    sampling: Sampling
     streams: tuple[Stream, ...]
-    trunks: Mapping[tuple[str, str], Trunk]
-    behaviour: Fn
-    filters: Filters
-    stop: tuple[int, ...]
+    backbones: Mapping[Name, Backbone]
+
+    def logp_names(self) -> tuple[str, ...]:
+        """Returns the names under which log-probs are given."""
+        return ("sampler", *(stream.name for stream in self.streams))
 
 
 def default_streams(behaviour: Fn) -> tuple[Stream, ...]:
-    """A stream for each role that the behaviour names."""
+    """Returns a stream for each role that the behaviour names."""
     return tuple(Stream(name, name) for name in stream_names(behaviour.kwargs))
 
 
-def trunks_of(
-    context: Context, batch: Batch, streams: tuple[Stream, ...], weights: str | None
-) -> dict[tuple[str, str], Trunk]:
-    """The trunks that the streams read, on `weights` (see `decode_weights`; None: their own).
+def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
+    """Collects the backbones that a sampling's streams read.
 
-    Raises ConfigError for a role or view that does not exist, or a role that cannot be sampled.
+    Args:
+        context: Roles and their params.
+        batch: Has the views that streams read.
+        sampling: What is sampled.
+
+    Returns:
+        The plan, its backbones on `sampling.weights`.
+
+    Raises:
+        ConfigError: For a role or view that does not exist, or a role that cannot be sampled.
     """
-    trunks = {}
+    backbones, streams = {}, sampling.all_streams()
     for stream in streams:
         if stream.role not in context.roles:
             raise ConfigError(
@@ -107,44 +152,56 @@ def trunks_of(
         if model is None or model.extend is None:
             raise ConfigError(f"role {stream.role!r} cannot be sampled from: its model has no `extend`")
         params = context.params(stream.role)
-        if weights is not None:
-            model, params = decode_weights(stream.role, model, params, weights)
-        trunks[stream.role, stream.view] = Trunk(model, unrolled(params))
-    return trunks
+        if sampling.weights is not None:
+            model, params = decode_weights(stream.role, model, params, sampling.weights)
+        backbones[stream.role, stream.view] = Backbone(model, unrolled(params))
+    return Plan(sampling, streams, backbones)
 
 
-def prefill(trunk: Trunk, batch: Batch) -> tuple[Array, Cache]:
-    """The state after each prompt [B,D], and the cache that all its completions share."""
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    states, cache = trunk.extend(None, batch.prompt[:, None], batch.prompt_valid[:, None])
-    index = batch.prompt.shape[1] - 1 - jnp.argmax(jnp.flip(batch.prompt_valid, -1), axis=-1)
+def prefill(backbone: Backbone, batch: Batch) -> tuple[Array, Cache]:
+    """Returns the state after each prompt [B,D], and the cache that all its completions share."""
+    prompt, valid = batch.need("prompt", of="generate"), batch.need("prompt_valid", of="generate")
+    states, cache = backbone.extend(None, prompt[:, None], valid[:, None])
+    index = prompt.shape[1] - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
     return jnp.take_along_axis(states[:, 0], index[:, None, None], axis=1)[:, 0], share(cache)
 
 
 def precision(plan: Plan, hidden: Mapping[Any, Array]) -> Any:
-    """In which log-probs are kept: float32, or float64 where a stream's logits are."""
+    """Returns the dtype in which log-probs are kept: float32, or float64 where a stream's logits are."""
     logits = []
     for stream in plan.streams:
-        trunk = plan.trunks[stream.role, stream.view]
-        head = trunk.model.heads[stream.head]
-        logits.append(jax.eval_shape(head.apply, trunk.params, hidden[stream.role, stream.view]).dtype)
+        backbone = plan.backbones[stream.role, stream.view]
+        head = backbone.model.heads[stream.head]
+        logits.append(jax.eval_shape(head.apply, backbone.params, hidden[stream.role, stream.view]).dtype)
     return jnp.result_type(jnp.float32, *logits)
 
 
-def drawn(plan: Plan, hidden: Mapping[Any, Array], history: History, uniform: Array) -> tuple[Array, dict[str, Array]]:
-    """The next token of every completion, and its log-prob by "sampler" and by each stream: hidden [..,D] of each
-    trunk, uniform [..] -> [..]."""
+def draw_tokens(
+    plan: Plan, hidden: Mapping[Any, Array], history: History, uniform: Array
+) -> tuple[Array, dict[str, Array]]:
+    """Draws the next token of every completion.
+
+    Args:
+        plan: What is sampled.
+        hidden: States [..,D] of each backbone.
+        history: What the behaviour may look at.
+        uniform: A number in [0, 1) per completion [..].
+
+    Returns:
+        Tokens [..], and their log-probs [..] by "sampler" and by each stream.
+    """
     logits = {}
     for stream in plan.streams:
-        trunk = plan.trunks[stream.role, stream.view]
+        backbone = plan.backbones[stream.role, stream.view]
         states = hidden[stream.role, stream.view]
-        logits[stream.name] = as_float32(trunk.model.heads[stream.head].apply(trunk.params, states))
-    token, sampler = filters.draw(plan.filters(plan.behaviour(logits, history)), uniform)
+        logits[stream.name] = as_float32(backbone.model.heads[stream.head].apply(backbone.params, states))
+    sampling = plan.sampling
+    token, sampler = filters.draw(sampling.filters(sampling.behaviour(logits, history)), uniform)
     scores = {name: take_token(value, token) - jax.nn.logsumexp(value, axis=-1) for name, value in logits.items()}
     return token, {"sampler": sampler} | scores
 
 
 def ends(plan: Plan, token: Array) -> Array:
-    """Whether a token is one after which nothing follows."""
-    return jnp.isin(token, jnp.array(plan.stop, jnp.int32)) if plan.stop else jnp.zeros(token.shape, bool)
+    """Marks the tokens after which nothing follows."""
+    stop = plan.sampling.stop
+    return jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros(token.shape, bool)

@@ -16,17 +16,13 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.models.kv_cache import Cache, unstack, with_room
 from alignjax.sampling.behaviors import History
-from alignjax.sampling.logit_streams import Plan, Sampled, drawn, ends, precision
+from alignjax.sampling.logit_streams import Name, Plan, Sampled, draw_tokens, ends, precision
 from alignjax.types import Array
-
-__all__ = ["refilled"]
-
-Name = tuple[str, str]  # of a trunk: (role, view)
 
 
 class _Slots(NamedTuple):
-    """What S slots are at work on. sequence: the number of the completion, C = B N for none; step: its tokens so far.
-    hidden [S,1,D] and caches, leaves [S,1,..], by trunk."""
+    """The state of S slots. sequence: the number of the completion, C = B N for none; step: its tokens so far. hidden
+    [S,1,D] and caches, leaves [S,1,..], by backbone."""
 
     sequence: Array
     step: Array
@@ -44,54 +40,91 @@ class _Carry(NamedTuple):
     logps: dict[str, Array]
 
 
-def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array, max_tokens: int, slots: int) -> Sampled:
-    """The samples that `generate` draws in lockstep, from `slots` slots. keys [B,N]; prompts: what `prefill` says of
-    each trunk.
+def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> Sampled:
+    """Draws the samples that `generate` draws in lockstep, from `slots` slots.
 
     A prompt's keys and values are copied into each slot that takes one of its completions, where in lockstep its
     completions share them: what `slots` saves in time it may cost in memory when prompts are long.
 
-    Raises ConfigError if there are no slots, or a view has other rows than the batch.
+    Args:
+        plan: What is sampled.
+        prompts: What `prefill` says of each backbone.
+        keys: A random key per completion [B,N].
+
+    Returns:
+        Tokens, valid and log-probs [B,N,T].
+
+    Raises:
+        ConfigError: If there are no slots, or a view has other rows than the batch.
     """
-    rows, n = keys.shape
+    # Completions are numbered 0 .. C-1, a row of the buffers each. A turn hands numbers to idle slots, then draws one
+    # token for every slot; it ends when all numbers are handed out and all slots are idle (number C).
+    (rows, n), length, slots = keys.shape, plan.sampling.max_tokens, plan.sampling.slots
     count = rows * n
-    if slots < 1:
+    if slots is None or slots < 1:
         raise ConfigError(f"generate(slots={slots}); it must be a positive number, or None for all at once")
     wrong = [name for name, (last, _) in prompts.items() if last.shape[0] != rows]
     if wrong:
         raise ConfigError(f"view {wrong[0][1]!r} has {prompts[wrong[0]][0].shape[0]} prompts, the batch {rows}")
     keys = keys.reshape(count)
-    first = _empty(prompts, count, max_tokens, slots)
-    kept = precision(plan, first.hidden)
-    names = ("sampler", *(stream.name for stream in plan.streams))
+    idle = _idle(prompts, count, length, slots)
+    dtype = precision(plan, idle.hidden)
     carry = _Carry(
         handed=jnp.zeros((), jnp.int32),
-        slots=first,
-        tokens=jnp.zeros((count, max_tokens), jnp.int32),
-        valid=jnp.zeros((count, max_tokens), bool),
-        logps={name: jnp.zeros((count, max_tokens), kept) for name in names},
+        slots=idle,
+        tokens=jnp.zeros((count, length), jnp.int32),
+        valid=jnp.zeros((count, length), bool),
+        logps={name: jnp.zeros((count, length), dtype) for name in plan.logp_names()},
     )
     last = jax.lax.while_loop(
         lambda carry: (carry.handed < count) | jnp.any(carry.slots.sequence < count),
         lambda carry: _step(_fill(carry, prompts, n), keys, plan),
         carry,
     )
-    shape = (rows, n, max_tokens)
-    logps = {name: value.reshape(shape) for name, value in last.logps.items()}
-    return Sampled(last.tokens.reshape(shape), last.valid.reshape(shape), logps)
+    tokens, valid, logps = jax.tree.map(
+        lambda leaf: leaf.reshape(rows, n, length), (last.tokens, last.valid, last.logps)
+    )
+    return Sampled(tokens, valid, logps)
 
 
-def _empty(prompts: dict[Name, tuple[Array, Cache]], count: int, max_tokens: int, slots: int) -> _Slots:
-    """Slots at work on nothing, with room for a prompt and a completion each."""
+def _idle(prompts: dict[Name, tuple[Array, Cache]], count: int, max_tokens: int, slots: int) -> _Slots:
+    """Idle slots, with room for a prompt and a completion each."""
 
     def repeated(leaf: Array) -> Array:
         return jnp.zeros((slots, *leaf.shape), leaf.dtype)
 
     hidden, caches = {}, {}
     for name, (last, cache) in prompts.items():
-        one = with_room(jax.tree.map(lambda leaf: leaf[:1], cache), 1, max_tokens)
-        caches[name], hidden[name] = jax.tree.map(repeated, (one, last[:1]))
+        room = with_room(jax.tree.map(lambda leaf: leaf[:1], cache), 1, max_tokens)
+        caches[name], hidden[name] = jax.tree.map(repeated, (room, last[:1]))
     return _Slots(jnp.full(slots, count, jnp.int32), jnp.zeros(slots, jnp.int32), hidden, caches)
+
+
+def hand_out(
+    slots: _Slots, slot: Array, number: Array, prompt: Array, prompts: dict[Name, tuple[Array, Cache]]
+) -> _Slots:
+    """Lets slot `slot` begin completion `number`, whose prompt is `prompt`.
+
+    Keys and values of the slot's last completion stay where they are: nothing that is not valid is seen.
+    """
+
+    def put(buffer: Array, value: Any) -> Array:
+        return jax.lax.dynamic_update_index_in_dim(buffer, jnp.asarray(value, buffer.dtype), slot, axis=0)
+
+    def of_prompt(leaf: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(leaf, prompt, 1, axis=0)
+
+    hidden, caches = {}, {}
+    for name, (last, cache) in prompts.items():
+        old = slots.caches[name]
+        assert cache.shared is not None
+        assert old.own is not None
+        assert old.used is not None
+        shared = jax.tree.map(lambda buffer, leaf: put(buffer, of_prompt(leaf)), old.shared, unstack(cache.shared))
+        unseen = put(old.own.valid, jnp.zeros(old.own.valid.shape[1:], bool))
+        caches[name] = Cache(shared, dataclasses.replace(old.own, valid=unseen), put(old.used, 0))
+        hidden[name] = put(slots.hidden[name], of_prompt(last))
+    return _Slots(put(slots.sequence, number), put(slots.step, 0), hidden, caches)
 
 
 def _fill(carry: _Carry, prompts: dict[Name, tuple[Array, Cache]], n: int) -> _Carry:
@@ -99,49 +132,30 @@ def _fill(carry: _Carry, prompts: dict[Name, tuple[Array, Cache]], n: int) -> _C
     to what it hands out."""
     count = carry.tokens.shape[0]
 
-    def one(state: tuple[Array, _Slots]) -> tuple[Array, _Slots]:
+    def body(state: tuple[Array, _Slots]) -> tuple[Array, _Slots]:
         handed, slots = state
-        place = jnp.argmax(slots.sequence == count)
-
-        def put(buffer: Array, value: Any) -> Array:
-            return jax.lax.dynamic_update_index_in_dim(buffer, jnp.asarray(value, buffer.dtype), place, axis=0)
-
-        def prompt_of(leaf: Array) -> Array:
-            return jax.lax.dynamic_slice_in_dim(leaf, handed // n, 1, axis=0)
-
-        hidden, caches = {}, {}
-        for name, (last, cache) in prompts.items():
-            old = slots.caches[name]
-            assert cache.shared is not None
-            assert old.own is not None
-            assert old.used is not None
-            given = jax.tree.map(prompt_of, unstack(cache.shared))
-            # Keys and values of the slot's last completion stay where they are: nothing that is not valid is seen.
-            own = dataclasses.replace(old.own, valid=put(old.own.valid, jnp.zeros(old.own.valid.shape[1:], bool)))
-            caches[name] = Cache(jax.tree.map(put, old.shared, given), own, put(old.used, 0))
-            hidden[name] = put(slots.hidden[name], prompt_of(last))
-        return handed + 1, _Slots(put(slots.sequence, handed), put(slots.step, 0), hidden, caches)
+        return handed + 1, hand_out(slots, jnp.argmax(slots.sequence == count), handed, handed // n, prompts)
 
     def more(state: tuple[Array, _Slots]) -> Array:
         return (state[0] < count) & jnp.any(state[1].sequence == count)
 
-    handed, slots = jax.lax.while_loop(more, one, (carry.handed, carry.slots))
+    handed, slots = jax.lax.while_loop(more, body, (carry.handed, carry.slots))
     return carry._replace(handed=handed, slots=slots)
 
 
 def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
-    """Draws one token for every slot that is at work, and extends every trunk by it."""
+    """Draws one token for every busy slot, and extends every backbone by it."""
     sequence, step = carry.slots.sequence, carry.slots.step
     count, length = carry.tokens.shape
     alive, mine = sequence < count, jnp.minimum(sequence, count - 1)
     uniform = jax.vmap(lambda key, step: jax.random.uniform(jax.random.fold_in(key, step)))(keys[mine], step)
     logps = {name: value[mine][:, None] for name, value in carry.logps.items()}
     history = History(carry.tokens[mine][:, None], logps, step[:, None, None])
-    token, scores = drawn(plan, carry.slots.hidden, history, uniform[:, None])
+    token, scores = draw_tokens(plan, carry.slots.hidden, history, uniform[:, None])
     token = jnp.where(alive, token[:, 0], 0)
     hidden, caches = {}, {}
-    for name, trunk in plan.trunks.items():
-        states, caches[name] = jax.vmap(trunk.extend)(
+    for name, backbone in plan.backbones.items():
+        states, caches[name] = jax.vmap(backbone.extend)(
             carry.slots.caches[name], token[:, None, None, None], alive[:, None, None, None]
         )
         hidden[name] = states[:, 0, :, 0]

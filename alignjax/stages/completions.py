@@ -1,21 +1,19 @@
-"""Stages that make completions and score them."""
+"""Stages that make completions and score them: samples, log-probs, values, rewards."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 
 from alignjax.config import Fn, fn
+from alignjax.numerics import first_valid, last_valid
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
-from alignjax.sampling.logit_streams import Filters, Sampled, Stream, default_streams
+from alignjax.sampling.logit_streams import Filters, Sampled, Sampling, Stream
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Params
-
-__all__ = ["generate", "logprobs", "values"]
 
 
 def generate(
@@ -38,57 +36,57 @@ def generate(
 ) -> tuple[Batch, Metrics]:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
-    behaviour: how streams combine (`own`, `mixture`); streams: what they read, by default the roles the behaviour
-    names; temperature 0 is greedy; slots: how many completions are extended at a time, the place of one that has
-    stopped going to the next (None: all, until the last has stopped; the same samples, up to rounding). Fills tokens,
-    valid, mask and logps: every stream's at temperature 1, and "sampler".
+    Where the batch had completions already, only the log-probs known for both parts are kept. On a mesh all weights are
+    gathered once per call and every device samples rows of its own.
 
-    weights: "bfloat16" or "int8" to sample with weights that are cast once per call and read faster. The streams'
-    log-probs are then computed anew by the scorer with the weights that are trained, and the metric sampler_gap/STREAM
-    says how far the sampler's were from them, in nats per token. "sampler" stays what was sampled from: what an
-    importance weight divides by.
+    Args:
+        context: Roles and their params.
+        batch: Prompts, with or without completions.
+        key: Random key; what is drawn is a function of it, the prompt's example_id and the completion's number.
+        n: Completions per prompt.
+        max_tokens: Longest completion, in tokens, the stop token included.
+        behaviour: How streams combine (`own`, `mixture`).
+        streams: What the behaviour reads; None: the roles that it names.
+        temperature: Divides the logits; 0 is greedy.
+        top_k: Keeps the k likeliest tokens; None: all.
+        top_p: Keeps the smallest set of this probability; None: all.
+        min_p: Keeps tokens at least this many times as likely as the likeliest; None: all.
+        stop: Tokens that end a completion. They are sampled, scored and valid.
+        slots: Decode batch size for continuous batching; the slot of a finished completion is refilled from the queue.
+            None decodes all completions in lockstep. Samples are the same up to rounding.
+        weights: "bfloat16" or "int8" to sample with weights that are cast once per call and read faster. The streams'
+            log-probs are then computed anew by the scorer with the weights that are trained; "sampler" stays what was
+            sampled from: what an importance weight divides by.
+        tensor_parallel: Leaves weights split over the tensor axis, for models that a device cannot hold.
 
-    On a mesh all weights are gathered once per call and every device samples rows of its own; with tensor_parallel they
-    stay split over the tensor axis, for models that a device cannot hold.
-
-    Where the batch had completions already, only logps known for both parts are kept.
+    Returns:
+        The batch with tokens, valid, mask and logps [B,N,T]: every stream's at temperature 1, and "sampler". Metrics:
+        `length` (tokens), `finished` (share that stopped) and, with `weights`, sampler_gap/STREAM, how far the
+        sampler's log-probs were from the scorer's, in nats per token.
     """
+    # The sampler has a layout of its own on a mesh, so the context that it is given lays out params on the way.
     filters = Filters(temperature, top_k, top_p, min_p)
-    new = decode.generate(
-        dataclasses.replace(context, params=functools.partial(_gathered, context, tensor_parallel)),
-        batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT),
-        key,
-        n=n,
-        max_tokens=max_tokens,
-        behaviour=behaviour,
-        streams=streams,
-        filters=filters,
-        stop=stop,
-        slots=slots,
-        weights=weights,
-    )
-    new = shard_rows(new, batch)
+    sampling = Sampling(n, max_tokens, behaviour, streams, filters, stop, slots, weights)
+    laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))
+    rows = batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT)
+    new = shard_rows(decode.generate(laid_out, rows, key, sampling), batch)
     metrics: Metrics = {
         "length": Mean.of(jnp.sum(new.valid, axis=-1).astype(jnp.float32)),
         "finished": Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0),
     }
     if weights is not None:
-        new, gaps = _rescored(context, batch, new, default_streams(behaviour) if streams is None else streams)
+        new, gaps = _rescored(context, batch, new, sampling.all_streams())
         metrics |= gaps
-    mask = new.valid.astype(jnp.float32)
-    if batch.tokens is None:
-        return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps), metrics
-    return _appended(batch, new.tokens, new.valid, mask, new.logps), metrics
+    return _appended(batch, new), metrics
 
 
-def _gathered(context: Context, tensor_parallel: bool, role: str) -> Params:
-    """A role's params as its sampler uses them."""
+def _decode_params(context: Context, tensor_parallel: bool, role: str) -> Params:
     model, params = context.roles[role].model, context.params(role)
     return constrain(params, model and model.axes, COMPUTE_LAYOUT) if tensor_parallel else replicate(params)
 
 
 def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Stream, ...]) -> tuple[Sampled, Metrics]:
-    """The samples with their streams' log-probs by the scorer, and how far those were from the sampler's."""
+    """Replaces the streams' log-probs by the scorer's, and measures how far the sampler's were from them."""
     exact, gaps = {}, {}
     for stream in streams:
         prompts = batch.views[stream.view] if stream.view else batch
@@ -100,24 +98,26 @@ def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Strea
     return new._replace(logps=new.logps | exact), gaps
 
 
-def _appended(batch: Batch, tokens: Array, valid: Array, mask: Array, logps: dict[str, Array]) -> Batch:
-    assert batch.tokens is not None
-    assert batch.valid is not None
-    length = max(batch.tokens.shape[2], tokens.shape[2])
+def _appended(batch: Batch, new: Sampled) -> Batch:
+    """Puts samples behind the completions of the batch, all padded to the longest."""
+    mask = new.valid.astype(jnp.float32)
+    if batch.tokens is None:
+        return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
+    valid = batch.need("valid", of="generate")
+    length = max(batch.tokens.shape[2], new.tokens.shape[2])
 
-    def joined(old: Any, new: Any) -> Array:
-        parts = [jnp.pad(part, [(0, 0), (0, 0), (0, length - part.shape[2])]) for part in (old, new)]
+    def joined(old: Array, late: Array) -> Array:
+        parts = [jnp.pad(part, [(0, 0), (0, 0), (0, length - part.shape[2])]) for part in (old, late)]
         return jnp.concatenate([parts[0], parts[1].astype(parts[0].dtype)], axis=1)
 
-    old_mask = batch.mask if batch.mask is not None else batch.valid.astype(jnp.float32)
-    both = [name for name in batch.logps if name in logps]
+    old_mask = batch.mask if batch.mask is not None else valid.astype(jnp.float32)
     return Batch(
         prompt=batch.prompt,
         prompt_valid=batch.prompt_valid,
-        tokens=joined(batch.tokens, tokens),
-        valid=joined(batch.valid, valid),
+        tokens=joined(batch.tokens, new.tokens),
+        valid=joined(valid, new.valid),
         mask=joined(old_mask, mask),
-        logps={name: joined(batch.logps[name], logps[name]) for name in both},
+        logps={name: joined(logps, new.logps[name]) for name, logps in batch.logps.items() if name in new.logps},
         example_id=batch.example_id,
         prompts=batch.prompts,
         views=batch.views,
@@ -134,3 +134,35 @@ def values(context: Context, batch: Batch, key: Key, *, output: str = "critic:va
     """Fills completions["values"] [B,N,T]: a value head's number before each token."""
     (numbers,) = context.score(output, batch).values()
     return batch.replace(completions={**batch.completions, "values": numbers})
+
+
+def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") -> tuple[Batch, Metrics]:
+    """Fills reward [B,N]: the role's reward head after the last token of each completion. Metric: `reward`."""
+    (numbers,) = context.score(f"{role}:reward", batch).values()
+    score = last_valid(numbers, batch.need("valid", of="reward"))
+    return batch.replace(reward=score), {"reward": Mean.of(score)}
+
+
+def density_ratio(
+    context: Context, batch: Batch, key: Key, *, output: str = "classifier:value", prior: float = 0.5
+) -> tuple[Batch, Metrics]:
+    """Fills prompts["density_ratio"] [B]: p(prompt | good) / p(prompt | bad) by the classifier that the loss
+    `prompt_classifier` trains; `bco` weights bad completions with it (arXiv:2404.04656).
+
+    Args:
+        context: Scores the classifier.
+        batch: Prompts with completions; the number is the same for all completions of a prompt.
+        key: Not used.
+        output: The role and the head that reads the prompt.
+        prior: The share of good completions in what the classifier was trained on, which is divided out. TRL leaves
+            that factor out, as prior=0.5 does.
+
+    Returns:
+        The batch, and the metric `density_ratio`.
+    """
+    valid = batch.need("valid", of="density_ratio")
+    logit = first_valid(context.score(output, batch)[output], valid)
+    present = jnp.any(valid, axis=-1)  # completions without tokens do not have the number
+    logit = jnp.sum(logit * present, axis=1) / jnp.maximum(jnp.sum(present, axis=1), 1)
+    ratio = jnp.exp(jnp.clip(logit, -30, 30)) * (1 - prior) / prior  # far beyond any sensible clip, and finite
+    return batch.replace(prompts={**batch.prompts, "density_ratio": ratio}), {"density_ratio": Mean.of(ratio)}

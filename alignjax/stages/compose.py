@@ -11,12 +11,20 @@ from alignjax.config import ConfigError, Fn, as_fn, fn, nearest
 from alignjax.numerics import fold_name
 from alignjax.types import Batch, Context, Key, Metrics, Stage, prefixed, with_metrics
 
-__all__ = ["chain", "in_view", "into_view"]
-
 
 def chain(context: Context, batch: Batch, key: Key, *, stages: tuple[Fn, ...]) -> tuple[Batch, Metrics]:
-    """Several stages as one, in order; each gets a key of its own name (a second of the same name, of its count), and
-    its metrics stand under that name ("generate/length", of a second one "generate_2/length")."""
+    """Runs several stages as one, in order.
+
+    Args:
+        context: Given to every stage.
+        batch: Given to the first.
+        key: Each stage gets a key of its own name (a second of the same name, of its count).
+        stages: What runs.
+
+    Returns:
+        The last one's batch, and all metrics, under the stages' names ("generate/length", of a second stage of the
+        name "generate_2/length").
+    """
     seen: Counter[str] = Counter()
     metrics: Metrics = {}
     for stage in stages:
@@ -28,7 +36,11 @@ def chain(context: Context, batch: Batch, key: Key, *, stages: tuple[Fn, ...]) -
 
 
 def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) -> tuple[Batch, Metrics]:
-    """Runs `stage` on batch.views[view] and puts the result back under that name."""
+    """Runs `stage` on batch.views[view], puts the result back under that name and passes its metrics on.
+
+    Raises:
+        ConfigError: If the batch has no such view.
+    """
     if view not in batch.views:
         raise ConfigError(f"the batch has no view {view!r}.{nearest(view, batch.views)}")
     changed, metrics = with_metrics(stage(context, batch.views[view], key))
@@ -36,15 +48,17 @@ def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) 
 
 
 def in_view(view: str, stage: Stage | Fn) -> Fn:
-    """`in_view("explore", fn(generate, ...))`: a stage that works on a view of the batch."""
+    """Returns a stage that works on a view of the batch: `in_view("explore", fn(generate, ...))`."""
     return fn(on_view, view=view, stage=as_fn(stage))
 
 
 def into_view(context: Context, batch: Batch, key: Key, *, view: str, completions: tuple[int, ...]) -> Batch:
-    """Puts the prompts with only these completions into a view, for a loss on some of them. Raises ConfigError if one
-    does not exist."""
-    assert batch.tokens is not None
-    rows, n = batch.tokens.shape[:2]
+    """Puts the prompts with only these completions into a view, for a loss on some of them.
+
+    Raises:
+        ConfigError: If one of the completions does not exist.
+    """
+    rows, n = batch.need("tokens", of="into_view").shape[:2]
     if any(not 0 <= number < n for number in completions):
         raise ConfigError(f"into_view(completions={completions}) of a batch with {n} completions a prompt")
     some = batch.replace(views={}).pick(jnp.broadcast_to(jnp.array(completions), (rows, len(completions))))

@@ -2,7 +2,7 @@
 
 A goal is a sequence of token ids. It goes behind the prompt's first token (BOS), and the prompt grows by the longest
 goal + 1 tokens. What a prompt was without a goal stays in prompts["plain"] and ["plain_valid"], and a second goal
-replaces the first. Filed log-probs belong to the old prompt and are dropped, so `logprobs` comes after these stages.
+replaces the first. Stored log-probs belong to the old prompt and are dropped, so `logprobs` comes after these stages.
 
 Where one prompt gets several goals, its row is repeated, once per goal: rows are independent, so losses, minibatches
 and sharding need not know. batch_size times that number has to be a multiple of minibatches and microbatches.
@@ -18,10 +18,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.numerics import row_keys
-from alignjax.stages.given import reward_of
 from alignjax.types import Array, Batch, Context, Key
-
-__all__ = ["condition_on", "condition_on_reward", "configured_pairs", "goal_pairs", "hindsight"]
 
 Goals = tuple[tuple[int, ...], ...]
 
@@ -31,7 +28,7 @@ def _table(goals: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     if not goals or any(not goal for goal in goals) or len({tuple(goal) for goal in goals}) < len(goals):
         raise ConfigError(f"goals={tuple(goals)}; they must be different, non-empty sequences of token ids")
     longest = max(len(goal) for goal in goals)
-    valid = np.array([[place >= longest - len(goal) for place in range(longest)] for goal in goals])
+    valid = np.array([[slot >= longest - len(goal) for slot in range(longest)] for goal in goals])
     tokens = np.zeros(valid.shape, np.int32)
     for number, goal in enumerate(goals):
         tokens[number, longest - len(goal) :] = goal
@@ -40,9 +37,9 @@ def _table(goals: Sequence[Sequence[int]]) -> tuple[Array, Array]:
 
 def _plain(batch: Batch) -> tuple[Array, Array]:
     """The prompt without any goal."""
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    return batch.prompts.get("plain", batch.prompt), batch.prompts.get("plain_valid", batch.prompt_valid)
+    if "plain" in batch.prompts:
+        return batch.prompts["plain"], batch.prompts["plain_valid"]
+    return batch.need("prompt", of="a goal"), batch.need("prompt_valid", of="a goal")
 
 
 def _in_front(batch: Batch, goal: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -53,16 +50,16 @@ def _in_front(batch: Batch, goal: tuple[Array, Array]) -> tuple[Array, Array]:
     head, head_valid = (jnp.take_along_axis(leaf, first, axis=1) for leaf in (prompt, valid))
     rest = valid & (jnp.arange(valid.shape[1]) != first)
     joined = jnp.concatenate([head, goal[0].astype(prompt.dtype), prompt], axis=1)
-    there = jnp.concatenate([head_valid, goal[1] & head_valid, rest], axis=1)
-    order = jnp.argsort(there, axis=1, stable=True)  # what is empty goes to the front
-    return jnp.take_along_axis(joined, order, axis=1), jnp.take_along_axis(there, order, axis=1)
+    present = jnp.concatenate([head_valid, goal[1] & head_valid, rest], axis=1)
+    order = jnp.argsort(present, axis=1, stable=True)  # what is empty goes to the front
+    return jnp.take_along_axis(joined, order, axis=1), jnp.take_along_axis(present, order, axis=1)
 
 
 def _with_goal(batch: Batch, goal: tuple[Array, Array], **prompts: Array) -> Batch:
     plain, plain_valid = _plain(batch)
     prompt, valid = _in_front(batch, goal)
-    kept = {**batch.prompts, "plain": plain, "plain_valid": plain_valid, **prompts}
-    return batch.replace(prompt=prompt, prompt_valid=valid, prompts=kept, logps={})
+    prompts = {**batch.prompts, "plain": plain, "plain_valid": plain_valid, **prompts}
+    return batch.replace(prompt=prompt, prompt_valid=valid, prompts=prompts, logps={})
 
 
 def _repeated(batch: Batch, times: int) -> Batch:
@@ -71,23 +68,21 @@ def _repeated(batch: Batch, times: int) -> Batch:
     return rows.replace(views=batch.views)
 
 
-def _alone(batch: Batch) -> Batch:
+def _row_per_completion(batch: Batch) -> Batch:
     """A row for every completion: N becomes 1. Labels of pairs are dropped."""
-    assert batch.tokens is not None
-    rows, n = batch.tokens.shape[:2]
+    rows, n = batch.need("tokens", of="a goal").shape[:2]
     index = jnp.tile(jnp.arange(n), rows)[:, None]
     return _repeated(batch.replace(preference=None, pair_weight=None), n).pick(index)
 
 
-def _there(batch: Batch) -> Array:
-    """Whether a completion has any token, [B,N]."""
-    assert batch.valid is not None
-    return jnp.any(batch.valid, axis=-1)
+def _present(batch: Batch) -> Array:
+    """Which completions have any token, [B,N]."""
+    return jnp.any(batch.need("valid", of="a goal"), axis=-1)
 
 
 def _bins(batch: Batch, edges: tuple[float, ...], goals: Goals, stage: str) -> Array:
     """The number of the bin that each reward falls into, [B,N]; edge k is the least reward of bin k + 1."""
-    reward = reward_of(batch, stage)
+    reward = batch.need("reward", of=stage)
     if len(goals) != len(edges) + 1 or sorted(set(edges)) != list(edges):
         raise ConfigError(
             f"{stage} has {len(edges)} edges {edges} and {len(goals)} goals; edges must rise, and cut rewards into one "
@@ -107,81 +102,123 @@ def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tupl
     """Each completion under the goal of the reward that it got: with the loss `sft`, a decision transformer on text
     (arXiv:2308.12050, arXiv:2106.01345).
 
-    edges cut rewards into bins, one goal each. B N rows of one completion. Raises ConfigError if the batch has no
-    reward, or goals and edges do not fit.
+    Args:
+        context: Not used.
+        batch: Completions with rewards.
+        key: Not used.
+        edges: Rising numbers that cut rewards into bins, one goal each.
+        goals: Token ids of the goal of each bin.
+
+    Returns:
+        B N rows of one completion.
+
+    Raises:
+        ConfigError: If the batch has no reward, or goals and edges do not fit.
     """
     number = _bins(batch, edges, goals, "condition_on_reward").reshape(-1)
     tokens, valid = _table(goals)
-    return _with_goal(_alone(batch), (tokens[number], valid[number]))
+    return _with_goal(_row_per_completion(batch), (tokens[number], valid[number]))
 
 
 def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:
-    """Hindsight relabelling: each completion under the instruction (goal) that its reward says it satisfied, and
+    """Hindsight relabeling: each completion under the instruction (goal) that its reward says it satisfied, and
     another one drawn evenly in prompts["other"] and ["other_valid"], for the loss `hir` (arXiv:2302.05206).
 
-    edges cut rewards into outcomes, one instruction each: (0.5,) for failure and success. B N rows of one completion.
     The other instruction is a field and not a view, because minibatches deal out rows of views in an order of their
-    own. Raises ConfigError if the batch has no reward, or goals and edges do not fit.
+    own.
+
+    Args:
+        context: Not used.
+        batch: Completions with rewards.
+        key: Random key of the other instructions.
+        edges: Rising numbers that cut rewards into outcomes, one instruction each: (0.5,) for failure and success.
+        goals: Token ids of each instruction.
+
+    Returns:
+        B N rows of one completion.
+
+    Raises:
+        ConfigError: If the batch has no reward, or goals and edges do not fit.
     """
     number = _bins(batch, edges, goals, "hindsight")
     if not edges:
         raise ConfigError("hindsight needs at least two goals: there is no other instruction")
-    keys = row_keys(key, _ids(batch), number.shape[1])
-    step = jax.vmap(jax.vmap(lambda one: jax.random.randint(one, (), 1, len(goals))))(keys)
+    keys = row_keys(key, batch.ids(), number.shape[1])
+    step = jax.vmap(jax.vmap(lambda key: jax.random.randint(key, (), 1, len(goals))))(keys)
     tokens, valid = _table(goals)
     match, other = number.reshape(-1), ((number + step) % len(goals)).reshape(-1)
-    rows = _alone(batch)
+    rows = _row_per_completion(batch)
     elsewhere, elsewhere_valid = _in_front(rows, (tokens[other], valid[other]))
     return _with_goal(rows, (tokens[match], valid[match]), other=elsewhere, other_valid=elsewhere_valid)
-
-
-def _ids(batch: Batch) -> Array:
-    return jnp.arange(_plain(batch)[0].shape[0]) if batch.example_id is None else batch.example_id
 
 
 def _preferred_under(batch: Batch, goal: tuple[Array, Array], scores: Array, weight: Array) -> Batch:
     """A row for every goal [B,K,G], in which the completion with the higher score [B,K,N] is preferred. weight [B,K]: 0
     for a goal that does not count. Equal scores are not labelled."""
-    rows, number = scores.shape[:2]
-    gap = (scores[..., :, None] - scores[..., None, :]).reshape(rows * number, *[scores.shape[2]] * 2)
-    there = jnp.repeat(_there(batch), number, axis=0)
+    rows, number, n = scores.shape
+    gap = (scores[..., :, None] - scores[..., None, :]).reshape(rows * number, n, n)
+    present = jnp.repeat(_present(batch), number, axis=0)
     out = _repeated(batch, number)
-    labelled = (gap != 0) & there[:, :, None] & there[:, None, :] & (weight.reshape(-1)[:, None, None] != 0)
+    labelled = (gap != 0) & present[:, :, None] & present[:, None, :] & (weight.reshape(-1)[:, None, None] != 0)
     old = jnp.ones_like(gap) if out.pair_weight is None else out.pair_weight
     out = out.replace(preference=(jnp.sign(gap) + 1) / 2, pair_weight=jnp.where(labelled, old, 0))
     return _with_goal(out, (goal[0].reshape(rows * number, -1), goal[1].reshape(rows * number, -1)))
 
 
 def goal_pairs(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:
-    """Reward-augmented relabelling: for the reward g of each completion as the goal, prefer the completion whose reward
+    """Reward-augmented relabeling: for the reward g of each completion as the goal, prefer the completion whose reward
     is nearer to g (arXiv:2410.08067). A pair becomes two; any pairwise loss then learns from both.
 
-    Rewards are compared by their bin, which is what the goal says; edges cut them into bins, one goal each. B N rows of
-    N completions; completions as far from the goal as each other are not labelled. At test time `condition_on` asks for
-    the best goal. Raises ConfigError if the batch has no reward, or goals and edges do not fit.
+    Rewards are compared by their bin, which is what the goal says; completions as far from the goal as each other are
+    not labelled. At test time `condition_on` asks for the best goal.
+
+    Args:
+        context: Not used.
+        batch: Completions with rewards.
+        key: Not used.
+        edges: Rising numbers that cut rewards into bins, one goal each.
+        goals: Token ids of the goal of each bin.
+
+    Returns:
+        B N rows of N completions.
+
+    Raises:
+        ConfigError: If the batch has no reward, or goals and edges do not fit.
     """
     number = _bins(batch, edges, goals, "goal_pairs")
     tokens, valid = _table(goals)
     distance = jnp.abs(number[:, None, :] - number[:, :, None]).astype(jnp.float32)
-    return _preferred_under(batch, (tokens[number], valid[number]), -distance, _there(batch))
+    return _preferred_under(batch, (tokens[number], valid[number]), -distance, _present(batch))
 
 
 def configured_pairs(context: Context, batch: Batch, key: Key, *, goals: Goals, scores: str = "scores") -> Batch:
     """Configuration-conditioned pairs: under each of K configurations (goals), prefer the completion that it scores
     higher (as CoSAlign builds its pairs, arXiv:2410.08968).
 
-    batch.completions[scores] [B,N,K] is what every configuration thinks of every completion: helpfulness where it
-    allows the content, minus it where it does not. B K rows of N completions; completions that a configuration scores
-    alike are not labelled. The paper chooses configurations and pairs by error scores of its own; those are `scores`
-    here. Raises ConfigError if the batch has no such scores.
+    Completions that a configuration scores alike are not labelled. The paper chooses configurations and pairs by error
+    scores of its own; those are `scores` here.
+
+    Args:
+        context: Not used.
+        batch: Completions with scores.
+        key: Not used.
+        goals: Token ids of each of K configurations.
+        scores: batch.completions[scores] [B,N,K] is what every configuration thinks of every completion: helpfulness
+            where it allows the content, minus it where it does not.
+
+    Returns:
+        B K rows of N completions.
+
+    Raises:
+        ConfigError: If the batch has no such scores.
     """
-    given = batch.completions.get(scores)
-    if given is None or given.ndim != 3 or given.shape[2] != len(goals):
-        have = "none" if given is None else f"shape {given.shape}"
+    values = batch.completions.get(scores)
+    if values is None or values.ndim != 3 or values.shape[2] != len(goals):
+        have = "none" if values is None else f"shape {values.shape}"
         raise ConfigError(
             f"configured_pairs needs batch.completions[{scores!r}] [B,N,{len(goals)}], a score under each of the "
             f"{len(goals)} goals, and the batch has {have}"
         )
-    rows = given.shape[0]
+    rows = values.shape[0]
     tokens, valid = (jnp.tile(leaf[None], (rows, 1, 1)) for leaf in _table(goals))
-    return _preferred_under(batch, (tokens, valid), jnp.swapaxes(given, 1, 2), jnp.ones((rows, len(goals))))
+    return _preferred_under(batch, (tokens, valid), jnp.swapaxes(values, 1, 2), jnp.ones((rows, len(goals))))

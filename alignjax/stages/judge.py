@@ -1,32 +1,48 @@
-"""Judges, the wrappers that make them noisy or scarce, and the stage that asks one.
+"""Judges, the wrappers that make them noisy or scarce, and the stages that ask one or compare texts.
 
 A judge is (context, batch, key) -> preference [B,N,N], the probability that completion i beats completion j, with
-p[i,j] + p[j,i] = 1 exactly.
+p[i,j] + p[j,i] = 1 exactly; one that has metrics returns (preference, metrics).
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from alignjax.config import Fn
-from alignjax.numerics import last_valid, row_keys
-from alignjax.pair_layout import all_pairs, pair_logits, preference_matrix
+from alignjax.config import ConfigError, Fn
+from alignjax.numerics import last_valid, row_uniforms
+from alignjax.pair_layout import all_pairs, pair_logits, pair_view, preference_matrix
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, with_metrics
-
-__all__ = ["bernoulli", "flipped", "prefer", "preference_model", "query_budget", "reward_difference"]
-
-
-def _completions(batch: Batch) -> int:
-    assert batch.tokens is not None
-    return batch.tokens.shape[1]
 
 
 def probability(logit: Array) -> Array:
-    """S(logit), such that the numbers for a logit and for minus it sum to 1 exactly, which the plain function misses by
-    a rounding."""
+    """Returns S(logit), such that the numbers for a logit and for minus it sum to 1 exactly, which the plain function
+    misses by a rounding."""
     upper = jax.nn.sigmoid(jnp.abs(logit))
     return jnp.where(logit >= 0, upper, 1 - upper)
+
+
+def bradley_terry(reward: Array, scale: float = 1.0) -> Array:
+    """Returns the preference [B,N,N] S(scale (r_i - r_j)) of rewards [B,N]."""
+    n = reward.shape[1]
+    i, j = _sides(n)
+    return preference_matrix(probability(scale * (reward[:, i] - reward[:, j])), all_pairs(n), n)
+
+
+def _sides(n: int) -> np.ndarray:
+    """The first and the second completion of every pair, [2,K]."""
+    return np.array(all_pairs(n), int).reshape(-1, 2).T
+
+
+def _per_pair(matrix: Array) -> Array:
+    i, j = _sides(matrix.shape[1])
+    return matrix[:, i, j]
+
+
+def _pair_uniforms(batch: Batch, key: Key, n: int) -> Array:
+    """One uniform per (prompt, pair) [B,K], a function of the example and the pair only."""
+    return row_uniforms(key, batch.ids(), len(all_pairs(n)))
 
 
 def preference_model(
@@ -38,9 +54,20 @@ def preference_model(
     reading: str = "joint",
     separator: int = 3,
 ) -> Array:
-    """A trained pairwise preference model, possibly intransitive (arXiv:2312.00886 section 4); reading: see
-    `pairs.pair_logits`."""
-    n = _completions(batch)
+    """A trained pairwise preference model judges, possibly intransitively (arXiv:2312.00886 section 4).
+
+    Args:
+        context: Scores the role.
+        batch: Completions to compare.
+        key: Not used.
+        role: The preference model.
+        reading: "joint" or "apart", see `pair_layout.pair_logits`.
+        separator: The token between two completions that are read jointly.
+
+    Returns:
+        The preference [B,N,N].
+    """
+    n = batch.need("tokens", of="preference_model").shape[1]
     pairs = all_pairs(n)
     logits = pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator)
     return preference_matrix(probability(logits), pairs, n)
@@ -49,62 +76,131 @@ def preference_model(
 def reward_difference(context: Context, batch: Batch, key: Key, *, role: str = "reward") -> Array:
     """The Bradley-Terry judge S(r_i - r_j), r the role's reward head after the last token (arXiv:2203.02155 eq. 1)."""
     (values,) = context.score(f"{role}:reward", batch).values()
-    assert batch.valid is not None
-    reward = last_valid(values, batch.valid)
-    n = _completions(batch)
+    return bradley_terry(last_valid(values, batch.need("valid", of="reward_difference")))
+
+
+def annotator(
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    role: str = "annotator",
+    verdicts: tuple[int, int],
+    question: tuple[int, ...] = (),
+    separator: int = 3,
+) -> Array:
+    """A language model asked for its verdict: S of how much more likely it says `verdicts[0]` than `verdicts[1]` after
+    "prompt y separator y' question" (the annotator of arXiv:2402.04792; of the policy itself, a self-judge).
+
+    Both orders are read and their log-odds averaged, so that a preference for a position cancels and p(i beats j) +
+    p(j beats i) = 1 exactly.
+
+    Args:
+        context: Scores the role.
+        batch: Completions to compare.
+        key: Not used.
+        role: The language model.
+        verdicts: The tokens that name the first and the second text.
+        question: Tokens that stand before the verdict.
+        separator: The token between two completions.
+
+    Returns:
+        The preference [B,N,N].
+
+    Raises:
+        ConfigError: If the verdicts are the same token.
+    """
+    # The verdict's token is appended, so that the last position of the view has the logits that predict it.
+    if verdicts[0] == verdicts[1]:
+        raise ConfigError(f"annotator(verdicts={verdicts}): the two verdicts are the same token")
+    n = batch.need("tokens", of="annotator").shape[1]
     pairs = all_pairs(n)
-    i, j = jnp.array([i for i, _ in pairs]), jnp.array([j for _, j in pairs])
-    return preference_matrix(probability(reward[:, i] - reward[:, j]), pairs, n)
+    view = pair_view(batch, pairs, separator)
+    tokens, valid = view.need("tokens", of="annotator"), view.need("valid", of="annotator")
+    tail = jnp.array([*question, verdicts[0]], tokens.dtype)
+    end = (*tokens.shape[:2], len(tail))
+    tokens = jnp.concatenate([tokens, jnp.broadcast_to(tail, end)], axis=2)
+    valid = jnp.concatenate([valid, jnp.ones(end, bool)], axis=2)
 
+    def odds(outputs: dict[str, Array], token: Array) -> dict[str, Array]:
+        logits = outputs[role].astype(jnp.float32)
+        return {"odds": logits[..., verdicts[0]] - logits[..., verdicts[1]]}
 
-def _pair_uniforms(batch: Batch, key: Key, n: int) -> Array:
-    """One uniform per (prompt, pair) [B,K], a function of the example and the pair only."""
-    assert batch.prompt is not None
-    example_id = jnp.arange(batch.prompt.shape[0]) if batch.example_id is None else batch.example_id
-    return jax.vmap(jax.vmap(jax.random.uniform))(row_keys(key, example_id, len(all_pairs(n))))
-
-
-def _per_pair(matrix: Array, n: int) -> Array:
-    i, j = jnp.array([i for i, _ in all_pairs(n)]), jnp.array([j for _, j in all_pairs(n)])
-    return matrix[:, i, j]
+    answer = context.score(role, view.replace(tokens=tokens, valid=valid, mask=None), odds)["odds"][..., -1]
+    forth, back = answer[:, : len(pairs)], answer[:, len(pairs) :]
+    return preference_matrix(probability((forth - back) / 2), pairs, n)
 
 
 def bernoulli(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Array, Metrics]:
     """Draws each label: 1 with the judge's probability, else 0. One draw per pair, so p[i,j] + p[j,i] = 1 still."""
-    n = _completions(batch)
-    ask, draw = jax.random.split(key)
-    preference, metrics = with_metrics(judge(context, batch, ask))
-    p = _per_pair(preference, n)
+    p, draw, metrics = _judged(context, batch, key, judge)
+    n = batch.need("tokens", of="bernoulli").shape[1]
     return preference_matrix((_pair_uniforms(batch, draw, n) < p).astype(p.dtype), all_pairs(n), n), metrics
 
 
 def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: float) -> tuple[Array, Metrics]:
     """A judge that is wrong with probability epsilon: the label p of a pair becomes 1 - p."""
-    n = _completions(batch)
-    ask, draw = jax.random.split(key)
-    preference, metrics = with_metrics(judge(context, batch, ask))
-    p = _per_pair(preference, n)
+    p, draw, metrics = _judged(context, batch, key, judge)
+    n = batch.need("tokens", of="flipped").shape[1]
     return preference_matrix(jnp.where(_pair_uniforms(batch, draw, n) < epsilon, 1 - p, p), all_pairs(n), n), metrics
 
 
+def _judged(context: Context, batch: Batch, key: Key, judge: Fn) -> tuple[Array, Key, Metrics]:
+    """A judge's probabilities per pair [B,K], a key for what is drawn on top, and the judge's metrics."""
+    ask, draw = jax.random.split(key)
+    preference, metrics = with_metrics(judge(context, batch, ask))
+    return _per_pair(preference), draw, metrics
+
+
 def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batch, Metrics]:
-    """Fills preference [B,N,N] by asking a judge about every pair of completions."""
+    """Fills preference [B,N,N] by asking a judge about every pair of completions. Metrics: the judge's, and
+    `judge_confidence`, the mean probability of the side that it thinks more likely."""
     preference, metrics = with_metrics(judge(context, batch, key))
-    confidence = jnp.abs(_per_pair(preference, _completions(batch)) - 0.5) + 0.5
-    return batch.replace(preference=preference), {**metrics, "judge_confidence": Mean.of(confidence)}
+    confidence = Mean.of(jnp.abs(_per_pair(preference) - 0.5) + 0.5)
+    return batch.replace(preference=preference), {**metrics, "judge_confidence": confidence}
 
 
 def query_budget(context: Context, batch: Batch, key: Key, *, per_iteration: int, total: int | None = None) -> Batch:
     """Keeps the labels of `per_iteration` pairs of the batch drawn at random, and none once `total` labels were spent;
-    the others get pair_weight 0."""
-    assert batch.preference is not None
-    n = _completions(batch)
+    the others get pair_weight 0.
+
+    Args:
+        context: Says which iteration it is.
+        batch: Judged completions.
+        key: Random key of the draw.
+        per_iteration: Labels per iteration.
+        total: Labels of the whole run; None: no limit.
+
+    Returns:
+        The batch with pair_weight [B,N,N].
+
+    Raises:
+        ConfigError: If the batch has no preference.
+    """
+    preference = batch.need("preference", of="query_budget")
+    n = preference.shape[1]
     u = _pair_uniforms(batch, key, n)
     left = per_iteration if total is None else jnp.clip(total - context.step * per_iteration, 0, per_iteration)
     rank = jnp.argsort(jnp.argsort(u.reshape(-1))).reshape(u.shape)
     chosen = (rank < left).astype(jnp.float32)
-    weight = jnp.zeros_like(batch.preference)
-    i, j = jnp.array([i for i, _ in all_pairs(n)]), jnp.array([j for _, j in all_pairs(n)])
-    weight = weight.at[:, i, j].set(chosen).at[:, j, i].set(chosen)
-    old = jnp.ones_like(weight) if batch.pair_weight is None else batch.pair_weight
-    return batch.replace(pair_weight=weight * old)
+    i, j = _sides(n)
+    weight = jnp.zeros_like(preference).at[:, i, j].set(chosen).at[:, j, i].set(chosen)
+    return batch.replace(pair_weight=weight if batch.pair_weight is None else weight * batch.pair_weight)
+
+
+def overlap(context: Context, batch: Batch, key: Key, *, vocab: int, field: str = "quality") -> Batch:
+    """Fills completions[field] [B,N]: F1 of the tokens that a completion shares with the first one, counted with
+    repetition (ROUGE-1 on token numbers), in [0, 1].
+
+    Two empty texts score 0. Only valid tokens count, a stop token as any other. One vector of `vocab` counts a
+    completion.
+    """
+    tokens, valid = batch.need("tokens", of="overlap"), batch.need("valid", of="overlap")
+
+    def counts(tokens: Array, valid: Array) -> Array:
+        return jnp.zeros(vocab).at[tokens].add(valid.astype(jnp.float32))
+
+    bags = jax.vmap(jax.vmap(counts))(tokens, valid)
+    common = jnp.sum(jnp.minimum(bags, bags[:, :1]), axis=-1)
+    size = jnp.sum(bags, axis=-1) + jnp.sum(bags[:, :1], axis=-1)
+    return batch.replace(completions={**batch.completions, field: 2 * common / jnp.maximum(size, 1)})

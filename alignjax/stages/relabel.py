@@ -1,27 +1,25 @@
-"""Stages that write labels from what is known already."""
+"""Stages that write labels from what is known already: certain pairs, binary feedback, win rates, and back."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
-from alignjax.stages.given import preference_of, reward_of
+from alignjax.config import ConfigError
+from alignjax.stages.judge import bradley_terry
 from alignjax.types import Batch, Context, Key, Mean, Metrics
-
-__all__ = ["prefer_first", "thumbs", "verdict", "worst_first"]
 
 
 def prefer_first(context: Context, batch: Batch, key: Key) -> Batch:
     """Completion 0 beats every other with certainty; pairs of others are not labelled (pair_weight 0).
 
-    For a human text followed by spoilt ones and samples. A sample that equals the human text word for word is no worse:
-    such a pair is not labelled either.
+    For a human text followed by corrupted ones and samples. A sample that equals the human text word for word is no
+    worse: such a pair is not labelled either.
     """
-    assert batch.tokens is not None
-    assert batch.valid is not None
-    others = batch.tokens.shape[1] - 1
-    shown = jnp.where(batch.valid, batch.tokens, -1)
+    tokens = batch.need("tokens", of="prefer_first")
+    rows, n = tokens.shape[:2]
+    shown = jnp.where(batch.need("valid", of="prefer_first"), tokens, -1)
     differs = jnp.any(shown[:, :1] != shown[:, 1:], axis=-1).astype(jnp.float32)
-    matrix = jnp.zeros((batch.tokens.shape[0], others + 1, others + 1), jnp.float32)
+    matrix = jnp.zeros((rows, n, n), jnp.float32)
     return batch.replace(
         preference=(matrix + 0.5).at[:, 0, 1:].set(1.0).at[:, 1:, 0].set(0.0),
         pair_weight=matrix.at[:, 0, 1:].set(differs).at[:, 1:, 0].set(differs),
@@ -32,24 +30,82 @@ def verdict(context: Context, batch: Batch, key: Key) -> Batch:
     """Rounds preference [B,N,N] to what a judge thinks more likely: 1, 0, or 1/2 where it is undecided. Turns
     probabilities into the chosen and rejected sides that most papers write of.
 
-    Raises ConfigError if the batch has no preference.
+    Raises:
+        ConfigError: If the batch has no preference.
     """
-    preference = preference_of(batch, "verdict")
+    preference = batch.need("preference", of="verdict")
     return batch.replace(preference=(jnp.sign(preference - 0.5) + 1) / 2)
 
 
 def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) -> tuple[Batch, Metrics]:
-    """Replaces reward [B,N] by 1 (thumb up) where it is above `threshold` and 0 (thumb down) elsewhere: what unpaired
-    losses read. Metric `thumbs_up`: the share of ups.
+    """Replaces reward [B,N] by binary feedback, 1 where it is above `threshold` and 0 elsewhere: what unpaired losses
+    read. Metric: `thumbs_up`, the share of ones.
 
-    Raises ConfigError if the batch has no reward.
+    Raises:
+        ConfigError: If the batch has no reward.
     """
-    reward = reward_of(batch, "thumbs")
+    reward = batch.need("reward", of="thumbs")
     up = (reward > threshold).astype(reward.dtype)
     return batch.replace(reward=up), {"thumbs_up": Mean.of(up)}
 
 
 def worst_first(context: Context, batch: Batch, key: Key) -> Batch:
     """Orders the completions of a prompt by reward, the lowest first: for losses that know a bad completion by its
-    place (`d2o`). Raises ConfigError if the batch has no reward."""
-    return batch.pick(jnp.argsort(reward_of(batch, "worst_first"), axis=1))
+    place (`d2o`).
+
+    Raises:
+        ConfigError: If the batch has no reward.
+    """
+    return batch.pick(jnp.argsort(batch.need("reward", of="worst_first"), axis=1))
+
+
+def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | None = None) -> tuple[Batch, Metrics]:
+    """Fills reward [B,N]: the mean probability of beating the opponents among a prompt's completions, in [0, 1].
+
+    A completion is no opponent of its own. Pairs count by their `pair_weight`, marked at (i, j), (j, i) or both.
+
+    Args:
+        context: Not used.
+        batch: Judged completions.
+        key: Not used.
+        own: The first `own` completions play the later ones, which are then dropped; None: every completion plays all
+            others and stays (the reward of self-play, arXiv:2401.04056, and how judged pairs become lists).
+
+    Returns:
+        The batch with reward and completions["weight"] [B,N], which says how much of the pairs a completion's number
+        rests on (1 each if all were labelled); 1/2 of weight 0 is what nothing is known of. Metric: `win_rate`.
+
+    Raises:
+        ConfigError: If there are no preferences, or no opponents.
+    """
+    # What stands in a pair of weight 0 may be NaN, so it is masked before it is multiplied.
+    matrix = batch.need("preference", of="win_rate_against")
+    n = matrix.shape[1]
+    if n < 2 or (own is not None and not 0 < own < n):
+        raise ConfigError(f"win_rate_against(own={own}) finds no opponents among {n} completions a prompt")
+    plays = ~jnp.eye(n, dtype=bool) if own is None else jnp.arange(n)[None] >= own
+    labelled = jnp.ones_like(matrix)
+    if batch.pair_weight is not None:
+        labelled = jnp.maximum(batch.pair_weight, batch.pair_weight.swapaxes(1, 2))
+    weight = labelled * plays.astype(labelled.dtype)
+    total = jnp.sum(weight, axis=-1)
+    wins = jnp.sum(jnp.where(weight != 0, matrix - 0.5, 0) * weight, axis=-1)
+    rate = 0.5 + wins / jnp.where(total != 0, total, 1)
+    share = total / jnp.sum(plays, axis=-1)
+    metrics = {"win_rate": Mean.of(rate[:, :own], share[:, :own])}
+    filled = batch.replace(reward=rate, completions={**batch.completions, "weight": share})
+    if own is None:
+        return filled, metrics
+    players = filled.pick(jnp.broadcast_to(jnp.arange(own), (matrix.shape[0], own)))
+    known = share[:, :own]
+    return players.replace(pair_weight=known[:, :, None] * known[:, None, :]), metrics
+
+
+def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:
+    """Replaces preference [B,N,N] by S(scale (r_i - r_j)), r the batch's rewards: Bradley-Terry labels of a score; of
+    win rates, the labels of DNO (arXiv:2404.03715).
+
+    Raises:
+        ConfigError: If the batch has no reward.
+    """
+    return batch.replace(preference=bradley_terry(batch.need("reward", of="prefer_by_reward"), scale))

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError, nearest
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
-__all__ = ["prefer_configured", "route_pairs", "route_targets"]
-
 
 def route_targets(
     context: Context, batch: Batch, key: Key, *, by: str = "factual", targets: tuple[tuple[int, ...], ...]
@@ -16,19 +14,27 @@ def route_targets(
     """Leaves in `mask` only the completions that the class of a prompt trains on, as FLAME takes the model's own answer
     for prompts that ask for facts and a human's for all others (arXiv:2405.01525).
 
-    by: batch.prompts[by] [B] holds classes from 0; targets[c]: the completions that prompts of class c learn.
-    `targets=((0,), (1,))` with a human text first and an own answer second is FLAME's supervised step with `sft`. A
-    class without targets trains nothing. Raises ConfigError if a target is not in the batch.
+    `targets=((0,), (1,))` with a human text first and an own answer second is FLAME's supervised step with `sft`.
+
+    Args:
+        context: Not used.
+        batch: Completions.
+        key: Not used.
+        by: batch.prompts[by] [B] holds classes from 0.
+        targets: The completions that prompts of class c learn, by c. A class without targets trains nothing.
+
+    Returns:
+        The batch with a mask [B,N,T].
+
+    Raises:
+        ConfigError: If a target is not in the batch.
     """
-    assert batch.tokens is not None
-    n = batch.tokens.shape[1]
+    n = batch.need("tokens", of="route_targets").shape[1]
     if any(not 0 <= target < n for group in targets for target in group):
         raise ConfigError(f"targets={targets} do not fit a batch with {n} completions a prompt")
     table = jnp.array([[i in group for i in range(n)] for group in targets], jnp.float32)  # [C,N]
-    mask = batch.mask if batch.mask is not None else batch.valid
-    assert mask is not None
-    kept = _by_class(batch, by, table)
-    return batch.replace(mask=mask * kept[..., None])
+    mask = batch.mask if batch.mask is not None else batch.need("valid", of="route_targets")
+    return batch.replace(mask=mask * _by_class(batch, by, table)[..., None])
 
 
 def route_pairs(
@@ -37,19 +43,30 @@ def route_pairs(
     """Sets `pair_weight` to 0 for the pairs that the class of a prompt does not train on, as FLAME adds pairs ordered
     by factuality for prompts that ask for facts alone (arXiv:2405.01525).
 
-    by: batch.prompts[by] [B] holds classes from 0; pairs[c]: the pairs of completions of class c, in any order. With
-    two entries, fn(dpo, pairs=((0, 1),)) and fn(dpo, pairs=((2, 3),)), `pairs=(((0, 1),), ((0, 1), (2, 3)))` is FLAME's
-    preference step. Weights that the batch has are kept. Raises ConfigError if a pair is not in the batch.
+    With two entries, fn(dpo, pairs=((0, 1),)) and fn(dpo, pairs=((2, 3),)), `pairs=(((0, 1),), ((0, 1), (2, 3)))` is
+    FLAME's preference step.
+
+    Args:
+        context: Not used.
+        batch: Completions.
+        key: Not used.
+        by: batch.prompts[by] [B] holds classes from 0.
+        pairs: The pairs of completions that prompts of class c train on, in any order, by c.
+
+    Returns:
+        The batch with pair_weight [B,N,N], times the weights that it had.
+
+    Raises:
+        ConfigError: If a pair is not in the batch.
     """
-    assert batch.tokens is not None
-    n = batch.tokens.shape[1]
+    n = batch.need("tokens", of="route_pairs").shape[1]
     if any(not (0 <= i < n and 0 <= j < n and i != j) for group in pairs for i, j in group):
         raise ConfigError(f"pairs={pairs} do not fit a batch with {n} completions a prompt")
     table = jnp.array(
         [[[(i, j) in group or (j, i) in group for j in range(n)] for i in range(n)] for group in pairs], jnp.float32
     )  # [C,N,N]
-    kept = _by_class(batch, by, table)
-    return batch.replace(pair_weight=kept if batch.pair_weight is None else batch.pair_weight * kept)
+    weight = _by_class(batch, by, table)
+    return batch.replace(pair_weight=weight if batch.pair_weight is None else batch.pair_weight * weight)
 
 
 def _by_class(batch: Batch, by: str, table: Array) -> Array:
@@ -77,12 +94,28 @@ def prefer_configured(
     allowed risks + breached * forbidden risks + missed * (1 - answered), as CoSAlign makes its pairs
     (arXiv:2410.08968).
 
-    batch.completions[risks] [B,N,R]: which categories of risk a completion contains, in [0, 1]; completions[answered]
-    [B,N]: whether it answers, in [0, 1]; prompts[allowed] [B,R]: 1 for the categories that the configuration allows.
-    The configuration has to stand in the prompt's text too, and the same completions may be listed under many. Fills
-    reward = -error, preference, and pair_weight 1 where errors differ by more than `gap`. The three sizes are ours;
-    what matters is their order: a forbidden risk is worse than no answer, and no answer worse than an allowed risk.
-    Raises ConfigError if one of the three fields is missing.
+    The configuration has to stand in the prompt's text too, and the same completions may be listed under many. The
+    three sizes are ours; what matters is their order: a forbidden risk is worse than no answer, and no answer worse
+    than an allowed risk.
+
+    Args:
+        context: Not used.
+        batch: Completions that a classifier has looked at.
+        key: Not used.
+        risks: completions[risks] [B,N,R] says which categories of risk a completion contains, in [0, 1].
+        answered: completions[answered] [B,N] says whether it answers, in [0, 1].
+        allowed: prompts[allowed] [B,R] is 1 for the categories that the configuration allows.
+        accepted: Error of an allowed risk.
+        missed: Error of no answer.
+        breached: Error of a forbidden risk.
+        gap: Pairs whose errors differ by no more are not labelled.
+
+    Returns:
+        The batch with reward = -error, preference and pair_weight. Metrics: `error`, and `breaches`, the share of
+        completions with a forbidden risk.
+
+    Raises:
+        ConfigError: If one of the three fields is missing.
     """
     absent = [f"completions[{name!r}]" for name in (risks, answered) if name not in batch.completions]
     absent += [f"prompts[{allowed!r}]"] * (allowed not in batch.prompts)

@@ -1,4 +1,4 @@
-"""Stages that choose: which completions are compared, which prompts come back, which get new responses."""
+"""Stages that choose: which completions are compared or labelled, which prompts come back, which get new responses."""
 
 from __future__ import annotations
 
@@ -6,46 +6,135 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn
-from alignjax.numerics import row_keys
+from alignjax.numerics import masked_sum, row_uniforms
 from alignjax.parallel.mesh import shard_rows
 from alignjax.sampling.behaviors import own
 from alignjax.stages.completions import generate
-from alignjax.stages.given import reward_of
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
-__all__ = ["best_and_worst", "gap_weights", "ranked", "regenerate", "regret", "rewrite", "select_prompts"]
+# Fields of a batch that `recall` brings back if a memory holds them.
+_REMEMBERED = ("prompt", "prompt_valid", "tokens", "valid", "mask", "reward", "preference", "pair_weight")
+
+
+# ----------------------------------------------------------------------------------------------- among completions
 
 
 def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[int, ...] = ()) -> Batch:
     """Keeps two completions of every prompt, the first of the best and the last of the worst by reward, in this order;
-    after them, the completions `keep` (what SELM explores; -1 is the last). Raises ConfigError without rewards."""
-    order = jnp.argsort(-reward_of(batch, "best_and_worst"), axis=1)  # stable, so ties keep their order
+    after them, the completions `keep` (what SELM explores; -1 is the last).
+
+    Raises:
+        ConfigError: If the batch has no reward.
+    """
+    order = jnp.argsort(-batch.need("reward", of="best_and_worst"), axis=1)  # stable, so ties keep their order
     numbers = jnp.array(keep, order.dtype) % order.shape[1]
     others = jnp.broadcast_to(numbers, (order.shape[0], len(keep)))
     return batch.pick(jnp.concatenate([order[:, :1], order[:, -1:], others], axis=1))
 
 
 def ranked(context: Context, batch: Batch, key: Key) -> Batch:
-    """Orders the completions of every prompt by reward, best first, so that pairs are pairs of ranks. Raises
-    ConfigError without rewards."""
-    return batch.pick(jnp.argsort(-reward_of(batch, "ranked"), axis=1))
+    """Orders the completions of every prompt by reward, best first, so that pairs are pairs of ranks.
+
+    Raises:
+        ConfigError: If the batch has no reward.
+    """
+    return batch.pick(jnp.argsort(-batch.need("reward", of="ranked"), axis=1))
 
 
 def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
-    """Multiplies pair_weight [B,N,N] with |r_i - r_j|, what a pair can teach. Raises ConfigError without rewards.
+    """Multiplies pair_weight [B,N,N] with |r_i - r_j|, what a pair can teach.
 
     A loss is a weighted mean, so only the proportions matter. OPTune weighs pairs by such a utility; its exact form is
     not known to us, and this one is our choice (arXiv:2406.07657).
+
+    Raises:
+        ConfigError: If the batch has no reward.
     """
-    reward = reward_of(batch, "gap_weights")
+    reward = batch.need("reward", of="gap_weights")
     gap = jnp.abs(reward[:, :, None] - reward[:, None, :])
     return batch.replace(pair_weight=gap if batch.pair_weight is None else batch.pair_weight * gap)
 
 
+def bootstrap(context: Context, batch: Batch, key: Key, *, members: int) -> Batch:
+    """Fills prompts["bootstrap"] [B,members]: how much each member of an ensemble counts a prompt, independent
+    exponential draws of mean 1 (the Bayesian bootstrap)."""
+    weight = -jnp.log1p(-row_uniforms(key, batch.ids(), members))
+    return batch.replace(prompts={**batch.prompts, "bootstrap": weight})
+
+
+def active_pairs(
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    count: int,
+    members: tuple[str, ...],
+    beta: float = 0.1,
+    width: float = 1.0,
+    reference: str = "reference",
+) -> tuple[Batch, Metrics]:
+    """Spends labels where the best answer is least certain: keeps one pair of each of `count` prompts and gives all
+    others pair_weight 0 (AE-DPO, arXiv:2312.00267).
+
+    Rewards are the members' implicit ones, beta log(member / reference); UCB and LCB are their mean plus and minus
+    `width` standard deviations. The prompts are those of the largest max_a UCB - max_a LCB; of each, the completion of
+    the largest UCB is compared with one of the others at random. The acquisition is recalled from the paper; an
+    ensemble in the place of its estimate of uncertainty is our choice.
+
+    Args:
+        context: Scores the members and the reference where the batch has no log-probs of theirs.
+        batch: Completions to choose pairs among.
+        key: Random key of the rivals, and of prompts that are equally uncertain.
+        count: Prompts that get a label.
+        members: Roles of the ensemble, at least two.
+        beta: Scale of the implicit reward.
+        width: How many standard deviations the bounds are from the mean.
+        reference: The role that the implicit rewards are relative to.
+
+    Returns:
+        The batch with pair_weight and prompts["optimistic"] [B], the number of the completion of the largest UCB.
+        Metrics: `uncertainty` and `uncertainty_of_labelled`.
+
+    Raises:
+        ConfigError: With fewer than two members or completions, or if count is not between 1 and the batch size.
+    """
+    # Two keys: one orders prompts that are equally unsure, the other draws the rivals.
+    rows, n = batch.need("tokens", of="active_pairs").shape[:2]
+    if len(members) < 2 or n < 2 or not 1 <= count <= rows:
+        raise ConfigError(f"active_pairs(count={count}, members={members}) on {rows} prompts of {n} completions")
+    against = _summed_logps(context, batch, reference)
+    reward = beta * jnp.stack([_summed_logps(context, batch, member) - against for member in members])
+    middle, spread = jnp.mean(reward, axis=0), width * jnp.std(reward, axis=0)
+    unsure = jnp.max(middle + spread, axis=1) - jnp.max(middle - spread, axis=1)
+    order, rival = jax.random.split(key)
+    # Members that agree on everything, as at the start, leave the choice to chance.
+    most_unsure = jnp.lexsort((row_uniforms(order, batch.ids(), 1)[:, 0], -unsure))
+    chosen = jnp.zeros(rows).at[most_unsure[:count]].set(1.0)
+    first = jnp.argmax(middle + spread, axis=1)
+    rivals = jnp.where(jnp.arange(n) == first[:, None], -1, row_uniforms(rival, batch.ids(), n))
+    other, row = jnp.argmax(rivals, axis=1), jnp.arange(rows)
+    weight = jnp.zeros((rows, n, n)).at[row, first, other].set(chosen).at[row, other, first].set(chosen)
+    metrics = {"uncertainty": Mean.of(unsure), "uncertainty_of_labelled": Mean.of(unsure, chosen)}
+    weight = weight if batch.pair_weight is None else batch.pair_weight * weight
+    return batch.replace(pair_weight=weight, prompts={**batch.prompts, "optimistic": first}), metrics
+
+
+def _summed_logps(context: Context, batch: Batch, role: str) -> Array:
+    logps = batch.logps[role] if role in batch.logps else context.score(role, batch)[role]
+    return masked_sum(logps, batch.need("mask", of="active_pairs"))
+
+
+# --------------------------------------------------------------------------------------------------- among prompts
+
+
 def regret(context: Context, batch: Batch, key: Key) -> tuple[Batch, Metrics]:
     """Fills prompts["priority"] [B]: max - min of a prompt's rewards, the estimated regret of the policy there (eva's
-    informativeness, arXiv:2411.00062). Raises ConfigError without rewards."""
-    reward = reward_of(batch, "regret")
+    informativeness, arXiv:2411.00062). Metric: `regret`.
+
+    Raises:
+        ConfigError: If the batch has no reward.
+    """
+    reward = batch.need("reward", of="regret")
     priority = jnp.max(reward, axis=1) - jnp.min(reward, axis=1)
     return batch.replace(prompts={**batch.prompts, "priority": priority}), {"regret": Mean.of(priority)}
 
@@ -56,12 +145,21 @@ def select_prompts(
     """Replaces the first `count` prompts of the batch by remembered ones, drawn without replacement in proportion to
     their priority (eva's creator, arXiv:2411.00062); where too few are remembered, the batch's own stay.
 
-    role: a memory of "prompt", "prompt_valid" and "priority" (`roles.memory`). Raises ConfigError if count is not
-    between 0 and the batch size or the number of remembered prompts.
+    Args:
+        context: Holds the memory.
+        batch: Prompts.
+        key: Random key of the draw.
+        count: How many prompts are replaced.
+        role: A memory of "prompt", "prompt_valid" and "priority" (`roles.memory`).
+
+    Returns:
+        The batch, and the metric `selected`, the share of `count` that was remembered.
+
+    Raises:
+        ConfigError: If count is not between 0 and the batch size or the number of remembered prompts.
     """
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    memory, rows = context.state[role], batch.prompt.shape[0]
+    prompt, prompt_valid = (batch.need(name, of="select_prompts") for name in ("prompt", "prompt_valid"))
+    memory, rows = context.state[role], prompt.shape[0]
     slots = memory["owner"].shape[0]
     if not 0 <= count <= min(rows, slots):
         raise ConfigError(f"select_prompts(count={count}) from {slots} remembered prompts into a batch of {rows}")
@@ -71,16 +169,14 @@ def select_prompts(
     drawn, slot = jax.lax.top_k(score, count)
     known = jnp.isfinite(drawn)
 
-    def mixed(own_rows: Array, kept: Array) -> Array:
-        shape = (count, *[1] * (own_rows.ndim - 1))
-        chosen = jnp.where(known.reshape(shape), kept[slot].astype(own_rows.dtype), own_rows[:count])
-        return _first_are(chosen, own_rows)
+    def mixed(fresh: Array, stored: Array) -> Array:
+        is_known = known.reshape(count, *[1] * (fresh.ndim - 1))
+        return _with_first(jnp.where(is_known, stored[slot].astype(fresh.dtype), fresh[:count]), fresh)
 
-    example_id = jnp.arange(rows) if batch.example_id is None else batch.example_id
     filled = batch.replace(
-        prompt=mixed(batch.prompt, memory["prompt"]),
-        prompt_valid=mixed(batch.prompt_valid, memory["prompt_valid"]),
-        example_id=mixed(example_id, memory["owner"]),
+        prompt=mixed(prompt, memory["prompt"]),
+        prompt_valid=mixed(prompt_valid, memory["prompt_valid"]),
+        example_id=mixed(batch.ids(), memory["owner"]),
     )
     return filled, {"selected": Mean.of(known.astype(jnp.float32))}
 
@@ -91,42 +187,53 @@ def rewrite(
     """Replaces the first `count` prompts by what `role` says when it reads them, a variant of each as long as a prompt
     may be (eva's evolution, arXiv:2411.00062). A prompt about which it says nothing stays.
 
-    A variant has an example_id of its own, the old one's hash. The stop token is part of the variant, as the sampler
-    gave it. Raises ConfigError if count is larger than the batch.
+    Args:
+        context: Samples the role.
+        batch: Prompts.
+        key: Random key of the samples.
+        count: How many prompts are rewritten.
+        role: Who rewrites.
+        behaviour: How it is sampled; None: from the role alone.
+
+    Returns:
+        The batch, and `generate`'s metrics. A variant has an example_id of its own, the old one's hash. The stop token
+        is part of the variant, as the sampler gave it.
+
+    Raises:
+        ConfigError: If count is larger than the batch.
     """
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    rows, length = batch.prompt.shape
+    prompt, prompt_valid = (batch.need(name, of="rewrite") for name in ("prompt", "prompt_valid"))
+    (rows, length), example_id = prompt.shape, batch.ids()
     if not 0 <= count <= rows:
         raise ConfigError(f"rewrite(count={count}) of {rows} prompts")
-    example_id = jnp.arange(rows) if batch.example_id is None else batch.example_id
-    old = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=example_id).take(jnp.arange(count))
-    said, metrics = generate(context, old, key, n=1, max_tokens=length, behaviour=behaviour or fn(own, stream=role))
-    assert said.tokens is not None
-    assert said.valid is not None
+    old = Batch(prompt=prompt, prompt_valid=prompt_valid, example_id=example_id).take(jnp.arange(count))
+    variants, metrics = generate(context, old, key, n=1, max_tokens=length, behaviour=behaviour or fn(own, stream=role))
+    tokens, valid = (variants.need(name, of="rewrite")[:, 0] for name in ("tokens", "valid"))
     # Prompts are padded on the left: what is valid, and comes first in a completion, goes last.
-    order = jnp.argsort(said.valid[:, 0], axis=1)
-    tokens, valid = (jnp.take_along_axis(leaf[:, 0], order, axis=1) for leaf in (said.tokens, said.valid))
+    order = jnp.argsort(valid, axis=1)
+    tokens, valid = (jnp.take_along_axis(leaf, order, axis=1) for leaf in (tokens, valid))
     changed = jnp.sum(valid, axis=1) > 1  # more than a stop token
     mixed_id = (example_id[:count] * 1000003 + 12345) & 0x7FFFFFFF
-    kept, kept_valid = batch.prompt[:count], batch.prompt_valid[:count]
     new = {
-        "prompt": _first_are(jnp.where(changed[:, None], tokens, kept), batch.prompt),
-        "prompt_valid": _first_are(jnp.where(changed[:, None], valid, kept_valid), batch.prompt_valid),
-        "example_id": _first_are(jnp.where(changed, mixed_id, example_id[:count]), example_id),
+        "prompt": _with_first(jnp.where(changed[:, None], tokens, prompt[:count]), prompt),
+        "prompt_valid": _with_first(jnp.where(changed[:, None], valid, prompt_valid[:count]), prompt_valid),
+        "example_id": _with_first(jnp.where(changed, mixed_id, example_id[:count]), example_id),
     }
     # Else the compiler lays them, and all states computed from them, out as the next sampler's.
     return batch.replace(**shard_rows(new)), metrics
 
 
-def _first_are(new: Array, rows: Array) -> Array:
+def _with_first(new: Array, rows: Array) -> Array:
     """rows [B,..] with new [k,..] in the place of the first k, row by row: with a concatenation and a written slice,
     laid out over some axes of a mesh and not others, XLA on CPU gave other numbers."""
     if not len(new):
         return rows
     number = jnp.arange(len(rows))
-    here = (number < len(new)).reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.where(here, new[jnp.minimum(number, len(new) - 1)], rows)
+    is_new = (number < len(new)).reshape(-1, *[1] * (rows.ndim - 1))
+    return jnp.where(is_new, new[jnp.minimum(number, len(new) - 1)], rows)
+
+
+# -------------------------------------------------------------------------------------------------- from memories
 
 
 def regenerate(
@@ -143,41 +250,85 @@ def regenerate(
     """Samples n new completions for the `count` prompts that need them most and takes the remembered ones of all others
     (OPTune's saving, arXiv:2406.07657): first prompts without any, then those whose mean reward was lowest.
 
-    role: a memory of "tokens", "valid" [slots,n,max_tokens] and "reward" (`roles.memory`). Only `count` rows are
-    sampled, which is what is saved. A prompt that has no responses yet and gets none now has empty completions and
-    pair_weight 0. Raises ConfigError if count is not between 1 and the batch size, or the memory is of another shape.
+    Args:
+        context: Samples the policy and holds the memory.
+        batch: Prompts.
+        key: Random key of the samples.
+        count: How many rows are sampled, which is what is saved.
+        n: Completions per prompt.
+        max_tokens: Longest completion, in tokens.
+        role: A memory of "tokens", "valid" [slots,n,max_tokens] and "reward" (`roles.memory`).
+        behaviour: How streams combine.
+
+    Returns:
+        The batch with completions; a prompt that has no responses yet and gets none now has empty ones and pair_weight
+        0. Metrics: `generate`'s, and `reused`, the share of prompts with remembered completions.
+
+    Raises:
+        ConfigError: If count is not between 1 and the batch size, or the memory is of another shape.
     """
-    assert batch.prompt is not None
-    memory, rows = context.state[role], batch.prompt.shape[0]
+    # `worth` orders the prompts by need: -inf for those without responses, else what theirs were worth.
+    memory, example_id = context.state[role], batch.ids()
+    rows = example_id.shape[0]
     if not 1 <= count <= rows:
         raise ConfigError(f"regenerate(count={count}) for a batch of {rows} prompts")
     if memory["tokens"].shape[1:] != (n, max_tokens):
         raise ConfigError(
             f"role {role!r} remembers {memory['tokens'].shape[1:]} tokens a prompt, not {(n, max_tokens)}"
         )
-    example_id = jnp.arange(rows) if batch.example_id is None else batch.example_id
     slot = example_id % memory["owner"].shape[0]
     known = memory["owner"][slot] == example_id
     worth = jnp.where(known, jnp.mean(memory["reward"][slot], axis=-1), -jnp.inf)
     chosen = jnp.argsort(worth)[:count]
     bare = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=example_id)
     new, metrics = generate(context, bare.take(chosen), key, n=n, max_tokens=max_tokens, behaviour=behaviour)
-    assert new.valid is not None
-    tokens = memory["tokens"][slot].at[chosen].set(new.tokens)
-    valid = (memory["valid"][slot] & known[:, None, None]).at[chosen].set(new.valid)
-    there = known.at[chosen].set(True).astype(jnp.float32)
+    valid = (memory["valid"][slot] & known[:, None, None]).at[chosen].set(new.need("valid", of="regenerate"))
+    present = known.at[chosen].set(True).astype(jnp.float32)
     filled = batch.replace(
-        tokens=tokens,
+        tokens=memory["tokens"][slot].at[chosen].set(new.need("tokens", of="regenerate")),
         valid=valid,
         mask=valid.astype(jnp.float32),
         example_id=example_id,
-        pair_weight=jnp.broadcast_to(there[:, None, None], (rows, n, n)),
+        pair_weight=jnp.broadcast_to(present[:, None, None], (rows, n, n)),
     )
-    return filled, {**metrics, "reused": Mean.of(there.at[chosen].set(0))}
+    return filled, {**metrics, "reused": Mean.of(present.at[chosen].set(0))}
 
 
-def uniforms(batch: Batch, key: Key, n: int) -> Array:
-    """One uniform number per completion [B,n], a function of the example only."""
-    assert batch.prompt is not None
-    example_id = jnp.arange(batch.prompt.shape[0]) if batch.example_id is None else batch.example_id
-    return jax.vmap(jax.vmap(jax.random.uniform))(row_keys(key, example_id, n))
+def recall(
+    context: Context, batch: Batch, key: Key, *, rows: int, max_age: int, role: str = "memory", view: str = "replay"
+) -> tuple[Batch, Metrics]:
+    """Puts `rows` remembered examples, drawn uniformly with replacement, into a view that a loss may read
+    (`losses.on("replay", ...)`).
+
+    Args:
+        context: Holds the memory and the step.
+        batch: Gets the view.
+        key: Random key of the draw.
+        rows: How many examples are drawn.
+        max_age: The staleness limit, in iterations since an example was made; older ones, and empty slots, are drawn
+            too and count nothing: pair_weight and mask 0.
+        role: A `roles.memory` of prompts, completions and their labels. Log-probs that were remembered
+            ("logps/reference") come back as they were, so only those of a frozen role should be.
+        view: The name of the view.
+
+    Returns:
+        The batch with the view, and the metric `replayed`, the share of drawn examples that count.
+
+    Raises:
+        ConfigError: If the memory holds no completions.
+    """
+    memory = context.state[role]
+    if not {"prompt", "prompt_valid", "tokens", "valid"} <= set(memory):
+        raise ConfigError(f"role {role!r} remembers {', '.join(memory)}; recall needs prompts and completions")
+    slot = jax.random.randint(key, (rows,), 0, memory["owner"].shape[0])
+    usable = (memory["owner"][slot] >= 0) & (context.step - memory["step"][slot] <= max_age)
+    fields = {name: memory[name][slot] for name in _REMEMBERED if name in memory}
+    logps = {name[6:]: values[slot] for name, values in memory.items() if name.startswith("logps/")}
+    on = usable.astype(jnp.float32)
+    mask = fields.get("mask", fields["valid"].astype(jnp.float32))
+    fields["mask"] = mask * on[:, None, None]
+    if "preference" in fields:
+        weight = fields.get("pair_weight", jnp.ones_like(fields["preference"]))
+        fields["pair_weight"] = weight * on[:, None, None]
+    past = Batch(**fields, logps=logps, example_id=jnp.maximum(memory["owner"][slot], 0))
+    return batch.replace(views={**batch.views, view: past}), {"replayed": Mean.of(on)}

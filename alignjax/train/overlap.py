@@ -22,7 +22,7 @@ from alignjax.numerics import strong
 from alignjax.parallel.mesh import batch_shardings
 from alignjax.parallel.processes import is_multi_process
 from alignjax.roles import return_to
-from alignjax.stages.host import host
+from alignjax.stages.host_stages import host
 from alignjax.train.state import TrainState
 from alignjax.train.step import abstract_made
 from alignjax.types import Algorithm, Batch

@@ -30,7 +30,7 @@ from alignjax.parallel.processes import (
 )
 from alignjax.sampling.engine_client import ask_engine
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
-from alignjax.stages.host import host, replayed
+from alignjax.stages.host_stages import host, replayed
 from alignjax.train.state import TrainState, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignjax.config import Fn, fn
 from alignjax.data.sources.recorded import BatchWriter
-from alignjax.stages.host import host
+from alignjax.stages.host_stages import host
 from alignjax.types import Batch, Context, Key
 from alignjax.workspace import Workspace
 

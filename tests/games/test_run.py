@@ -18,7 +18,7 @@ from alignjax.cli import main
 from alignjax.config import ConfigError, Experiment, fn
 from alignjax.games import compiled_runs
 from alignjax.sampling import mixture
-from alignjax.stages.host import host
+from alignjax.stages.host_stages import host
 from alignjax.train.loop import train
 from alignjax.train.optimizers import sgd
 from alignjax.types import Role

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from alignjax.config import fn
 from alignjax.models import huggingface, transformer
-from alignjax.sampling import Filters, generate, own
+from alignjax.sampling import Filters, Sampling, generate
 from alignjax.types import Batch
 from tests.support.published import CASES, SIZES, theirs, written
 from tests.support.tiny import context_of
@@ -45,9 +44,7 @@ def ours(network: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array,
     hidden, _, _ = network.extend(params, None, jnp.asarray(TOKENS)[:, None], jnp.asarray(VALID)[:, None])
     context = context_of(network, policy=params)
     (logps,) = context.score("policy", batch).values()
-    greedy = generate(
-        context, batch, jax.random.key(0), n=1, max_tokens=T, behaviour=fn(own), filters=Filters(0.0), stop=()
-    )
+    greedy = generate(context, batch, jax.random.key(0), Sampling(1, T, filters=Filters(0.0), stop=()))
     return network.heads["lm"].apply(params, hidden)[:, 0], logps, greedy.tokens[:, 0]
 
 
