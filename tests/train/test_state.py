@@ -1,4 +1,4 @@
-"""How a state is born: where roles start, buffers of their own, definite dtypes, the same for the same seed."""
+"""The first state: where roles start, buffers of their own, definite dtypes, the same for the same seed."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ NOWHERE = Workspace(Path("nowhere"))
 
 
 def made(algorithm: Algorithm) -> TrainState:
-    """A state whose roles have params of their own; quicker than a born one."""
+    """A state whose roles have params of their own; quicker than `init_state`."""
     own = {name: parameters(role.model, seed) for seed, (name, role) in enumerate(algorithm.roles.items())}
     optimizers = {name: role.optimizer().init(own[name]) for name, role in algorithm.roles.items() if role.optimizer}
     return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.uint32(3))
