@@ -34,7 +34,7 @@ def runnable_here(experiment: Experiment) -> tuple[Experiment, list[str]]:
 
     def missing(config: TransformerConfig) -> bool:
         try:
-            kernels.chosen(config)
+            kernels.choose(config)
         except ConfigError:
             return True
         return False
@@ -54,7 +54,7 @@ def traceable_for(experiment: Experiment, topology: Topology) -> tuple[Experimen
     """
     slice_ = ("tpu", topology.devices)
     plain, _ = _with_plain(
-        experiment, lambda config: bool(kernels.chosen(config, slice_)) and config.attention != "xla"
+        experiment, lambda config: bool(kernels.choose(config, slice_)) and config.attention != "xla"
     )
-    _, fused = _with_plain(experiment, lambda config: kernels.chosen(config, slice_) != "xla")
+    _, fused = _with_plain(experiment, lambda config: kernels.choose(config, slice_) != "xla")
     return plain, list(fused)

@@ -1,4 +1,4 @@
-"""What a transformer's configuration can say."""
+"""The configuration of a transformer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class TransformerConfig:
     hidden size); tied: the lm head is the embedding; outputs: heads besides "lm", see `heads.SMALL`; classes: numbers
     of the output "classes"; head_bias: whether those heads have one; dtype and param_dtype: compute and storage, by
     name; remat: "none" or "layer"; attention: "xla", "cudnn" (GPU), "splash" (TPU), or "auto", the fastest that can run
-    this on the device at hand (see `models/kernels.py`); group_chunks: see `shared_prompt_hidden`.
+    this on the device at hand (see `models/kernels.py`); group_chunks: groups too large for memory are
+    extended over their prompt in so many rematerialized pieces.
 
     window: attend to that many latest tokens, None for all; local: which layers the window holds for, () for all of
     them; rope_scaling: of the rotary frequencies, and local_rope_theta: what local layers turn by instead of rope_theta
@@ -95,5 +96,5 @@ class TransformerConfig:
 
     @property
     def windows(self) -> tuple[int | None, ...]:
-        """The windows of the kinds of layers there are: one for all, or (that of global, of local layers)."""
+        """The window of each kind of layers: one for all, or (that of global, that of local layers)."""
         return (None, self.window) if self.local else (self.window,)

@@ -1,5 +1,5 @@
-"""Rotary positions and attention over several stretches of tokens at once: what a prompt and its completions share, and
-what each has of its own."""
+"""Rotary positions, and attention over several stretches of tokens at once: the one that completions of a prompt share,
+and each one's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alignjax.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies were stretched for a longer context than the one first trained on.
+    """Rotary frequencies were stretched so, for a longer context than the one first trained on.
 
     kind "linear": all divided by `factor` (arXiv:2306.15595). "llama3" (the Llama 3.1 release): a frequency that turns
     fewer than `low` times within the `original` context is divided by `factor`, one that turns more than `high` times
@@ -37,20 +37,37 @@ class RopeScaling:
 
 
 def rope_frequencies(half: int, theta: float, scaling: RopeScaling | None = None) -> Array:
-    """Radians per position of each of the `half` pairs of a head, float32."""
+    """Gives the rotary frequencies of a head.
+
+    Args:
+        half: h/2, the number of pairs that turn.
+        theta: The base.
+        scaling: How they were stretched, if they were.
+
+    Returns:
+        Radians per position [h/2], float32.
+    """
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     if scaling is None:
         return frequency
     if scaling.kind == "linear":
         return frequency / scaling.factor
     turns = scaling.original * frequency / (2 * jnp.pi)
-    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
-    return frequency * (kept + (1 - kept) / scaling.factor)
+    unscaled = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return frequency * (unscaled + (1 - unscaled) / scaling.factor)
 
 
 def rotate(x: Array, positions: Array, frequency: Array) -> Array:
-    """Rotary embedding (arXiv:2104.09864): x [B,N,T,H,h] turned by positions [B,N,T] times frequency [h/2], halves
-    paired."""
+    """Applies rotary embeddings (arXiv:2104.09864) whose pairs are entry i of both halves of a head.
+
+    Args:
+        x: [B,N,T,H,h].
+        positions: [B,N,T].
+        frequency: Radians per position, [h/2].
+
+    Returns:
+        x turned, [B,N,T,H,h].
+    """
     half = x.shape[-1] // 2
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
@@ -59,7 +76,7 @@ def rotate(x: Array, positions: Array, frequency: Array) -> Array:
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:
-    """cap * tanh(x / cap), in float32 at least: x where it is small, never beyond +-cap; x itself if cap is None."""
+    """Caps softly: cap * tanh(x / cap), in float32 at least. x stays where it is small; all of it if cap is None."""
     if cap is None:
         return x
     return cap * jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)) / cap)
@@ -68,20 +85,26 @@ def soft_cap(x: Array, cap: float | None) -> Array:
 def attend(
     q: Array, segments: Sequence[tuple[str, Array, Array, Array]], scale: float, softcap: float | None = None
 ) -> Array:
-    """Softmax attention of q [B,K,N,G,T,h] over several segments at once -> [B,K,N,G,T,h]. Scores are q k scale, then
-    softly capped.
+    """Attends over several segments at once, with one softmax over all of them.
 
-    Each segment is (letters, k, v, mask): "bksh" for keys shared by the N completions, "bknsh" for their own, "bmsh"
-    for their own in a decode cache, where m is k and n; mask broadcasts against [B,K,N,G,T,S]. The shared keys are one
-    product with all N*G*T queries, never repeated.
+    Args:
+        q: Queries [B,K,N,G,T,h].
+        segments: (letters, k, v, mask) of each. The letters say how its k and v lie: "bksh" keys shared by the N
+            completions, "bknsh" their own, "bmsh" their own in a decode cache, where m is k and n. mask broadcasts
+            against [B,K,N,G,T,S].
+        scale: What products of queries and keys are multiplied by.
+        softcap: A soft cap of the scores, after that.
+
+    Returns:
+        The mixed values [B,K,N,G,T,h] in the dtype of q.
     """
+    # Shared keys are one product with all N*G*T queries, never repeated. The softmax is taken over all segments without
+    # joining them; the maximum only guards the exponent, so it carries no gradient.
     scores = []
     for letters, k, _, mask in segments:
-        of, queries = _in_letters(letters, q * scale)
-        score = jnp.einsum(f"{of}h,{letters}->{of}s", queries, k, preferred_element_type=jnp.float32)
+        axes, queries = _in_letters(letters, q * scale)
+        score = jnp.einsum(f"{axes}h,{letters}->{axes}s", queries, k, preferred_element_type=jnp.float32)
         scores.append(jnp.where(mask, soft_cap(score.reshape(*q.shape[:5], -1), softcap), MASKED))
-    # One softmax over all segments, without joining them. The maximum only guards the exponent, so it carries no
-    # gradient.
     top = jax.lax.stop_gradient(
         functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
     )
@@ -89,25 +112,25 @@ def attend(
     total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
 
     def mix(weight: Array, letters: str, v: Array) -> Array:
-        of, given = _in_letters(letters, weight.astype(v.dtype))
-        return jnp.einsum(f"{of}s,{letters}->{of}h", given, v, preferred_element_type=jnp.float32).reshape(q.shape)
+        axes, shares = _in_letters(letters, weight.astype(v.dtype))
+        return jnp.einsum(f"{axes}s,{letters}->{axes}h", shares, v, preferred_element_type=jnp.float32).reshape(q.shape)
 
     mixed = sum(mix(weight, letters, v) for weight, (letters, _, v, _) in zip(weights, segments, strict=True))
     return (mixed / total).astype(q.dtype)  # type: ignore[operator]
 
 
 def _in_letters(letters: str, x: Array) -> tuple[str, Array]:
-    """x [B,K,N,G,T,..] with the batch axes that a segment of these letters has, and their letters."""
+    """The letters of the batch axes that a segment has, and x [B,K,N,G,T,..] with those axes."""
     return ("bmgt", x.reshape(x.shape[0], -1, *x.shape[3:])) if letters == "bmsh" else ("bkngt", x)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Past:
-    """What a block's queries may see: masks made once for all layers, and this layer's cached keys and values.
+    """The past that a layer's queries see: masks made once for all layers, and this layer's cached keys and values.
 
-    shared: (k, v) or None with its mask; own: (k, v) buffers [B,K N,S,h] written at slot `used`, or None when the
-    tokens given are all there is.
+    shared: (k, v) or None, with its mask; own: (k, v) buffers [B,K N,S,h] written at slot `used`, or None when the new
+    tokens are all there is.
     """
 
     shared: tuple[Array, Array] | None
@@ -119,8 +142,18 @@ class Past:
     def attend(
         self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
     ) -> tuple[tuple[Array, Array], Array]:
-        """The keys and values to keep, and the values that queries q [B,N,T,H,h] mix out of the past and new k, v
-        [B,N,T,K,h]."""
+        """Attends to the past and to the new tokens.
+
+        Args:
+            q: Queries [B,N,T,H,h].
+            k: New keys [B,N,T,K,h].
+            v: New values [B,N,T,K,h].
+            scale: See `attend`.
+            softcap: See `attend`.
+
+        Returns:
+            (the keys and values to keep, the mixed values [B,N,T,H,h]).
+        """
         heads, letters = k.shape[3], "bknsh"
         k, v = _keys(k), _keys(v)
         if self.own is not None:
@@ -142,8 +175,11 @@ class Past:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Joint:
-    """A prompt and its completions side by side in one row of P + N*T tokens: every matrix product of a layer is done
-    once for both, and they part only to attend. The same numbers as extending first the one, then the others."""
+    """A prompt and its completions side by side in one row of P + N*T tokens.
+
+    Every matrix product of a layer is done once for both, and they part only to attend. The numbers are those of
+    extending first the prompt, then the completions.
+    """
 
     prompt_mask: Array  # [B,1,1,1,P,P]
     shared_mask: Array
@@ -154,7 +190,7 @@ class Joint:
     def attend(
         self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
     ) -> tuple[tuple[Array, Array], Array]:
-        """See `Past.attend`; nothing is kept."""
+        """See `Past.attend`: q [B,1,P+N*T,H,h], k and v [B,1,P+N*T,K,h]; nothing is kept."""
 
         def completions(x: Array) -> Array:
             return x[:, 0, self.prompt :].reshape(x.shape[0], self.n, -1, *x.shape[3:])
@@ -191,9 +227,19 @@ def _from_groups(mixed: Array) -> Array:
 
 
 def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> tuple[Array | None, Array, Segment]:
-    """Masks [B,1,N,1,T,S] over the shared and the own segment, and the own segment's bookkeeping after these tokens.
+    """Makes the masks of new tokens over the shared and the own segment of a cache.
 
     Causality goes by slot, windows by position, which counts valid tokens: neither padding nor gaps change a number.
+
+    Args:
+        window: How many latest positions a token sees; None for all.
+        cache: What is in front of the tokens.
+        valid: Of the new tokens, [B,N,T] bool.
+        positions: Theirs, [B,N,T].
+
+    Returns:
+        The mask over the shared segment [B,1,N|1,1,T|1,S], or None; over the own one [B,1,N,1,T,S]; and the own
+        segment's bookkeeping after these tokens.
     """
     t = valid.shape[-1]
     if cache.own is None:
@@ -215,7 +261,15 @@ def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> t
 
 
 def positions_of(cache: Cache, valid: Array) -> Array:
-    """Position of each token [B,N,T]: how many valid tokens stand in front of it, prompt included."""
+    """Counts the valid tokens in front of each token, prompt included.
+
+    Args:
+        cache: What is in front of the tokens.
+        valid: Of the tokens, [B,N,T] bool.
+
+    Returns:
+        Positions [B,N,T] int32.
+    """
     before = jnp.zeros(valid.shape[:2], jnp.int32)
     if cache.shared is not None:
         before += jnp.sum(cache.shared.valid, axis=-1, dtype=jnp.int32)[:, None]

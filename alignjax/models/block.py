@@ -27,16 +27,25 @@ def _weight(
 
 
 def unit_scale(config: TransformerConfig, shape: tuple[int, ...]) -> Array:
-    """The scale of a norm that changes nothing."""
+    """The scale with which a norm changes nothing: ones, or zeros for norms that multiply by 1 + their scale."""
     return (jnp.zeros if config.centred_norms else jnp.ones)(shape, jnp.dtype(config.param_dtype))
 
 
-def rms_norm(x: Array, scale: Array, eps: float, centred: bool = False) -> Array:
-    """x / rms(x) over the last axis, rounded to x's dtype and multiplied by scale; centred: multiplied by 1 + scale
-    first, as Gemma does it."""
+def rms_norm(x: Array, scale: Array, eps: float, centered: bool = False) -> Array:
+    """Divides by the root mean square of the last axis: x / rms(x), rounded to x's dtype and multiplied by scale.
+
+    Args:
+        x: [..,D].
+        scale: [D].
+        eps: What is added to the mean square.
+        centered: Multiply by 1 + scale instead, before rounding, as Gemma does it.
+
+    Returns:
+        [..,D] in the dtype of x; sums are in float32 at least.
+    """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    if centred:
+    if centered:
         return (normed * (1 + scale.astype(wide.dtype))).astype(x.dtype)
     return normed.astype(x.dtype) * scale.astype(x.dtype)
 
@@ -51,9 +60,11 @@ def _frequencies(config: TransformerConfig, local: Any) -> Array:
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block; one line per weight: shape, logical axes, fan-in."""
+    """A pre-norm transformer block."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs) -> None:
+        # One line per weight: shape, logical axes, fan-in (none: the scale of a norm). Output projections start smaller
+        # by the square root of 2 L, so that the residual stream keeps its variance over L layers.
         c, w = config, functools.partial(_weight, rngs, config)
         self.config = config
         self.attn_norm = w((c.width,), ("embed",))
@@ -78,7 +89,19 @@ class Block(nnx.Module):
     def __call__(
         self, x: Array, positions: Array, past: Past | Joint, edits: Mapping[str, Array], local: Any = None
     ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
-        """x [B,N,T,D] -> (x, the keys and values to keep, states at sites: "attn" is what attention adds to x)."""
+        """Adds what attention and the gated MLP say to the hidden states.
+
+        Args:
+            x: [B,N,T,D].
+            positions: Rotary positions, [B,N,T].
+            past: What the tokens may see.
+            edits: What is added at sites, by site.
+            local: Whether the layer is local (a bool, traced in a scan); None if all are alike.
+
+        Returns:
+            The new states [B,N,T,D], the keys and values to keep, and the states by site ("attn" is what attention
+            adds, "heads" [B,N,T,H,h] what it mixes, "block" the new states).
+        """
         c = self.config
         h = self._norm("attn_norm", x)
         frequency = _frequencies(c, local)
@@ -87,7 +110,7 @@ class Block(nnx.Module):
             q, k = self._norm("q_norm", q), self._norm("k_norm", k)
         q, k = rotate(q, positions, frequency), rotate(k, positions, frequency)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-        kept, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap)
+        cache, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap)
         states = {"heads": mixed + edits["heads"] if "heads" in edits else mixed}
         added = self._dot(states["heads"].reshape(*x.shape[:3], -1), "o")
         states["attn"] = self._norm("attn_post_norm", added) if c.post_norms else added
@@ -98,7 +121,7 @@ class Block(nnx.Module):
         added = self._dot(ACTIVATIONS[c.activation](self._dot(h, "gate")) * self._dot(h, "up"), "down")
         x = x + (self._norm("mlp_post_norm", added) if c.post_norms else added)
         states["block"] = x + edits["block"] if "block" in edits else x
-        return states["block"], kept, states
+        return states["block"], cache, states
 
     def _norm(self, name: str, x: Array) -> Array:
         return rms_norm(x, getattr(self, name)[...], self.config.norm_eps, self.config.centred_norms)

@@ -1,4 +1,4 @@
-"""What stands on a trunk: the language-model head, and small heads for values, rewards and pairwise preferences."""
+"""Heads on a backbone: the language-model head, and small heads for values, rewards and pairwise preferences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from alignjax.numerics import linear
 from alignjax.types import Array, Head, Key, Params
 
 # Where each small head reads and how many numbers it gives: a value predicts what comes after the state, the others
-# judge what has been read. An "embedding" is a score and two vectors of INTERACTION numbers (`pairs.embedding_logits`);
-# "classes" are as many numbers as the configuration says.
+# judge what has been read. An "embedding" is a score and two vectors of INTERACTION numbers, see
+# `pair_layout.pair_logits`; "classes" are as many numbers as the configuration says.
 INTERACTION = 8
 SMALL = {
     "value": ("before", 1),
@@ -39,19 +39,32 @@ def _size(name: str, config: Any) -> int:
 
 
 def init(key: Key, config: Any, dtype: Any) -> Params:
-    """Params of all heads. Small heads start near 0, so that a fresh critic says 0 and a fresh judge 1/2."""
+    """Draws the params of all heads. Small ones start near 0, so that a fresh critic says 0 and a fresh judge 1/2.
+
+    Args:
+        key: What they are drawn from.
+        config: A TransformerConfig.
+        dtype: Theirs.
+
+    Returns:
+        {head: {"kernel": [D,K], "bias": [K]}}; a tied "lm" has none.
+
+    Raises:
+        ConfigError: A head that does not exist, or "classes" without their number.
+    """
     lm, *rest = jax.random.split(key, 1 + len(_small(config)))
     kernel = lambda key, out: jax.random.normal(key, (config.width, out), dtype) * config.width**-0.5  # noqa: E731
     params = {} if config.tied else {"lm": {"kernel": kernel(lm, config.vocab)}}
-    for name, own in zip(_small(config), rest, strict=True):
+    for name, head_key in zip(_small(config), rest, strict=True):
         size = _size(name, config)
-        params[name] = {"kernel": kernel(own, size) * 0.1}
+        params[name] = {"kernel": kernel(head_key, size) * 0.1}
         if config.head_bias:
             params[name]["bias"] = jnp.zeros((size,), dtype)
     return params
 
 
 def axes(config: Any) -> Params:
+    """The logical axes of the params of `init`."""
     named = {} if config.tied else {"lm": {"kernel": ("embed", "vocab")}}
     few = {"kernel": ("embed", None)} | ({"bias": (None,)} if config.head_bias else {})
     return named | dict.fromkeys(_small(config), few)
@@ -71,17 +84,27 @@ def _capped(apply: Any, cap: float) -> Any:
 
 def _few(name: str) -> Any:
     def apply(params: Params, states: Array) -> Array:
-        own = params["heads"][name]
+        head = params["heads"][name]
         # In float32: a reward or a preference logit is a number people compare, not a distribution that a softmax
         # forgives.
-        numbers = states.astype(jnp.float32) @ own["kernel"].astype(jnp.float32)
-        return numbers + own["bias"].astype(jnp.float32) if "bias" in own else numbers
+        numbers = states.astype(jnp.float32) @ head["kernel"].astype(jnp.float32)
+        return numbers + head["bias"].astype(jnp.float32) if "bias" in head else numbers
 
     return apply
 
 
 def heads(config: Any) -> dict[str, Head]:
-    """The heads of a configuration by name; "lm" gives logits [..,V], the others [..,K] as SMALL says."""
+    """Makes the heads of a configuration.
+
+    Args:
+        config: A TransformerConfig.
+
+    Returns:
+        Heads by name: "lm" gives logits [..,V], the others [..,K] as SMALL says.
+
+    Raises:
+        ConfigError: A head that does not exist, or "classes" without their number.
+    """
     lm = _tied if config.tied else _lm
     named = {"lm": Head("before", lm if config.logit_softcap is None else _capped(lm, config.logit_softcap))}
     return named | {name: Head(SMALL[name][0], _few(name)) for name in _small(config)}

@@ -28,8 +28,8 @@ BLOCKS = (512, 256, 128)
 _NEEDS = {"cudnn": "gpu", "splash": "tpu"}
 
 
-def cannot(kernel: str, config: Any) -> str:
-    """Why a kernel cannot run a TransformerConfig, or ''."""
+def _obstacle(kernel: str, config: Any) -> str:
+    """Why a kernel cannot run a TransformerConfig, or ""."""
     if kernel != "xla" and config.group_chunks > 1:
         return "group_chunks > 1 extends completions over a cache, which no fused kernel here does"
     if kernel == "cudnn":
@@ -43,36 +43,46 @@ def cannot(kernel: str, config: Any) -> str:
 
 
 def check_attention(config: Any) -> None:
-    """Raises ConfigError if config.attention is unknown, or names a kernel that cannot run the config."""
+    """Checks the `attention` of a TransformerConfig.
+
+    Raises:
+        ConfigError: It is unknown, or names a kernel that cannot run the config.
+    """
     if config.attention not in ATTENTION:
         raise ConfigError(f"unknown attention {config.attention!r}.{nearest(config.attention, ATTENTION)}")
-    if config.attention != "auto" and (why := cannot(config.attention, config)):
-        raise ConfigError(f"attention={config.attention!r}: {why}; write 'xla', or 'auto' for what can run")
+    if config.attention != "auto" and (obstacle := _obstacle(config.attention, config)):
+        raise ConfigError(f"attention={config.attention!r}: {obstacle}; write 'xla', or 'auto' for what can run")
 
 
-def platform() -> str:
-    """What the default device is: "cpu", "gpu" or "tpu"."""
-    return jax.default_backend()
+def choose(config: Any, machine: tuple[str, int] | None = None) -> str:
+    """Chooses the attention kernel of a configuration. "auto" is that of the device, where it can run the config.
 
+    Args:
+        config: A TransformerConfig.
+        machine: (platform, number of devices); by default those of this process.
 
-def chosen(config: Any, machine: tuple[str, int] | None = None) -> str:
-    """The kernel for a config on a machine (its platform and number of devices; by default this one): "xla", "cudnn" or
-    "splash". "auto" is that of the device where it can run the config. Raises ConfigError for a kernel of another
-    device."""
-    here, devices = machine or (platform(), jax.device_count())
+    Returns:
+        "xla", "cudnn" or "splash".
+
+    Raises:
+        ConfigError: The config names a kernel of another device, or splash attention on several.
+    """
+    platform, devices = machine or (jax.default_backend(), jax.device_count())
     if config.attention == "auto":
-        fast = next((kernel for kernel, needed in _NEEDS.items() if needed == here), "xla")
-        return "xla" if cannot(fast, config) or (fast == "splash" and devices > 1) else fast
-    needed = _NEEDS.get(config.attention, here)
-    if needed != here:
-        raise ConfigError(f"attention={config.attention!r} runs on a {needed}; this is a {here}; write 'auto' or 'xla'")
+        fast = next((kernel for kernel, needed in _NEEDS.items() if needed == platform), "xla")
+        return "xla" if _obstacle(fast, config) or (fast == "splash" and devices > 1) else fast
+    needed = _NEEDS.get(config.attention, platform)
+    if needed != platform:
+        raise ConfigError(
+            f"attention={config.attention!r} runs on a {needed}; this is a {platform}; write 'auto' or 'xla'"
+        )
     if config.attention == "splash" and devices > 1:
         raise ConfigError("attention='splash' runs on one device, and its kernel is not partitioned; write 'xla'")
     return config.attention
 
 
 class Layout(NamedTuple):
-    """What is in a row of static shape: `prompt` slots, then n completions of t slots each; window: of positions."""
+    """A row of static shape: `prompt` slots, then n completions of t slots each; `window` is one of positions."""
 
     prompt: int
     n: int = 0
@@ -84,9 +94,9 @@ class Layout(NamedTuple):
         return self.prompt + self.n * self.t
 
 
-def static_mask(layout: Layout, size: int) -> np.ndarray:
-    """Which slot sees which, [size,size], were all slots filled: itself and what is in front of it, in the prompt or in
-    its own completion. Slots beyond the layout see what is in front of them."""
+def _static_mask(layout: Layout, size: int) -> np.ndarray:
+    """The slots that each slot sees, [size,size], were all filled: itself and what is in front of it, in the prompt or
+    in its own completion. Slots beyond the layout see what is in front of them."""
     slot = np.arange(size)
     inside = slot - layout.prompt
     completion = (inside >= 0) & (slot < layout.size)
@@ -98,13 +108,14 @@ def static_mask(layout: Layout, size: int) -> np.ndarray:
     return see
 
 
-def joined(prompt: Array, shared: Array, own: Array) -> Array:
-    """The masks of `attention.Joint`, [B,1,1,1,P,P], [B,1,N,1,T,P] and [B,1,N,1,T,T], as one of the row [B,S,S]."""
+def _joined_mask(prompt: Array, shared: Array, own: Array) -> Array:
+    """Joins the masks of `attention.Joint`, [B,1,1,1,P,P], [B,1,N,1,T,P] and [B,1,N,1,T,T], to one of the row
+    [B,S,S]."""
     rows, n, t, p = own.shape[0], own.shape[2], own.shape[4], prompt.shape[-1]
     shared = jnp.broadcast_to(shared[:, 0, :, 0], (rows, n, t, p)).reshape(rows, n * t, p)
-    mine = own[:, 0, :, 0, :, None] & jnp.eye(n, dtype=bool)[:, None, :, None]
+    within = own[:, 0, :, 0, :, None] & jnp.eye(n, dtype=bool)[:, None, :, None]
     top = jnp.concatenate([prompt[:, 0, 0, 0], jnp.zeros((rows, p, n * t), bool)], axis=2)
-    return jnp.concatenate([top, jnp.concatenate([shared, mine.reshape(rows, n * t, n * t)], axis=2)], axis=1)
+    return jnp.concatenate([top, jnp.concatenate([shared, within.reshape(rows, n * t, n * t)], axis=2)], axis=1)
 
 
 @jax.tree_util.register_dataclass
@@ -112,10 +123,10 @@ def joined(prompt: Array, shared: Array, own: Array) -> Array:
 class Row:
     """What the tokens of whole rows see, for a kernel; takes the place of `attention.Past` and `Joint`.
 
-    masks: for cuDNN, [R,S,S] of each kind of layer; ids: for splash attention, [R,S], tokens with different ones do not
-    see each other; layouts: for it, the static masks of the kinds; even: for it, whether the slots are where the static
-    masks take them to be (all is NaN if not), None if nothing depends on that; local: which kind a layer is, None if
-    all are alike; keep: whether keys and values are to be kept as a cache's.
+    masks: for cuDNN, [R,S,S] of each kind of layer. ids: for splash attention, [R,S], tokens with different ones do not
+    see each other. even: for it, whether the slots are where the static masks take them to be (if not, all is NaN);
+    None if nothing depends on that. local: which kind a layer is, None if all are alike. layouts: for splash attention,
+    the static masks of the kinds. keep: whether keys and values are to be kept as those of a cache.
     """
 
     masks: tuple[Array, ...] = ()
@@ -131,32 +142,45 @@ class Row:
         """See `attention.Past.attend`: q [B,N,S,H,h], k and v [B,N,S,K,h]."""
         rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
         if self.ids is None:
-            kinds = self.masks
-            mask = kinds[0] if len(kinds) == 1 else jnp.where(self.local, kinds[1], kinds[0])
+            mask = self.masks[0] if len(self.masks) == 1 else jnp.where(self.local, self.masks[1], self.masks[0])
             mixed = flash(rows, mask, scale)
-        elif len(self.layouts) == 1 or isinstance(self.local, bool):
-            mixed = splashed(rows, self.ids, self.layouts[bool(self.local)], scale, softcap)
         else:
-            layers = [
-                lambda rows, ids, layout=layout: splashed(rows, ids, layout, scale, softcap)
-                for layout in reversed(self.layouts)
-            ]
-            mixed = jax.lax.cond(self.local, *layers, rows, self.ids)
+            mixed = self._splash(rows, self.ids, scale, softcap)
         if self.even is not None:
             mixed = jnp.where(self.even, mixed, jnp.nan)
-        kept = tuple(x.transpose(0, 3, 1, 2, 4) if self.keep else x[:, :, :0] for x in (k, v))
-        return kept, mixed.reshape(q.shape)  # type: ignore[return-value]
+        cache = tuple(x.transpose(0, 3, 1, 2, 4) if self.keep else x[:, :, :0] for x in (k, v))
+        return cache, mixed.reshape(q.shape)  # type: ignore[return-value]
+
+    def _splash(self, rows: tuple[Array, ...], ids: Array, scale: float, softcap: float | None) -> Array:
+        """Splash attention under the layout of this layer's kind: known, or branched on where a scan decides."""
+        if len(self.layouts) == 1 or isinstance(self.local, bool):
+            return _splashed(rows, ids, self.layouts[bool(self.local)], scale, softcap)
+        local, everywhere = (
+            lambda rows, ids, layout=layout: _splashed(rows, ids, layout, scale, softcap)
+            for layout in reversed(self.layouts)
+        )
+        return jax.lax.cond(self.local, local, everywhere, rows, ids)
 
 
 def joint_row(kernel: str, windows: Windows, masks: Sequence[Any], prompt_valid: Array, valid: Array) -> Row:
-    """The row of a prompt [B,P] and its completions [B,N,T]; masks: those of `attention.Joint`, of each kind of layer.
+    """Makes the row of a prompt and its completions.
 
     Splash attention takes windows by slot, which are those by position where prompts are left-padded and completions
     right-padded, without gaps.
+
+    Args:
+        kernel: "cudnn" or "splash".
+        windows: Those of the kinds of layers.
+        masks: The three masks of `attention.Joint`, of each kind.
+        prompt_valid: [B,P] bool.
+        valid: [B,N,T] bool.
+
+    Returns:
+        A row of P + N*T tokens for each prompt.
     """
     rows, n, t = valid.shape
     if kernel == "cudnn":
-        return Row(masks=tuple(joined(*kind) for kind in masks))
+        return Row(masks=tuple(_joined_mask(*kind) for kind in masks))
     ids = jnp.concatenate([prompt_valid, valid.reshape(rows, n * t)], axis=1).astype(jnp.int32)
     layouts = tuple(Layout(prompt_valid.shape[1], n, t, window) for window in windows)
     even = jnp.all(prompt_valid[:, :-1] <= prompt_valid[:, 1:]) & jnp.all(valid[..., :-1] >= valid[..., 1:])
@@ -164,7 +188,17 @@ def joint_row(kernel: str, windows: Windows, masks: Sequence[Any], prompt_valid:
 
 
 def plain_row(kernel: str, windows: Windows, masks: Sequence[Any], valid: Array) -> Row:
-    """Rows of valid [B,N,S] tokens each of which sees all in front of it (prefill); masks [B,1,N,1,S,S]."""
+    """Makes rows of tokens each of which sees all in front of it: prefill.
+
+    Args:
+        kernel: "cudnn" or "splash".
+        windows: Those of the kinds of layers.
+        masks: [B,1,N,1,S,S], of each kind.
+        valid: [B,N,S] bool.
+
+    Returns:
+        Rows whose keys and values are kept.
+    """
     rows, n, size = valid.shape
     if kernel == "cudnn":
         return Row(masks=tuple(mask[:, 0, :, 0].reshape(rows * n, size, size) for mask in masks), keep=True)
@@ -175,8 +209,22 @@ def plain_row(kernel: str, windows: Windows, masks: Sequence[Any], valid: Array)
 
 
 def packed_row(kernel: str, windows: Windows, masks: Sequence[Any], packed: Packed, n: int) -> Row:
-    """Packed rows [R,L]; masks: `packed_mask` of each kind. Raises ConfigError for splash attention over rows with
-    several completions of a prompt, whose mask is not known when the program is compiled."""
+    """Makes packed rows.
+
+    Args:
+        kernel: "cudnn" or "splash".
+        windows: Those of the kinds of layers.
+        masks: What `packed_mask` gives, of each kind.
+        packed: The layout of the rows [R,L].
+        n: How many completions a prompt has.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ConfigError: Splash attention over several completions of a prompt, whose mask is not known when the program is
+            compiled.
+    """
     if kernel == "cudnn":
         return Row(masks=tuple(mask[:, 0, 0, 0] for mask in masks))
     if n > 1:
@@ -193,7 +241,17 @@ def _if_windowed(windows: Windows, even: Array) -> Array | None:
 
 
 def flash(qkv: tuple[Array, ...], mask: Array, scale: float, implementation: Any = "cudnn") -> Array:
-    """cuDNN attention of q [R,S,H,h] over k, v [R,S,K,h] under mask [R,S,S] -> [R,S,H,h]; float32 sums inside."""
+    """Attends with cuDNN, with float32 sums inside.
+
+    Args:
+        qkv: q [R,S,H,h], k and v [R,S,K,h].
+        mask: [R,S,S] bool.
+        scale: What scores are multiplied by.
+        implementation: What jax.nn.dot_product_attention is to use.
+
+    Returns:
+        [R,S,H,h].
+    """
     size = mask.shape[1]
     room = -size % 8  # cuDNN's gradient under a mask wants even lengths
     q, k, v = (jnp.pad(x, [(0, 0), (0, room), (0, 0), (0, 0)]) for x in qkv)
@@ -201,16 +259,18 @@ def flash(qkv: tuple[Array, ...], mask: Array, scale: float, implementation: Any
     return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation=implementation)[:, :size]
 
 
-def splashed(qkv: tuple[Array, ...], ids: Array, layout: Layout, scale: float, softcap: float | None = None) -> Array:
+def _splashed(qkv: tuple[Array, ...], ids: Array, layout: Layout, scale: float, softcap: float | None = None) -> Array:
     """Splash attention of q [R,S,H,h] over k, v [R,S,K,h] under the static mask of a layout, between tokens of the same
-    id [R,S] -> [R,S,H,h]. Blocks in which the mask lets nobody see anything are never computed."""
+    id [R,S] -> [R,S,H,h]."""
+    # Rows are padded to whole blocks, with the id 0 that padding has too. Blocks in which the static mask lets nobody
+    # see anything are never computed. Off a TPU the kernel is interpreted, which is for tests.
     splash = importlib.import_module("jax.experimental.pallas.ops.tpu.splash_attention")  # slow, and few need it
     q, k, v = qkv
     size, heads = q.shape[1], q.shape[2]
     room = -size % LANES
     full = size + room
     block = next(block for block in BLOCKS if full % block == 0)
-    mask = splash.MultiHeadMask([splash.NumpyMask(static_mask(layout, full))] * heads)
+    mask = splash.MultiHeadMask([splash.NumpyMask(_static_mask(layout, full))] * heads)
     blocks = {f"block_{name}": block for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")}
     sizes = splash.BlockSizes(**blocks, block_q_dq=block, block_kv_dq=block)
     kernel = splash.make_splash_mha(

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn
-from alignjax.models.weights import MATRICES, Adapted, Quantized, dense, matched, path_of
+from alignjax.models.weights import MATRICES, Adapted, Quantized, dense, matching_matrices
 from alignjax.numerics import fold_name
+from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Array, Key, Params
 
 SMALL_HEADS = r"heads\.(?!lm\.).*"  # paths of all heads but the language model's
@@ -25,49 +26,58 @@ def _is_weight(leaf: Any) -> bool:
     return isinstance(leaf, (Adapted, Quantized))
 
 
-def _nested(flat: Mapping[str, Any]) -> Params:
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split(".")
-        inner = tree
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = leaf
-    return tree
-
-
 def init(key: Key, params: Params, *, rank: int = 8, targets: str = MATRICES, whole: str = SMALL_HEADS) -> Params:
-    """Adapters that change nothing yet, for the matrices of the layers whose name `targets` matches: a uniform in
-    +-1/sqrt(D), as PEFT draws it, b = 0; float32 even over weights of fewer bits.
+    """Makes adapters that change nothing yet: a uniform in +-1/sqrt(D), as PEFT draws it, and b = 0.
 
-    whole: a regular expression for the paths of further leaves, which are copied, to be trained whole. By default the
-    small heads, which have often learned nothing yet.
+    They are float32 even over weights of fewer bits.
 
-    Raises ConfigError for a rank below 1 and if no matrix is matched.
+    Args:
+        key: What the factors a are drawn from, each folded with its path.
+        params: The params to be adapted, with stacked layers.
+        rank: R, the rank of each adapter.
+        targets: A regular expression that matches the whole names of the matrices to be adapted.
+        whole: A regular expression for the paths of further leaves, which are copied to be trained whole. By default
+            these are the small heads, which have often learned nothing yet.
+
+    Returns:
+        The tree of adapters, {"layers": {"q": {"a": [L,D,R], "b": [L,R,F]}, ..}}.
+
+    Raises:
+        ConfigError: A rank below 1, or no matrix matched.
     """
     if rank < 1:
         raise ConfigError(f"LoRA: rank={rank}; it must be 1 or more")
     shapes = jax.eval_shape(merged, params)
-    leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    leaves = leaves_by_name(shapes, ".")
 
-    def one(path: str) -> dict[str, Array]:
+    def adapter(path: str) -> dict[str, Array]:
         layers, width, out = leaves[path].shape
         dtype = jnp.promote_types(leaves[path].dtype, jnp.float32)
         a = jax.random.uniform(fold_name(key, path), (layers, width, rank), dtype, -1, 1) * width**-0.5
         return {"a": a, "b": jnp.zeros((layers, rank, out), dtype)}
 
-    flat: dict[str, Any] = {path: one(path) for path in matched(shapes, targets, "LoRA")}
-    given = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    return _nested(flat | {path: leaf for path, leaf in given.items() if re.fullmatch(whole, path)})
+    named = {path: adapter(path) for path in matching_matrices(shapes, targets, "LoRA")}
+    copies = {path: leaf for path, leaf in leaves_by_name(params, ".").items() if re.fullmatch(whole, path)}
+    return nested(named | copies, ".")
 
 
 def scale_of(alpha: Any, rank: int, rank_stabilised: bool) -> Any:
-    """What a @ b is multiplied by: alpha / R, or alpha / sqrt(R) for rank-stabilised LoRA (arXiv:2312.03732)."""
+    """The factor of a @ b: alpha / R, or alpha / sqrt(R) for rank-stabilized LoRA (arXiv:2312.03732)."""
     return alpha / (rank**0.5 if rank_stabilised else rank)
 
 
 def adapt(params: Params, adapters: Params, *, alpha: float, rank_stabilised: bool = False) -> Params:
-    """The params with an `Adapted` in the place of every weight that has an adapter. Nothing is added up or copied."""
+    """Puts an `Adapted` in the place of every weight that has an adapter. Nothing is added up or copied.
+
+    Args:
+        params: The params that are adapted, or a part of them.
+        adapters: The adapters of that part, see `init`.
+        alpha: See `scale_of`.
+        rank_stabilised: See `scale_of`.
+
+    Returns:
+        The params, with what the adapters hold whole in its place too.
+    """
     if not isinstance(adapters, Mapping):
         return adapters
     if set(adapters) == {"a", "b"}:
@@ -80,7 +90,7 @@ def adapt(params: Params, adapters: Params, *, alpha: float, rank_stabilised: bo
 
 
 def build(
-    own: Any,
+    tree: Any,
     params_of: Callable[[str], Params],
     *,
     base: str,
@@ -88,26 +98,45 @@ def build(
     rank_stabilised: bool = False,
     inner: Fn | None = None,
 ) -> Params:
-    """The build of a role whose own tree is adapters over the weights of role `base`. inner: a build that makes the
-    adapters of the own tree (of a pool, say)."""
-    adapters = own if inner is None else inner(own, params_of)
+    """Builds the params of a role whose tree is adapters over the weights of another role.
+
+    Args:
+        tree: The role's tree.
+        params_of: role -> the params that it runs on.
+        base: The role that is adapted.
+        alpha: See `scale_of`.
+        rank_stabilised: See `scale_of`.
+        inner: A build that makes adapters of the role's tree (of a pool, say); by default the tree is the adapters.
+
+    Returns:
+        Params, see `adapt`.
+    """
+    adapters = tree if inner is None else inner(tree, params_of)
     return adapt(params_of(base), adapters, alpha=alpha, rank_stabilised=rank_stabilised)
 
 
-def of_base(own: Any, params_of: Callable[[str], Params], *, base: str) -> Params:
-    """The build of a role that is the base itself, without adapters and without a copy of the weights: a reference."""
+def of_base(tree: Any, params_of: Callable[[str], Params], *, base: str) -> Params:
+    """Builds a role that is the role `base` itself, without adapters and without a copy of the weights: a reference."""
     return params_of(base)
 
 
-def mixed(own: Any, params_of: Callable[[str], Params], *, of: tuple[str, ...]) -> Params:
-    """The build of a linear combination of adapters: weights + sum_k own["weights"][k] a_k @ b_k, where a_k and b_k are
-    those of role of[k], all over the same base. Exact, as one adapter whose rank is the sum of theirs.
+def mixed(tree: Any, params_of: Callable[[str], Params], *, of: tuple[str, ...]) -> Params:
+    """Builds a linear combination of adapters: weights + sum_k tree["weights"][k] a_k @ b_k.
 
-    What the roles train whole is combined leaf by leaf; what they do not is the base's.
+    a_k and b_k are the adapters of role of[k], all over the same base. The combination is exact, as one adapter whose
+    rank is the sum of theirs. What the roles train whole is combined leaf by leaf; what they do not is the base's.
+
+    Args:
+        tree: The role's tree; its "weights" [K] are those of the combination.
+        params_of: role -> the params that it runs on.
+        of: The K roles.
+
+    Returns:
+        Params, with an `Adapted` in the place of each adapted weight.
     """
-    trees = [params_of(name) for name in of]
+    shares = list(tree["weights"])
 
-    def one(*leaves: Any) -> Any:
+    def combine(*leaves: Any) -> Any:
         small = [(w, leaf) for w, leaf in zip(shares, leaves, strict=True) if isinstance(leaf, Adapted)]
         if small:  # what has no adapter, the base itself, adds nothing to it
             a = jnp.concatenate([leaf.a for _, leaf in small], axis=-1)
@@ -117,10 +146,9 @@ def mixed(own: Any, params_of: Callable[[str], Params], *, of: tuple[str, ...]) 
             return leaves[0]
         return sum(w * leaf for w, leaf in zip(shares, leaves, strict=True)).astype(leaves[0].dtype)  # type: ignore
 
-    shares = list(own["weights"])
-    return jax.tree.map(one, *trees, is_leaf=_is_weight)
+    return jax.tree.map(combine, *(params_of(name) for name in of), is_leaf=_is_weight)
 
 
 def merged(params: Params) -> Params:
-    """Plain params of what a build made: adapters added to their weights, quantized weights written out."""
+    """Writes out plain params: adapters added to their weights, quantized weights as matrices."""
     return jax.tree.map(dense, params, is_leaf=_is_weight)

@@ -1,5 +1,5 @@
-"""What may stand in the place of a weight matrix, and the product with each: the matrix itself, one kept in few bits,
-or a frozen one with a low-rank adapter over it.
+"""Weights of a block and the product with each kind: a matrix, a frozen one kept in few bits (`quantize`), or a frozen
+one under a low-rank adapter.
 
 All are pytrees whose arrays lead with the axis of layers wherever the weight does, so a scan over layers slices them
 and a loop over layers indexes them like any weight.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -18,9 +17,10 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.numerics import linear
+from alignjax.tree_names import leaf_name, leaves_by_name
 from alignjax.types import Array, Params
 
-# Of a standard normal distribution: the quantiles that nf4's sixteen codes stand for (arXiv:2305.14314 app. E).
+# The quantiles of a standard normal distribution that nf4's sixteen codes stand for (arXiv:2305.14314 app. E).
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -60,8 +60,15 @@ Weight: TypeAlias = Array | Quantized | Adapted
 
 
 def dense(weight: Weight, dtype: jnp.dtype | None = None) -> Array:
-    """The matrix [..,D,F] that a weight stands for, written out, in `dtype` (default: that of the scales or of the
-    weight under an adapter)."""
+    """Writes out the matrix that a weight stands for.
+
+    Args:
+        weight: A weight of any kind, [..,D,F].
+        dtype: The dtype of the matrix; by default that of the scales, or of the weight under an adapter.
+
+    Returns:
+        The matrix [..,D,F].
+    """
     if isinstance(weight, Adapted):
         base = dense(weight.weight, dtype)
         wide = jnp.promote_types(base.dtype, weight.a.dtype)
@@ -100,7 +107,13 @@ _over_quantized.defvjp(_forward, _backward)
 
 
 def product(x: Array, weight: Weight) -> Array:
-    """x [..,D] @ weight [D,F] -> [..,F] in x's dtype, reverse mode only; the product of every matrix in a block."""
+    """Multiplies x [..,D] by a weight [D,F] of any kind: the product of every matrix in a block.
+
+    Only reverse mode is defined, and no gradient goes to a `Quantized`.
+
+    Returns:
+        [..,F] in the dtype of x.
+    """
     if isinstance(weight, Adapted):
         low = linear(x, weight.a.astype(x.dtype))
         return product(x, weight.weight) + linear(low, weight.b.astype(x.dtype))
@@ -109,49 +122,60 @@ def product(x: Array, weight: Weight) -> Array:
     return linear(x, weight.astype(x.dtype))
 
 
-def path_of(path: tuple[Any, ...]) -> str:
-    """ "layers.q" from the path of a leaf."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+def matching_matrices(params: Params, targets: str, what: str) -> list[str]:
+    """Finds the matrices of a transformer's layers by name.
 
+    Args:
+        params: Params, or their shapes, with stacked layers: matrices [L,D,F].
+        targets: A regular expression that matches the whole name of a matrix ("q|v").
+        what: What an error message begins with.
 
-def matched(params: Params, targets: str, what: str) -> list[str]:
-    """Paths of the stacked matrices [L,D,F] of a transformer's layers whose name is matched, whole, by the regular
-    expression `targets`; params may be shapes.
+    Returns:
+        The paths of the matrices: ["layers.q", "layers.v"].
 
-    Raises ConfigError, beginning with `what`, if none is, naming those there are.
+    Raises:
+        ConfigError: No name is matched; the message lists those there are.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    there = [path_of(path) for path, leaf in leaves if path_of(path).startswith("layers.") and leaf.ndim == 3]
-    found = [path for path in there if re.fullmatch(targets, path.rpartition(".")[2])]
-    if not found:
-        names = ", ".join(path.rpartition(".")[2] for path in there)
+    matrices = [path for path, leaf in leaves_by_name(params, ".").items() if leaf.ndim == 3]
+    matrices = [path for path in matrices if path.startswith("layers.")]
+    matching = [path for path in matrices if re.fullmatch(targets, path.rpartition(".")[2])]
+    if not matching:
+        names = ", ".join(path.rpartition(".")[2] for path in matrices)
         raise ConfigError(f"{what}: no matrix of the layers is called {targets!r}; there are: {names or 'none'}")
-    return found
-
-
-def replaced(params: Params, paths: list[str], change: Callable[[str, Array], Any]) -> Params:
-    """The params with `change(path, leaf)` in the place of the leaves at `paths`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: change(path_of(path), leaf) if path_of(path) in paths else leaf, params
-    )
+    return matching
 
 
 def quantize(params: Params, *, bits: int = 4, targets: str = MATRICES) -> Params:
-    """The params with every matrix of the layers that `targets` matches as a `Quantized`: 8 bits, symmetric, with a
-    scale per output; or 4 bits, nf4 in blocks of 64 rows (or of the largest power of two that divides D).
+    """Writes matrices of the layers in few bits; embedding, heads and norms stay as they are.
 
-    The rest (embedding, head, norms) stays as it is. Scales are float32 (float64 if the weights are). Double
-    quantization of the scales (arXiv:2305.14314 sec. 3), which saves 0.37 bits a weight, is left out.
+    8 bits are symmetric, with a scale per output; 4 bits are nf4 in blocks of 64 rows (or of the largest power of two
+    that divides D). Scales are float32 (float64 if the weights are). Differs from arXiv:2305.14314 sec. 3: double
+    quantization of the scales, which saves 0.37 bits a weight, is left out.
 
-    Raises ConfigError for another number of bits, if no matrix is matched, or for nf4 of an odd D.
+    Args:
+        params: Params with stacked layers: matrices [L,D,F].
+        bits: 8 or 4.
+        targets: A regular expression that matches the whole names of the matrices to be quantized.
+
+    Returns:
+        The params with a `Quantized` in the place of each of those matrices.
+
+    Raises:
+        ConfigError: Another number of bits, no matrix matched, or nf4 of an odd D.
     """
     if bits not in (4, 8):
         raise ConfigError(f"quantize: bits={bits}; it must be 8 or 4")
-    return replaced(params, matched(params, targets, "quantize"), _int8 if bits == 8 else _nf4)
+    write, paths = _int8 if bits == 8 else _nf4, matching_matrices(params, targets, "quantize")
+
+    def quantized(path: tuple[Any, ...], leaf: Array) -> Any:
+        name = leaf_name(path, ".")
+        return write(name, leaf) if name in paths else leaf
+
+    return jax.tree_util.tree_map_with_path(quantized, params)
 
 
 def _scaled(weight: Array, axis: int) -> tuple[Array, Array]:
-    """The weight in the width of its scales, and its largest magnitudes along an axis, 1 where all is 0."""
+    """Widens a weight to the dtype of its scales, and gives its largest magnitudes along an axis (1 where all is 0)."""
     wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
     largest = jnp.max(jnp.abs(wide), axis=axis, keepdims=True)
     return wide, jnp.where(largest > 0, largest, 1)

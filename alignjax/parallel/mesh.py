@@ -12,6 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alignjax.config import ConfigError, MeshConfig
+from alignjax.tree_names import path_keys
 
 # replica: across slices; fsdp: batch and weights; tensor: heads, mlp and vocabulary.
 AXES = ("replica", "fsdp", "tensor")
@@ -194,10 +195,6 @@ _PARTS: Mapping[str, Any] = {
 }
 
 
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
 def _axes_of(path: tuple[str, ...], known: Mapping[tuple[str, ...], Any]) -> Any:
     """The logical axes of a leaf whose path ends in that of a weight, or of a part of one; None for another."""
     for first in range(len(path)):
@@ -217,10 +214,10 @@ def state_shardings(algorithm: Any, state: Any, mesh: Mesh) -> Any:
         model = algorithm.roles[name].model
         axes = None if model is None else model.axes
         named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
-        known = {_names(path): of for path, of in named}
+        known = {path_keys(path): of for path, of in named}
 
         def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-            of = _axes_of(_names(path), known)
+            of = _axes_of(path_keys(path), known)
             if of is None or leaf.ndim < len(of):
                 return whole
             return NamedSharding(mesh, partition_spec((*[None] * (leaf.ndim - len(of)), *of), leaf.shape, mesh))

@@ -131,18 +131,18 @@ def test_kernels_are_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kernels, "platform", lambda device=device: device)
         monkeypatch.setattr(jax, "device_count", lambda count=count: count)
         configs = (small(dtype="bfloat16"), small(), capped)
-        assert tuple(kernels.chosen(dataclasses.replace(one, attention="auto")) for one in configs) == kernels_
+        assert tuple(kernels.choose(dataclasses.replace(one, attention="auto")) for one in configs) == kernels_
     with pytest.raises(ConfigError, match="attention='cudnn' runs on a gpu; this is a tpu"):
-        kernels.chosen(small(dtype="bfloat16", attention="cudnn"))
+        kernels.choose(small(dtype="bfloat16", attention="cudnn"))
     with pytest.raises(ConfigError, match="runs on one device"):
-        kernels.chosen(small(attention="splash"))
+        kernels.choose(small(attention="splash"))
 
 
 def test_auto_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """To plain attention, where the device's kernel can run neither the config nor the rows."""
     monkeypatch.setattr(kernels, "platform", lambda: "tpu")
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert kernels.chosen(TransformerConfig(vocab=8, width=32, attention="auto", group_chunks=2)) == "xla"
+    assert kernels.choose(TransformerConfig(vocab=8, width=32, attention="auto", group_chunks=2)) == "xla"
     batch = tiny.as_jax(tiny.ragged(1, rows=4))
     plain, auto = (tiny.model(layers=1, attention=attention) for attention in ("xla", "auto"))
     params = tiny.parameters(plain)

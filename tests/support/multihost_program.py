@@ -30,10 +30,11 @@ from alignjax.models import TransformerConfig, transformer
 from alignjax.parallel import processes
 from alignjax.stages import host
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint.leaves import digest, leaves_by_name
+from alignjax.train.checkpoint.leaves import digest
 from alignjax.train.logp_cache import reference_logps
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
 

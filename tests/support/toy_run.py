@@ -23,9 +23,9 @@ from rich.console import Console
 from alignjax import roles
 from alignjax.config import Experiment, fn
 from alignjax.numerics import fold_name
-from alignjax.train.checkpoint.leaves import leaves_by_name
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Algorithm, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
 

@@ -18,8 +18,9 @@ import optax
 import pytest
 
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint.leaves import checksums, digest, leaves_by_name
+from alignjax.train.checkpoint.leaves import checksums, digest
 from alignjax.train.checkpoint.steps import CheckpointError
+from alignjax.tree_names import leaves_by_name
 
 
 @jax.tree_util.register_dataclass

@@ -1,11 +1,11 @@
-"""config.json as a TransformerConfig, and back."""
+"""config.json as a TransformerConfig, and back: one table of codecs that both directions loop over."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignjax.config import ConfigError, nearest
 from alignjax.models.architecture import TransformerConfig
@@ -25,179 +25,113 @@ _KINDS = {"full_attention": False, "sliding_attention": True}
 
 
 def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
-    """The configuration that the config.json of a folder describes, for `transformer(config_of(folder))`.
+    """Reads the configuration that the config.json of a folder describes, for `transformer(config_of(folder))`.
 
     A sequence classifier has the output "reward" (one label) or "classes" (more), without a bias, and its "lm" head,
-    which nobody trained, is its embedding. changes: what config.json does not decide, `dtype`, `param_dtype`, `remat`,
-    `outputs` (further heads, which start afresh), ...
+    which nobody trained, is its embedding.
 
-    Raises ConfigError naming the file and the key for what is not there, not known, or would change the numbers and is
-    not built: quantized weights, other rotary scalings, bidirectional attention.
+    Args:
+        folder: A folder of published weights.
+        **changes: What config.json does not decide: `dtype`, `param_dtype`, `remat`, `outputs` (further heads, which
+            start afresh), ...
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: Something is missing, unknown, or would change the numbers and is not built (quantized weights,
+            other rotary scalings, bidirectional attention); the message names the file and the key.
     """
-    config = TransformerConfig(**described(*config_in(folder)))
+    config = TransformerConfig(**fields_in(*config_in(folder)))
     if "outputs" in changes:
         changes["outputs"] = (*config.outputs, *(name for name in changes["outputs"] if name not in config.outputs))
     return dataclasses.replace(config, **changes)
 
 
 def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
-    """(config.json, its path); of a model with images, what it says of the part that reads and writes text."""
+    """Reads config.json; of a model with images, what it says of the part that reads and writes text.
+
+    Returns:
+        (config.json, its path).
+
+    Raises:
+        ConfigError: There is no such folder or file, or it holds something else.
+    """
     where = folder_of(folder) / CONFIG
-    given = read_json(where)
-    if given.get("architectures") == [WITH_IMAGES]:
-        text = {"tie_word_embeddings": given.get("tie_word_embeddings", True), **(given.get("text_config") or {})}
-        given = {**text, "model_type": "gemma3_text", "architectures": [FAMILIES["gemma3_text"].causal]}
-    return given, where
+    raw = read_json(where)
+    if raw.get("architectures") == [WITH_IMAGES]:
+        text = {"tie_word_embeddings": raw.get("tie_word_embeddings", True), **(raw.get("text_config") or {})}
+        raw = {**text, "model_type": "gemma3_text", "architectures": [FAMILIES["gemma3_text"].causal]}
+    return raw, where
 
 
-def described(given: Mapping[str, Any], where: Any) -> dict[str, Any]:
-    """The fields of a TransformerConfig that a config.json decides; errors are said to be in `where`."""
-    family = family_of(given, where)
-    for key, fine in (("quantization_config", (None,)), ("use_bidirectional_attention", (None, False))):
-        if given.get(key) not in fine:
+def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:
+    """Reads the fields of a TransformerConfig that a config.json decides.
+
+    Args:
+        raw: The config.json.
+        where: What an error message begins with.
+
+    Returns:
+        {field: value}.
+
+    Raises:
+        ConfigError: See `config_of`.
+    """
+    family = family_of(raw, where)
+    for key, harmless in (("quantization_config", (None,)), ("use_bidirectional_attention", (None, False))):
+        if raw.get(key) not in harmless:
             raise ConfigError(f"{where}: {key} is set, and models of that kind are not read")
-    given = {**family.defaults, **given}
-    missing = [key for key in _SIZES.values() if given.get(key) is None]
+    source = Source({**family.defaults, **raw}, family, where)
+    missing = [key for key in _SIZES.values() if source.keys.get(key) is None]
     if missing:
         raise ConfigError(f"{where} does not say {missing[0]}")
-    fields: dict[str, Any] = {name: given[key] for name, key in _SIZES.items()}
-    gemma = family.name.startswith("gemma")
-    activation = given["hidden_activation" if gemma else "hidden_act"]
-    if activation not in _ACTIVATIONS:
-        raise ConfigError(f"{where}: unknown activation {activation!r}.{nearest(str(activation), _ACTIVATIONS)}")
-    fields |= {
-        "kv_heads": given["num_key_value_heads"] or given["num_attention_heads"],
-        "head_dim": given["head_dim"] or given["hidden_size"] // given["num_attention_heads"],
-        "norm_eps": given["rms_norm_eps"],
-        "tied": given["tie_word_embeddings"],
-        "activation": _ACTIVATIONS[activation],
-        "qkv_bias": family.name == "qwen2" or bool(given.get("attention_bias")),
-        "o_bias": family.name != "qwen2" and bool(given.get("attention_bias")),
-        "mlp_bias": family.name == "llama" and bool(given["mlp_bias"]),
-        "qk_norm": family.name in ("qwen3", "gemma3_text"),
-    }
-    fields |= _windows(given, family, where)
-    if gemma:
-        scale = given["query_pre_attn_scalar"] ** -0.5
-        fields |= {
-            "query_scale": None if scale == fields["head_dim"] ** -0.5 else scale,
-            "attn_softcap": given.get("attn_logit_softcapping"),
-            "logit_softcap": given.get("final_logit_softcapping"),
-            "post_norms": True,
-            "centred_norms": True,
-            "embed_scale": True,
-        }
-        if family.name == "gemma3_text" and fields["attn_softcap"] is not None:
-            raise ConfigError(f"{where}: attn_logit_softcapping is set, which Gemma 3 has in its config and never uses")
-    fields |= _rope(given, fields, where)
-    return fields | _outputs(given, family)
-
-
-def _outputs(given: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    if given["architectures"][0] == family.causal:
-        return {}
-    labels = given.get("num_labels") or len(given.get("id2label") or ()) or 2
-    reward = {"outputs": ("reward",)} if labels == 1 else {"outputs": ("classes",), "classes": labels}
-    return {**reward, "head_bias": False, "tied": True, "logit_softcap": None}
-
-
-def _windows(given: Mapping[str, Any], family: Family, where: Any) -> dict[str, Any]:
-    """window and local: which layers attend within a window."""
-    layers, window = given["num_hidden_layers"], given.get("sliding_window")
-    if family.name == "llama" or window is None or not given.get("use_sliding_window", True):
-        return {"window": None, "local": ()}
-    if given.get("layer_types") is not None and family.name != "mistral":
-        unknown = [kind for kind in given["layer_types"] if kind not in _KINDS]
-        if unknown or len(given["layer_types"]) != layers:
-            raise ConfigError(f"{where}: layer_types must name one of {', '.join(_KINDS)} for each of {layers} layers")
-        local = tuple(_KINDS[kind] for kind in given["layer_types"])
-    elif family.name == "mistral":
-        local = (True,) * layers
-    elif "max_window_layers" in given:
-        local = tuple(number >= given["max_window_layers"] for number in range(layers))
-    else:
-        every = given.get("sliding_window_pattern", 2)
-        local = tuple((number + 1) % every != 0 for number in range(layers))
-    if len(set(local)) == 1:
-        return {"window": window if local[0] else None, "local": ()}
-    return {"window": window, "local": local}
-
-
-def _rope(given: Mapping[str, Any], windows: Mapping[str, Any], where: Any) -> dict[str, Any]:
-    """Rotary numbers, from the flat keys of older files or the one mapping of newer ones, which may be one for each
-    kind of layer."""
-    old = {"rope_theta": given["rope_theta"], **(given.get("rope_scaling") or {})}
-    new = given.get("rope_parameters") or {}
-    nested = {kind: new[kind] for kind in _KINDS if isinstance(new.get(kind), Mapping)}
-    theta, scaling = _one_rope(nested.get("full_attention") or (old if nested else {**old, **new}), given, where)
-    everywhere = {"rope_theta": theta, "rope_scaling": scaling}
-    if "rope_local_base_freq" not in given:
-        return everywhere
-    near = {"rope_theta": given["rope_local_base_freq"], **nested.get("sliding_attention", {})}
-    local_theta, local_scaling = _one_rope(near, given, where)
-    if local_scaling is not None:
-        raise ConfigError(f"{where}: rope_parameters.sliding_attention is scaled, which is not built")
-    if windows["local"]:
-        return {**everywhere, "local_rope_theta": local_theta}
-    return everywhere if windows["window"] is None else {"rope_theta": local_theta, "rope_scaling": None}
-
-
-def _one_rope(rope: Mapping[str, Any], given: Mapping[str, Any], where: Any) -> tuple[float, RopeScaling | None]:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-        raise ConfigError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only whole heads turn")
-    theta = float(rope.get("rope_theta") or given["rope_theta"])
-    if kind == "default":
-        return theta, None
-    try:
-        if kind == "linear":
-            return theta, RopeScaling("linear", float(rope["factor"]))
-        if kind == "llama3":
-            original = rope.get("original_max_position_embeddings") or given["max_position_embeddings"]
-            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-            return theta, RopeScaling("llama3", float(rope["factor"]), low, high, original)
-    except KeyError as error:
-        raise ConfigError(f"{where}: rotary scaling {kind!r} needs {error.args[0]}") from None
-    raise ConfigError(f"{where}: rotary scaling {kind!r} is not built; there are default, linear and llama3")
-
-
-# ------------------------------------------------------------------------------------------------------------- and back
+    fields: dict[str, Any] = dict(family.fixed)
+    for codec in _CODECS:
+        if family.name in codec.families:
+            fields |= codec.read(source)
+    return fields | _outputs(source)
 
 
 def config_json(config: TransformerConfig, head: str = "lm") -> tuple[Family, dict[str, Any]]:
-    """The first family that can say what a configuration says, and the config.json that says it. head: "lm" for a
-    causal language model, "reward" or "classes" for a sequence classifier.
+    """Writes a configuration as the config.json of the first family that can say what it says.
 
-    Raises ConfigError naming the fields that no family has together.
+    Args:
+        config: The configuration.
+        head: "lm" for a causal language model, "reward" or "classes" for a sequence classifier.
+
+    Returns:
+        (the family, the config.json).
+
+    Raises:
+        ConfigError: Another head, or fields that no family has together; the message names them.
     """
+    # Every family writes what it can; what it cannot say is left out, and missed when its config.json is read back.
+    # What it never mentions must be as it is by default.
     if head not in ("lm", "reward", "classes"):
         raise ConfigError(f"the head {head!r} has no place in a published checkpoint; there are lm, reward, classes")
-    apart: dict[str, list[str]] = {}
+    free = {"outputs", "classes", "head_bias"} | (set() if head == "lm" else {"tied", "logit_softcap"})
+    differences: dict[str, list[str]] = {}
     for family in FAMILIES.values():
-        written = _said(config, family) | _head_said(config, family, head)
-        fields = described(written, family.name)
-        free = {"outputs", "classes", "head_bias"} | (set() if head == "lm" else {"tied", "logit_softcap"})
-        apart[family.name] = [
-            name for name, value in fields.items() if name not in free if getattr(config, name) != value
-        ]
-        # what the family never mentions must be as it is by default
-        unsaid = {field.name: field.default for field in dataclasses.fields(config) if field.name in _SWITCHES}
-        apart[family.name] += [n for n, default in unsaid.items() if n not in fields and getattr(config, n) != default]
-        if not apart[family.name]:
+        written: dict[str, Any] = {"model_type": family.name}
+        for codec in _CODECS:
+            if family.name in codec.families:
+                written |= codec.write(config)
+        written |= _architecture(config, family, head)
+        fields = fields_in(written, family.name)
+        fields |= {name: getattr(TransformerConfig, name) for name in _SWITCHES if name not in fields}
+        wrong = [name for name, value in fields.items() if name not in free and getattr(config, name) != value]
+        if not wrong:
             return family, written
-    nearest_name = min(apart, key=lambda name: len(apart[name]))
+        differences[family.name] = wrong
+    closest = min(differences, key=lambda name: len(differences[name]))
     raise ConfigError(
         "no family of published checkpoints has this architecture; the nearest is "
-        f"{nearest_name}, but for {', '.join(f'{name}={getattr(config, name)!r}' for name in apart[nearest_name])}"
+        f"{closest}, but for {', '.join(f'{name}={getattr(config, name)!r}' for name in differences[closest])}"
     )
 
 
-_SWITCHES = (
-    "local_rope_theta", "query_scale", "attn_softcap", "logit_softcap", "post_norms", "centred_norms", "embed_scale",
-)  # fmt: skip
-
-
-def _head_said(config: TransformerConfig, family: Family, head: str) -> dict[str, Any]:
+def _architecture(config: TransformerConfig, family: Family, head: str) -> dict[str, Any]:
     if head == "lm":
         return {"architectures": [family.causal]}
     labels = 1 if head == "reward" else config.classes
@@ -210,47 +144,206 @@ def _head_said(config: TransformerConfig, family: Family, head: str) -> dict[str
     }
 
 
-def _said(config: TransformerConfig, family: Family) -> dict[str, Any]:
-    """config.json as the family would have it; what it cannot say is left out, and missed when it is read back."""
-    c = config
-    activation = next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == c.activation)
-    written: dict[str, Any] = {"model_type": family.name} | {key: getattr(c, name) for name, key in _SIZES.items()}
-    written |= {
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_dim,
-        "rms_norm_eps": c.norm_eps,
-        "tie_word_embeddings": c.tied,
-        "hidden_act": activation,
-        "rope_theta": c.rope_theta,
-    }
-    if "attention_bias" in family.defaults:
-        written["attention_bias"] = c.o_bias
-    if "mlp_bias" in family.defaults:
-        written["mlp_bias"] = c.mlp_bias
-    if c.rope_scaling is not None:
-        s = c.rope_scaling
-        written["rope_scaling"] = {"rope_type": s.kind, "factor": s.factor}
-        if s.kind == "llama3":
-            written["rope_scaling"] |= {
-                "low_freq_factor": s.low,
-                "high_freq_factor": s.high,
-                "original_max_position_embeddings": s.original,
-            }
-    if family.name != "llama":
-        written["sliding_window"] = c.window
-    if family.name not in ("llama", "mistral"):
-        local = c.local or (c.window is not None,) * c.layers
-        written["layer_types"] = ["sliding_attention" if near else "full_attention" for near in local]
-    if "use_sliding_window" in family.defaults:
-        written["use_sliding_window"] = c.window is not None
-    if family.name.startswith("gemma"):
+# ----------------------------------------------------------------------------------------------------------- the codecs
+
+
+class Source(NamedTuple):
+    """What codecs read: the keys of a config.json with the family's defaults, and where it stands."""
+
+    keys: Mapping[str, Any]
+    family: Family
+    where: Any
+
+
+class Codec(NamedTuple):
+    """One part of an architecture, in the families that have it: keys of a config.json -> fields, and back. What only
+    reads or only writes says what another part writes or reads."""
+
+    read: Callable[[Source], dict[str, Any]] = lambda source: {}
+    write: Callable[[TransformerConfig], dict[str, Any]] = lambda config: {}
+    families: Collection[str] = FAMILIES
+
+
+def _outputs(source: Source) -> dict[str, Any]:
+    keys = source.keys
+    if keys["architectures"][0] == source.family.causal:
+        return {}
+    labels = keys.get("num_labels") or len(keys.get("id2label") or ()) or 2
+    reward = {"outputs": ("reward",)} if labels == 1 else {"outputs": ("classes",), "classes": labels}
+    return {**reward, "head_bias": False, "tied": True, "logit_softcap": None}
+
+
+def _field(
+    field: str,
+    key: str,
+    families: Collection[str] = FAMILIES,
+    read: Callable[[Source], Any] | None = None,
+    write: Callable[[TransformerConfig], Any] | None = None,
+) -> Codec:
+    """The codec of one field and one key; by default their values are the same."""
+    return Codec(
+        lambda source: {field: read(source) if read else source.keys.get(key)},
+        lambda config: {key: write(config) if write else getattr(config, field)},
+        families,
+    )
+
+
+def _activation(key: str, families: Collection[str]) -> Codec:
+    def read(source: Source) -> str:
+        name = source.keys[key]
+        if name not in _ACTIVATIONS:
+            raise ConfigError(f"{source.where}: unknown activation {name!r}.{nearest(str(name), _ACTIVATIONS)}")
+        return _ACTIVATIONS[name]
+
+    return _field("activation", key, families, read, _their_activation)
+
+
+def _their_activation(config: TransformerConfig) -> str:
+    return next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation)
+
+
+def _biases(source: Source) -> dict[str, Any]:
+    return dict.fromkeys(("qkv_bias", "o_bias"), bool(source.keys.get("attention_bias")))
+
+
+def _windows(source: Source) -> dict[str, Any]:
+    """window and local: which layers attend within a window."""
+    keys, name = source.keys, source.family.name
+    layers, window = keys["num_hidden_layers"], keys.get("sliding_window")
+    if name == "llama" or window is None or not keys.get("use_sliding_window", True):
+        return {"window": None, "local": ()}
+    if name == "mistral":
+        return {"window": window, "local": ()}
+    if keys.get("layer_types") is not None:
+        unknown = [kind for kind in keys["layer_types"] if kind not in _KINDS]
+        if unknown or len(keys["layer_types"]) != layers:
+            raise ConfigError(
+                f"{source.where}: layer_types must name one of {', '.join(_KINDS)} for each of {layers} layers"
+            )
+        local = tuple(_KINDS[kind] for kind in keys["layer_types"])
+    elif "max_window_layers" in keys:
+        local = tuple(number >= keys["max_window_layers"] for number in range(layers))
+    else:
+        every = keys.get("sliding_window_pattern", 2)
+        local = tuple((number + 1) % every != 0 for number in range(layers))
+    if len(set(local)) == 1:
+        return {"window": window if local[0] else None, "local": ()}
+    return {"window": window, "local": local}
+
+
+def _their_kinds(config: TransformerConfig) -> dict[str, Any]:
+    local = config.local or (config.window is not None,) * config.layers
+    return {"layer_types": ["sliding_attention" if near else "full_attention" for near in local]}
+
+
+def _head_dim(source: Source) -> int:
+    return source.keys["head_dim"] or source.keys["hidden_size"] // source.keys["num_attention_heads"]
+
+
+def _query_scale(source: Source) -> float | None:
+    scale = source.keys["query_pre_attn_scalar"] ** -0.5
+    return None if scale == _head_dim(source) ** -0.5 else scale
+
+
+def _their_query_scale(config: TransformerConfig) -> int:
+    return config.head_dim if config.query_scale is None else round(config.query_scale**-2)
+
+
+def _no_softcap(source: Source) -> dict[str, Any]:
+    if source.keys.get("attn_logit_softcapping") is not None:
+        raise ConfigError(
+            f"{source.where}: attn_logit_softcapping is set, which Gemma 3 has in its config and never uses"
+        )
+    return {"attn_softcap": None}
+
+
+def _rope(source: Source) -> dict[str, Any]:
+    """Rotary numbers, from the flat keys of older files or the one mapping of newer ones, which may be one for each
+    kind of layer."""
+    keys = source.keys
+    old = {"rope_theta": keys["rope_theta"], **(keys.get("rope_scaling") or {})}
+    new = keys.get("rope_parameters") or {}
+    by_kind = {kind: new[kind] for kind in _KINDS if isinstance(new.get(kind), Mapping)}
+    theta, scaling = _one_rope(by_kind.get("full_attention") or (old if by_kind else {**old, **new}), source)
+    everywhere = {"rope_theta": theta, "rope_scaling": scaling}
+    if "rope_local_base_freq" not in keys:
+        return everywhere
+    near = {"rope_theta": keys["rope_local_base_freq"], **by_kind.get("sliding_attention", {})}
+    local_theta, local_scaling = _one_rope(near, source)
+    if local_scaling is not None:
+        raise ConfigError(f"{source.where}: rope_parameters.sliding_attention is scaled, which is not built")
+    windows = _windows(source)
+    if windows["local"]:
+        return {**everywhere, "local_rope_theta": local_theta}
+    return everywhere if windows["window"] is None else {"rope_theta": local_theta, "rope_scaling": None}
+
+
+def _one_rope(rope: Mapping[str, Any], source: Source) -> tuple[float, RopeScaling | None]:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
+        raise ConfigError(
+            f"{source.where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only whole heads turn"
+        )
+    theta = float(rope.get("rope_theta") or source.keys["rope_theta"])
+    if kind == "default":
+        return theta, None
+    try:
+        if kind == "linear":
+            return theta, RopeScaling("linear", float(rope["factor"]))
+        if kind == "llama3":
+            original = rope.get("original_max_position_embeddings") or source.keys["max_position_embeddings"]
+            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+            return theta, RopeScaling("llama3", float(rope["factor"]), low, high, original)
+    except KeyError as error:
+        raise ConfigError(f"{source.where}: rotary scaling {kind!r} needs {error.args[0]}") from None
+    raise ConfigError(f"{source.where}: rotary scaling {kind!r} is not built; there are default, linear and llama3")
+
+
+def _their_scaling(config: TransformerConfig) -> dict[str, Any]:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return {}
+    written: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "llama3":
         written |= {
-            "hidden_activation": activation,
-            "query_pre_attn_scalar": c.head_dim if c.query_scale is None else round(c.query_scale**-2),
-            "final_logit_softcapping": c.logit_softcap,
+            "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high,
+            "original_max_position_embeddings": scaling.original,
         }
-    if family.name == "gemma2":
-        written["attn_logit_softcapping"] = c.attn_softcap
-    if family.name == "gemma3_text":
-        written["rope_local_base_freq"] = c.rope_theta if c.local_rope_theta is None else c.local_rope_theta
-    return written
+    return {"rope_scaling": written}
+
+
+_GEMMA, _QWEN = ("gemma2", "gemma3_text"), ("qwen2", "qwen3")
+# In the order in which config.json is written.
+_CODECS = (
+    *(_field(ours, theirs) for ours, theirs in _SIZES.items()),
+    _field(
+        "kv_heads",
+        "num_key_value_heads",
+        read=lambda source: source.keys["num_key_value_heads"] or source.keys["num_attention_heads"],
+    ),
+    _field("head_dim", "head_dim", read=_head_dim),
+    _field("norm_eps", "rms_norm_eps"),
+    _field("tied", "tie_word_embeddings"),
+    _activation("hidden_act", ("llama", "mistral", *_QWEN)),
+    Codec(write=lambda config: {"hidden_act": _their_activation(config)}, families=_GEMMA),
+    Codec(_rope, lambda config: {"rope_theta": config.rope_theta}),
+    Codec(_biases, lambda config: {"attention_bias": config.o_bias}, ("llama", "qwen3", *_GEMMA)),
+    Codec(_biases, families=("mistral",)),
+    _field("mlp_bias", "mlp_bias", ("llama",), lambda source: bool(source.keys["mlp_bias"])),
+    Codec(write=_their_scaling),
+    Codec(_windows),
+    Codec(write=lambda config: {"sliding_window": config.window}, families=("mistral", *_QWEN, *_GEMMA)),
+    Codec(write=_their_kinds, families=(*_QWEN, *_GEMMA)),
+    Codec(write=lambda config: {"use_sliding_window": config.window is not None}, families=_QWEN),
+    _activation("hidden_activation", _GEMMA),
+    _field("query_scale", "query_pre_attn_scalar", _GEMMA, _query_scale, _their_query_scale),
+    _field("logit_softcap", "final_logit_softcapping", _GEMMA),
+    _field("attn_softcap", "attn_logit_softcapping", ("gemma2",)),
+    Codec(
+        _no_softcap, lambda config: {"rope_local_base_freq": config.local_rope_theta or config.rope_theta}, _GEMMA[1:]
+    ),
+)
+_SWITCHES = (
+    "local_rope_theta", "query_scale", "attn_softcap", "logit_softcap", "post_norms", "centred_norms", "embed_scale",
+)  # fmt: skip

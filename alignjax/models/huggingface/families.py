@@ -1,4 +1,4 @@
-"""The families of published weights: what their config.json leaves unsaid, and how their modules are called."""
+"""The families of published weights: what their config.json leaves unsaid, and the names of their modules."""
 
 from __future__ import annotations
 
@@ -66,6 +66,9 @@ _GEMMA3 = {
     "sliding_window_pattern": 6,
 }
 
+_PLAIN = {"mlp_bias": False, "qk_norm": False}
+_GEMMA_NORMS = _PLAIN | {"post_norms": True, "centred_norms": True, "embed_scale": True}
+
 # The Gemma 3 that also reads images: its text model is a gemma3_text, and the rest is passed over.
 WITH_IMAGES = "Gemma3ForConditionalGeneration"
 _OF_IMAGES = ("vision_tower.", "multi_modal_projector.")
@@ -73,14 +76,18 @@ _OF_IMAGES = ("vision_tower.", "multi_modal_projector.")
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One `model_type` of a config.json. causal, classifier: its "architectures"; modules: our leaf -> their module;
-    defaults: what `transformers` takes for a key that is not there."""
+    """One `model_type` of a config.json.
+
+    causal, classifier: its "architectures". modules: our leaf -> their module. defaults: what `transformers` takes for
+    a missing key. fixed: the fields of a TransformerConfig that no config.json of the family says.
+    """
 
     name: str
     causal: str
     classifier: str
     modules: Mapping[str, str]
     defaults: Mapping[str, Any]
+    fixed: Mapping[str, Any]
 
 
 def _families(*families: Family) -> dict[str, Family]:
@@ -95,6 +102,7 @@ FAMILIES: Mapping[str, Family] = _families(
         "LlamaForSequenceClassification",
         _LLAMA,
         _COMMON | {"attention_bias": False, "mlp_bias": False},
+        {"qk_norm": False},
     ),
     Family(
         "mistral",
@@ -102,6 +110,7 @@ FAMILIES: Mapping[str, Family] = _families(
         "MistralForSequenceClassification",
         _LLAMA,
         _COMMON | {"sliding_window": 4096, "num_key_value_heads": 8},
+        _PLAIN,
     ),
     Family(
         "qwen2",
@@ -109,6 +118,7 @@ FAMILIES: Mapping[str, Family] = _families(
         "Qwen2ForSequenceClassification",
         _LLAMA,
         _COMMON | _LAYER_WINDOWS | {"num_key_value_heads": 32},
+        _PLAIN | {"qkv_bias": True, "o_bias": False},
     ),
     Family(
         "qwen3",
@@ -116,6 +126,7 @@ FAMILIES: Mapping[str, Family] = _families(
         "Qwen3ForSequenceClassification",
         _LLAMA | _QK_NORM,
         _COMMON | _LAYER_WINDOWS | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
+        _PLAIN | {"qk_norm": True},
     ),
     Family(
         "gemma2",
@@ -123,6 +134,7 @@ FAMILIES: Mapping[str, Family] = _families(
         "Gemma2ForSequenceClassification",
         _GEMMA2,
         _COMMON | _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        _GEMMA_NORMS,
     ),
     Family(
         "gemma3_text",
@@ -130,13 +142,25 @@ FAMILIES: Mapping[str, Family] = _families(
         "Gemma3TextForSequenceClassification",
         _GEMMA2 | _QK_NORM,
         _COMMON | _GEMMA | _GEMMA3,
+        _GEMMA_NORMS | {"qk_norm": True},
     ),
 )
 
 
 def family_of(config: Mapping[str, Any], where: Any) -> Family:
-    """The family of a config.json. Raises ConfigError for one that there is not, or an architecture that is neither its
-    causal language model nor its sequence classifier."""
+    """Finds the family of a config.json.
+
+    Args:
+        config: The config.json.
+        where: What an error message begins with.
+
+    Returns:
+        The family.
+
+    Raises:
+        ConfigError: An unknown one, or an architecture that is neither its causal language model nor its sequence
+            classifier.
+    """
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if kind not in FAMILIES:
         raise ConfigError(f"{where}: unknown model_type {kind!r}.{nearest(str(kind), FAMILIES)}")
@@ -148,8 +172,15 @@ def family_of(config: Mapping[str, Any], where: Any) -> Family:
 
 
 def tensor_name(leaf: str, family: Family) -> str | None:
-    """The tensor of a leaf ("layers/q", "layers/q_bias", "heads/lm/kernel"), "{}" for the number of the layer; None for
-    a leaf that the family has not (a value head)."""
+    """Names the tensor of a leaf.
+
+    Args:
+        leaf: "layers/q", "layers/q_bias", "heads/lm/kernel".
+        family: Whose names are used.
+
+    Returns:
+        The name, "{}" standing for the number of the layer; None for a leaf that the family has not (a value head).
+    """
     module, part = leaf, "weight"
     if leaf.startswith("layers/") and leaf.endswith("_bias"):
         module, part = leaf.removesuffix("_bias"), "bias"
@@ -160,11 +191,11 @@ def tensor_name(leaf: str, family: Family) -> str | None:
 
 
 def text_name(name: str) -> str | None:
-    """The name that a tensor of a model with images would have in its text model; None for one that is not of it."""
+    """Names a tensor of a model with images as its text model would; None for one that is not of the text model."""
     return None if name.startswith(_OF_IMAGES) else name.removeprefix("language_model.")
 
 
 def is_transposed(leaf: str, ndim: int) -> bool:
-    """Whether our matrix is theirs transposed: all products are [in, out] here and [out, in] there, the embedding is
-    [V, D] in both. ndim: without the axis of layers."""
+    """Tells whether our matrix is theirs transposed: all products are [in, out] here and [out, in] there, while the
+    embedding is [V, D] in both. ndim does not count the axis of layers."""
     return ndim == 2 and leaf != "embed"

@@ -14,9 +14,10 @@ import numpy as np
 import safetensors
 
 from alignjax.config import ConfigError
-from alignjax.models.huggingface.config_json import config_in, described
+from alignjax.models.huggingface.config_json import config_in, fields_in
 from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
 from alignjax.models.huggingface.folders import CONFIG, Stored, fingerprint, folder_of, read_json, tensors_of
+from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Array, Model, Params
 
 
@@ -43,12 +44,6 @@ class Part(NamedTuple):
     transposed: bool
 
 
-def leaves_of(tree: Any) -> dict[str, Any]:
-    """{"layers/q": leaf, ...} of nested dicts."""
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-
-
 def check(folder: Path | str, model: Model) -> dict[str, Part]:
     """What each leaf of the model's params is made of; {} for heads that start afresh. Reads headers alone.
 
@@ -56,14 +51,14 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
     not there or cut short, tensors that are missing, of another shape or kind, or that no leaf takes.
     """
     given, where = config_in(folder)
-    for name, value in described(given, where).items():
+    for name, value in fields_in(given, where).items():
         if name not in ("outputs", "classes", "head_bias") and getattr(model.config, name) != value:
             raise ConfigError(
                 f"{where} describes a model with {name}={value!r}, and this one has {getattr(model.config, name)!r}; "
                 "make it with transformer(huggingface.config_of(folder))"
             )
     family, stored = family_of(given, where), _stored(folder)
-    leaves = leaves_of(jax.eval_shape(model.init, jax.random.key(0)))
+    leaves = leaves_by_name(jax.eval_shape(model.init, jax.random.key(0)))
     fresh = () if given["architectures"][0] == family.classifier else ("heads/reward/", "heads/classes/")
     parts, wrong = {}, []
     for leaf, abstract in leaves.items():
@@ -126,9 +121,9 @@ def load(
     """
     parts, stored = check(folder, model), _stored(folder)
     abstract = jax.eval_shape(model.init, jax.random.key(0))
-    leaves, places = leaves_of(abstract), {} if shardings is None else leaves_of(shardings)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    params: dict[str, Any] = {"heads": {}}  # there are none besides a tied one
+    leaves, placement = leaves_by_name(abstract), {} if shardings is None else leaves_by_name(shardings)
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    params: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         files = {
             path: stack.enter_context(safetensors.safe_open(path, framework="np"))
@@ -137,13 +132,8 @@ def load(
         for number, (leaf, part) in enumerate(parts.items()):
             told(leaf, number, len(parts))
             views = [files[stored[name].file].get_slice(stored[name].name) for name in part.tensors]
-            made = _leaf(leaves[leaf], part, views, places.get(leaf, here))
-            *parents, last = leaf.split("/")
-            inner = params
-            for parent in parents:
-                inner = inner.setdefault(parent, {})
-            inner[last] = made
-    return params
+            params[leaf] = _leaf(leaves[leaf], part, views, placement.get(leaf, default))
+    return {"heads": {}, **nested(params)}  # there are no heads besides a tied one
 
 
 def _leaf(abstract: Any, part: Part, views: Sequence[Any], sharding: jax.sharding.Sharding) -> Array:

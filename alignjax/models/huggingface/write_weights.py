@@ -15,7 +15,7 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface.config_json import config_json
 from alignjax.models.huggingface.families import Family, is_transposed, tensor_name
 from alignjax.models.huggingface.folders import CONFIG, DTYPES, INDEX, WEIGHTS, new_folder
-from alignjax.models.huggingface.read_weights import leaves_of
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Params
 
 TOKENIZER_FILES = (
@@ -87,7 +87,7 @@ def _write(path: Path, value: Any) -> None:
 
 def _pieces(params: Params, config: TransformerConfig, family: Family, head: str) -> tuple[list[Piece], list[str]]:
     """The tensors in the order of the network, and the leaves that have no place among them."""
-    leaves = leaves_of({name: part for name, part in params.items() if name != "edits"})
+    leaves = leaves_by_name({name: part for name, part in params.items() if name != "edits"})
     skipped = {"lm": ("heads/reward/", "heads/classes/"), "reward": ("heads/lm/", "heads/classes/")}
     aside = skipped.get(head, ("heads/lm/", "heads/reward/"))
     named = {leaf: None if leaf.startswith(aside) else tensor_name(leaf, family) for leaf in leaves}

@@ -1,4 +1,4 @@
-"""Named arrays in folders, by Orbax: what `checkpoint.py` is made of, below steps, checksums and messages."""
+"""Named arrays in folders, by Orbax: the layer below steps, checksums and messages (`steps.py`)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from alignjax.parallel.processes import is_multi_process
 
 
 def by_itself(name: str) -> ocp.options.MultiprocessingOptions:
-    """Of several processes this one, which waits for none of the others."""
-    own = jax.process_index()
+    """Lets this process, of several, write or read without waiting for the others. `name` tells barriers apart."""
+    this = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"{name}_{own}"
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"{name}_{this}"
     )
 
 
 def as_saved(leaves: Mapping[str, Any]) -> ocp.args.PyTreeSave:
-    """The leaves as the item `state` of what Orbax is to save."""
+    """Makes leaves the item `state` of what Orbax is to save."""
 
-    def given(leaf: Any) -> Any:
+    def accepted(leaf: Any) -> Any:
         """Orbax refuses jax arrays that one of several processes has for itself, but takes NumPy's."""
-        own = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
-        return jax.device_get(leaf) if is_multi_process() and own else leaf
+        alone = isinstance(leaf, jax.Array) and leaf.is_fully_addressable
+        return jax.device_get(leaf) if is_multi_process() and alone else leaf
 
-    return ocp.args.PyTreeSave({name: given(leaf) for name, leaf in leaves.items()})
+    return ocp.args.PyTreeSave({name: accepted(leaf) for name, leaf in leaves.items()})
 
 
 def write_leaves(folder: Path, leaves: Mapping[str, Any]) -> None:
@@ -50,13 +50,13 @@ def _reader() -> ocp.Checkpointer:
 
 
 def read_json(folder: Path) -> Any:
-    """The item `meta`."""
+    """Reads the item `meta` of a step."""
     with _quiet():
         return _reader().restore(folder.resolve(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
 
 def read_leaves(folder: Path, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """The leaves of these names out of the item `state`, in the given shapes, dtypes and shardings."""
+    """Reads leaves by name out of the item `state`, in the shapes, dtypes and shardings of `like`."""
     if not like:
         return {}
     args = ocp.args.PyTreeRestore(
@@ -66,8 +66,8 @@ def read_leaves(folder: Path, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[
         return _reader().restore(folder.resolve(), args=ocp.args.Composite(state=args)).state
 
 
-def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-    """A leaf's shape, dtype and sharding, on the first device if it has none."""
+def with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Gives the shape, dtype and sharding of a leaf; the sharding is the first device's if it has none."""
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

@@ -1,0 +1,163 @@
+"""One run over the layers of a transformer, on whatever its tokens may see: what training, scoring, prefill and decode
+have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alignjax.config import ConfigError, nearest
+from alignjax.models.architecture import TransformerConfig
+from alignjax.models.attention import Joint, Past
+from alignjax.models.block import Block, rms_norm
+from alignjax.models.kernels import Row
+from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
+from alignjax.types import Array, Params
+
+SITES = ("embed", "attn", "heads", "block")
+_ROWS = ("batch", None, None, None)  # the logical axes of hidden states
+
+Layer = Callable[[Array, "LayerInput"], tuple[Array, tuple[Any, dict[str, Array]]]]
+
+
+class LayerInput(NamedTuple):
+    """What a layer is given beside the hidden states: its weights, its cached keys and values (those that completions
+    share, and their own), its edits by site, and whether it is local (None: all layers are alike).
+
+    Before a scan each part has an axis of layers in front; before a loop weights, caches and `local` are tuples.
+    """
+
+    weights: Params
+    shared: Any
+    own: Any
+    edits: Mapping[str, Array]
+    local: Any
+
+
+class Sight(NamedTuple):
+    """What tokens may see, made once for all layers.
+
+    masks: those of each kind of layers, in a tuple; past_of(shared, own, *masks): what a layer attends to; row: the
+    same for a fused kernel, which then takes its place, or None.
+    """
+
+    masks: Sequence[tuple[Array | None, ...]]
+    past_of: Callable[..., Past | Joint]
+    row: Row | None = None
+
+    def past(self, layer: LayerInput) -> Past | Joint | Row:
+        """What the queries of a layer attend to. Its masks are chosen now where `local` is known, selected in a
+        scan."""
+        if self.row is not None:
+            return dataclasses.replace(self.row, local=layer.local)
+        masks = self.masks[0]
+        if len(self.masks) > 1:
+            everywhere, near = self.masks
+            known = isinstance(layer.local, bool)
+            masks = (
+                self.masks[layer.local]
+                if known
+                else jax.tree.map(functools.partial(jnp.where, layer.local), near, everywhere)
+            )
+        return self.past_of(layer.shared, layer.own, *masks)
+
+
+@functools.cache
+def block_of(config: TransformerConfig) -> tuple[Any, dict[str, tuple[str | None, ...]]]:
+    """The definition of a configuration's block, for nnx.merge, and the logical axes of its weights by name."""
+    definition, blank = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+    axes = jax.tree.map(
+        lambda leaf: leaf.get_metadata("axes"), blank, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    return definition, nnx.to_pure_dict(axes)
+
+
+def _embed(config: TransformerConfig, table: Array, tokens: Array, edits: Mapping[str, Array]) -> Array:
+    x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
+    if config.embed_scale:
+        x = x * jnp.asarray(config.width**0.5, x.dtype)
+    return x + edits["embed"] if "embed" in edits else x
+
+
+def _scan_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+    local = None if inputs.local is None else jnp.asarray(inputs.local)
+    return jax.lax.scan(layer, x, inputs._replace(local=local))
+
+
+def _loop_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+    caches, states = [], []
+    for number, weights in enumerate(inputs.weights):
+        shared, own, local = (part and part[number] for part in (inputs.shared, inputs.own, inputs.local))
+        edits = jax.tree.map(lambda leaf, i=number: leaf[i], inputs.edits)
+        x, (cache, state) = layer(x, LayerInput(weights, shared, own, edits, local))
+        caches.append(cache)
+        states.append(state)
+    return x, (tuple(caches), jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+
+def run_layers(
+    config: TransformerConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    sight: Sight,
+    *,
+    caches: tuple[Any, Any] = (None, None),
+    edits: Mapping[str, Array] | None = None,
+    states: tuple[str, ...] = (),
+) -> tuple[Array, Any, dict[str, Array]]:
+    """Embeds tokens and runs the layers: in a scan if they are stacked, one by one if they are a tuple.
+
+    Args:
+        config: What the params are of.
+        params: The params.
+        tokens: [B,N,T] int32.
+        positions: Their rotary positions, [B,N,T].
+        sight: What they may see.
+        caches: The layers' cached keys and values: (shared by completions, their own).
+        edits: What is added at sites: at "embed" broadcast to [B,N,T,D], elsewhere with an axis of layers in front.
+        states: Sites whose states are returned.
+
+    Returns:
+        Hidden states [B,N,T,D] after the last norm, the keys and values of each layer, and the states by site:
+        [B,N,T,D] of "embed", [B,N,T,L,..] of the others.
+
+    Raises:
+        ConfigError: Edits or states at a site that does not exist.
+    """
+    # One function `layer` runs in both ways; what differs is who hands out its inputs. Of the two ways to multiply what
+    # is split by rows with a weight that is split by its inputs, the compiler may take the other one and gather the
+    # batch instead of the weight, hence the constraints on weights and states. A sampler, which runs layers one by one,
+    # has gathered its weights, and needs none.
+    edits = edits or {}
+    for site in (*edits, *states):
+        if site not in SITES:
+            raise ConfigError(
+                f"a transformer has no site {site!r}; its sites: {', '.join(SITES)}.{nearest(site, SITES)}"
+            )
+    one_by_one = isinstance(params["layers"], tuple)
+    (definition, axes), layer_sites = block_of(config), [site for site in states if site != "embed"]
+
+    def lay_out(tree: Any, axes: Any) -> Any:
+        return tree if one_by_one else constrain(tree, axes, COMPUTE_LAYOUT)
+
+    def layer(x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+        block = nnx.merge(definition, lay_out(inputs.weights, axes))
+        x, cache, by_site = block(x, positions, sight.past(inputs), inputs.edits, inputs.local)
+        return lay_out(x, _ROWS), (cache, {site: by_site[site] for site in layer_sites})
+
+    if config.remat == "layer" and caches[1] is None:
+        layer = jax.checkpoint(layer)
+    embedded = lay_out(_embed(config, lay_out(params["embed"], ("vocab", "embed")), tokens, edits), _ROWS)
+    layer_edits = {site: edit for site, edit in edits.items() if site != "embed"}
+    inputs = LayerInput(params["layers"], *caches, layer_edits, config.local or None)
+    x, (layers, stacked) = (_loop_layers if one_by_one else _scan_layers)(layer, embedded, inputs)
+    sited = {"embed": embedded} if "embed" in states else {}
+    sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}
+    return rms_norm(x, params["norm"], config.norm_eps, config.centred_norms), layers, sited
