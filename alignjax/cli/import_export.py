@@ -26,37 +26,48 @@ from alignjax.train.state import restored_params
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
-# What of a config.json is no architecture and goes with the weights all the same.
+# Keys of a config.json that are no architecture and go with the weights all the same.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 BESIDE = (*IDS, "max_position_embeddings")
+CONFIG = "config.json"
 GENERATION = "generation_config.json"  # where transformers' generate and vLLM look for what ends a completion
 TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its tokenizer files
 GIGABYTE = 1_000_000_000
 
 
 def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
-    """Check a folder of published weights and write it as a checkpoint. See `alignjax import --help`.
+    """Checks a folder of published weights and writes it as a checkpoint. See `alignjax import --help`.
 
-    Raises ConfigError naming what is wrong before anything is read, see `huggingface.check`, and for want of room.
+    Args:
+        source: The folder of published weights.
+        to: The folder to be made.
+        role: The role that the weights become.
+        dtype: Of the params.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: Before anything is read: what `huggingface.check` finds, or a disk without room.
     """
+    # The folder is made beside its place and has its name at the end. It holds one step of one role, and a record like
+    # a run's, from which `export` knows the architecture again.
     config = huggingface.config_of(source, param_dtype=dtype)
     model = transformer(config)
     huggingface.check(source, model)
     like = jax.eval_shape(model.init, jax.random.key(0))
-    given = huggingface.read_json(source.expanduser() / "config.json")
+    published = huggingface.read_json(source.expanduser() / CONFIG)
     say = Console(stderr=True, highlight=False, soft_wrap=True)
-    say.print(f"{source}: {given['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
+    say.print(f"{source}: {published['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
     to = to.expanduser()
     with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
             params = huggingface.load(source, model, told=_told(status, "reading"))
             status.update("writing")
-            tree = {"roles": {role: params}}
-            record = _record(source, role, model, {key: given[key] for key in BESIDE if key in given})
+            record = _record(source, role, model, {key: published[key] for key in BESIDE if key in published})
+            extra = {key: record[key] for key in ("config", "versions")}
             with checkpoint.writing(part, keep=1) as writer:
-                checkpoint.save(
-                    writer, 0, tree, {"config": record["config"], "versions": record["versions"]}, wait=True
-                )
+                checkpoint.save(writer, 0, {"roles": {role: params}}, extra, wait=True)
         write_json(part / FILE, record)
         (part / TOKENIZER).mkdir()
         _copy_tokenizer(source.expanduser(), part / TOKENIZER)
@@ -67,7 +78,7 @@ def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
 
 
 def _record(source: Path, role: str, model: Any, beside: dict[str, Any]) -> dict[str, Any]:
-    """A config.json like that of a run, with the roles' models and where they came from."""
+    """Makes a config.json like that of a run, with the role's model and where it came from."""
     imported = {"folder": str(source), "fingerprint": huggingface.fingerprint(source), "beside": beside}
     config = {"imported": imported, "algorithm": {"roles": {role: {"model": config_json(model)}}}}
     return {"config": config, "hash": config_hash(config), "versions": versions(), "git": None}
@@ -87,7 +98,8 @@ def _copy_tokenizer(source: Path, to: Path) -> None:
 
 
 class Exported(NamedTuple):
-    """What is written: params, their configuration, further keys of config.json, and what else goes into the folder."""
+    """Params to be written, with their configuration, further keys of config.json, and a function that writes what else
+    goes into the folder."""
 
     params: Any
     config: TransformerConfig
@@ -98,39 +110,51 @@ class Exported(NamedTuple):
 def export(
     source: str, to: Path, role: str, head: str | None, dtype: str, shard_gb: float, tokenizer: Path | None
 ) -> int:
-    """Write a role's weights as a folder that `transformers` loads. See `alignjax export --help`.
+    """Writes a role's weights as a folder that `transformers` loads. See `alignjax export --help`.
 
-    Raises ConfigError for a role that is not there or an architecture that no family has, CheckpointError where nothing
-    was trained.
+    Args:
+        source: A run folder, one of its steps (RUN/STEP), or an imported checkpoint.
+        to: The folder to be made.
+        role: The role.
+        head: "lm", "reward" or "classes"; None for the classifier's head that the model has, else "lm".
+        dtype: Of the numbers in the files.
+        shard_gb: The most a file holds, in GB.
+        tokenizer: A folder whose tokenizer is written; None for that of what the role started from or was trained on.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: The role does not exist, or no family has its architecture.
+        CheckpointError: Nothing was trained.
     """
     folder = Path(source).expanduser()
     files = [] if tokenizer is None else [tokenizer.expanduser() / f"tokenizer.{form}" for form in ("json", "model")]
     if files and not any(file.is_file() for file in files):
         raise ConfigError(f"{tokenizer} has no tokenizer.json or tokenizer.model")
     record = _record_of_import(folder)
-    found = _of_run(source, role) if record is None else _of_import(folder, record, role)
-    outputs = [name for name in ("reward", "classes") if name in found.config.outputs]
-    head = head or (outputs[0] if outputs else "lm")
+    exported = _of_run(source, role) if record is None else _of_import(folder, record, role)
+    head = head or next((name for name in ("reward", "classes") if name in exported.config.outputs), "lm")
     if tokenizer is not None:
-        found = _with_tokenizer(found, tokenizer.expanduser())
-    ids = {key: found.extra[key] for key in IDS if found.extra.get(key) is not None}
+        exported = _with_tokenizer(exported, tokenizer.expanduser())
+    ids = _ids(exported.extra)
 
     def beside(part: Path) -> None:
-        found.beside(part)
+        exported.beside(part)
         if head == "lm" and "eos_token_id" in ids:
             _write_generation(part / GENERATION, ids)
 
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     with say.status("writing") as status:
         left = huggingface.save(
-            found.params,
-            found.config,
+            exported.params,
+            exported.config,
             to,
             head=head,
             dtype=dtype,
             shard_bytes=int(shard_gb * GIGABYTE),
             # What is not known is said to be none: left out, it would be the id of the family's own tokenizer.
-            extra={**(dict.fromkeys(IDS) if ids else {}), **found.extra},
+            extra={**(dict.fromkeys(IDS) if ids else {}), **exported.extra},
             beside=beside,
             told=_told(status, "writing"),
         )
@@ -139,32 +163,39 @@ def export(
     if not any((to.expanduser() / f"tokenizer.{form}").is_file() for form in ("json", "model")):
         say.print(
             f"no tokenizer is written, because {source} names none"
-            + ("" if "eos_token_id" in found.extra else ", nor token ids")
+            + ("" if "eos_token_id" in exported.extra else ", nor token ids")
             + "; give a folder that has one with --tokenizer",
             markup=False,
         )
     elif head == "lm" and "eos_token_id" not in ids:
         say.print("no token is known to end a text (eos): what is generated ends at its greatest length", markup=False)
-    config = huggingface.read_json(to.expanduser() / "config.json")
+    config = huggingface.read_json(to.expanduser() / CONFIG)
     print(f"{to}: {config['architectures'][0]}, {dtype}")
     return 0
 
 
-def _with_tokenizer(found: Exported, folder: Path) -> Exported:
-    """What is exported with the tokenizer of a folder: its files, and its token ids, which config.json beside it may
-    know too. Raises ConfigError where the model has no such token."""
-    given = huggingface.read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    ids = {key: given[key] for key in IDS if given.get(key) is not None}
+def _ids(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in IDS if config.get(key) is not None}
+
+
+def _json_or_nothing(path: Path) -> dict[str, Any]:
+    return huggingface.read_json(path) if path.is_file() else {}
+
+
+def _with_tokenizer(exported: Exported, folder: Path) -> Exported:
+    """Exports with the tokenizer of a folder: its files, and its token ids, which config.json beside it may know too.
+    Raises ConfigError where the model has no such token."""
+    ids = _ids(_json_or_nothing(folder / CONFIG))
     for name, (first, *more) in special_ids(folder).items():
-        if first >= found.config.vocab:
+        if first >= exported.config.vocab:
             raise ConfigError(
-                f"{folder}: its {name} token is number {first}, and the model has {found.config.vocab} tokens: this is "
-                "the tokenizer of another model"
+                f"{folder}: its {name} token is number {first}, and the model has {exported.config.vocab} tokens: this "
+                "is the tokenizer of another model"
             )
         ends = dict.fromkeys((first, *more, *(_listed(ids.get("eos_token_id")) if name == "eos" else ())))
         ids[f"{name}_token_id"] = first if len(ends) == 1 else list(ends)
-    extra = {key: value for key, value in found.extra.items() if key not in IDS} | ids
-    return found._replace(extra=extra, beside=lambda part: _copy_tokenizer(folder, part))
+    extra = {key: value for key, value in exported.extra.items() if key not in IDS} | ids
+    return exported._replace(extra=extra, beside=lambda part: _copy_tokenizer(folder, part))
 
 
 def _listed(ids: int | list[int] | None) -> list[int]:
@@ -172,16 +203,16 @@ def _listed(ids: int | list[int] | None) -> list[int]:
 
 
 def _write_generation(path: Path, ids: dict[str, Any]) -> None:
-    """The token ids where generation is configured. What a copied file says stays, and so may more tokens end a
-    completion than `ids` say, but not less."""
-    given = huggingface.read_json(path) if path.is_file() else {}
-    ends = list(dict.fromkeys((*_listed(given.get("eos_token_id")), *_listed(ids["eos_token_id"]))))
-    merged = {**ids, **given, "eos_token_id": ends[0] if len(ends) == 1 else ends}
+    """Writes the token ids where generation is configured. What a copied file says stays, and so may more tokens end a
+    completion than `ids` say, but not fewer."""
+    copied = _json_or_nothing(path)
+    ends = list(dict.fromkeys((*_listed(copied.get("eos_token_id")), *_listed(ids["eos_token_id"]))))
+    merged = {**ids, **copied, "eos_token_id": ends[0] if len(ends) == 1 else ends}
     path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
 
 def _record_of_import(folder: Path) -> dict[str, Any] | None:
-    """What `alignjax import` noted in a folder, None of another folder."""
+    """The record that `alignjax import` wrote into a folder; None for another folder."""
     record = read_json(folder / FILE) if (folder / FILE).is_file() else None
     return record if record is not None and "imported" in record.get("config", {}) else None
 
@@ -196,9 +227,9 @@ def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
     return Exported(params, config, beside, lambda part: _copy_tokenizer(folder / TOKENIZER, part))
 
 
-def _config_from(described: dict[str, Any]) -> TransformerConfig:
+def _config_from(record: dict[str, Any]) -> TransformerConfig:
     fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in described.items() if key != "type"
+        key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key != "type"
     }
     if (scaling := fields.get("rope_scaling")) is not None:
         fields["rope_scaling"] = RopeScaling(**{key: value for key, value in scaling.items() if key != "type"})
@@ -206,7 +237,7 @@ def _config_from(described: dict[str, Any]) -> TransformerConfig:
 
 
 def _of_run(source: str, role: str) -> Exported:
-    """A role of a run, adapters added to the weights they adapt."""
+    """Exports a role of a run, adapters added to the weights they adapt."""
     root, step = run_folder(source)
     config = reload(root).config
     experiment, workspace = policy_of_run(root, config, step, role)
@@ -219,7 +250,7 @@ def _of_run(source: str, role: str) -> Exported:
     huggingface.config_json(model.config)  # before the weights are read
     params = lora.merged(restored_params(workspace.folder, experiment.algorithm, role))
     steps = {} if isinstance(config, Experiment) else config.steps
-    earlier = {name: one.algorithm.roles for name, one in steps.items() if isinstance(one, Experiment)}
+    earlier = {name: step.algorithm.roles for name, step in steps.items() if isinstance(step, Experiment)}
     extra, beside = _tokenizer(experiment, workspace, _first_start(roles, role, earlier))
     return Exported(params, model.config, extra, beside)
 
@@ -227,14 +258,14 @@ def _of_run(source: str, role: str) -> Exported:
 def _tokenizer(
     experiment: Experiment, workspace: Workspace, start: Any
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    """Token ids and tokenizer files: of the folder that the role started from, published or imported, else of the data
-    it was trained on."""
+    """Finds token ids and tokenizer files: of the folder that the role started from, published or imported, else of the
+    data it was trained on."""
     if isinstance(start, Restored) and (record := _record_of_import(folder := workspace.find(start.stage))) is not None:
         return record["config"]["imported"]["beside"], lambda part: _copy_tokenizer(folder / TOKENIZER, part)
     if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
         folder = Path(start.folder).expanduser()
-        given = huggingface.read_json(folder / "config.json")
-        return {key: given[key] for key in BESIDE if key in given}, lambda part: _copy_tokenizer(folder, part)
+        published = huggingface.read_json(folder / CONFIG)
+        return {key: published[key] for key in BESIDE if key in published}, lambda part: _copy_tokenizer(folder, part)
     try:
         dataset = dataset_of(experiment)
     except ConfigError:  # trained on numbers or on recorded rows: `export` says that there is no tokenizer
@@ -249,15 +280,15 @@ def _tokenizer(
             return
         tokenizer.save(part / "tokenizer.json")
         tokens = {f"{name}_token": tokenizer.backend.id_to_token(number) for name, number in ids.items()}
-        described = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
-        (part / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+        (part / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     ends = {"eos_token_id": [tokenizer.eos, *tokenizer.stops]} if tokenizer.stops else {}
     return {f"{name}_token_id": number for name, number in ids.items()} | ends, write
 
 
 def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str, Mapping[str, Role]]) -> Any:
-    """Where a role's weights come from, through those it copies, adapts, or goes on from in an earlier step."""
+    """Follows a role to the start of its weights: through those it copies, adapts, or continues from an earlier step."""
     start = unwrapped(roles[role].start)
     if isinstance(start, (CopyOf, AdaptersOf)):
         return _first_start(roles, start.role, earlier)

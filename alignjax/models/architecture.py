@@ -24,20 +24,41 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 class TransformerConfig:
     """Sizes and switches of a decoder-only transformer. `huggingface.config_of` fills it in for published weights.
 
-    vocab V, width D, layers, heads (query), kv_heads (0: as many as heads), head_dim (0: width / heads), mlp (gated
-    hidden size); tied: the lm head is the embedding; outputs: heads besides "lm", see `heads.SMALL`; classes: numbers
-    of the output "classes"; head_bias: whether those heads have one; dtype and param_dtype: compute and storage, by
-    name; remat: "none" or "layer"; attention: "xla", "cudnn" (GPU), "splash" (TPU), or "auto", the fastest that can run
-    this on the device at hand (see `models/kernels.py`); group_chunks: groups too large for memory are
-    extended over their prompt in so many rematerialized pieces.
-
-    window: attend to that many latest tokens, None for all; local: which layers the window holds for, () for all of
-    them; rope_scaling: of the rotary frequencies, and local_rope_theta: what local layers turn by instead of rope_theta
-    and rope_scaling; query_scale: what attention scores are multiplied with, None for head_dim^-1/2; attn_softcap,
-    logit_softcap: caps of attention scores and of the lm head's logits (`soft_cap`); qk_norm: queries and keys are
-    normed per head before they are turned; qkv_bias, o_bias, mlp_bias: biases of those products; post_norms: what
-    attention and mlp add is normed too; centred_norms: norms multiply by 1 + their scale; embed_scale: embeddings are
-    multiplied by sqrt(width); activation: "silu", "gelu" or "gelu_tanh".
+    Attributes:
+        vocab: V, the number of tokens.
+        width: D.
+        layers: The number of layers.
+        heads: Query heads.
+        kv_heads: Key-value heads; 0 means as many as heads.
+        head_dim: h; 0 means width / heads.
+        mlp: The hidden size of the gated MLP.
+        rope_theta: The base of rotary frequencies.
+        norm_eps: What norms add to the mean square.
+        window: Tokens attend to that many latest ones; None means to all.
+        tied: The lm head is the embedding.
+        outputs: Heads besides "lm", see `heads.SMALL`.
+        dtype: What is computed in, by name.
+        param_dtype: What is stored, by name.
+        remat: "none", or "layer" to compute each layer again in the backward pass.
+        attention: "xla", "cudnn" (GPU), "splash" (TPU), or "auto", the fastest that can run this on the device at hand
+            (see `models/kernels.py`).
+        group_chunks: Groups too large for memory are extended over their prompt in so many rematerialized pieces.
+        activation: "silu", "gelu" or "gelu_tanh".
+        local: The layers that the window holds for; () means all of them.
+        local_rope_theta: What local layers turn by in the place of rope_theta and rope_scaling.
+        rope_scaling: Of the rotary frequencies.
+        query_scale: What attention scores are multiplied by; None means head_dim^-1/2.
+        attn_softcap: A soft cap of attention scores, see `attention.soft_cap`.
+        logit_softcap: A soft cap of the lm head's logits.
+        qk_norm: Queries and keys are normed per head before they are turned.
+        qkv_bias: The products q, k and v have biases.
+        o_bias: The product o has a bias.
+        mlp_bias: The products of the MLP have biases.
+        post_norms: What attention and MLP add is normed too.
+        centred_norms: Norms multiply by 1 + their scale.
+        embed_scale: Embeddings are multiplied by sqrt(width).
+        classes: How many numbers the output "classes" has.
+        head_bias: The heads in outputs have biases.
     """
 
     vocab: int

@@ -18,11 +18,12 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface import config_json, read_json, tensor_name
 from alignjax.models.huggingface.folders import new_folder
 from alignjax.models.transformer import transformer
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Key, Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# What would change the numbers and is not built, with the values that change nothing.
+# Settings that would change the numbers and are not built, with the values that change nothing.
 _PLAIN = {
     "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False, None), "lora_bias": (False, None),
     "fan_in_fan_out": (False, None), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
@@ -33,7 +34,7 @@ _PLAIN = {
 
 
 class Loaded(NamedTuple):
-    """Adapters, and what `lora.adapt` scales them by."""
+    """Adapters as they were read, with what `lora.adapt` scales them by."""
 
     adapters: Params
     alpha: float
@@ -41,11 +42,11 @@ class Loaded(NamedTuple):
 
 
 def _modules(config: TransformerConfig) -> dict[str, str]:
-    """Their module of each matrix of the layers, "{}" standing for the layer: {"q": "model.layers.{}.self_attn.q_proj",
+    """The module of each matrix of the layers, "{}" standing for the layer: {"q": "model.layers.{}.self_attn.q_proj",
     ..}. Raises ConfigError for an architecture that no family of published checkpoints has."""
     family, _ = config_json(config)
     names = {name: tensor_name(f"layers/{name}", family) for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    return {name: found.removesuffix(".weight") for name, found in names.items() if found is not None}
+    return {name: tensor.removesuffix(".weight") for name, tensor in names.items() if tensor is not None}
 
 
 def save(
@@ -57,11 +58,24 @@ def save(
     rank_stabilised: bool = False,
     base: str = "",
 ) -> list[str]:
-    """Writes adapters as a folder that `peft` loads over the weights `base` (a name or folder, which it only notes),
-    and returns what of them has no place there: what was trained whole. float32; whole or not at all.
+    """Writes adapters as a folder that `peft` loads, in float32; whole or not at all.
 
-    Raises ConfigError for an architecture that no family has, and a folder that holds something already.
+    Args:
+        adapters: See `lora.init`.
+        config: The configuration of the adapted model.
+        folder: The folder to be made.
+        alpha: See `lora.scale_of`.
+        rank_stabilised: See `lora.scale_of`.
+        base: The name or folder of the adapted weights, which is only noted.
+
+    Returns:
+        The names of what has no place there: what was trained whole.
+
+    Raises:
+        ConfigError: An architecture that no family has, or a folder that holds something already.
     """
+    # Each layer's factors are two tensors of their own, transposed: a product is [out, in] there. Matrices whose rank
+    # is not that of the first stand in rank_pattern.
     modules, parts = _modules(config), adapters["layers"]
     ranks = {name: part["a"].shape[-1] for name, part in parts.items()}
     first = next(iter(ranks.values()))
@@ -79,68 +93,76 @@ def save(
             stem = PREFIX + modules[name].format(layer)
             tensors[f"{stem}.lora_A.weight"] = np.ascontiguousarray(np.asarray(part["a"][layer], np.float32).T)
             tensors[f"{stem}.lora_B.weight"] = np.ascontiguousarray(np.asarray(part["b"][layer], np.float32).T)
-    with new_folder(Path(folder)) as made:
-        save_file(tensors, made / WEIGHTS, metadata={"format": "pt"})
-        (made / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    rest = jax.tree_util.tree_leaves_with_path({name: part for name, part in adapters.items() if name != "layers"})
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in rest]
+    with new_folder(Path(folder)) as part:
+        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
+        (part / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    return [*leaves_by_name({name: part for name, part in adapters.items() if name != "layers"})]
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    given = read_json(path)
-    for key, fine in _PLAIN.items():
-        if key in given and given[key] not in fine:
-            raise ConfigError(f"{path}: {key} is {given[key]!r}, and only {fine[0]!r} is read")
-    return given
+    settings = read_json(path)
+    for key, harmless in _PLAIN.items():
+        if key in settings and settings[key] not in harmless:
+            raise ConfigError(f"{path}: {key} is {settings[key]!r}, and only {harmless[0]!r} is read")
+    return settings
 
 
 def load(folder: Path | str, config: TransformerConfig) -> Loaded:
-    """The adapters that `peft` saved in a folder, for a model of `config`: float32 leaves stacked over the layers.
+    """Reads the adapters that `peft` saved in a folder.
 
-    Raises ConfigError naming the file, setting or tensor: adapters of another kind than LoRA on matrices of the layers,
-    or of some layers only, or of other shapes than the model's.
+    Args:
+        folder: The folder.
+        config: The configuration of the adapted model.
+
+    Returns:
+        The adapters, float32 and stacked over the layers, and their scale.
+
+    Raises:
+        ConfigError: Adapters of another kind than LoRA on matrices of the layers, or of some layers only, or of other
+            shapes than the model's; the message names the file, setting or tensor.
     """
+    # Tensors are taken out of the file's as each matrix finds its own, so that what is left over belongs nowhere.
     folder = Path(folder).expanduser()
-    given = _settings(folder / CONFIG)
+    settings, file = _settings(folder / CONFIG), folder / WEIGHTS
     try:
-        with safetensors.safe_open(folder / WEIGHTS, framework="np") as file:
-            tensors = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+        with safetensors.safe_open(file, framework="np") as opened:
+            tensors = {name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{folder / WEIGHTS} cannot be read ({error})") from None
-    modules = _modules(config)
+        raise ConfigError(f"{file} cannot be read ({error})") from None
     shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))["layers"]
     layers: dict[str, dict[str, Array]] = {}
-    for name, module in modules.items():
-        kinds = {"a": "lora_A", "b": "lora_B"}
+    for name, module in _modules(config).items():
         stems = [PREFIX + module.format(layer) for layer in range(config.layers)]
-        if any(f"{stem}.lora_A.weight" in tensors for stem in stems):
-            layers[name] = {
-                part: _stacked([f"{stem}.{kind}.weight" for stem in stems], tensors, folder / WEIGHTS)
-                for part, kind in kinds.items()
-            }
-            found = (layers[name]["a"].shape[1], layers[name]["b"].shape[2])
-            if found != shapes[name].shape[1:]:
-                raise ConfigError(
-                    f"{folder / WEIGHTS}: {stems[0]} is for a matrix {list(found)}, and this model's is "
-                    f"{list(shapes[name].shape[1:])}"
-                )
+        if not any(f"{stem}.lora_A.weight" in tensors for stem in stems):
+            continue
+        a, b = (_stacked([f"{stem}.{kind}.weight" for stem in stems], tensors, file) for kind in ("lora_A", "lora_B"))
+        if (a.shape[1], b.shape[2]) != shapes[name].shape[1:]:
+            raise ConfigError(
+                f"{file}: {stems[0]} is for a matrix {[a.shape[1], b.shape[2]]}, and this model's is "
+                f"{list(shapes[name].shape[1:])}"
+            )
+        layers[name] = {"a": a, "b": b}
     if tensors:
-        raise ConfigError(f"{folder / WEIGHTS}: {next(iter(tensors))} belongs to no matrix of this model's layers")
-    return Loaded({"layers": layers}, float(given["lora_alpha"]), bool(given.get("use_rslora")))
+        raise ConfigError(f"{file}: {next(iter(tensors))} belongs to no matrix of this model's layers")
+    return Loaded({"layers": layers}, float(settings["lora_alpha"]), bool(settings.get("use_rslora")))
 
 
 def _stacked(names: list[str], tensors: dict[str, np.ndarray], where: Path) -> Array:
-    """The tensors of all layers, transposed and stacked, taken out of `tensors`."""
+    """Takes the tensors of all layers out of `tensors`, transposed and stacked."""
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ConfigError(f"{where} has no {missing[0]}; adapters of some layers only are not read")
-    found = [tensors.pop(name) for name in names]
-    if len({one.shape for one in found}) > 1:
+    layers = [tensors.pop(name) for name in names]
+    if len({layer.shape for layer in layers}) > 1:
         raise ConfigError(f"{where}: {re.sub(r'[0-9]+', 'N', names[0], count=1)} has another rank in another layer")
-    return jnp.stack([one.T for one in found])
+    return jnp.stack([layer.T for layer in layers])
 
 
 def start(key: Key, params: Params, *, folder: str, config: TransformerConfig) -> Params:
-    """Where adapters start that `peft` has saved: `with_lora(.., start=fn(peft.start, folder=.., config=..))`, with the
-    alpha and rank_stabilised of `load`. Raises ConfigError as `load` does."""
+    """Starts from adapters that `peft` has saved: `with_lora(.., start=fn(peft.start, folder=.., config=..))`, with the
+    alpha and rank_stabilised of `load`.
+
+    Raises:
+        ConfigError: See `load`.
+    """
     return load(folder, config).adapters

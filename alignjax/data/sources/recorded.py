@@ -6,7 +6,6 @@ all.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,25 +18,16 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.data.sources.source import Buckets, OpenedSource, Source, bucket_shapes, endless
+from alignjax.tree_names import path_keys
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
 
-def flattened(batch: Batch, at: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (name, leaf) of all that is filled: "prompt", "logps/reference", "views/judged/tokens".
-
-    Args:
-        batch: A batch of arrays or of shapes.
-        at: What is put before every name.
-    """
-    for entry in dataclasses.fields(batch):
-        value = getattr(batch, entry.name)
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                name = f"{at}{entry.name}/{quote(key, safe=':')}"
-                yield from flattened(inner, f"{name}/") if isinstance(inner, Batch) else [(name, inner)]
-        elif value is not None:
-            yield at + entry.name, value
+def flattened(batch: Batch) -> Iterator[tuple[str, Any]]:
+    """Yields (name, leaf) of all that a batch of arrays or shapes has: "prompt", "logps/reference",
+    "views/judged/tokens"."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        yield "/".join(quote(key, safe=":") for key in path_keys(path)), leaf
 
 
 def assembled(leaves: Mapping[str, Any]) -> Batch:

@@ -16,25 +16,18 @@ _LLAMA: Mapping[str, str] = {
     "heads/reward": "score",
     "heads/classes": "score",
     "layers/attn_norm": "model.layers.{}.input_layernorm",
-    "layers/q": "model.layers.{}.self_attn.q_proj",
-    "layers/k": "model.layers.{}.self_attn.k_proj",
-    "layers/v": "model.layers.{}.self_attn.v_proj",
-    "layers/o": "model.layers.{}.self_attn.o_proj",
     "layers/mlp_norm": "model.layers.{}.post_attention_layernorm",
-    "layers/gate": "model.layers.{}.mlp.gate_proj",
-    "layers/up": "model.layers.{}.mlp.up_proj",
-    "layers/down": "model.layers.{}.mlp.down_proj",
+    **{f"layers/{name}": f"model.layers.{{}}.self_attn.{name}_proj" for name in ("q", "k", "v", "o")},
+    **{f"layers/{name}": f"model.layers.{{}}.mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
-_QK_NORM = {
-    "layers/q_norm": "model.layers.{}.self_attn.q_norm",
-    "layers/k_norm": "model.layers.{}.self_attn.k_norm",
-}
+_QK_NORM = {f"layers/{name}": f"model.layers.{{}}.self_attn.{name}" for name in ("q_norm", "k_norm")}
 _GEMMA2 = _LLAMA | {
     "layers/attn_post_norm": "model.layers.{}.post_attention_layernorm",
     "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
     "layers/mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
+# What transformers takes for a key that is missing.
 _COMMON = {
     "num_key_value_heads": None,
     "head_dim": None,
@@ -43,7 +36,7 @@ _COMMON = {
     "rope_theta": 10_000.0,
     "tie_word_embeddings": False,
 }
-_LAYER_WINDOWS = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
+_QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads": 32}
 _GEMMA = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
@@ -54,8 +47,6 @@ _GEMMA = {
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
 }
-
-
 _GEMMA3 = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -66,6 +57,7 @@ _GEMMA3 = {
     "sliding_window_pattern": 6,
 }
 
+# What no config.json of a family says.
 _PLAIN = {"mlp_bias": False, "qk_norm": False}
 _GEMMA_NORMS = _PLAIN | {"post_norms": True, "centred_norms": True, "embed_scale": True}
 
@@ -90,61 +82,30 @@ class Family:
     fixed: Mapping[str, Any]
 
 
-def _families(*families: Family) -> dict[str, Family]:
-    return {family.name: family for family in families}
+def _family(
+    name: str, stem: str, modules: Mapping[str, str], defaults: Any, fixed: Any = _PLAIN, text: str = ""
+) -> Family:
+    classifier = f"{stem}{text}ForSequenceClassification"
+    return Family(name, f"{stem}ForCausalLM", classifier, modules, _COMMON | defaults, fixed)
 
 
+_NORMED = _LLAMA | _QK_NORM
+_CAPPED = _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+_QWEN3 = _QWEN | {"head_dim": 128, "attention_bias": False}
 # An export takes the first that can say what a configuration says.
-FAMILIES: Mapping[str, Family] = _families(
-    Family(
-        "llama",
-        "LlamaForCausalLM",
-        "LlamaForSequenceClassification",
-        _LLAMA,
-        _COMMON | {"attention_bias": False, "mlp_bias": False},
-        {"qk_norm": False},
-    ),
-    Family(
-        "mistral",
-        "MistralForCausalLM",
-        "MistralForSequenceClassification",
-        _LLAMA,
-        _COMMON | {"sliding_window": 4096, "num_key_value_heads": 8},
-        _PLAIN,
-    ),
-    Family(
-        "qwen2",
-        "Qwen2ForCausalLM",
-        "Qwen2ForSequenceClassification",
-        _LLAMA,
-        _COMMON | _LAYER_WINDOWS | {"num_key_value_heads": 32},
-        _PLAIN | {"qkv_bias": True, "o_bias": False},
-    ),
-    Family(
-        "qwen3",
-        "Qwen3ForCausalLM",
-        "Qwen3ForSequenceClassification",
-        _LLAMA | _QK_NORM,
-        _COMMON | _LAYER_WINDOWS | {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
-        _PLAIN | {"qk_norm": True},
-    ),
-    Family(
-        "gemma2",
-        "Gemma2ForCausalLM",
-        "Gemma2ForSequenceClassification",
-        _GEMMA2,
-        _COMMON | _GEMMA | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
-        _GEMMA_NORMS,
-    ),
-    Family(
-        "gemma3_text",
-        "Gemma3ForCausalLM",
-        "Gemma3TextForSequenceClassification",
-        _GEMMA2 | _QK_NORM,
-        _COMMON | _GEMMA | _GEMMA3,
-        _GEMMA_NORMS | {"qk_norm": True},
-    ),
-)
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        _family("llama", "Llama", _LLAMA, {"attention_bias": False, "mlp_bias": False}, {"qk_norm": False}),
+        _family("mistral", "Mistral", _LLAMA, {"sliding_window": 4096, "num_key_value_heads": 8}),
+        _family("qwen2", "Qwen2", _LLAMA, _QWEN, _PLAIN | {"qkv_bias": True, "o_bias": False}),
+        _family("qwen3", "Qwen3", _NORMED, _QWEN3, _PLAIN | {"qk_norm": True}),
+        _family("gemma2", "Gemma2", _GEMMA2, _CAPPED, _GEMMA_NORMS),
+        _family(
+            "gemma3_text", "Gemma3", _GEMMA2 | _QK_NORM, _GEMMA | _GEMMA3, _GEMMA_NORMS | {"qk_norm": True}, "Text"
+        ),
+    )
+}
 
 
 def family_of(config: Mapping[str, Any], where: Any) -> Family:

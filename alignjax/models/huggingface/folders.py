@@ -1,4 +1,4 @@
-"""Folders of published weights: what one holds, from the headers of its files alone, and a new one to write in."""
+"""Folders of published weights: the tensors of one, from the headers of its files alone, and a new one to write in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies, under what name, and what it is; dtype as NumPy calls it."""
+    """A tensor of a folder: its file, its name there, its dtype as NumPy calls it, its shape."""
 
     file: Path
     name: str
@@ -31,7 +31,7 @@ class Stored(NamedTuple):
 
 
 def folder_of(folder: Path | str) -> Path:
-    """The folder; ConfigError if there is none."""
+    """The folder as a path. Raises ConfigError if it does not exist."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise ConfigError(f"there is no folder {path} with a checkpoint; download it there first")
@@ -39,25 +39,32 @@ def folder_of(folder: Path | str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError if there is no such file or it holds something else."""
+    """Reads the JSON object in a file. Raises ConfigError if there is no such file or it holds something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path.parent} has no {path.name}; is it the folder of a checkpoint?") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); it may be cut short: download it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ConfigError(f"{path} holds no JSON object")
-    return found
+    return value
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
-    """A folder to write in, beside the wanted one, whose name it takes at the end; it goes if anything fails, so that
-    the wanted one is whole or not there.
+    """Makes a folder whole or not at all: what is written goes into one beside it, which takes its name at the end.
 
-    need: bytes that will be written. Raises ConfigError, before anything is made, for a folder that holds something, a
-    place that cannot be written to, or a disk without room.
+    Args:
+        folder: The folder to be made.
+        need: Bytes that will be written.
+
+    Yields:
+        The folder to write in, which is removed if anything fails.
+
+    Raises:
+        ConfigError: Before anything is made: the folder holds something, its parent cannot be written to, or the disk
+            has no room.
     """
     folder = folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -80,7 +87,7 @@ def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
 
 
 def _weight_files(folder: Path) -> Mapping[str, tuple[str, ...] | None]:
-    """{file name: the tensors that the index says are in it, None where there is no index}."""
+    """The names of the weight files, each with the tensors that the index promises (None without an index)."""
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
@@ -100,42 +107,57 @@ def _weight_files(folder: Path) -> Mapping[str, tuple[str, ...] | None]:
 
 
 def tensors_of(folder: Path | str) -> dict[str, Stored]:
-    """Every tensor of a folder by name. Only headers are read.
+    """Lists the tensors of a folder by name. Only headers are read.
 
-    Raises ConfigError naming the file or tensor: one that is not there or is cut short, that the index promises and the
-    file has not, or whose numbers are of a kind that is not read.
+    Raises:
+        ConfigError: A file is missing or cut short, or has not what the index promises; the message names it.
     """
     folder = folder_of(folder)
-    found: dict[str, Stored] = {}
-    for name, promised in _weight_files(folder).items():
-        path = folder / name
-        if not path.is_file():
-            raise ConfigError(f"{folder / INDEX} names {name}, which is not there; download it")
+    tensors: dict[str, Stored] = {}
+    for path, promised in _present(folder):
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-                here = {key: (view.get_dtype(), tuple(view.get_shape())) for key, view in views.items()}
+                headers = {key: (view.get_dtype(), tuple(view.get_shape())) for key, view in views.items()}
         except safetensors.SafetensorError as error:
             raise ConfigError(f"{path} is not a whole safetensors file ({error}); download it again") from None
-        missing = [key for key in promised or () if key not in here]
+        missing = [key for key in promised or () if key not in headers]
         if missing:
             raise ConfigError(f"{path} has no tensor {missing[0]!r}, which {INDEX} says it has")
-        for key, (dtype, shape) in here.items():
-            found[key] = Stored(path, key, str(DTYPES.get(dtype, dtype)), shape)
-    return found
+        for key, (dtype, shape) in headers.items():
+            tensors[key] = Stored(path, key, str(DTYPES.get(dtype, dtype)), shape)
+    return tensors
+
+
+def _present(folder: Path) -> Iterator[tuple[Path, tuple[str, ...] | None]]:
+    """The weight files as paths, see `_weight_files`. Raises ConfigError for one that is missing."""
+    for name, promised in _weight_files(folder).items():
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / INDEX} names {name}, which is not there; download it")
+        yield folder / name, promised
 
 
 def fingerprint(folder: Path | str, *, pieces: int = 64, size: int = 4096) -> str:
-    """16 hexadecimal digits that tell one checkpoint from another without reading it all: config.json, the weight
-    files' names, sizes and headers, and `pieces` short stretches of each, evenly spread."""
+    """Gives 16 hexadecimal digits that tell one checkpoint from another without reading it all.
+
+    They are of config.json, the weight files' names, sizes and headers, and evenly spread stretches of each file.
+
+    Args:
+        folder: A folder of published weights.
+        pieces: How many stretches of each file.
+        size: Their length in bytes.
+
+    Returns:
+        The digits.
+
+    Raises:
+        ConfigError: The folder has no weights that can be read.
+    """
     folder = folder_of(folder)
     digest = hashlib.sha256((folder / CONFIG).read_bytes() if (folder / CONFIG).is_file() else b"")
-    for name in _weight_files(folder):
-        path = folder / name
-        if not path.is_file():
-            raise ConfigError(f"{folder / INDEX} names {name}, which is not there; download it")
+    for path, _ in _present(folder):
         length = path.stat().st_size
-        digest.update(f"{name} {length}".encode())
+        digest.update(f"{path.name} {length}".encode())
         with path.open("rb") as file:
             start = 8 + struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
             for piece in range(pieces):

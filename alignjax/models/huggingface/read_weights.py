@@ -23,21 +23,24 @@ from alignjax.types import Array, Model, Params
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A start: the weights in a folder. Heads that the folder has not start afresh. The fingerprint stands in
-    config.json, so that a run is not resumed with other weights under the same name."""
+    """A start from the weights in a folder. Heads that the folder has not start afresh. The fingerprint stands in the
+    run's config.json, so that a run is not resumed with other weights under the same name."""
 
     folder: str
     fingerprint: str
 
 
 def pretrained(folder: Path | str) -> Pretrained:
-    """Where a role starts from published weights: `Role(transformer(config_of(folder)), pretrained(folder))`. Raises
-    ConfigError if the folder holds none that can be read."""
+    """Starts a role from published weights: `Role(transformer(config_of(folder)), pretrained(folder))`.
+
+    Raises:
+        ConfigError: The folder holds none that can be read.
+    """
     return Pretrained(str(folder), fingerprint(folder))
 
 
 class Part(NamedTuple):
-    """How a leaf is made: tensors (of the layers in order, if it is stacked), each transposed or not."""
+    """The tensors that a leaf is made of (those of the layers in order, if it is stacked), each transposed or not."""
 
     tensors: tuple[str, ...]
     stacked: bool
@@ -45,21 +48,31 @@ class Part(NamedTuple):
 
 
 def check(folder: Path | str, model: Model) -> dict[str, Part]:
-    """What each leaf of the model's params is made of; {} for heads that start afresh. Reads headers alone.
+    """Checks that a folder holds a model's weights, and finds what each leaf is made of. Reads headers alone.
 
-    Raises ConfigError naming what is wrong: an unknown architecture, a model of another configuration, files that are
-    not there or cut short, tensors that are missing, of another shape or kind, or that no leaf takes.
+    Args:
+        folder: A folder of published weights.
+        model: A transformer.
+
+    Returns:
+        The part of each leaf by name ("layers/q"); none for heads that start afresh.
+
+    Raises:
+        ConfigError: An unknown architecture, a model of another configuration, files that are missing or cut short, or
+            tensors that are missing, of another shape or kind, or that no leaf takes; the message names them.
     """
-    given, where = config_in(folder)
-    for name, value in fields_in(given, where).items():
+    # All problems are collected before the first few are named. A causal language model has no classifier's head, so
+    # such a head starts afresh; in a classifier's folder it is read.
+    raw, where = config_in(folder)
+    for name, value in fields_in(raw, where).items():
         if name not in ("outputs", "classes", "head_bias") and getattr(model.config, name) != value:
             raise ConfigError(
                 f"{where} describes a model with {name}={value!r}, and this one has {getattr(model.config, name)!r}; "
                 "make it with transformer(huggingface.config_of(folder))"
             )
-    family, stored = family_of(given, where), _stored(folder)
+    family, stored = family_of(raw, where), _stored(folder)
     leaves = leaves_by_name(jax.eval_shape(model.init, jax.random.key(0)))
-    fresh = () if given["architectures"][0] == family.classifier else ("heads/reward/", "heads/classes/")
+    fresh = () if raw["architectures"][0] == family.classifier else ("heads/reward/", "heads/classes/")
     parts, wrong = {}, []
     for leaf, abstract in leaves.items():
         pattern = None if leaf.startswith(fresh) and fresh else tensor_name(leaf, family)
@@ -84,25 +97,25 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
 
 def _stored(folder: Path | str) -> dict[str, Stored]:
     """The tensors of a folder by the names that its family has for them."""
-    found = tensors_of(folder)
+    tensors = tensors_of(folder)
     if read_json(folder_of(folder) / CONFIG).get("architectures") != [WITH_IMAGES]:
-        return found
-    return {name: stored for key, stored in found.items() if (name := text_name(key)) is not None}
+        return tensors
+    return {name: stored for key, stored in tensors.items() if (name := text_name(key)) is not None}
 
 
 def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) -> str | None:
     if name not in stored:
         return f"{name} is missing"
-    found = stored[name]
-    if found.shape != shape:
-        return f"{name} in {found.file.name} has the shape {list(found.shape)} where the config means {list(shape)}"
-    if found.dtype not in ("float32", "bfloat16", "float16"):
-        return f"{name} in {found.file.name} is {found.dtype}; float32, bfloat16 and float16 are read"
+    file, _, dtype, actual = stored[name]
+    if actual != shape:
+        return f"{name} in {file.name} has the shape {list(actual)} where the config means {list(shape)}"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        return f"{name} in {file.name} is {dtype}; float32, bfloat16 and float16 are read"
     return None
 
 
 def _is_spare(name: str, model: Model) -> bool:
-    """Whether a tensor says nothing: tables that older files kept, and the second copy of a tied embedding."""
+    """Tells whether a tensor says nothing: tables that older files kept, and the second copy of a tied embedding."""
     return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and model.config.tied)
 
 
@@ -113,11 +126,22 @@ def load(
     *,
     told: Callable[[str, int, int], None] = lambda leaf, number, of: None,
 ) -> Params:
-    """The params that a folder holds, in the dtypes of `model`, without the heads that it has not.
+    """Reads the params that a folder holds, in the dtypes of the model.
 
-    shardings: a tree like the params with where each leaf shall lie; the first device if None. Of each tensor only the
-    slices are read that this process's devices keep, and beside what is on them there is one leaf's at a time.
-    told(leaf, number, of): called before each leaf. Raises ConfigError before anything is read, see `check`.
+    Of each tensor only the slices are read that this process's devices keep, and beside what is on them there is one
+    leaf's at a time.
+
+    Args:
+        folder: A folder of published weights.
+        model: A transformer.
+        shardings: A tree like the params with each leaf's sharding; the first device if None.
+        told: Called with (leaf, number, of) before each leaf.
+
+    Returns:
+        The params, without the heads that the folder has not.
+
+    Raises:
+        ConfigError: See `check`; before anything is read.
     """
     parts, stored = check(folder, model), _stored(folder)
     abstract = jax.eval_shape(model.init, jax.random.key(0))
@@ -137,9 +161,9 @@ def load(
 
 
 def _leaf(abstract: Any, part: Part, views: Sequence[Any], sharding: jax.sharding.Sharding) -> Array:
-    """An array on its devices, of which each reads its own slices."""
+    """Makes an array on its devices, of which each reads its own slices."""
 
-    def one(view: Any, index: tuple[slice, ...]) -> np.ndarray:
+    def read(view: Any, index: tuple[slice, ...]) -> np.ndarray:
         return view[index[::-1]].T if part.transposed else view[index]
 
     def shard(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -147,12 +171,12 @@ def _leaf(abstract: Any, part: Part, views: Sequence[Any], sharding: jax.shardin
         sizes = [len(range(*along.indices(size))) for along, size in zip(index, abstract.shape, strict=True)]
         numbers = np.empty(sizes, abstract.dtype)
         if not part.stacked:
-            numbers[...] = one(views[0], index)
+            numbers[...] = read(views[0], index)
         else:
             for row, layer in enumerate(range(*index[0].indices(abstract.shape[0]))):
-                numbers[row] = one(views[layer], index[1:])
+                numbers[row] = read(views[layer], index[1:])
         return numbers
 
-    made = jax.make_array_from_callback(abstract.shape, sharding, shard)
+    array = jax.make_array_from_callback(abstract.shape, sharding, shard)
     # On CPU the array may stand in NumPy's memory, which could not be donated.
-    return jnp.copy(made) if jax.default_backend() == "cpu" else made
+    return jnp.copy(array) if jax.default_backend() == "cpu" else array

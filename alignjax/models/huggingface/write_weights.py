@@ -25,7 +25,7 @@ TOKENIZER_FILES = (
 
 
 class Piece(NamedTuple):
-    """One tensor to be written: (a layer of) a leaf, transposed or not."""
+    """A tensor to be written: (a layer of) a leaf, transposed or not."""
 
     name: str
     leaf: Array
@@ -49,16 +49,27 @@ def save(
     beside: Callable[[Path], None] = lambda folder: None,
     told: Callable[[str, int, int], None] = lambda name, number, of: None,
 ) -> list[str]:
-    """Writes `params` as a folder that `transformers` loads, and returns what of them has no place there.
+    """Writes params as a folder that `transformers` loads. One process writes, and must have all of every leaf.
 
-    head: "lm" for a causal language model, "reward" or "classes" for a sequence classifier; dtype: of the numbers in
-    the files; shard_bytes: the most a file holds, and what is held in memory beside the params; extra: further keys of
-    config.json (token ids, max_position_embeddings); beside(folder): writes what else belongs there, before the folder
-    has its name; told(file, number, of): called before each file. One process writes, and must have all of every leaf.
+    Args:
+        params: The params.
+        config: Their configuration.
+        folder: The folder to be made.
+        head: "lm" for a causal language model, "reward" or "classes" for a sequence classifier.
+        dtype: Of the numbers in the files.
+        shard_bytes: The most a file holds, and what is held in memory beside the params.
+        extra: Further keys of config.json (token ids, max_position_embeddings).
+        beside: beside(folder) writes what else belongs there, before the folder has its name.
+        told: Called with (file, number, of) before each file.
 
-    Raises ConfigError before anything is written: for an architecture that no family has, a head that the params have
-    not, a folder that holds something already, or a disk without room.
+    Returns:
+        The names of leaves that have no place there.
+
+    Raises:
+        ConfigError: Before anything is written: an architecture that no family has, a head that the params have not, a
+            folder that holds something already, or a disk without room.
     """
+    # config.json decides the family, the family names the tensors, their sizes the files; only then anything is made.
     family, written = config_json(config, head)
     folder = Path(folder)
     if shard_bytes < 1:
@@ -86,7 +97,7 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _pieces(params: Params, config: TransformerConfig, family: Family, head: str) -> tuple[list[Piece], list[str]]:
-    """The tensors in the order of the network, and the leaves that have no place among them."""
+    """The tensors in the order of the network, and the names of leaves that have no place among them."""
     leaves = leaves_by_name({name: part for name, part in params.items() if name != "edits"})
     skipped = {"lm": ("heads/reward/", "heads/classes/"), "reward": ("heads/lm/", "heads/classes/")}
     aside = skipped.get(head, ("heads/lm/", "heads/reward/"))
@@ -112,7 +123,7 @@ def _pieces(params: Params, config: TransformerConfig, family: Family, head: str
 
 
 def _files(pieces: list[Piece], itemsize: int, shard_bytes: int) -> dict[str, list[Piece]]:
-    """The tensors by file, none of which is larger than `shard_bytes` unless a single tensor is."""
+    """Divides the tensors among files, none of which is larger than `shard_bytes` unless a single tensor is."""
     groups: list[list[Piece]] = [[]]
     room = shard_bytes
     for piece in pieces:

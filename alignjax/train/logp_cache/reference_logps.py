@@ -1,8 +1,9 @@
-"""Log-probs of frozen roles over the rows of a source: scored once, kept on disk, read again in later epochs and runs.
+"""Log-probs of frozen roles over the rows of a source: scored once, stored on disk (`shards.py`), read again in later
+epochs and runs.
 
-They are kept under a hash of all that they depend on: the weights, bit by bit; what made the model; the code that runs
-it; the versions and the kind of device. Within that each is found by the tokens that were scored, so that a changed
-tokenizer, chat template or row, which are other tokens, finds nothing, and neither padding nor batches matter.
+They are stored under a hash of all that they depend on: the weights, bit by bit; what made the model; the code that
+runs it; the versions and the kind of device. Within that each is found by the tokens that were scored, so that a
+changed tokenizer, chat template or row, which are other tokens, finds nothing, and neither padding nor batches matter.
 
 Of several processes each looks up all rows and scores those that its devices hold; the first alone reads and writes the
 folder, and the others are told what is in it.
@@ -46,7 +47,7 @@ from alignjax.train.step import first_rewrite
 from alignjax.train.stop_signal import Interrupted, StopRequest
 from alignjax.types import Algorithm, Batch, Model, frozen
 
-FORMAT = 1  # raise it when what is kept changes its meaning
+FORMAT = 1  # raise it when what is stored changes its meaning
 SHARD_SECONDS = 20.0  # of scoring: what is lost, at most, when a run is killed
 SAY_SECONDS = 10.0
 LOOKED = 256  # rows that are looked up, at most, until processes hear whether one of them was asked to stop
@@ -58,10 +59,19 @@ Known = dict[bytes, np.ndarray]  # log-probs of a completion's valid tokens, by 
 
 
 def without_cached(experiment: Experiment, source: Any, state: TrainState) -> Algorithm:
-    """The algorithm without the stages that `experiment.cached_logps` answers; `state`: shapes of its state.
+    """Takes out of an algorithm the stages that `experiment.cached_logps` answers.
 
-    Raises ConfigError, before any work, if one of those roles does not exist or may move, or if what the losses score
-    is not what the source gives.
+    Args:
+        experiment: Whose algorithm it is.
+        source: Its source.
+        state: The shapes of its state.
+
+    Returns:
+        The algorithm without those stages.
+
+    Raises:
+        ConfigError: Before any work: one of the roles does not exist or may move, or what the losses score is not what
+            the source gives.
     """
     algorithm, names = experiment.algorithm, experiment.cached_logps
     if not names:
@@ -73,8 +83,8 @@ def without_cached(experiment: Experiment, source: Any, state: TrainState) -> Al
     def answered(stage: Any) -> bool:
         return stage.function is stages.logprobs and stage.kwargs["role"] in names
 
-    kept = {name: stage for name, stage in algorithm.experience.items() if not answered(stage)}
-    return dataclasses.replace(algorithm, experience=kept)
+    rest = {name: stage for name, stage in algorithm.experience.items() if not answered(stage)}
+    return dataclasses.replace(algorithm, experience=rest)
 
 
 def _check_frozen(algorithm: Algorithm, name: str, state: TrainState) -> None:
@@ -91,14 +101,14 @@ def _check_frozen(algorithm: Algorithm, name: str, state: TrainState) -> None:
 
 
 def _made_from(algorithm: Algorithm, name: str, state: TrainState) -> list[str]:
-    """The roles whose own trees say what `name` runs on."""
+    """The roles whose trees say what `name` runs on."""
     seen: list[str] = []
 
-    def built(own: Mapping[str, Any]) -> Any:
+    def built(trees: Mapping[str, Any]) -> Any:
         def params(role: str) -> Any:
             seen.append(role)
             build = algorithm.roles[role].build
-            return own[role] if build is None else build(own[role], params)
+            return trees[role] if build is None else build(trees[role], params)
 
         return params(name)
 
@@ -130,35 +140,51 @@ def with_logps(
     console: Console,
     stop: StopRequest,
 ) -> Source:
-    """The source with logps[name] for every role in `experiment.cached_logps`. The rows of all steps that are left (of
-    bucketed batches: of all windows that have any) are looked up now, and those that are not known scored and kept.
+    """Scores what is not known yet, and gives the rows of a source their log-probs.
 
-    Raises Interrupted on Ctrl-C or SIGTERM, at any process, with what was scored kept; ConfigError on all processes if
-    one of them reads other rows than the first, or if the first cannot read or write the folder.
+    The rows of all steps that are left (of bucketed batches: of all windows that have any) are looked up now.
+
+    Args:
+        experiment: Whose `cached_logps` names the roles.
+        source: Its source.
+        state: The state that the run begins with.
+        mesh: What batches are laid out on.
+        console: Where progress is printed.
+        stop: Whether somebody asked the run to stop.
+
+    Returns:
+        The source, whose rows have logps[name] [N,T] in nats for each of the roles.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM at any process; what was scored is stored.
+        ConfigError: On all processes: one of them reads other rows than the first, or the first cannot read or write
+            the folder.
     """
-    positions = source.positions(int(state.step), experiment.steps)
-    rows = source.opened.rows
+    # Completions are scored in the order of the rows; every SHARD_SECONDS, and at the end, the first process writes
+    # what is new. All processes walk through the same rows, so that they run a program, write and stop together.
+    positions, rows = source.positions(int(state.step), experiment.steps), source.opened.rows
     for name in experiment.cached_logps:
         about = describe(experiment.algorithm, name, state)
         folder = folder_of(about)
-        known = _kept(folder, console)
+        known = _stored(folder, console)
         before = len(known)
         scorer = _scorer(experiment.algorithm, name, source, state, mesh)
+        progress = _scored(rows, positions, known, scorer, source.batch_size)
         fresh: Known = {}
-        said = written = time.monotonic()
-        for new, done in _scored(rows, positions, known, scorer, source.batch_size):
+        spoken = written = time.monotonic()
+        for new, done in progress:
             fresh |= new if is_main_process() else {}
-            now, stopping = time.monotonic(), stop.agreed(ask_all=True)
+            now, stopping, scored = time.monotonic(), stop.agreed(ask_all=True), f"{len(known) - before:,}"
             with raise_on_all_processes():
                 if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stopping):
                     _write(folder, about, fresh)
                     fresh, written = {}, now
-            if now - said > SAY_SECONDS:
+            if now - spoken > SAY_SECONDS:
                 share = f"{done:,} of {len(positions):,} rows looked up"
-                _say(console, f"log-probs of {name!r}: {share}, {len(known) - before:,} completions scored")
-                said = now
+                _say(console, f"log-probs of {name!r}: {share}, {scored} completions scored")
+                spoken = now
             if stopping:
-                _say(console, f"stopped; {len(known) - before:,} log-probs of {name!r} are kept in {folder}")
+                _say(console, f"stopped; {scored} log-probs of {name!r} are kept in {folder}")
                 raise Interrupted(stop.number, int(state.step))
         _say(
             console, f"log-probs of {name!r}: {len(known) - before:,} completions scored, {before:,} found in {folder}"
@@ -168,29 +194,29 @@ def with_logps(
 
 
 def describe(algorithm: Algorithm, name: str, state: TrainState) -> dict[str, Any]:
-    """All but the tokens that the log-probs of a role depend on, as JSON."""
+    """Describes, as JSON, all that the log-probs of a role depend on but the tokens."""
     role = algorithm.roles[name]
     assert role.model is not None
-    found = versions()
+    installed = versions()
     return {
         "format": FORMAT,
         "weights": digest(scoring.params_of(algorithm.roles, state.roles)(name)),
         "model": config_json(role.model.config),
         "code": _code(role.model),
         "precision": str(jax.config.values["jax_default_matmul_precision"]),
-        "versions": {package: found.get(package) for package in ("alignjax", "jax", "jaxlib")},
+        "versions": {package: installed.get(package) for package in ("alignjax", "jax", "jaxlib")},
         "device": jax.devices()[0].device_kind,
     }
 
 
 def folder_of(about: Mapping[str, Any]) -> Path:
-    """Where the log-probs of what `describe` has described are kept: beside prepared datasets."""
+    """The folder, beside prepared datasets, that stores the log-probs of what `describe` has described."""
     return cache_folder() / f"logps-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 @functools.cache  # what was imported, not what somebody edits meanwhile
 def _code(model: Model) -> str:
-    """A hash of the source files that a model's numbers come from: this library's, and those of its own functions."""
+    """Hashes the source files that a model's numbers come from: this library's, and those of its functions."""
     ours = [Path(numerics.__file__), Path(scoring.__file__), *Path(models.__file__).parent.glob("*.py")]
     functions = [model.init, model.hidden, model.read, *(head.apply for head in model.heads.values())]
     while any(isinstance(function, functools.partial) for function in functions):
@@ -203,33 +229,28 @@ def _code(model: Model) -> str:
 def _scorer(
     algorithm: Algorithm, name: str, source: Source, state: TrainState, mesh: jax.sharding.Mesh
 ) -> Callable[[Sequence[Batch]], np.ndarray]:
-    """rows -> their log-probs [B,N,T]; at most a batch of rows at once, in one compiled program."""
-    asked = scoring.request(name, None)
+    """Makes rows -> their log-probs [B,N,T]; at most a batch of rows at once, in one compiled program."""
+    request = scoring.request(name, None)
 
     @jax.jit
     def run(roles: Any, batch: Batch) -> jax.Array:
         params = scoring.params_of(algorithm.roles, roles)
-        found = scoring.one_pass(algorithm.roles, params, batch, [asked], microbatches=algorithm.microbatches)
-        return found[asked][name]
+        answers = scoring.one_pass(algorithm.roles, params, batch, [request], microbatches=algorithm.microbatches)
+        return answers[request][name]
 
     def scored(rows: Sequence[Batch]) -> np.ndarray:
         full = [*rows, *[rows[-1]] * (source.batch_size - len(rows))]
-        return np.asarray(
-            gather_to_host(run(state.roles, place_batch(stacked([_only_scored(row) for row in full]), mesh)))
-        )
+        batch = stacked([Batch(**{field: getattr(row, field) for field in scoring.SCORED}) for row in full])
+        return np.asarray(gather_to_host(run(state.roles, place_batch(batch, mesh))))
 
     return scored
-
-
-def _only_scored(row: Batch) -> Batch:
-    return Batch(**{name: getattr(row, name) for name in scoring.SCORED})
 
 
 def _scored(
     rows: Any, positions: range, known: Known, scorer: Callable[[Sequence[Batch]], np.ndarray], size: int
 ) -> Iterator[tuple[Known, int]]:
-    """Scores what is not in `known` and adds it there; yields, after the same rows on every process, what was scored
-    since and how many rows have been looked at."""
+    """Scores what is not in `known` and adds it; yields, after the same rows on every process, what was scored since
+    and how many rows have been looked up."""
     waiting: dict[tuple[bytes, ...], Batch] = {}
     looked = hashlib.blake2b(digest_size=16)
     for done, position in enumerate(positions, 1):
@@ -248,10 +269,10 @@ def _scored(
         yield fresh, done
 
 
-def _check_same_rows(looked: str) -> None:
+def _check_same_rows(looked_up: str) -> None:
     """Raises ConfigError, on all processes and before they run a program together, where one has looked up others."""
-    said = all_gather_text(looked)
-    if wrong := [number for number, other in enumerate(said) if other != said[0]]:
+    hashes = all_gather_text(looked_up)
+    if wrong := [number for number, other in enumerate(hashes) if other != hashes[0]]:
         raise ConfigError(
             f"cached_logps: process {wrong[0]} of this run reads other rows than process 0; give all processes the "
             "same data (the files that the source reads, and what is prepared in $ALIGNJAX_CACHE)"
@@ -266,8 +287,8 @@ def _values(rows: Mapping[tuple[bytes, ...], Batch], logps: np.ndarray) -> Known
     }
 
 
-def _kept(folder: Path, console: Console) -> Known:
-    """What the folder holds, as the leader sees it."""
+def _stored(folder: Path, console: Console) -> Known:
+    """Reads what the folder holds, as the first process sees it."""
     known: Known = {}
     with raise_on_all_processes():
         if is_main_process():
@@ -282,14 +303,12 @@ def _write(folder: Path, about: Mapping[str, Any], fresh: Known) -> None:
 
 
 def _answering(source: Source, name: str, known: Known) -> Source:
-    """The source, whose rows have logps[name] out of `known`."""
-    tokens = source.spec.tokens
-    assert tokens is not None
+    """Gives the rows of a source logps[name] out of `known`."""
+    tokens = source.spec.need("tokens", of="cached_logps")
     dtype = next((value.dtype for value in known.values()), np.dtype(np.float32))
 
     def filled(row: Batch) -> Batch:
-        assert row.tokens is not None
-        logps: Any = np.zeros(row.tokens.shape, dtype)
+        logps: Any = np.zeros(row.need("tokens", of="cached_logps").shape, dtype)
         for n, key in enumerate(content_keys(row)):
             logps[n][np.asarray(row.valid)[n]] = known[key]
         return row.with_logps(**{name: logps})

@@ -1,4 +1,5 @@
-"""Log-probs of completions on disk, found again by what was scored: files that appear whole or not at all.
+"""Log-probs of completions on disk, found again by what was scored: files that appear whole or not at all, which
+`reference_logps.py` writes and reads.
 
 A folder holds the numbers of one scorer, in shards written by any number of runs. A shard is an .npz: keys [n,16]
 bytes, lengths [n], values [sum of lengths] in nats; its zip checksums tell a damaged file from a good one.
@@ -29,8 +30,17 @@ _BROKEN = (EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zli
 
 
 def content_keys(row: Batch) -> list[bytes]:
-    """A key per completion of a row (a Batch without its batch axis): a hash of the valid tokens of prompt and
-    completion, and of all else that a model may look at. Neither padding nor the other completions change it."""
+    """Hashes what each completion of a row is scored by.
+
+    That is the valid tokens of prompt and completion, and all else that a model may look at. Neither padding nor the
+    other completions change a key.
+
+    Args:
+        row: A Batch without its batch axis.
+
+    Returns:
+        A key for each of its N completions.
+    """
     prompt = hashlib.blake2b(digest_size=KEY_BYTES)
     _add(prompt, np.asarray(row.prompt)[np.asarray(row.prompt_valid)])
     for name in sorted(row.prompts):
@@ -38,11 +48,11 @@ def content_keys(row: Batch) -> list[bytes]:
     tokens, valid = np.asarray(row.tokens), np.asarray(row.valid)
     keys = []
     for number in range(len(tokens)):
-        own = prompt.copy()
-        _add(own, tokens[number][valid[number]])
+        completion = prompt.copy()
+        _add(completion, tokens[number][valid[number]])
         for name in sorted(row.completions):
-            _add(own, np.asarray(row.completions[name])[number], name)
-        keys.append(own.digest())
+            _add(completion, np.asarray(row.completions[name])[number], name)
+        keys.append(completion.digest())
     return keys
 
 
@@ -53,7 +63,7 @@ def _add(hashed: Any, array: np.ndarray, name: str = "") -> None:
 
 
 def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
-    """Writes {key: log-probs of the valid tokens [length]} as a new shard."""
+    """Writes {key: log-probs of the valid tokens [length], in nats} as a new shard, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     fresh = folder / f".{name}"
@@ -66,19 +76,30 @@ def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
 
 
 def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndarray]:
-    """All shards of a folder as {key: log-probs of the valid tokens}. A damaged one is renamed to *.damaged and told to
-    `warn`; what it held is missing and will be computed again. Halves that a killed run left are removed.
+    """Reads all shards of a folder.
 
-    Raises OSError for what cannot be read at all."""
+    A damaged one is renamed to *.damaged; what it held is missing and will be computed again. Halves that a killed run
+    left are removed.
+
+    Args:
+        folder: The folder.
+        warn: Told of each damaged shard.
+
+    Returns:
+        {key: log-probs of the valid tokens [length], in nats}.
+
+    Raises:
+        OSError: Something cannot be read at all.
+    """
     # Other runs write, rename and remove files here at any time: what was listed may be gone.
     for left in folder.glob(".[0-9]*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > HALF_SECONDS:
                 left.unlink()
-    found: dict[bytes, np.ndarray] = {}
+    logps: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            found |= decoded(path.read_bytes())
+            logps |= decoded(path.read_bytes())
         except FileNotFoundError:
             continue
         except _BROKEN as error:
@@ -86,11 +107,11 @@ def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndar
             with contextlib.suppress(FileNotFoundError):
                 os.replace(path, aside)
             warn(f"{path} is damaged ({error}); it is now {aside.name}, and what it held is computed again")
-    return found
+    return logps
 
 
 def encoded(values: Mapping[bytes, np.ndarray]) -> bytes:
-    """{key: log-probs of the valid tokens [length]} as the bytes of a shard."""
+    """Encodes {key: log-probs of the valid tokens [length]} as the bytes of a shard."""
     data = io.BytesIO()
     np.savez(
         data,
@@ -102,7 +123,7 @@ def encoded(values: Mapping[bytes, np.ndarray]) -> bytes:
 
 
 def decoded(data: bytes) -> dict[bytes, np.ndarray]:
-    """What `encoded` was given. Raises one of _BROKEN for other bytes than it made."""
+    """Decodes what `encoded` made. Raises one of _BROKEN for other bytes."""
     # Not from a file: of a damaged archive zipfile may seek to places that a file refuses as if the disk were at fault.
     with np.load(io.BytesIO(data)) as file:
         keys, lengths, values = file["keys"], file["lengths"], file["values"]
