@@ -288,7 +288,7 @@ def _tokenizer(
 
 
 def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str, Mapping[str, Role]]) -> Any:
-    """Follows a role to the start of its weights: through those it copies, adapts, or continues from an earlier step."""
+    """Follows a role to the start of its weights: through what it copies, adapts or continues from an earlier step."""
     start = unwrapped(roles[role].start)
     if isinstance(start, (CopyOf, AdaptersOf)):
         return _first_start(roles, start.role, earlier)
