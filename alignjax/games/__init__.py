@@ -1,70 +1,51 @@
 """Tabular preference games: their exact equilibria, and policies that learn to play them."""
 
-from alignjax.games.compiled_runs import Played, grid, play
-from alignjax.games.enumeration import every_pair, exact, expected_gradient, sampled_distribution
+from alignjax.games.compiled_runs import Played as Played, grid as grid, play as play
+from alignjax.games.enumeration import (
+    every_pair as every_pair,
+    exact as exact,
+    expected_gradient as expected_gradient,
+    sampled_distribution as sampled_distribution,
+)
 from alignjax.games.equilibria import (
-    Mixed,
-    Unregularised,
-    fitted_reward,
-    geometric_mixture,
-    mixture_equilibrium,
-    tilted,
-    unregularised_nash,
+    Mixed as Mixed,
+    Unregularized as Unregularized,
+    fitted_reward as fitted_reward,
+    geometric_mixture as geometric_mixture,
+    mixture_equilibrium as mixture_equilibrium,
+    tilted as tilted,
+    unregularized_nash as unregularized_nash,
 )
 from alignjax.games.examples import (
-    annotators,
-    bradley_terry,
-    condorcet,
-    cycle,
-    intransitive,
-    rock_paper_scissors,
-    sequence_game,
-    stack,
+    annotators as annotators,
+    bradley_terry as bradley_terry,
+    condorcet as condorcet,
+    cycle as cycle,
+    intransitive as intransitive,
+    rock_paper_scissors as rock_paper_scissors,
+    sequence_game as sequence_game,
+    stack as stack,
 )
-from alignjax.games.game import TabularGame, best_response, duality_gap, exploitability, kl, nash, payoff
-from alignjax.games.strings import Language, conditionals, log_distribution
-from alignjax.games.table_policy import start, table_policy
-from alignjax.games.world import Contexts, contexts, measure, parts, role_of, table_judge
-
-__all__ = [
-    "Contexts",
-    "Language",
-    "Mixed",
-    "Played",
-    "TabularGame",
-    "Unregularised",
-    "annotators",
-    "best_response",
-    "bradley_terry",
-    "conditionals",
-    "condorcet",
-    "contexts",
-    "cycle",
-    "duality_gap",
-    "every_pair",
-    "exact",
-    "expected_gradient",
-    "exploitability",
-    "fitted_reward",
-    "geometric_mixture",
-    "grid",
-    "intransitive",
-    "kl",
-    "log_distribution",
-    "measure",
-    "mixture_equilibrium",
-    "nash",
-    "parts",
-    "payoff",
-    "play",
-    "rock_paper_scissors",
-    "role_of",
-    "sampled_distribution",
-    "sequence_game",
-    "stack",
-    "start",
-    "table_judge",
-    "table_policy",
-    "tilted",
-    "unregularised_nash",
-]
+from alignjax.games.game import (
+    TabularGame as TabularGame,
+    best_response as best_response,
+    duality_gap as duality_gap,
+    exploitability as exploitability,
+    kl as kl,
+    nash as nash,
+    payoff as payoff,
+)
+from alignjax.games.strings import (
+    Language as Language,
+    conditionals as conditionals,
+    log_distribution as log_distribution,
+)
+from alignjax.games.table_policy import start as start, table_policy as table_policy
+from alignjax.games.world import (
+    Contexts as Contexts,
+    contexts as contexts,
+    measure as measure,
+    parts as parts,
+    role_of as role_of,
+    table_judge as table_judge,
+)

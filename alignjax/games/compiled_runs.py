@@ -1,5 +1,5 @@
-"""Whole runs on a game as one compiled program: experience and update are one function, scanned over steps, mapped over
-seeds and over any float hyper-parameters of the algorithm, which is a pytree of them."""
+"""Runs on a game as one compiled program: experience and update are one function, scanned over steps, mapped over seeds
+and over any float hyper-parameters of the algorithm, which is a pytree of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from alignjax.train.state import TrainState, init_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch
 
-__all__ = ["Played", "grid", "play"]
-
 
 class Played(NamedTuple):
-    """state: after the last step. tables: {role: its params after every `every` steps, [.., steps / every, ...]}.
-    metrics: {name: means over those `every` steps, [.., steps / every]}."""
+    """The outcome of a run.
+
+    state: after the last step; tables: {role: its params after every `every` steps, [.., steps / every, ...]}; metrics:
+    {name: means over those `every` steps, [.., steps / every]}.
+    """
 
     state: TrainState
     tables: dict[str, Any]
@@ -31,7 +32,7 @@ class Played(NamedTuple):
 
 
 def iterate(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    """One whole iteration, experience and update."""
+    """Run one whole iteration, experience and update."""
     batch, seen = make_experience(algorithm)(state, batch)
     state, learned = make_update(algorithm)(state, batch)
     return state, {**seen, **learned}
@@ -48,7 +49,7 @@ def _play(algorithm: Algorithm, seed: Any, batch: Batch, *, steps: int, every: i
     return Played(state, tables, metrics)
 
 
-_one = jax.jit(_play, static_argnames=("steps", "every", "follow"))
+_play_once = jax.jit(_play, static_argnames=("steps", "every", "follow"))
 
 
 def play(
@@ -60,24 +61,33 @@ def play(
     every: int | None = None,
     follow: tuple[str, ...] = ("policy",),
 ) -> Played:
-    """One run of `steps` iterations from the seed on the same batch of prompts, compiled once for all algorithms that
-    differ only in floats. It takes the steps that `alignjax train` takes.
+    """Run an algorithm on the same batch of prompts, compiled once for all algorithms that differ only in floats. It
+    takes the steps that `alignjax train` takes.
 
-    every: how often the tables of the roles in `follow` are kept (default: at the end only). Raises ConfigError for
-    what cannot be one program: a host stage, a role restored from a checkpoint, a source of changing batches.
+    Args:
+        algorithm: An algorithm on a game.
+        batch: Prompts, such as `games.Contexts(count, batch_size)[0]`.
+        steps: The number of iterations.
+        seed: The seed of the run.
+        every: Iterations between two tables that are returned (default: the last one only).
+        follow: The roles whose tables are returned.
+
+    Raises:
+        ConfigError: For what cannot be one program: a host stage, or a role restored from a checkpoint; and where
+            `every` does not divide `steps`.
     """
     every = _checked(algorithm, steps, every)
-    return _one(algorithm, jnp.uint32(seed), batch, steps=steps, every=every, follow=tuple(follow))
+    return _play_once(algorithm, jnp.uint32(seed), batch, steps=steps, every=every, follow=tuple(follow))
 
 
 @functools.partial(jax.jit, static_argnames=("structure", "mapped", "steps", "every", "follow"))
 def _grid(
     leaves: list[Array], seeds: Array, batch: Batch, *, structure: Any, mapped: tuple[bool, ...], **kinds: Any
 ) -> Played:
-    def one(leaves: list[Array], seed: Array) -> Played:
+    def play_point(leaves: list[Array], seed: Array) -> Played:
         return _play(jax.tree.unflatten(structure, leaves), seed, batch, **kinds)
 
-    over_seeds = jax.vmap(one, in_axes=(None, 0))
+    over_seeds = jax.vmap(play_point, in_axes=(None, 0))
     axes = [0 if varies else None for varies in mapped]
     return jax.vmap(over_seeds, in_axes=(axes, None))(leaves, seeds) if any(mapped) else over_seeds(leaves, seeds)
 
@@ -91,10 +101,21 @@ def grid(
     every: int | None = None,
     follow: tuple[str, ...] = ("policy",),
 ) -> Played:
-    """Every algorithm of `points` from every seed, as one compiled program; results [points, seeds, ...]. The points
-    are one algorithm with other float hyper-parameters.
+    """Run every algorithm of `points` from every seed, as one compiled program.
 
-    Raises ConfigError if they differ in anything else, and where `play` does.
+    Args:
+        points: One algorithm with different float hyper-parameters.
+        batch: Prompts, the same for all.
+        steps: The number of iterations.
+        seeds: The seeds of the runs.
+        every: Iterations between two tables that are returned (default: the last one only).
+        follow: The roles whose tables are returned.
+
+    Returns:
+        What `play` returns, [points, seeds, ...].
+
+    Raises:
+        ConfigError: If the points differ in anything else, and where `play` does.
     """
     every = _checked(points[0], steps, every)
     structures = {jax.tree.structure(point) for point in points}
@@ -105,20 +126,13 @@ def grid(
     leaves = [
         jnp.asarray(column if varies else column[0], float) for column, varies in zip(columns, mapped, strict=True)
     ]
-    played = _grid(
-        leaves,
-        jnp.asarray(np.asarray(seeds), jnp.uint32),
-        batch,
-        structure=structures.pop(),
-        mapped=mapped,
-        steps=steps,
-        every=every,
-        follow=tuple(follow),
-    )
+    kinds = {"structure": structures.pop(), "mapped": mapped, "steps": steps, "every": every, "follow": tuple(follow)}
+    played = _grid(leaves, jnp.asarray(np.asarray(seeds), jnp.uint32), batch, **kinds)
     return played if any(mapped) else jax.tree.map(lambda leaf: leaf[None], played)
 
 
 def _checked(algorithm: Algorithm, steps: int, every: int | None) -> int:
+    """Return `every`, or refuse a run that cannot be one program."""
     every = steps if every is None else every
     if every < 1 or steps % every:
         raise ConfigError(f"every={every} must divide steps={steps}")

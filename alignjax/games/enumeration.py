@@ -1,4 +1,4 @@
-"""Expectation by enumeration: instead of a few samples, every pair of completions with its probability as weight.
+"""Expectations by enumeration: instead of a few samples, every pair of completions with its probability as weight.
 
 The losses are those of training, untouched; so is the update. What is drawn elsewhere is summed here, which makes the
 gradient of any pairwise loss under any sampler exact, and learning with it the method's expected dynamics.
@@ -27,16 +27,14 @@ from alignjax.sampling.logit_streams import default_streams
 from alignjax.scoring import context
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role
 
-__all__ = ["every_pair", "exact", "expected_gradient", "sampled_distribution"]
-
 
 def _logits(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """A read that gives the logits themselves: there are few strings and few tokens."""
+    """Read the logits themselves: there are few strings and few tokens."""
     return dict(outputs)
 
 
 def _strings(batch: Batch, language: Language) -> Batch:
-    """All strings as completions of every prompt, [B,K,T]."""
+    """Make all strings completions of every prompt, [B,K,T]."""
     tokens, valid = language.strings
     prompt = context_number(batch)[:, None]
     shape = (prompt.shape[0], *tokens.shape)
@@ -49,21 +47,19 @@ def _strings(batch: Batch, language: Language) -> Batch:
 
 
 def _sampler_logps(context: Context, every: Batch, behaviour: Fn) -> dict[str, Array]:
-    """{"sampler", stream: log-prob of each token [B,K,T]} when `behaviour` samples the completions token by token."""
-    assert every.tokens is not None
-    assert every.valid is not None
+    """Compute {"sampler", stream: log-prob of each token [B,K,T]} as `behaviour` samples the strings token by token."""
     streams = default_streams(behaviour)
     logits = context.score(tuple(stream.role for stream in streams), every, _logits)
-    tokens, valid = every.tokens, every.valid
+    tokens, valid = (every.need(field, of="every_pair") for field in ("tokens", "valid"))
     logps = {name: jax.nn.log_softmax(value) for name, value in logits.items()}
-    told = {name: jnp.where(valid, take_token(value, tokens), 0) for name, value in logps.items()}
+    by_stream = {name: jnp.where(valid, take_token(value, tokens), 0) for name, value in logps.items()}
     chosen = []
     for step in range(tokens.shape[-1]):
         past = jnp.arange(tokens.shape[-1]) < step  # buffers as the sampler has them: nothing ahead
-        history = History(tokens * past, {name: value * past for name, value in told.items()}, jnp.asarray(step))
+        history = History(tokens * past, {name: value * past for name, value in by_stream.items()}, jnp.asarray(step))
         combined = behaviour({name: value[..., step, :] for name, value in logits.items()}, history)
         chosen.append(take_token(jax.nn.log_softmax(combined), tokens[..., step]))
-    return told | {"sampler": jnp.where(valid, jnp.stack(chosen, axis=-1), 0)}
+    return by_stream | {"sampler": jnp.where(valid, jnp.stack(chosen, axis=-1), 0)}
 
 
 def every_pair(
@@ -81,15 +77,25 @@ def every_pair(
     sampled by `behaviour` and the second by `opponent` (default: the same), with the probability of the pair as its
     weight. Pairs of a string with itself count, as they do when one samples.
 
-    draws: a row for each outcome of a drawn label, too, instead of the preference as a soft one. Fills tokens, valid,
-    mask, preference, pair_weight and logps (streams that both behaviours read, and "sampler"), [B K K, 2, ..]; at
-    temperature 1, nothing truncated.
+    Args:
+        context: State and models.
+        batch: Prompts.
+        key: Unused.
+        language: The strings of the game.
+        behaviour: The sampler of the first string, at temperature 1, nothing truncated.
+        opponent: The sampler of the second (default: `behaviour`).
+        draws: Makes a row for each outcome of a drawn label, too, instead of a soft label.
+        role: The role of the game.
+
+    Returns:
+        A batch with tokens, valid, mask, preference, pair_weight and logps (streams that both behaviors read, and
+        "sampler"), [B K K, 2, ..].
     """
+    # Row (b, i, j) of the result is string i against string j under prompt b; everything is gathered by these indices.
     every = _strings(batch, language)
-    assert every.tokens is not None
-    assert every.valid is not None
+    tokens, present = (every.need(field, of="every_pair") for field in ("tokens", "valid"))
     sides = [_sampler_logps(context, every, side) for side in (behaviour, opponent or behaviour)]
-    rows, k = every.tokens.shape[:2]
+    rows, k = tokens.shape[:2]
     b, i, j = (index.reshape(-1) for index in np.meshgrid(*map(np.arange, (rows, k, k)), indexing="ij"))
 
     def both(first: Array, second: Array) -> Array:
@@ -97,11 +103,11 @@ def every_pair(
 
     weight = jnp.exp(both(*(side["sampler"].sum(-1) for side in sides)).sum(-1))
     label = context.state[role]["preference"][context_number(every)[b], i, j]
-    valid = both(every.valid, every.valid)
+    valid = both(present, present)
     filled = Batch(
         prompt=jnp.take(every.prompt, b, axis=0),  # type: ignore[arg-type]
         prompt_valid=jnp.ones((len(b), 1), bool),
-        tokens=both(every.tokens, every.tokens),
+        tokens=both(tokens, tokens),
         valid=valid,
         mask=valid.astype(jnp.float32),
         logps={name: both(sides[0][name], sides[1][name]) for name in sides[0] if name in sides[1]},
@@ -123,9 +129,17 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
 
     With two `generate` stages the first makes the first completion of a pair and the second its opponent, and
     `win_rate_against` rates the first alone. Labels drawn by `bernoulli(table_judge)` are enumerated too. A loss that
-    is not linear in win rates (`sppo`) learns the same in expectation but has another value. Raises ConfigError for
-    stages that have no such expectation here.
+    is not linear in win rates (`sppo`) learns the same in expectation but has another value.
+
+    Args:
+        algorithm: An algorithm of self-play on a game.
+        language: The strings of the game.
+
+    Raises:
+        ConfigError: For stages that have no such expectation here.
     """
+    # First refuse what cannot be enumerated; then `every_pair` takes the place of `generate` and `prefer`, and the
+    # stages and losses behind it are told that a row holds one pair.
     generators = [stage for stage in algorithm.experience.values() if stage.function is stages.generate]
     askers = [name for name, stage in algorithm.experience.items() if stage.function is stages.prefer]
     if not 1 <= len(generators) <= 2 or len(askers) != 1:
@@ -164,7 +178,7 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
 
 
 def _state(game: TabularGame, params: Params) -> tuple[dict[str, Role], dict[str, Any]]:
-    """Roles and what they hold: policy `params`, reference and game the game's."""
+    """Make the roles and what they hold: policy `params`, reference and game the game's."""
     model, key = table_policy(game), jax.random.key(0)
     parts = {"policy": Role(model, None), "reference": Role(model, None), "game": Role(None, None)}
     return parts, {
@@ -188,11 +202,20 @@ def expected_gradient(
     draws: bool = False,
     then: tuple[Fn, ...] = (),
 ) -> tuple[Array, Params]:
-    """Value and gradient by the policy's params of a loss in expectation over pairs (and with `draws` over labels), the
-    sampler held constant; the mean over contexts. Exact to the dtype of params.
+    """Differentiate a loss in expectation over pairs (and with `draws` over labels) by the policy's params, the sampler
+    held constant. Exact to the dtype of params.
 
-    then: stages between sampling and the loss, `fn(stages.win_rate_against, own=1)` for a policy gradient. The roles
-    that stages, loss and behaviours may read are "policy" (params) and "reference" (the game's).
+    Args:
+        game: A game.
+        loss: A loss. The roles that loss, stages and behaviors may read are "policy" and "reference" (the game's).
+        params: The policy's table.
+        behaviour: The sampler of the first completion.
+        opponent: The sampler of the second (default: `behaviour`).
+        draws: Takes the expectation over drawn labels, too.
+        then: Stages between sampling and the loss, `fn(stages.win_rate_against, own=1)` for a policy gradient.
+
+    Returns:
+        The loss and its gradient, means over contexts.
     """
     pairs = fn(every_pair, language=game.language, behaviour=behaviour, opponent=opponent, draws=draws)
     experience = fn(stages.chain, stages=(pairs, *then))
@@ -212,8 +235,8 @@ def _value_and_gradient(
 
 
 def sampled_distribution(game: TabularGame, params: Params, behaviour: Fn = fn(mixture, beta=0.5)) -> np.ndarray:
-    """The probability of every string [..,K] when it is sampled token by token by `behaviour` from "policy" (params)
-    and "reference" (the game's)."""
+    """Compute the probability of every string [..,K] when it is sampled token by token by `behaviour` from "policy"
+    (params) and "reference" (the game's)."""
     logps = _log_sampled(*_state(game, params), _strings(_prompts(game), game.language), behaviour)
     return np.exp(np.asarray(logps, np.float64)).reshape(game.reference.shape)
 

@@ -1,7 +1,7 @@
 """Preference games small enough to solve exactly: the yardstick for everything that claims to find an equilibrium.
 
 float64 NumPy throughout. In each of X contexts K actions, preference[x, i, j] = P(i beats j), reference policy mu > 0,
-regularisation tau: payoff(p, q) = p'Pq - tau KL(p||mu) + tau KL(q||mu). The unique equilibrium is symmetric,
+regularization tau: payoff(p, q) = p'Pq - tau KL(p||mu) + tau KL(q||mu). The unique equilibrium is symmetric,
 pi = mu exp(P pi / tau) / Z (arXiv:2312.00886 section 3). Contexts are separate games: a game of one context may leave
 their axis out, and every function here gives a result per context. Further axes of a policy may stand in front.
 """
@@ -17,19 +17,23 @@ from scipy.special import log_softmax, logsumexp
 from alignjax.config import ConfigError
 from alignjax.games.strings import Language
 
-__all__ = ["TabularGame", "best_response", "duality_gap", "exploitability", "kl", "nash", "payoff"]
-
 
 class GameError(ConfigError):
-    """Not a preference game, or no equilibrium to the promised accuracy."""
+    """This is no preference game, or has no equilibrium to the promised accuracy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TabularGame:
-    """preference [K,K] or [X,K,K] with P + P' = 1, reference [K] or [X,K] positive and summing to 1, tau > 0.
+    """A preference game of K actions in each of X contexts.
 
-    language: the strings that the actions are, in its order; one token each if not given. Raises GameError for what is
-    not a game.
+    Args:
+        preference: [K,K] or [X,K,K] with P + P' = 1.
+        reference: [K] or [X,K], positive and summing to 1.
+        tau: Strength of the regularization, above 0.
+        language: The strings that the actions are, in its order; one token each if not given.
+
+    Raises:
+        GameError: For what is not a game.
     """
 
     preference: np.ndarray
@@ -65,7 +69,7 @@ class TabularGame:
 
 
 def _wins(game: TabularGame, policy: Any) -> np.ndarray:
-    """P(y beats policy) for every y, [..,K]."""
+    """Compute P(y beats policy) for every y, [..,K]."""
     return np.einsum("...ij,...j->...i", game.preference, np.asarray(policy, np.float64))
 
 
@@ -73,31 +77,57 @@ def _log_best_response(game: TabularGame, policy: Any, tau: float) -> np.ndarray
     return log_softmax(np.log(game.reference) + _wins(game, policy) / tau, axis=-1)
 
 
-def best_response(game: TabularGame, policy: Any, *, regularised: bool = True) -> np.ndarray:
-    """The policy [..,K] that does best against `policy`: mu exp(P policy / tau) / Z; without regularisation the action
-    that beats it most often, the first of several."""
-    if regularised:
+def best_response(game: TabularGame, policy: Any, *, regularized: bool = True) -> np.ndarray:
+    """Find the policy that does best against another: mu exp(P policy / tau) / Z.
+
+    Args:
+        game: A game.
+        policy: The opponent [..,K].
+        regularized: False for the action that beats the opponent most often, the first of several.
+
+    Returns:
+        A policy [..,K].
+    """
+    if regularized:
         return np.exp(_log_best_response(game, policy, game.tau))
     return np.eye(game.actions)[np.argmax(_wins(game, policy), axis=-1)]
 
 
 def kl(p: Any, q: Any) -> np.ndarray:
-    """KL(p || q) in nats [..]; infinite where p has mass and q none."""
+    """Compute KL(p || q) in nats [..] of distributions [..,K]; infinite where p has mass and q none."""
     p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
     with np.errstate(divide="ignore"):
         return np.sum(np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0), axis=-1)
 
 
-def payoff(game: TabularGame, p: Any, q: Any, *, regularised: bool = True) -> np.ndarray:
-    """What p gets against q [..]: P(p beats q), less tau KL(p||mu), plus tau KL(q||mu) if regularised."""
+def payoff(game: TabularGame, p: Any, q: Any, *, regularized: bool = True) -> np.ndarray:
+    """Compute what p gets against q: P(p beats q) - tau KL(p||mu) + tau KL(q||mu).
+
+    Args:
+        game: A game.
+        p: A policy [..,K].
+        q: Its opponent [..,K].
+        regularized: False for P(p beats q) alone.
+
+    Returns:
+        The payoff [..].
+    """
     wins = np.sum(np.asarray(p, np.float64) * _wins(game, q), axis=-1)
-    return wins - game.tau * (kl(p, game.reference) - kl(q, game.reference)) * regularised
+    return wins - game.tau * (kl(p, game.reference) - kl(q, game.reference)) * regularized
 
 
-def duality_gap(game: TabularGame, policy: Any, *, regularised: bool = True) -> np.ndarray:
-    """max_q payoff(q, policy) - min_q payoff(policy, q) [..], 0 at an equilibrium alone: 2 tau KL(policy || best
-    response), or twice the exploitability without regularisation."""
-    if not regularised:
+def duality_gap(game: TabularGame, policy: Any, *, regularized: bool = True) -> np.ndarray:
+    """Compute max_q payoff(q, policy) - min_q payoff(policy, q), which is 0 at an equilibrium alone.
+
+    Args:
+        game: A game.
+        policy: A policy [..,K].
+        regularized: True for 2 tau KL(policy || best response), False for twice the exploitability.
+
+    Returns:
+        The gap [..].
+    """
+    if not regularized:
         return 2 * exploitability(game, policy)
     policy = np.asarray(policy, np.float64)
     log_policy = np.log(np.where(policy > 0, policy, 1))
@@ -105,15 +135,23 @@ def duality_gap(game: TabularGame, policy: Any, *, regularised: bool = True) -> 
 
 
 def exploitability(game: TabularGame, policy: Any) -> np.ndarray:
-    """max_y P(y beats policy) - 1/2 [..], without regularisation; not 0 at the regularised equilibrium."""
+    """Compute max_y P(y beats policy) - 1/2 [..], without regularization; not 0 at the regularized equilibrium."""
     return np.max(_wins(game, policy), axis=-1) - 0.5
 
 
 def nash(game: TabularGame, tolerance: float = 1e-13) -> np.ndarray:
-    """The regularised equilibrium [..,K], by Newton's method on log pi = log mu + P pi / tau - log Z, followed down
+    """Solve for the regularized equilibrium, by Newton's method on log pi = log mu + P pi / tau - log Z, followed down
     from a tau so large that the reference is nearly the solution. Its certificate is its `duality_gap`.
 
-    Raises GameError if the residual stays above `tolerance`.
+    Args:
+        game: A game.
+        tolerance: Of the residual, relative to 1 / tau where that is above 1.
+
+    Returns:
+        The policy [..,K].
+
+    Raises:
+        GameError: If the residual stays above `tolerance`.
     """
     if game.preference.ndim == 3:
         parts = zip(game.preference, game.reference, strict=True)
@@ -134,7 +172,7 @@ def _residual(game: TabularGame, theta: np.ndarray, tau: float) -> np.ndarray:
 
 
 def _newton(game: TabularGame, theta: np.ndarray, tau: float, steps: int = 60) -> np.ndarray:
-    """theta = log pi at `tau`; halves a step until the residual falls."""
+    """Solve for theta = log pi at `tau`; a step is halved until the residual falls."""
     for _ in range(steps):
         value = _residual(game, theta, tau)
         policy = np.exp(theta)

@@ -1,4 +1,4 @@
-"""Few enough strings to write them all down: what the actions of a game are to samplers and scorers.
+"""Languages of few enough strings to write them all down: the actions of a game, as samplers and scorers see them.
 
 A prefix is a node of the complete tree with `vocab` branches, numbered as in a heap: the root is 0, and token v leads
 from node s to node s * vocab + 1 + v. Nodes below a stop token exist and are never reached.
@@ -17,8 +17,6 @@ from scipy.special import log_softmax
 
 from alignjax.config import ConfigError
 from alignjax.types import Array
-
-__all__ = ["Language", "conditionals", "log_distribution"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Language:
 
     @property
     def prefixes(self) -> int:
-        """Nodes that a token can follow."""
+        """The number of nodes that a token can follow."""
         return sum(self.vocab**depth for depth in range(self.length))
 
     @property
@@ -51,7 +49,7 @@ class Language:
 
     @property
     def size(self) -> int:
-        """K, how many strings there are."""
+        """K, the number of strings."""
         letters = self.vocab - len(set(self.stop))
         return sum(letters**depth * (self.vocab - letters) for depth in range(self.length)) + letters**self.length
 
@@ -68,7 +66,7 @@ class Language:
 
     @property
     def action(self) -> np.ndarray:
-        """Which string ends at a node [nodes], -1 where none does."""
+        """The number of the string that ends at a node [nodes], -1 where none does."""
         tokens, valid = self.strings
         ends = np.take_along_axis(_walk(tokens, self.vocab), valid.sum(-1)[:, None], axis=1)[:, 0]
         number = np.full(self.nodes, -1, np.int32)
@@ -78,25 +76,25 @@ class Language:
 
 @functools.cache
 def _strings(language: Language) -> tuple[np.ndarray, np.ndarray]:
-    found: list[tuple[int, ...]] = []
+    strings: list[tuple[int, ...]] = []
 
     def grow(prefix: tuple[int, ...]) -> None:
         if len(prefix) == language.length or (prefix and prefix[-1] in language.stop):
-            found.append(prefix)
+            strings.append(prefix)
             return
         for token in range(language.vocab):
             grow((*prefix, token))
 
     grow(())
-    tokens = np.zeros((len(found), language.length), np.int32)
-    valid = np.zeros((len(found), language.length), bool)
-    for number, string in enumerate(found):
+    tokens = np.zeros((len(strings), language.length), np.int32)
+    valid = np.zeros((len(strings), language.length), bool)
+    for number, string in enumerate(strings):
         tokens[number, : len(string)], valid[number, : len(string)] = string, True
     return tokens, valid
 
 
 def _walk(tokens: np.ndarray, vocab: int) -> np.ndarray:
-    """Nodes before and after each token [K,T+1], as if strings went on."""
+    """List the nodes before and after each token [K,T+1], as if strings went on."""
     nodes = [np.zeros(len(tokens), int)]
     for token in tokens.T:
         nodes.append(nodes[-1] * vocab + 1 + token)
@@ -104,13 +102,20 @@ def _walk(tokens: np.ndarray, vocab: int) -> np.ndarray:
 
 
 def _table(language: Language, logits: Any) -> Any:
-    """[..,K] of one-token strings as [..,prefixes,V], which it is for longer ones."""
+    """Reshape logits [..,K] of one-token strings to [..,prefixes,V], which they are for longer ones."""
     return logits[..., None, :] if language.length == 1 else logits
 
 
 def log_distribution(language: Language, logits: Any) -> Any:
-    """Log-probs of all strings [..,K] from next-token logits at each prefix ([..,K] for one token, else
-    [..,prefixes,V]). NumPy in float64 for NumPy arrays, jax for jax's."""
+    """Compute the log-probs of all strings from next-token logits.
+
+    Args:
+        language: The strings.
+        logits: At each prefix: [..,K] for strings of one token, else [..,prefixes,V].
+
+    Returns:
+        Log-probs [..,K] in nats; NumPy in float64 for NumPy arrays, jax for jax's.
+    """
     tokens, valid = language.strings
     if isinstance(logits, jax.Array):
         steps = jax.nn.log_softmax(_table(language, logits))[..., language.before, tokens]
@@ -120,8 +125,15 @@ def log_distribution(language: Language, logits: Any) -> Any:
 
 
 def conditionals(language: Language, distribution: np.ndarray) -> np.ndarray:
-    """The inverse: next-token log-probs at each prefix of a distribution over strings [..,K] without zeros; 0 at nodes
-    that no string comes past."""
+    """Invert `log_distribution`: the next-token log-probs at each prefix of a distribution over strings.
+
+    Args:
+        language: The strings.
+        distribution: [..,K], without zeros.
+
+    Returns:
+        [..,K] for strings of one token, else [..,prefixes,V], in nats; 0 at nodes that no string comes past.
+    """
     tokens, valid = language.strings
     distribution = np.asarray(distribution, np.float64)
     mass = np.zeros((*distribution.shape[:-1], language.prefixes, language.vocab))
@@ -134,9 +146,18 @@ def conditionals(language: Language, distribution: np.ndarray) -> np.ndarray:
 
 
 def string_numbers(language: Language, tokens: Array, valid: Array) -> Array:
-    """Which string each completion [..,T] is, [..]; -1 for one that has not ended.
+    """Number the string that each completion is.
 
-    Raises ConfigError if T is not the language's length.
+    Args:
+        language: The strings.
+        tokens: [..,T].
+        valid: [..,T].
+
+    Returns:
+        Numbers [..]; -1 for a completion that has not ended.
+
+    Raises:
+        ConfigError: If T is not the language's length.
     """
     if tokens.shape[-1] != language.length:
         raise ConfigError(
@@ -148,11 +169,11 @@ def string_numbers(language: Language, tokens: Array, valid: Array) -> Array:
 
 
 def walk(language: Language, node: Array, tokens: Array, valid: Array) -> tuple[Array, Array]:
-    """The nodes before and after each token [..,T] when one starts at `node` [..]; padding leads nowhere."""
+    """Follow tokens [..,T] from `node` [..] and return the nodes before and after each; padding leads nowhere."""
     before, after = [], []
-    for place in range(tokens.shape[-1]):
+    for index in range(tokens.shape[-1]):
         before.append(node)
-        onward = jnp.minimum(node * language.vocab + 1 + tokens[..., place], language.nodes - 1)
-        node = jnp.where(valid[..., place], onward, node)
+        onward = jnp.minimum(node * language.vocab + 1 + tokens[..., index], language.nodes - 1)
+        node = jnp.where(valid[..., index], onward, node)
         after.append(node)
     return jnp.stack(before, axis=-1), jnp.stack(after, axis=-1)

@@ -22,12 +22,10 @@ from alignjax.models.kv_cache import Cache, Segment, default_read
 from alignjax.roles import Value, value
 from alignjax.types import Array, Batch, Head, Hidden, Key, Model, Params
 
-__all__ = ["start", "table_policy"]
-
 
 @dataclasses.dataclass(frozen=True)
 class TableConfig:
-    """What a table is made for. outputs: further heads ("reward", "value", "embedding"), a table each."""
+    """The config of a table. outputs: further heads ("reward", "value", "embedding"), a table each."""
 
     language: Language
     contexts: int = 1
@@ -42,14 +40,26 @@ class TableConfig:
 
 
 def table_policy(game: TabularGame, outputs: tuple[str, ...] = ()) -> Model:
-    """A table of logits for the game's actions, params {"logits": [X,K]}, or [X,prefixes,V] for strings of several
-    tokens; the same object for games of the same shape. `init` is the uniform policy, token by token; `start(game)`
-    starts at the game's reference."""
+    """Make a model that is a table of logits for the game's actions.
+
+    `init` is the uniform policy, token by token; `start(game)` starts at the game's reference.
+
+    Args:
+        game: A game.
+        outputs: Further heads ("reward", "value", "embedding"), a table each.
+
+    Returns:
+        A model with params {"logits": [X,K]}, or [X,prefixes,V] for strings of several tokens; the same object for
+        games of the same shape.
+
+    Raises:
+        ConfigError: For an unknown output, or more nodes than a table can number.
+    """
     return _table(TableConfig(game.language, game.contexts, tuple(outputs)))
 
 
 def start(game: TabularGame) -> Value:
-    """A role's start: the policy that is the game's reference."""
+    """Make the start of a role that begins as the game's reference."""
     logits = conditionals(game.language, game.reference.reshape(game.contexts, -1))
 
     def reference(key: Key) -> Params:
@@ -59,10 +69,8 @@ def start(game: TabularGame) -> Value:
 
 
 def context_number(batch: Batch) -> Array:
-    """The context of each prompt [B]: its last valid token."""
-    assert batch.prompt is not None
-    assert batch.prompt_valid is not None
-    return _last(batch.prompt, batch.prompt_valid)
+    """Read the context of each prompt [B], its last valid token."""
+    return _last(*(batch.need(field, of="a game") for field in ("prompt", "prompt_valid")))
 
 
 def _last(values: Array, valid: Array) -> Array:
@@ -81,12 +89,11 @@ def _table(config: TableConfig) -> Model:
 
     def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = ()) -> Hidden:
         _refuse(sites)
-        assert batch.tokens is not None
-        assert batch.valid is not None
-        if batch.tokens.shape[-1] > language.length:
-            raise ConfigError(f"completions of {batch.tokens.shape[-1]} tokens in a game of at most {language.length}")
+        tokens, valid = (batch.need(field, of="a table") for field in ("tokens", "valid"))
+        if tokens.shape[-1] > language.length:
+            raise ConfigError(f"completions of {tokens.shape[-1]} tokens in a game of at most {language.length}")
         root = context_number(batch)[:, None, None] * language.nodes
-        nodes = walk(language, jnp.zeros(batch.tokens.shape[:2], jnp.int32), batch.tokens, batch.valid)
+        nodes = walk(language, jnp.zeros(tokens.shape[:2], jnp.int32), tokens, valid)
         before, after = (_state(root + node) for node in nodes)
         return Hidden(before, after, {})
 
@@ -118,7 +125,7 @@ def _state(nodes: Array) -> Array:
 def _logits(config: TableConfig, params: Params, states: Array) -> Array:
     context, node = jnp.divmod(states[..., 0].astype(jnp.int32), config.language.nodes)
     table = params["logits"].reshape(config.contexts, config.language.prefixes, config.language.vocab)
-    # At the end of a string nothing follows, and what is said there is not used.
+    # At the end of a string nothing follows, and the logits there are not used.
     return table[context, jnp.minimum(node, config.language.prefixes - 1)]
 
 
@@ -131,26 +138,25 @@ def _small(config: TableConfig, name: str, params: Params, states: Array) -> Arr
 
 
 def _present(cache: Cache, n: int) -> Array:
-    """The node at which each completion stands [B,N]."""
+    """Find the node at which each completion stands [B,N]."""
     assert cache.shared is not None
     root = jnp.broadcast_to(_last(cache.shared.positions, cache.shared.valid)[:, None], (len(cache.shared.valid), n))
-    own = cache.own
-    if own is None:
+    if cache.own is None:
         return root
     if cache.used is None:
-        return own.positions[..., -1]
-    latest = jax.lax.dynamic_index_in_dim(own.positions, jnp.maximum(cache.used - 1, 0), axis=2, keepdims=False)
+        return cache.own.positions[..., -1]
+    latest = jax.lax.dynamic_index_in_dim(cache.own.positions, jnp.maximum(cache.used - 1, 0), axis=2, keepdims=False)
     return jnp.where(cache.used > 0, latest, root)
 
 
 def _written(cache: Cache, valid: Array, nodes: Array) -> Cache:
-    """The cache after the tokens that led to `nodes` [B,N,T]."""
-    own, used = cache.own, cache.used
-    if own is None:
+    """Extend the cache by the tokens that led to `nodes` [B,N,T]."""
+    segment, used = cache.own, cache.used
+    if segment is None:
         return Cache(cache.shared, Segment((), valid, nodes))
     if used is None:
-        joined = [jnp.concatenate(pair, axis=2) for pair in ((own.valid, valid), (own.positions, nodes))]
+        joined = [jnp.concatenate(pair, axis=2) for pair in ((segment.valid, valid), (segment.positions, nodes))]
         return Cache(cache.shared, Segment((), *joined))
     put = jax.lax.dynamic_update_slice_in_dim
-    own = Segment((), put(own.valid, valid, used, axis=2), put(own.positions, nodes, used, axis=2))
-    return Cache(cache.shared, own, used + valid.shape[2])
+    segment = Segment((), put(segment.valid, valid, used, axis=2), put(segment.positions, nodes, used, axis=2))
+    return Cache(cache.shared, segment, used + valid.shape[2])

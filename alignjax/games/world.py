@@ -1,5 +1,5 @@
-"""A game as the world around an algorithm: contexts to play in, a judge that knows the preferences, and a stage that
-says how far from equilibrium the policy is.
+"""The world that a game puts around an algorithm: contexts to play in, a judge that knows the preferences, and a stage
+that measures how far from equilibrium the policy is.
 
     game = games.rock_paper_scissors([0.5, 0.3, 0.2], tau=0.1)
     algorithm = algorithms.ipo_md(games.table_policy(game), optimizer=fn(sgd), **games.parts(game))
@@ -23,12 +23,10 @@ from alignjax.pair_layout import all_pairs, preference_matrix
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
 
-__all__ = ["Contexts", "contexts", "measure", "parts", "role_of", "table_judge"]
-
 
 def role_of(game: TabularGame) -> Role:
-    """The game as a state role, {"preference": [X,K,K], "log_reference": [X,K]}: data, so that games of one shape share
-    their compiled programs."""
+    """Make the game a state role, {"preference": [X,K,K], "log_reference": [X,K]}: data, so that games of one shape
+    share their compiled programs."""
     preference = game.preference.reshape(game.contexts, game.actions, game.actions)
     log_reference = np.log(game.reference).reshape(game.contexts, game.actions)
 
@@ -39,10 +37,16 @@ def role_of(game: TabularGame) -> Role:
 
 
 def parts(game: TabularGame) -> dict[str, Any]:
-    """What a recipe of `algorithms` needs to be played on a game, beside its model and optimizer: judge, judges, start
-    (the game's reference) and max_tokens.
+    """Collect what a recipe of `algorithms` needs to be played on a game, beside its model and optimizer.
 
-    Raises ConfigError for strings with a stop token that is not 2, the one that recipes generate with.
+    Args:
+        game: A game.
+
+    Returns:
+        The keywords judge, judges, start (the game's reference) and max_tokens.
+
+    Raises:
+        ConfigError: For strings with a stop token that is not 2, the one that recipes generate with.
     """
     if game.language.length > 1 and game.language.stop != (2,):
         raise ConfigError(f"recipes stop at token 2; give `generate` stop={game.language.stop} yourself")
@@ -55,19 +59,28 @@ def parts(game: TabularGame) -> dict[str, Any]:
 
 
 def table_judge(context: Context, batch: Batch, key: Key, *, language: Language, role: str = "game") -> Array:
-    """A judge that looks the preference up in a game's table (see `role_of`). NaN for a completion that is no string of
-    the game, which ends the training with an error."""
-    assert batch.tokens is not None
-    assert batch.valid is not None
-    n = batch.tokens.shape[1]
-    number, pairs = string_numbers(language, batch.tokens, batch.valid), all_pairs(n)
+    """A judge that looks the preference up in a game's table (see `role_of`).
+
+    Args:
+        context: State and models.
+        batch: Prompts and completions [B,N,T].
+        key: Unused.
+        language: The strings of the game.
+        role: The role of the game.
+
+    Returns:
+        Preferences [B,N,N]; NaN for a completion that is no string of the game, which ends the training with an error.
+    """
+    tokens, valid = (batch.need(field, of="table_judge") for field in ("tokens", "valid"))
+    n = tokens.shape[1]
+    number, pairs = string_numbers(language, tokens, valid), all_pairs(n)
     i, j = (number[:, np.array([pair[side] for pair in pairs], int)] for side in (0, 1))
     probability = context.state[role]["preference"][context_number(batch)[:, None], i, j]
     return preference_matrix(jnp.where((i < 0) | (j < 0), jnp.nan, probability), pairs, n)
 
 
 class Contexts:
-    """Batches of prompts for a game: every context equally often, the same at every step."""
+    """A source of prompts for a game: batches with every context equally often, the same at every step."""
 
     def __init__(self, count: int, batch_size: int) -> None:
         if batch_size < 1 or batch_size % count:
@@ -98,10 +111,22 @@ def measure(
     context: Context, batch: Batch, key: Key, *, language: Language, tau: float, of: str = "policy", role: str = "game"
 ) -> tuple[Batch, Metrics]:
     """Measures what a role's table is worth in the game, exactly and averaged over contexts: "duality_gap" (of the game
-    regularised by tau), "exploitability" (without regularisation) and "kl" from the reference. The batch goes on as it
+    regularized by tau), "exploitability" (without regularization) and "kl" from the reference. The batch goes on as it
     is.
 
     A gap is as exact as the tables' dtype: about 1e-7 in float32.
+
+    Args:
+        context: State and models.
+        batch: Any batch.
+        key: Unused.
+        language: The strings of the game.
+        tau: Strength of the regularization.
+        of: The role whose table is measured.
+        role: The role of the game.
+
+    Returns:
+        The batch as it was, and the metrics "duality_gap", "exploitability" and "kl" (in nats).
     """
     preference, log_reference = (context.state[role][name] for name in ("preference", "log_reference"))
     log_policy = log_distribution(language, context.params(of)["logits"])

@@ -99,7 +99,7 @@ SLIC = 1 / (TAU * BETA)  # the hinge
 PG = 4 / TAU  # and the policy gradient
 FIT, SAMPLED_FIT = 0.5, 0.3  # rates of a round's fit of a square
 NASH, MIXED, FREE = "pi*(tau)", "mixture at pi*(tau/(1-b))", "equilibrium without tau"
-STEP = {"eta": 2.0, "c": TAU / 2}  # INPO's: steps of 1/2 of a game regularised by tau = c eta
+STEP = {"eta": 2.0, "c": TAU / 2}  # INPO's: steps of 1/2 of a game regularized by tau = c eta
 ROUND_DPO = 8.0  # beta of rounds of DPO: steps of 4 / beta = 1/2
 ITERATED = 8 / ROUND_DPO**2
 

@@ -65,7 +65,7 @@ def verdicts(game: TabularGame) -> np.ndarray:
 
 def compressed(game: TabularGame) -> np.ndarray:
     """An equilibrium, without regularisation, of S(2P - 1): what DNO sees when one sample rates another."""
-    return games.unregularised_nash(game.replace(preference=_squashed(game.preference))).policy
+    return games.unregularized_nash(game.replace(preference=_squashed(game.preference))).policy
 
 
 def _squashed(preference: np.ndarray) -> np.ndarray:
@@ -73,8 +73,8 @@ def _squashed(preference: np.ndarray) -> np.ndarray:
     return 0.5 + upper - upper.T
 
 
-def unregularised(game: TabularGame) -> np.ndarray:
-    return games.unregularised_nash(game).policy
+def unregularized(game: TabularGame) -> np.ndarray:
+    return games.unregularized_nash(game).policy
 
 
 CLAIMS: dict[str, Callable[[TabularGame], np.ndarray]] = {
@@ -87,6 +87,6 @@ CLAIMS: dict[str, Callable[[TabularGame], np.ndarray]] = {
     "logistic point, pairs with mu": lambda game: logistic(game, opponent="reference", bonus=XPO),
     "logistic point with bonus": lambda game: logistic(game, bonus=VPO * BETA),
     "logistic point of verdicts": verdicts,
-    "equilibrium without tau": unregularised,
+    "equilibrium without tau": unregularized,
     "equilibrium of S(2P-1) without tau": compressed,
 }

@@ -1,4 +1,4 @@
-"""The six games, all of five actions, so that they share compiled programs, and regularised by TAU; and what is
+"""The six games, all of five actions, so that they share compiled programs, and regularized by TAU; and what is
 measured of policies in them."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def gap(game: TabularGame, policy: np.ndarray, free: bool = False) -> np.ndarray:
     """The duality gap of the game at TAU, or (free) of the game without regularisation."""
-    return np.maximum(games.duality_gap(game, policy, regularised=not free), 0)
+    return np.maximum(games.duality_gap(game, policy, regularized=not free), 0)
 
 
 def averages(policies: np.ndarray) -> np.ndarray:

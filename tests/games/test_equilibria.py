@@ -64,21 +64,21 @@ def test_what_maximises_a_reward_is_what_the_oracle_says(oracle: Any) -> None:
 def test_no_policy_gains_on_a_best_response(seed: int) -> None:
     game, draw = random_game(seed), np.random.default_rng(seed)
     opponent = draw.dirichlet(np.ones(6))
-    for regularised in (True, False):
-        best = games.best_response(game, opponent, regularised=regularised)
-        gained = games.payoff(game, best, opponent, regularised=regularised)
+    for regularized in (True, False):
+        best = games.best_response(game, opponent, regularized=regularized)
+        gained = games.payoff(game, best, opponent, regularized=regularized)
         others = draw.dirichlet(np.ones(6) / 2, size=200)
-        assert games.payoff(game, others, opponent, regularised=regularised).max() <= gained + 1e-12
+        assert games.payoff(game, others, opponent, regularized=regularized).max() <= gained + 1e-12
         # max_q payoff(q, p) - min_q payoff(p, q), and the payoffs of a pair sum to 1
-        gap = games.duality_gap(game, opponent, regularised=regularised)
+        gap = games.duality_gap(game, opponent, regularized=regularized)
         assert gap == pytest.approx(2 * gained - 1, abs=1e-12)
-        assert games.payoff(game, opponent, best, regularised=regularised) == pytest.approx(1 - gained, abs=1e-12)
+        assert games.payoff(game, opponent, best, regularized=regularized) == pytest.approx(1 - gained, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_linear_programme_is_certified_and_the_limit_of_weak_regularisation(seed: int) -> None:
     game = random_game(seed)
-    found = games.unregularised_nash(game)
+    found = games.unregularized_nash(game)
     assert found.value == pytest.approx(0.5, abs=1e-9)
     assert found.gap + 1e-12 >= 0
     assert found.gap < 1e-9
@@ -90,7 +90,7 @@ def test_the_linear_programme_is_certified_and_the_limit_of_weak_regularisation(
 
 def test_uneven_rock_paper_scissors_plays_by_what_the_others_risk() -> None:
     game = games.rock_paper_scissors(np.ones(3) / 3, 0.1, strength=(0.5, 0.25, 0.1))
-    np.testing.assert_allclose(games.unregularised_nash(game).policy, np.array([0.25, 0.1, 0.5]) / 0.85, atol=1e-9)
+    np.testing.assert_allclose(games.unregularized_nash(game).policy, np.array([0.25, 0.1, 0.5]) / 0.85, atol=1e-9)
     assert game.preference[0, 1] == 1.0
     assert game.preference[2, 0] == 0.6
 
@@ -133,7 +133,7 @@ def test_contexts_are_games_of_their_own() -> None:
     together = games.stack(parts)
     assert (together.contexts, together.actions) == (3, 4)
     policy = np.random.default_rng(0).dirichlet(np.ones(4), size=(2, 3))
-    for function in (games.nash, games.fitted_reward, lambda game: games.unregularised_nash(game).policy):
+    for function in (games.nash, games.fitted_reward, lambda game: games.unregularized_nash(game).policy):
         np.testing.assert_allclose(function(together), [function(part) for part in parts], atol=1e-12)
     for function in (games.duality_gap, games.exploitability, games.best_response):
         alone = np.stack([[function(part, policy[i, x]) for x, part in enumerate(parts)] for i in range(2)])
