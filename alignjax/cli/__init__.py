@@ -17,6 +17,7 @@ from typing import Any
 
 import tyro
 
+from alignjax.cli.compile_cache import keep_compiled_programs
 from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Sweep, Train
 
 USER_ERROR = 2
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Any] = {
     "data prepare": Prepare,
     "data inspect": Inspect,
 }
+COMPILING = ("train", "evaluate", "generate", "sweep")
 OPEN_ENDED = (Train, Evaluate, Prepare, Inspect)  # their further flags are overrides of a config or a data set
 DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
 Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
@@ -148,12 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 for an error with a message, 75 where another process of the run cannot be reached, 130
         after Ctrl-C.
     """
-    if argv is None:  # the process is ours, and with it how messages look
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # the process is ours, and with it how messages look and what is kept of it
         _plain_messages()
-    argv = list(sys.argv[1:] if argv is None else argv)
-    show = "--traceback" in argv or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
+        if words[:1] and words[0] in COMPILING and not {"-h", "--help"} & set(words):
+            keep_compiled_programs()
+    show = "--traceback" in words or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
     try:
-        return run([word for word in argv if word != "--traceback"])
+        return run([word for word in words if word != "--traceback"])
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
