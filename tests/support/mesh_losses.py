@@ -24,7 +24,7 @@ from tests.support.together import SCOPE, Program, extra_state, moving
 
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_enable_x64", True)
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
 MESHES = {"8x1": (1, 8, 1), "4x2": (1, 4, 2), "2x2x2": (2, 2, 2)}
 # One line of each loss.
 LOSSES = [case for case in CASES if case is next(c for c in CASES if c.loss.function is case.loss.function)]

@@ -15,12 +15,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
-from jax._src import compiler
 from rich.console import Console
 
 from alignjax import algorithms, roles, stages
@@ -37,6 +35,7 @@ from alignjax.train.optimizers import adamw
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
+from tests.support.private_jax import let_every_process_keep_programs
 
 SMALL = {"vocab": 16, "width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "mlp": 32}
 ROWS, LENGTH = 8, 5
@@ -200,8 +199,7 @@ def main() -> None:
     if arguments.place:
         coordinator, count, number = arguments.place
         processes.connect(coordinator, int(count), int(number), heartbeat_seconds=30)
-        # jax lets the first process alone keep what it compiled; here each does, for the runs to come.
-        compiler.distributed = SimpleNamespace(global_state=SimpleNamespace(process_id=0, client=None))
+        let_every_process_keep_programs()
     if arguments.signal_at_row:
         LOOK.append(dies_at_row(*arguments.signal_at_row))
     if arguments.kill_in_save:

@@ -19,6 +19,7 @@ from alignjax.cli import main
 from alignjax.cli.device_memory import device_bytes
 from tests.support.toy_configs import CONFIG, ONE, in_a_folder
 
+pytestmark = pytest.mark.smoke
 ROOT = Path(__file__).resolve().parents[2]
 
 

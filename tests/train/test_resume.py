@@ -47,6 +47,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder / "run", toy_run.state_bytes(state)
 
 
+@pytest.mark.smoke
 def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], run: Callable[..., Ended], tmp_path: Path) -> None:
     folder, final = straight
     # Before a checkpoint is begun; when the role that never changes is written and not in its place, before any step;
@@ -131,6 +132,7 @@ def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[
     assert lines(tmp_path) == lines(folder)
 
 
+@pytest.mark.smoke
 def test_sampling_goes_on_bit_for_bit_in_another_process(run: Callable[..., Ended], tmp_path: Path) -> None:
     """IPO-MD with a real sampler and judge, of adapters over a base that is written once: one process is killed while
     it writes a step, another one goes on."""
