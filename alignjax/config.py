@@ -21,6 +21,11 @@ class ConfigError(ValueError):
     """Says that a config cannot be meant. The message names the place and what to write instead."""
 
 
+class DataError(ValueError):
+    """Data cannot be used: a file holds something that the settings refuse, or measurements cannot be averaged. The
+    message names the place and the way out."""
+
+
 def nearest(word: str, options: typing.Iterable[str]) -> str:
     """Returns ' Did you mean X?' or the list of what exists: the tail of every error about a name."""
     options = list(options)

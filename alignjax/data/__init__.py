@@ -4,6 +4,7 @@ A dataset (`Docstrings()`, `Aeslc(path=...)`, `Preferences(path=...)`) says wher
 (`prompts`, `instructions`, `preferences`, ...) makes batches of them.
 """
 
+from alignjax.config import DataError as DataError
 from alignjax.data.datasets.docstrings import Docstrings as Docstrings
 from alignjax.data.datasets.from_files import (
     Aeslc as Aeslc,
@@ -18,7 +19,6 @@ from alignjax.data.datasets.from_files import (
     Rankings as Rankings,
     Thumbs as Thumbs,
 )
-from alignjax.data.datasets.parsing import DataError as DataError
 from alignjax.data.prepared import Dataset as Dataset, prepare as prepare, tokenizer_of as tokenizer_of
 from alignjax.data.sources.edited import judgements as judgements, revisions as revisions
 from alignjax.data.sources.joint import joint_preferences as joint_preferences

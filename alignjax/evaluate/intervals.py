@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from alignjax.config import DataError as DataError
+
 Interval = dict[str, Any]  # {"mean", "low", "high": float, "n": int}
 CHUNK = 2**22  # counts held at a time: draws are processed in pieces, so that 10,000 prompts do not cost gigabytes
-
-
-class DataError(ValueError):
-    """Measurements that cannot be averaged: wrong shape, empty, out of range or not a number."""
 
 
 def as_column(values: Any, name: str) -> np.ndarray:

@@ -12,14 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, DataError
 from alignjax.data.datasets.records import Record
 
 SHOWN_LINES = 10
-
-
-class DataError(ValueError):
-    """A file holds something that the settings say to refuse. The message names the file, the lines and the way out."""
 
 
 class BadRow(ValueError):

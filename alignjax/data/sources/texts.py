@@ -215,12 +215,12 @@ class Rule:
 
     @property
     def skips(self) -> bool:
-        """Whether the rows are left out."""
+        """True where the rows are left out."""
         return self.policy == "skip"
 
     @property
     def cuts(self) -> bool:
-        """Whether the rows are used, cut to fit."""
+        """True where the rows are used, cut to fit."""
         return self.policy.startswith("truncate")
 
     def refuse(self, rows: TextRows) -> None:
