@@ -62,7 +62,7 @@ def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
     to = to.expanduser()
     with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
-            params = huggingface.load(source, model, told=_told(status, "reading"))
+            params = huggingface.load(source, model, report_progress=_progress(status, "reading"))
             status.update("writing")
             record = _record(source, role, model, {key: published[key] for key in BESIDE if key in published})
             extra = {key: record[key] for key in ("config", "versions")}
@@ -84,7 +84,7 @@ def _record(source: Path, role: str, model: Any, beside: dict[str, Any]) -> dict
     return {"config": config, "hash": config_hash(config), "versions": versions(), "git": None}
 
 
-def _told(status: Any, doing: str) -> Callable[[str, int, int], None]:
+def _progress(status: Any, doing: str) -> Callable[[str, int, int], None]:
     return lambda name, number, of: status.update(f"{doing} {name} ({number + 1} of {of})")
 
 
@@ -156,7 +156,7 @@ def export(
             # What is not known is said to be none: left out, it would be the id of the family's own tokenizer.
             extra={**(dict.fromkeys(IDS) if ids else {}), **exported.extra},
             beside=beside,
-            told=_told(status, "writing"),
+            report_progress=_progress(status, "writing"),
         )
     if left:
         say.print(f"left out, having no place there: {', '.join(left)}", markup=False)

@@ -124,7 +124,7 @@ def load(
     model: Model,
     shardings: Any = None,
     *,
-    told: Callable[[str, int, int], None] = lambda leaf, number, of: None,
+    report_progress: Callable[[str, int, int], None] = lambda leaf, number, of: None,
 ) -> Params:
     """Reads the params that a folder holds, in the dtypes of the model.
 
@@ -135,7 +135,7 @@ def load(
         folder: A folder of published weights.
         model: A transformer.
         shardings: A tree like the params with each leaf's sharding; the first device if None.
-        told: Called with (leaf, number, of) before each leaf.
+        report_progress: Called with (leaf, number, of) before each leaf.
 
     Returns:
         The params, without the heads that the folder has not.
@@ -154,7 +154,7 @@ def load(
             for path in {stored[name].file for part in parts.values() for name in part.tensors}
         }
         for number, (leaf, part) in enumerate(parts.items()):
-            told(leaf, number, len(parts))
+            report_progress(leaf, number, len(parts))
             views = [files[stored[name].file].get_slice(stored[name].name) for name in part.tensors]
             params[leaf] = _leaf(leaves[leaf], part, views, placement.get(leaf, default))
     return {"heads": {}, **nested(params)}  # there are no heads besides a tied one

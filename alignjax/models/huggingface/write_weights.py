@@ -47,7 +47,7 @@ def save(
     shard_bytes: int = 5_000_000_000,
     extra: Mapping[str, Any] | None = None,
     beside: Callable[[Path], None] = lambda folder: None,
-    told: Callable[[str, int, int], None] = lambda name, number, of: None,
+    report_progress: Callable[[str, int, int], None] = lambda name, number, of: None,
 ) -> list[str]:
     """Writes params as a folder that `transformers` loads. One process writes, and must have all of every leaf.
 
@@ -60,7 +60,7 @@ def save(
         shard_bytes: The most a file holds, and what is held in memory beside the params.
         extra: Further keys of config.json (token ids, max_position_embeddings).
         beside: beside(folder) writes what else belongs there, before the folder has its name.
-        told: Called with (file, number, of) before each file.
+        report_progress: Called with (file, number, of) before each file.
 
     Returns:
         The names of leaves that have no place there.
@@ -81,7 +81,7 @@ def save(
     files = _files(pieces, itemsize, shard_bytes)
     with new_folder(folder, sum(piece.size for piece in pieces) * itemsize) as part:
         for number, (name, some) in enumerate(files.items()):
-            told(name, number, len(files))
+            report_progress(name, number, len(files))
             save_file({piece.name: _numbers(piece, dtype) for piece in some}, part / name, metadata={"format": "pt"})
         if len(files) > 1:
             total = sum(piece.size for piece in pieces) * itemsize
