@@ -129,8 +129,13 @@ def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
 
 @_optimizer(learning_rate=3e-4, weight_decay=0.01, max_grad_norm=1.0)
 def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay (arXiv:1711.05101); `weight_decay=None` leaves the decay out, which is Adam
-    (arXiv:1412.6980 alg. 1)."""
+    """Adam with decoupled weight decay (arXiv:1711.05101)."""
+    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+
+@_optimizer(learning_rate=3e-4, max_grad_norm=1.0)
+def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Adam (arXiv:1412.6980 alg. 1)."""
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
