@@ -15,7 +15,7 @@ from alignjax.config import ConfigError, fn
 from alignjax.train import optimizers
 from alignjax.train.optimizers import schedule_of
 
-ALL = [optimizers.adamw, optimizers.sgd, optimizers.lion, optimizers.adafactor]
+ALL = [optimizers.adamw, optimizers.adam, optimizers.sgd, optimizers.lion, optimizers.adafactor]
 PARAMS = {
     "embed": jnp.arange(12.0).reshape(4, 3) / 12 + 0.1,
     "layers": {"attn_norm": {"scale": jnp.ones((2, 3))}, "mlp": {"up": jnp.ones((2, 3, 3))}},
