@@ -1,4 +1,4 @@
-"""Device meshes: one table from logical axis names to mesh axes, and where state and batches lie."""
+"""Device meshes: tables from logical axis names to mesh axes, and the shardings of state and batches."""
 
 from __future__ import annotations
 
@@ -26,17 +26,23 @@ STORAGE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "vocab": "tensor",
 }
-# Where things lie while a layer, an embedding or a head is at work: its weights are gathered over fsdp (ZeRO-3).
+# The layout while a layer, an embedding or a head is at work: its weights are gathered over fsdp (ZeRO-3).
 COMPUTE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {**STORAGE_LAYOUT, "embed": None}
-# Where things lie while completions are sampled: rows over all devices, weights whole on each.
+# The layout while completions are sampled: rows over all devices, weights whole on each.
 DECODE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {**dict.fromkeys(STORAGE_LAYOUT), "batch": AXES}
 
 
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
-    """A mesh of all devices with axes (replica, fsdp, tensor); ConfigError if the sizes do not multiply to their
-    number, or if replica does not cross the TPU slices that there are.
+    """Makes a mesh with axes (replica, fsdp, tensor).
 
     Axes are of type Auto: jax's default, Explicit, refuses gathers over a sharded vocabulary.
+
+    Args:
+        config: The size of each axis.
+        devices: The devices; all of them if None.
+
+    Raises:
+        ConfigError: The sizes do not multiply to the number of devices, or replica does not cross their TPU slices.
     """
     devices = jax.devices() if devices is None else devices
     slices = slice_count(devices)
@@ -49,14 +55,22 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
 
 
 def slice_count(devices: Any) -> int:
-    """On how many TPU slices devices lie; 1 for any other kind. On GPUs the number says which share a fast link, and
+    """Counts the TPU slices of devices; 1 for any other kind. On GPUs `slice_index` tells which share a fast link, and
     fsdp over several of those is common."""
     return len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
 
 
 def axis_sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, ...]:
-    """The mesh's sizes on so many devices of so many TPU slices; ConfigError if they do not multiply to that number, or
-    if replica does not cross the slices."""
+    """Returns the sizes of a mesh's axes on a number of devices.
+
+    Args:
+        config: The size of each axis, at most one of them -1 for what is left.
+        devices: The number of devices.
+        slices: The number of TPU slices that they are on.
+
+    Raises:
+        ConfigError: The sizes do not multiply to the number of devices, or replica does not cross the slices.
+    """
     sizes = [config.replica, config.fsdp, config.tensor]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise ConfigError(
@@ -80,8 +94,17 @@ def axis_sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, 
 def partition_spec(
     axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Any, table: Mapping[str, Any] = STORAGE_LAYOUT
 ) -> PartitionSpec:
-    """The partition of an array by its logical axes. An axis that does not divide by all its mesh axes is split by as
-    many of them, the first ones, as it does divide by; one whose mesh axis is taken already stays whole."""
+    """Returns the partition of an array by its logical axes.
+
+    An array axis is sharded over the longest prefix of its mesh axes that divides it; if one of them is already in
+    use, the array axis is replicated.
+
+    Args:
+        axes: The logical name of each array axis, or None.
+        shape: The array's shape.
+        mesh: A mesh, which may be abstract.
+        table: The mesh axes of each logical one.
+    """
     used: set[str] = set()
     parts: list[str | tuple[str, ...] | None] = []
     for name, size in zip(axes, shape, strict=True):
@@ -96,10 +119,13 @@ def partition_spec(
 
 
 def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
-    """`tree` laid out as `table` says, inside a jitted function whose arguments lie on a mesh; elsewhere unchanged.
+    """Constrains the layout of arrays inside a jitted function whose arguments are on a mesh; elsewhere does nothing.
 
-    axes: the logical axes of an array, or nested dicts of them. Parts of the tree that they do not describe (adapters,
-    weights in few bits) are left to the compiler.
+    Args:
+        tree: An array or nested dicts of arrays.
+        axes: The logical axes of an array, or nested dicts of them. Parts of the tree that they do not describe
+            (adapters, weights in few bits) are left to the compiler.
+        table: The mesh axes of each logical one.
     """
     if isinstance(axes, Mapping) and isinstance(tree, Mapping):
         return {name: constrain(part, axes.get(name), table) for name, part in tree.items()}
@@ -112,18 +138,23 @@ def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Every array of a tree whole on every device of its mesh, inside a jitted function."""
+    """Replicates every array of a tree on every device of its mesh, inside a jitted function."""
 
-    def one(leaf: Any) -> Any:
+    def replicated(leaf: Any) -> Any:
         mesh = _mesh_of(leaf)
         return leaf if mesh is None else jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec()))
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(replicated, tree)
 
 
 def shard_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:
-    """Every array of a tree split along its leading axis as the table has batches, inside a jitted function. beside:
-    arrays that know the mesh, where those of the tree, made in a loop from nothing, may not."""
+    """Shards every array of a tree along its leading axis, inside a jitted function.
+
+    Args:
+        tree: The arrays.
+        beside: Arrays that know the mesh, where those of the tree, made in a loop from nothing, may not.
+        table: The mesh axes of each logical one, of which "batch" is used.
+    """
     meshes = [mesh for leaf in jax.tree.leaves((tree, beside)) if (mesh := _mesh_of(leaf)) is not None]
     if not meshes:
         return tree
@@ -133,7 +164,7 @@ def shard_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = STORAGE_L
 
 
 def _mesh_of(leaf: Any) -> Any:
-    """The mesh of the traced function that made an array, if it is one of ours and has more than one device."""
+    """Returns the mesh of the traced function that made an array, if it has our axes and more than one device."""
     if not isinstance(leaf, Tracer):
         return None
     mesh = jax.typeof(leaf).sharding.mesh
@@ -141,42 +172,55 @@ def _mesh_of(leaf: Any) -> Any:
 
 
 def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:
-    """Every leaf split along its leading axis, by default over replica and fsdp; whole where that does not divide."""
+    """Returns shardings along the leading axis, by default over replica and fsdp; none where that does not divide."""
 
-    def one(leaf: Any) -> NamedSharding:
+    def sharding(leaf: Any) -> NamedSharding:
         axes = ("batch", *[None] * (leaf.ndim - 1)) if leaf.ndim else ()
         return NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh, table))
 
-    return jax.tree.map(one, batch)
+    return jax.tree.map(sharding, batch)
 
 
 def process_shard(batch: Any, mesh: Mesh) -> tuple[int, int]:
-    """(index, count): which of count equal runs of rows of a global batch, given as ShapeDtypeStructs, this process's
-    devices hold. (0, 1), all of it, where they hold rows that are no such run, or where a leaf does not divide and so
-    lies whole on every device."""
+    """Finds the rows of a global batch that this process's devices hold.
+
+    Args:
+        batch: The global batch, as ShapeDtypeStructs.
+        mesh: The mesh of all processes.
+
+    Returns:
+        (index, count): the rows are number `index` of `count` equal runs. (0, 1), all rows, where they are no such
+        run, or where a leaf does not divide and so is replicated on every device.
+    """
     groups = int(np.prod([mesh.shape[axis] for axis in BATCH]))
     if any(leaf.ndim == 0 or leaf.shape[0] % groups for leaf in jax.tree.leaves(batch)):
         return 0, 1
-    places = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((groups,))
-    own = sorted({where[0].indices(groups)[0] for where in places.values() if where is not None})
-    first, count = own[0], len(own)
-    if own != list(range(first, first + count)) or first % count or groups % count:
+    slices = NamedSharding(mesh, PartitionSpec(BATCH)).addressable_devices_indices_map((groups,))
+    held = sorted({index[0].indices(groups)[0] for index in slices.values() if index is not None})
+    first, count = held[0], len(held)
+    if held != list(range(first, first + count)) or first % count or groups % count:
         return 0, 1
     return first // count, groups // count
 
 
 def place_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
-    """A host batch on the mesh. parts: of how many equal runs of rows of the global batch this is the one that this
-    process's devices hold; 1: it is all of it, and the same on every process."""
+    """Puts a host batch on the mesh.
+
+    Args:
+        batch: The rows that this process has.
+        mesh: The mesh of all processes.
+        parts: The number of equal runs of rows of which this process has one; 1 if it has the whole batch, as every
+            other process then has too.
+    """
     if jax.process_count() == 1:
         return jax.device_put(batch, batch_shardings(batch, mesh))
     batch = jax.tree.map(np.asarray, batch)
 
-    def whole(leaf: Any) -> jax.ShapeDtypeStruct:
+    def global_shape(leaf: Any) -> jax.ShapeDtypeStruct:
         shape = (parts * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else ()
         return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    like = jax.tree.map(whole, batch)
+    like = jax.tree.map(global_shape, batch)
     return jax.tree.map(
         lambda leaf, spec, sharding: jax.make_array_from_process_local_data(sharding, leaf, spec.shape),
         batch,
@@ -196,7 +240,7 @@ _PARTS: Mapping[str, Any] = {
 
 
 def _axes_of(path: tuple[str, ...], known: Mapping[tuple[str, ...], Any]) -> Any:
-    """The logical axes of a leaf whose path ends in that of a weight, or of a part of one; None for another."""
+    """Returns the logical axes of a leaf whose path ends in that of a weight, or of a part of one; None for another."""
     for first in range(len(path)):
         if path[first:] in known:
             return known[path[first:]]

@@ -1,6 +1,6 @@
-"""Several processes as one run: each has its own devices and its own rows of every batch, all run the same program.
+"""Several processes as one run: each has devices and rows of every batch to itself, and all run the same program.
 
-Process 0 leads: it alone writes metrics, samples and configs, and speaks. Everything here must be called by all
+Process 0, the main one, alone writes metrics, samples and configs, and prints. Everything here must be called by all
 processes in the same order, and does nothing where there is one process.
 """
 
@@ -25,13 +25,17 @@ HEARTBEAT_SECONDS = 60  # without a sign of life from a process, until the other
 PARTING_SECONDS = 10.0  # from the error of a collective whose other side has gone to the end of the process, at most
 PIECE = 1 << 24  # bytes that are sent at once
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# How a collective says that a process on the other side has gone, on CPU, GPU and TPU.
-_GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection closed", "Connection reset", "heartbeat")
+# Words in the error of a collective whose other side has died, on CPU, GPU and TPU.
+_LOST_PEER = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "Connection closed", "Connection reset", "heartbeat")
 
 
 class Unreachable(RuntimeError):
-    """Another process of the run has died or cannot be reached. `exit_status`: what the command line ends with, to tell
-    whoever started it (tpu/keep_running.sh) that the same command may do better: EX_TEMPFAIL of sysexits.h."""
+    """Another process of the run has died or cannot be reached.
+
+    Attributes:
+        exit_status: The status that the command line ends with, EX_TEMPFAIL of sysexits.h: it tells whoever started it
+            (tpu/keep_running.sh) that the same command may do better.
+    """
 
     exit_status = 75
 
@@ -43,14 +47,20 @@ def connect(
     *,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> None:
-    """Makes this process one of several: to be called before anything asks jax for a device.
+    """Makes this process one of several; to be called before anything asks jax for a device.
 
-    coordinator: HOST:PORT of process 0, a port that is free there; processes: how many there are; process: the number
-    of this one. What is not given comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then from
-    what jax knows of the machine: TPU pods, Slurm, Open MPI and Kubernetes need none. A process that gives no sign of
-    life for `heartbeat_seconds` is taken for dead and ends all others.
+    What is not passed comes from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, then from what jax
+    knows of the machine: TPU pods, Slurm, Open MPI and Kubernetes need none.
 
-    Raises ConfigError if that does not say which process this is, Unreachable if the coordinator is not reached.
+    Args:
+        coordinator: HOST:PORT of process 0, a port that is free there.
+        processes: The number of processes.
+        process: The number of this one, from 0.
+        heartbeat_seconds: The time without a sign of life after which a process is taken for dead and ends all others.
+
+    Raises:
+        ConfigError: These do not say which process this is.
+        Unreachable: The coordinator is not reached.
     """
     coordinator = coordinator or os.environ.get(VARIABLES[0])
     processes = _number(VARIABLES[1]) if processes is None else processes
@@ -59,8 +69,8 @@ def connect(
         raise ConfigError(f"the coordinator is {coordinator!r}; it must be HOST:PORT of process 0")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ConfigError(f"--process {process} of --processes {processes}: they are numbered from 0")
-    # Of the CPU backend: a thread that waits in a collective is lost to what it waits for, so with as few threads as
-    # cores, or with several programs in flight, simulated devices can wait for each other for ever.
+    # On the CPU backend a thread that waits in a collective is lost to what it waits for, so with as few threads as
+    # cores, or with several programs in flight, simulated devices can wait for each other forever.
     os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
@@ -95,22 +105,22 @@ def _first_line(error: BaseException) -> str:
 
 
 def is_multi_process() -> bool:
-    """Whether this is one of several processes. Does not wake jax's devices where it is not."""
+    """Tells whether this is one of several processes, without initializing jax's devices where it is not."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_main_process() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Tells whether this process is the one that writes and prints for all."""
     return not is_multi_process() or jax.process_index() == 0
 
 
 def all_gather_text(text: str) -> list[str]:
-    """Every process's text, by its number."""
+    """Returns every process's text, by its number."""
     if not is_multi_process():
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(data.size))
-    if not sizes.any():  # nobody has anything to say, which is what `together` mostly hears
+    if not sizes.any():  # nobody has anything to say, which is what `raise_on_all_processes` mostly hears
         return [""] * len(sizes)
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: data.size] = data
@@ -120,9 +130,13 @@ def all_gather_text(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def raise_on_all_processes() -> Iterator[None]:
-    """What fails in this block on one process fails on all: each raises its own error, the others a ConfigError that
-    names the process and its host, also where it was stopped (Ctrl-C, SystemExit). Without this they would wait for
-    the one that has left."""
+    """Makes a block that fails on one process fail on all, so that nobody waits in a collective for one that has left.
+
+    Raises:
+        ConfigError: On the processes where the block did not fail, with the failed one's number, host and message, also
+            where that was stopped (Ctrl-C, SystemExit). The failed process raises its error itself.
+    """
+    # An error cannot cross processes, so each sends its message, mostly empty, to all others after the block.
     failure: BaseException | None = None
     try:
         yield
@@ -132,62 +146,67 @@ def raise_on_all_processes() -> Iterator[None]:
         failure = error
     if not is_multi_process():
         return
-    what = failure if isinstance(failure, Exception) else f"it was stopped ({type(failure).__name__})"
-    said = all_gather_text(
-        "" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {what}"
+    reason = failure if isinstance(failure, Exception) else f"it was stopped ({type(failure).__name__})"
+    messages = all_gather_text(
+        "" if failure is None else f"process {jax.process_index()} on {socket.gethostname()}: {reason}"
     )
     if failure is not None:
         raise failure
-    if wrong := [line for line in said if line]:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise ConfigError(f"another process of this run cannot go on{more}. {wrong[0]}")
+    if failed := [message for message in messages if message]:
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise ConfigError(f"another process of this run cannot go on{more}. {failed[0]}")
 
 
 def broadcast_from_main(tree: Any) -> Any:
-    """The leader's tree of NumPy arrays; the others' must have its shapes and dtypes."""
+    """Returns the main process's tree of NumPy arrays; those of the others must have its shapes and dtypes."""
     return multihost_utils.broadcast_one_to_all(tree) if is_multi_process() else tree
 
 
 def broadcast_bytes_from_main(data: bytes) -> bytes:
-    """The leader's bytes, of any length, in pieces: all that is sent goes through the memory of devices."""
+    """Returns the main process's bytes, of any length, sent in pieces: they go through the memory of devices."""
     if not is_multi_process():
         return data
     full, rest = (int(number) for number in broadcast_from_main(np.array(divmod(len(data), PIECE), np.int32)))
-    size, found = full * PIECE + rest, []
+    size, pieces = full * PIECE + rest, []
     for first in range(0, size, PIECE):
         piece = np.zeros(min(PIECE, size - first), np.uint8)
         if is_main_process():
             piece[:] = np.frombuffer(data, np.uint8, piece.size, first)
-        found.append(broadcast_from_main(piece).tobytes())
-    return b"".join(found)
+        pieces.append(broadcast_from_main(piece).tobytes())
+    return b"".join(pieces)
 
 
 def gather_to_host(tree: Any) -> Any:
-    """All of a tree of arrays as NumPy's, on every process, also where parts of it lie with others."""
+    """Returns a tree of whole NumPy arrays on every process, also where other processes hold parts of them."""
 
-    def one(leaf: Any) -> Any:
+    def gathered(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
             return multihost_utils.process_allgather(leaf, tiled=True)
         return leaf
 
-    return jax.device_get(tree if not is_multi_process() else jax.tree.map(one, tree))
+    return jax.device_get(tree if not is_multi_process() else jax.tree.map(gathered, tree))
 
 
-def _of_the_dead(error: BaseException) -> bool:
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _GONE)
+def _is_lost_peer(error: BaseException) -> bool:
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in _LOST_PEER)
 
 
 @contextlib.contextmanager
 def translate_lost_peer() -> Iterator[None]:
-    """Turns the error of a collective whose other side has gone into Unreachable, which says what to do. The process
-    then has a few seconds to close its files and say so, and ends with status 75."""
+    """Turns the error of a collective whose other side has died into `Unreachable`, which says what to do.
+
+    The process then has a few seconds to close its files and print that, and ends with status 75.
+
+    Raises:
+        Unreachable: Another process of the run has died or was stopped.
+    """
     try:
         yield
     except Unreachable:
         raise
     except Exception as error:
         lost: BaseException | None = error
-        while lost is not None and not _of_the_dead(lost):
+        while lost is not None and not _is_lost_peer(lost):
             lost = lost.__cause__  # a checkpoint that cannot be written, because ..
         if not is_multi_process() or lost is None:
             raise
@@ -200,14 +219,14 @@ def translate_lost_peer() -> Iterator[None]:
         raise Unreachable(message) from error
 
 
-def _end(message: str, leads: bool) -> None:
-    """Ends the process when its main thread has ended or does not for PARTING_SECONDS. What would follow, a checkpoint
-    that all write and jax's farewell, waits for the dead until jax aborts the process."""
+def _end(message: str, is_main: bool) -> None:
+    """Ends the process once its main thread has ended, or after PARTING_SECONDS. What would follow, a checkpoint that
+    all write and jax's shutdown, waits for the dead process until jax aborts this one."""
     main = threading.main_thread()
     main.join(PARTING_SECONDS)
     if main.is_alive():
         print(message, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(1.0 if leads else 0.0)  # jax's coordinator is here, and ends others that have not spoken yet
+    time.sleep(1.0 if is_main else 0.0)  # jax's coordinator is here, and ends others that have not spoken yet
     os._exit(Unreachable.exit_status)

@@ -20,10 +20,20 @@ TENSOR_WAYS = 8  # more would leave too few heads to each device
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """A kind of TPU. `prefix` begins its accelerator types; per chip: `cores` (TensorCores), `devices` of JAX,
-    `hbm_gib`, `bf16_tflops` (peak), `hbm_gb_per_s`. `counts`: whether an accelerator type's number means "chips" or
-    "cores". `runtime`: the software version of a TPU VM, or None where there are none and only GKE (xpk) serves.
-    `slices`: that number -> chips along the axes of the interconnect. `page`: where the numbers are from.
+    """A kind of TPU.
+
+    Attributes:
+        prefix: The beginning of its accelerator types.
+        alias: Another spelling of it that people use.
+        cores: TensorCores per chip.
+        devices: Devices of jax per chip.
+        counts: "chips" or "cores", whichever the number in an accelerator type counts.
+        hbm_gib: Memory of a chip, in GiB.
+        bf16_tflops: Peak speed of a chip in bfloat16, in TFLOP/s.
+        hbm_gb_per_s: Memory bandwidth of a chip, in GB/s.
+        runtime: The software version of a TPU VM, or None where there are none and only GKE (xpk) serves.
+        slices: The number in an accelerator type -> chips along the axes of the interconnect.
+        page: The source of the numbers.
     """
 
     prefix: str
@@ -59,9 +69,14 @@ GENERATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice, or several like it. `name`: the accelerator type of each, as gcloud and xpk are told; `shape`: chips
-    along the interconnect of each; `slices`: how many there are, joined by the data centre's network. Chips, hosts and
-    devices are those of all slices together."""
+    """A slice, or several like it. Chips, hosts and devices are those of all slices together.
+
+    Attributes:
+        name: The accelerator type of each slice, as gcloud and xpk take it.
+        generation: The kind of TPU.
+        shape: Chips along the interconnect of each slice.
+        slices: The number of slices, joined by the data center's network.
+    """
 
     name: str
     generation: Generation
@@ -81,7 +96,7 @@ class Topology:
 
     @property
     def chips_per_host(self) -> int:
-        """Of a TPU VM: four, except that v5e and v6e have slices of one VM with one or eight, Ironwood one with one."""
+        """A TPU VM has four, except that v5e and v6e have slices of one VM with one or eight, Ironwood one with one."""
         return self._chips if self._chips == 1 or (self._chips == 8 and self.shape == "2x4") else 4
 
     @property
@@ -90,12 +105,12 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """What `jax.device_count()` is on all slices."""
+        """The number that `jax.device_count()` returns on all slices."""
         return self.chips * self.generation.devices
 
     @property
     def hbm_bytes(self) -> int:
-        """Memory of one device, before what the runtime keeps for itself."""
+        """Memory of one device in bytes, before what the runtime keeps for itself."""
         return int(self.generation.hbm_gib * 2**30 / self.generation.devices)
 
     @property
@@ -109,34 +124,41 @@ class Topology:
 
     @property
     def compiler_name(self) -> str:
-        """What the TPU compiler (libtpu) calls the slice."""
+        """The name of the slice for the TPU compiler (libtpu)."""
         prefix = "v5e" if self.generation.prefix == "v5litepod" else self.generation.prefix
         return f"{prefix}:{self.shape}"
 
 
 def topologies() -> dict[str, Topology]:
-    """Every slice by accelerator type."""
-    found = [
+    """Returns every slice by accelerator type."""
+    slices = [
         Topology(f"{generation.prefix}-{number}", generation, shape)
         for generation in GENERATIONS
         for number, shape in generation.slices.items()
     ]
-    return {topology.name: topology for topology in found}
+    return {topology.name: topology for topology in slices}
 
 
 def topology(name: str, slices: int = 1) -> Topology:
-    """So many slices of an accelerator type; "v5e-16" and "v7x-128" are understood too. ConfigError for an unknown
-    one, and for less than one slice."""
+    """Looks up an accelerator type.
+
+    Args:
+        name: The accelerator type; "v5e-16" and "v7x-128" are understood too.
+        slices: The number of such slices.
+
+    Raises:
+        ConfigError: There is no such type, or less than one slice.
+    """
     if slices < 1:
         raise ConfigError(f"--slices {slices}: at least 1")
     known = topologies()
     prefix, _, number = name.partition("-")
-    spelt = next((g.prefix for g in GENERATIONS if prefix.lower() in (g.prefix, g.alias)), prefix)
-    if f"{spelt}-{number}" in known:
-        return dataclasses.replace(known[f"{spelt}-{number}"], slices=slices)
-    there = next((g for g in GENERATIONS if g.prefix == spelt), None)
-    if there is None:
+    spelling = next((g.prefix for g in GENERATIONS if prefix.lower() in (g.prefix, g.alias)), prefix)
+    if f"{spelling}-{number}" in known:
+        return dataclasses.replace(known[f"{spelling}-{number}"], slices=slices)
+    generation = next((g for g in GENERATIONS if g.prefix == spelling), None)
+    if generation is None:
         kinds = ", ".join(g.prefix for g in GENERATIONS)
         raise ConfigError(f"there is no TPU slice {name!r}.{nearest(name, known)} Generations: {kinds}")
-    sizes = ", ".join(map(str, there.slices))
-    raise ConfigError(f"there is no TPU slice {name!r}: {spelt} comes with {sizes} ({there.counts})")
+    sizes = ", ".join(map(str, generation.slices))
+    raise ConfigError(f"there is no TPU slice {name!r}: {spelling} comes with {sizes} ({generation.counts})")
