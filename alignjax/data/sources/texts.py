@@ -254,8 +254,8 @@ def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[...,
     """
 
     def decorate(function: Callable[..., Source]) -> Callable[..., Source]:
-        own = hyperparameters(function)
-        shared = {name: field for name, field in hyperparameters(Texts).items() if name not in {**own, **fixed}}
+        extra = hyperparameters(function)
+        shared = {name: field for name, field in hyperparameters(Texts).items() if name not in {**extra, **fixed}}
 
         def source(workspace: Workspace | None, seed: int, **settings: Any) -> Source:
             common = {name: settings.pop(name) for name in shared if name in settings}
@@ -264,8 +264,8 @@ def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[...,
         functools.update_wrapper(source, function, ("__module__", "__name__", "__qualname__", "__doc__"))
         del source.__wrapped__  # the signature below is the one to read, not that of `function`
         leading = list(inspect.signature(source).parameters.values())[:2]
-        source.__signature__ = inspect.Signature([*leading, *shared.values(), *own.values()])  # type: ignore
-        source.__annotations__ |= {name: field.annotation for name, field in {**shared, **own}.items()}
+        source.__signature__ = inspect.Signature([*leading, *shared.values(), *extra.values()])  # type: ignore
+        source.__annotations__ |= {name: field.annotation for name, field in {**shared, **extra}.items()}
         return source
 
     return decorate
