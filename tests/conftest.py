@@ -12,6 +12,19 @@ import pytest
 from alignjax.types import Batch
 from tests.support.tiny import as_jax, ragged
 
+# Files of minutes, the longest first: begun in this order, no worker is left alone with one at the end.
+LONGEST = (
+    "test_config_losses", "test_mesh", "test_readme", "test_multihost", "test_step", "test_played", "test_conformance",
+    "test_configs", "test_experiments_online", "test_margin", "test_nash_games", "test_scoring", "test_mesh_losses",
+    "test_resume", "test_huggingface", "test_exact", "test_cli_train",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of LONGEST and then as they are, for `--no-loadscope-reorder`."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:

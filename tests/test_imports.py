@@ -22,7 +22,7 @@ TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "__pycache__" 
 
 # What each part may import of the others, nearest first. A part may always import itself.
 FOUNDATION = {"config", "types", "numerics", "tree_names", "workspace"}
-ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "gradients", "models", "losses", "sampling", "stages"}
+ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling", "stages"}
 TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
@@ -32,7 +32,6 @@ ALLOWED: dict[str, set[str]] = {
     "types": {"config"},
     "pair_layout": FOUNDATION,
     "roles": FOUNDATION,
-    "gradients": FOUNDATION,
     "parallel": FOUNDATION,
     "losses": FOUNDATION | {"pair_layout"},
     "models": FOUNDATION | {"parallel"},
@@ -61,7 +60,11 @@ BRITISH = re.compile(
     re.IGNORECASE,
 )
 # Names of configs, parameters, roles and losses that users type; they stay as they are.
-NAMES = {"behaviour", "centre", "length_desensitised", "summarisation"}
+NAMES = {"behaviour", "centre", "length_desensitised", "rank_stabilised", "summarisation"}
+# Long functions that still lack their comment: a list that only shrinks.
+UNCOMMENTED = {"describe", "dry_run", "export", "_table", "lcpo", "connect"}
+# A heading of reports, which stay as they are.
+HEADINGS = {"learning_curves.py": "optimisation"}
 
 
 def part(path: Path) -> str:
@@ -187,7 +190,6 @@ def test_files_are_small_and_named_for_what_they_hold() -> None:
     )
 
 
-@pytest.mark.xfail(strict=False, reason="comments at the head of long functions are still being written")
 def test_long_functions_say_how_they_work() -> None:
     """Above 30 lines, the docstring not counted, a comment stands at the head, beside the docstring."""
 
@@ -202,7 +204,7 @@ def test_long_functions_say_how_they_work() -> None:
         named(path, f"{node.name}:{node.lineno} has no comment at its head")
         for path in FILES
         for node in functions(path)
-        if length(node, docstring=False) > 30 and not commented(path, node)
+        if length(node, docstring=False) > 30 and not commented(path, node) and node.name not in UNCOMMENTED
     )
 
 
@@ -215,14 +217,13 @@ def test_functions_are_short() -> None:
     )
 
 
-@pytest.mark.xfail(strict=False, reason="words are still being changed")
 def test_spelling_is_american() -> None:
     none(
         named(path, f"line {line}: {word.group()}")
         for path in FILES
         for line, text in said(path)
         for word in BRITISH.finditer(text)
-        if word.group() not in NAMES
+        if word.group() not in NAMES and word.group() != HEADINGS.get(path.name)
     )
 
 

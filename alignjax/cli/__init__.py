@@ -105,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
     explain = getattr(command, "about", None)
     if explain is not None and about is not None and {"-h", "--help"} & set(words):
         return explain(about)
-    # One command at a time, so that the hint at a misspelt flag is about this command.
+    # One command at a time, so that the hint at a misspelled flag is about this command.
     made: Any = tyro.cli(command, prog=f"alignjax {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
     return made(extra) if command in OPEN_ENDED else made()
 

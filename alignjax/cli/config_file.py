@@ -43,7 +43,7 @@ def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()
     Args:
         where: `path/to/file.py` or `path/to/file.py:mode`.
         arguments: overrides, as words of a command line.
-        flags: the command's own flags, which a misspelt override may have meant.
+        flags: the command's own flags, which a misspelled override may have meant.
 
     Returns:
         The config and where it came from.

@@ -1,4 +1,4 @@
-"""Sampling: behaviours (how streams combine), filters (what is truncated), and `generate`."""
+"""Sampling: behaviors (how streams combine), filters (what is truncated), and `generate`."""
 
 from alignjax.sampling.behaviors import History as History, mixture as mixture, own as own
 from alignjax.sampling.decode import generate as generate

@@ -73,6 +73,9 @@ def test_mnpo_weighs_its_opponents() -> None:
     assert of(("past1", "past2"), weights=(3.0, 1.0)) == pytest.approx(
         of(("past1", "past1", "past2", "past1")), rel=1e-12
     )
+    assert of(("past1", "past2"), weights=(3.0, 1.0)) == pytest.approx(
+        of(("past1", "past2"), weights=(0.75, 0.25)), rel=1e-12
+    ), "only their shares matter"
     assert of(("past1", "past2")) == pytest.approx(of(("past2", "past1")), rel=1e-12)
     assert of(("past1", "past2")) != pytest.approx(of(("past1",)), rel=1e-3)
     # As in the released code, no history leaves the reference its share alone: D(pi) - c D(ref).

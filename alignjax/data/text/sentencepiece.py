@@ -101,7 +101,7 @@ def _unigram(path: Path, model: Any) -> tuple[models.Unigram, list[pre_tokenizer
 
 def _merges(path: Path, model: Any) -> list[tuple[str, str]]:
     """All pairs of pieces that make a piece, the piece with the highest score first: sentencepiece keeps no merges, it
-    joins the neighbours whose piece scores highest."""
+    joins the neighbors whose piece scores highest."""
     scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL}
     merges: list[tuple[str, str]] = []
     before: tuple[float, str] | None = None

@@ -2,7 +2,7 @@
 
 Every figure is made with matplotlib's object interface (no pyplot, no global state), has a transparent background and
 text drawn as paths (it looks the same everywhere), and gives each player the same color, from the color-blind-safe
-palette of Okabe and Ito (2008): the baseline is grey, the human reference black.
+palette of Okabe and Ito (2008): the baseline is gray, the human reference black.
 """
 
 from __future__ import annotations
