@@ -214,7 +214,7 @@ def test_colors_are_distinct_and_stay_with_the_player(results):
     palette = figures.colors(results)
     assert len(set(palette.values())) == len(results["players"])
     groups = learning_curves.curve_groups(results)
-    drawn = {label: color for label, color, _, _ in groups["Preference optimisation"]["loss"]}
+    drawn = {label: color for label, color, _, _ in groups["Preference optimization"]["loss"]}
     assert drawn == {schema.label(results, name): palette[name] for name in wording.trained(results)}
 
 
@@ -234,6 +234,8 @@ def test_panels_are_of_the_learning_and_not_shown_twice(results):
     groups = learning_curves.curve_groups(results)
     assert list(groups["SFT"]) == ["loss", "pair/accuracy", "gradient_norm/policy", "own"]
     assert learning_curves.axis_label("gradient_norm/preference") == "gradient norm"
+    of_both = [learning_curves.axis_label(f"{stage}/length") for stage in ("generate", "opponent")]
+    assert of_both[1] == f"{of_both[0]}, opponent"
 
 
 def test_smoothing_keeps_lines_and_gaps():

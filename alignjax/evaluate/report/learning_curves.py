@@ -106,8 +106,10 @@ def kind(metric: str) -> str | None:
 
 
 def axis_label(metric: str) -> str:
-    """Say what a metric measures, with its unit where that is known."""
-    return UNITS[kind(metric) or ""] if kind(metric) else metric.replace("_", " ")[:40]
+    """Say what a metric measures, with its unit where that is known, and whose samples it is of if not the policy's."""
+    label = UNITS[kind(metric) or ""] if kind(metric) else metric.replace("_", " ")[:40]
+    stage, _, name = metric.rpartition("/")
+    return f"{label}, {stage}" if name in ("length", "finished") and stage not in ("", "generate") else label
 
 
 def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
@@ -141,7 +143,7 @@ def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
     palette, groups = colors(results), {}
     for stage, metrics in results["curves"].items():
         player = stage in results["players"] and stage != results["baseline"]
-        group = "Preference optimisation" if player else heading(results, stage)
+        group = "Preference optimization" if player else heading(results, stage)
         for metric, curve in metrics.items():
             line = (short(results, stage), palette.get(stage, INK), curve["step"], curve["value"])
             groups.setdefault(group, {}).setdefault(metric, []).append(line)
