@@ -80,16 +80,16 @@ MUTANTS = (
     ),
     Mutant(
         "length means divide by the padded length",
-        "losses/decorators/pairwise.py",
+        "losses/decorators/sequences.py",
         "return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(logps.dtype)",
         "return total / mask.shape[-1]",
         (f"{IDENTITIES}::test_equal_lengths_rescale_beta", "tests/losses/test_margin.py", "-k", "length"),
     ),
     Mutant(
         "the reference is no constant",
-        "losses/decorators/pairwise.py",
-        "return jax.lax.stop_gradient(logps)",
-        "return logps",
+        "losses/decorators/sequences.py",
+        "else jax.lax.stop_gradient(scored(context, batch, name))",
+        "else scored(context, batch, name)",
         (f"{CONSTANTS}::test_a_reference_that_is_trained_too_is_a_constant",),
     ),
     Mutant(
@@ -128,8 +128,8 @@ MUTANTS = (
     Mutant(
         "leaving one out leaves none out",
         "losses/policy_gradient.py",
-        "others = jnp.sum(there, axis=1, keepdims=True) - there",
-        "others = jnp.sum(there, axis=1, keepdims=True)",
+        "others = jnp.sum(weight, axis=1, keepdims=True) - weight",
+        "others = jnp.sum(weight, axis=1, keepdims=True)",
         (f"{SELF_PLAY}::test_leaving_one_out_centres_rewards",),
     ),
     Mutant(
@@ -149,8 +149,8 @@ MUTANTS = (
     Mutant(
         "bco's shift is differentiated",
         "losses/binary_feedback.py",
-        "d = jax.lax.stop_gradient(beta * _centre(context, metrics, shift, pooled))",
-        "d = beta * _centre(context, metrics, shift, pooled)",
+        "d = jax.lax.stop_gradient(beta * _center(context, completions.metrics(), shift, pooled))",
+        "d = beta * _center(context, completions.metrics(), shift, pooled)",
         (f"{CONSTANTS}::test_the_shift_of_bco_is_a_constant",),
     ),
     Mutant(
@@ -163,8 +163,8 @@ MUTANTS = (
     Mutant(
         "lcpo differentiates its posterior",
         "losses/noisy_labels.py",
-        "correct = jax.lax.stop_gradient(jax.nn.sigmoid(mine + b - a))",
-        "correct = jax.nn.sigmoid(mine + b - a)",
+        "correct_as_labelled = jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))",
+        "correct_as_labelled = jax.nn.sigmoid(prior + b - a)",
         (f"{NOISY}::test_the_m_step_climbs_the_likelihood",),
     ),
     # step, roles, scoring, optimizers
