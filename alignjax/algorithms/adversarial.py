@@ -49,6 +49,8 @@ def rival(
         judges: Ignored.
         **parts: `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
+    # One batch serves both sides: completion 0 is the strong text and 1..n the samples, so the reward model ranks the
+    # whole batch, while the view "own" leaves the strong text out of the policy gradient (the policy never sampled it).
     play = SelfPlay(model, judge=None, judges={}, **parts)
     experience = {
         "generate": play.sample(n),
@@ -96,6 +98,8 @@ def eva(
         n: Completions per prompt.
         **parts: See `online`.
     """
+    # Prompts are replaced before `online` samples, so all of its stages see the chosen ones; the regret is written
+    # after the judge's scores, and the memory's rule stores it once the iteration is over.
     labels = {"score": fn(stages.win_rate_against) if score is None else score, "regret": fn(stages.regret)}
     algorithm = online(model, loss=loss, n=n, labels=labels, **parts)
     evolve = {} if rewriter is None else {"evolve": fn(stages.rewrite, count=count, role=rewriter)}

@@ -46,6 +46,8 @@ def ofs_dpo(
         n: Completions per prompt.
         microbatches: The number of pieces that a scoring pass is cut into.
     """
+    # All three losses are one DPO under other roles, so the chase inherits its scale: with the slow policy as the
+    # reference it moves the fast one alone, and the slow one still follows its own DPO.
     pair = fn(losses.dpo, beta=beta, pairs=all_pairs(n))
     learn = {
         "fast": pair,
@@ -119,6 +121,8 @@ def with_replay(
         loss: The name of the loss that is replayed.
         reference: The role whose log-probs are remembered with the examples, which must therefore be frozen.
     """
+    # The stored examples keep the log-probs of the reference: it is frozen, so they never age and a replayed example
+    # costs no pass through it. That is also why the view "replay" can reuse the loss unchanged.
     fields = {
         "prompt": ((prompt_tokens,), "int32"),
         "prompt_valid": ((prompt_tokens,), "bool"),

@@ -96,7 +96,7 @@ def active_dpo(
     **parts: Any,
 ) -> Algorithm:
     """Active exploration as a contextual dueling bandit (AE-DPO): of every batch only the `count` prompts with the
-    least certain best answer are labelled, one optimistic pair each (arXiv:2312.00267).
+    least certain best answer are labeled, one optimistic pair each (arXiv:2312.00267).
 
     The uncertainty is that of `members` policies ("member0", ...), each trained by DPO on its own random weights of the
     same labels; they start equal, so the first choices are random. An ensemble is our choice, and costs that many more
@@ -105,10 +105,10 @@ def active_dpo(
     Args:
         model: The network of the policy and of the members.
         beta: Scale of the margin, per nat.
-        count: Prompts of a batch that are labelled.
+        count: Prompts of a batch that are labeled.
         members: Size of the ensemble.
         width: Standard deviations between the mean and a bound.
-        scores: What members estimate, "dpo" rewards of the labelled pairs or the "borda" score of the optimistic
+        scores: What members estimate, "dpo" rewards of the labeled pairs or the "borda" score of the optimistic
             answer, its chance against a random one (AE-Borda's); the policy learns by DPO either way.
         n: Completions per prompt.
         optimizer: That of the policy and of every member.
@@ -117,6 +117,8 @@ def active_dpo(
     Raises:
         ConfigError: For other `scores`.
     """
+    # The choice comes before the judge, whose calls it is to save. The members start as copies of the policy and differ
+    # by the bootstrap weights of their losses alone, so one loss per member is all that makes the ensemble.
     if scores not in ("dpo", "borda"):
         raise ConfigError(f"scores={scores!r}; it must be 'dpo' or 'borda'")
     algorithm = online(model, loss=fn(losses.dpo, beta=beta), n=n, optimizer=optimizer, **parts)
@@ -161,6 +163,8 @@ def optune(
         n: Completions per prompt.
         **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
+    # Rewards of remembered responses come from the memory's last visit, so choosing what to sample anew costs no
+    # scoring; the memory's rule stores tokens and rewards together, that they never belong to different responses.
     play = SelfPlay(model, **parts)
     experience = {
         "generate": fn(stages.regenerate, count=count, n=n, max_tokens=play.max_tokens),

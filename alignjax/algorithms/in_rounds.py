@@ -42,6 +42,8 @@ def rounds(
         epochs: Optimizer steps on the same samples.
         **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
+    # The snapshot "previous" samples and is scored like any other role, so a round needs no loop of its own: its
+    # `sync_every` alone says when the next round begins.
     play = SelfPlay(model, **parts)
     experience = {"generate": play.sample(n, "previous"), "prefer": play.label(), **(labels or {})}
     for role in score:
@@ -159,7 +161,7 @@ def onpo(model: Model, *, eta: float = 1.0, n: int = 2, sync_every: int = 1, opt
     """Optimistic Nash policy optimization: two policies take the same step from one auxiliary iterate, the playing one
     from where that has just arrived (arXiv:2502.16852 Algorithm 1).
 
-    With q = "auxiliary", q' its value when the round began and the same labelled samples of the policy for both: q fits
+    With q = "auxiliary", q' its value when the round began and the same labeled samples of the policy for both: q fits
     q' exp(eta P(. beats previous)), the policy q exp(eta P(. beats previous)), each by IPO at tau = 1 / eta. It aims at
     the equilibrium *without* regularization. The paper makes the two fits one after the other; here they run side by
     side, the policy's chasing q, so that a round ends in the same two policies if both fits are finished and not
@@ -213,6 +215,8 @@ def spin(
         judges: Ignored.
         **parts: `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
+    # The source's text is completion 0 and preferred by construction, so no judge is asked; one snapshot is both
+    # sampler and reference, because SPIN's opponent is the policy of the round before in both parts.
     play = SelfPlay(model, judge=None, judges={}, **parts)
     experience = {"generate": play.sample(n, "previous"), "label": fn(stages.prefer_first), **log_probs("previous")}
     pair = loss.replace(reference="previous", pairs=tuple((0, j) for j in range(1, n + 1)))
@@ -237,6 +241,8 @@ def egpo(model: Model, *, tau: float = 0.1, n: int = 2, opponents: int = 1, **pa
         opponents: The opponent's samples per prompt.
         **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
     """
+    # Two snapshots of different periods make the extragradient step without a second update: "centre" (every 2) is the
+    # point to return to, "opponent" (every 1) the look-ahead, which in even iterations is the policy itself.
     play = SelfPlay(model, **parts)
     experience = {
         "generate": play.sample(n),

@@ -38,7 +38,7 @@ def preference_model(
     start: Any = Fresh(),
     microbatches: int = 1,
 ) -> Algorithm:
-    """A pairwise preference model p(y > y' | x) in role "preference", on the pairs of n completions that are labelled.
+    """A pairwise preference model p(y > y' | x) in role "preference", on the pairs of n completions that are labeled.
 
     Args:
         model: The network of the preference model.
@@ -51,6 +51,8 @@ def preference_model(
         start: The first value of the preference model.
         microbatches: The number of pieces that a scoring pass is cut into.
     """
+    # With a sampler, the human completion is compared with every other one, but the others not among themselves:
+    # nothing is known about their order, and a label made up for it would teach noise.
     state, experience, pairs = {"preference": Role(model, start, optimizer)}, {}, all_pairs(n)
     if sampler is not None:
         state["policy"] = sampler
@@ -141,7 +143,7 @@ def vpo_offline(model: Model, *, beta: float = 0.1, alpha: float = 1e-3, **parts
 def labelled_samples(
     model: Model, *, judge: Fn, judges: Mapping[str, Role], start: Any, max_tokens: int, n: int = 2
 ) -> Algorithm:
-    """No losses: completions sampled by a frozen "policy" and labelled by a judge, written as a data set of pairs.
+    """No losses: completions sampled by a frozen "policy" and labeled by a judge, written as a data set of pairs.
 
     Args:
         model: The network of the policy.

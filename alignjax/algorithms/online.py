@@ -68,7 +68,7 @@ def online_ipo(model: Model, *, tau: float = 0.1, **parts: Any) -> Algorithm:
 
 
 def online_dpo(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
-    """Online DPO: pairs of the policy's own samples, labelled by the judge (arXiv:2402.04792, arXiv:2403.08635).
+    """Online DPO: pairs of the policy's own samples, labeled by the judge (arXiv:2402.04792, arXiv:2403.08635).
 
     Args:
         model: The network of the policy.
@@ -187,6 +187,8 @@ def policy_gradient(
         n: The policy's samples per prompt.
         **parts: See `parts.SelfPlay`.
     """
+    # Opponents are appended behind the n samples, and `own` counts win rates of the policy's samples alone against
+    # them; the baseline 0.5 is the value of a symmetric game, so a policy that plays itself needs no learned one.
     play = SelfPlay(model, **parts)
     against = {} if opponent is None else {"opponent": play.sample(opponents, opponent)}
     experience = {

@@ -1,4 +1,4 @@
-"""The catalogue behind `alignjax list`: every public method of the package, found by looking.
+"""The catalog behind `alignjax list`: every public method of the package, found by looking.
 
 Nothing is registered. A public function of `losses`, `stages`, `sampling`, ... is listed because it is there. Its kind
 follows from its package, its parameters and what it returns; its summary and its paper come from its docstring.
@@ -33,7 +33,7 @@ _ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5})")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry is one line of the catalogue. paper: "arXiv:2310.12036", or None where the docstring names none."""
+    """An entry is one line of the catalog. paper: "arXiv:2310.12036", or None where the docstring names none."""
 
     name: str
     kind: str

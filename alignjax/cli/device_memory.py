@@ -172,9 +172,9 @@ def slice_mesh(config: MeshConfig, topology: Topology) -> Mesh:
     """
     # Outside of Google's cloud libtpu would wait for an answer of its metadata server.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    slices = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
-        devices = compilers.get_topology_desc(topology.compiler_name, "tpu", **several).devices
+        devices = compilers.get_topology_desc(topology.compiler_name, "tpu", **slices).devices
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         busy = "lockfile" in reason  # one process of a machine at a time
@@ -203,6 +203,8 @@ def describe(
     Raises:
         ConfigError: for a mesh that is not the devices' size, and where the compiler cannot answer.
     """
+    # A mesh without devices is enough to count bytes, so no slice is needed for it; only the compiler asks for
+    # described or real devices. A batch that no axis splits is told last, as that is what to change.
     mesh: Any
     if topology is not None:
         mesh, place = mesh_on(experiment.mesh, topology), f"{topology.devices} devices of {topology}"

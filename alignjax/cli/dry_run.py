@@ -47,6 +47,8 @@ def dry_run(
     Raises:
         ConfigError, TypeError or ValueError: where the run itself would fail for its shapes.
     """
+    # Everything is traced by shape and nothing is allocated, so a run for a large slice can be checked on a laptop; the
+    # steps share `shown`, that a model which many of them use is described once.
     by_device = topology is not None or compile_
     shown: dict[Any, str] = {}
     overview = Table("step", "iterations", "parameters", "state and batch", title="the pipeline", title_justify="left")

@@ -135,6 +135,8 @@ def policy_of_run(
     Raises:
         ConfigError: For a step that does not exist, or if no step has a checkpoint with the role.
     """
+    # The last step with a checkpoint is taken, not the last of the config: a pipeline that still runs, or was stopped,
+    # is sampled from as far as it came.
     if isinstance(config, Experiment):
         if step is not None:
             raise ConfigError(f"{root} is one experiment and has no step {step!r}; name the run folder itself")

@@ -110,24 +110,18 @@ class Exported(NamedTuple):
 def export(
     source: str, to: Path, role: str, head: str | None, dtype: str, shard_gb: float, tokenizer: Path | None
 ) -> int:
-    """Writes a role's weights as a folder that `transformers` loads. See `alignjax export --help`.
+    """Writes a role's weights as a folder that `transformers` loads (`alignjax export --help`), and returns 0.
 
     Args:
         source: A run folder, one of its steps (RUN/STEP), or an imported checkpoint.
         to: The folder to be made.
-        role: The role.
+        role: The role (ConfigError if it or a family for its model is missing, CheckpointError if nothing was trained).
         head: "lm", "reward" or "classes"; None for the classifier's head that the model has, else "lm".
         dtype: Of the numbers in the files.
         shard_gb: The most a file holds, in GB.
         tokenizer: A folder whose tokenizer is written; None for that of what the role started from or was trained on.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        ConfigError: The role does not exist, or no family has its architecture.
-        CheckpointError: Nothing was trained.
     """
+    # Whatever may fail is looked up before the first byte is written, because the weights are the slow part.
     folder = Path(source).expanduser()
     files = [] if tokenizer is None else [tokenizer.expanduser() / f"tokenizer.{form}" for form in ("json", "model")]
     if files and not any(file.is_file() for file in files):

@@ -19,15 +19,15 @@ def listing(kind: str | None, form: Literal["table", "json"]) -> int:
     """Print the catalogue, or one kind of it. Raises ConfigError for a kind that does not exist, naming the nearest."""
     if kind is not None and kind not in catalogue.KINDS:
         raise ConfigError(f"there is no kind {kind!r}.{nearest(kind, catalogue.KINDS)}")
-    found = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
+    chosen = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
     if form == "json":
-        print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=2))
+        print(json.dumps([dataclasses.asdict(entry) for entry in chosen], indent=2))
         return 0
     table = Table("kind", "name", "what it is", "paper", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in (0, 1, 3):
         table.columns[column].no_wrap = True
     previous = None
-    for entry in found:
+    for entry in chosen:
         if previous not in (None, entry.kind):
             table.add_section()
         kind_cell = "" if entry.kind == previous else entry.kind

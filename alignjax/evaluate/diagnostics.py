@@ -30,6 +30,8 @@ def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: int = 2000, se
     Raises:
         DataError: For unequal shapes, NaN where the mask counts, or no tokens at all.
     """
+    # Nats are summed over tokens before the mean over a prompt's completions, and only prompts are resampled:
+    # completions of one prompt are not independent, so they would make the interval too narrow.
     policy, reference, mask = (np.asarray(array, np.float64) for array in (policy, reference, mask))
     if policy.ndim != 3 or not policy.shape == reference.shape == mask.shape:
         raise DataError(
@@ -99,7 +101,7 @@ def agreement(first: Any, second: Any, *, draws: int = 2000, seed: int = 0) -> I
     """
     first, second = as_column(first, "the first judge"), as_column(second, "the second judge")
     if len(first) != len(second):
-        raise DataError(f"{len(first)} judgements against {len(second)}; give both judges the same pairs")
+        raise DataError(f"{len(first)} judgments against {len(second)}; give both judges the same pairs")
     return interval((1 + np.sign(first - 0.5) * np.sign(second - 0.5)) / 2, draws=draws, seed=seed)
 
 

@@ -104,6 +104,8 @@ def interval(
     Raises:
         DataError: For values that are not finite, or another method.
     """
+    # Whole prompts are resampled, and the statistic is taken of each resample's means: ratios and correlations then
+    # carry the noise of numerator and denominator together.
     columns = np.asarray(columns, np.float64)
     columns = columns[:, None] if columns.ndim == 1 else columns
     for index in range(columns.shape[1]):

@@ -113,6 +113,8 @@ def text_summary(
     Raises:
         DataError: When the three differ in length or are empty.
     """
+    # Metrics of single texts get an interval over prompts; distinct_2 is of the whole set, which a resample with
+    # repeated texts would bias downwards, so it stays a plain number.
     if not len(texts) == len(references) == len(prompts) or not texts:
         raise DataError(
             f"{len(texts)} texts, {len(references)} references and {len(prompts)} prompts: "

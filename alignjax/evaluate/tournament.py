@@ -1,4 +1,4 @@
-"""Tournaments of trained policies on held-out prompts: samples, judgements of every pair, and the statistics of both.
+"""Tournaments of trained policies on held-out prompts: samples, judgments of every pair, and the statistics of both.
 
 `play` and `write` are the last two jobs of a pipeline.
 """

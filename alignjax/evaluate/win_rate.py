@@ -55,6 +55,8 @@ def win_rate_matrix(
         DataError: For numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
             not add up to one.
     """
+    # Each pair is resampled once and the other order is its complement: two resamples would differ by noise, and the
+    # matrix would contradict itself.
     pairs = _checked(judgements)
     rates: dict[str, dict[str, Interval]] = {player: {} for pair in pairs for player in pair}
     for (a, b), probability in pairs.items():
@@ -69,9 +71,9 @@ def _complement(rate: Interval) -> Interval:
 
 
 def _checked(judgements: Judgements) -> dict[tuple[str, str], np.ndarray]:
-    """Validate judgements and keep each unordered pair once."""
+    """Validate judgments and keep each unordered pair once."""
     if not judgements:
-        raise DataError("there are no judgements: give at least one pair of players, {(a, b): probabilities [n]}")
+        raise DataError("there are no judgments: give at least one pair of players, {(a, b): probabilities [n]}")
     pairs: dict[tuple[str, str], np.ndarray] = {}
     for (a, b), values in judgements.items():
         name = f"P({a} beats {b})"

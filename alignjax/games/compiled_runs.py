@@ -117,6 +117,8 @@ def grid(
     Raises:
         ConfigError: If the points differ in anything else, and where `play` does.
     """
+    # Leaves that differ between points are mapped over and the others stay scalars: what does not vary is not batched,
+    # and a grid whose points are all equal runs as a single point.
     every = _checked(points[0], steps, every)
     structures = {jax.tree.structure(point) for point in points}
     if len(structures) > 1:

@@ -33,6 +33,8 @@ def unregularized_nash(game: TabularGame, tolerance: float = 1e-9) -> Unregulari
     Raises:
         GameError: If the gap exceeds `tolerance`.
     """
+    # One context at a time, for a linear program has no batch axis. The last variable is the value v, free in sign; the
+    # gap is computed from the cleaned solution and not taken from the solver, whose tolerance is looser.
     if game.preference.ndim == 3:
         parts = zip(game.preference, game.reference, strict=True)
         solutions = [unregularized_nash(TabularGame(p, mu, game.tau), tolerance) for p, mu in parts]
@@ -116,6 +118,8 @@ def fitted_reward(game: TabularGame, sampler: Any = None, tolerance: float = 1e-
         GameError: Where some actions never win against the others, so that the likelihood has no maximum (Ford's
             condition).
     """
+    # The likelihood is concave but flat along a common shift: least squares solves the singular Newton system, and
+    # steps of at most 2 keep the sigmoid from saturating. Without Ford's condition, checked first, it would diverge.
     sampler = game.reference if sampler is None else np.asarray(sampler, np.float64)
     if game.preference.ndim == 3:
         parts = zip(game.preference, game.reference, sampler, strict=True)

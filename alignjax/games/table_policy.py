@@ -80,6 +80,8 @@ def _last(values: Array, valid: Array) -> Array:
 
 @functools.cache
 def _table(config: TableConfig) -> Model:
+    # A node is context * nodes + prefix, so one integer addresses a row of every table and the cache stores nothing but
+    # such numbers: a step of sampling is a lookup.
     language, contexts = config.language, config.contexts
     per_prefix = (language.vocab,) if language.length == 1 else (language.prefixes, language.vocab)
 

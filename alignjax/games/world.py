@@ -128,6 +128,8 @@ def measure(
     Returns:
         The batch as it was, and the metrics "duality_gap", "exploitability" and "kl" (in nats).
     """
+    # The best response to a policy under a KL penalty is a softmax in closed form, so the gap needs no inner
+    # optimization; logits become a table over whole strings once, and all three numbers come from it.
     preference, log_reference = (context.state[role][name] for name in ("preference", "log_reference"))
     log_policy = log_distribution(language, context.params(of)["logits"])
     policy = jnp.exp(log_policy)

@@ -32,7 +32,7 @@ from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 class Sizes:
     """Networks, texts (in tokens), batches (in prompts), runs (in steps), and a learning rate per kind of run.
 
-    samples: completions per post in self-play and in the offline pairs; all their pairs are labelled.
+    samples: completions per post in self-play and in the offline pairs; all their pairs are labeled.
     """
 
     dataset: Dataset = dataclasses.field(default_factory=Docstrings)
@@ -184,7 +184,7 @@ def judged_samples(sizes: Sizes) -> dict[str, Experiment]:
 
 
 def recorded_samples(sizes: Sizes) -> Fn:
-    """Returns the source of posts with the labelled SFT samples that the step "pairs" has written."""
+    """Returns the source of posts with the labeled SFT samples that the step "pairs" has written."""
     shapes = lambda: experience_shapes(sampled_pairs(sizes))  # noqa: E731
     return fn(recorded, stage="pairs", batch_size=sizes.policy_batch_size, like=shapes)
 
@@ -201,7 +201,7 @@ def revised_summaries(sizes: Sizes) -> Fn:
 
 def judged_summaries(context: Context, batch: Batch, key: Key, *, judgement: tuple[int, ...]) -> Batch:
     """The stage keeps one text of each pair of `revised_summaries`, the corrupted one in about half of the rows, and
-    adds the view "judged", in which the prompts of those rows carry the judgement.
+    adds the view "judged", in which the prompts of those rows carry the judgment.
 
     Args:
       context: not read.

@@ -217,7 +217,7 @@ def test_judgements_stand_in_the_prompt_of_a_view(tmp_path: Path) -> None:
 
 def test_long_judgements_are_refused_or_cut_and_said(tmp_path: Path) -> None:
     dataset = judged(tmp_path, ROWS)
-    with pytest.raises(ConfigError, match=r"1 judgements of more than 20 tokens \(of 4; line 1\).*'truncate'"):
+    with pytest.raises(ConfigError, match=r"1 judgments of more than 20 tokens \(of 4; line 1\).*'truncate'"):
         judgements(None, 0, dataset=dataset, judgement_length=20, **SMALL)[0]
     source = judgements(None, 0, dataset=dataset, judgement_length=20, long_judgements="truncate", **SMALL)
     assert source.counts["cut_long_judgements"] == 1

@@ -93,7 +93,7 @@ def test_exploitability_finds_the_cycle_of_an_intransitive_game():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({}, "no judgements"),
+        ({}, "no judgments"),
         ({("a", "a"): [0.5]}, "itself"),
         ({("a", "b"): [1.2]}, r"\[0, 1\]"),
         ({("a", "b"): [0.5, float("nan")]}, "1 of 2 values"),

@@ -209,6 +209,8 @@ def select(pairs: Iterable[Pair], max_share: float) -> tuple[list[Pair], dict[st
     Returns:
         (the pairs that stay, in order, the number of those that were left out by reason).
     """
+    # Repetitions go before shares, or a package of copies would fill its share with them; a hash picks what stays of a
+    # package, so that a choice depends on the texts and not on the order in which packages were read.
     seen: set[str] = set()
     patterns: collections.Counter[tuple[str, ...]] = collections.Counter()
     unique: list[Pair] = []

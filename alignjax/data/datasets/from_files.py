@@ -282,8 +282,8 @@ class Judgements(ChatFile):
 
     Args:
         response_field: The name of the field that holds the response.
-        judgement_field: The name of the field that holds the judgement.
-        judgement_prefix: Text that is written between a prompt and its judgement, in front of the suffix.
+        judgement_field: The name of the field that holds the judgment.
+        judgement_prefix: Text that is written between a prompt and its judgment, in front of the suffix.
     """
 
     response_field: str = "response"

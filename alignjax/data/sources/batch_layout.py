@@ -96,6 +96,8 @@ def batch_spec(
         length: T, tokens of a completion.
         extra: Names of further fields: "reward", "pairs" (preference and pair_weight), "answer".
     """
+    # Shapes alone, without rows: a dry run and the compiler need them before a dataset is read, and sources declare
+    # them here so that all of them lay out a batch alike.
 
     def of(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype)

@@ -1,5 +1,5 @@
 """Sources that say where a completion is at fault: pairs of a text and its revision with the edits marked, and
-responses with a judgement in words."""
+responses with a judgment in words."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def revisions(texts: Texts, *, level: str = "token") -> Source:
 def judgements(texts: Texts, *, judgement_length: int, long_judgements: str = "refuse") -> Source:
     """Gives responses, N = 1, and what is wrong with them.
 
-    prompts["judged"] [B] is 1 where a judgement finds fault, and views["judged"] holds the same responses under the
-    prompt with its judgement (the plain prompt where there is none), [B, prompt_length + judgement_length].
+    prompts["judged"] [B] is 1 where a judgment finds fault, and views["judged"] holds the same responses under the
+    prompt with its judgment (the plain prompt where there is none), [B, prompt_length + judgement_length].
 
     Args:
         texts: The settings that all sources share.
-        judgement_length: Tokens of a judgement, the dataset's judgement_prefix included.
+        judgement_length: Tokens of a judgment, the dataset's judgement_prefix included.
         long_judgements: Says what happens to longer ones: "refuse" or "truncate" (the start is kept).
     """
     texts.need("judgements")
@@ -59,7 +59,7 @@ def judgements(texts: Texts, *, judgement_length: int, long_judgements: str = "r
     def rules(rows: TextRows) -> list[Rule]:
         words = rows.tokenizer.encode_batch([_judgement(row, rows) for row in rows.rows])
         long = np.array([len(ids) > judgement_length for ids in words])
-        what = f"judgements of more than {judgement_length} tokens"
+        what = f"judgments of more than {judgement_length} tokens"
         return [*length_rules(rows), Rule("long_judgements", long_judgements, long, what)]
 
     size, length = texts.batch_size, texts.prompt_length + judgement_length
@@ -95,7 +95,7 @@ def _newline_tokens(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def _judged(row: Row, rows: TextRows, rng: np.random.Generator, *, most: int) -> dict[str, Any]:
-    # The judgement stands between the prompt and the frame's suffix, so that the response follows the same tokens.
+    # The judgment stands between the prompt and the frame's suffix, so that the response follows the same tokens.
     judgement, ids = _judgement(row, rows), rows.prompt_ids(row)
     words = rows.tokenizer.encode(judgement)[:most] if judgement else []
     before = len(ids) - len(rows.suffix)

@@ -1,4 +1,4 @@
-"""Batches written by an algorithm without losses (labelling, caching, sampling a fixed set), and read back as a source.
+"""Batches written by an algorithm without losses (labeling, caching, sampling a fixed set), and read back as a source.
 
 A stage folder holds `batches/000000.npz`, `000001.npz`, ...: one file per batch, each of which appears whole or not at
 all.
@@ -108,6 +108,8 @@ def recorded(
     Raises:
         ConfigError: The stage has written nothing and `like` is not given, or the buckets do not suit the batches.
     """
+    # Shapes come from what was written, but with the batch size of this step: rows are stored one by one and stacked
+    # anew. Views of another length keep theirs, for their rows do not pair with the batch's.
     folder = workspace.find(stage) / "batches"
     spec = _spec(folder, like, stage)
     streams = {name: view for name, view in spec.views.items() if _rows(view) != _rows(spec)}

@@ -158,7 +158,7 @@ class TextRows:
 
     @property
     def room(self) -> int:
-        """How many tokens of a prompt fit between BOS and its frame."""
+        """Counts the tokens of a prompt that fit between BOS and its frame."""
         return self.texts.prompt_length - 1 - len(self.prefix) - len(self.suffix)
 
     def cut(self, prompt: Any) -> Any:

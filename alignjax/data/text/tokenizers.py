@@ -56,7 +56,7 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """How many ids there are, added tokens included."""
+        """Counts the ids, added tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
@@ -217,6 +217,8 @@ def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
     Raises:
         ConfigError: The file is missing or unreadable, or a special token cannot be found.
     """
+    # What the caller spells wins over what files name, and that over a guess by usual spellings: a wrong eos is silent
+    # (no completion ever ends), so a missing mark is an error. eos comes first, for pad and sep fall back on it.
     path, backend, named, stops = _named_ids(path)
     ids: dict[str, int] = {}
     for mark in ("eos", "bos", "pad", "sep"):

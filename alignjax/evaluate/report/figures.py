@@ -158,6 +158,8 @@ def win_rate_figure(results: schema.Results, name: str = "win_rates") -> str:
     Returns:
         The figure as an <svg> element.
     """
+    # The figure grows with the number of players, so that a cell always has room for its number and interval; names
+    # have the players' colors of the other figures and need no legend.
     rates, players = results["win_rates"], list(results["players"])
     count = len(players)
     with mpl.rc_context(STYLE):

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.figures import INK, STYLE, colors, frame, short, svg
 
-# How metrics are labelled, and in this order which of them a report shows; others follow while there is room.
+# How metrics are labeled, and in this order which of them a report shows; others follow while there is room.
 UNITS = {
     "loss": "loss",
     "nats_per_token": "loss (nats per token)",

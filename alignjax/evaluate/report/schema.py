@@ -127,7 +127,7 @@ def _check(value: Any, shape: Any, path: str) -> None:
         return
     kind = dict if isinstance(shape, dict) else list if isinstance(shape, list) else shape
     if not isinstance(value, kind):
-        names = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+        names = " or ".join(choice.__name__ for choice in (kind if isinstance(kind, tuple) else (kind,)))
         wanted = "interval (mean, low, high, n)" if shape is INTERVAL else names
         raise ResultsError(f"{path!r} of results.json is a {type(value).__name__}; it must be a {wanted}")
     if isinstance(shape, list):
