@@ -48,7 +48,7 @@ FILLED_BY = {
     'completions["values"]': "the stage fn(values, ...)",
     'prompts["bootstrap"]': "the stage fn(bootstrap, members=...) before it",
     'prompts["density_ratio"]': "the stage fn(density_ratio, ...)",
-    'prompts["judged"]': "1 [B] where a judgement finds fault; see the source fn(judgements, ...)",
+    'prompts["judged"]': "1 [B] where a judgment finds fault; see the source fn(judgements, ...)",
     'prompts["optimistic"]': "the stage fn(active_pairs, ...)",
     'prompts["other"]': "the stage fn(hindsight, ...)",
     'prompts["other_valid"]': "the stage fn(hindsight, ...)",

@@ -144,7 +144,7 @@ def bco_pair(
     """Binary classifier optimization on pairs: -log S(beta rho_w - d) - log S(d - beta rho_l), d = sg mean of beta rho
     over both sides of the batch (arXiv:2404.04656).
 
-    For any shift it bounds DPO from above. The mean is over the pairs that are labelled, by their weight, so it does
+    For any shift it bounds DPO from above. The mean is over the pairs that are labeled, by their weight, so it does
     not depend on devices; the paper tracks d by a running mean, which in a run's first step is this one. TRL's pair
     form has none: shift = 0.0. Minimized at margin = 2 logit(p) / beta for a single pair.
 

@@ -97,6 +97,8 @@ def kto(
     Raises:
         ConfigError: If the batch has no reward, or a single row, which has nothing to be mismatched with.
     """
+    # Both branches of the value function are computed for every completion and mixed by the label, so that a soft label
+    # needs no case of its own.
     completions = score_completions(context, batch, loss="kto", reference=reference, **where)
     kl = _mismatched_kl(context, batch, reference=reference, **where)
     good, bad = _prospect(beta * (completions.ratio - kl), lam_desirable, lam_undesirable)
@@ -165,6 +167,8 @@ def bco(
     Raises:
         ConfigError: If the batch has no reward, or there is no such role.
     """
+    # The center is a running statistic and nothing to be learned, hence the stop_gradient. The density ratio scales the
+    # bad side alone: it makes the prompts of bad completions count as those of good ones do.
     completions = score_completions(context, batch, loss="bco", **where)
     d = jax.lax.stop_gradient(beta * _center(context, completions.metrics(), shift, pooled))
     logit = beta * completions.ratio - d
@@ -253,6 +257,8 @@ def ulma(
     Raises:
         ConfigError: If the batch has no reward.
     """
+    # The two means are taken before they are added, so that a batch with few bad completions weighs them as much as one
+    # with many; `pooled` gives that up.
     completions = score_completions(context, batch, loss="ulma", **where)
     label, weight = completions.label, completions.weight
     good, bad = -lam * completions.logps, -jax.nn.log_sigmoid(-beta * completions.ratio - shift)
@@ -298,6 +304,8 @@ def d2o(
     Raises:
         ConfigError: If the batch has no completion beside the rejected one.
     """
+    # The samples are averaged as log-ratios before the sigmoid, not after: it is the distribution of samples that wins,
+    # not each sample by itself. A prompt without a sample, or without the rejected completion, weighs 0.
     n = batch.need("tokens", of="d2o").shape[1]
     if not 0 <= rejected < n or n < 2:
         raise ConfigError(

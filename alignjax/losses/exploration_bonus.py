@@ -94,6 +94,8 @@ def selm(
     Raises:
         ConfigError: If a number in `explored` is no completion, or the batch has no preference.
     """
+    # The bonus is added to DPO as a mean of its own, because the explored completions are counted per prompt and the
+    # pairs by their weights.
     base = dpo(context, batch, beta=beta, reference=reference, **where)
     return _plus_bonus(base, _mean_ratio(context, batch, explored, where["role"], reference), alpha * beta)
 
@@ -134,6 +136,8 @@ def vpo(
     Raises:
         ConfigError: If a number in `explored` is no completion, or the batch has no preference.
     """
+    # The preferred side shares the pairs of DPO, so its value joins the same sum; other completions are counted per
+    # prompt, and their mean is added as one.
     base = dpo(context, batch, beta=beta, reference=reference, **where)
     weight = (1 if optimistic else -1) * alpha * beta
     if explored is not None:
@@ -202,7 +206,7 @@ def borda(
         field: batch.prompts[field] [B] is the completion whose score is fitted (the stage `active_pairs` says which).
 
     Returns:
-        The mean over labelled prompts in nats; `borda`, the fitted probability, and `outcome`, the observed one.
+        The mean over labeled prompts in nats; `borda`, the fitted probability, and `outcome`, the observed one.
 
     Raises:
         ConfigError: If the batch has no preference, or does not say which completion.

@@ -1,4 +1,4 @@
-"""Losses that know which tokens are at fault: because an edit marks them, or because a judgement of the response makes
+"""Losses that know which tokens are at fault: because an edit marks them, or because a judgment of the response makes
 them likelier."""
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def iterpref(
     Raises:
         ConfigError: If the batch has no completions["edited"] or no preference.
     """
+    # The pairs are scored twice, whole and on their edited tokens, because either side may be the loser: with a soft
+    # label both orders are needed, and each takes its winner from the first scoring and its loser from the second.
     mask = mask_of(batch).astype(float)
     faulty = mask * edited_of(batch).astype(mask.dtype)
     pair = score_pairs(context, batch, **where)
@@ -129,6 +131,8 @@ def figa(
     Raises:
         ConfigError: If the batch has no completions["edited"] or not the completions named.
     """
+    # The two sides are summed apart and divided by one count, so the weights `inserted` and `deleted` compare tokens
+    # with tokens, however many of each the edit has.
     pair_indices(batch, ((revised, original),))
     logps = scored(context, batch, role)
     touched = mask_of(batch) * edited_of(batch)
@@ -154,18 +158,18 @@ def cut(
     role: str = "policy",
     view: str = "judged",
 ) -> tuple[Mean, Metrics]:
-    """Contrastive unlikelihood from judgements: 1/2 [-log pi(y_t; x, j) + (-log pi(y_t; x), or -alpha log(1 - pi(y_t;
+    """Contrastive unlikelihood from judgments: 1/2 [-log pi(y_t; x, j) + (-log pi(y_t; x), or -alpha log(1 - pi(y_t;
     x)) where sg(pi(y_t; x, j) / pi(y_t; x)) > lambda_)], mean over tokens; the first term alone, whole, where nothing
     was judged wrong (arXiv:2312.14591).
 
-    Tokens that the judgement makes lambda_ times likelier are taken for the fault and unlearned. Two forward passes, no
+    Tokens that the judgment makes lambda_ times likelier are taken for the fault and unlearned. Two forward passes, no
     reference. log(1 - pi) is exact, where the authors' code adds 1e-5. The code adds two means, over all rows and over
     the judged; we take one mean in which each row keeps its own form, the same for a batch of one.
 
     Args:
         context: Scores the role.
-        batch: Completions [B,N,T]; views[view] holds the same completions under a prompt with the judgement j (the
-            source `judgements` makes it), and prompts["judged"] [B] is 1 where a judgement finds fault.
+        batch: Completions [B,N,T]; views[view] holds the same completions under a prompt with the judgment j (the
+            source `judgements` makes it), and prompts["judged"] [B] is 1 where a judgment finds fault.
         lambda_: How much likelier a faulty token is; inf takes none.
         alpha: Weight of unlearning.
         role: What is trained.
@@ -177,19 +181,21 @@ def cut(
     Raises:
         ConfigError: If the view or prompts["judged"] is missing, or the view's completions have another shape.
     """
+    # The same tokens are scored under two prompts, and the gate on their ratio has no gradient: it says where the fault
+    # is, and must not be learned away.
     judged, is_faulty = view_of(batch, view), batch.need("prompts", "judged", of="cut")
     if judged.tokens is None or judged.tokens.shape != batch.need("tokens", of="cut").shape:
         raise ConfigError(f"the view {view!r} must hold the completions of the batch, in the same places")
-    under_judgement, plain = scored(context, judged, role), scored(context, batch, role)
+    under_judgment, plain = scored(context, judged, role), scored(context, batch, role)
     unlike = context.score(role, batch, read=reads.complement)["complement"]
-    faulty = jax.lax.stop_gradient(under_judgement - plain) > jnp.log(lambda_)
+    faulty = jax.lax.stop_gradient(under_judgment - plain) > jnp.log(lambda_)
     is_judged = (is_faulty != 0)[:, None, None]
     second = jnp.where(faulty, -alpha * unlike, -plain)
     mask = mask_of(batch)
     at_fault = mask * is_judged
     metrics = {
-        "nats_judged": Mean.of(-under_judgement, mask),
+        "nats_judged": Mean.of(-under_judgment, mask),
         "faulty_share": Mean.of(faulty, at_fault),
         "nats_faulty": Mean.of(-plain, at_fault * faulty),
     }
-    return Mean.of(jnp.where(is_judged, (second - under_judgement) / 2, -under_judgement), mask), metrics
+    return Mean.of(jnp.where(is_judged, (second - under_judgment) / 2, -under_judgment), mask), metrics

@@ -43,6 +43,8 @@ def filtered_mle(
     Raises:
         ConfigError: Unless exactly one of `threshold` and `fraction` is given, or if the batch has no reward.
     """
+    # The cut is a comparison of rewards and not a choice of rows, so shapes stay fixed under jit: what is dropped
+    # weighs 0. Padding gets reward -inf, which no share of the best can include.
     if (threshold is None) == (fraction is None):
         raise ConfigError("filtered_mle takes either threshold (a reward) or fraction (of the batch), exactly one")
     present = counted(batch)
@@ -114,7 +116,7 @@ def hir(
     entropy: float = 0.001,
     role: str = "policy",
 ) -> tuple[Mean, Metrics]:
-    """Hindsight instruction relabelling: smoothed NLL(y; match) + contrast smoothed -log(a / (a + b)) - entropy H, with
+    """Hindsight instruction relabeling: smoothed NLL(y; match) + contrast smoothed -log(a / (a + b)) - entropy H, with
     a, b = exp of the mean token log-prob of y under the matching and under another instruction (arXiv:2302.05206).
 
     batch.prompt carries the instruction that the completion satisfied, batch.prompts["other"] and ["other_valid"]
@@ -135,6 +137,8 @@ def hir(
     Raises:
         ConfigError: If the batch has no other instruction.
     """
+    # The other instruction is a second batch with the same completions, so the contrast is exact log-probs of both;
+    # each of the three terms is a mean over its own units, and only the means are added.
     other_valid, other = (batch.need("prompts", name, of="hir") for name in ("other_valid", "other"))
     mask = mask_of(batch)
     completions = {"tokens": batch.tokens, "valid": batch.valid, "mask": batch.mask, "completions": batch.completions}

@@ -30,9 +30,8 @@ def lcpo(
 
     An EM algorithm for P(label) = eta exp(-a)/Z + (1-eta) exp(-b)/Z: w is the posterior that a label is correct, the
     loss is the M-step of the policy, and the rule `reliability_average` that of eta. A label that is a probability p is
-    the label with weight p and its reverse with 1-p, each with a posterior of its own. The link exp(-loss) and eta are
-    the paper's as others report them; both steps are our derivation, as are the averaging of eta and its start, which
-    the paper's text could not be consulted for.
+    the label with weight p and its reverse with 1-p. The link exp(-loss) and eta are the paper's as others report them;
+    both steps are our derivation, as are the averaging of eta and its start: we could not read the paper's text.
 
     Args:
         context: Scores the role and the reference of the base, and has the role `eta`.
@@ -40,8 +39,8 @@ def lcpo(
         loss: The base, an `fn` of a loss made by `pairwise`; its role, reference, pairs and normalize count.
         eta: The state role [A] of reliabilities, one per annotator: `Role(None, roles.value(fn(reliability,
             annotators=A)), rule=fn(reliability_average))`.
-        annotator: batch.prompts[annotator] [B] says who labelled the pairs of a prompt, from 0 to A-1; where it is
-            missing, one annotator labelled all.
+        annotator: batch.prompts[annotator] [B] says who labeled the pairs of a prompt, from 0 to A-1; where it is
+            missing, one annotator labeled all.
         normalizer: Adds log Z = log(exp(-a) + exp(-b)), which the exact M-step has and the posterior does not need. It
             is 0 for DPO, where exp(-a) and exp(-b) sum to 1.
 
@@ -52,6 +51,8 @@ def lcpo(
     Raises:
         ConfigError: If `loss` is not made by `pairwise`, the batch has no preference, or there is no such role.
     """
+    # The label as it stands and its reverse are two hypotheses, each with a posterior, so a soft label is a mixture of
+    # both and the base loss is asked for the two hard labels only.
     wrapped = wrapped_pairs(loss, "lcpo")
     pair = score_pairs(context, batch, **wrapped.where, normalize=wrapped.normalize)
     a, b = (wrapped.values(pair.fields, jnp.full_like(pair.label, hard)) for hard in (1, 0))
@@ -62,21 +63,25 @@ def lcpo(
     prior = log_odds.astype(a.dtype)[jnp.clip(who, 0, number - 1)]  # [B,1]
 
     # The E-step, for the label as it stands and for its reverse.
-    correct_as_labelled = jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))
+    correct_as_labeled = jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))
     correct_reversed = jax.lax.stop_gradient(jax.nn.sigmoid(prior + a - b))
-    correct = pair.mix(correct_as_labelled, correct_reversed)
+    correct = pair.mix(correct_as_labeled, correct_reversed)
 
     # The M-step of the policy.
-    as_labelled = correct_as_labelled * a + (1 - correct_as_labelled) * b
+    as_labeled = correct_as_labeled * a + (1 - correct_as_labeled) * b
     reversed_ = correct_reversed * b + (1 - correct_reversed) * a
-    values = pair.mix(as_labelled, reversed_)
+    values = pair.mix(as_labeled, reversed_)
     if normalizer:
         values = values + jnp.logaddexp(-a, -b)
 
-    # What the M-step of the reliabilities averages.
-    labelled_by = (who == jnp.arange(number))[:, None, :] * pair.weight[..., None]  # [B,K,A]
-    total = jnp.sum(jnp.where(labelled_by > 0, correct[..., None], 0) * labelled_by, axis=(0, 1))
-    return pair.mean(values), pair.metrics(reliability=Mean(total, jnp.sum(labelled_by, axis=(0, 1))))
+    return pair.mean(values), pair.metrics(reliability=_mean_posterior(correct, who, pair.weight, number))
+
+
+def _mean_posterior(correct: Array, who: Array, weight: Array, number: int) -> Mean:
+    """Returns the mean posterior [A] of each annotator's labels, which the M-step of the reliabilities averages."""
+    labeled_by = (who == jnp.arange(number))[:, None, :] * weight[..., None]  # [B,K,A]
+    total = jnp.sum(jnp.where(labeled_by > 0, correct[..., None], 0) * labeled_by, axis=(0, 1))
+    return Mean(total, jnp.sum(labeled_by, axis=(0, 1)))
 
 
 def _reliabilities(context: Context, eta: str) -> Array:
@@ -117,7 +122,7 @@ def reliability_average(
         decay: Share of the old value.
 
     Returns:
-        Reliabilities [A]; who labelled nothing keeps theirs, and all stay inside (0, 1).
+        Reliabilities [A]; who labeled nothing keeps theirs, and all stay inside (0, 1).
     """
     seen = context.metrics[f"{of}/reliability"]
     moved = jnp.where(seen.weight > 0, decay * state + (1 - decay) * seen.value(), state)

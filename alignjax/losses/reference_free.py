@@ -34,7 +34,7 @@ def simpo(margin: Array, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
     """SimPO: -log S(beta lp_w / len_w - beta lp_l / len_l - gamma) (arXiv:2405.14734).
 
     A label p counts as p l(w, l) + (1-p) l(l, w), so the target margin goes with the winner; TRL's label smoothing
-    keeps gamma on the labelled side and is, with label 1, (1-epsilon) times this loss plus epsilon times its value at
+    keeps gamma on the labeled side and is, with label 1, (1-epsilon) times this loss plus epsilon times its value at
     label 0 and -gamma.
 
     Args:

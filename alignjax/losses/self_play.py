@@ -1,4 +1,4 @@
-"""Losses of self-play whose target is a step from an earlier policy. On one role's own samples, labelled by a judge."""
+"""Losses of self-play whose target is a step from an earlier policy. On one role's own samples, labeled by a judge."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def mnpo(
         ConfigError: If there are not as many weights as opponents, they do not sum to a positive number, or the batch
             has no preference.
     """
+    # A weighted mean of log-probs is itself a reference, so all anchors are folded into one and the loss is IPO on it:
+    # one code path for any number of opponents.
     share = (1.0,) * len(history) if weights is None else weights
     if len(share) != len(history) or (history and not sum(share) > 0):
         raise ConfigError(f"mnpo has history={history} and weights={weights}; give every opponent a weight")
@@ -96,6 +98,7 @@ def inpo(
     Raises:
         ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
+    # One opponent is the general game with a history of one, so nothing is computed here.
     return mnpo(context, batch, eta=eta, c=c, history=(previous,), reference=reference, **where)
 
 
@@ -131,6 +134,8 @@ def sppo(
     Raises:
         ConfigError: If the batch has no reward, or for other `completions`.
     """
+    # Completions that are not chosen weigh 0 instead of being dropped, so shapes stay fixed under jit; a padded
+    # completion reads the neutral win rate 1/2.
     win_rate, weight = weighted_rewards(batch, "sppo", 0.5)
     if completions == "extremes":
         chosen = weight * _extremes(win_rate, weight)

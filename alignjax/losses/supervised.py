@@ -66,6 +66,8 @@ def preference_cross_entropy(
     Raises:
         ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
+    # The logit is a difference of both readings of a pair, which makes P(i beats j) = 1 - P(j beats i) exact, so each
+    # pair is scored once and the label may be soft.
     label, weight = pair_labels(batch, *pair_indices(batch, pairs))
     logit = pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator)
     return _cross_entropy(logit, label, weight)

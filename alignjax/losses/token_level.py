@@ -59,6 +59,8 @@ def tdpo(
     Raises:
         ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
+    # Both orders of each pair are computed and mixed, because the stop-gradient of "tdpo2" makes the loss asymmetric:
+    # which KL it holds fixed depends on who won.
     pair = score_pairs(context, batch, reference=reference, **where)
     kl = sequence_logps(_kl_to_policy(context, batch, where["role"], reference), mask_of(batch))
     kl_i, kl_j = kl[:, pair.i], kl[:, pair.j]
@@ -92,6 +94,8 @@ def length_desensitised(
     Raises:
         ConfigError: If `loss` is not pairwise.
     """
+    # The wrapped loss is not touched: it is fed pairs scored under masks that count the longer side's tail by alpha,
+    # and the true lengths, so any pairwise loss works.
     wrapped = wrapped_pairs(loss, "length_desensitised")
     i, j = pair_indices(batch, wrapped.where["pairs"])
     whole = mask_of(batch)
@@ -156,6 +160,8 @@ def wpo(context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), role: 
     Raises:
         ConfigError: If `loss` has no pairs.
     """
+    # The weight goes in as `pair_weight`, which every pairwise loss honors, and the sum is divided by the weights
+    # before it: dividing by the new ones would cancel much of what they do.
     loss = as_fn(loss)
     if "pairs" not in loss.kwargs:
         raise ConfigError(f"{loss.name} has no pairs to be weighed; give a pairwise loss as loss=fn(dpo, beta=0.1)")
@@ -188,6 +194,8 @@ def sparse_masks(
     Returns:
         Parameters by name, of each mask.
     """
+    # Biases of 1 and a uniform mixer put every ReLU unit in its active half, where it has a gradient; only the small
+    # random weights tell the layers apart.
 
     def mask_parameters(key: Key) -> dict[str, Array]:
         return {
@@ -279,6 +287,8 @@ def sparse_po(
     Raises:
         ConfigError: If there is no role of mask parameters, they do not fit the states, or the batch has no preference.
     """
+    # Masks act per token and u - d is linear, so each completion is reduced to one number first and DPO's math is
+    # applied to differences of those.
     pair = score_pairs(context, batch, reference=reference, **where)
     mask = _learned_masks(context, batch, masks, reference, sites)
     logps = scored(context, batch, where["role"])

@@ -154,6 +154,8 @@ class Past:
         Returns:
             (the keys and values to keep, the mixed values [B,N,T,H,h]).
         """
+        # Shared and own keys stay two segments: concatenating them would copy the prompt's keys once for each of its N
+        # completions.
         heads, letters = k.shape[3], "bknsh"
         k, v = _keys(k), _keys(v)
         if self.own is not None:
@@ -241,6 +243,8 @@ def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> t
         The mask over the shared segment [B,1,N|1,1,T|1,S], or None; over the own one [B,1,N,1,T,S]; and the own
         segment's bookkeeping after these tokens.
     """
+    # New tokens are written behind those in the cache, so one comparison of slots is causality for prefill and decoding
+    # alike; the window compares positions, since slots also count padding.
     t = valid.shape[-1]
     if cache.own is None:
         start, own_valid, own_positions = 0, valid, positions

@@ -102,6 +102,8 @@ class Block(nnx.Module):
             The new states [B,N,T,D], the keys and values to keep, and the states by site ("attn" is what attention
             adds, "heads" [B,N,T,H,h] what it mixes, "block" the new states).
         """
+        # Every site is read after its edit and handed back, so that probes and steering see exactly what the next
+        # operation gets; families differ by config flags, which are static under jit.
         c = self.config
         h = self._norm("attn_norm", x)
         frequency = _frequencies(c, local)

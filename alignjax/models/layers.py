@@ -52,8 +52,10 @@ class Sight(NamedTuple):
     row: Row | None = None
 
     def past(self, layer: LayerInput) -> Past | Joint | Row:
-        """What the queries of a layer attend to. Its masks are chosen now where `local` is known, selected in a
-        scan."""
+        """Returns what the queries of a layer attend to.
+
+        Its masks are chosen now where `local` is known, and selected in a scan.
+        """
         if self.row is not None:
             return dataclasses.replace(self.row, local=layer.local)
         masks = self.masks[0]

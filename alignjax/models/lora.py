@@ -45,6 +45,8 @@ def init(key: Key, params: Params, *, rank: int = 8, targets: str = MATRICES, wh
     Raises:
         ConfigError: A rank below 1, or no matrix matched.
     """
+    # b = 0 makes the product 0 while a is random, so the first step starts from the model itself and b still has a
+    # gradient. Keys are folded with paths, so other targets leave an adapter's draw as it is.
     if rank < 1:
         raise ConfigError(f"LoRA: rank={rank}; it must be 1 or more")
     shapes = jax.eval_shape(merged, params)

@@ -62,6 +62,7 @@ def connect(
         ConfigError: These do not say which process this is.
         Unreachable: The coordinator is not reached.
     """
+    # Arguments are checked before jax is asked, whose errors name none of our flags and may come only after a timeout.
     coordinator = coordinator or os.environ.get(VARIABLES[0])
     processes = _number(VARIABLES[1]) if processes is None else processes
     process = _number(VARIABLES[2]) if process is None else process

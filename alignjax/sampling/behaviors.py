@@ -1,6 +1,6 @@
 """How streams of logits combine into the distribution that is sampled at each step.
 
-A behaviour is ({stream: logits [..,V]}, history) -> logits [..,V]. Its string hyper-parameters name the streams it
+A behavior is ({stream: logits [..,V]}, history) -> logits [..,V]. Its string hyper-parameters name the streams it
 reads; by default each is the role of that name. `history` is a `History` of the tokens and log-probs so far.
 """
 
@@ -16,7 +16,7 @@ from alignjax.types import Array
 
 
 class History(NamedTuple):
-    """A behaviour's view of the past.
+    """A behavior's view of the past.
 
     Attributes:
         tokens: The tokens so far [B,N,T], 0 ahead.
@@ -64,7 +64,7 @@ def mixture(
 
 
 def stream_names(hyperparameters: Mapping[str, object]) -> tuple[str, ...]:
-    """Returns the streams that a behaviour with these hyper-parameters reads."""
+    """Returns the streams that a behavior with these hyper-parameters reads."""
     return tuple(value for value in hyperparameters.values() if isinstance(value, str))
 
 

@@ -33,6 +33,8 @@ def decode_weights(role: str, model: Model, params: Params, weights: str) -> tup
     Raises:
         ConfigError: For other `weights`, or a model that is no transformer.
     """
+    # Adapters are merged first: a decoding step is bound by reading weights, and one matrix is read where an adapter
+    # would make it three.
     if weights not in WEIGHTS:
         raise ConfigError(f"generate(weights={weights!r}).{nearest(weights, WEIGHTS)}")
     config = model.config

@@ -79,8 +79,8 @@ def ask_engine(
 ) -> Batch:
     """Asks an external engine for n completions of every prompt: the body of a host stage, one request per prompt.
 
-    A request has a seed of its own, a function of the run's seed, the step and the prompt's example_id; whether that
-    makes an engine repeat itself is the engine's affair, and what it answered is replayed from the run folder.
+    A request's seed is a function of the run's seed, the step and the prompt's example_id. Whether that makes an engine
+    repeat itself is the engine's affair; what it answered is replayed from the run folder.
 
     Args:
         context: Given to `sync`.
@@ -92,16 +92,14 @@ def ask_engine(
         max_tokens: Longest completion, in tokens.
         temperature: Divides the logits.
         top_p: Keeps the smallest set of tokens of this probability.
-        stop: The tokens at which the engine ends, its end token among them; they are kept, valid, as the last of a
-            completion.
+        stop: The tokens at which the engine ends, its end token too; a completion keeps the one that ended it, valid.
         logprobs: Asks for the engine's own log-probs too.
         concurrency: Requests at a time.
         timeout: Seconds without an answer.
-        retries: Further attempts after one that timed out, was refused, cut off, or put off (HTTP 429, 5xx), 0.5, 1,
-            2 .. seconds apart.
+        retries: Further attempts after a timeout, a refusal, a lost connection or HTTP 429, 5xx; 0.5, 1, 2 .. s apart.
         api_key_variable: The environment variable with a bearer token.
-        sync: sync(context) is called before the first request of a step, and must return when the engine serves the
-            weights `context.params(role)`. Without it the engine samples from whatever weights it was started with.
+        sync: Is called with the context before a step's requests, and returns when the engine serves its weights; None
+            leaves the engine those that it was started with.
 
     Returns:
         The batch with tokens, valid, mask and, with `logprobs`, logps["engine"] [B,N,T].
@@ -110,22 +108,27 @@ def ask_engine(
         EngineError: If any prompt failed; says how many did and why the first. Nothing is kept then.
         ConfigError: If the batch has completions already, or the environment variable does not exist.
     """
-    # Requests differ in prompt and seed alone, so one is made and filled in per prompt. Everything about HTTP, retries
-    # and the checks of an answer is below, in threads that share one event: the first failure ends them all.
+    # One request is made and filled in per prompt, in threads that share an event: the first failure ends them all.
     if batch.tokens is not None:
         raise ConfigError("ask_engine samples the first completions of a batch; this one has some")
+    body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
+    body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
+    headers = _headers(api_key_variable)
+    template = _Request(0, f"{url.rstrip('/')}/completions", body, headers, float(timeout), retries)
+    if sync is not None:
+        sync(context)
+    answers = _all_answers(_request_per_prompt(template, batch, key), concurrency)
+    return _filled(batch, answers, (len(answers), n, max_tokens), logprobs)
+
+
+def _headers(api_key_variable: str) -> dict[str, str]:
+    """Returns the headers of a request, with the bearer token where a variable is named."""
     headers = {"Content-Type": "application/json"}
     if api_key_variable:
         if api_key_variable not in os.environ:
             raise ConfigError(f"ask_engine(api_key_variable={api_key_variable!r}): there is no such variable")
         headers["Authorization"] = f"Bearer {os.environ[api_key_variable]}"
-    if sync is not None:
-        sync(context)
-    body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
-    body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
-    template = _Request(0, f"{url.rstrip('/')}/completions", body, headers, float(timeout), retries)
-    answers = _all_answers(_request_per_prompt(template, batch, key), concurrency)
-    return _filled(batch, answers, (len(answers), n, max_tokens), logprobs)
+    return headers
 
 
 def _request_per_prompt(template: _Request, batch: Batch, key: Key) -> list[_Request]:

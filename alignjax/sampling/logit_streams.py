@@ -63,7 +63,7 @@ class Sampling:
         n: Completions per prompt.
         max_tokens: Longest completion, in tokens.
         behaviour: How streams combine.
-        streams: What the behaviour reads; None: the roles that it names.
+        streams: What the behavior reads; None: the roles that it names.
         filters: Temperature and truncation.
         stop: Tokens that end a completion.
         slots: How many completions are extended at a time; a slot that has ended takes the next one (`refill`). None:
@@ -121,7 +121,7 @@ class Plan(NamedTuple):
 
 
 def default_streams(behaviour: Fn) -> tuple[Stream, ...]:
-    """Returns a stream for each role that the behaviour names."""
+    """Returns a stream for each role that the behavior names."""
     return tuple(Stream(name, name) for name in stream_names(behaviour.kwargs))
 
 
@@ -139,6 +139,8 @@ def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
     Raises:
         ConfigError: For a role or view that does not exist, or a role that cannot be sampled.
     """
+    # Streams that read the same role and view share one backbone, keyed by both, so a mixture of two heads decodes
+    # once. All names are checked here, before anything is traced.
     backbones, streams = {}, sampling.all_streams()
     for stream in streams:
         if stream.role not in context.roles:
@@ -184,7 +186,7 @@ def draw_tokens(
     Args:
         plan: What is sampled.
         hidden: States [..,D] of each backbone.
-        history: What the behaviour may look at.
+        history: What the behavior may look at.
         uniform: A number in [0, 1) per completion [..].
 
     Returns:

@@ -46,17 +46,17 @@ def generate(
         n: Completions per prompt.
         max_tokens: Longest completion, in tokens, the stop token included.
         behaviour: How streams combine (`own`, `mixture`).
-        streams: What the behaviour reads; None: the roles that it names.
+        streams: What the behavior reads; None: the roles that it names.
         temperature: Divides the logits; 0 is greedy.
         top_k: Keeps the k likeliest tokens; None: all.
         top_p: Keeps the smallest set of this probability; None: all.
         min_p: Keeps tokens at least this many times as likely as the likeliest; None: all.
         stop: Tokens that end a completion. They are sampled, scored and valid.
-        slots: Decode batch size for continuous batching; the slot of a finished completion is refilled from the queue.
+        slots: Decode batch size for continuous batching, where a finished completion's slot is refilled from the queue;
             None decodes all completions in lockstep. Samples are the same up to rounding.
-        weights: "bfloat16" or "int8" to sample with weights that are cast once per call and read faster. The streams'
-            log-probs are then computed anew by the scorer with the weights that are trained; "sampler" stays what was
-            sampled from: what an importance weight divides by.
+        weights: "bfloat16" or "int8" samples with weights that are cast once per call and read faster. The scorer then
+            recomputes the streams' log-probs with the trained weights; "sampler", what an importance weight divides by,
+            stays what was sampled from.
         tensor_parallel: Leaves weights split over the tensor axis, for models that a device cannot hold.
 
     Returns:
@@ -70,14 +70,19 @@ def generate(
     laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))
     rows = batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT)
     new = shard_rows(decode.generate(laid_out, rows, key, sampling), batch)
-    metrics: Metrics = {
-        "length": Mean.of(jnp.sum(new.valid, axis=-1).astype(jnp.float32)),
-        "finished": Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0),
-    }
+    metrics = _length_metrics(new, stop)
     if weights is not None:
         new, gaps = _rescored(context, batch, new, sampling.all_streams())
         metrics |= gaps
     return _appended(batch, new), metrics
+
+
+def _length_metrics(new: Sampled, stop: tuple[int, ...]) -> Metrics:
+    """Measures how long completions are and how many of them stopped."""
+    return {
+        "length": Mean.of(jnp.sum(new.valid, axis=-1).astype(jnp.float32)),
+        "finished": Mean.of(jnp.any(jnp.isin(new.tokens, jnp.array(stop)) & new.valid, axis=-1) * 1.0),
+    }
 
 
 def _decode_params(context: Context, tensor_parallel: bool, role: str) -> Params:

@@ -154,14 +154,14 @@ def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[float, .
 
 def _preferred_under(batch: Batch, goal: tuple[Array, Array], scores: Array, weight: Array) -> Batch:
     """A row for every goal [B,K,G], in which the completion with the higher score [B,K,N] is preferred. weight [B,K]: 0
-    for a goal that does not count. Equal scores are not labelled."""
+    for a goal that does not count. Equal scores are not labeled."""
     rows, number, n = scores.shape
     gap = (scores[..., :, None] - scores[..., None, :]).reshape(rows * number, n, n)
     present = jnp.repeat(_present(batch), number, axis=0)
     out = _repeated(batch, number)
-    labelled = (gap != 0) & present[:, :, None] & present[:, None, :] & (weight.reshape(-1)[:, None, None] != 0)
+    labeled = (gap != 0) & present[:, :, None] & present[:, None, :] & (weight.reshape(-1)[:, None, None] != 0)
     old = jnp.ones_like(gap) if out.pair_weight is None else out.pair_weight
-    out = out.replace(preference=(jnp.sign(gap) + 1) / 2, pair_weight=jnp.where(labelled, old, 0))
+    out = out.replace(preference=(jnp.sign(gap) + 1) / 2, pair_weight=jnp.where(labeled, old, 0))
     return _with_goal(out, (goal[0].reshape(rows * number, -1), goal[1].reshape(rows * number, -1)))
 
 
@@ -170,7 +170,7 @@ def goal_pairs(context: Context, batch: Batch, key: Key, *, edges: tuple[float, 
     is nearer to g (arXiv:2410.08067). A pair becomes two; any pairwise loss then learns from both.
 
     Rewards are compared by their bin, which is what the goal says; completions as far from the goal as each other are
-    not labelled. At test time `condition_on` asks for the best goal.
+    not labeled. At test time `condition_on` asks for the best goal.
 
     Args:
         context: Not used.
@@ -195,7 +195,7 @@ def configured_pairs(context: Context, batch: Batch, key: Key, *, goals: Goals, 
     """Configuration-conditioned pairs: under each of K configurations (goals), prefer the completion that it scores
     higher (as CoSAlign builds its pairs, arXiv:2410.08968).
 
-    Completions that a configuration scores alike are not labelled. The paper chooses configurations and pairs by error
+    Completions that a configuration scores alike are not labeled. The paper chooses configurations and pairs by error
     scores of its own; those are `scores` here.
 
     Args:
@@ -212,6 +212,8 @@ def configured_pairs(context: Context, batch: Batch, key: Key, *, goals: Goals, 
     Raises:
         ConfigError: If the batch has no such scores.
     """
+    # Each configuration is a goal in front of the prompt, so K of them make K rows of the same completions and the
+    # labels come from the general case, with every goal counting 1.
     values = batch.completions.get(scores)
     if values is None or values.ndim != 3 or values.shape[2] != len(goals):
         have = "none" if values is None else f"shape {values.shape}"

@@ -36,6 +36,8 @@ def host(
     Raises:
         ValueError: If what comes back is not of the shapes and dtypes that `like` declares.
     """
+    # Shapes are compared with `like` by path after each call: the segment behind was traced for those, and an error
+    # from there would not name the stage.
 
     def described(tree: Any) -> dict[str, tuple[Any, str]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -68,6 +70,8 @@ def replayed(stage: Fn, name: str, step: int, context: Context, batch: Batch, ke
     Returns:
         The stage's answer.
     """
+    # The question is stored with the answer and compared in full, since a step number alone would replay an answer to
+    # other samples; after a crash the rename leaves no answer instead of half of one.
     path = folder / f"{name}-{step:08d}.npz" if folder else None
     question = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
     if path is not None and path.is_file():
@@ -128,6 +132,8 @@ def engine_logps(
         The batch; with logps["engine"] the metric sampler_gap/engine says how far the engine was from our scorer, in
         nats per token (of engines that report log-probs at temperature 1, untruncated, as vLLM does by default).
     """
+    # One pass reads both log-probs from the same logits: a second pass at another temperature would cost as much again.
+    # Temperature 0 is clamped, as the samplers do it.
 
     def read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
         (logits,) = outputs.values()

@@ -10,10 +10,10 @@ from alignjax.types import Batch, Context, Key, Mean, Metrics
 
 
 def prefer_first(context: Context, batch: Batch, key: Key) -> Batch:
-    """Completion 0 beats every other with certainty; pairs of others are not labelled (pair_weight 0).
+    """Completion 0 beats every other with certainty; pairs of others are not labeled (pair_weight 0).
 
     For a human text followed by corrupted ones and samples. A sample that equals the human text word for word is no
-    worse: such a pair is not labelled either.
+    worse: such a pair is not labeled either.
     """
     tokens = batch.need("tokens", of="prefer_first")
     rows, n = tokens.shape[:2]
@@ -73,7 +73,7 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
 
     Returns:
         The batch with reward and completions["weight"] [B,N], which says how much of the pairs a completion's number
-        rests on (1 each if all were labelled); 1/2 of weight 0 is what nothing is known of. Metric: `win_rate`.
+        rests on (1 each if all were labeled); 1/2 of weight 0 is what nothing is known of. Metric: `win_rate`.
 
     Raises:
         ConfigError: If there are no preferences, or no opponents.
@@ -84,10 +84,10 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
     if n < 2 or (own is not None and not 0 < own < n):
         raise ConfigError(f"win_rate_against(own={own}) finds no opponents among {n} completions a prompt")
     plays = ~jnp.eye(n, dtype=bool) if own is None else jnp.arange(n)[None] >= own
-    labelled = jnp.ones_like(matrix)
+    labeled = jnp.ones_like(matrix)
     if batch.pair_weight is not None:
-        labelled = jnp.maximum(batch.pair_weight, batch.pair_weight.swapaxes(1, 2))
-    weight = labelled * plays.astype(labelled.dtype)
+        labeled = jnp.maximum(batch.pair_weight, batch.pair_weight.swapaxes(1, 2))
+    weight = labeled * plays.astype(labeled.dtype)
     total = jnp.sum(weight, axis=-1)
     wins = jnp.sum(jnp.where(weight != 0, matrix - 0.5, 0) * weight, axis=-1)
     rate = 0.5 + wins / jnp.where(total != 0, total, 1)

@@ -108,7 +108,7 @@ def prefer_configured(
         accepted: Error of an allowed risk.
         missed: Error of no answer.
         breached: Error of a forbidden risk.
-        gap: Pairs whose errors differ by no more are not labelled.
+        gap: Pairs whose errors differ by no more are not labeled.
 
     Returns:
         The batch with reward = -error, preference and pair_weight. Metrics: `error`, and `breaches`, the share of
@@ -117,6 +117,8 @@ def prefer_configured(
     Raises:
         ConfigError: If one of the three fields is missing.
     """
+    # The error is one number per completion, so pairs are its differences and are transitive, and the reward is its
+    # negative for losses that read no pairs.
     absent = [f"completions[{name!r}]" for name in (risks, answered) if name not in batch.completions]
     absent += [f"prompts[{allowed!r}]"] * (allowed not in batch.prompts)
     if absent:

@@ -1,4 +1,4 @@
-"""Stages that choose: which completions are compared or labelled, which prompts come back, which get new responses."""
+"""Stages that choose: which completions are compared or labeled, which prompts come back, which get new responses."""
 
 from __future__ import annotations
 
@@ -158,6 +158,8 @@ def select_prompts(
     Raises:
         ConfigError: If count is not between 0 and the batch size or the number of remembered prompts.
     """
+    # Empty slots score -inf, so the draw has fixed shapes under jit and comes out short by itself; where it does, the
+    # batch's own prompt stays.
     prompt, prompt_valid = (batch.need(name, of="select_prompts") for name in ("prompt", "prompt_valid"))
     memory, rows = context.state[role], prompt.shape[0]
     slots = memory["owner"].shape[0]
@@ -202,6 +204,8 @@ def rewrite(
     Raises:
         ConfigError: If count is larger than the batch.
     """
+    # The variant is sampled as a completion and turned into a prompt by moving its padding to the left. A sample of one
+    # token says nothing but stop, so its prompt stays and keeps its id.
     prompt, prompt_valid = (batch.need(name, of="rewrite") for name in ("prompt", "prompt_valid"))
     (rows, length), example_id = prompt.shape, batch.ids()
     if not 0 <= count <= rows:
@@ -317,6 +321,8 @@ def recall(
     Raises:
         ConfigError: If the memory holds no completions.
     """
+    # What is too old or empty is drawn all the same and weighs 0: shapes stay fixed under jit, and nothing has to know
+    # how full the memory is.
     memory = context.state[role]
     if not {"prompt", "prompt_valid", "tokens", "valid"} <= set(memory):
         raise ConfigError(f"role {role!r} remembers {', '.join(memory)}; recall needs prompts and completions")

@@ -175,6 +175,8 @@ def listwise(per_list: Callable[..., Array] | None = None, **defaults: Any) -> A
     Raises:
         ConfigError: If the math asks for what a list does not have.
     """
+    # The wrapper reads the names of the math's parameters once, here, so that a misspelled field fails when the loss is
+    # defined and not inside a traced step.
     if per_list is None:
         return functools.partial(listwise, **defaults)
     math = per_list

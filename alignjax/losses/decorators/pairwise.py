@@ -207,7 +207,7 @@ def pairwise(per_pair: Callable[..., Array] | None = None, *, mixes_label: bool 
     Math that is written for a winner and a loser (`ratio_w`, `logps_l`, ..., or `margin` alone, the winner's minus the
     loser's) becomes p l(i, j) + (1-p) l(j, i); math that asks for `preference` does with the label what it likes. So
     soft labels and label smoothing need no loss of their own. The decorator owns masks, pairs, `pair_weight` (0 = not
-    labelled) and the (sum, weight) of the mean.
+    labeled) and the (sum, weight) of the mean.
 
     The loss gains four hyper-parameters: role, what is trained; reference, what log-ratios are against (None:
     reference-free); pairs, which completions are compared; normalize, "none" for sums over tokens or "length" for
@@ -226,6 +226,8 @@ def pairwise(per_pair: Callable[..., Array] | None = None, *, mixes_label: bool 
     Raises:
         ConfigError: If the math asks for what a pair does not have, or for a winner and a loser without mixing.
     """
+    # The wrapper reads the names of the math's parameters once, here, so that a misspelled field, or a contradiction in
+    # `mixes_label`, fails when the loss is defined and not inside a traced step.
     if per_pair is None:
         return functools.partial(pairwise, mixes_label=mixes_label, **defaults)
     math = per_pair

@@ -93,6 +93,8 @@ def unpaired(per_completion: Callable[..., Any] | None = None, **defaults: Any) 
     Raises:
         ConfigError: If the math asks for what a completion does not have.
     """
+    # The wrapper reads the names of the math's parameters once, here: they check the fields and say whether the math
+    # mixes the label itself, so no flag has to repeat it.
     if per_completion is None:
         return functools.partial(unpaired, **defaults)
     math = per_completion

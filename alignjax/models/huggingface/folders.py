@@ -66,6 +66,8 @@ def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
         ConfigError: Before anything is made: the folder holds something, its parent cannot be written to, or the disk
             has no room.
     """
+    # All checks come before the first write, and the rename at the end is atomic, so a crash leaves the old state and
+    # never half a folder that looks whole.
     folder = folder.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and not empty; name another folder")

@@ -143,6 +143,8 @@ def load(
     Raises:
         ConfigError: See `check`; before anything is read.
     """
+    # Files stay open for all leaves and each leaf goes to its devices before the next is read, so host memory holds one
+    # leaf and no file is opened twice.
     parts, stored = check(folder, model), _stored(folder)
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     leaves, placement = leaves_by_name(abstract), {} if shardings is None else leaves_by_name(shardings)

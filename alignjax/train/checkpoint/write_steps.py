@@ -47,6 +47,8 @@ def check_room(folder: Path, like: Any, *, keep: int, once: Collection[str] = ()
     Raises:
         CheckpointError: The folder cannot be written, or its disk has no room.
     """
+    # A probe file is written, because permission bits say nothing of read-only mounts and quotas. Steps on disk already
+    # take their room, so only those still missing up to keep + 1 count.
     root = folder / FOLDER
     try:
         root.mkdir(parents=True, exist_ok=True)
