@@ -43,6 +43,8 @@ def online(
     Raises:
         ConfigError: For a `behaviour` together with sync_every > 1: let the behavior name a `snapshot` role instead.
     """
+    # Fresh and stale sampling differ in the stream that `generate` follows alone: a snapshot role stands in for the
+    # policy, and the judge and the loss stay the same along the whole dial.
     play = SelfPlay(model, **parts)
     state = {**play.policy_and_reference(), **play.judges}
     if sync_every > 1:

@@ -14,12 +14,30 @@ from alignjax.types import Algorithm, Model, Role
 
 
 def policy_and_reference(model: Model, *, start: Any, optimizer: Fn) -> dict[str, Role]:
-    """Make the roles "policy", trained from `start`, and "reference", its frozen copy."""
+    """Make the roles "policy", trained from `start`, and "reference", its frozen copy.
+
+    Args:
+        model: The network of both.
+        start: The first value of both.
+        optimizer: That of the policy.
+
+    Returns:
+        Roles by name.
+    """
     return {"policy": Role(model, start, optimizer), "reference": Role(model, CopyOf("policy"))}
 
 
 def past(model: Model, every: int, of: str = "policy") -> Role:
-    """Make a role that is another one as it was up to `every` iterations ago."""
+    """Make a role that is another one as it was up to `every` iterations ago.
+
+    Args:
+        model: The network of both roles.
+        every: Iterations between two renewals.
+        of: The role that is copied.
+
+    Returns:
+        The role, without an optimizer.
+    """
     return Role(model, CopyOf(of), rule=fn(roles.snapshot, of=of, every=every))
 
 

@@ -46,6 +46,13 @@ def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[s
 
     A flag that the command does not have begins an override, and the words after it, up to the next flag, are its
     value; so CONFIG stands before the first override.
+
+    Args:
+        command: The dataclass of the command.
+        arguments: The words after the command's name.
+
+    Returns:
+        (words of the command, words that override the config), each in order.
     """
     takes_value = {field.name.replace("_", "-"): field.type != "bool" for field in dataclasses.fields(command)}
     flags: list[str] = []

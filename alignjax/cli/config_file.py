@@ -157,7 +157,12 @@ def _modes_in(get_config: Any) -> list[str]:
 
 
 def remember(loaded: Loaded, run_dir: Path) -> None:
-    """Writes down how the run's config was made, for `generate`, `evaluate` and whoever repeats the run."""
+    """Writes down how the run's config was made, for `generate`, `evaluate` and whoever repeats the run.
+
+    Args:
+        loaded: The config as it was loaded.
+        run_dir: The run folder, made if need be.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     source = loaded.path.read_bytes()
     record = {

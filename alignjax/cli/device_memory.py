@@ -142,15 +142,27 @@ def _compiled(lowered: Any) -> Compiled:
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-    """A mesh without devices; ConfigError if its sizes do not multiply to their number."""
+    """Makes a mesh without devices.
+
+    Args:
+        config: The sizes of the axes.
+        devices: The number of devices.
+
+    Raises:
+        ConfigError: If the sizes do not multiply to their number.
+    """
     return AbstractMesh(axis_sizes(config, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_on(config: MeshConfig, topology: Topology) -> AbstractMesh:
-    """The mesh of TPU slices, without their devices.
+    """Makes the mesh of TPU slices, without their devices.
+
+    Args:
+        config: The sizes of the axes.
+        topology: The slices.
 
     Raises:
-        ConfigError: with a mesh that would do, if the sizes do not multiply to the number of devices or the replica
+        ConfigError: With a mesh that would do, if the sizes do not multiply to the number of devices or the replica
             axis does not cross the slices.
     """
     try:
@@ -165,10 +177,14 @@ def mesh_on(config: MeshConfig, topology: Topology) -> AbstractMesh:
 
 
 def slice_mesh(config: MeshConfig, topology: Topology) -> Mesh:
-    """A mesh of described TPU devices, for which libtpu compiles on any x86 Linux machine.
+    """Makes a mesh of described TPU devices, for which libtpu compiles on any x86 Linux machine.
+
+    Args:
+        config: The sizes of the axes.
+        topology: The slices.
 
     Raises:
-        ConfigError: where libtpu is not installed, is in use, or does not know the slice.
+        ConfigError: Where libtpu is not installed, is in use, or does not know the slice.
     """
     # Outside of Google's cloud libtpu would wait for an answer of its metadata server.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -242,7 +258,13 @@ def _verdict(share: float, compile_: bool) -> str:
 
 
 def bytes_table(title: str, rows: dict[str, int], total: dict[str, int]) -> Table:
-    """A table of bytes by what they are for, and of their sum."""
+    """Makes a table of bytes by what they are for, and of their sum.
+
+    Args:
+        title: The title.
+        rows: Bytes by purpose.
+        total: Their sum, and what else stands below the line.
+    """
     table = Table("memory", "bytes", "", title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -97,7 +97,12 @@ def points_of(axes: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def at(config: Experiment, point: Mapping[str, float]) -> Any:
-    """Returns the config's algorithm at a point {path: value}."""
+    """Returns the config's algorithm at a point {path: value}.
+
+    Args:
+        config: The experiment.
+        point: Value by path, as overrides write paths.
+    """
     for path, value in point.items():
         config = overrides.override(config, path, overrides.as_words(float(value)))
     return config.algorithm

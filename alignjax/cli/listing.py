@@ -16,7 +16,19 @@ from alignjax.config import ConfigError, nearest
 
 
 def listing(kind: str | None, form: Literal["table", "json"]) -> int:
-    """Print the catalogue, or one kind of it. Raises ConfigError for a kind that does not exist, naming the nearest."""
+    """Print the catalog, or one kind of it.
+
+    Args:
+        kind: The kind; None for all.
+        form: "table", or "json" for programs.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: For a kind that does not exist, naming the nearest.
+    """
+    # Only the first row of a kind names it, so that the kinds read as groups; programs get every field in every entry.
     if kind is not None and kind not in catalogue.KINDS:
         raise ConfigError(f"there is no kind {kind!r}.{nearest(kind, catalogue.KINDS)}")
     chosen = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]

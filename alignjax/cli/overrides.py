@@ -135,7 +135,12 @@ def children(node: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def slots(node: Any, prefix: str = "") -> Iterator[Slot]:
-    """Yields every value under `node` that an override can reach, in the order of the tree."""
+    """Yields every value under `node` that an override can reach, in the order of the tree.
+
+    Args:
+        node: A config, or a part of it.
+        prefix: The path of the part, with its last dot.
+    """
     for name, (value, annotation) in children(node).items():
         path = f"{prefix}{name}"
         if _is_node(value):

@@ -206,7 +206,12 @@ def tokenizer_in(folder: Path) -> Tokenizer:
 
 
 def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokenizer:
-    """Returns the tokenizer that a dataset's rows are written with; prepares the dataset if need be."""
+    """Returns the tokenizer that a dataset's rows are written with; prepares the dataset if need be.
+
+    Args:
+        dataset: The dataset.
+        workspace: The run that asks; None for no run.
+    """
     return tokenizer_in(located(dataset, workspace))
 
 

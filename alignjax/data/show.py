@@ -19,7 +19,15 @@ PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 
 
 def prepare_and_say(dataset: Dataset, console: Console | None = None) -> dict[str, Any]:
-    """Prepares a dataset and prints its account, for `alignjax data prepare`. Returns the account."""
+    """Prepares a dataset and prints its account, for `alignjax data prepare`.
+
+    Args:
+        dataset: The dataset.
+        console: Where it is printed (default: standard output).
+
+    Returns:
+        The account.
+    """
     console = console or Console()
     account = dataset.prepare(report=lambda line: console.print(line, markup=False, highlight=False))
     console.print(summary_table(dataset, account))
@@ -52,7 +60,12 @@ def inspect(dataset: Dataset, split: str = "", rows: int = 3, seed: int = 0, con
 
 
 def summary_table(dataset: Dataset, account: dict[str, Any]) -> Table:
-    """Returns the account of a preparation as a table, one line per thing."""
+    """Returns the account of a preparation as a table, one line per thing.
+
+    Args:
+        dataset: The dataset.
+        account: What its preparation returned.
+    """
     table = Table(title=f"{dataset.name}: {SCHEMAS[dataset.schema]}", show_header=False, title_justify="left")
     table.add_row("rows", ", ".join(f"{count:,} {split}" for split, count in account["rows"].items()))
     if "packages" in account:
@@ -77,7 +90,12 @@ def _lines(bad: dict[str, Any]) -> str:
 
 
 def length_table(dataset: Dataset, splits: list[str]) -> Table:
-    """Returns percentiles of tokens per prompt and per longest completion, special tokens and frame not counted."""
+    """Returns percentiles of tokens per prompt and per longest completion, special tokens and frame not counted.
+
+    Args:
+        dataset: A prepared dataset.
+        splits: The splits to show.
+    """
     table = Table(title="tokens", title_justify="left")
     table.add_column("")
     for percentile in PERCENTILES:

@@ -32,7 +32,16 @@ class Played(NamedTuple):
 
 
 def iterate(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    """Run one whole iteration, experience and update."""
+    """Run one whole iteration, experience and update.
+
+    Args:
+        algorithm: The algorithm.
+        state: Its state before the iteration.
+        batch: Prompts.
+
+    Returns:
+        The state after it, and the metrics of both halves by name.
+    """
     batch, seen = make_experience(algorithm)(state, batch)
     state, learned = make_update(algorithm)(state, batch)
     return state, {**seen, **learned}

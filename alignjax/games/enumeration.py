@@ -235,8 +235,16 @@ def _value_and_gradient(
 
 
 def sampled_distribution(game: TabularGame, params: Params, behaviour: Fn = fn(mixture, beta=0.5)) -> np.ndarray:
-    """Compute the probability of every string [..,K] when it is sampled token by token by `behaviour` from "policy"
-    (params) and "reference" (the game's)."""
+    """Compute the probability of every string when it is sampled token by token from a policy.
+
+    Args:
+        game: A game over strings.
+        params: Parameters of the role "policy"; "reference" is the game's.
+        behaviour: The sampler that combines the two streams.
+
+    Returns:
+        Probabilities [..,K].
+    """
     logps = _log_sampled(*_state(game, params), _strings(_prompts(game), game.language), behaviour)
     return np.exp(np.asarray(logps, np.float64)).reshape(game.reference.shape)
 

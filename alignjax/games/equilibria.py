@@ -89,7 +89,16 @@ def mixture_equilibrium(game: TabularGame, beta: float) -> Mixed:
 
 
 def geometric_mixture(game: TabularGame, policy: Any, beta: float) -> np.ndarray:
-    """Mix policy^(1-beta) mu^beta over whole strings, normalized [..,K]."""
+    """Mix policy^(1-beta) mu^beta over whole strings, normalized [..,K].
+
+    Args:
+        game: A game, whose reference is mu.
+        policy: Probabilities [..,K].
+        beta: Share of the reference, in [0, 1].
+
+    Returns:
+        Probabilities [..,K].
+    """
     with np.errstate(divide="ignore"):
         log_policy = np.log(np.asarray(policy, np.float64))
     return np.exp(log_softmax((1 - beta) * log_policy + beta * np.log(game.reference), axis=-1))
@@ -97,7 +106,16 @@ def geometric_mixture(game: TabularGame, policy: Any, beta: float) -> np.ndarray
 
 def tilted(game: TabularGame, reward: Any, temperature: float | None = None) -> np.ndarray:
     """Compute the policy mu exp(reward / temperature) / Z [..,K] that maximizes a reward [..,K] less temperature
-    (default: tau) times the KL to the reference."""
+    (default: tau) times the KL to the reference.
+
+    Args:
+        game: A game, whose reference is mu.
+        reward: Rewards [..,K].
+        temperature: Strength of the KL; None for the game's tau.
+
+    Returns:
+        Probabilities [..,K].
+    """
     temperature = game.tau if temperature is None else temperature
     return np.exp(log_softmax(np.log(game.reference) + np.asarray(reward, np.float64) / temperature, axis=-1))
 

@@ -94,7 +94,15 @@ def best_response(game: TabularGame, policy: Any, *, regularized: bool = True) -
 
 
 def kl(p: Any, q: Any) -> np.ndarray:
-    """Compute KL(p || q) in nats [..] of distributions [..,K]; infinite where p has mass and q none."""
+    """Compute KL(p || q) in nats [..] of distributions [..,K]; infinite where p has mass and q none.
+
+    Args:
+        p: Probabilities [..,K].
+        q: Probabilities [..,K].
+
+    Returns:
+        Nats [..].
+    """
     p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
     with np.errstate(divide="ignore"):
         return np.sum(np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - np.log(q)), 0), axis=-1)
@@ -135,7 +143,15 @@ def duality_gap(game: TabularGame, policy: Any, *, regularized: bool = True) -> 
 
 
 def exploitability(game: TabularGame, policy: Any) -> np.ndarray:
-    """Compute max_y P(y beats policy) - 1/2 [..], without regularization; not 0 at the regularized equilibrium."""
+    """Compute max_y P(y beats policy) - 1/2 [..], without regularization; not 0 at the regularized equilibrium.
+
+    Args:
+        game: A game.
+        policy: Probabilities [..,K].
+
+    Returns:
+        Probabilities [..], from 0 to 1/2.
+    """
     return np.max(_wins(game, policy), axis=-1) - 0.5
 
 

@@ -169,7 +169,17 @@ def string_numbers(language: Language, tokens: Array, valid: Array) -> Array:
 
 
 def walk(language: Language, node: Array, tokens: Array, valid: Array) -> tuple[Array, Array]:
-    """Follow tokens [..,T] from `node` [..] and return the nodes before and after each; padding leads nowhere."""
+    """Follow tokens [..,T] from `node` [..] and return the nodes before and after each; padding leads nowhere.
+
+    Args:
+        language: The strings of the game.
+        node: The node to begin at, int32 [..].
+        tokens: Token ids [..,T].
+        valid: False on padding [..,T].
+
+    Returns:
+        The nodes before and after each token, int32 [..,T].
+    """
     before, after = [], []
     for index in range(tokens.shape[-1]):
         before.append(node)

@@ -103,7 +103,14 @@ class Contexts:
 
 
 def contexts(workspace: Workspace | None, seed: int, *, count: int = 1, batch_size: int = 16) -> Contexts:
-    """The source of a game: `fn(games.contexts, count=game.contexts, batch_size=16)`."""
+    """The source of a game: `fn(games.contexts, count=game.contexts, batch_size=16)`.
+
+    Args:
+        workspace: Unused.
+        seed: Unused.
+        count: The number of contexts.
+        batch_size: B.
+    """
     return Contexts(count, batch_size)
 
 

@@ -95,7 +95,13 @@ def sizes_of(mode: str) -> Sizes:
 
 def algorithm(sizes: Sizes, loss: Fn, family: Family) -> Algorithm:
     """Returns the algorithm that trains "policy" from the SFT policy, which stays as "reference"; the rest is the
-    family's. A loss with `pairs` compares all pairs of completions."""
+    family's. A loss with `pairs` compares all pairs of completions.
+
+    Args:
+        sizes: The sizes of the pipeline.
+        loss: The loss.
+        family: The family that the loss belongs to.
+    """
     model = parts.policy_model(sizes)
     roles = {
         "policy": Role(model, restored("sft", "policy"), parts.policy_optimizer(sizes)),
@@ -106,7 +112,13 @@ def algorithm(sizes: Sizes, loss: Fn, family: Family) -> Algorithm:
 
 
 def trained(sizes: Sizes, loss: Fn, family: Family) -> Experiment:
-    """Returns the step that trains a policy with the loss."""
+    """Returns the step that trains a policy with the loss.
+
+    Args:
+        sizes: The sizes of the pipeline.
+        loss: The loss.
+        family: The family that the loss belongs to.
+    """
     return Experiment(algorithm(sizes, loss, family), family.source(sizes), sizes.policy_steps)
 
 

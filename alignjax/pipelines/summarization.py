@@ -112,7 +112,12 @@ def classifier_model(sizes: Sizes) -> Model:
 
 
 def optimizer(rate: float, steps: int) -> Fn:
-    """Returns Adam with a peak learning rate `rate`, a warm-up of a twentieth of `steps` and a cosine to a tenth."""
+    """Returns Adam with a peak learning rate `rate`, a warm-up of a twentieth of `steps` and a cosine to a tenth.
+
+    Args:
+        rate: The peak learning rate.
+        steps: Steps of the whole run.
+    """
     shape = {"schedule": "cosine", "warmup_steps": max(1, steps // 20), "total_steps": steps, "final_fraction": 0.1}
     return fn(adamw, learning_rate=rate, max_grad_norm=1.0, **shape)
 
@@ -140,7 +145,12 @@ def sft(sizes: Sizes) -> Experiment:
 
 def judge(sizes: Sizes, seed: int) -> Experiment:
     """Returns the step that trains a preference model: the human summary of a post beats that of another post, two
-    corrupted copies, and a sample of the SFT policy. Its backbone starts from that policy, which can read already."""
+    corrupted copies, and a sample of the SFT policy. Its backbone starts from that policy, which can read already.
+
+    Args:
+        sizes: The sizes of the pipeline.
+        seed: The seed of the run.
+    """
     algorithm = algorithms.preference_model(
         judge_model(sizes),
         n=4,
@@ -166,7 +176,12 @@ def judged(sizes: Sizes) -> dict[str, Any]:
 
 
 def online(sizes: Sizes, algorithm: Algorithm) -> Experiment:
-    """Returns the step that runs an algorithm on fresh posts."""
+    """Returns the step that runs an algorithm on fresh posts.
+
+    Args:
+        sizes: The sizes of the pipeline.
+        algorithm: The algorithm, with a role "policy".
+    """
     source = fn(prompts, batch_size=sizes.policy_batch_size, **posts(sizes))
     sample = fn(decoded, dataset=sizes.dataset)
     return Experiment(algorithm, source, sizes.policy_steps, sample=sample, sample_every=40)
@@ -190,7 +205,12 @@ def recorded_samples(sizes: Sizes) -> Fn:
 
 
 def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:
-    """Returns the step that runs an algorithm on the pairs that the step "pairs" has written."""
+    """Returns the step that runs an algorithm on the pairs that the step "pairs" has written.
+
+    Args:
+        sizes: The sizes of the pipeline.
+        algorithm: An algorithm that learns from labeled pairs.
+    """
     return Experiment(algorithm, recorded_samples(sizes), sizes.policy_steps)
 
 
@@ -226,7 +246,12 @@ def judged_summaries(context: Context, batch: Batch, key: Key, *, judgement: tup
 
 def of_all_pairs(loss: Fn, completions: int) -> Fn:
     """Returns the loss, told to compare all pairs of `completions` completions where it (or a loss that it wraps) has
-    the parameter `pairs`."""
+    the parameter `pairs`.
+
+    Args:
+        loss: The loss.
+        completions: Completions per prompt.
+    """
     changes = {name: of_all_pairs(part, completions) for name, part in loss.kwargs.items() if isinstance(part, Fn)}
     return loss.replace(**changes, **({"pairs": all_pairs(completions)} if "pairs" in loss.kwargs else {}))
 

@@ -124,7 +124,12 @@ def package_name(where: str) -> str:
 
 
 def in_test(package: str, fraction: float) -> bool:
-    """Says whether a package is in the test split: a pure function of its name."""
+    """Says whether a package is in the test split: a pure function of its name.
+
+    Args:
+        package: The name of the package.
+        fraction: The share of all packages that the test split gets, in [0, 1].
+    """
     return is_aside(f"alignjax{package}", fraction)
 
 

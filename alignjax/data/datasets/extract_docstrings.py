@@ -32,7 +32,12 @@ def split_summary(docstring: str) -> tuple[str, str]:
 
 
 def is_pair(summary: str, body: str) -> bool:
-    """Says whether a summary is a sentence worth learning and the body says enough to write it from."""
+    """Says whether a summary is a sentence worth learning and the body says enough to write it from.
+
+    Args:
+        summary: The first line of a docstring.
+        body: What the docstring says after it.
+    """
     words = summary.split()
     if not (len(words) >= 3 and 15 <= len(summary) <= 160 and summary.endswith(_ENDS)):
         return False
@@ -69,7 +74,12 @@ def signature(node: ast.AST, owner: str, module: str) -> str:
 
 def walk(node: ast.AST, owner: str = ""):
     """Yields (node, dotted name of the classes around it) of everything that may have a docstring, in the order of the
-    file."""
+    file.
+
+    Args:
+        node: The tree of a file.
+        owner: The dotted name of the classes around `node`.
+    """
     if isinstance(node, ast.Module):
         yield node, ""
     for child in ast.iter_child_nodes(node):

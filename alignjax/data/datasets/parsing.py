@@ -60,19 +60,43 @@ def is_text(value: Any) -> bool:
 
 
 def field(row: Mapping[str, Any], name: str) -> Any:
-    """Returns a field of a row. Raises BadRow if it is missing or null."""
+    """Returns a field of a row.
+
+    Args:
+        row: The row of a file.
+        name: The name of the field.
+
+    Raises:
+        BadRow: If it is missing or null.
+    """
     if row.get(name) is None:
         raise BadRow(f"missing field {name!r}")
     return row[name]
 
 
 def text_field(row: Mapping[str, Any], name: str) -> str:
-    """Returns a field that must be text with something in it. Raises BadRow."""
+    """Returns a field that must be text with something in it.
+
+    Args:
+        row: The row of a file.
+        name: The name of the field.
+
+    Raises:
+        BadRow: If it is missing, or not such a text.
+    """
     return checked_text(field(row, name), name)
 
 
 def checked_text(value: Any, name: str) -> str:
-    """Returns a value that must be text with something in it. Raises BadRow, which calls it the field `name`."""
+    """Returns a value that must be text with something in it.
+
+    Args:
+        value: Any value.
+        name: The field that messages call it.
+
+    Raises:
+        BadRow: If it is not text, not UTF-8, or blank.
+    """
     if not isinstance(value, str):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be text")
     if not is_text(value):
@@ -83,7 +107,17 @@ def checked_text(value: Any, name: str) -> str:
 
 
 def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    """Returns a field that must be a number (or a boolean) in [low, high]. Raises BadRow."""
+    """Returns a field that must be a number (or a boolean) in [low, high].
+
+    Args:
+        row: The row of a file.
+        name: The name of the field.
+        low: The least that it may be.
+        high: The most that it may be.
+
+    Raises:
+        BadRow: If it is missing, no number, or outside (NaN is).
+    """
     value = field(row, name)
     if not isinstance(value, (int, float)):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be a number")
@@ -93,7 +127,15 @@ def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> 
 
 
 def existing_file(path: str, what: str) -> Path:
-    """Returns the file at a path. Raises ConfigError that says where it was looked for and what to do."""
+    """Returns the file at a path.
+
+    Args:
+        path: The path, which may begin with ~.
+        what: What the file is, for the message.
+
+    Raises:
+        ConfigError: If there is none; it says where it was looked for and what to do.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(

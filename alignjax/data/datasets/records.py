@@ -55,7 +55,12 @@ class Record:
 
 
 def is_aside(text: str, fraction: float) -> bool:
-    """Says whether a text is among the share of all texts that is put aside: a pure function of the text."""
+    """Says whether a text is among the share of all texts that is put aside: a pure function of the text.
+
+    Args:
+        text: Any text.
+        fraction: The share of all texts that is put aside, in [0, 1].
+    """
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
@@ -113,7 +118,12 @@ def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenize
 
 
 def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
-    """Returns random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them."""
+    """Returns random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them.
+
+    Args:
+        folder: The folder of a prepared dataset.
+        split: The name of the split.
+    """
     gcs_utils._is_gcs_disabled = True
     version = next(path for path in sorted((folder / "records").iterdir()) if path.is_dir())
     builder: Any = tfds.builder_from_directory(str(version))
@@ -121,8 +131,16 @@ def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
 
 
 def read_lengths(folder: Path, split: str) -> np.ndarray:
-    """Returns int32 [rows, 3]: tokens of the prompt, tokens of the longest completion (special tokens not counted), and
-    number of completions."""
+    """Returns the lengths of a split's rows.
+
+    Args:
+        folder: The folder of a prepared dataset.
+        split: The name of the split.
+
+    Returns:
+        int32 [rows, 3]: tokens of the prompt, tokens of the longest completion (special tokens not counted), and number
+        of completions.
+    """
     with np.load(folder / "lengths.npz") as lengths:
         return lengths[split]
 

@@ -43,13 +43,31 @@ def prompt_ids(
 
 
 def pad_left(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens [length] int32, valid [length] bool) of token ids, padding in front."""
+    """Pads token ids in front, as prompts are.
+
+    Args:
+        ids: At most `length` token ids.
+        length: The length in tokens.
+        pad: The id of the padding.
+
+    Returns:
+        (tokens [length] int32, valid [length] bool).
+    """
     tokens, valid = pad_right(ids, length, pad)
     return np.roll(tokens, length - len(ids)), np.roll(valid, length - len(ids))
 
 
 def pad_right(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens [length] int32, valid [length] bool) of token ids, padding behind."""
+    """Pads token ids behind, as completions are.
+
+    Args:
+        ids: At most `length` token ids.
+        length: The length in tokens.
+        pad: The id of the padding.
+
+    Returns:
+        (tokens [length] int32, valid [length] bool).
+    """
     tokens, valid = np.full(length, pad, np.int32), np.zeros(length, np.bool_)
     tokens[: len(ids)], valid[: len(ids)] = ids, True
     return tokens, valid
@@ -59,6 +77,11 @@ def completion_fields(texts: Sequence[Ids], length: int, tokenizer: Tokenizer) -
     """Returns tokens, valid and mask [N, length] of the token ids of N completions.
 
     Each ends with EOS, unless it had to be cut: then it has not ended, and nothing says it has.
+
+    Args:
+        texts: The token ids of each of the N completions, without EOS.
+        length: The length that they are cut or padded to, in tokens.
+        tokenizer: Names EOS and padding.
     """
     padded = [pad_right([*ids, tokenizer.eos][:length], length, tokenizer.pad) for ids in texts]
     tokens, valid = (np.stack(field) for field in zip(*padded, strict=True))
@@ -79,7 +102,12 @@ def pair_fields(preference: np.ndarray, marked: np.ndarray) -> dict[str, np.ndar
 
 
 def two_completions(preference: float, weight: float) -> dict[str, np.ndarray]:
-    """Returns preference and pair_weight [2,2] of a pair whose first completion wins with this probability."""
+    """Returns preference and pair_weight [2,2] of a pair whose first completion wins with this probability.
+
+    Args:
+        preference: P(first beats second), in [0, 1].
+        weight: The weight of the pair.
+    """
     first = np.array([[0.0, 1.0], [0.0, 0.0]])
     return pair_fields(preference * first, weight * first)
 

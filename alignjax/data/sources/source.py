@@ -217,6 +217,12 @@ class Subset(Sequence[Any]):
 
 def endless(rows: Sequence[Any], seed: int, shuffle: bool) -> Any:
     """Returns rows by position, forever, as a grain.MapDataset: each epoch holds every row once, in an order of its own
-    if shuffled."""
+    if shuffled.
+
+    Args:
+        rows: The rows of a dataset.
+        seed: Decides the order of every epoch.
+        shuffle: False keeps the order of `rows`.
+    """
     ordered = grain.MapDataset.source(rows).seed(int(seed) % 2**32)
     return (ordered.shuffle() if shuffle else ordered).repeat()

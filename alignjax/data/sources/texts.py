@@ -272,7 +272,16 @@ def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[...,
 
 
 def one_of(name: str, value: str, options: Sequence[str]) -> None:
-    """Raises ConfigError unless `value` is one of `options`."""
+    """Refuses a value that is not among its options.
+
+    Args:
+        name: The parameter, for the message.
+        value: Its value.
+        options: The values that it may have.
+
+    Raises:
+        ConfigError: Unless `value` is one of `options`.
+    """
     if value not in options:
         raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(options)}")
 

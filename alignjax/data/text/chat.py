@@ -107,7 +107,15 @@ def _published(folder: Path) -> str:
 
 
 def messages_of(value: Any, field: str) -> list[dict[str, str]]:
-    """Returns the value of a field as a list of {role, content} messages. Raises BadRow if it is none."""
+    """Returns the value of a field as a list of {role, content} messages.
+
+    Args:
+        value: The value.
+        field: The name of the field, for the message.
+
+    Raises:
+        BadRow: If it is no such list, or an empty one.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise BadRow(f"field {field!r} is not a list of messages")
     for message in value:
@@ -142,12 +150,29 @@ def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn:
 
 
 def text_or_messages(value: Any, field: str, template: str) -> str:
-    """Returns a prompt as text: itself, or its messages rendered with the assistant's turn opened. Raises BadRow."""
+    """Returns a prompt as text: itself, or its messages rendered with the assistant's turn opened.
+
+    Args:
+        value: Text or messages.
+        field: The name of the field, for the message.
+        template: The name of the chat template.
+
+    Raises:
+        BadRow: If it is neither.
+    """
     return value if isinstance(value, str) else render(messages_of(value, field), template)
 
 
 def completion_text(value: Any, field: str) -> str:
-    """Returns a completion as text: itself, or the content of the one assistant message in the list. Raises BadRow."""
+    """Returns a completion as text: itself, or the content of the one assistant message in the list.
+
+    Args:
+        value: Text or messages.
+        field: The name of the field, for the message.
+
+    Raises:
+        BadRow: If it is neither, or other messages than that one.
+    """
     if isinstance(value, str):
         return value
     messages = messages_of(value, field)
@@ -157,8 +182,19 @@ def completion_text(value: Any, field: str) -> str:
 
 
 def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any, Any]:
-    """Returns (prompt messages, rest of chosen, rest of rejected) of two conversations that start alike: the convention
-    where rows have no prompt. Raises BadRow if they do not start alike."""
+    """Separates two conversations that start alike into their common prompt and their ends: the convention where rows
+    have no prompt.
+
+    Args:
+        chosen: The messages of the better one.
+        rejected: The messages of the other.
+
+    Returns:
+        (prompt messages, rest of chosen, rest of rejected).
+
+    Raises:
+        BadRow: If they do not start alike.
+    """
     first, second = messages_of(chosen, "chosen"), messages_of(rejected, "rejected")
     most = min(len(first), len(second)) - 1
     same = next((k for k in range(most) if first[k] != second[k]), most)
@@ -168,8 +204,18 @@ def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any,
 
 
 def split_transcript(text: str, field: str = "transcript") -> tuple[str, str]:
-    """Returns (everything up to and with the last "Assistant:", what follows it) of a transcript with "Human:" and
-    "Assistant:" turns. Raises BadRow if it has no turn of the assistant."""
+    """Separates a transcript with "Human:" and "Assistant:" turns before its last answer.
+
+    Args:
+        text: The transcript.
+        field: The name of the field, for the message.
+
+    Returns:
+        (everything up to and with the last "Assistant:", what follows it).
+
+    Raises:
+        BadRow: If it has no turn of the assistant.
+    """
     head, mark, tail = text.rpartition(ASSISTANT)
     if not mark:
         raise BadRow(f"field {field!r} has no assistant turn")

@@ -38,7 +38,12 @@ def edit_masks(original: Sequence[int], revised: Sequence[int]) -> tuple[np.ndar
 
 
 def lines_of(tokens: Sequence[int], newlines: Collection[int]) -> list[tuple[int, ...]]:
-    """Returns runs of tokens, each up to and with a token of `newlines`; a last line may be without one."""
+    """Returns runs of tokens, each up to and with a token of `newlines`; a last line may be without one.
+
+    Args:
+        tokens: Token ids [T].
+        newlines: The ids whose text ends a line.
+    """
     lines: list[tuple[int, ...]] = []
     start = 0
     for end, token in enumerate(tokens, 1):

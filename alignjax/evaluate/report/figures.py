@@ -59,7 +59,13 @@ def colors(results: schema.Results) -> dict[str, str]:
 
 
 def short(results: schema.Results, player: str, size: int = 24) -> str:
-    """Return a player's or stage's label, cut to what a picture has room for."""
+    """Return a player's or stage's label, cut to what a picture has room for.
+
+    Args:
+        results: The contents of results.json.
+        player: The player or stage.
+        size: The most characters.
+    """
     text = " ".join(schema.label(results, player).split())
     return text if len(text) <= size else text[: size - 1] + "\N{HORIZONTAL ELLIPSIS}"
 

@@ -88,7 +88,15 @@ def _thinned(pairs: list[tuple[int, float]], points: int) -> dict[str, list[Any]
 
 def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray:
     """Take the local mean under a Gaussian whose width is `share` of the curve: centered, so that it does not lag
-    behind a trend. Gaps (None, NaN) stay gaps."""
+    behind a trend. Gaps (None, NaN) stay gaps.
+
+    Args:
+        values: One value per step of the curve.
+        share: Standard deviation of the Gaussian, as a share of the number of values.
+
+    Returns:
+        As many values.
+    """
     raw = np.array([np.nan if value is None else value for value in values], np.float64)
     known = np.isfinite(raw)
     width = max(share * len(raw), 1e-3)
@@ -131,7 +139,12 @@ def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
 
 
 def heading(results: schema.Results, stage: str) -> str:
-    """Write a stage's name as a title."""
+    """Write a stage's name as a title.
+
+    Args:
+        results: The contents of results.json.
+        stage: The stage.
+    """
     text = schema.label(results, stage)
     return text[:1].upper() + text[1:]
 
@@ -151,7 +164,13 @@ def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
 
 
 def draw_curves(axes: Axes, metric: str, curves: Sequence[Curve]) -> None:
-    """Draw one panel: raw values faint, smoothed ones over them, a name for each if there are several."""
+    """Draw one panel: raw values faint, smoothed ones over them, a name for each if there are several.
+
+    Args:
+        axes: Where it is drawn.
+        metric: The metric, which decides title and unit.
+        curves: (label, color, steps, values) of each curve.
+    """
     frame(axes)
     axes.set_title(axis_label(metric))
     factor = 100 if "(%)" in axis_label(metric) else 1
@@ -187,7 +206,16 @@ def _limit(axes: Axes, smooth: np.ndarray, raw: np.ndarray) -> None:
 
 
 def curve_panel(group: str, metric: str, curves: Sequence[Curve]) -> str:
-    """Draw one panel as an SVG of its own, for pages that arrange panels by the width there is."""
+    """Draw one panel as an SVG of its own, for pages that arrange panels by the width there is.
+
+    Args:
+        group: The group of stages.
+        metric: The metric.
+        curves: (label, color, steps, values) of each curve.
+
+    Returns:
+        The figure as an <svg> element.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6, 2.35), layout="constrained")
         draw_curves(figure.add_subplot(), metric, curves)
@@ -196,7 +224,16 @@ def curve_panel(group: str, metric: str, curves: Sequence[Curve]) -> str:
 
 
 def curves_figure(results: schema.Results, name: str = "learning_curves", columns: int = 3) -> str | None:
-    """Draw all learning curves in one picture, a band per group of stages; None when there are none."""
+    """Draw all learning curves in one picture, a band per group of stages.
+
+    Args:
+        results: The contents of results.json.
+        name: What the ids inside the picture begin with.
+        columns: Panels in a row.
+
+    Returns:
+        The figure as an <svg> element, or None when there are no curves.
+    """
     groups = curve_groups(results)
     if not groups:
         return None

@@ -38,7 +38,12 @@ def fenced(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Write a Markdown table whose first column is text; cells are strings or arguments of `interval_text`."""
+    """Write a Markdown table whose first column is text; cells are strings or arguments of `interval_text`.
+
+    Args:
+        columns: The titles.
+        rows: The cells of each row, one per column.
+    """
     lines = [[escaped(column) for column in columns], ["---"] + ["---:"] * (len(columns) - 1)]
     lines += [[escaped(cell) if isinstance(cell, str) else interval_text(*cell) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

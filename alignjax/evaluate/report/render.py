@@ -81,7 +81,12 @@ def _on_white(picture: str) -> str:
 
 
 def terminal_table(results: schema.Results, console: Console) -> None:
-    """Print the headline and one line per player: win rate against the baseline and the human, KL, ROUGE-L, length."""
+    """Print the headline and one line per player: win rate against the baseline and the human, KL, ROUGE-L, length.
+
+    Args:
+        results: The contents of results.json.
+        console: Where it is printed.
+    """
     columns, rows = player_rows(results)
     table = Table(header_style="bold", pad_edge=False, box=None)
     shown = [index for index, column in enumerate(columns) if column.startswith(COMPACT) and " by " not in column]

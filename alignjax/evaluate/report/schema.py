@@ -166,7 +166,12 @@ def length_biases(results: Results) -> dict[str, Any]:
 
 
 def label(results: Results, player: str) -> str:
-    """Return the name of a player in print."""
+    """Return the name of a player in print.
+
+    Args:
+        results: The contents of results.json.
+        player: The player or stage.
+    """
     return results["players"].get(player, {}).get("label") or player.replace("_", " ")
 
 
@@ -177,7 +182,13 @@ def human(results: Results) -> str | None:
 
 
 def rate(results: Results, a: str, b: str | None) -> Any:
-    """Return the interval of P(a beats b), or None where that was not judged."""
+    """Return the interval of P(a beats b), or None where that was not judged.
+
+    Args:
+        results: The contents of results.json.
+        a: A player.
+        b: Another, or None for one that the tournament lacks.
+    """
     return results["win_rates"].get(a, {}).get(b)
 
 
@@ -196,7 +207,12 @@ def plain(value: Any) -> Any:
 
 
 def save(results: Results, path: Path) -> None:
-    """Write results.json, whole or not at all."""
+    """Write results.json, whole or not at all.
+
+    Args:
+        results: The contents of results.json.
+        path: The file, which is replaced if it exists.
+    """
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)

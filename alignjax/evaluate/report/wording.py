@@ -10,13 +10,28 @@ DASH, MINUS = "\u2013", "\u2212"  # en dash, typographic minus
 
 
 def number(value: float, digits: int = 1, factor: float = 1) -> str:
-    """Write a number with a typographic minus; -0 is 0."""
+    """Write a number with a typographic minus; -0 is 0.
+
+    Args:
+        value: The number.
+        digits: Digits after the point.
+        factor: Multiplies it first (100 for percent).
+    """
     text = f"{value * factor:,.{digits}f}"
     return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", MINUS)
 
 
 def interval_parts(rate: Any, digits: int = 1, factor: float = 1) -> tuple[str, str]:
-    """Write an interval as ("63.2", "60.1 - 66.4"), a missing one as a dash."""
+    """Write an interval as ("63.2", "60.1 - 66.4"), a missing one as a dash.
+
+    Args:
+        rate: {"mean", "low", "high"}, or None.
+        digits: Digits after the point.
+        factor: Multiplies the numbers first (100 for percent).
+
+    Returns:
+        (mean, span); the span of a missing interval is "".
+    """
     if rate is None:
         return DASH, ""
     low, high = (number(rate[end], digits, factor) for end in ("low", "high"))
@@ -24,7 +39,13 @@ def interval_parts(rate: Any, digits: int = 1, factor: float = 1) -> tuple[str, 
 
 
 def interval_text(rate: Any, digits: int = 1, factor: float = 1) -> str:
-    """Write an interval on one line: "63.2 (60.1 - 66.4)"."""
+    """Write an interval on one line: "63.2 (60.1 - 66.4)".
+
+    Args:
+        rate: {"mean", "low", "high"}, or None.
+        digits: Digits after the point.
+        factor: Multiplies the numbers first (100 for percent).
+    """
     mean, span = interval_parts(rate, digits, factor)
     return f"{mean} ({span})" if span else mean
 
@@ -63,7 +84,12 @@ def capital(text: str) -> str:
 
 
 def judge_name(results: schema.Results, name: str) -> str:
-    """Name a judge for a sentence: "the held-out judge"."""
+    """Name a judge for a sentence: "the held-out judge".
+
+    Args:
+        results: The contents of results.json.
+        name: The judge's name there.
+    """
     text = results["judges"].get(name, {}).get("label") or name.replace("_", "-")
     text = text if "judge" in text.lower() else f"{text} judge"
     return text if text.lower().startswith("the ") else f"the {text}"
