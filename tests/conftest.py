@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Makes `pytest -m smoke` open only files with that mark: others import packages that the smoke tier lacks."""
+    test_file = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    skips = config.option.markexpr == "smoke" and test_file and "mark.smoke" not in collection_path.read_text()
+    return True if skips else None
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """The test runs in float64."""
