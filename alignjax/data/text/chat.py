@@ -155,7 +155,7 @@ def text_or_messages(value: Any, field: str, template: str) -> str:
     Args:
         value: Text or messages.
         field: The name of the field, for the message.
-        template: The chat template as text; "" for none, if the prompt is text.
+        template: The chat template, see `load_template`.
 
     Raises:
         BadRow: If it is neither.
