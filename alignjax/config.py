@@ -27,7 +27,15 @@ class DataError(ValueError):
 
 
 def nearest(word: str, options: typing.Iterable[str]) -> str:
-    """Returns ' Did you mean X?' or the list of what exists: the tail of every error about a name."""
+    """Returns ' Did you mean X?' or the list of what exists: the tail of every error about a name.
+
+    Args:
+        word: What was asked for.
+        options: What exists.
+
+    Returns:
+        The sentence, with a space in front.
+    """
     options = list(options)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(options)) or 'none'}."

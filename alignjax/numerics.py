@@ -20,6 +20,13 @@ def linear(x: Array, weight: Array) -> Array:
 
     The derivative by the weight is written as x^T g over flattened rows. The one jax derives is g^T x, transposed
     afterwards, for which XLA on CPU copies g column by column out of whatever made it: 2.5 times the whole step.
+
+    Args:
+        x: [..,D].
+        weight: [D,F].
+
+    Returns:
+        The product [..,F].
     """
     return x @ weight
 
@@ -48,7 +55,15 @@ linear.defvjp(_linear_forward, _linear_backward, symbolic_zeros=True)
 
 def fold_name(key: Array, name: str) -> Array:
     """Makes a key for a named purpose. Names, not positions, so that adding a stage leaves every other stage's stream
-    alone."""
+    alone.
+
+    Args:
+        key: A PRNG key.
+        name: The purpose.
+
+    Returns:
+        The new key.
+    """
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -73,13 +88,30 @@ def row_keys(key: Array, example_id: Array, completions: int, first: int = 0) ->
 
 
 def row_uniforms(key: Array, example_id: Array, count: int) -> Array:
-    """Draws `count` uniform numbers in [0, 1) for every prompt [B,count], a function of the example only."""
+    """Draws `count` uniform numbers in [0, 1) for every prompt [B,count], a function of the example only.
+
+    Args:
+        key: A PRNG key.
+        example_id: [B].
+        count: How many numbers each.
+
+    Returns:
+        Numbers [B,count].
+    """
     return jax.vmap(jax.vmap(jax.random.uniform))(row_keys(key, example_id, count))
 
 
 def take_token(values: Array, token: Array) -> Array:
     """Takes values [..,V] at token [..]: the one place that gathers by token id, which is where a sharded vocabulary
-    matters."""
+    matters.
+
+    Args:
+        values: [..,V].
+        token: [..].
+
+    Returns:
+        Values [..].
+    """
     return jnp.take_along_axis(values, token[..., None], axis=-1)[..., 0]
 
 
@@ -95,12 +127,29 @@ def token_logps(logits: Array, token: Array) -> Array:
 
 
 def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """Sums mask * values over an axis, the last by default; what is masked out may be inf or NaN."""
+    """Sums mask * values over an axis, the last by default; what is masked out may be inf or NaN.
+
+    Args:
+        values: Any shape.
+        mask: A shape that broadcasts; 0 leaves out.
+        axis: What is summed over.
+
+    Returns:
+        The sums.
+    """
     return jnp.sum(jnp.where(mask != 0, values, 0) * mask, axis=axis)
 
 
 def last_valid(values: Array, valid: Array) -> Array:
-    """Takes values [..,T] at the last position where valid [..,T]; position 0 if there is none."""
+    """Takes values [..,T] at the last position where valid [..,T]; position 0 if there is none.
+
+    Args:
+        values: [..,T].
+        valid: [..,T] bool.
+
+    Returns:
+        Values [..].
+    """
     length = valid.shape[-1]
     index = length - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
     index = jnp.where(jnp.any(valid, axis=-1), index, 0)
@@ -108,7 +157,15 @@ def last_valid(values: Array, valid: Array) -> Array:
 
 
 def first_valid(values: Array, valid: Array) -> Array:
-    """Takes values [..,T] at the first position where valid [..,T]; position 0 if there is none."""
+    """Takes values [..,T] at the first position where valid [..,T]; position 0 if there is none.
+
+    Args:
+        values: [..,T].
+        valid: [..,T] bool.
+
+    Returns:
+        Values [..].
+    """
     return jnp.take_along_axis(values, jnp.argmax(valid, axis=-1)[..., None], axis=-1)[..., 0]
 
 

@@ -96,7 +96,16 @@ def _apart(context: Context, batch: Batch, role: str, pairs: Pairs) -> Array:
 
 
 def preference_matrix(probability: Array, pairs: Pairs, n: int) -> Array:
-    """Lays out P(i beats j) of each pair [B,K] as a matrix [B,N,N] with p[i,j] + p[j,i] = 1 and 1/2 on the diagonal."""
+    """Lays out P(i beats j) of each pair [B,K] as a matrix [B,N,N] with p[i,j] + p[j,i] = 1 and 1/2 on the diagonal.
+
+    Args:
+        probability: [B,K].
+        pairs: K pairs of completion numbers.
+        n: N.
+
+    Returns:
+        The matrix [B,N,N]; 1/2 where no pair is listed.
+    """
     matrix = jnp.full((probability.shape[0], n, n), 0.5, probability.dtype)
     i, j = jnp.array([p[0] for p in pairs]), jnp.array([p[1] for p in pairs])
     return matrix.at[:, i, j].set(probability).at[:, j, i].set(1 - probability)

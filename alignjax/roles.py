@@ -232,13 +232,30 @@ def pool(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every
 
 
 def chosen(state: Any, params_of: Callable[[str], Any]) -> Any:
-    """Builds the parameters of a `pool_of` role: those in the slot that was drawn."""
+    """Builds the parameters of a `pool_of` role: those in the slot that was drawn.
+
+    Args:
+        state: {"ring": params with a leading axis of slots, "slot": the number drawn}.
+        params_of: Not used.
+
+    Returns:
+        The params.
+    """
     return jax.tree.map(lambda leaf: leaf[state["slot"]], state["ring"])
 
 
 def combined(state: Any, params_of: Callable[[str], Any], *, of: tuple[str, ...]) -> Any:
     """Builds the parameters of a role without weights of its own: sum_k state["weights"][k] times those of role
-    of[k]."""
+    of[k].
+
+    Args:
+        state: {"weights": [K]}.
+        params_of: Gives the params of a role.
+        of: The names of K roles.
+
+    Returns:
+        The sum of params.
+    """
     weights, trees = state["weights"], [params_of(name) for name in of]
     return jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *trees)
 
@@ -280,6 +297,15 @@ def _field(batch: Batch, name: str) -> Any:
 def remember(state: Any, context: Context, batch: Batch, key: Key) -> Any:
     """Writes the iteration's examples into a `memory`, each to the slot of its example_id modulo the number of slots:
     a newer example takes an older one's place, and a prompt always comes to the same one.
+
+    Args:
+        state: The memory.
+        context: Says the step.
+        batch: The examples.
+        key: Not used.
+
+    Returns:
+        The new memory.
 
     Raises:
         ConfigError: The batch lacks example_id, which says the slot, or a field of the memory.

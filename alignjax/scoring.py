@@ -69,6 +69,13 @@ def params_of(roles: Mapping[str, Role], state: Mapping[str, Any]) -> Callable[[
     """Returns the function from a role's name to what its model runs on: its tree in `state`, its `build` applied.
 
     The function raises ConfigError for a role that does not exist.
+
+    Args:
+        roles: By name.
+        state: Their trees, by name.
+
+    Returns:
+        The function.
     """
 
     def params(name: str) -> Params:
@@ -258,7 +265,15 @@ def one_pass(
 
 
 def request(outputs: str | tuple[str, ...], read: Read | None) -> Request:
-    """Makes the question that a call of `score` with these arguments asks."""
+    """Makes the question that a call of `score` with these arguments asks.
+
+    Args:
+        outputs: One output, or several.
+        read: What is read of them; None: the default.
+
+    Returns:
+        The question.
+    """
     return Request((outputs,) if isinstance(outputs, str) else tuple(outputs), read)
 
 

@@ -14,13 +14,28 @@ def path_keys(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def leaf_name(path: tuple[Any, ...], separator: str = "/") -> str:
-    """The name of a leaf: the keys of its path, joined ("layers/q"); a separator inside a key is written %2F."""
+    """Makes the name of a leaf: the keys of its path, joined ("layers/q"); a separator inside a key is written %2F.
+
+    Args:
+        path: The keys of the leaf, as jax gives them.
+        separator: Joins keys.
+
+    Returns:
+        The name.
+    """
     escaped = f"%{ord(separator):02X}"
     return separator.join(key.replace("%", "%25").replace(separator, escaped) for key in path_keys(path))
 
 
 def leaves_by_name(tree: Any, separator: str = "/") -> dict[str, Any]:
-    """The leaves of a tree by name, in the order of jax.tree.leaves: {"roles/policy/embed": leaf, ...}.
+    """Names the leaves of a tree, in the order of jax.tree.leaves: {"roles/policy/embed": leaf, ...}.
+
+    Args:
+        tree: Any tree.
+        separator: Joins keys.
+
+    Returns:
+        Leaves by name.
 
     Raises:
         ValueError: Two keys of one node differ, but not as strings.
@@ -33,7 +48,16 @@ def leaves_by_name(tree: Any, separator: str = "/") -> dict[str, Any]:
 
 
 def nested(named: Mapping[str, Any], separator: str = "/") -> Any:
-    """The tree of `leaves_by_name` as nested dicts; a tree of one leaf, which has no name (""), is that leaf."""
+    """Makes the tree of `leaves_by_name` again, as nested dicts; a tree of one leaf, which has no name (""), is that
+    leaf.
+
+    Args:
+        named: Leaves by name.
+        separator: What joined the keys.
+
+    Returns:
+        The tree.
+    """
     if list(named) == [""]:
         return named[""]
     tree: dict[str, Any] = {}

@@ -296,12 +296,30 @@ def with_metrics(answer: Any) -> tuple[Any, Metrics]:
 
 
 def prefixed(name: str, metrics: Metrics) -> Metrics:
-    """Metrics under the name of the stage or loss that gave them: "name/metric"."""
+    """Renames metrics to those of the stage or loss that gave them: "name/metric".
+
+    Args:
+        name: The stage or loss.
+        metrics: Its metrics.
+
+    Returns:
+        The metrics under new names.
+    """
     return {f"{name}/{metric}": mean for metric, mean in metrics.items()}
 
 
 def frozen(state: Any, context: Context, batch: Batch, key: Key) -> Any:
-    """Leaves a role as it is: the rule of a role that never moves by itself (the default)."""
+    """Leaves a role as it is: the rule of a role that never moves by itself (the default).
+
+    Args:
+        state: The role's state.
+        context: Not used.
+        batch: Not used.
+        key: Not used.
+
+    Returns:
+        The same state.
+    """
     return state
 
 

@@ -9,7 +9,18 @@ from alignjax.types import Batch, Context, Loss, Mean, Metrics
 
 
 def view_of(batch: Batch, view: str) -> Batch:
-    """Returns batch.views[view], or raises a ConfigError that names the nearest."""
+    """Returns batch.views[view].
+
+    Args:
+        batch: The batch.
+        view: The name of one of its views.
+
+    Returns:
+        The view.
+
+    Raises:
+        ConfigError: If there is none of this name; the message names the nearest.
+    """
     if view not in batch.views:
         raise ConfigError(f"the batch has no view {view!r}.{nearest(view, batch.views)}")
     return batch.views[view]
@@ -17,12 +28,33 @@ def view_of(batch: Batch, view: str) -> Batch:
 
 def on_view(context: Context, batch: Batch, *, view: str, loss: Any) -> tuple[Mean, Metrics]:
     """`loss` reads batch.views[view] instead of the batch: a second data stream, or the same completions under another
-    prompt."""
+    prompt.
+
+    Args:
+        context: Given to the loss.
+        batch: Has the view.
+        view: The name of the view.
+        loss: What reads it.
+
+    Returns:
+        What the loss returns.
+
+    Raises:
+        ConfigError: If the batch has no such view.
+    """
     return loss(context, view_of(batch, view))
 
 
 def on(view: str, loss: Loss | Fn) -> Fn:
-    """Returns a loss that reads a view of the batch: `on("pretrain", fn(sft))`."""
+    """Returns a loss that reads a view of the batch: `on("pretrain", fn(sft))`.
+
+    Args:
+        view: The name of the view.
+        loss: A loss, or an `fn` of one.
+
+    Returns:
+        The loss, an `fn` of `on_view`.
+    """
     return fn(on_view, view=view, loss=as_fn(loss))
 
 

@@ -99,7 +99,15 @@ def reward_weighted_regression(
 
 
 def smoothed_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """Reads of every token its log-prob, the mean log-prob over the vocabulary and the entropy, in nats."""
+    """Reads of every token its log-prob, the mean log-prob over the vocabulary and the entropy, in nats.
+
+    Args:
+        outputs: The logits [..,V] of one role.
+        token: [..].
+
+    Returns:
+        "logps", "uniform" and "entropy", [..] each.
+    """
     (logits,) = outputs.values()
     logps = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
     entropy = -jnp.sum(jnp.exp(logps) * logps, axis=-1)

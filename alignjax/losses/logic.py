@@ -33,29 +33,77 @@ class Core(NamedTuple):
 
 
 def implies(premise: Truth, conclusion: Truth) -> Truth:
-    """Returns the states where the premise is false or the conclusion is true."""
+    """Returns the states where the premise is false or the conclusion is true.
+
+    Args:
+        premise: Over the states of the world.
+        conclusion: Over the same states.
+
+    Returns:
+        The implication.
+    """
     return ~premise | conclusion
 
 
 def unconstrained_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
-    """Says that L implies W, in every state of the world."""
+    """Says that L implies W, in every state of the world.
+
+    Args:
+        w: The policy calls the winner good, [16].
+        l: The policy calls the loser good, [16].
+        rw: The reference calls the winner good, [16].
+        rl: The reference calls the loser good, [16].
+
+    Returns:
+        The core over the 16 states.
+    """
     return Core(implies(l, w), w | ~w, w & ~w)
 
 
 def odds_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
-    """Says that L implies W, where exactly one of them is good: the odds ratio of ORPO."""
+    """Says that L implies W, where exactly one of them is good: the odds ratio of ORPO.
+
+    Args:
+        w: The policy calls the winner good, [16].
+        l: The policy calls the loser good, [16].
+        rw: The reference calls the winner good, [16].
+        rl: The reference calls the loser good, [16].
+
+    Returns:
+        The core over the 16 states.
+    """
     return Core(implies(l, w), w ^ l, w & ~w)
 
 
 def cpo_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
     """Says that L implies W, where one of them is good; where both are, it counts for and against: lp_w - lp_l of
-    CPO."""
+    CPO.
+
+    Args:
+        w: The policy calls the winner good, [16].
+        l: The policy calls the loser good, [16].
+        rw: The reference calls the winner good, [16].
+        rl: The reference calls the loser good, [16].
+
+    Returns:
+        The core over the 16 states.
+    """
     return Core(implies(l, w), w | l, w & l)
 
 
 def dpo_core(w: Truth, l: Truth, rw: Truth, rl: Truth) -> Core:  # noqa: E741
     """Says that if the policy calls the loser good and the reference the winner, then also the other way round: DPO's
-    margin."""
+    margin.
+
+    Args:
+        w: The policy calls the winner good, [16].
+        l: The policy calls the loser good, [16].
+        rw: The reference calls the winner good, [16].
+        rl: The reference calls the loser good, [16].
+
+    Returns:
+        The core over the 16 states.
+    """
     return Core(implies(rw & l, rl & w), (w & rl) | (l & rw), w & l & rw & rl)
 
 

@@ -20,7 +20,16 @@ def edited_of(batch: Batch) -> Array:
 
 
 def span_mask(batch: Batch, *, edited: Any, rest: Any) -> Array:
-    """Returns batch.mask with the tokens that an edit touched times `edited` and the others times `rest`, [B,N,T]."""
+    """Returns batch.mask with the tokens that an edit touched times `edited` and the others times `rest`, [B,N,T].
+
+    Args:
+        batch: Completions [B,N,T] with completions["edited"] [B,N,T].
+        edited: The factor of edited tokens.
+        rest: The factor of all others.
+
+    Returns:
+        The mask [B,N,T].
+    """
     mask = mask_of(batch).astype(float)
     return mask * jnp.where(edited_of(batch), edited, rest).astype(mask.dtype)
 

@@ -18,6 +18,14 @@ def weighted_rewards(batch: Batch, loss: str, absent: float) -> tuple[Array, Arr
     """Returns (reward, weight) [B,N]: the weight is completions["weight"] where a stage filled it, else 1, and 0 for a
     completion that is all padding, whose reward is `absent`.
 
+    Args:
+        batch: Completions [B,N,T] with a reward [B,N].
+        loss: The name of the loss, for messages.
+        absent: The reward of what does not count.
+
+    Returns:
+        (reward, weight), [B,N] each.
+
     Raises:
         ConfigError: If the batch has no reward; it names the `loss` that asks.
     """

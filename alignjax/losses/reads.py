@@ -21,7 +21,15 @@ def _log_softmax(logits: Array) -> Array:
 
 def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     """Reads {"forward_kl": sum_v r_v (log r_v - log p_v)} in nats, of the roles asked for as (p, r): the divergence to
-    the first from the second."""
+    the first from the second.
+
+    Args:
+        outputs: Logits [..,V] of two roles, p first.
+        token: Not used.
+
+    Returns:
+        The divergence [..].
+    """
     policy, reference = (_log_softmax(logits) for logits in outputs.values())
     probability = jnp.exp(reference)
     # The inner where: a token that the reference rules out may have a log-prob of -inf under both.
@@ -30,14 +38,30 @@ def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
 
 
 def collision(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """Reads {"collision": log sum_v p_v^2} in nats: the log-prob that two draws agree, -log V if p is uniform."""
+    """Reads {"collision": log sum_v p_v^2} in nats: the log-prob that two draws agree, -log V if p is uniform.
+
+    Args:
+        outputs: The logits [..,V] of one role.
+        token: Not used.
+
+    Returns:
+        The log-prob [..].
+    """
     (logits,) = outputs.values()
     return {"collision": jax.nn.logsumexp(2 * _log_softmax(logits), axis=-1)}
 
 
 def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     """Reads {"complement": log(1 - p_token)} in nats, from the logits of all other tokens: exact, with a bounded
-    gradient, however close p_token is to 1."""
+    gradient, however close p_token is to 1.
+
+    Args:
+        outputs: The logits [..,V] of one role.
+        token: [..].
+
+    Returns:
+        The log-prob [..] of any other token.
+    """
     (logits,) = outputs.values()
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     others = jnp.where(jnp.arange(logits.shape[-1]) == token[..., None], MASKED, logits)
@@ -45,5 +69,13 @@ def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
 
 
 def raw_states(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """Reads what was asked for, as it is: for "role@site", the states [B,N,T,..] of that site."""
+    """Reads what was asked for, as it is: for "role@site", the states [B,N,T,..] of that site.
+
+    Args:
+        outputs: What the scorer computed.
+        token: Not used.
+
+    Returns:
+        A dict of the same.
+    """
     return dict(outputs)

@@ -212,7 +212,15 @@ def sparse_masks(
 
 def token_masks(params: Mapping[str, Array], states: Array) -> Array:
     """Returns non-negative masks [B,N,T] of states [B,N,T,L,D]: LayerNorm, then a ReLU unit per layer, then one over
-    layers."""
+    layers.
+
+    Args:
+        params: Of one mask, see `sparse_masks`.
+        states: [B,N,T,L,D].
+
+    Returns:
+        The mask [B,N,T], in float32 at least.
+    """
     states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
     centered = states - jnp.mean(states, axis=-1, keepdims=True)
     scaled = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + 1e-5)

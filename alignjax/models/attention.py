@@ -76,7 +76,15 @@ def rotate(x: Array, positions: Array, frequency: Array) -> Array:
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:
-    """Caps softly: cap * tanh(x / cap), in float32 at least. x stays where it is small; all of it if cap is None."""
+    """Caps softly: cap * tanh(x / cap), in float32 at least. x stays where it is small; all of it if cap is None.
+
+    Args:
+        x: Any shape.
+        cap: The bound; None: no bound.
+
+    Returns:
+        The capped numbers, in the shape of x.
+    """
     if cap is None:
         return x
     return cap * jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)) / cap)

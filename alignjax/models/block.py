@@ -27,7 +27,15 @@ def _weight(
 
 
 def unit_scale(config: TransformerConfig, shape: tuple[int, ...]) -> Array:
-    """The scale with which a norm changes nothing: ones, or zeros for norms that multiply by 1 + their scale."""
+    """Makes the scale with which a norm changes nothing: ones, or zeros for norms that multiply by 1 + their scale.
+
+    Args:
+        config: Says which kind of norm, and the dtype.
+        shape: Of the scale.
+
+    Returns:
+        The scale.
+    """
     return (jnp.zeros if config.centred_norms else jnp.ones)(shape, jnp.dtype(config.param_dtype))
 
 

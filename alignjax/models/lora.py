@@ -64,7 +64,16 @@ def init(key: Key, params: Params, *, rank: int = 8, targets: str = MATRICES, wh
 
 
 def scale_of(alpha: Any, rank: int, rank_stabilised: bool) -> Any:
-    """The factor of a @ b: alpha / R, or alpha / sqrt(R) for rank-stabilized LoRA (arXiv:2312.03732)."""
+    """Returns the factor of a @ b: alpha / R, or alpha / sqrt(R) for rank-stabilized LoRA (arXiv:2312.03732).
+
+    Args:
+        alpha: The numerator, a number or an array.
+        rank: R.
+        rank_stabilised: Divides by sqrt(R) instead of R.
+
+    Returns:
+        The factor.
+    """
     return alpha / (rank**0.5 if rank_stabilised else rank)
 
 
@@ -118,7 +127,16 @@ def build(
 
 
 def of_base(tree: Any, params_of: Callable[[str], Params], *, base: str) -> Params:
-    """Builds a role that is the role `base` itself, without adapters and without a copy of the weights: a reference."""
+    """Builds a role that is the role `base` itself, without adapters and without a copy of the weights: a reference.
+
+    Args:
+        tree: Not used.
+        params_of: Gives the params of a role.
+        base: The name of the role.
+
+    Returns:
+        The params of `base`, adapters left out.
+    """
     return params_of(base)
 
 

@@ -98,6 +98,10 @@ def packing_for(
 def check(packing: Packing, batch: Batch) -> None:
     """Checks that a batch splits into blocks of prompts.
 
+    Args:
+        packing: How many prompts share a block.
+        batch: Completions [B,N,T].
+
     Raises:
         ConfigError: The batch has no multiple of `packing.prompts` prompts.
     """
@@ -110,7 +114,15 @@ def check(packing: Packing, batch: Batch) -> None:
 
 
 def pays(packing: Packing, batch: Batch) -> bool:
-    """Tells whether packed rows are shorter than padded ones: not for the small shapes of bucketed batches."""
+    """Tells whether packed rows are shorter than padded ones: not for the small shapes of bucketed batches.
+
+    Args:
+        packing: Rows and length of a block.
+        batch: Prompts [B,P] and completions [B,N,T].
+
+    Returns:
+        True if a block has fewer slots than its padded prompts.
+    """
     _, n, t = batch.need("tokens", of="packing").shape
     slots = batch.need("prompt", of="packing").shape[1] + n * t
     return packing.rows * packing.length < packing.prompts * slots
@@ -158,7 +170,16 @@ def pack(packing: Packing, prompt_valid: Array, valid: Array) -> Packed:
 
 
 def into_rows(packed: Packed, prompts: Array, completions: Array) -> Array:
-    """Packs numbers of slots, of prompts [B,P] and of completions [B,N,T], into rows [R,1,L]."""
+    """Packs numbers of slots, of prompts [B,P] and of completions [B,N,T], into rows [R,1,L].
+
+    Args:
+        packed: Says which slot comes from where.
+        prompts: Numbers [B,P].
+        completions: Numbers [B,N,T].
+
+    Returns:
+        The packed numbers [R,1,L].
+    """
     blocks = packed.source.shape[0]
     padded = jnp.concatenate([prompts, completions.reshape(completions.shape[0], -1)], axis=1).reshape(blocks, -1)
     return jnp.take_along_axis(padded, packed.source, axis=1).reshape(packed.filled.shape)[:, None]

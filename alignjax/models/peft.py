@@ -162,6 +162,15 @@ def start(key: Key, params: Params, *, folder: str, config: TransformerConfig) -
     """Starts from adapters that `peft` has saved: `with_lora(.., start=fn(peft.start, folder=.., config=..))`, with the
     alpha and rank_stabilised of `load`.
 
+    Args:
+        key: Not used.
+        params: Not used.
+        folder: What `peft` has saved.
+        config: Of the model that is adapted.
+
+    Returns:
+        The adapters.
+
     Raises:
         ConfigError: See `load`.
     """

@@ -172,7 +172,16 @@ def _mesh_of(leaf: Any) -> Any:
 
 
 def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:
-    """Returns shardings along the leading axis, by default over replica and fsdp; none where that does not divide."""
+    """Returns shardings along the leading axis, by default over replica and fsdp; none where that does not divide.
+
+    Args:
+        batch: A tree of arrays or shapes.
+        mesh: The mesh.
+        table: Logical axes to mesh axes.
+
+    Returns:
+        A tree of shardings like the batch.
+    """
 
     def sharding(leaf: Any) -> NamedSharding:
         axes = ("batch", *[None] * (leaf.ndim - 1)) if leaf.ndim else ()
@@ -250,8 +259,19 @@ def _axes_of(path: tuple[str, ...], known: Mapping[tuple[str, ...], Any]) -> Any
 
 
 def state_shardings(algorithm: Any, state: Any, mesh: Mesh) -> Any:
-    """Shardings for an abstract TrainState: weights, and adapters and quantized values in their place, by the weights'
-    logical axes; optimizer moments, and pools of past weights, like what they belong to; the rest whole."""
+    """Makes shardings for an abstract TrainState: weights, and adapters and quantized values in their place, by the
+    weights' logical axes; optimizer moments, and pools of past weights, like what they belong to; the rest whole.
+
+    Args:
+        algorithm: Its models know the logical axes.
+        state: The shapes of a TrainState.
+        mesh: The mesh.
+
+    Returns:
+        A tree of shardings like the state.
+    """
+    # Moments, pools and adapters repeat the paths of the weights at the end of theirs, so a leaf is known by the end of
+    # its path and needs no table of its own; axes in front of a weight's, as a pool's slots, are not split.
     whole = NamedSharding(mesh, PartitionSpec())
 
     def role(name: str, tree: Any) -> Any:

@@ -31,7 +31,16 @@ class History(NamedTuple):
 
 
 def own(logits: Mapping[str, Array], history: History, *, stream: str = "policy") -> Array:
-    """Samples from one stream, by default the policy itself."""
+    """Samples from one stream, by default the policy itself.
+
+    Args:
+        logits: Logits [..,V] by stream.
+        history: Not used.
+        stream: Which stream is sampled.
+
+    Returns:
+        Its logits [..,V].
+    """
     return logits[stream]
 
 

@@ -51,7 +51,17 @@ class _Request(NamedTuple):
 
 
 def engine_shapes(batch: Batch, *, n: int, max_tokens: int, logprobs: bool = True) -> Batch:
-    """Returns the batch with what `ask_engine` fills, as zeros: the `like` of its host stage."""
+    """Returns the batch with what `ask_engine` fills, as zeros: the `like` of its host stage.
+
+    Args:
+        batch: Prompts [B,P].
+        n: Completions per prompt.
+        max_tokens: T, the longest completion.
+        logprobs: Adds logps["engine"].
+
+    Returns:
+        The batch with zeros [B,n,T].
+    """
     shape = (batch.need("prompt", of="ask_engine").shape[0], n, max_tokens)
     logps = {"engine": jnp.zeros(shape, jnp.float32)} if logprobs else {}
     zeros = {"tokens": jnp.zeros(shape, jnp.int32), "valid": jnp.zeros(shape, bool), "mask": jnp.zeros(shape)}

@@ -12,19 +12,43 @@ from alignjax.types import Array
 
 
 def temper(logits: Array, temperature: float | Array) -> Array:
-    """Divides logits by the temperature. Temperature 0 means greedy: the maximum keeps all the probability."""
+    """Divides logits by the temperature. Temperature 0 means greedy: the maximum keeps all the probability.
+
+    Args:
+        logits: [..,V].
+        temperature: A number, or an array that broadcasts.
+
+    Returns:
+        Logits [..,V].
+    """
     return logits / jnp.maximum(temperature, 1e-6)
 
 
 def top_k(logits: Array, k: int) -> Array:
-    """Keeps the k most likely tokens, ties at the threshold included."""
+    """Keeps the k most likely tokens, ties at the threshold included.
+
+    Args:
+        logits: [..,V].
+        k: How many; V if it is larger.
+
+    Returns:
+        Logits [..,V], the others masked.
+    """
     threshold = jax.lax.top_k(logits, min(k, logits.shape[-1]))[0][..., -1:]
     return jnp.where(logits >= threshold, logits, MASKED)
 
 
 def top_p(logits: Array, p: float | Array) -> Array:
     """Keeps the smallest set of most likely tokens whose probability reaches p (nucleus sampling, arXiv:1904.09751);
-    the likeliest always stays."""
+    the likeliest always stays.
+
+    Args:
+        logits: [..,V].
+        p: A probability, or an array that broadcasts.
+
+    Returns:
+        Logits [..,V], the others masked.
+    """
     ordered = -jnp.sort(-logits, axis=-1)
     probability = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
@@ -34,7 +58,15 @@ def top_p(logits: Array, p: float | Array) -> Array:
 
 
 def min_p(logits: Array, p: float | Array) -> Array:
-    """Keeps tokens at least p times as likely as the likeliest (arXiv:2407.01082)."""
+    """Keeps tokens at least p times as likely as the likeliest (arXiv:2407.01082).
+
+    Args:
+        logits: [..,V].
+        p: A share, or an array that broadcasts.
+
+    Returns:
+        Logits [..,V], the others masked.
+    """
     top = jnp.max(logits, axis=-1, keepdims=True)
     return jnp.where(logits >= top + jnp.log(p), logits, MASKED)
 

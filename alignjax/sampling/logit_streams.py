@@ -161,7 +161,15 @@ def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
 
 
 def prefill(backbone: Backbone, batch: Batch) -> tuple[Array, Cache]:
-    """Returns the state after each prompt [B,D], and the cache that all its completions share."""
+    """Returns the state after each prompt [B,D], and the cache that all its completions share.
+
+    Args:
+        backbone: What reads the prompts.
+        batch: Prompts [B,P] with prompt_valid.
+
+    Returns:
+        (state [B,D], cache).
+    """
     prompt, valid = batch.need("prompt", of="generate"), batch.need("prompt_valid", of="generate")
     states, cache = backbone.extend(None, prompt[:, None], valid[:, None])
     index = prompt.shape[1] - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
@@ -169,7 +177,15 @@ def prefill(backbone: Backbone, batch: Batch) -> tuple[Array, Cache]:
 
 
 def precision(plan: Plan, hidden: Mapping[Any, Array]) -> Any:
-    """Returns the dtype in which log-probs are kept: float32, or float64 where a stream's logits are."""
+    """Returns the dtype in which log-probs are kept: float32, or float64 where a stream's logits are.
+
+    Args:
+        plan: The streams and their backbones.
+        hidden: Hidden states or their shapes, by (role, view).
+
+    Returns:
+        The dtype.
+    """
     logits = []
     for stream in plan.streams:
         backbone = plan.backbones[stream.role, stream.view]
@@ -204,6 +220,14 @@ def draw_tokens(
 
 
 def ends(plan: Plan, token: Array) -> Array:
-    """Marks the tokens after which nothing follows."""
+    """Marks the tokens after which nothing follows.
+
+    Args:
+        plan: Has the stop tokens.
+        token: Any shape.
+
+    Returns:
+        Bools in the shape of `token`.
+    """
     stop = plan.sampling.stop
     return jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros(token.shape, bool)

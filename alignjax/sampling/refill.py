@@ -106,7 +106,19 @@ def hand_out(
     """Lets slot `slot` begin completion `number`, whose prompt is `prompt`.
 
     Keys and values of the slot's last completion stay where they are: nothing that is not valid is seen.
+
+    Args:
+        slots: All slots.
+        slot: The number of the free one.
+        number: The number of the completion.
+        prompt: The row of its prompt.
+        prompts: State [B,D] and cache of all prompts, by backbone.
+
+    Returns:
+        The slots.
     """
+    # The loop around this needs fixed shapes, so one row of every buffer is overwritten at a traced index; of the old
+    # completion only `valid` is cleared, since keys and values would be much more to write.
 
     def put(buffer: Array, value: Any) -> Array:
         return jax.lax.dynamic_update_index_in_dim(buffer, jnp.asarray(value, buffer.dtype), slot, axis=0)

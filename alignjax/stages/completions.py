@@ -130,19 +130,49 @@ def _appended(batch: Batch, new: Sampled) -> Batch:
 
 
 def logprobs(context: Context, batch: Batch, key: Key, *, role: str = "reference") -> Batch:
-    """Fills logps[role] [B,N,T]: the role's log-probs of the completions in nats, temperature 1, untruncated."""
+    """Fills logps[role] [B,N,T]: the role's log-probs of the completions in nats, temperature 1, untruncated.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T].
+        key: Not used.
+        role: Who scores.
+
+    Returns:
+        The batch.
+    """
     (logps,) = context.score(role, batch).values()
     return batch.with_logps(**{role: logps})
 
 
 def values(context: Context, batch: Batch, key: Key, *, output: str = "critic:value") -> Batch:
-    """Fills completions["values"] [B,N,T]: a value head's number before each token."""
+    """Fills completions["values"] [B,N,T]: a value head's number before each token.
+
+    Args:
+        context: Scores the head.
+        batch: Completions [B,N,T].
+        key: Not used.
+        output: "role:head".
+
+    Returns:
+        The batch.
+    """
     (numbers,) = context.score(output, batch).values()
     return batch.replace(completions={**batch.completions, "values": numbers})
 
 
 def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") -> tuple[Batch, Metrics]:
-    """Fills reward [B,N]: the role's reward head after the last token of each completion. Metric: `reward`."""
+    """Fills reward [B,N]: the role's reward head after the last token of each completion. Metric: `reward`.
+
+    Args:
+        context: Scores the head.
+        batch: Completions [B,N,T].
+        key: Not used.
+        role: A role with a reward head.
+
+    Returns:
+        The batch, and the metric.
+    """
     (numbers,) = context.score(f"{role}:reward", batch).values()
     score = last_valid(numbers, batch.need("valid", of="reward"))
     return batch.replace(reward=score), {"reward": Mean.of(score)}

@@ -38,6 +38,16 @@ def chain(context: Context, batch: Batch, key: Key, *, stages: tuple[Fn, ...]) -
 def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) -> tuple[Batch, Metrics]:
     """Runs `stage` on batch.views[view], puts the result back under that name and passes its metrics on.
 
+    Args:
+        context: Given to the stage.
+        batch: Has the view.
+        key: Given to the stage.
+        view: The name of the view.
+        stage: What runs on it.
+
+    Returns:
+        The batch, and the stage's metrics.
+
     Raises:
         ConfigError: If the batch has no such view.
     """
@@ -48,12 +58,30 @@ def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) 
 
 
 def in_view(view: str, stage: Stage | Fn) -> Fn:
-    """Returns a stage that works on a view of the batch: `in_view("explore", fn(generate, ...))`."""
+    """Returns a stage that works on a view of the batch: `in_view("explore", fn(generate, ...))`.
+
+    Args:
+        view: The name of the view.
+        stage: A stage, or an `fn` of one.
+
+    Returns:
+        The stage, an `fn` of `on_view`.
+    """
     return fn(on_view, view=view, stage=as_fn(stage))
 
 
 def into_view(context: Context, batch: Batch, key: Key, *, view: str, completions: tuple[int, ...]) -> Batch:
     """Puts the prompts with only these completions into a view, for a loss on some of them.
+
+    Args:
+        context: Not used.
+        batch: Completions [B,N,T].
+        key: Not used.
+        view: The name of the new view.
+        completions: The numbers of the K completions.
+
+    Returns:
+        The batch; its view has completions [B,K,T].
 
     Raises:
         ConfigError: If one of the completions does not exist.

@@ -92,7 +92,17 @@ def _bins(batch: Batch, edges: tuple[float, ...], goals: Goals, stage: str) -> A
 
 
 def condition_on(context: Context, batch: Batch, key: Key, *, goal: tuple[int, ...]) -> Batch:
-    """Puts one goal in front of all prompts: what a policy trained on goals is asked for when it samples."""
+    """Puts one goal in front of all prompts: what a policy trained on goals is asked for when it samples.
+
+    Args:
+        context: Not used.
+        batch: Prompts [B,P].
+        key: Not used.
+        goal: The token ids of the goal.
+
+    Returns:
+        The batch with longer prompts.
+    """
     rows = _plain(batch)[0].shape[0]
     tokens, valid = _table([goal])
     return _with_goal(batch, (jnp.repeat(tokens, rows, axis=0), jnp.repeat(valid, rows, axis=0)))

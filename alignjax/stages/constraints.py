@@ -47,25 +47,60 @@ def constraint_rate(
 
 
 def length_within(samples: Batch, *, least: int = 0, most: int) -> Array:
-    """Verifies that a completion has between `least` and `most` tokens, an end-of-text token included: bool [B,N]."""
+    """Verifies that a completion has between `least` and `most` tokens, an end-of-text token included: bool [B,N].
+
+    Args:
+        samples: Completions [B,N,T].
+        least: In tokens.
+        most: In tokens.
+
+    Returns:
+        True where it holds.
+    """
     length = jnp.sum(samples.need("valid", of="length_within"), axis=-1)
     return (length >= least) & (length <= most)
 
 
 def required_token(samples: Batch, *, token: int | str, times: int = 1) -> Array:
     """Verifies that `token` occurs at least `times` times: bool [B,N]. A name stands for batch.prompts[name] [B], a
-    token for each prompt."""
+    token for each prompt.
+
+    Args:
+        samples: Completions [B,N,T].
+        token: A token id, or a name.
+        times: How often at least.
+
+    Returns:
+        True where it holds.
+    """
     return jnp.sum(_is(samples, token), axis=-1) >= times
 
 
 def forbidden_token(samples: Batch, *, token: int | str) -> Array:
-    """Verifies that `token` does not occur: bool [B,N]. A name stands for batch.prompts[name] [B]."""
+    """Verifies that `token` does not occur: bool [B,N]. A name stands for batch.prompts[name] [B].
+
+    Args:
+        samples: Completions [B,N,T].
+        token: A token id, or a name.
+
+    Returns:
+        True where it holds.
+    """
     return ~jnp.any(_is(samples, token), axis=-1)
 
 
 def in_order(samples: Batch, *, first: int | str, then: int | str) -> Array:
     """Verifies that both tokens occur and the first `first` stands before the first `then`: bool [B,N]. Names stand for
-    fields of batch.prompts [B]."""
+    fields of batch.prompts [B].
+
+    Args:
+        samples: Completions [B,N,T].
+        first: A token id, or a name.
+        then: A token id, or a name.
+
+    Returns:
+        True where it holds.
+    """
     early, late = _is(samples, first), _is(samples, then)
     both = jnp.any(early, axis=-1) & jnp.any(late, axis=-1)
     return both & (jnp.argmax(early, axis=-1) < jnp.argmax(late, axis=-1))

@@ -24,7 +24,15 @@ def probability(logit: Array) -> Array:
 
 
 def bradley_terry(reward: Array, scale: float = 1.0) -> Array:
-    """Returns the preference [B,N,N] S(scale (r_i - r_j)) of rewards [B,N]."""
+    """Returns the preference [B,N,N] S(scale (r_i - r_j)) of rewards [B,N].
+
+    Args:
+        reward: [B,N].
+        scale: Multiplies differences of rewards.
+
+    Returns:
+        The preference [B,N,N].
+    """
     n = reward.shape[1]
     i, j = _sides(n)
     return preference_matrix(probability(scale * (reward[:, i] - reward[:, j])), all_pairs(n), n)
@@ -74,7 +82,17 @@ def preference_model(
 
 
 def reward_difference(context: Context, batch: Batch, key: Key, *, role: str = "reward") -> Array:
-    """The Bradley-Terry judge S(r_i - r_j), r the role's reward head after the last token (arXiv:2203.02155 eq. 1)."""
+    """Judges by Bradley-Terry, S(r_i - r_j), r the role's reward head after the last token (arXiv:2203.02155 eq. 1).
+
+    Args:
+        context: Scores the reward head.
+        batch: Completions [B,N,T].
+        key: Not used.
+        role: A role with a reward head.
+
+    Returns:
+        The preference [B,N,N].
+    """
     (values,) = context.score(f"{role}:reward", batch).values()
     return bradley_terry(last_valid(values, batch.need("valid", of="reward_difference")))
 
@@ -132,14 +150,35 @@ def annotator(
 
 
 def bernoulli(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Array, Metrics]:
-    """Draws each label: 1 with the judge's probability, else 0. One draw per pair, so p[i,j] + p[j,i] = 1 still."""
+    """Draws each label: 1 with the judge's probability, else 0. One draw per pair, so p[i,j] + p[j,i] = 1 still.
+
+    Args:
+        context: Given to the judge.
+        batch: Completions [B,N,T].
+        key: Random key of the draws and of the judge.
+        judge: Says the probabilities.
+
+    Returns:
+        The preference [B,N,N] of zeros and ones, and the judge's metrics.
+    """
     p, draw, metrics = _judged(context, batch, key, judge)
     n = batch.need("tokens", of="bernoulli").shape[1]
     return preference_matrix((_pair_uniforms(batch, draw, n) < p).astype(p.dtype), all_pairs(n), n), metrics
 
 
 def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: float) -> tuple[Array, Metrics]:
-    """A judge that is wrong with probability epsilon: the label p of a pair becomes 1 - p."""
+    """Judges wrongly with probability epsilon: the label p of a pair becomes 1 - p.
+
+    Args:
+        context: Given to the judge.
+        batch: Completions [B,N,T].
+        key: Random key of the draws and of the judge.
+        judge: Says the labels.
+        epsilon: The probability of an error.
+
+    Returns:
+        The preference [B,N,N], and the judge's metrics.
+    """
     p, draw, metrics = _judged(context, batch, key, judge)
     n = batch.need("tokens", of="flipped").shape[1]
     return preference_matrix(jnp.where(_pair_uniforms(batch, draw, n) < epsilon, 1 - p, p), all_pairs(n), n), metrics
@@ -154,7 +193,17 @@ def _judged(context: Context, batch: Batch, key: Key, judge: Fn) -> tuple[Array,
 
 def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batch, Metrics]:
     """Fills preference [B,N,N] by asking a judge about every pair of completions. Metrics: the judge's, and
-    `judge_confidence`, the mean probability of the side that it thinks more likely."""
+    `judge_confidence`, the mean probability of the side that it thinks more likely.
+
+    Args:
+        context: Given to the judge.
+        batch: Completions [B,N,T].
+        key: Given to the judge.
+        judge: Says the preference [B,N,N], with metrics or without.
+
+    Returns:
+        The batch, and the metrics.
+    """
     preference, metrics = with_metrics(judge(context, batch, key))
     confidence = Mean.of(jnp.abs(_per_pair(preference) - 0.5) + 0.5)
     return batch.replace(preference=preference), {**metrics, "judge_confidence": confidence}
@@ -194,6 +243,16 @@ def overlap(context: Context, batch: Batch, key: Key, *, vocab: int, field: str 
 
     Two empty texts score 0. Only valid tokens count, a stop token as any other. One vector of `vocab` counts a
     completion.
+
+    Args:
+        context: Not used.
+        batch: Completions [B,N,T]; the first is the measure.
+        key: Not used.
+        vocab: The size of the vocabulary.
+        field: Where the number goes.
+
+    Returns:
+        The batch.
     """
     tokens, valid = batch.need("tokens", of="overlap"), batch.need("valid", of="overlap")
 

@@ -14,6 +14,14 @@ def prefer_first(context: Context, batch: Batch, key: Key) -> Batch:
 
     For a human text followed by corrupted ones and samples. A sample that equals the human text word for word is no
     worse: such a pair is not labeled either.
+
+    Args:
+        context: Not used.
+        batch: Completions [B,N,T].
+        key: Not used.
+
+    Returns:
+        The batch with preference and pair_weight [B,N,N].
     """
     tokens = batch.need("tokens", of="prefer_first")
     rows, n = tokens.shape[:2]
@@ -30,6 +38,14 @@ def verdict(context: Context, batch: Batch, key: Key) -> Batch:
     """Rounds preference [B,N,N] to what a judge thinks more likely: 1, 0, or 1/2 where it is undecided. Turns
     probabilities into the chosen and rejected sides that most papers write of.
 
+    Args:
+        context: Not used.
+        batch: A preference [B,N,N].
+        key: Not used.
+
+    Returns:
+        The batch.
+
     Raises:
         ConfigError: If the batch has no preference.
     """
@@ -40,6 +56,15 @@ def verdict(context: Context, batch: Batch, key: Key) -> Batch:
 def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) -> tuple[Batch, Metrics]:
     """Replaces reward [B,N] by binary feedback, 1 where it is above `threshold` and 0 elsewhere: what unpaired losses
     read. Metric: `thumbs_up`, the share of ones.
+
+    Args:
+        context: Not used.
+        batch: A reward [B,N].
+        key: Not used.
+        threshold: In units of the reward.
+
+    Returns:
+        The batch, and the metric.
 
     Raises:
         ConfigError: If the batch has no reward.
@@ -52,6 +77,14 @@ def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) 
 def worst_first(context: Context, batch: Batch, key: Key) -> Batch:
     """Orders the completions of a prompt by reward, the lowest first: for losses that know a bad completion by its
     place (`d2o`).
+
+    Args:
+        context: Not used.
+        batch: Completions [B,N,T] with a reward [B,N].
+        key: Not used.
+
+    Returns:
+        The batch, reordered.
 
     Raises:
         ConfigError: If the batch has no reward.
@@ -104,6 +137,15 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
 def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:
     """Replaces preference [B,N,N] by S(scale (r_i - r_j)), r the batch's rewards: Bradley-Terry labels of a score; of
     win rates, the labels of DNO (arXiv:2404.03715).
+
+    Args:
+        context: Not used.
+        batch: A reward [B,N].
+        key: Not used.
+        scale: Multiplies differences of rewards.
+
+    Returns:
+        The batch.
 
     Raises:
         ConfigError: If the batch has no reward.

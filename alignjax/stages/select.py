@@ -23,6 +23,15 @@ def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[int,
     """Keeps two completions of every prompt, the first of the best and the last of the worst by reward, in this order;
     after them, the completions `keep` (what SELM explores; -1 is the last).
 
+    Args:
+        context: Not used.
+        batch: Completions [B,N,T] with a reward [B,N].
+        key: Not used.
+        keep: Numbers of further completions.
+
+    Returns:
+        The batch with 2 + len(keep) completions.
+
     Raises:
         ConfigError: If the batch has no reward.
     """
@@ -34,6 +43,14 @@ def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[int,
 
 def ranked(context: Context, batch: Batch, key: Key) -> Batch:
     """Orders the completions of every prompt by reward, best first, so that pairs are pairs of ranks.
+
+    Args:
+        context: Not used.
+        batch: Completions [B,N,T] with a reward [B,N].
+        key: Not used.
+
+    Returns:
+        The batch, reordered.
 
     Raises:
         ConfigError: If the batch has no reward.
@@ -47,6 +64,14 @@ def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
     A loss is a weighted mean, so only the proportions matter. OPTune weighs pairs by such a utility; its exact form is
     not known to us, and this one is our choice (arXiv:2406.07657).
 
+    Args:
+        context: Not used.
+        batch: A reward [B,N], with pair_weight or without.
+        key: Not used.
+
+    Returns:
+        The batch.
+
     Raises:
         ConfigError: If the batch has no reward.
     """
@@ -57,7 +82,17 @@ def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
 
 def bootstrap(context: Context, batch: Batch, key: Key, *, members: int) -> Batch:
     """Fills prompts["bootstrap"] [B,members]: how much each member of an ensemble counts a prompt, independent
-    exponential draws of mean 1 (the Bayesian bootstrap)."""
+    exponential draws of mean 1 (the Bayesian bootstrap).
+
+    Args:
+        context: Not used.
+        batch: Prompts.
+        key: Random key of the draws, a function of the example.
+        members: The size of the ensemble.
+
+    Returns:
+        The batch.
+    """
     weight = -jnp.log1p(-row_uniforms(key, batch.ids(), members))
     return batch.replace(prompts={**batch.prompts, "bootstrap": weight})
 
@@ -130,6 +165,14 @@ def _summed_logps(context: Context, batch: Batch, role: str) -> Array:
 def regret(context: Context, batch: Batch, key: Key) -> tuple[Batch, Metrics]:
     """Fills prompts["priority"] [B]: max - min of a prompt's rewards, the estimated regret of the policy there (eva's
     informativeness, arXiv:2411.00062). Metric: `regret`.
+
+    Args:
+        context: Not used.
+        batch: A reward [B,N].
+        key: Not used.
+
+    Returns:
+        The batch, and the metric.
 
     Raises:
         ConfigError: If the batch has no reward.

@@ -117,7 +117,15 @@ def _scalars(row: Row) -> Row:
 
 def tensorboard(folder: Path, step: int) -> Sink | None:
     """Writes scalars for TensorBoard, after purging what it has beyond `step`; None when tensorboardX is not
-    installed."""
+    installed.
+
+    Args:
+        folder: Where events go.
+        step: The last step that stays.
+
+    Returns:
+        The sink, or None.
+    """
     try:
         writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder), purge_step=step + 1)
     except ImportError:

@@ -129,13 +129,31 @@ def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
 
 @_optimizer(learning_rate=3e-4, weight_decay=0.01, max_grad_norm=1.0)
 def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay (arXiv:1711.05101)."""
+    """Adam with decoupled weight decay (arXiv:1711.05101).
+
+    Args:
+        b1: Decay of the mean of gradients.
+        b2: Decay of the mean of their squares.
+        eps: Added to the root of the latter.
+
+    Returns:
+        The chain of clipping, this rule, decoupled decay and learning rate, whose hyper-parameters stand first.
+    """
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
 @_optimizer(learning_rate=3e-4, max_grad_norm=1.0)
 def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Adam (arXiv:1412.6980 alg. 1)."""
+    """Adam (arXiv:1412.6980 alg. 1).
+
+    Args:
+        b1: Decay of the mean of gradients.
+        b2: Decay of the mean of their squares.
+        eps: Added to the root of the latter.
+
+    Returns:
+        The chain of clipping, this rule, decoupled decay and learning rate, whose hyper-parameters stand first.
+    """
     return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
 
 
@@ -147,13 +165,29 @@ def sgd(*, momentum: float | None = None) -> optax.GradientTransformation:
 
 @_optimizer(learning_rate=1e-4, weight_decay=0.1, max_grad_norm=1.0)
 def lion(*, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
-    """Sign of an interpolated momentum (arXiv:2302.06675 alg. 2): one moment instead of Adam's two."""
+    """Sign of an interpolated momentum (arXiv:2302.06675 alg. 2): one moment instead of Adam's two.
+
+    Args:
+        b1: How the momentum and the gradient are mixed for the sign.
+        b2: Decay of the momentum.
+
+    Returns:
+        The chain of clipping, this rule, decoupled decay and learning rate, whose hyper-parameters stand first.
+    """
     return optax.scale_by_lion(b1=b1, b2=b2)
 
 
 @_optimizer(learning_rate=1e-2)
 def adafactor(*, min_dim_size_to_factor: int = 128, clipping_threshold: float = 1.0) -> optax.GradientTransformation:
-    """Factored second moments, steps relative to a parameter's size (arXiv:1804.04235 alg. 4): little memory."""
+    """Factored second moments, steps relative to a parameter's size (arXiv:1804.04235 alg. 4): little memory.
+
+    Args:
+        min_dim_size_to_factor: Smaller matrices keep all second moments.
+        clipping_threshold: The largest root mean square of an update.
+
+    Returns:
+        The chain of clipping, this rule, decoupled decay and learning rate, whose hyper-parameters stand first.
+    """
     return optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim_size_to_factor),
         optax.clip_by_block_rms(clipping_threshold),

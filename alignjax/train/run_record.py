@@ -88,7 +88,16 @@ def config_hash(tree: Any) -> str:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """Lists the fields in which two JSON configs differ, as "path: old -> new" lines."""
+    """Lists the fields in which two JSON configs differ, as "path: old -> new" lines.
+
+    Args:
+        old: A JSON value.
+        new: Another one.
+        where: The path of both, for the lines.
+
+    Returns:
+        The lines; none if they are equal.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
         inner = [(f"{where}.{name}" if where else name, name) for name in names]
@@ -151,7 +160,12 @@ def git_hash() -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that a reader, or a crash, sees the old file or the new one and never half of it."""
+    """Writes `value` so that a reader, or a crash, sees the old file or the new one and never half of it.
+
+    Args:
+        path: The file; its folder is made if missing.
+        value: What JSON can hold.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("w") as file:
@@ -178,6 +192,13 @@ def read_json(path: Path) -> Any:
 
 def write_config(folder: Path, config: Any) -> dict[str, Any]:
     """Writes folder/config.json and returns it: {"config", "hash", "versions", "git"}.
+
+    Args:
+        folder: The run folder.
+        config: The algorithm and all around it.
+
+    Returns:
+        The record.
 
     Raises:
         ConfigError: On all processes and before anything expensive has run: they differ in config, packages or commit,

@@ -138,6 +138,13 @@ def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
 
     A role to be restored is taken to look as its model makes it.
 
+    Args:
+        algorithm: Whose state it is.
+        seed: The seed of the run.
+
+    Returns:
+        The state of shapes.
+
     Raises:
         ConfigError: A restored role has no model, so that only its checkpoint knows its shape, or a role cannot start.
     """

@@ -61,7 +61,19 @@ def math_inputs(math: Callable[..., Any]) -> list[str]:
 
 
 def check_inputs(math: Callable[..., Any], known: Collection[str], has: str) -> list[str]:
-    """Returns `math_inputs`, or raises a ConfigError if the math asks for something that is not in `known`."""
+    """Returns `math_inputs` after checking that all of them exist.
+
+    Args:
+        math: The function whose positional parameters are read.
+        known: The names that it may ask for.
+        has: The end of the message, which lists them.
+
+    Returns:
+        The names of its positional parameters, in order.
+
+    Raises:
+        ConfigError: If one of them is not in `known`.
+    """
     inputs = math_inputs(math)
     unknown = [name for name in inputs if name not in known]
     if unknown:
@@ -113,7 +125,16 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 def as_loss(loss: Any, math: Callable[..., Any], **attributes: Any) -> Any:
     """Returns `loss` under the name, docstring and hyper-parameters of `math`, followed by its own, and with some
-    attributes."""
+    attributes.
+
+    Args:
+        loss: A function of (context, batch, **hyper).
+        math: The function that it wraps.
+        **attributes: Attributes to set.
+
+    Returns:
+        `loss` itself.
+    """
     hints, parameters = typing.get_type_hints(math), inspect.signature(math).parameters.values()
     hyper = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     context, batch, *rest = inspect.signature(loss).parameters.values()

@@ -84,18 +84,42 @@ def score_gaps(score: Array) -> Array:
 
 def list_mle(score: Array, reward: Array) -> Array:
     """List-MLE: minus the log-probability that drawing without replacement, with probabilities softmax(score), gives
-    the order of the rewards. Ties do not compete: each tied completion is compared with itself and what is worse."""
+    the order of the rewards. Ties do not compete: each tied completion is compared with itself and what is worse.
+
+    Args:
+        score: [..,N].
+        reward: [..,N], which orders the completions.
+
+    Returns:
+        The loss of each list [..] in nats.
+    """
     return jnp.sum(first_of_worse(score, score[..., None, :], beats(reward)), axis=-1)
 
 
 def pairwise_logistic(score: Array, reward: Array) -> Array:
-    """RankNet: sum over pairs with r_i > r_j of log(1 + exp(s_j - s_i))."""
+    """RankNet: sum over pairs with r_i > r_j of log(1 + exp(s_j - s_i)).
+
+    Args:
+        score: [..,N].
+        reward: [..,N], which orders the completions.
+
+    Returns:
+        The loss of each list [..] in nats.
+    """
     return jnp.sum(jnp.where(beats(reward), jax.nn.softplus(-score_gaps(score)), 0), axis=(-1, -2))
 
 
 def softmax_listwise(score: Array, reward: Array) -> Array:
     """Softmax cross-entropy: - sum_i r_i log softmax(s)_i. Rewards are weights and must not be negative; the best
-    order is approached in proportion to them, and ties are equal targets."""
+    order is approached in proportion to them, and ties are equal targets.
+
+    Args:
+        score: [..,N].
+        reward: [..,N], not negative.
+
+    Returns:
+        The loss of each list [..] in nats times the reward's unit.
+    """
     return -jnp.sum(reward * jax.nn.log_softmax(score, axis=-1), axis=-1)
 
 
@@ -105,6 +129,13 @@ def lambda_loss(score: Array, reward: Array) -> Array:
 
     Weights are constant for the gradient. Equal scores are ranked by reward, since the ranks of a policy that equals
     its reference would otherwise depend on positions (or, shared, would make every weight and gradient 0).
+
+    Args:
+        score: [..,N].
+        reward: [..,N], the relevance of each completion.
+
+    Returns:
+        The loss of each list [..].
     """
     # 2^60 leaves room for sums in float32; labels that large order the list by their best alone.
     gain = jnp.exp2(jnp.minimum(reward, 60))
@@ -141,7 +172,15 @@ def _list_fields(
 def list_metrics(fields: dict[str, Array], weight: Array) -> Metrics:
     """Returns how well the policy's order (of log-ratios, or of log-probs without a reference) agrees with the rewards:
     `accuracy` over all pairs that differ in reward, `kendall` the mean over lists of Kendall's tau on them, `best_hit`
-    how often the policy's first is one of the best; and where log-probs drift, in nats."""
+    how often the policy's first is one of the best; and where log-probs drift, in nats.
+
+    Args:
+        fields: `FIELDS` of the lists, [..,N] each.
+        weight: [..], 0 for a list that does not count.
+
+    Returns:
+        The five metrics.
+    """
     score, reward = fields["ratio"], fields["reward"]
     gap = score_gaps(score)
     differs = beats(reward) * weight[..., None, None]

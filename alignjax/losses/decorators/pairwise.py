@@ -35,6 +35,13 @@ _SWAPPED = {name: name[:-1] + {"i": "j", "j": "i"}[name[-1]] for name in _ORDERE
 def pair_indices(batch: Batch, pairs: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
     """Returns the first and the second completion of every pair, [K] each.
 
+    Args:
+        batch: Completions [B,N,T].
+        pairs: K pairs of completion numbers.
+
+    Returns:
+        (first, second), [K] each.
+
     Raises:
         ConfigError: If a pair names a completion that the batch does not have.
     """
@@ -46,6 +53,14 @@ def pair_indices(batch: Batch, pairs: Sequence[tuple[int, int]]) -> tuple[Array,
 
 def pair_labels(batch: Batch, i: Array, j: Array) -> tuple[Array, Array]:
     """Returns the preference and the weight of the pairs, [B,K] each; without weights every pair counts 1.
+
+    Args:
+        batch: A preference [B,N,N] and, if there are weights, pair_weight [B,N,N].
+        i: First completions [K].
+        j: Second completions [K].
+
+    Returns:
+        (preference, weight), [B,K] each.
 
     Raises:
         ConfigError: If the batch has no preference.
@@ -139,9 +154,22 @@ def score_pairs(
 ) -> ScoredPairs:
     """Labels and scores the pairs of a batch: `pair_indices`, `pair_labels` and `pair_fields` in one.
 
+    Args:
+        context: Scores the role and the reference.
+        batch: Completions [B,N,T] with a preference [B,N,N].
+        role: What is scored.
+        reference: What log-ratios are against; None: reference-free.
+        pairs: Which completions are compared.
+        normalize: "none" for sums over tokens, "length" for means.
+        masks: Masks of the first and of the second completions [B,K,T], in place of the batch's.
+
+    Returns:
+        The pairs, their labels and weights [B,K], and their fields.
+
     Raises:
         ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
+    # Labels come first: a batch without a preference then fails before any model is traced.
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
     how = {"role": role, "reference": reference, "normalize": normalize}
@@ -186,7 +214,16 @@ def _is_ordered(inputs: Sequence[str]) -> bool:
 
 def pair_metrics(fields: Mapping[str, Array], label: Array, weight: Array) -> Metrics:
     """Returns what everybody looks at: `margin` (nats) and `accuracy` of the preferred over the other completion where
-    the label has a side, and where log-probs drift (`chosen_logps`, `rejected_logps`, `log_ratio`)."""
+    the label has a side, and where log-probs drift (`chosen_logps`, `rejected_logps`, `log_ratio`).
+
+    Args:
+        fields: Of the pairs, [B,K] each.
+        label: The preference [B,K].
+        weight: [B,K], 0 for a pair that does not count.
+
+    Returns:
+        The five metrics, in nats but for `accuracy`.
+    """
     sign = jnp.sign(2 * label - 1)
     winner = sign >= 0
     chosen, rejected = (jnp.where(winner == first, fields["logps_i"], fields["logps_j"]) for first in (True, False))

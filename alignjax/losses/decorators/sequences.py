@@ -12,7 +12,16 @@ from alignjax.types import Array, Batch, Context
 
 def scored(context: Context, batch: Batch, output: str) -> Array:
     """Returns what a role, or one head of it ("reward:value"), says about every token [B,N,T]: of a policy the
-    log-probs in nats."""
+    log-probs in nats.
+
+    Args:
+        context: Scores the output.
+        batch: Completions [B,N,T].
+        output: "role", or "role:head".
+
+    Returns:
+        Numbers [B,N,T].
+    """
     (values,) = context.score(output, batch).values()
     return values
 

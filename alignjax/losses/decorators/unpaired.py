@@ -25,6 +25,13 @@ def labels(batch: Batch, loss: str) -> tuple[Array, Array]:
     """Returns (label, weight) [B,N] of the completions: the probability that each is good, and 1 if it counts, 0 if it
     is all padding.
 
+    Args:
+        batch: Completions [B,N,T] with a reward [B,N].
+        loss: The name of the loss, for messages.
+
+    Returns:
+        (label, weight), [B,N] each.
+
     Raises:
         ConfigError: If the batch has no reward; it names the `loss` that asks.
     """
@@ -62,6 +69,17 @@ def score_completions(
     context: Context, batch: Batch, *, loss: str, role: str, reference: str | None, normalize: str
 ) -> ScoredCompletions:
     """Labels and scores the completions of a batch.
+
+    Args:
+        context: Scores the role and the reference.
+        batch: Completions [B,N,T] with a reward [B,N].
+        loss: The name of the loss, for messages.
+        role: What is scored.
+        reference: What log-ratios are against; None: reference-free.
+        normalize: "none" for sums over tokens, "length" for means.
+
+    Returns:
+        Log-ratios, log-probs, labels and weights, [B,N] each.
 
     Raises:
         ConfigError: If the batch has no reward; it names the `loss` that asks.

@@ -158,5 +158,13 @@ def text_name(name: str) -> str | None:
 
 def is_transposed(leaf: str, ndim: int) -> bool:
     """Tells whether our matrix is theirs transposed: all products are [in, out] here and [out, in] there, while the
-    embedding is [V, D] in both. ndim does not count the axis of layers."""
+    embedding is [V, D] in both. ndim does not count the axis of layers.
+
+    Args:
+        leaf: Its name.
+        ndim: Its axes, without that of layers.
+
+    Returns:
+        True if it must be transposed.
+    """
     return ndim == 2 and leaf != "embed"

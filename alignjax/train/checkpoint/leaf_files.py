@@ -36,7 +36,12 @@ def as_saved(leaves: Mapping[str, Any]) -> ocp.args.PyTreeSave:
 
 
 def write_leaves(folder: Path, leaves: Mapping[str, Any]) -> None:
-    """Writes the leaves, in all processes together; complete when it returns, and before that not in `folder`."""
+    """Writes the leaves, in all processes together; complete when it returns, and before that not in `folder`.
+
+    Args:
+        folder: Where they go.
+        leaves: Arrays by name.
+    """
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
         writer.save(folder, args=ocp.args.Composite(state=as_saved(leaves)))
 
@@ -56,7 +61,15 @@ def read_json(folder: Path) -> Any:
 
 
 def read_leaves(folder: Path, like: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Reads leaves by name out of the item `state`, in the shapes, dtypes and shardings of `like`."""
+    """Reads leaves by name out of the item `state`, in the shapes, dtypes and shardings of `like`.
+
+    Args:
+        folder: Where they are.
+        like: Shapes, dtypes and shardings by name.
+
+    Returns:
+        Arrays by name.
+    """
     if not like:
         return {}
     args = ocp.args.PyTreeRestore(

@@ -27,7 +27,15 @@ def plain(leaf: Any) -> Any:
 
 
 def as_key(data: jax.Array, like: Any) -> jax.Array:
-    """Turns numbers back into typed PRNG keys, of the kind that `like`, abstract or not, has."""
+    """Turns numbers back into typed PRNG keys, of the kind that `like`, abstract or not, has.
+
+    Args:
+        data: The numbers of the keys.
+        like: A key, or its shape.
+
+    Returns:
+        The keys.
+    """
     kinds = []
     jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)
     return jax.random.wrap_key_data(data, impl=kinds[0])

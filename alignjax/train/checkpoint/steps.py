@@ -72,6 +72,7 @@ def _before(folder: Path, step: int) -> int | None:
 
 
 def first_line(reason: Any) -> str:
+    """Returns the first line of an error's message, or the name of its type where it has none."""
     return (str(reason).strip().splitlines() or [type(reason).__name__])[0]
 
 

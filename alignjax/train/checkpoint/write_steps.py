@@ -176,6 +176,14 @@ def wait(writer: Writer) -> None:
 def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]:
     """Opens a writer (see `open_writer`) and closes it at the end, when the last write is complete.
 
+    Args:
+        folder: The run folder.
+        keep: How many steps are kept.
+        alone: See `open_writer`.
+
+    Yields:
+        The writer.
+
     Raises:
         CheckpointError: The last write failed.
         Unreachable: Another process has died; at once, not waiting for a write that waits for that one.
@@ -196,7 +204,12 @@ def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]
 
 
 def put_aside(folder: Path, step: int) -> None:
-    """Renames a damaged step, so that it may be written again."""
+    """Renames a damaged step, so that it may be written again.
+
+    Args:
+        folder: The run folder.
+        step: The number of the step.
+    """
     root = folder / FOLDER
     number = sum(path.name.startswith(f"damaged-{step}") for path in root.iterdir())
     (root / str(step)).rename(root / (f"damaged-{step}" + (f"-{number}" if number else "")))

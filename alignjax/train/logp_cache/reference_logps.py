@@ -194,7 +194,16 @@ def with_logps(
 
 
 def describe(algorithm: Algorithm, name: str, state: TrainState) -> dict[str, Any]:
-    """Describes, as JSON, all that the log-probs of a role depend on but the tokens."""
+    """Describes, as JSON, all that the log-probs of a role depend on but the tokens.
+
+    Args:
+        algorithm: Has the role.
+        name: The name of the role.
+        state: Holds its weights.
+
+    Returns:
+        The description; equal ones mean equal log-probs.
+    """
     role = algorithm.roles[name]
     assert role.model is not None
     installed = versions()

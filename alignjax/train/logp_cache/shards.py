@@ -63,7 +63,15 @@ def _add(hashed: Any, array: np.ndarray, name: str = "") -> None:
 
 
 def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
-    """Writes {key: log-probs of the valid tokens [length], in nats} as a new shard, and returns its path."""
+    """Writes {key: log-probs of the valid tokens [length], in nats} as a new shard, and returns its path.
+
+    Args:
+        folder: Where shards are; made if missing.
+        values: Log-probs by key.
+
+    Returns:
+        The path of the shard.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     fresh = folder / f".{name}"
