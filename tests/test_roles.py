@@ -61,13 +61,16 @@ def test_a_pool_is_a_ring_of_past_policies() -> None:
     assert len({float(params["pool"]["x"][0]) for _, params in seen}) > 3
 
 
-def test_a_pools_opponent_is_drawn_uniformly() -> None:
-    own = {"ring": {"x": jnp.arange(4.0)}, "pushed": jnp.asarray(4), "slot": jnp.asarray(0)}
+@pytest.mark.parametrize("pushed", [1, 4])
+def test_a_pools_opponent_is_drawn_uniformly(pushed: int) -> None:
+    """From the slots that something was pushed to, this iteration's included."""
+    own = {"ring": {"x": jnp.arange(4.0)}, "pushed": jnp.asarray(pushed), "slot": jnp.asarray(0)}
     context = Context(step=jnp.asarray(0), params=lambda role: {"x": jnp.asarray(9.0)})
     draw = jax.jit(jax.vmap(lambda key: roles.pool(own, context, ROWS, key, of="policy")["slot"]))
     slots = np.asarray(draw(jax.random.split(KEY, 2000)))
-    share = np.bincount(slots, minlength=4) / 2000
-    np.testing.assert_allclose(share, 0.25, atol=4 * np.sqrt(0.25 * 0.75 / 2000))
+    share, filled = np.bincount(slots, minlength=4) / 2000, min(pushed + 1, 4)
+    np.testing.assert_allclose(share[:filled], 1 / filled, atol=4 * np.sqrt(0.25 / 2000))
+    assert not np.any(share[filled:])
 
 
 def test_a_trained_role_may_look_ahead_and_return() -> None:
