@@ -262,14 +262,14 @@ def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> t
         own_valid = jax.lax.dynamic_update_slice_in_dim(cache.own.valid, valid, start, axis=2)
         own_positions = jax.lax.dynamic_update_slice_in_dim(cache.own.positions, positions, start, axis=2)
     causal = jnp.arange(own_valid.shape[-1]) <= (start + jnp.arange(t))[:, None]
-    own = own_valid[:, :, None, :] & causal
+    own_mask = own_valid[:, :, None, :] & causal
     shared = None if cache.shared is None else cache.shared.valid[:, None, None, :]
     if window is not None:
-        own &= positions[..., None] - own_positions[:, :, None, :] < window
+        own_mask &= positions[..., None] - own_positions[:, :, None, :] < window
         if cache.shared is not None and shared is not None:
             shared = shared & (positions[..., None] - cache.shared.positions[:, None, None, :] < window)
     expand = lambda mask: None if mask is None else mask[:, None, :, None]  # noqa: E731
-    return expand(shared), own[:, None, :, None], Segment((), own_valid, own_positions)
+    return expand(shared), own_mask[:, None, :, None], Segment((), own_valid, own_positions)
 
 
 def positions_of(cache: Cache, valid: Array) -> Array:

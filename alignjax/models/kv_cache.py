@@ -48,11 +48,11 @@ class Cache:
 
 def share(cache: Cache) -> Cache:
     """Makes the own segment of a prompt, which was extended once with N = 1, the shared one of its completions."""
-    own = cache.own
-    assert own is not None
+    segment = cache.own
+    assert segment is not None
     # The axis of N is third from the end of k and v, whether or not layers are stacked in front.
-    squeezed = jax.tree.map(lambda leaf: jnp.squeeze(leaf, axis=-3), own.layers)
-    return Cache(shared=Segment(squeezed, own.valid[:, 0], own.positions[:, 0]))
+    squeezed = jax.tree.map(lambda leaf: jnp.squeeze(leaf, axis=-3), segment.layers)
+    return Cache(shared=Segment(squeezed, segment.valid[:, 0], segment.positions[:, 0]))
 
 
 def unstack(segment: Segment) -> Segment:
@@ -85,10 +85,10 @@ def with_room(cache: Cache, n: int, length: int) -> Cache:
         return jnp.zeros((rows, heads * n, length, size), leaf.dtype)
 
     rows = shared.valid.shape[0]
-    own = Segment(
+    segment = Segment(
         jax.tree.map(empty, shared.layers), jnp.zeros((rows, n, length), bool), jnp.zeros((rows, n, length), jnp.int32)
     )
-    return Cache(shared, own, jnp.zeros((), jnp.int32))
+    return Cache(shared, segment, jnp.zeros((), jnp.int32))
 
 
 def select(cache: Cache, index: Array) -> Cache:
@@ -101,8 +101,8 @@ def select(cache: Cache, index: Array) -> Cache:
     Returns:
         The cache of the n completions.
     """
-    own = cache.own
-    assert own is not None
+    segment = cache.own
+    assert segment is not None
 
     def rows(leaf: Array, axis: int) -> Array:
         shape = [1] * leaf.ndim
@@ -110,11 +110,11 @@ def select(cache: Cache, index: Array) -> Cache:
         return jnp.take_along_axis(leaf, index.reshape(shape), axis=axis)
 
     def heads(leaf: Array) -> Array:
-        apart = rows(leaf.reshape(len(leaf), -1, own.valid.shape[1], *leaf.shape[2:]), 2)
+        apart = rows(leaf.reshape(len(leaf), -1, segment.valid.shape[1], *leaf.shape[2:]), 2)
         return apart.reshape(len(leaf), -1, *leaf.shape[2:])
 
-    layers = jax.tree.map(heads, own.layers)
-    return dataclasses.replace(cache, own=Segment(layers, rows(own.valid, 1), rows(own.positions, 1)))
+    layers = jax.tree.map(heads, segment.layers)
+    return dataclasses.replace(cache, own=Segment(layers, rows(segment.valid, 1), rows(segment.positions, 1)))
 
 
 def unrolled(params: Params) -> Params:

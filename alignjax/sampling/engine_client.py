@@ -108,8 +108,8 @@ def ask_engine(
         timeout: Seconds without an answer.
         retries: Further attempts after a timeout, a refusal, a lost connection or HTTP 429, 5xx; 0.5, 1, 2 .. s apart.
         api_key_variable: The environment variable with a bearer token.
-        sync: Is called with the context before a step's requests, and returns when the engine serves its weights; None
-            leaves the engine those that it was started with.
+        sync: sync(context) is called before a step's requests and must return when the engine serves the weights
+            `context.params(role)`; None leaves the engine those that it was started with.
 
     Returns:
         The batch with tokens, valid, mask and, with `logprobs`, logps["engine"] [B,N,T].
@@ -123,8 +123,7 @@ def ask_engine(
         raise ConfigError("ask_engine samples the first completions of a batch; this one has some")
     body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
     body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
-    headers = _headers(api_key_variable)
-    template = _Request(0, f"{url.rstrip('/')}/completions", body, headers, float(timeout), retries)
+    template = _Request(0, f"{url.rstrip('/')}/completions", body, _headers(api_key_variable), float(timeout), retries)
     if sync is not None:
         sync(context)
     answers = _all_answers(_request_per_prompt(template, batch, key), concurrency)
