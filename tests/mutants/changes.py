@@ -163,8 +163,8 @@ MUTANTS = (
     Mutant(
         "lcpo differentiates its posterior",
         "losses/noisy_labels.py",
-        "correct_as_labelled = jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))",
-        "correct_as_labelled = jax.nn.sigmoid(prior + b - a)",
+        "jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))",
+        "jax.nn.sigmoid(prior + b - a)",
         (f"{NOISY}::test_the_m_step_climbs_the_likelihood",),
     ),
     # step, roles, scoring, optimizers
