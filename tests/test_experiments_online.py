@@ -13,7 +13,7 @@ from rich.console import Console
 
 from alignjax.cli.config_file import imported
 from alignjax.config import Pipeline
-from alignjax.train.checkpoint.steps import restore_role
+from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT

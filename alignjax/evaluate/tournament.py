@@ -26,7 +26,7 @@ from alignjax.evaluate.report import render
 from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.numerics import fold_name
 from alignjax.pair_layout import all_pairs
-from alignjax.train.checkpoint.steps import restore_role
+from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.train.run_record import git_hash, read_json, versions
 from alignjax.types import Batch, Model, Params
 from alignjax.workspace import Workspace

@@ -13,6 +13,7 @@ from alignjax.games.equilibria import (
     fitted_reward as fitted_reward,
     geometric_mixture as geometric_mixture,
     mixture_equilibrium as mixture_equilibrium,
+    nash as nash,
     tilted as tilted,
     unregularized_nash as unregularized_nash,
 )
@@ -32,7 +33,6 @@ from alignjax.games.game import (
     duality_gap as duality_gap,
     exploitability as exploitability,
     kl as kl,
-    nash as nash,
     payoff as payoff,
 )
 from alignjax.games.strings import (

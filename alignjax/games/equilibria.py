@@ -1,5 +1,6 @@
-"""Other points of a preference game that a method may stop at: the unregularized equilibrium, the pair that sampling
-from a mixture leads to, and what maximizes a fitted Bradley-Terry reward. float64 NumPy, as in `game`."""
+"""Solves a preference game for the points that methods stop at: the regularized equilibrium (`nash`), the unregularized
+one, the pair that sampling from a mixture leads to, and what maximizes a fitted Bradley-Terry reward. float64 NumPy, as
+in `game`."""
 
 from __future__ import annotations
 
@@ -7,9 +8,64 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, logsumexp
 
-from alignjax.games.game import GameError, TabularGame, best_response, nash
+from alignjax.games.game import GameError, TabularGame, best_response, log_best_response
+
+
+def nash(game: TabularGame, tolerance: float = 1e-13) -> np.ndarray:
+    """Solve for the regularized equilibrium, by Newton's method on log pi = log mu + P pi / tau - log Z, followed down
+    from a tau so large that the reference is nearly the solution. Its certificate is its `duality_gap`.
+
+    Args:
+        game: A game.
+        tolerance: Of the residual, relative to 1 / tau where that is above 1.
+
+    Returns:
+        The policy [..,K].
+
+    Raises:
+        GameError: If the residual stays above `tolerance`.
+    """
+    if game.preference.ndim == 3:
+        parts = zip(game.preference, game.reference, strict=True)
+        return np.stack([nash(TabularGame(p, mu, game.tau), tolerance) for p, mu in parts])
+    top = max(game.tau, 4.0)
+    stages = np.geomspace(top, game.tau, 1 + int(np.ceil(8 * np.log2(top / game.tau))))
+    theta = np.log(game.reference)
+    for tau in stages:
+        theta = _newton(game, theta, float(tau))
+    residual = np.abs(_residual(game, theta, game.tau)).max()
+    if residual > tolerance * max(1, 1 / game.tau):
+        raise GameError(f"no equilibrium found: residual {residual:.1e}")
+    return np.exp(theta)
+
+
+def _residual(game: TabularGame, theta: np.ndarray, tau: float) -> np.ndarray:
+    return theta - log_best_response(game, np.exp(theta), tau)
+
+
+def _newton(game: TabularGame, theta: np.ndarray, tau: float, steps: int = 60) -> np.ndarray:
+    """Solve for theta = log pi at `tau`; a step is halved until the residual falls."""
+    for _ in range(steps):
+        value = _residual(game, theta, tau)
+        policy = np.exp(theta)
+        # The derivative of log pi by logits is I - 1 pi', of the best response (I - 1 b') P diag(pi) (I - 1 pi') / tau.
+        project = np.eye(len(theta)) - policy
+        answer = np.exp(log_best_response(game, policy, tau))
+        slope = project - (game.preference - answer @ game.preference) @ (policy[:, None] * project) / tau
+        step = np.linalg.lstsq(slope, -value, rcond=None)[0]
+        size, before = 1.0, np.abs(value).max()
+        while size > 1e-6:
+            new = theta + size * step
+            new = new - np.asarray(logsumexp(new))
+            if np.abs(_residual(game, new, tau)).max() < before:
+                break
+            size /= 2
+        else:
+            return theta
+        theta = new
+    return theta
 
 
 class Unregularized(NamedTuple):

@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from alignjax.config import ConfigError
 from alignjax.games.strings import Language
@@ -73,7 +73,8 @@ def _wins(game: TabularGame, policy: Any) -> np.ndarray:
     return np.einsum("...ij,...j->...i", game.preference, np.asarray(policy, np.float64))
 
 
-def _log_best_response(game: TabularGame, policy: Any, tau: float) -> np.ndarray:
+def log_best_response(game: TabularGame, policy: Any, tau: float) -> np.ndarray:
+    """Find the logarithm of the best response at `tau`, log mu + P policy / tau - log Z, [..,K] in nats."""
     return log_softmax(np.log(game.reference) + _wins(game, policy) / tau, axis=-1)
 
 
@@ -89,7 +90,7 @@ def best_response(game: TabularGame, policy: Any, *, regularized: bool = True) -
         A policy [..,K].
     """
     if regularized:
-        return np.exp(_log_best_response(game, policy, game.tau))
+        return np.exp(log_best_response(game, policy, game.tau))
     return np.eye(game.actions)[np.argmax(_wins(game, policy), axis=-1)]
 
 
@@ -139,7 +140,7 @@ def duality_gap(game: TabularGame, policy: Any, *, regularized: bool = True) -> 
         return 2 * exploitability(game, policy)
     policy = np.asarray(policy, np.float64)
     log_policy = np.log(np.where(policy > 0, policy, 1))
-    return 2 * game.tau * np.sum(policy * (log_policy - _log_best_response(game, policy, game.tau)), axis=-1)
+    return 2 * game.tau * np.sum(policy * (log_policy - log_best_response(game, policy, game.tau)), axis=-1)
 
 
 def exploitability(game: TabularGame, policy: Any) -> np.ndarray:
@@ -153,58 +154,3 @@ def exploitability(game: TabularGame, policy: Any) -> np.ndarray:
         Probabilities [..], from 0 to 1/2.
     """
     return np.max(_wins(game, policy), axis=-1) - 0.5
-
-
-def nash(game: TabularGame, tolerance: float = 1e-13) -> np.ndarray:
-    """Solve for the regularized equilibrium, by Newton's method on log pi = log mu + P pi / tau - log Z, followed down
-    from a tau so large that the reference is nearly the solution. Its certificate is its `duality_gap`.
-
-    Args:
-        game: A game.
-        tolerance: Of the residual, relative to 1 / tau where that is above 1.
-
-    Returns:
-        The policy [..,K].
-
-    Raises:
-        GameError: If the residual stays above `tolerance`.
-    """
-    if game.preference.ndim == 3:
-        parts = zip(game.preference, game.reference, strict=True)
-        return np.stack([nash(TabularGame(p, mu, game.tau), tolerance) for p, mu in parts])
-    top = max(game.tau, 4.0)
-    stages = np.geomspace(top, game.tau, 1 + int(np.ceil(8 * np.log2(top / game.tau))))
-    theta = np.log(game.reference)
-    for tau in stages:
-        theta = _newton(game, theta, float(tau))
-    residual = np.abs(_residual(game, theta, game.tau)).max()
-    if residual > tolerance * max(1, 1 / game.tau):
-        raise GameError(f"no equilibrium found: residual {residual:.1e}")
-    return np.exp(theta)
-
-
-def _residual(game: TabularGame, theta: np.ndarray, tau: float) -> np.ndarray:
-    return theta - _log_best_response(game, np.exp(theta), tau)
-
-
-def _newton(game: TabularGame, theta: np.ndarray, tau: float, steps: int = 60) -> np.ndarray:
-    """Solve for theta = log pi at `tau`; a step is halved until the residual falls."""
-    for _ in range(steps):
-        value = _residual(game, theta, tau)
-        policy = np.exp(theta)
-        # The derivative of log pi by logits is I - 1 pi', of the best response (I - 1 b') P diag(pi) (I - 1 pi') / tau.
-        project = np.eye(len(theta)) - policy
-        answer = np.exp(_log_best_response(game, policy, tau))
-        slope = project - (game.preference - answer @ game.preference) @ (policy[:, None] * project) / tau
-        step = np.linalg.lstsq(slope, -value, rcond=None)[0]
-        size, before = 1.0, np.abs(value).max()
-        while size > 1e-6:
-            new = theta + size * step
-            new = new - np.asarray(logsumexp(new))
-            if np.abs(_residual(game, new, tau)).max() < before:
-                break
-            size /= 2
-        else:
-            return theta
-        theta = new
-    return theta

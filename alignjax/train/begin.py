@@ -13,7 +13,7 @@ from rich.console import Console
 from alignjax.config import ConfigError, Experiment
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
-from alignjax.train.checkpoint.steps import CheckpointError
+from alignjax.train.checkpoint.read_steps import CheckpointError
 from alignjax.train.resolve import Resolved
 from alignjax.train.run_record import FILE, check_same, config_json, read_json, versions
 from alignjax.train.state import TrainState, create_state

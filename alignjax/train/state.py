@@ -18,7 +18,7 @@ from alignjax.numerics import fold_name, strong
 from alignjax.parallel.mesh import partition_spec, state_shardings
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
 from alignjax.scoring import params_of
-from alignjax.train.checkpoint.steps import restore_role, role_shapes
+from alignjax.train.checkpoint.read_steps import restore_role, role_shapes
 from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
 from alignjax.workspace import Workspace
 

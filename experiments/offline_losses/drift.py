@@ -16,7 +16,7 @@ from alignjax.evaluate.intervals import interval
 from alignjax.numerics import token_logps
 from alignjax.pair_layout import all_pairs
 from alignjax.scoring import context as context_of
-from alignjax.train.checkpoint.steps import restore_role
+from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.types import Array, Batch, Model, Params
 from alignjax.workspace import Workspace
 

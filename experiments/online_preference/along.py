@@ -18,7 +18,7 @@ from alignjax.evaluate.intervals import interval
 from alignjax.evaluate.tournament import sampled
 from alignjax.numerics import fold_name
 from alignjax.scoring import context as context_of
-from alignjax.train.checkpoint.steps import restore_role, steps
+from alignjax.train.checkpoint.read_steps import restore_role, steps
 from alignjax.types import Array, Batch, Model, Params
 from alignjax.workspace import Workspace
 

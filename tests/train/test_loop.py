@@ -16,7 +16,7 @@ from rich.console import Console
 from alignjax import roles
 from alignjax.config import ConfigError, Experiment, fn
 from alignjax.train import checkpoint, metrics, step as step_module
-from alignjax.train.checkpoint.steps import CheckpointError
+from alignjax.train.checkpoint.read_steps import CheckpointError
 from alignjax.train.loop import NotFinite, train
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace

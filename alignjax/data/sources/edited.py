@@ -13,8 +13,8 @@ import numpy as np
 from alignjax.data.datasets.from_files import Judgements
 from alignjax.data.datasets.records import completions_of
 from alignjax.data.sources.batch_layout import batch_spec, pad_left, two_completions
+from alignjax.data.sources.row_selection import POLICIES, Row, Rule, TextRows, Texts, length_rules, one_of, text_source
 from alignjax.data.sources.source import Source
-from alignjax.data.sources.texts import POLICIES, Row, Rule, TextRows, Texts, length_rules, one_of, text_source
 from alignjax.data.text.corruptions import corrupted, two_kinds
 from alignjax.data.text.edits import edit_masks, line_edit_masks
 from alignjax.data.text.tokenizers import Tokenizer

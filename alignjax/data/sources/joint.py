@@ -11,8 +11,8 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.data.datasets.records import completions_of
 from alignjax.data.sources.batch_layout import batch_spec, pad_right, two_completions
+from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, one_of, text_source
 from alignjax.data.sources.source import Source
-from alignjax.data.sources.texts import Row, Rule, TextRows, Texts, length_rules, one_of, text_source
 
 
 @text_source(buckets=())

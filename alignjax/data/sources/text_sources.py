@@ -1,7 +1,7 @@
 """Sources of prompts, instructions, pairs, rankings and single judged completions.
 
 They are functions (workspace, seed, *, ...) for the `source` slot of an Experiment. The settings that they share are
-the fields of `Texts` (`data/sources/texts.py`). What happens to rows that do not fit is said, never silent: the
+the fields of `Texts` (`data/sources/row_selection.py`). What happens to rows that do not fit is said, never silent: the
 numbers are logged and stand in `source.counts`.
 
 With buckets, rows of similar length share a batch, padded to the smallest shape that holds them all: as many compiled
@@ -18,8 +18,8 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.data.datasets.records import completions_of
 from alignjax.data.sources.batch_layout import pair_fields, two_completions
+from alignjax.data.sources.row_selection import POLICIES, Row, Rule, TextRows, Texts, length_rules, one_of, text_source
 from alignjax.data.sources.source import Source
-from alignjax.data.sources.texts import POLICIES, Row, Rule, TextRows, Texts, length_rules, one_of, text_source
 from alignjax.data.text.corruptions import corrupted, two_kinds
 
 

@@ -1,4 +1,4 @@
-"""report.html: one file with its styles and pictures inside, that loads nothing."""
+"""Builds the text of report.html, which loads nothing, from page.html and page.css; `render.py` writes the file."""
 
 from __future__ import annotations
 

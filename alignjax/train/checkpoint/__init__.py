@@ -1,6 +1,6 @@
 """Checkpoints: complete or not at all, checked leaf by leaf, read without the code that wrote them."""
 
-from alignjax.train.checkpoint.steps import (
+from alignjax.train.checkpoint.read_steps import (
     COMPLETE as COMPLETE,
     FOLDER as FOLDER,
     CheckpointError as CheckpointError,

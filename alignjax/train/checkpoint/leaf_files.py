@@ -1,4 +1,4 @@
-"""Named arrays in folders, by Orbax: the layer below steps, checksums and messages (`steps.py`)."""
+"""Writes and reads named arrays in folders, by Orbax. `write_steps.py` and `read_steps.py` make checkpoints of them."""
 
 from __future__ import annotations
 

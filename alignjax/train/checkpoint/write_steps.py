@@ -1,4 +1,4 @@
-"""Writes the steps of `steps.py` in the background, and what no step changes once."""
+"""Writes checkpoints: their steps in the background, and what no step changes once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from alignjax.parallel.processes import Unreachable, all_gather_text, translate_lost_peer
 from alignjax.train.checkpoint.leaf_files import as_saved, by_itself, write_leaves
 from alignjax.train.checkpoint.leaves import checksums_of, form, plain, tree_bytes
-from alignjax.train.checkpoint.steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, first_line, steps
+from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, first_line, steps
 from alignjax.tree_names import leaves_by_name
 
 Writer = ocp.CheckpointManager

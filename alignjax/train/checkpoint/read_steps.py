@@ -1,5 +1,4 @@
-"""Checkpoints on Orbax: steps that are complete or not at all, read without the code that wrote them. `write_steps.py`
-writes them, beside the run.
+"""Reads checkpoints and verifies their checksums, without the code that wrote them (`write_steps.py`, beside the run).
 
 A step is two items: `state`, the leaves of the state by name ("roles/policy/embed"), and `meta`, a small JSON with the
 leaves' shapes, dtypes and checksums and whatever the loop adds (data cursor, config, versions). Orbax writes into a
