@@ -235,4 +235,5 @@ def test_tests_import_by_full_names() -> None:
         for module, _ in imports(path)
         if module.startswith(".") or module.split(".")[0] in beside
     )
-    none(change for path in TESTS for change in path_changes(path))
+    # What runs mutants puts a copy of the checkout in the place of the checkout.
+    none(change for path in TESTS if "mutants" not in path.parts for change in path_changes(path))

@@ -73,15 +73,19 @@ def train(
             loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True), topology=place, compile_=ask
         )
         return 0
-    again = (folder / COMMAND_FILE).exists()
-    if not again and is_main_process():
-        remember(loaded, folder)
-    _run(loaded, Workspace(folder), resume=resume)
-    if (
-        again and is_main_process()
-    ):  # only now: had the config not fitted the run, the old record would still be the true one
-        remember(loaded, folder)
+    _run_and_remember(loaded, Workspace(folder), resume=resume)
     return 0
+
+
+def _run_and_remember(loaded: Loaded, workspace: Workspace, *, resume: bool) -> None:
+    """Trains, and writes down how the config was made: of a run that goes on only afterwards, since the old record
+    stays the true one if the config does not fit the run."""
+    goes_on = (workspace.folder / COMMAND_FILE).exists()
+    if not goes_on and is_main_process():
+        remember(loaded, workspace.folder)
+    _run(loaded, workspace, resume=resume)
+    if goes_on and is_main_process():
+        remember(loaded, workspace.folder)
 
 
 def _check_slices(wanted: int) -> None:

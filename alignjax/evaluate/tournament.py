@@ -144,13 +144,7 @@ def play(
     names = [*drawn, "human"]
     tables = [_side_by_side(answers) for answers in zip(*drawn.values(), humans, strict=True)]
     checks = [judge_source(workspace, seed)[step] for step in range(batches)]
-    accuracies, verdicts = {}, {}
-    for name, stage in judges:
-        judge = restore_role(workspace.find(stage), "preference")
-        matrix = _rows([jax.device_get(_judged(judge_model, judge, table)) for table in tables]).astype(np.float64)
-        verdicts[name] = {(names[i], names[j]): matrix[:, i, j] for i, j in all_pairs(len(names))}
-        label = {"label": LABELS.get(name, name.replace("_", " "))}
-        accuracies[name] = label | _judge_accuracy(judge_model, judge, checks)
+    accuracies, verdicts = _judge_all(workspace, judge_model, judges, tables, names, checks)
     texts = _texts(tables, names, tokenizer_of(dataset, workspace))
     labels = {player.name: {"label": player.label or player.name, "note": player.note} for player in players}
     labels["human"] = {"label": "human", "note": "the author's own summary line"}
@@ -167,6 +161,21 @@ def play(
     }
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
     return {name: outcome["win_rates"][name][players[0].name] for name in names if name != players[0].name}
+
+
+def _judge_all(
+    workspace: Workspace, model: Model, judges: Sequence[tuple[str, str]], tables: Sequence[Batch], names: list[str],
+    checks: Sequence[Batch],
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """What each judge is worth on rows whose answer is known, and its probability for every pair of players."""
+    accuracies, verdicts = {}, {}
+    for name, stage in judges:
+        judge = restore_role(workspace.find(stage), "preference")
+        matrix = _rows([jax.device_get(_judged(model, judge, table)) for table in tables]).astype(np.float64)
+        verdicts[name] = {(names[i], names[j]): matrix[:, i, j] for i, j in all_pairs(len(names))}
+        label = {"label": LABELS.get(name, name.replace("_", " "))}
+        accuracies[name] = label | _judge_accuracy(model, judge, checks)
+    return accuracies, verdicts
 
 
 def _draw(

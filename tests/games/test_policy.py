@@ -109,7 +109,7 @@ def test_samples_are_drawn_and_scored_as_they_are_by_a_language_model(behaviour:
         scores = jax.jit(lambda found, name=name: context.score(name, found)[name])(found)
         np.testing.assert_allclose(found.logps[name], scores, rtol=1e-12, atol=1e-14)
         assert found.logps[name].dtype == jnp.float64
-    number = games.language.string_numbers(game.language, found.tokens, found.valid)
+    number = games.strings.string_numbers(game.language, found.tokens, found.valid)
     assert int(number.min()) >= 0
     for x in range(game.contexts):
         rows_of_x = np.asarray(contexts[:, 0] == x)

@@ -163,7 +163,7 @@ def test_a_judge_that_meets_an_unfinished_string_says_so_by_nan() -> None:
         games.play(dataclasses.replace(base, experience={**base.experience, "generate": endless}), PROMPTS, steps=1)
     tokens = jax.numpy.array([[[0, 0], [2, 0], [0, 1]]])
     valid = jax.numpy.array([[[True, False], [True, False], [True, True]]])
-    numbers = games.language.string_numbers(game.language, tokens, valid)
+    numbers = games.strings.string_numbers(game.language, tokens, valid)
     assert numbers[0, 0] == -1
     assert (numbers[0, 1:] >= 0).all()
 

@@ -54,7 +54,7 @@ def test_strong_regularisation_stays_at_the_reference_and_weak_finds_the_best_ac
 
 
 def test_what_is_not_a_game_is_refused():
-    with pytest.raises(games.tabular.GameError, match="P \\+ P' = 1"):
+    with pytest.raises(games.game.GameError, match="P \\+ P' = 1"):
         games.TabularGame(np.full((2, 2), 0.6), np.ones(2) / 2, 1.0)
-    with pytest.raises(games.tabular.GameError, match="positive"):
+    with pytest.raises(games.game.GameError, match="positive"):
         games.TabularGame(np.full((2, 2), 0.5), np.array([1.0, 0.0]), 1.0)

@@ -219,7 +219,7 @@ def test_learned_masks_move_to_the_token_that_decides(seed: int) -> None:
     def share(state: Any) -> float:
         batch = one_decisive_token(999, 256)
         states = jax.nn.one_hot(batch.tokens, LETTERS)[..., None, :]
-        mass = np.asarray(losses.tokenwise.token_masks(state.roles["masks"]["reward"], states))
+        mass = np.asarray(losses.token_level.token_masks(state.roles["masks"]["reward"], states))
         return float(mass[np.asarray(batch.tokens) < 3].sum() / mass.sum())
 
     assert share(state) == pytest.approx(1 / LENGTH, abs=0.03)
