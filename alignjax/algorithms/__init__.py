@@ -7,7 +7,7 @@ and max_tokens, so the same call plays a game (`**games.parts(game)`) and trains
 """
 
 from alignjax.algorithms.adapters import with_lora as with_lora
-from alignjax.algorithms.adversarial import eva as eva, rival as rival
+from alignjax.algorithms.coevolving import eva as eva, rival as rival
 from alignjax.algorithms.continual import cofs_dpo as cofs_dpo, ofs_dpo as ofs_dpo, with_replay as with_replay
 from alignjax.algorithms.exploration import (
     active_dpo as active_dpo,

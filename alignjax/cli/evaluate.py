@@ -49,7 +49,7 @@ def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
 def report(run_dir: Path) -> int:
     """Renders report.html and report.md from results.json again and prints the table."""
     from alignjax.evaluate.report import schema  # noqa: PLC0415  # with matplotlib, which evaluate() may not need
-    from alignjax.evaluate.report.render import rebuild, terminal_table  # noqa: PLC0415
+    from alignjax.evaluate.report.write_report import rebuild, terminal_table  # noqa: PLC0415
 
     if not run_dir.is_dir():
         raise ConfigError(f"no such run folder: {run_dir}")

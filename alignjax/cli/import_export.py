@@ -20,7 +20,7 @@ from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, p
 from alignjax.models.huggingface.folders import new_folder
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint.leaves import tree_bytes
+from alignjax.train.checkpoint.checksums import tree_bytes
 from alignjax.train.run_record import FILE, config_hash, config_json, read_json, versions, write_json
 from alignjax.train.state import restored_params
 from alignjax.types import Role

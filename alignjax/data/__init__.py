@@ -22,9 +22,7 @@ from alignjax.data.datasets.from_files import (
 from alignjax.data.prepared import Dataset as Dataset, prepare as prepare, tokenizer_of as tokenizer_of
 from alignjax.data.sources.edited import judgements as judgements, revisions as revisions
 from alignjax.data.sources.joint import joint_preferences as joint_preferences
-from alignjax.data.sources.recorded import BatchWriter as BatchWriter, recorded as recorded
-from alignjax.data.sources.source import Source as Source
-from alignjax.data.sources.text_sources import (
+from alignjax.data.sources.kinds import (
     candidates as candidates,
     instructions as instructions,
     preferences as preferences,
@@ -32,6 +30,8 @@ from alignjax.data.sources.text_sources import (
     rankings as rankings,
     thumbs as thumbs,
 )
+from alignjax.data.sources.recorded import BatchWriter as BatchWriter, recorded as recorded
+from alignjax.data.sources.source import Source as Source
 from alignjax.data.text.chat import render as render
 from alignjax.data.text.tokenizers import (
     BOS as BOS,

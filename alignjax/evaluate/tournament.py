@@ -22,7 +22,7 @@ from alignjax.data import Dataset, tokenizer_of
 from alignjax.data.prepared import located, read_account
 from alignjax.evaluate import diagnostics, text_metrics, win_rate
 from alignjax.evaluate.intervals import interval
-from alignjax.evaluate.report import render
+from alignjax.evaluate.report import write_report
 from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.numerics import fold_name
 from alignjax.pair_layout import all_pairs
@@ -280,9 +280,9 @@ def write(
         "device": str(jax.devices()[0].device_kind),
         "notes": list(notes),
     }
-    paths = render.write_report(results, root)
+    paths = write_report.write_report(results, root)
     console = Console()
-    render.terminal_table(results, console)
+    write_report.terminal_table(results, console)
     console.print(f"\n{paths['html']}", highlight=False, soft_wrap=True)
     return {"report": str(paths["html"])}
 

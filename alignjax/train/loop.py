@@ -32,7 +32,7 @@ from alignjax.parallel.processes import (
 )
 from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import Log, claim, first_state
-from alignjax.train.checkpoint.leaves import not_finite
+from alignjax.train.checkpoint.checksums import not_finite
 from alignjax.train.logp_cache.reference_logps import with_logps
 from alignjax.train.overlap import ahead
 from alignjax.train.resolve import Resolved, resolve

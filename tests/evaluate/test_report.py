@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from alignjax.evaluate.report import figures, learning_curves, render, schema, wording
+from alignjax.evaluate.report import figures, learning_curves, schema, wording, write_report
 from alignjax.evaluate.report.schema import REQUIRED, ResultsError
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} | `code` $\\frac$ </div> [link](javascript:x)"
@@ -52,7 +52,7 @@ def small(results):
 
 
 def test_report_is_complete_and_loads_nothing(results, tmp_path):
-    paths = render.write_report(results, tmp_path / "run")
+    paths = write_report.write_report(results, tmp_path / "run")
     page = Page(paths["html"].read_text())
     shown = [
         "IPO-MD beats SFT on the held-out judge",
@@ -87,7 +87,7 @@ def test_arbitrary_text_is_escaped_everywhere(small, tmp_path):
     small["curves"] = {EVIL: {EVIL: {"step": [1, 2], "value": [0.0, 1.0]}}}
     small["judges"]["held_out"]["label"] = EVIL
     small["seconds"] = {EVIL: 1.0}
-    paths = render.write_report(small, tmp_path)
+    paths = write_report.write_report(small, tmp_path)
     text = paths["html"].read_text()
     page = Page(text)
     assert not any(tag == "script" for tag, _ in page.tags)
@@ -103,28 +103,28 @@ def test_arbitrary_text_is_escaped_everywhere(small, tmp_path):
 
 
 def test_rebuild_gives_the_same_bytes_again(results, tmp_path):
-    paths = render.write_report(results, tmp_path)
+    paths = write_report.write_report(results, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name, path in paths.items():
         if name != "results":
             path.unlink()
-    assert render.rebuild(tmp_path) == paths
+    assert write_report.rebuild(tmp_path) == paths
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_rebuild_says_what_is_wrong_with_the_file(tmp_path):
     with pytest.raises(ResultsError, match=r"no results\.json"):
-        render.rebuild(tmp_path)
+        write_report.rebuild(tmp_path)
     (tmp_path / "results.json").write_text('{"title": ')
     with pytest.raises(ResultsError, match="not JSON"):
-        render.rebuild(tmp_path)
+        write_report.rebuild(tmp_path)
 
 
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_key_is_named_before_anything_is_written(results, tmp_path, key):
     del results[key]
     with pytest.raises(ResultsError, match=f"no '{key}'"):
-        render.write_report(results, tmp_path / "run")
+        write_report.write_report(results, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -154,7 +154,7 @@ def test_numpy_numbers_and_nan_become_strict_json(small, tmp_path):
     small["curves"]["sft"]["loss"] = {"step": np.arange(3), "value": np.array([1.0, np.nan, np.inf])}
     small["seeds"] = {"run": np.int64(4)}
     small["config"] = {"path": tmp_path, "pair": (1, 2)}
-    render.write_report(small, tmp_path)
+    write_report.write_report(small, tmp_path)
     saved = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert saved["curves"]["sft"]["loss"] == {"step": [0, 1, 2], "value": [1.0, None, None]}
     assert saved["seeds"] == {"run": 4}
@@ -176,7 +176,7 @@ def test_a_report_needs_no_human_no_curves_and_no_other_seeds(small, tmp_path):
         small.pop(key, None)
     small |= {"curves": {}, "samples": [], "git": None, "seconds": {}}
     small["players"] = {name: {} for name in small["players"]}
-    paths = render.write_report(small, tmp_path)
+    paths = write_report.write_report(small, tmp_path)
     assert "learning_curves" not in paths
     assert "Ipo md beats sft" in Page(paths["html"].read_text()).text
 
@@ -201,7 +201,7 @@ def test_headline_is_honest(results):
 def test_terminal_table_fits_80_columns_and_shows_brackets(results):
     results["players"]["sft"]["label"] = "SFT [bold]"
     stream = io.StringIO()
-    render.terminal_table(results, Console(file=stream, width=80))
+    write_report.terminal_table(results, Console(file=stream, width=80))
     text = stream.getvalue()
     assert "SFT [bold]" in text
     assert all(len(line) <= 80 for line in text.splitlines())

@@ -28,7 +28,7 @@ from alignjax.models import TransformerConfig, transformer
 from alignjax.parallel import processes
 from alignjax.stages import host
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint.leaves import digest
+from alignjax.train.checkpoint.checksums import digest
 from alignjax.train.logp_cache import reference_logps
 from alignjax.train.loop import train
 from alignjax.train.optimizers import adamw

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint.leaves import checksums, digest
+from alignjax.train.checkpoint.checksums import checksums, digest
 from alignjax.train.checkpoint.read_steps import CheckpointError
 from alignjax.tree_names import leaves_by_name
 

@@ -1,4 +1,4 @@
-"""Builds the text of report.html, which loads nothing, from page.html and page.css; `render.py` writes the file."""
+"""Builds the text of report.html, which loads nothing, of page.html and page.css; `write_report.py` writes the file."""
 
 from __future__ import annotations
 

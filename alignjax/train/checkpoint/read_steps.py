@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from alignjax.config import nearest
 from alignjax.parallel.processes import all_gather_text
-from alignjax.train.checkpoint.leaf_files import read_json, read_leaves, with_sharding
-from alignjax.train.checkpoint.leaves import as_key, checksums_of, form, is_key, plain
+from alignjax.train.checkpoint.array_files import read_json, read_leaves, with_sharding
+from alignjax.train.checkpoint.checksums import as_key, checksums_of, form, is_key, plain
 from alignjax.tree_names import leaves_by_name, nested
 
 FOLDER = "checkpoints"

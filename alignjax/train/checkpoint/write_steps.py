@@ -14,8 +14,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from alignjax.parallel.processes import Unreachable, all_gather_text, translate_lost_peer
-from alignjax.train.checkpoint.leaf_files import as_saved, by_itself, write_leaves
-from alignjax.train.checkpoint.leaves import checksums_of, form, plain, tree_bytes
+from alignjax.train.checkpoint.array_files import as_saved, by_itself, write_leaves
+from alignjax.train.checkpoint.checksums import checksums_of, form, plain, tree_bytes
 from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, first_line, steps
 from alignjax.tree_names import leaves_by_name
 

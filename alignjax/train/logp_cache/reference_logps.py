@@ -39,7 +39,7 @@ from alignjax.parallel.processes import (
     is_multi_process,
     raise_on_all_processes,
 )
-from alignjax.train.checkpoint.leaves import digest
+from alignjax.train.checkpoint.checksums import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
 from alignjax.train.run_record import config_json, versions
 from alignjax.train.state import TrainState

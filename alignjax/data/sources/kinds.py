@@ -1,4 +1,4 @@
-"""Sources of prompts, instructions, pairs, rankings and single judged completions.
+"""Sources, one for each kind of row: prompts, instructions, pairs, rankings and single judged completions.
 
 They are functions (workspace, seed, *, ...) for the `source` slot of an Experiment. The settings that they share are
 the fields of `Texts` (`data/sources/row_selection.py`). What happens to rows that do not fit is said, never silent: the

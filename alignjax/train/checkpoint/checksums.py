@@ -1,4 +1,4 @@
-"""Leaves of a state: typed keys as numbers, and checksums that hold on any mesh."""
+"""Computes checksums of the leaves of a state that hold on any mesh; `read_steps.py` compares them."""
 
 from __future__ import annotations
 
