@@ -63,9 +63,16 @@ def test_dry_run_of_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.slow
-def test_a_sweep_of_a_game(tmp_path: Path, session_cache: Path) -> None:
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    run("alignjax sweep configs/games.py:tiny", tmp_path, session_cache)
+def test_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
+    """The lines of one whose points are runs, and all points of a game as one program, for fewer steps than usual."""
+    text = (ROOT / "configs" / "games.py").read_text()
+    assert "else 500" in text
+    with in_a_folder(tmp_path, monkeypatch):
+        (tmp_path / "games.py").write_text(text.replace("else 500", "else 20"))
+        assert "400 points" in run("alignjax sweep games.py", tmp_path, session_cache)
+        lines = f'"""Two."""\nCONFIG = {ONE!r}\n\n\ndef sweep():\n    yield {{"steps": 2}}\n    yield {{"steps": 3}}\n'
+        (tmp_path / "two.py").write_text(lines)
+        assert run("alignjax sweep two.py", tmp_path, session_cache).count("alignjax train") == 2
 
 
 @pytest.mark.slow
