@@ -130,8 +130,7 @@ def play(
         seed: Of sources and samples.
         samples: How many prompts are shown with all answers.
 
-    Returns:
-        The win rates against the baseline, by player.
+    Returns: The win rates against the baseline, by player.
 
     Raises:
         ConfigError: Without a judge named "held_out".
@@ -146,21 +145,24 @@ def play(
     checks = [judge_source(workspace, seed)[step] for step in range(batches)]
     accuracies, verdicts = _judge_all(workspace, judge_model, judges, tables, names, checks)
     texts = _texts(tables, names, tokenizer_of(dataset, workspace))
-    labels = {player.name: {"label": player.label or player.name, "note": player.note} for player in players}
-    labels["human"] = {"label": "human", "note": "the author's own summary line"}
+    labels = {"human": {"label": "human", "note": "the author's own summary line"}}
+    labels |= {player.name: {"label": player.label or player.name, "note": player.note} for player in players}
     outcome = {
         "baseline": players[0].name,
         "judges": accuracies,
         **_statistics(verdicts),
         "length_bias": _length_bias(verdicts["held_out"], tables, names),
         "players": {name: labels[name] | _player_statistics(name, drawn, texts) for name in names},
-        "samples": [
-            {"post": texts["prompt"][i], "outputs": {name: texts[name][i] for name in names}}
-            for i in range(min(samples, len(texts["prompt"])))
-        ],
+        "samples": _shown(texts, names, samples),
     }
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
     return {name: outcome["win_rates"][name][players[0].name] for name in names if name != players[0].name}
+
+
+def _shown(texts: Mapping[str, Sequence[str]], names: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """The first prompts with everybody's answer."""
+    rows = range(min(count, len(texts["prompt"])))
+    return [{"post": texts["prompt"][i], "outputs": {name: texts[name][i] for name in names}} for i in rows]
 
 
 def _judge_all(
