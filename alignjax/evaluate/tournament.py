@@ -111,8 +111,7 @@ def play(
     seed: int = 0,
     samples: int = 10,
 ) -> dict[str, Any]:
-    """Job that plays every pair of players, and the human texts of `source`, on the same held-out prompts and writes
-    tournament.json.
+    """Plays all pairs of players, and the human texts of `source`, on the same held-out prompts: tournament.json.
 
     One sample per prompt and player at temperature 1, drawn independently, so that the KL estimate is unbiased.
 
@@ -130,7 +129,8 @@ def play(
         seed: Of sources and samples.
         samples: How many prompts are shown with all answers.
 
-    Returns: The win rates against the baseline, by player.
+    Returns:
+        The win rates against the baseline, by player.
 
     Raises:
         ConfigError: Without a judge named "held_out".
@@ -140,15 +140,14 @@ def play(
         raise ConfigError("a tournament needs a judge named 'held_out' that no player was trained against")
     humans = [source(workspace, seed)[step] for step in range(batches)]
     drawn = _draw(workspace, model, players, humans, jax.random.key(seed), max_tokens)
-    names = [*drawn, "human"]
+    names, baseline = [*drawn, "human"], players[0].name
     tables = [_side_by_side(answers) for answers in zip(*drawn.values(), humans, strict=True)]
     checks = [judge_source(workspace, seed)[step] for step in range(batches)]
     accuracies, verdicts = _judge_all(workspace, judge_model, judges, tables, names, checks)
     texts = _texts(tables, names, tokenizer_of(dataset, workspace))
-    labels = {"human": {"label": "human", "note": "the author's own summary line"}}
-    labels |= {player.name: {"label": player.label or player.name, "note": player.note} for player in players}
+    labels = _labels(players)
     outcome = {
-        "baseline": players[0].name,
+        "baseline": baseline,
         "judges": accuracies,
         **_statistics(verdicts),
         "length_bias": _length_bias(verdicts["held_out"], tables, names),
@@ -156,7 +155,13 @@ def play(
         "samples": _shown(texts, names, samples),
     }
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
-    return {name: outcome["win_rates"][name][players[0].name] for name in names if name != players[0].name}
+    return {name: outcome["win_rates"][name][baseline] for name in names if name != baseline}
+
+
+def _labels(players: Sequence[Player]) -> dict[str, dict[str, str]]:
+    """How a report calls the players, and the human."""
+    labels = {player.name: {"label": player.label or player.name, "note": player.note} for player in players}
+    return labels | {"human": {"label": "human", "note": "the author's own summary line"}}
 
 
 def _shown(texts: Mapping[str, Sequence[str]], names: Sequence[str], count: int) -> list[dict[str, Any]]:
