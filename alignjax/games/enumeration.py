@@ -25,7 +25,7 @@ from alignjax.numerics import take_token
 from alignjax.sampling import History, mixture, own
 from alignjax.sampling.logit_streams import default_streams
 from alignjax.scoring import context
-from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role
+from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role, with_metrics
 
 
 def _logits(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
@@ -226,7 +226,7 @@ def expected_gradient(
 def _value_and_gradient(
     parts: Mapping[str, Role], state: Mapping[str, Any], prompts: Batch, experience: Fn, loss: Fn
 ) -> tuple[Array, Params]:
-    batch = experience(context(parts, state), prompts, jax.random.key(0))
+    batch, _ = with_metrics(experience(context(parts, state), prompts, jax.random.key(0)))
 
     def expected(params: Params) -> Array:
         return loss(context(parts, {**state, "policy": params}), batch)[0].value()

@@ -54,6 +54,11 @@ def check_attention(config: Any) -> None:
         raise ConfigError(f"attention={config.attention!r}: {obstacle}; write 'xla', or 'auto' for what can run")
 
 
+def platform() -> str:
+    """Returns the kind of device that kernels are chosen for; off it, a kernel is interpreted."""
+    return jax.default_backend()
+
+
 def choose(config: Any, machine: tuple[str, int] | None = None) -> str:
     """Chooses the attention kernel of a configuration. "auto" is that of the device, where it can run the config.
 
@@ -67,15 +72,13 @@ def choose(config: Any, machine: tuple[str, int] | None = None) -> str:
     Raises:
         ConfigError: The config names a kernel of another device, or splash attention on several.
     """
-    platform, devices = machine or (jax.default_backend(), jax.device_count())
+    on, devices = machine or (platform(), jax.device_count())
     if config.attention == "auto":
-        fast = next((kernel for kernel, needed in _NEEDS.items() if needed == platform), "xla")
+        fast = next((kernel for kernel, needed in _NEEDS.items() if needed == on), "xla")
         return "xla" if _obstacle(fast, config) or (fast == "splash" and devices > 1) else fast
-    needed = _NEEDS.get(config.attention, platform)
-    if needed != platform:
-        raise ConfigError(
-            f"attention={config.attention!r} runs on a {needed}; this is a {platform}; write 'auto' or 'xla'"
-        )
+    needed = _NEEDS.get(config.attention, on)
+    if needed != on:
+        raise ConfigError(f"attention={config.attention!r} runs on a {needed}; this is a {on}; write 'auto' or 'xla'")
     if config.attention == "splash" and devices > 1:
         raise ConfigError("attention='splash' runs on one device, and its kernel is not partitioned; write 'xla'")
     return config.attention

@@ -92,7 +92,7 @@ def test_what_is_written_is_what_was_read(case: str, labels: int | None, root: P
 def test_half_precision_files_in_pieces(dtype: str, root: Path, tmp_path: Path) -> None:
     """Halves are read exactly into float32 and bfloat16 files into bfloat16; written as halves they are the same."""
     folder = written("qwen2", root, None, dtype, "5KB")
-    assert (folder / huggingface.files.INDEX).is_file()
+    assert (folder / huggingface.folders.INDEX).is_file()
     network, params = loaded(folder)
     expected = theirs("qwen2").to(getattr(torch, dtype)).float().state_dict()
     np.testing.assert_array_equal(params["layers"]["up"][1], expected["model.layers.1.mlp.up_proj.weight"].numpy().T)
@@ -160,7 +160,7 @@ def test_what_a_config_says_and_leaves_unsaid(kind: str, older: bool) -> None:
     architectures = [huggingface.FAMILIES[kind].causal]
     full = {**config.to_dict(), "architectures": architectures}
     short = {"model_type": kind, "architectures": architectures, **sizes}
-    assert huggingface.configs.described(short, "short") == huggingface.configs.described(full, "full")
+    assert huggingface.config_json.fields_in(short, "short") == huggingface.config_json.fields_in(full, "full")
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals
