@@ -85,7 +85,8 @@ def test_what_is_written_is_what_was_read(case: str, labels: int | None, root: P
     for (name, one), (other_name, other) in zip(first.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(one, other), name
-    np.testing.assert_array_equal(logits_of(again)[VALID[:, -1]], logits_of(first)[VALID[:, -1]])
+    # Of equal weights torch's products may differ in a last bit, by where the arrays lie in memory.
+    np.testing.assert_allclose(logits_of(again)[VALID[:, -1]], logits_of(first)[VALID[:, -1]], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -160,7 +161,7 @@ def test_what_a_config_says_and_leaves_unsaid(kind: str, older: bool) -> None:
     architectures = [huggingface.FAMILIES[kind].causal]
     full = {**config.to_dict(), "architectures": architectures}
     short = {"model_type": kind, "architectures": architectures, **sizes}
-    assert huggingface.config_json.fields_in(short, "short") == huggingface.config_json.fields_in(full, "full")
+    assert huggingface.config_codec.fields_in(short, "short") == huggingface.config_codec.fields_in(full, "full")
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

@@ -95,7 +95,7 @@ def test_a_product_is_that_with_the_written_out_weight(bits: int) -> None:
     value, by_x = jax.value_and_grad(total)(x, weight)
     expected, expected_by_x = jax.value_and_grad(total)(x, dense(weight))
     np.testing.assert_allclose(value, expected, atol=1e-3)
-    np.testing.assert_allclose(by_x, expected_by_x, atol=1e-3)
+    np.testing.assert_allclose(by_x, expected_by_x, rtol=1e-3, atol=1e-3)  # entries up to 20, sums in another order
     assert product(x.astype(jnp.bfloat16), weight).dtype == jnp.bfloat16
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 
 from alignjax.config import ConfigError
-from alignjax.models.huggingface.config_json import config_in, fields_in
+from alignjax.models.huggingface.config_codec import config_in, fields_in
 from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
 from alignjax.models.huggingface.folders import CONFIG, Stored, fingerprint, folder_of, read_json, tensors_of
 from alignjax.tree_names import leaves_by_name, nested

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from alignjax.config import ConfigError
 from alignjax.models.architecture import TransformerConfig
-from alignjax.models.huggingface.config_json import config_json
+from alignjax.models.huggingface.config_codec import config_json
 from alignjax.models.huggingface.families import Family, is_transposed, tensor_name
 from alignjax.models.huggingface.folders import CONFIG, DTYPES, INDEX, WEIGHTS, new_folder
 from alignjax.tree_names import leaves_by_name
