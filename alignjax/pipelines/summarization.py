@@ -88,7 +88,7 @@ def sizes_of(mode: str) -> Sizes:
     return tiny() if mode.endswith("tiny") else Sizes()
 
 
-def _backbone(sizes: Sizes) -> dict[str, int]:
+def _backbone(sizes: Sizes) -> dict[str, Any]:
     return {"vocab": sizes.vocab, "width": sizes.width, "layers": sizes.layers, "heads": 4, "mlp": 3 * sizes.width}
 
 

@@ -113,7 +113,7 @@ def shared(*names: str, **defaults: Any) -> Callable[[Any], Any]:
 
         first = [p for p in inspect.signature(loss).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         more = [_keyword(name, value, _SHARED[name][0]) for name, value in added.items()]
-        with_shared.__signature__ = inspect.Signature([*first, *more])  # pyright: ignore[reportFunctionMemberAccess]
+        with_shared.__signature__ = inspect.Signature([*first, *more])  # pyright: ignore[reportAttributeAccessIssue]
         return with_shared
 
     return share
