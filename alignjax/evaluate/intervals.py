@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from alignjax.config import DataError as DataError
 
@@ -85,9 +84,8 @@ def interval(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-    method: str = "percentile",
 ) -> Interval:
-    """Compute a statistic of means over prompts, with its bootstrap interval.
+    """Compute a statistic of means over prompts, with its percentile interval of the bootstrap.
 
     Args:
         columns: [n] or [n, K], what was measured on each of n prompts.
@@ -96,13 +94,12 @@ def interval(
         draws: Resamples of the bootstrap.
         seed: Seed of the resamples.
         level: Share of the resamples inside the interval.
-        method: "percentile", or "bca" (bias-corrected and accelerated; Efron 1987), better for small n and skew.
 
     Returns:
         {"mean", "low", "high", "n"}. With one prompt there is nothing to resample, and low = high = mean.
 
     Raises:
-        DataError: For values that are not finite, or another method.
+        DataError: For values that are not finite.
     """
     # Whole prompts are resampled, and the statistic is taken of each resample's means: ratios and correlations then
     # carry the noise of numerator and denominator together.
@@ -112,33 +109,6 @@ def interval(
         as_column(columns[:, index], f"column {index}")
     of_means = statistic or (lambda means: means[..., 0])
     value = float(of_means(columns.mean(0)))
-    replicates = np.sort(of_means(resampled(columns, draws=draws, seed=seed)))
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if method == "bca" and len(columns) > 1:
-        tails = _bca_tails(columns, of_means, value, replicates, tails)
-    elif method not in ("percentile", "bca"):
-        raise DataError(f"method is {method!r}; it must be 'percentile' or 'bca'")
-    low, high = np.quantile(replicates, tails)
+    replicates = of_means(resampled(columns, draws=draws, seed=seed))
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return {"mean": value, "low": float(low), "high": float(high), "n": len(columns)}
-
-
-def _bca_tails(
-    columns: np.ndarray,
-    of_means: Callable[[np.ndarray], np.ndarray],
-    value: float,
-    replicates: np.ndarray,
-    tails: np.ndarray,
-) -> np.ndarray:
-    """Correct quantile levels [2] for bias (share of replicates below the estimate) and for acceleration (skewness of
-    the jackknife values)."""
-    below = np.mean(replicates < value) + np.mean(replicates == value) / 2  # ties split, or discrete data looks biased
-    if below in (0.0, 1.0):  # a statistic that does not vary
-        return tails
-    bias = special.ndtri(below)
-    n = len(columns)
-    left_out = of_means((columns.sum(0) - columns) / (n - 1))
-    deviation = left_out.mean() - left_out
-    spread = np.sum(deviation**2) ** 1.5
-    acceleration = np.sum(deviation**3) / (6 * spread) if spread > 0 else 0.0
-    shifted = bias + special.ndtri(tails)
-    return special.ndtr(bias + shifted / (1 - acceleration * shifted))

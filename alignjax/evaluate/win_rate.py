@@ -35,7 +35,6 @@ def win_rate_matrix(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-    method: str = "percentile",
 ) -> dict[str, dict[str, Interval]]:
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
@@ -49,7 +48,6 @@ def win_rate_matrix(
         draws: Resamples of the bootstrap.
         seed: Seed of the resamples.
         level: Share of the resamples inside an interval.
-        method: "percentile" or "bca", see `intervals.interval`.
 
     Raises:
         DataError: For numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
@@ -60,7 +58,7 @@ def win_rate_matrix(
     pairs = _checked(judgements)
     rates: dict[str, dict[str, Interval]] = {player: {} for pair in pairs for player in pair}
     for (a, b), probability in pairs.items():
-        rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed, level=level, method=method)
+        rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed, level=level)
         rates[b][a] = _complement(rates[a][b])
     return rates
 

@@ -10,11 +10,10 @@ from alignjax.evaluate.intervals import DataError
 from tests.evaluate.conftest import judgements
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_intervals_cover_the_true_mean_about_as_often_as_they_say(method):
+def test_intervals_cover_the_true_mean_about_as_often_as_they_say():
     generator = np.random.default_rng(0)
     samples = generator.beta(2, 1, size=(400, 80))  # mean 2/3, skewed
-    spans = [intervals.interval(row, draws=400, seed=index, method=method) for index, row in enumerate(samples)]
+    spans = [intervals.interval(row, draws=400, seed=index) for index, row in enumerate(samples)]
     covered = np.mean([span["low"] <= 2 / 3 <= span["high"] for span in spans])
     assert 0.91 <= covered <= 0.98  # 95 % less the bootstrap's small bias, with 400 trials' noise of 1.1 %
 
@@ -25,21 +24,10 @@ def test_an_interval_is_as_wide_as_the_normal_theory_says():
     assert span["high"] - span["low"] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2000), rel=0.05)
 
 
-def test_bca_follows_skew_and_percentile_agrees_without_it():
-    skewed = np.random.default_rng(2).exponential(size=40)
-    plain, corrected = (intervals.interval(skewed, draws=4000, method=name) for name in ("percentile", "bca"))
-    assert corrected["low"] > plain["low"]
-    assert corrected["high"] > plain["high"]
-    even = np.concatenate([skewed, -skewed])
-    plain, corrected = (intervals.interval(even, draws=8000, method=name) for name in ("percentile", "bca"))
-    assert corrected["low"] == pytest.approx(plain["low"], abs=0.02)
-
-
 def test_constant_and_single_values_have_intervals_of_no_width():
     for values in (np.full(20, 0.3), np.array([0.3])):
-        for method in ("percentile", "bca"):
-            span = intervals.interval(values, method=method)
-            assert [span[key] for key in ("mean", "low", "high")] == pytest.approx([0.3] * 3)
+        span = intervals.interval(values)
+        assert [span[key] for key in ("mean", "low", "high")] == pytest.approx([0.3] * 3)
 
 
 def test_resamples_depend_on_the_seed_alone_and_pieces_do_not_matter(monkeypatch):
@@ -51,13 +39,10 @@ def test_resamples_depend_on_the_seed_alone_and_pieces_do_not_matter(monkeypatch
 
 
 @pytest.mark.parametrize("score", ["probability", "hard"])
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_the_two_orders_of_a_pair_are_complements(score, method):
+def test_the_two_orders_of_a_pair_are_complements(score):
     given = judgements(4, n=60)
-    rates = win_rate.win_rate_matrix(given, score=score, draws=200, method=method)
-    turned = win_rate.win_rate_matrix(
-        {(b, a): 1 - p for (a, b), p in given.items()}, score=score, draws=200, method=method
-    )
+    rates = win_rate.win_rate_matrix(given, score=score, draws=200)
+    turned = win_rate.win_rate_matrix({(b, a): 1 - p for (a, b), p in given.items()}, score=score, draws=200)
     for a, row in rates.items():
         assert set(row) == set(rates) - {a}
         for b, rate in row.items():
@@ -107,11 +92,9 @@ def test_judgements_that_cannot_be_meant_are_refused(given, says):
         win_rate.win_rate_matrix(given)
 
 
-def test_unknown_scores_and_methods_are_refused():
+def test_unknown_scores_are_refused():
     with pytest.raises(DataError, match="hard"):
         win_rate.win_rate_matrix({("a", "b"): [0.5]}, score="soft")
-    with pytest.raises(DataError, match="bca"):
-        intervals.interval([0.5, 0.6], method="normal")
 
 
 def test_sequence_kl_is_unbiased_for_a_policy_small_enough_to_enumerate():

@@ -318,8 +318,8 @@ MUTANTS = (
     Mutant(
         "an interval is one-sided",
         "evaluate/intervals.py",
-        "np.array([(1 - level) / 2, (1 + level) / 2])",
-        "np.array([1 - level, level])",
+        "[(1 - level) / 2, (1 + level) / 2]",
+        "[1 - level, level]",
         (f"{WIN_RATE}::test_an_interval_is_as_wide_as_the_normal_theory_says",),
     ),
     Mutant(

@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignjax.evaluate.report import figures, learning_curves, schema
-from alignjax.evaluate.report.html import html_report
-from alignjax.evaluate.report.markdown import markdown_report
+from alignjax.evaluate.report.pages import html_report, markdown_report
 from alignjax.evaluate.report.wording import DASH, headline, interval_parts, interval_text, player_rows
 
 COMPACT = ("player", "win rate", "vs", "KL to", "ROUGE", "length")  # columns of the terminal's table

@@ -1,0 +1,129 @@
+"""Builds the texts of report.html, which loads nothing, and of report.md: page.html and page.md lay out one set of
+values; `write_report.py` writes the files."""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from alignjax.evaluate.report import figures, learning_curves, schema, wording
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!])")
+
+
+def escaped(text: str) -> str:
+    """Escape any text to Markdown on one line that shows just this text."""
+    return SPECIAL.sub(r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+
+
+def fenced(text: str) -> str:
+    """Put any text into a code block, in a fence longer than any inside it."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.strip()}\n{fence}"
+
+
+def _markdown_cell(cell: Any) -> str:
+    """A text, escaped, or an interval on one line."""
+    return escaped(cell) if isinstance(cell, str) else wording.interval_text(*cell)
+
+
+def _parts(cell: Any) -> Any:
+    """A text as it is, or the two parts of an interval."""
+    return cell if isinstance(cell, str) else wording.interval_parts(*cell)
+
+
+def _rendered(name: str, *, autoescape: bool, **values: Any) -> str:
+    environment = jinja2.Environment(autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"cell": _markdown_cell, "fenced": fenced, "parts": _parts, "duration": wording.duration}
+    template = files("alignjax.evaluate.report").joinpath(name).read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values)
+
+
+def _values(results: schema.Results) -> dict[str, Any]:
+    """What both pages show, in the words that the terminal uses too."""
+    columns, rows = wording.player_rows(results)
+    players, splits = results["players"], results["data"].get("splits") or {}
+    names = {player: schema.label(results, player) for player in players}
+    return {
+        "results": results,
+        "headline": wording.headline(results),
+        "label": functools.partial(schema.label, results),
+        "names": names,
+        "baseline": names[results["baseline"]],
+        "matrix": [[names[a], *((schema.rate(results, a, b), 1, 100) for b in players)] for a in players],
+        "scoring": wording.scoring(results),
+        "columns": columns,
+        "rows": rows,
+        "exploited": wording.exploit_rows(results),
+        "seeds": wording.seed_rows(results),
+        "judges": wording.judge_rows(results),
+        "biases": wording.bias_rows(results),
+        "data": wording.data_sentence(results),
+        "splits": [[name, *(f"{split[key]:,}" for key in ("pairs", "packages"))] for name, split in splits.items()],
+        "times": [[schema.label(results, name), wording.duration(time)] for name, time in results["seconds"].items()],
+        "total": wording.duration(sum(results["seconds"].values())),
+        "config": json.dumps(results["config"], indent=2, ensure_ascii=False),
+    }
+
+
+def markdown_report(results: schema.Results, pictures: Mapping[str, str]) -> str:
+    """Write the report as Markdown.
+
+    Args:
+        results: The contents of results.json.
+        pictures: The names of the picture files beside it, by figure.
+    """
+    facts = [*results["versions"].items(), *((f"seed of {name}", str(seed)) for name, seed in results["seeds"].items())]
+    facts += [(key, str(results[key])) for key in ("git", "command", "date", "device") if results.get(key)]
+    return _rendered("page.md", autoescape=False, **_values(results), figures=pictures, facts=facts) + "\n"
+
+
+def html_report(results: schema.Results, frontier_picture: str) -> str:
+    """Render the report as one HTML page.
+
+    Args:
+        results: The contents of results.json.
+        frontier_picture: The SVG of `figures.frontier_figure`.
+
+    Returns:
+        The page, which loads nothing.
+    """
+    # autoescape: samples hold whatever a model says. Only our own SVG and CSS are marked as safe.
+    return _rendered(
+        "page.html",
+        autoescape=True,
+        **_values(results),
+        style=Markup("\n" + files("alignjax.evaluate.report").joinpath("page.css").read_text(encoding="utf-8")),
+        facts=_facts(results),
+        palette=figures.colors(results),
+        ink=figures.INK,
+        shade=figures.shade,
+        frontier=Markup(frontier_picture),
+        curves={
+            group: [Markup(learning_curves.curve_panel(group, metric, curves)) for metric, curves in metrics.items()]
+            for group, metrics in learning_curves.curve_groups(results).items()
+        },
+        more_data={
+            key.replace("_", " "): value
+            for key, value in results["data"].items()
+            if key not in ("pairs", "packages", "splits") and isinstance(value, (str, int, float))
+        },
+        longest=max(results["seconds"].values(), default=0) or 1,
+    )
+
+
+def _facts(results: schema.Results) -> list[str]:
+    """Collect the line under the title."""
+    facts = [str(results[key]) for key in ("date", "device") if results.get(key)]
+    if results["seconds"]:
+        facts.append(wording.duration(sum(results["seconds"].values())))
+    return [*facts, f"git {results['git'][:10]}"] if results.get("git") else facts
