@@ -1,11 +1,15 @@
-"""config.json as a TransformerConfig, and back: one table of codecs that both directions loop over."""
+"""config.json as a TransformerConfig, and back.
+
+A family's defaults name all keys that its config.json may have (`families.py`), so both directions are one function for
+all families: what a family does not know is neither read nor written.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from alignjax.config import ConfigError, nearest
 from alignjax.models.architecture import TransformerConfig
@@ -21,6 +25,18 @@ _SIZES = {
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
 }
+# Further fields that say just what a key says.
+_SAME = {
+    **_SIZES,
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+    "logit_softcap": "final_logit_softcapping",
+    "attn_softcap": "attn_logit_softcapping",
+}
+# Fields that stand at their defaults where a family says nothing of them.
+_SWITCHES = (
+    "local_rope_theta", "query_scale", "attn_softcap", "logit_softcap", "post_norms", "centred_norms", "embed_scale",
+)  # fmt: skip
 _KINDS = {"full_attention": False, "sliding_attention": True}
 
 
@@ -82,15 +98,23 @@ def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:
     for key, harmless in (("quantization_config", (None,)), ("use_bidirectional_attention", (None, False))):
         if raw.get(key) not in harmless:
             raise ConfigError(f"{where}: {key} is set, and models of that kind are not read")
-    source = Source({**family.defaults, **raw}, family, where)
-    missing = [key for key in _SIZES.values() if source.keys.get(key) is None]
+    if "attn_logit_softcapping" not in family.defaults and raw.get("attn_logit_softcapping") is not None:
+        raise ConfigError(f"{where}: attn_logit_softcapping is set, which {family.name} does not use")
+    keys = {key: raw.get(key, default) for key, default in family.defaults.items()}
+    missing = [key for key in _SIZES.values() if keys[key] is None]
     if missing:
         raise ConfigError(f"{where} does not say {missing[0]}")
-    fields: dict[str, Any] = dict(family.fixed)
-    for codec in _CODECS:
-        if family.name in codec.families:
-            fields |= codec.read(source)
-    return fields | _outputs(source)
+    fields: dict[str, Any] = {field: keys[key] for field, key in _SAME.items() if key in keys}
+    fields |= {"kv_heads": keys["num_key_value_heads"] or keys["num_attention_heads"], "head_dim": _head_dim(keys)}
+    fields |= {"activation": _activation(keys, where), **_windows(keys, where), **_rope(keys, where)}
+    if "attention_bias" in keys:
+        fields |= dict.fromkeys(("qkv_bias", "o_bias"), bool(keys["attention_bias"]))
+    if "mlp_bias" in keys:
+        fields["mlp_bias"] = bool(keys["mlp_bias"])
+    if "query_pre_attn_scalar" in keys:
+        scale = keys["query_pre_attn_scalar"] ** -0.5
+        fields["query_scale"] = None if scale == _head_dim(keys) ** -0.5 else scale
+    return {**fields, **family.fixed, **_outputs(raw, family)}
 
 
 def config_json(config: TransformerConfig, head: str = "lm") -> tuple[Family, dict[str, Any]]:
@@ -111,12 +135,9 @@ def config_json(config: TransformerConfig, head: str = "lm") -> tuple[Family, di
     if head not in ("lm", "reward", "classes"):
         raise ConfigError(f"the head {head!r} has no place in a published checkpoint; there are lm, reward, classes")
     free = {"outputs", "classes", "head_bias"} | (set() if head == "lm" else {"tied", "logit_softcap"})
-    differences: dict[str, list[str]] = {}
+    everything, differences = _everything(config), {}
     for family in FAMILIES.values():
-        written: dict[str, Any] = {"model_type": family.name}
-        for codec in _CODECS:
-            if family.name in codec.families:
-                written |= codec.write(config)
+        written = {"model_type": family.name} | {key: everything[key] for key in everything if key in family.defaults}
         written |= _architecture(config, family, head)
         fields = fields_in(written, family.name)
         fields |= {name: getattr(TransformerConfig, name) for name in _SWITCHES if name not in fields}
@@ -144,159 +165,108 @@ def _architecture(config: TransformerConfig, family: Family, head: str) -> dict[
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- the codecs
+# ------------------------------------------------------------------------------------------------------- parts of both
 
 
-class Source(NamedTuple):
-    """What codecs read: the keys of a config.json with the family's defaults, and where it stands."""
+def _everything(config: TransformerConfig) -> dict[str, Any]:
+    """A configuration by the keys of all families."""
+    local = config.local or (config.window is not None,) * config.layers
+    activation = next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation)
+    return {
+        **{key: getattr(config, field) for field, key in _SAME.items()},
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": activation,
+        "hidden_activation": activation,
+        "rope_theta": config.rope_theta,
+        "rope_local_base_freq": config.local_rope_theta or config.rope_theta,
+        "attention_bias": config.o_bias,
+        "mlp_bias": config.mlp_bias,
+        **_their_scaling(config),
+        "sliding_window": config.window,
+        "use_sliding_window": config.window is not None,
+        "layer_types": ["sliding_attention" if near else "full_attention" for near in local],
+        "query_pre_attn_scalar": config.head_dim if config.query_scale is None else round(config.query_scale**-2),
+    }
 
-    keys: Mapping[str, Any]
-    family: Family
-    where: Any
 
-
-class Codec(NamedTuple):
-    """One part of an architecture, in the families that have it: keys of a config.json -> fields, and back. What only
-    reads or only writes says what another part writes or reads."""
-
-    read: Callable[[Source], dict[str, Any]] = lambda source: {}
-    write: Callable[[TransformerConfig], dict[str, Any]] = lambda config: {}
-    families: Collection[str] = FAMILIES
-
-
-def _outputs(source: Source) -> dict[str, Any]:
-    keys = source.keys
-    if keys["architectures"][0] == source.family.causal:
+def _outputs(raw: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    if raw["architectures"][0] == family.causal:
         return {}
-    labels = keys.get("num_labels") or len(keys.get("id2label") or ()) or 2
+    labels = raw.get("num_labels") or len(raw.get("id2label") or ()) or 2
     reward = {"outputs": ("reward",)} if labels == 1 else {"outputs": ("classes",), "classes": labels}
     return {**reward, "head_bias": False, "tied": True, "logit_softcap": None}
 
 
-def _field(
-    field: str,
-    key: str,
-    families: Collection[str] = FAMILIES,
-    read: Callable[[Source], Any] | None = None,
-    write: Callable[[TransformerConfig], Any] | None = None,
-) -> Codec:
-    """The codec of one field and one key; by default their values are the same."""
-    return Codec(
-        lambda source: {field: read(source) if read else source.keys.get(key)},
-        lambda config: {key: write(config) if write else getattr(config, field)},
-        families,
-    )
+def _activation(keys: Mapping[str, Any], where: Any) -> str:
+    name = keys.get("hidden_activation", keys["hidden_act"])
+    if name not in _ACTIVATIONS:
+        raise ConfigError(f"{where}: unknown activation {name!r}.{nearest(str(name), _ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
 
 
-def _activation(key: str, families: Collection[str]) -> Codec:
-    def read(source: Source) -> str:
-        name = source.keys[key]
-        if name not in _ACTIVATIONS:
-            raise ConfigError(f"{source.where}: unknown activation {name!r}.{nearest(str(name), _ACTIVATIONS)}")
-        return _ACTIVATIONS[name]
-
-    return _field("activation", key, families, read, _their_activation)
+def _head_dim(keys: Mapping[str, Any]) -> int:
+    return keys["head_dim"] or keys["hidden_size"] // keys["num_attention_heads"]
 
 
-def _their_activation(config: TransformerConfig) -> str:
-    return next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation)
-
-
-def _biases(source: Source) -> dict[str, Any]:
-    return dict.fromkeys(("qkv_bias", "o_bias"), bool(source.keys.get("attention_bias")))
-
-
-def _windows(source: Source) -> dict[str, Any]:
+def _windows(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     """window and local: which layers attend within a window."""
-    keys, name = source.keys, source.family.name
     layers, window = keys["num_hidden_layers"], keys.get("sliding_window")
-    if name == "llama" or window is None or not keys.get("use_sliding_window", True):
+    if window is None or not keys.get("use_sliding_window", True):
         return {"window": None, "local": ()}
-    if name == "mistral":
+    if "layer_types" not in keys:
         return {"window": window, "local": ()}
-    if keys.get("layer_types") is not None:
+    if keys["layer_types"] is not None:
         unknown = [kind for kind in keys["layer_types"] if kind not in _KINDS]
         if unknown or len(keys["layer_types"]) != layers:
-            raise ConfigError(
-                f"{source.where}: layer_types must name one of {', '.join(_KINDS)} for each of {layers} layers"
-            )
+            raise ConfigError(f"{where}: layer_types must name one of {', '.join(_KINDS)} for each of {layers} layers")
         local = tuple(_KINDS[kind] for kind in keys["layer_types"])
     elif "max_window_layers" in keys:
         local = tuple(number >= keys["max_window_layers"] for number in range(layers))
     else:
-        every = keys.get("sliding_window_pattern", 2)
-        local = tuple((number + 1) % every != 0 for number in range(layers))
+        local = tuple((number + 1) % keys["sliding_window_pattern"] != 0 for number in range(layers))
     if len(set(local)) == 1:
         return {"window": window if local[0] else None, "local": ()}
     return {"window": window, "local": local}
 
 
-def _their_kinds(config: TransformerConfig) -> dict[str, Any]:
-    local = config.local or (config.window is not None,) * config.layers
-    return {"layer_types": ["sliding_attention" if near else "full_attention" for near in local]}
-
-
-def _head_dim(source: Source) -> int:
-    return source.keys["head_dim"] or source.keys["hidden_size"] // source.keys["num_attention_heads"]
-
-
-def _query_scale(source: Source) -> float | None:
-    scale = source.keys["query_pre_attn_scalar"] ** -0.5
-    return None if scale == _head_dim(source) ** -0.5 else scale
-
-
-def _their_query_scale(config: TransformerConfig) -> int:
-    return config.head_dim if config.query_scale is None else round(config.query_scale**-2)
-
-
-def _no_softcap(source: Source) -> dict[str, Any]:
-    if source.keys.get("attn_logit_softcapping") is not None:
-        raise ConfigError(
-            f"{source.where}: attn_logit_softcapping is set, which Gemma 3 has in its config and never uses"
-        )
-    return {"attn_softcap": None}
-
-
-def _rope(source: Source) -> dict[str, Any]:
+def _rope(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     """Rotary numbers, from the flat keys of older files or the one mapping of newer ones, which may be one for each
     kind of layer."""
-    keys = source.keys
-    old = {"rope_theta": keys["rope_theta"], **(keys.get("rope_scaling") or {})}
-    new = keys.get("rope_parameters") or {}
+    old = {"rope_theta": keys["rope_theta"], **(keys["rope_scaling"] or {})}
+    new = keys["rope_parameters"] or {}
     by_kind = {kind: new[kind] for kind in _KINDS if isinstance(new.get(kind), Mapping)}
-    theta, scaling = _one_rope(by_kind.get("full_attention") or (old if by_kind else {**old, **new}), source)
+    theta, scaling = _one_rope(by_kind.get("full_attention") or (old if by_kind else {**old, **new}), keys, where)
     everywhere = {"rope_theta": theta, "rope_scaling": scaling}
     if "rope_local_base_freq" not in keys:
         return everywhere
     near = {"rope_theta": keys["rope_local_base_freq"], **by_kind.get("sliding_attention", {})}
-    local_theta, local_scaling = _one_rope(near, source)
+    local_theta, local_scaling = _one_rope(near, keys, where)
     if local_scaling is not None:
-        raise ConfigError(f"{source.where}: rope_parameters.sliding_attention is scaled, which is not built")
-    windows = _windows(source)
+        raise ConfigError(f"{where}: rope_parameters.sliding_attention is scaled, which is not built")
+    windows = _windows(keys, where)
     if windows["local"]:
         return {**everywhere, "local_rope_theta": local_theta}
     return everywhere if windows["window"] is None else {"rope_theta": local_theta, "rope_scaling": None}
 
 
-def _one_rope(rope: Mapping[str, Any], source: Source) -> tuple[float, RopeScaling | None]:
+def _one_rope(rope: Mapping[str, Any], keys: Mapping[str, Any], where: Any) -> tuple[float, RopeScaling | None]:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-        raise ConfigError(
-            f"{source.where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only whole heads turn"
-        )
-    theta = float(rope.get("rope_theta") or source.keys["rope_theta"])
+        raise ConfigError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only whole heads turn")
+    theta = float(rope.get("rope_theta") or keys["rope_theta"])
     if kind == "default":
         return theta, None
     try:
         if kind == "linear":
             return theta, RopeScaling("linear", float(rope["factor"]))
         if kind == "llama3":
-            original = rope.get("original_max_position_embeddings") or source.keys["max_position_embeddings"]
             low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+            original = rope["original_max_position_embeddings"]
             return theta, RopeScaling("llama3", float(rope["factor"]), low, high, original)
     except KeyError as error:
-        raise ConfigError(f"{source.where}: rotary scaling {kind!r} needs {error.args[0]}") from None
-    raise ConfigError(f"{source.where}: rotary scaling {kind!r} is not built; there are default, linear and llama3")
+        raise ConfigError(f"{where}: rotary scaling {kind!r} needs {error.args[0]}") from None
+    raise ConfigError(f"{where}: rotary scaling {kind!r} is not built; there are default, linear and llama3")
 
 
 def _their_scaling(config: TransformerConfig) -> dict[str, Any]:
@@ -311,39 +281,3 @@ def _their_scaling(config: TransformerConfig) -> dict[str, Any]:
             "original_max_position_embeddings": scaling.original,
         }
     return {"rope_scaling": written}
-
-
-_GEMMA, _QWEN = ("gemma2", "gemma3_text"), ("qwen2", "qwen3")
-# In the order in which config.json is written.
-_CODECS = (
-    *(_field(ours, theirs) for ours, theirs in _SIZES.items()),
-    _field(
-        "kv_heads",
-        "num_key_value_heads",
-        read=lambda source: source.keys["num_key_value_heads"] or source.keys["num_attention_heads"],
-    ),
-    _field("head_dim", "head_dim", read=_head_dim),
-    _field("norm_eps", "rms_norm_eps"),
-    _field("tied", "tie_word_embeddings"),
-    _activation("hidden_act", ("llama", "mistral", *_QWEN)),
-    Codec(write=lambda config: {"hidden_act": _their_activation(config)}, families=_GEMMA),
-    Codec(_rope, lambda config: {"rope_theta": config.rope_theta}),
-    Codec(_biases, lambda config: {"attention_bias": config.o_bias}, ("llama", "qwen3", *_GEMMA)),
-    Codec(_biases, families=("mistral",)),
-    _field("mlp_bias", "mlp_bias", ("llama",), lambda source: bool(source.keys["mlp_bias"])),
-    Codec(write=_their_scaling),
-    Codec(_windows),
-    Codec(write=lambda config: {"sliding_window": config.window}, families=("mistral", *_QWEN, *_GEMMA)),
-    Codec(write=_their_kinds, families=(*_QWEN, *_GEMMA)),
-    Codec(write=lambda config: {"use_sliding_window": config.window is not None}, families=_QWEN),
-    _activation("hidden_activation", _GEMMA),
-    _field("query_scale", "query_pre_attn_scalar", _GEMMA, _query_scale, _their_query_scale),
-    _field("logit_softcap", "final_logit_softcapping", _GEMMA),
-    _field("attn_softcap", "attn_logit_softcapping", ("gemma2",)),
-    Codec(
-        _no_softcap, lambda config: {"rope_local_base_freq": config.local_rope_theta or config.rope_theta}, _GEMMA[1:]
-    ),
-)
-_SWITCHES = (
-    "local_rope_theta", "query_scale", "attn_softcap", "logit_softcap", "post_norms", "centred_norms", "embed_scale",
-)  # fmt: skip

@@ -27,16 +27,18 @@ _GEMMA2 = _LLAMA | {
     "layers/mlp_post_norm": "model.layers.{}.post_feedforward_layernorm",
 }
 
-# What transformers takes for a key that is missing.
-_COMMON = {
-    "num_key_value_heads": None,
-    "head_dim": None,
+# The keys that a config.json may have, with what transformers takes for one that is missing; it must have the sizes.
+_COMMON: Mapping[str, Any] = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")),
+    **dict.fromkeys(("num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters")),
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "rope_theta": 10_000.0,
     "tie_word_embeddings": False,
 }
-_QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads": 32}
+_MISTRAL = {"sliding_window": 4096, "num_key_value_heads": 8}
+_QWEN = {"sliding_window": 4096, "num_key_value_heads": 32, "max_window_layers": 28}
+_QWEN |= {"use_sliding_window": False, "layer_types": None}
 _GEMMA = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
@@ -46,6 +48,8 @@ _GEMMA = {
     "attention_bias": False,
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
+    "sliding_window_pattern": 2,
+    **dict.fromkeys(("layer_types", "final_logit_softcapping")),
 }
 _GEMMA3 = {
     "vocab_size": 262_208,
@@ -70,8 +74,8 @@ _OF_IMAGES = ("vision_tower.", "multi_modal_projector.")
 class Family:
     """One `model_type` of a config.json.
 
-    causal, classifier: its "architectures". modules: our leaf -> their module. defaults: what `transformers` takes for
-    a missing key. fixed: the fields of a TransformerConfig that no config.json of the family says.
+    causal, classifier: its "architectures". modules: our leaf -> their module. defaults: the keys that it knows, with
+    what `transformers` takes for a missing one. fixed: the fields of a TransformerConfig that no key says.
     """
 
     name: str
@@ -86,7 +90,7 @@ def _family(
     name: str, stem: str, modules: Mapping[str, str], defaults: Any, fixed: Any = _PLAIN, text: str = ""
 ) -> Family:
     classifier = f"{stem}{text}ForSequenceClassification"
-    return Family(name, f"{stem}ForCausalLM", classifier, modules, _COMMON | defaults, fixed)
+    return Family(name, f"{stem}ForCausalLM", classifier, modules, {**_COMMON, **defaults}, fixed)
 
 
 _NORMED = _LLAMA | _QK_NORM
@@ -97,7 +101,7 @@ FAMILIES: Mapping[str, Family] = {
     family.name: family
     for family in (
         _family("llama", "Llama", _LLAMA, {"attention_bias": False, "mlp_bias": False}, {"qk_norm": False}),
-        _family("mistral", "Mistral", _LLAMA, {"sliding_window": 4096, "num_key_value_heads": 8}),
+        _family("mistral", "Mistral", _LLAMA, _MISTRAL, _PLAIN | {"qkv_bias": False, "o_bias": False}),
         _family("qwen2", "Qwen2", _LLAMA, _QWEN, _PLAIN | {"qkv_bias": True, "o_bias": False}),
         _family("qwen3", "Qwen3", _NORMED, _QWEN3, _PLAIN | {"qk_norm": True}),
         _family("gemma2", "Gemma2", _GEMMA2, _CAPPED, _GEMMA_NORMS),
