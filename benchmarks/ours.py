@@ -14,10 +14,10 @@ import numpy as np
 from alignjax import algorithms, losses, stages
 from alignjax.config import MeshConfig, fn
 from alignjax.models.transformer import TransformerConfig, transformer
-from alignjax.parallel.mesh import make_mesh, place_batch
+from alignjax.parallel.mesh import make_mesh, place_batch, state_shardings
 from alignjax.roles import CopyOf, Fresh, Value
 from alignjax.train.optimizers import adamw
-from alignjax.train.state import TrainState, abstract_state, create_state, with_shardings
+from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Model, Role
 from alignjax.workspace import Workspace
@@ -78,7 +78,7 @@ def _placed(algorithm: Algorithm, batch: Batch) -> tuple[TrainState, Batch]:
     if len(jax.devices()) == 1:
         return create_state(algorithm, 0, Workspace(Path())), batch
     mesh = make_mesh(MeshConfig())
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, with_shardings(algorithm, abstract_state(algorithm), mesh))
+    shardings = state_shardings(algorithm, abstract_state(algorithm), mesh)
     return create_state(algorithm, 0, Workspace(Path()), shardings), place_batch(batch, mesh)
 
 

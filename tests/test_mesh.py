@@ -131,7 +131,7 @@ ENTRY %main (p: f32[3,16,24]) -> f32[3,16,24] {
     assert sorted(all_gathers(compiled)) == sorted([*counted, Gather((7,), True, True, "jit(f)/while/body/take")])
 
 
-EIGHT = jax.sharding.AbstractMesh((1, 4, 2), mesh.AXES)
+EIGHT, ONE_REPLICA = (jax.sharding.AbstractMesh((replica, 2, 2), mesh.AXES) for replica in (2, 1))
 
 
 @pytest.mark.parametrize(
@@ -140,14 +140,19 @@ EIGHT = jax.sharding.AbstractMesh((1, 4, 2), mesh.AXES)
         (("embed", "mlp"), (16, 24), ("fsdp", "tensor")),
         (("layers", "embed", "heads"), (3, 16, 8), (None, "fsdp", "tensor")),
         (("vocab", "embed"), (23, 16), (None, "fsdp")),  # 23 does not divide
-        (("batch", None), (8, 5), (("replica", "fsdp"), None)),
-        (("batch", "embed"), (8, 16), (("replica", "fsdp"), None)),  # fsdp is taken
-        (("batch", None), (3, 5), ("replica", None)),  # 3 does not divide by 1 x 4, but by 1
-        ((None,), (4,), (None,)),
+        (("batch", None), (8, 5), (("replica", "fsdp"),)),
+        (("batch", "embed"), (8, 16), (("replica", "fsdp"),)),  # fsdp is taken
+        (("batch", None), (6, 5), ("replica",)),  # 6 does not divide by 2 x 2, but by 2
+        ((None,), (4,), ()),
     ],
 )
 def test_axes_go_where_the_table_says_or_stay_whole(axes: Any, size: Any, expected: Any) -> None:
     assert mesh.partition_spec(axes, size, EIGHT) == PartitionSpec(*expected)
+
+
+def test_mesh_axes_of_one_device_are_left_out() -> None:
+    assert mesh.partition_spec(("batch", "embed"), (8, 16), ONE_REPLICA) == PartitionSpec("fsdp")
+    assert mesh.partition_spec(("batch", "embed"), (3, 16), ONE_REPLICA) == PartitionSpec(None, "fsdp")
 
 
 @pytest.mark.parametrize(

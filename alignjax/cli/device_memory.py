@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignjax.config import ConfigError, Experiment, MeshConfig
-from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh
+from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
 from alignjax.parallel.tpu_slices import Topology
 from alignjax.stages.host_stages import host
 from alignjax.train.resolve import resolve
@@ -100,7 +100,10 @@ def device_memory(experiment: Experiment, workspace: Workspace, mesh: Any, *, co
     state, spec = dataclasses.replace(resolved.state, pending=None), resolved.spec
     # The stages are traced without shardings: jax checks explicit ones differently while it traces.
     bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    spec, filled = (_on(batch, mesh) for batch in (spec, abstract_experience(algorithm, bare, spec)))
+    spec, filled = (
+        with_shardings(batch, batch_shardings(batch, mesh))
+        for batch in (spec, abstract_experience(algorithm, bare, spec))
+    )
     names = trained(algorithm.roles)
     hosted = any(stage.function is host for stage in algorithm.experience.values())
     compiled = {}
@@ -115,14 +118,6 @@ def device_memory(experiment: Experiment, workspace: Workspace, mesh: Any, *, co
         batch=device_bytes(filled),
         ahead=device_bytes((filled, state.roles if hosted else {})) if experiment.overlap else 0,
         compiled=compiled,
-    )
-
-
-def _on(batch: Any, mesh: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        batch,
-        batch_shardings(batch, mesh),
     )
 
 

@@ -97,7 +97,9 @@ def partition_spec(
     """Returns the partition of an array by its logical axes.
 
     An array axis is sharded over the longest prefix of its mesh axes that divides it; if one of them is already in
-    use, the array axis is replicated.
+    use, the array axis is replicated. Mesh axes of size 1 and trailing axes that are whole are left out, as they are
+    when an array comes back from a jitted function: spelled otherwise it would be taken for a new one, and everything
+    compiled a second time.
 
     Args:
         axes: The logical name of each array axis, or None.
@@ -114,7 +116,10 @@ def partition_spec(
         while names and size % int(np.prod([mesh.shape[axis] for axis in names])):
             names = names[:-1]
         used |= set(names)
+        names = tuple(axis for axis in names if mesh.shape[axis] > 1)
         parts.append(names[0] if len(names) == 1 else names or None)
+    while parts and parts[-1] is None:
+        parts.pop()
     return PartitionSpec(*parts)
 
 
@@ -188,6 +193,21 @@ def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = STORAGE_LA
         return NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh, table))
 
     return jax.tree.map(sharding, batch)
+
+
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Adds shardings to shapes.
+
+    Args:
+        shapes: A tree of arrays or shapes.
+        shardings: A tree of shardings like it.
+
+    Returns:
+        A tree of ShapeDtypeStructs.
+    """
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
+    )
 
 
 def process_shard(batch: Any, mesh: Mesh) -> tuple[int, int]:

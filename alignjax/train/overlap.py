@@ -24,28 +24,10 @@ from alignjax.parallel.processes import is_multi_process
 from alignjax.roles import return_to
 from alignjax.stages.host_stages import host
 from alignjax.train.state import TrainState
-from alignjax.train.step import abstract_made
 from alignjax.types import Algorithm, Batch
 
 Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metrics of the stages
 Experience = Callable[[TrainState, Batch], Made]
-
-
-def abstract_pending(algorithm: Algorithm, state: TrainState, spec: Batch, mesh: Any) -> Any:
-    """Returns the shapes of the experience that checkpoints of an overlapped run hold, laid out as it is kept.
-
-    Args:
-        algorithm: The algorithm.
-        state: The shapes of its state.
-        spec: The shapes of the source's batches.
-        mesh: The mesh that the experience lies on.
-    """
-    made = abstract_made(algorithm, state, spec)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        made,
-        batch_shardings(made, mesh),
-    )
 
 
 def check_overlap(experiment: Experiment) -> None:

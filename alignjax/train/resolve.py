@@ -7,11 +7,12 @@ from typing import Any
 
 from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
+from alignjax.parallel.mesh import batch_shardings, state_shardings, with_shardings
 from alignjax.roles import remember
 from alignjax.train.logp_cache.reference_logps import without_cached
-from alignjax.train.overlap import abstract_pending, check_overlap
-from alignjax.train.state import TrainState, abstract_state, with_shardings
-from alignjax.train.step import abstract_experience
+from alignjax.train.overlap import check_overlap
+from alignjax.train.state import TrainState, abstract_state
+from alignjax.train.step import abstract_experience, abstract_made
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -63,8 +64,9 @@ def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = Non
         _check_buckets(experiment, algorithm, state, source.spec)
     if mesh is not None:
         # Stages are traced without shardings: jax checks explicit ones differently while it traces.
-        pending = abstract_pending(algorithm, state, source.spec, mesh) if experiment.overlap else None
-        state = dataclasses.replace(with_shardings(algorithm, state, mesh), pending=pending)
+        made = abstract_made(algorithm, state, source.spec) if experiment.overlap else None
+        state = with_shardings(state, state_shardings(algorithm, state, mesh))
+        state = dataclasses.replace(state, pending=with_shardings(made, batch_shardings(made, mesh)))
     return Resolved(experiment, source, algorithm, state, mesh)
 
 

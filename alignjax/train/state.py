@@ -15,10 +15,11 @@ from alignjax.config import ConfigError, nearest
 from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
-from alignjax.parallel.mesh import partition_spec, state_shardings
+from alignjax.parallel.mesh import partition_spec, with_shardings
 from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
 from alignjax.scoring import params_of
 from alignjax.train.checkpoint.read_steps import restore_role, role_shapes
+from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
 from alignjax.workspace import Workspace
 
@@ -159,47 +160,14 @@ def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
     return jax.eval_shape(lambda loaded: init_state(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shapes))
 
 
-def with_shardings(algorithm: Algorithm, state: TrainState, mesh: Any) -> TrainState:
-    """Adds to an abstract state the shardings in which it lies on a mesh.
-
-    Args:
-        algorithm: The algorithm.
-        state: The shapes and dtypes of its state.
-        mesh: The mesh, which may be abstract too.
-    """
-
-    def on_mesh(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=_as_xla_spells_it(sharding))
-
-    return jax.tree.map(on_mesh, state, state_shardings(algorithm, state, mesh))
-
-
-def _as_xla_spells_it(sharding: NamedSharding) -> NamedSharding:
-    """The same sharding without mesh axes of size 1, as it comes back from a jitted function. Spelled otherwise it
-    would be taken for a new one, and everything compiled a second time."""
-    sizes = sharding.mesh.shape
-    parts: list[Any] = []
-    for part in sharding.spec:
-        axes = part if isinstance(part, tuple) else (part,)
-        names = [name for name in axes if name is not None and sizes[name] > 1]
-        parts.append(tuple(names) if len(names) > 1 else next(iter(names), None))
-    while parts and parts[-1] is None:
-        parts.pop()
-    return NamedSharding(sharding.mesh, PartitionSpec(*parts))
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their path."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def _check_fits(name: str, role: Role, shapes: Any) -> None:
     """Raises ConfigError unless the shapes of a restored tree are what the role's model expects: with names, before
     anything is read, and not from XLA."""
     if role.model is None:
         return
-    have = {path: leaf.shape for path, leaf in _by_path(shapes).items()}
-    want = {path: leaf.shape for path, leaf in _by_path(_shapes_of(role.model)).items()}
+    have, want = (
+        {name: leaf.shape for name, leaf in leaves_by_name(tree).items()} for tree in (shapes, _shapes_of(role.model))
+    )
     paths = sorted(have if unwrapped(role.start).grow else {*have, *want})
     wrong = [path for path in paths if have.get(path) != want.get(path)]
     if wrong:
@@ -208,16 +176,11 @@ def _check_fits(name: str, role: Role, shapes: Any) -> None:
 
 
 def _sharded(shapes: Any, shardings: Any) -> Any:
-    """Shapes with the sharding of the leaf of the same path; whole on every device where there is none (a role that
-    grows starts from another tree than it has)."""
-    by_path = _by_path(shardings)
-    whole = NamedSharding(next(iter(by_path.values())).mesh, PartitionSpec())
-
-    def on_mesh(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = by_path.get(jax.tree_util.keystr(path), whole)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree_util.tree_map_with_path(on_mesh, shapes)
+    """Shapes in nested dicts with the sharding of the leaf of the same name; whole on every device where there is none
+    (a role that grows starts from another tree than it has)."""
+    by_name = leaves_by_name(shardings)
+    whole = NamedSharding(next(iter(by_name.values())).mesh, PartitionSpec())
+    return with_shardings(shapes, nested({name: by_name.get(name, whole) for name in leaves_by_name(shapes)}))
 
 
 def _params_shardings(model: Model, shardings: Any) -> Any:

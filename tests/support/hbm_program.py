@@ -17,10 +17,10 @@ from alignjax import algorithms, stages
 from alignjax.cli.device_memory import abstract_mesh, device_memory
 from alignjax.config import Experiment, MeshConfig, fn
 from alignjax.models import TransformerConfig, transformer
-from alignjax.parallel.mesh import make_mesh, place_batch
+from alignjax.parallel.mesh import make_mesh, place_batch, state_shardings
 from alignjax.roles import fresh
 from alignjax.train.optimizers import adamw
-from alignjax.train.state import abstract_state, create_state, with_shardings
+from alignjax.train.state import abstract_state, create_state
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
 
@@ -67,9 +67,7 @@ def main() -> None:
     for name, config in MESHES.items():
         made = ipo_md(config)
         mesh = make_mesh(config)
-        shardings = jax.tree.map(
-            lambda leaf: leaf.sharding, with_shardings(made.algorithm, abstract_state(made.algorithm), mesh)
-        )
+        shardings = state_shardings(made.algorithm, abstract_state(made.algorithm), mesh)
         state = create_state(made.algorithm, 0, WORKSPACE, shardings)
         batch = place_batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
         device = jax.devices()[3]

@@ -21,8 +21,9 @@ from alignjax import losses, stages
 from alignjax.cli.device_memory import abstract_mesh, device_bytes, device_memory
 from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.numerics import strong
+from alignjax.parallel.mesh import state_shardings, with_shardings
 from alignjax.train.loop import train
-from alignjax.train.state import TrainState, abstract_state, create_state, with_shardings
+from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
@@ -192,7 +193,8 @@ def test_a_dry_run_counts_what_is_held_beside_the_update(hosted: bool) -> None:
     one = dataclasses.replace(plain, algorithm=both)
     two = dataclasses.replace(one, overlap=True)
     apart, beside = (device_memory(each, Workspace(Path()), mesh) for each in (one, two))
-    copied = device_bytes(with_shardings(both, abstract_state(both), mesh).roles) if hosted else 0
+    shapes = abstract_state(both)
+    copied = device_bytes(with_shardings(shapes, state_shardings(both, shapes, mesh)).roles) if hosted else 0
     assert beside.total - apart.total == apart.batch + copied > copied
 
 
