@@ -14,9 +14,8 @@ import pytest
 
 from alignjax import cli
 from alignjax.cli import config_file, main
-from alignjax.cli.device_memory import in_units
 from alignjax.models import TransformerConfig, transformer
-from alignjax.train.checkpoint.checksums import tree_bytes
+from alignjax.train.checkpoint.checksums import in_units, tree_bytes
 from tests.support.toy_configs import CONFIG, ONE, PIPELINE, THREE, in_a_folder
 
 

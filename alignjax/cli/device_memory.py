@@ -21,6 +21,7 @@ from alignjax.config import ConfigError, Experiment, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
 from alignjax.parallel.tpu_slices import Topology
 from alignjax.stages.host_stages import host
+from alignjax.train.checkpoint.checksums import in_units
 from alignjax.train.resolve import resolve
 from alignjax.train.state import trained
 from alignjax.train.step import abstract_experience, make_experience, make_update
@@ -66,12 +67,6 @@ class DeviceMemory:
     def total(self) -> int:
         """The most bytes at once; without the compiler, those of state and batch."""
         return self.state + self.batch + self.ahead + max((f.temporary for f in self.compiled.values()), default=0)
-
-
-def in_units(size: float) -> str:
-    """Bytes for people: 1536 is '1.5 KiB'."""
-    power = min(int(math.log(max(size, 1), 1024)), 3)
-    return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 def device_bytes(tree: Any) -> int:

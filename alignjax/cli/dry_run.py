@@ -15,11 +15,11 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.cli.device_memory import bytes_table, describe, in_units
+from alignjax.cli.device_memory import bytes_table, describe
 from alignjax.cli.plain_attention import traceable_for
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.parallel.tpu_slices import Topology
-from alignjax.train.checkpoint.checksums import tree_bytes
+from alignjax.train.checkpoint.checksums import in_units, tree_bytes
 from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState
 from alignjax.train.step import abstract_experience, make_update

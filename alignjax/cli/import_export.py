@@ -12,7 +12,6 @@ import jax
 from rich.console import Console
 
 from alignjax.cli.config_file import reload, run_folder
-from alignjax.cli.device_memory import in_units
 from alignjax.cli.generate import dataset_of, policy_of_run
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, special_ids, tokenizer_of
@@ -20,7 +19,7 @@ from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, p
 from alignjax.models.huggingface.folders import new_folder
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
-from alignjax.train.checkpoint.checksums import tree_bytes
+from alignjax.train.checkpoint.checksums import in_units, tree_bytes
 from alignjax.train.run_record import FILE, config_hash, config_json, read_json, versions, write_json
 from alignjax.train.state import restored_params
 from alignjax.types import Role

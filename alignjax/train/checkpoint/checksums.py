@@ -69,25 +69,26 @@ def _checksum(leaf: jax.Array) -> jax.Array:
     return jnp.sum(bits, dtype=jnp.uint32)
 
 
-def checksums(tree: Any) -> dict[str, int]:
-    """Computes a 32-bit checksum of each leaf, by name; one transfer from the device."""
-    return checksums_of(leaves_by_name(tree))
-
-
-def checksums_of(named: Mapping[str, Any]) -> dict[str, int]:
-    """Computes the checksums of leaves that are keyed by name already (see `leaves_by_name`)."""
+def checksums(named: Mapping[str, Any]) -> dict[str, int]:
+    """Computes a 32-bit checksum of each leaf (see `leaves_by_name`); one transfer from the device."""
     sums = {name: _checksum(plain(leaf)) for name, leaf in named.items()}
     return {name: int(value) for name, value in jax.device_get(sums).items()}
 
 
 def digest(tree: Any) -> str:
     """Gives 16 hexadecimal digits of all leaves and their names: equal for bitwise equal states on any sharding."""
-    return hashlib.sha256(repr(sorted(checksums(tree).items())).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(sorted(checksums(leaves_by_name(tree)).items())).encode()).hexdigest()[:16]
 
 
 def tree_bytes(tree: Any) -> int:
     """Counts the bytes of all leaves, abstract ones too."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in map(plain, jax.tree.leaves(tree)))
+
+
+def in_units(size: float) -> str:
+    """Writes bytes for people: 1536 is '1.5 KiB'."""
+    power = min(int(math.log(max(size, 1), 1024)), 3)
+    return f"{size / 1024**power:.{1 if power else 0}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
 
 
 @jax.jit

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from alignjax.config import nearest
 from alignjax.parallel.processes import all_gather_text
 from alignjax.train.checkpoint.array_files import read_json, read_leaves, with_sharding
-from alignjax.train.checkpoint.checksums import as_key, checksums_of, form, is_key, plain
+from alignjax.train.checkpoint.checksums import as_key, checksums, form, is_key, plain
 from alignjax.tree_names import leaves_by_name, nested
 
 FOLDER = "checkpoints"
@@ -51,19 +51,26 @@ def steps(folder: Path) -> list[int]:
     return sorted(step for step in numbers if (root / str(step) / COMPLETE).exists())
 
 
-def _meta(folder: Path, step: int) -> dict[str, Any]:
-    """The JSON of a step. Raises CheckpointError for one that does not exist, is not ours, or is not readable."""
-    path, present = folder / FOLDER / str(step), steps(folder)
+def _meta(folder: Path, step: int | None) -> tuple[int, dict[str, Any]]:
+    """A step, by default the newest, and its JSON. Raises CheckpointError for one that does not exist, is not ours, or
+    is not readable."""
+    root, present = folder / FOLDER, steps(folder)
+    if step is None:
+        if not present:
+            raise CheckpointError(f"{root} holds no complete checkpoint")
+        step = present[-1]
     if step not in present:
         offer = f"Complete steps: {', '.join(map(str, present))}." if present else "There is no complete step."
-        raise CheckpointError(f"{path} holds no checkpoint. {offer}", previous=_before(folder, step))
+        raise CheckpointError(f"{root / str(step)} holds no checkpoint. {offer}", previous=_before(folder, step))
     try:
-        meta = read_json(path)
+        meta = read_json(root / str(step))
     except Exception as error:
         raise _damage(folder, step, str(step), error) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was not written by this version of alignjax (its format is not {FORMAT!r})")
-    return meta
+        raise CheckpointError(
+            f"{root / str(step)} was not written by this version of alignjax (its format is not {FORMAT!r})"
+        )
+    return step, meta
 
 
 def _before(folder: Path, step: int) -> int | None:
@@ -96,34 +103,27 @@ def _read(folder: Path, step: int, targets: Mapping[str, Any], meta: Mapping[str
         by_folder.setdefault(frozen.get(name, str(step)), {})[name] = leaf
     leaves: dict[str, jax.Array] = {}
     for part, like in sorted(by_folder.items()):
-        try:
-            arrays = _read_folder(folder / FOLDER / part, like)
-        except _Unreadable as error:
-            raise _damage(folder, step, part, error) from error
-        if wrong := [name for name, value in checksums_of(arrays).items() if value != meta["checksums"][name]]:
-            reason = f"the numbers of {_some(wrong)} are not those that were written"
-            raise _damage(folder, step, part, reason)
+        arrays = _read_folder(folder, step, part, like)
+        if wrong := [name for name, value in checksums(arrays).items() if value != meta["checksums"][name]]:
+            names = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            raise _damage(folder, step, part, f"the numbers of {names} are not those that were written")
         leaves |= arrays
     return {name: leaves[name] for name in targets}
 
 
-class _Unreadable(Exception):
-    """Leaves cannot be read, on this process or on another."""
-
-
-def _read_folder(path: Path, targets: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _read_folder(folder: Path, step: int, part: str, targets: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The named leaves in one folder of a step."""
     stored = {name: with_sharding(leaf) for name, leaf in targets.items() if math.prod(leaf.shape)}
     shared = any(not leaf.sharding.is_fully_addressable for leaf in stored.values())
-    arrays: dict[str, Any] = {}
-    failure: Exception | None = None
+    arrays, failure = {}, None
     try:
-        arrays = read_leaves(path, stored)
+        arrays = read_leaves(folder / FOLDER / part, stored)
     except Exception as error:
         failure = error
     # What one process cannot read is damaged for all: they must agree before they sum it up together.
     reason = "" if failure is None else str(failure).strip() or type(failure).__name__
     if reasons := [line for line in (all_gather_text(reason) if shared else [reason]) if line]:
-        raise _Unreadable(reasons[0]) from failure
+        raise _damage(folder, step, part, reasons[0]) from failure
     # An array that still stands in memory of NumPy's cannot be donated: give each leaf a buffer of its own, one by one.
     return {
         name: jnp.copy(arrays.pop(name))
@@ -131,10 +131,6 @@ def _read_folder(path: Path, targets: Mapping[str, Any]) -> dict[str, jax.Array]
         else jnp.zeros(leaf.shape, leaf.dtype, device=with_sharding(leaf).sharding)
         for name, leaf in targets.items()
     }
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _compare(folder: Path, step: int, saved: Mapping[str, list[Any]], targets: Mapping[str, Any]) -> None:
@@ -168,21 +164,13 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
         CheckpointError: No checkpoint exists, it is damaged, or it was written by a config whose state has other
             leaves, shapes or dtypes. The message says what is wrong and names the previous step.
     """
-    step = _newest(folder) if step is None else step
-    meta = _meta(folder, step)
+    step, meta = _meta(folder, step)
     named = leaves_by_name(like)
     targets = {name: plain(leaf) for name, leaf in named.items()}
     _compare(folder, step, meta["leaves"], targets)
     read = _read(folder, step, targets, meta)
     leaves = [as_key(read[name], leaf) if is_key(leaf) else read[name] for name, leaf in named.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
-
-
-def _newest(folder: Path) -> int:
-    present = steps(folder)
-    if not present:
-        raise CheckpointError(f"{folder / FOLDER} holds no complete checkpoint")
-    return present[-1]
 
 
 def role_shapes(folder: Path, role: str, step: int | None = None) -> Any:
@@ -199,19 +187,19 @@ def role_shapes(folder: Path, role: str, step: int | None = None) -> Any:
     Raises:
         CheckpointError: No such folder, checkpoint or role.
     """
+    return _of_role(folder, role, step)[2]
+
+
+def _of_role(folder: Path, role: str, step: int | None) -> tuple[int, dict[str, Any], Any]:
+    """A step, its JSON, and the shapes of one role's tree in it."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no run folder {folder} to restore {role!r} from; has that step been run?")
-    meta = _meta(folder, _newest(folder) if step is None else step)
-    stem = f"roles/{role}"
-    leaves = {
-        name[len(stem) + 1 :]: jax.ShapeDtypeStruct(shape, dtype)
-        for name, (dtype, shape) in meta["leaves"].items()
-        if name == stem or name.startswith(f"{stem}/")
-    }
-    if not leaves:
-        known = {name.split("/")[1] for name in meta["leaves"] if name.startswith("roles/")}
-        raise CheckpointError(f"the checkpoint in {folder} has no role {role!r}.{nearest(role, known)}")
-    return nested(leaves)
+    step, meta = _meta(folder, step)
+    forms = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (dtype, shape) in meta["leaves"].items()}
+    roles = nested(forms).get("roles", {})
+    if role not in roles:
+        raise CheckpointError(f"the checkpoint in {folder} has no role {role!r}.{nearest(role, roles)}")
+    return step, meta, roles[role]
 
 
 def restore_role(folder: Path, role: str, step: int | None = None, like: Any = None) -> Any:
@@ -231,14 +219,11 @@ def restore_role(folder: Path, role: str, step: int | None = None, like: Any = N
     """
     if like is not None and not jax.tree.leaves(like):
         return like  # a role whose build only reads others: nothing of it was written
-    shapes = role_shapes(folder, role, step)
+    step, meta, shapes = _of_role(folder, role, step)
     like = shapes if like is None else like
-    step = _newest(folder) if step is None else step
-    meta, stem = _meta(folder, step), f"roles/{role}"
     saved, targets = (
-        {f"{stem}/{name}".rstrip("/"): plain(leaf) for name, leaf in leaves_by_name(tree).items()}
-        for tree in (shapes, like)
+        {name: plain(leaf) for name, leaf in leaves_by_name({"roles": {role: tree}}).items()} for tree in (shapes, like)
     )
-    _compare(folder, step, {name: meta["leaves"][name] for name in saved}, targets)
+    _compare(folder, step, {name: form(leaf) for name, leaf in saved.items()}, targets)
     read = _read(folder, step, targets, meta)
     return jax.tree.unflatten(jax.tree.structure(like), list(read.values()))

@@ -15,19 +15,11 @@ import orbax.checkpoint as ocp
 
 from alignjax.parallel.processes import Unreachable, all_gather_text, translate_lost_peer
 from alignjax.train.checkpoint.array_files import as_saved, by_itself, write_leaves
-from alignjax.train.checkpoint.checksums import checksums_of, form, plain, tree_bytes
+from alignjax.train.checkpoint.checksums import checksums, form, in_units, plain, tree_bytes
 from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, first_line, steps
 from alignjax.tree_names import leaves_by_name
 
 Writer = ocp.CheckpointManager
-
-
-def _in_units(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
 
 
 def _of_roles(names: Iterable[str], roles: Collection[str]) -> list[str]:
@@ -64,10 +56,10 @@ def check_room(folder: Path, like: Any, *, keep: int, once: Collection[str] = ()
     each = tree_bytes(like) - first
     need = each * missing + (0 if present else first)
     if free < need:
-        beside = f", and {_in_units(first)} once" if first and not present else ""
+        beside = f", and {in_units(first)} once" if first and not present else ""
         raise CheckpointError(
-            f"{root} has {_in_units(free)} free and the next {missing} checkpoints take {_in_units(need)} "
-            f"({_in_units(each)} each, keep={keep}{beside}): free some space, lower keep, or use another --run-dir"
+            f"{root} has {in_units(free)} free and the next {missing} checkpoints take {in_units(need)} "
+            f"({in_units(each)} each, keep={keep}{beside}): free some space, lower keep, or use another --run-dir"
         )
 
 
@@ -122,7 +114,7 @@ def save(
     meta = {
         "format": FORMAT,
         "leaves": {name: form(leaf) for name, leaf in named.items()},
-        "checksums": checksums_of(named),
+        "checksums": checksums(named),
         **extra,
     }
     full = {name: leaf for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
