@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "train": TRAIN,  # data, because an algorithm without losses writes its batches as a source
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
     "evaluate": TRAIN | {"games"},
-    "pipelines": TRAIN | {"games", "evaluate"},
+    "exact_tasks": FOUNDATION | {"pair_layout", "stages", "data"},
+    "pipelines": TRAIN | {"games", "evaluate", "exact_tasks"},
 }
 # The command line stands on everything, and nothing stands on it.
 OUTSIDE = {"cli"}

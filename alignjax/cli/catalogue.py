@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.evaluate.win_rate": ("metric",),
     "alignjax.evaluate.diagnostics": ("metric",),
     "alignjax.games": ("game", "stage", "judge"),
+    "alignjax.exact_tasks": ("judge",),
 }
 _ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5})")
 

@@ -1,0 +1,26 @@
+"""Tasks on letters whose answers can be checked: prompts made on the spot, a gold score in closed form, its maximum and
+its chance level, and a gold judge that nobody was trained on.
+
+A task is an `ExactTask` (`SORTING`, `STYLES`, `DISTINCT`): a record of functions, which a pipeline puts into its slots.
+"""
+
+from alignjax.exact_tasks.distinct_letters import (
+    DISTINCT as DISTINCT,
+    distinct_gold as distinct_gold,
+    distinct_score as distinct_score,
+    long_liking as long_liking,
+)
+from alignjax.exact_tasks.letters import Letters as Letters, letters as letters, revised_letters as revised_letters
+from alignjax.exact_tasks.sorting import (
+    SORTING as SORTING,
+    sorted_exactly as sorted_exactly,
+    sorting_gold as sorting_gold,
+    sorting_score as sorting_score,
+)
+from alignjax.exact_tasks.styles import (
+    NASH as NASH,
+    STYLES as STYLES,
+    style_quality as style_quality,
+    styles_gold as styles_gold,
+)
+from alignjax.exact_tasks.task import ExactTask as ExactTask, Measure as Measure

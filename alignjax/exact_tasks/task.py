@@ -1,0 +1,94 @@
+"""What an exact task consists of, and how its answers are read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from alignjax.config import Fn
+from alignjax.data.text.tokenizers import EOS, SPECIAL_TOKENS
+from alignjax.types import Array, Batch
+
+FIRST = len(SPECIAL_TOKENS)  # the id of the letter a
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A number that is computed exactly from a prompt and an answer.
+
+    Attributes:
+        name: The key under which results hold it.
+        label: Its name in print.
+        function: function(batch) -> [B,N].
+        maximum: The highest value that a policy can reach.
+        chance: The highest value that a policy which does not read the prompt can reach, in expectation over prompts.
+        share: Whether it is a number in [0, 1], printed in per cent.
+    """
+
+    name: str
+    label: str
+    function: Fn
+    maximum: float
+    chance: float
+    share: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ExactTask:
+    """A task on letters.
+
+    Attributes:
+        title: What is to be done, in a sentence.
+        kinds: The number of letters of the alphabet, from a on.
+        length: The number of letters of a prompt.
+        max_tokens: The length of an answer in tokens at most, the end token included: longer than a right answer.
+        demonstrate: demonstrate(prompt [L], key) -> (answer [max_tokens - 1], its length): what people write, which SFT
+            imitates. Its mode is not what people prefer.
+        solve: solve(prompt [L], key) -> (answer, its length) of full gold score.
+        gold: The gold judge, which decides tournaments and from which nobody learns.
+        annotator: The judge that labels are drawn from; that of a task that can be hacked errs as people do.
+        measures: Exact numbers about answers, the most telling one first.
+    """
+
+    title: str
+    kinds: int
+    length: int
+    max_tokens: int
+    demonstrate: Fn
+    solve: Fn
+    gold: Fn
+    annotator: Fn
+    measures: tuple[Measure, ...]
+
+
+def prompt_letters(batch: Batch, length: int) -> Array:
+    """Returns the letters [B,length] of the prompts, which stand at their end."""
+    return batch.need("prompt", of="an exact task")[:, -length:]
+
+
+def letter_counts(tokens: Array, kinds: int, where: Array | None = None) -> Array:
+    """Counts how often each letter stands in a text.
+
+    Args:
+        tokens: [..,T].
+        kinds: K, the number of letters of the alphabet.
+        where: [..,T], the tokens that count; None: all.
+
+    Returns:
+        Counts [..,K].
+    """
+    hits = tokens[..., None] == jnp.arange(FIRST, FIRST + kinds)
+    return jnp.sum(hits if where is None else hits & where[..., None], axis=-2)
+
+
+def answer_length(batch: Batch) -> Array:
+    """Counts the tokens [B,N] of every answer before its end token."""
+    tokens, valid = batch.need("tokens", of="an exact task"), batch.need("valid", of="an exact task")
+    return jnp.sum(valid & (tokens != EOS), axis=-1)
+
+
+def ended(batch: Batch) -> Array:
+    """Says which answers [B,N] have ended: an end token is among their tokens."""
+    tokens, valid = batch.need("tokens", of="an exact task"), batch.need("valid", of="an exact task")
+    return jnp.any(valid & (tokens == EOS), axis=-1)
