@@ -193,45 +193,36 @@ def _all_answers(requests: list[_Request], concurrency: int) -> list[list[Mappin
 def _choices(request: _Request, failure: threading.Event) -> list[Mapping[str, Any]]:
     """The n choices of one request, checked, after as many attempts as it takes or is allowed. failure: set when
     another request has failed; raises _GivenUp instead of the next attempt."""
-    reason = ""
+    data, reason = json.dumps(request.body).encode(), ""
+    call = urllib.request.Request(request.url, data=data, headers=dict(request.headers), method="POST")
     for attempt in range(request.retries + 1):
         if failure.wait(min(0.5 * 2 ** (attempt - 1), LONGEST_PAUSE) if attempt else 0):
             raise _GivenUp
         try:
-            return _checked(request, _sent(request))
+            with urllib.request.urlopen(call, timeout=request.timeout) as answer:
+                return _checked(request.body, json.loads(answer.read()))
         except urllib.error.HTTPError as error:
             with error:
                 reason = f"HTTP {error.code}: {error.read(300).decode(errors='replace').strip()}"
             if error.code not in BUSY:
                 raise _Final(reason) from None
-        except TimeoutError:
-            reason = f"no answer for {request.timeout:g} s"
         except (OSError, http.client.HTTPException) as error:
-            late = isinstance(getattr(error, "reason", None), TimeoutError)
+            late = isinstance(getattr(error, "reason", error), TimeoutError)
             reason = f"no answer for {request.timeout:g} s" if late else f"{type(error).__name__}: {error}"
         except ValueError as error:  # cut off in the middle, or no JSON at all
             reason = f"the answer is not JSON ({error})"
     raise _Final(f"{reason}, in {request.retries + 1} attempts")
 
 
-def _sent(request: _Request) -> Any:
-    """Sends a request once and reads the answer's JSON."""
-    data = json.dumps(request.body).encode()
-    call = urllib.request.Request(request.url, data=data, headers=dict(request.headers), method="POST")
-    with urllib.request.urlopen(call, timeout=request.timeout) as answer:
-        return json.loads(answer.read())
-
-
-def _checked(request: _Request, answer: Any) -> list[Mapping[str, Any]]:
+def _checked(body: Mapping[str, Any], answer: Any) -> list[Mapping[str, Any]]:
     """The choices in order. Raises _Final for an answer that another attempt would not mend."""
     choices = answer.get("choices") if isinstance(answer, Mapping) else None
-    if not isinstance(choices, list) or len(choices) != request.body["n"]:
+    if not isinstance(choices, list) or len(choices) != body["n"]:
         count = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
-        raise _Final(f"{count} where n={request.body['n']} were asked for")
-    choices = sorted(choices, key=lambda choice: choice.get("index", 0))
+        raise _Final(f"{count} where n={body['n']} were asked for")
     for choice in choices:
-        _check_choice(request.body, choice)
-    return choices
+        _check_choice(body, choice)
+    return sorted(choices, key=lambda choice: choice.get("index", 0))
 
 
 def _check_choice(body: Mapping[str, Any], choice: Mapping[str, Any]) -> None:
