@@ -24,9 +24,7 @@ Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # a plain nested dict of arrays, or any pytree for a state role
 Key: TypeAlias = jax.Array
 
-# Fields of Batch by the number of leading axes that mean (prompt,) or (prompt, completion): what `take`, `pick` and
-# sharding need to know.
-PROMPT_FIELDS = ("prompt", "prompt_valid", "example_id")
+# Fields of Batch that have an axis of completions, or two of them: what `pick` needs to know.
 COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns")
 PAIR_FIELDS = ("preference", "pair_weight")
 # Who fills a field that may be missing, for the message of `Batch.need`.
@@ -285,9 +283,6 @@ Stage: TypeAlias = Callable[[Context, Batch, Key], Batch | tuple[Batch, Metrics]
 Judge: TypeAlias = Callable[[Context, Batch, Key], Array | tuple[Array, Metrics]]  # [B,N,N]; p[i,j] + p[j,i] = 1
 Loss: TypeAlias = Callable[[Context, Batch], tuple[Mean, Metrics]]
 Rule: TypeAlias = Callable[[Any, Context, Batch, Key], Any]
-Behaviour: TypeAlias = Callable[
-    [Mapping[str, Array], Any], Array
-]  # ({stream: logits [..,V]}, history) -> logits [..,V]
 
 
 def with_metrics(answer: Any) -> tuple[Any, Metrics]:

@@ -1,6 +1,7 @@
-"""TPU slices that can be asked for: chips, hosts, devices as JAX sees them, memory and speed, and a mesh to begin with.
+"""TPU slices that can be asked for: chips, hosts, devices as JAX sees them, memory, and a mesh to begin with.
 
-Numbers are from the Cloud TPU pages named in `GENERATIONS`. The names of slices, and that "v4", "v5p" and "tpu7x"
+Numbers are from the Cloud TPU pages https://docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x, runtimes from
+https://docs.cloud.google.com/tpu/docs/runtimes. The names of slices, and that "v4", "v5p" and "tpu7x"
 count TensorCores where "v5litepod" and "v6e" count chips, agree with xpk's `system_characteristics.py`. Devices per
 chip: with a megacore (v4, v5p) both TensorCores are one device; an Ironwood chip is two devices
 (https://docs.jax.dev/en/latest/_autosummary/jax.experimental.pallas.tpu.ChipVersion.html).
@@ -29,11 +30,8 @@ class Generation:
         devices: Devices of jax per chip.
         counts: "chips" or "cores", whichever the number in an accelerator type counts.
         hbm_gib: Memory of a chip, in GiB.
-        bf16_tflops: Peak speed of a chip in bfloat16, in TFLOP/s.
-        hbm_gb_per_s: Memory bandwidth of a chip, in GB/s.
         runtime: The software version of a TPU VM, or None where there are none and only GKE (xpk) serves.
         slices: The number in an accelerator type -> chips along the axes of the interconnect.
-        page: The source of the numbers.
     """
 
     prefix: str
@@ -42,29 +40,21 @@ class Generation:
     devices: int
     counts: str
     hbm_gib: float
-    bf16_tflops: float
-    hbm_gb_per_s: float
     runtime: str | None
     slices: Mapping[int, str]
-    page: str
 
 
 _CUBES = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4", 256: "4x4x8", 512: "4x8x8", 1024: "8x8x8"}
 _CUBES |= {2048: "8x8x16", 4096: "8x16x16"}
 _SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
-_DOCS = "https://docs.cloud.google.com/tpu/docs"
 
-# Runtimes: https://docs.cloud.google.com/tpu/docs/runtimes. Of v6e's bandwidth pages give 1600, 1638 and 1640 GB/s.
 GENERATIONS = (
-    Generation("v4", "v4", 2, 1, "cores", 32, 275, 1200, "tpu-ubuntu2204-base", _CUBES, f"{_DOCS}/v4"),
-    Generation("v5litepod", "v5e", 1, 1, "chips", 16, 197, 819, "v2-alpha-tpuv5-lite", _SQUARES, f"{_DOCS}/v5e"),
-    Generation(
-        "v5p", "v5p", 2, 1, "cores", 95, 459, 2765, "v2-alpha-tpuv5",
-        _CUBES | {8192: "16x16x16", 12288: "16x16x24"}, f"{_DOCS}/v5p",
-    ),
-    Generation("v6e", "v6e", 1, 1, "chips", 32, 918, 1638, "v2-alpha-tpuv6e", _SQUARES, f"{_DOCS}/v6e"),
-    Generation("tpu7x", "v7x", 2, 2, "cores", 192, 2307, 7380, None, {2: "1x1x1"} | _CUBES, f"{_DOCS}/tpu7x"),
-)  # fmt: skip
+    Generation("v4", "v4", 2, 1, "cores", 32, "tpu-ubuntu2204-base", _CUBES),
+    Generation("v5litepod", "v5e", 1, 1, "chips", 16, "v2-alpha-tpuv5-lite", _SQUARES),
+    Generation("v5p", "v5p", 2, 1, "cores", 95, "v2-alpha-tpuv5", _CUBES | {8192: "16x16x16", 12288: "16x16x24"}),
+    Generation("v6e", "v6e", 1, 1, "chips", 32, "v2-alpha-tpuv6e", _SQUARES),
+    Generation("tpu7x", "v7x", 2, 2, "cores", 192, None, {2: "1x1x1"} | _CUBES),
+)
 
 
 @dataclasses.dataclass(frozen=True)

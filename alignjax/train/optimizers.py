@@ -25,12 +25,17 @@ Optimizer: TypeAlias = Callable[..., optax.GradientTransformation]
 
 
 def schedule_of(
-    peak: Any, *, schedule: str, warmup_steps: int, total_steps: int | None, final_fraction: Any
+    *,
+    learning_rate: float,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    total_steps: int | None = None,
+    final_fraction: float = 0.0,
 ) -> optax.Schedule:
     """Makes a schedule: a linear rise from 0 to the peak, then constant or falling (arXiv:1608.03983 eq. 5).
 
     Args:
-        peak: The highest learning rate.
+        learning_rate: The peak.
         schedule: "constant"; "linear" falls in a line and "cosine" in half a cosine wave.
         warmup_steps: The number of steps until the peak.
         total_steps: The step at which a falling schedule ends.
@@ -43,6 +48,7 @@ def schedule_of(
         ConfigError: The schedule is unknown, or falls without a `total_steps` to fall over.
     """
     # Warm-up and the rest are two schedules of optax, joined; the second counts its steps from the end of the first.
+    peak = learning_rate
     if schedule not in SCHEDULES:
         raise ConfigError(f"there is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)}")
     if warmup_steps < 0:
@@ -78,34 +84,23 @@ def decayed(params: Any) -> Any:
 def _chain(
     rule: optax.GradientTransformation,
     *,
-    learning_rate: float,
-    schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
+    **schedule: Any,
 ) -> optax.GradientTransformation:
     """clip -> rule -> decoupled decay -> learning rate (arXiv:1711.05101 alg. 2)."""
-    rate = schedule_of(
-        learning_rate,
-        schedule=schedule,
-        warmup_steps=warmup_steps,
-        total_steps=total_steps,
-        final_fraction=final_fraction,
-    )
     parts = [optax.clip_by_global_norm(max_grad_norm)] if max_grad_norm is not None else []
     parts.append(rule)
     if weight_decay is not None:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decayed))
-    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule_of(**schedule)))
 
 
-_SHARED = hyperparameters(_chain)
+_SHARED = hyperparameters(schedule_of) | hyperparameters(_chain)
 
 
 def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
-    """Makes an optimizer of a rule: `_chain`'s hyper-parameters, with these defaults, stand before its own."""
+    """Makes an optimizer of a rule: the hyper-parameters that all share, with these defaults, stand before its own."""
 
     def decorate(rule: Optimizer) -> Optimizer:
         shared = [p.replace(default=defaults.get(p.name, p.default)) for p in _SHARED.values()]
@@ -129,22 +124,7 @@ def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
 
 @_optimizer(learning_rate=3e-4, weight_decay=0.01, max_grad_norm=1.0)
 def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay (arXiv:1711.05101).
-
-    Args:
-        b1: Decay of the mean of gradients.
-        b2: Decay of the mean of their squares.
-        eps: Added to the root of the latter.
-
-    Returns:
-        The chain of clipping, this rule, decoupled decay and learning rate, whose hyper-parameters stand first.
-    """
-    return optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
-
-
-@_optimizer(learning_rate=3e-4, max_grad_norm=1.0)
-def adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Adam (arXiv:1412.6980 alg. 1).
+    """Adam with decoupled weight decay (arXiv:1711.05101); weight_decay=None makes it Adam (arXiv:1412.6980 alg. 1).
 
     Args:
         b1: Decay of the mean of gradients.

@@ -15,7 +15,7 @@ from alignjax.config import ConfigError, fn
 from alignjax.train import optimizers
 from alignjax.train.optimizers import schedule_of
 
-ALL = [optimizers.adamw, optimizers.adam, optimizers.sgd, optimizers.lion, optimizers.adafactor]
+ALL = [optimizers.adamw, optimizers.sgd, optimizers.lion, optimizers.adafactor]
 PARAMS = {
     "embed": jnp.arange(12.0).reshape(4, 3) / 12 + 0.1,
     "layers": {"attn_norm": {"scale": jnp.ones((2, 3))}, "mlp": {"up": jnp.ones((2, 3, 3))}},
@@ -52,7 +52,7 @@ def test_descends_a_bowl_with_hyperparameters_as_arguments(function: Callable[..
 
 @pytest.mark.parametrize("schedule", optimizers.SCHEDULES)
 def test_schedule_ends(schedule: str) -> None:
-    rate = schedule_of(2.0, schedule=schedule, warmup_steps=4, total_steps=10, final_fraction=0.1)
+    rate = schedule_of(learning_rate=2.0, schedule=schedule, warmup_steps=4, total_steps=10, final_fraction=0.1)
     values = np.array([rate(jnp.int32(count)) for count in range(14)])
     assert values[0] == pytest.approx(0.5)
     assert np.allclose(np.diff(values[:4]), 0.5)
@@ -63,7 +63,9 @@ def test_schedule_ends(schedule: str) -> None:
 
 @pytest.mark.parametrize("warmup", [0, 1])
 def test_almost_no_warmup(warmup: int) -> None:
-    rate = schedule_of(2.0, schedule="constant", warmup_steps=warmup, total_steps=None, final_fraction=0.0)
+    rate = schedule_of(
+        learning_rate=2.0, schedule="constant", warmup_steps=warmup, total_steps=None, final_fraction=0.0
+    )
     assert [float(rate(jnp.int32(count))) for count in range(3)] == [2.0, 2.0, 2.0]
 
 
