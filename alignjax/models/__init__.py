@@ -7,7 +7,6 @@ from alignjax.models.kv_cache import (
     Cache as Cache,
     Segment as Segment,
     parameter_count as parameter_count,
-    select as select,
     share as share,
     unrolled as unrolled,
     with_room as with_room,

@@ -70,18 +70,6 @@ def axes(config: Any) -> Params:
     return named | dict.fromkeys(_small(config), few)
 
 
-def _lm(params: Params, states: Array) -> Array:
-    return linear(states, params["heads"]["lm"]["kernel"].astype(states.dtype))
-
-
-def _tied(params: Params, states: Array) -> Array:
-    return linear(states, params["embed"].astype(states.dtype).T)
-
-
-def _capped(apply: Any, cap: float) -> Any:
-    return lambda params, states: soft_cap(apply(params, states), cap)
-
-
 def _few(name: str) -> Any:
     def apply(params: Params, states: Array) -> Array:
         head = params["heads"][name]
@@ -105,6 +93,9 @@ def heads(config: Any) -> dict[str, Head]:
     Raises:
         ConfigError: A head that does not exist, or "classes" without their number.
     """
-    lm = _tied if config.tied else _lm
-    named = {"lm": Head("before", lm if config.logit_softcap is None else _capped(lm, config.logit_softcap))}
-    return named | {name: Head(SMALL[name][0], _few(name)) for name in _small(config)}
+
+    def lm(params: Params, states: Array) -> Array:
+        kernel = params["embed"].T if config.tied else params["heads"]["lm"]["kernel"]
+        return soft_cap(linear(states, kernel.astype(states.dtype)), config.logit_softcap)
+
+    return {"lm": Head("before", lm)} | {name: Head(SMALL[name][0], _few(name)) for name in _small(config)}

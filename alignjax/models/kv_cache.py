@@ -91,32 +91,6 @@ def with_room(cache: Cache, n: int, length: int) -> Cache:
     return Cache(shared, segment, jnp.zeros((), jnp.int32))
 
 
-def select(cache: Cache, index: Array) -> Cache:
-    """Keeps the own segments of some completions: what a search does after it has chosen which candidates live on.
-
-    Args:
-        cache: A cache with room for N completions.
-        index: [B,n] which completions are kept, perhaps several times.
-
-    Returns:
-        The cache of the n completions.
-    """
-    segment = cache.own
-    assert segment is not None
-
-    def rows(leaf: Array, axis: int) -> Array:
-        shape = [1] * leaf.ndim
-        shape[0], shape[axis] = index.shape
-        return jnp.take_along_axis(leaf, index.reshape(shape), axis=axis)
-
-    def heads(leaf: Array) -> Array:
-        apart = rows(leaf.reshape(len(leaf), -1, segment.valid.shape[1], *leaf.shape[2:]), 2)
-        return apart.reshape(len(leaf), -1, *leaf.shape[2:])
-
-    layers = jax.tree.map(heads, segment.layers)
-    return dataclasses.replace(cache, own=Segment(layers, rows(segment.valid, 1), rows(segment.positions, 1)))
-
-
 def unrolled(params: Params) -> Params:
     """Slices stacked layers into a tuple of layers: once in front of a decode loop instead of in every step.
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.numerics import linear
-from alignjax.tree_names import leaf_name, leaves_by_name
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Params
 
 # The quantiles of a standard normal distribution that nf4's sixteen codes stand for (arXiv:2305.14314 app. E).
@@ -166,12 +166,11 @@ def quantize(params: Params, *, bits: int = 4, targets: str = MATRICES) -> Param
     if bits not in (4, 8):
         raise ConfigError(f"quantize: bits={bits}; it must be 8 or 4")
     write, paths = _int8 if bits == 8 else _nf4, matching_matrices(params, targets, "quantize")
-
-    def quantized(path: tuple[Any, ...], leaf: Array) -> Any:
-        name = leaf_name(path, ".")
-        return write(name, leaf) if name in paths else leaf
-
-    return jax.tree_util.tree_map_with_path(quantized, params)
+    layers = dict(params["layers"])
+    for path in paths:
+        name = path.removeprefix("layers.")
+        layers[name] = write(path, layers[name])
+    return {**params, "layers": layers}
 
 
 def _scaled(weight: Array, axis: int) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,16 +88,18 @@ def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
         raise
 
 
-def _weight_files(folder: Path) -> Mapping[str, tuple[str, ...] | None]:
-    """The names of the weight files, each with the tensors that the index promises (None without an index)."""
+def _weight_files(folder: Path) -> dict[Path, tuple[str, ...]]:
+    """The weight files, each with the tensors that the index promises (none without an index)."""
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX).get("weight_map")
         if not isinstance(index, dict) or not index:
             raise ConfigError(f"{folder / INDEX} has no weight_map")
-        files = sorted(set(index.values()))
-        return {file: tuple(name for name, where in index.items() if where == file) for file in files}
+        names = sorted(set(index.values()))
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise ConfigError(f"{folder / INDEX} names {missing[0]}, which is not there; download it")
+        return {folder / name: tuple(key for key, where in index.items() if where == name) for name in names}
     if (folder / WEIGHTS).is_file():
-        return {WEIGHTS: None}
+        return {folder / WEIGHTS: ()}
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickled:
         raise ConfigError(
@@ -116,27 +118,19 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
     """
     folder = folder_of(folder)
     tensors: dict[str, Stored] = {}
-    for path, promised in _present(folder):
+    for path, promised in _weight_files(folder).items():
         try:
             with safetensors.safe_open(path, framework="np") as file:
                 views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
                 headers = {key: (view.get_dtype(), tuple(view.get_shape())) for key, view in views.items()}
         except safetensors.SafetensorError as error:
             raise ConfigError(f"{path} is not a whole safetensors file ({error}); download it again") from None
-        missing = [key for key in promised or () if key not in headers]
+        missing = [key for key in promised if key not in headers]
         if missing:
             raise ConfigError(f"{path} has no tensor {missing[0]!r}, which {INDEX} says it has")
         for key, (dtype, shape) in headers.items():
             tensors[key] = Stored(path, key, str(DTYPES.get(dtype, dtype)), shape)
     return tensors
-
-
-def _present(folder: Path) -> Iterator[tuple[Path, tuple[str, ...] | None]]:
-    """The weight files as paths, see `_weight_files`. Raises ConfigError for one that is missing."""
-    for name, promised in _weight_files(folder).items():
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder / INDEX} names {name}, which is not there; download it")
-        yield folder / name, promised
 
 
 def fingerprint(folder: Path | str, *, pieces: int = 64, size: int = 4096) -> str:
@@ -157,7 +151,7 @@ def fingerprint(folder: Path | str, *, pieces: int = 64, size: int = 4096) -> st
     """
     folder = folder_of(folder)
     digest = hashlib.sha256((folder / CONFIG).read_bytes() if (folder / CONFIG).is_file() else b"")
-    for path, _ in _present(folder):
+    for path in _weight_files(folder):
         length = path.stat().st_size
         digest.update(f"{path.name} {length}".encode())
         with path.open("rb") as file:
