@@ -41,10 +41,10 @@ def nearest(word: str, options: typing.Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(options)) or 'none'}."
 
 
-def _options(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; any other annotation is its own only member."""
+def members(annotation: Any) -> tuple[Any, ...]:
+    """Returns the members of a union; any other annotation is its own only member."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return tuple(option for member in typing.get_args(annotation) for option in _options(member))
+        return tuple(option for member in typing.get_args(annotation) for option in members(member))
     return (annotation,)
 
 
@@ -67,7 +67,7 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
     name. Lists become tuples, to be hashable."""
     if isinstance(value, list):
         value = tuple(value)
-    options = _options(annotation)
+    options = members(annotation)
     checked = any(
         option in (float, int, bool, str) or typing.get_origin(option) is typing.Literal for option in options
     )
@@ -150,17 +150,22 @@ class Fn:
         return cls(function, {**dict(rest), **dict(zip(leaves, children, strict=True))}, leaves)
 
 
+def type_hints(owner: Any) -> dict[str, Any]:
+    """Returns the evaluated annotations of a function or class; none where one is under TYPE_CHECKING in a user's
+    file."""
+    try:
+        return typing.get_type_hints(owner)
+    except (NameError, TypeError):
+        return {}
+
+
 def hyperparameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Returns the keyword-only parameters of a function with their annotations evaluated: `fn` accepts them, the
     command line offers them and `alignjax list` shows them."""
-    signature = inspect.signature(function)
-    try:
-        hints = typing.get_type_hints(inspect.unwrap(function))
-    except (NameError, TypeError):  # an annotation under TYPE_CHECKING, in a user's file: treated as unannotated
-        hints = {}
+    hints = type_hints(inspect.unwrap(function))
     return {
         name: parameter.replace(annotation=hints.get(name, parameter.annotation))
-        for name, parameter in signature.parameters.items()
+        for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
 
@@ -195,7 +200,7 @@ def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
     for key, parameter in known.items():
         value = values[key] = _coerced(f"{name}.{key}", kwargs.get(key, parameter.default), parameter.annotation)
         functions = isinstance(value, tuple) and value and all(isinstance(part, Fn) for part in value)
-        number = float in _options(parameter.annotation) and not isinstance(value, (bool, str, types.NoneType))
+        number = float in members(parameter.annotation) and not isinstance(value, (bool, str, types.NoneType))
         if isinstance(value, Fn) or functions or number:
             leaves.append(key)
             continue

@@ -1,9 +1,16 @@
-"""The folders in which a run keeps its files."""
+"""The folders in which a run keeps its files, and JSON files read in words and written whole."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from pathlib import Path
+from typing import Any
+
+from alignjax.config import ConfigError
+
+DOWNLOAD_AGAIN = "it may be cut short: download it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,3 +39,38 @@ class Workspace:
         given as a path."""
         step = self.root / stage_or_path
         return step if step.is_dir() else Path(stage_or_path).expanduser()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` so that a reader, or a crash, sees the old file or the new one and never half of it.
+
+    Args:
+        path: The file; its folder is made if missing.
+        value: What JSON can hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_json(path: Path, advice: str = "restore it, or use another --run-dir") -> Any:
+    """Reads the value in `path`; None if there is no such file.
+
+    Args:
+        path: The file.
+        advice: What to do about a damaged one, for the message.
+
+    Raises:
+        ConfigError: The file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); {advice}") from None

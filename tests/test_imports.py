@@ -26,7 +26,7 @@ ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling
 TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data"}
 ALLOWED: dict[str, set[str]] = {
     "config": set(),
-    "workspace": set(),
+    "workspace": {"config"},
     "numerics": set(),
     "tree_names": set(),
     "types": {"config"},

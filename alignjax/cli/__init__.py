@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -109,12 +110,17 @@ def run(argv: Sequence[str]) -> int:
     if command in OPEN_ENDED:
         words, extra = separate(command, words)
     about = next((word for word in words if not word.startswith("-")), None)
-    explain = getattr(command, "about", None)
-    if explain is not None and about is not None and {"-h", "--help"} & set(words):
-        return explain(about)
+    if about is not None and hasattr(command, "describes") and {"-h", "--help"} & set(words):
+        return _function(command.describes)(about)
     # One command at a time, so that the hint at a misspelled flag is about this command.
-    made: Any = tyro.cli(command, prog=f"alignjax {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
-    return made(extra) if command in OPEN_ENDED else made()
+    flags: Any = tyro.cli(command, prog=f"alignjax {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
+    return _function(command.runs)(*((flags, extra) if command in OPEN_ENDED else (flags,)))
+
+
+def _function(place: str) -> Callable[..., int]:
+    """Imports the function that `flags.py` names, "train.describe"."""
+    file, _, name = place.partition(".")
+    return getattr(importlib.import_module(f"alignjax.cli.{file}"), name)
 
 
 class _Once(logging.Filter):

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from alignjax.cli import overrides
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
+from alignjax.workspace import read_json, write_json
 
 COMMAND_FILE = "command.json"  # in a run folder: how to build its config again
 DEFAULT_MODE = "full"
@@ -163,15 +163,13 @@ def remember(loaded: Loaded, run_dir: Path) -> None:
         loaded: The config as it was loaded.
         run_dir: The run folder, made if need be.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    source = loaded.path.read_bytes()
     record = {
         "config": str(loaded.path.resolve()),
         "mode": loaded.mode,
         "overrides": list(loaded.arguments),
-        "sha256": hashlib.sha256(source).hexdigest(),
+        "sha256": hashlib.sha256(loaded.path.read_bytes()).hexdigest(),
     }
-    (run_dir / COMMAND_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(run_dir / COMMAND_FILE, record)
 
 
 def run_folder(where: str) -> tuple[Path, str | None]:
@@ -210,7 +208,7 @@ def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
     Raises:
         ConfigError: the config file does not exist any more.
     """
-    record = json.loads((run_dir / COMMAND_FILE).read_text(encoding="utf-8"))
+    record = read_json(run_dir / COMMAND_FILE)
     path = Path(record["config"])
     if not path.is_file():
         raise ConfigError(f"{run_dir} was trained with {path}, which is not there any more")

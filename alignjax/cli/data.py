@@ -11,40 +11,33 @@ from alignjax import data
 from alignjax.cli import overrides
 from alignjax.cli.catalogue import summary
 from alignjax.cli.config_file import load
-from alignjax.config import ConfigError, Experiment, Fn, Pipeline, nearest
+from alignjax.cli.flags import Inspect, Prepare
+from alignjax.config import ConfigError, nearest
 from alignjax.data import Dataset, show
 
 
-def prepare(what: str, options: Sequence[str]) -> int:
-    """Prepares datasets and prints their accounts.
+def prepare(flags: Prepare, options: Sequence[str]) -> int:
+    """Prepares datasets, prints their accounts and returns the exit status.
 
     Args:
-        what: The name of a dataset, or a config file, whose datasets are all prepared.
+        flags: The flags of `alignjax data prepare`; the name of a config file stands for all its datasets.
         options: Flags of the dataset, or overrides of the config.
-
-    Returns:
-        The exit status.
     """
-    for dataset in datasets(what, options):
+    for dataset in datasets(flags.what, options):
         show.prepare_and_say(dataset)
     return 0
 
 
-def inspect(what: str, options: Sequence[str], *, split: str | None, rows: int, seed: int) -> int:
-    """Prints the account of a dataset, its lengths in tokens and some rows; prepares it if need be.
+def inspect(flags: Inspect, options: Sequence[str]) -> int:
+    """Prints the account of datasets, their lengths in tokens and some rows, and returns the exit status. They are
+    prepared if need be.
 
     Args:
-        what: The name of a dataset, or a config file, whose datasets are all shown.
+        flags: The flags of `alignjax data inspect`; the name of a config file stands for all its datasets.
         options: Flags of the dataset, or overrides of the config.
-        split: The split whose rows are shown; the first one by default.
-        rows: How many rows are shown.
-        seed: Decides which ones.
-
-    Returns:
-        The exit status.
     """
-    for dataset in datasets(what, options):
-        show.inspect(dataset, split or "", rows, seed)
+    for dataset in datasets(flags.what, options):
+        show.inspect(dataset, flags.split or "", flags.rows, flags.seed)
     return 0
 
 
@@ -85,7 +78,7 @@ def datasets(what: str, options: Sequence[str] = ()) -> list[Dataset]:
         return [_with_options(kinds[what], options)]
     if ".py" not in what:
         raise ConfigError(f"there is no dataset {what!r}.{nearest(what, kinds)} Or name a config file.")
-    named = list(dict.fromkeys(_in(load(what, options).config)))
+    named = list(dict.fromkeys(_datasets_in(load(what, options).config)))
     if not named:
         raise ConfigError(f"{what} names no dataset")
     return named
@@ -111,18 +104,10 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _in(config: Any) -> Iterator[Dataset]:
-    """Datasets anywhere in a config, in its order."""
-    if isinstance(config, Dataset):
-        yield config
-    elif isinstance(config, Pipeline):
-        for step in config.steps.values():
-            yield from _in(step)
-    elif isinstance(config, Experiment):
-        yield from _in(config.source)
-    elif isinstance(config, Fn):
-        for value in config.kwargs.values():
-            yield from _in(value)
-    elif isinstance(config, tuple):
-        for value in config:
-            yield from _in(value)
+def _datasets_in(node: Any) -> Iterator[Dataset]:
+    """Yields the datasets anywhere in a config, in its order."""
+    if isinstance(node, Dataset):
+        yield node
+        return
+    for value, _ in overrides.children(node).values():
+        yield from _datasets_in(value)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from alignjax.cli.config_file import reload, run_folder
+from alignjax.cli.flags import Evaluate, Report
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.workspace import Workspace
 
 
-def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
-    """Runs a pipeline's job `step` and the jobs behind it again, on the checkpoints that the run folder holds.
+def evaluate(flags: Evaluate, arguments: Sequence[str]) -> int:
+    """Runs a job of a pipeline and the jobs behind it again, on the checkpoints that the run folder holds.
 
     Args:
-        run_dir: run folder of `alignjax train`.
-        step: name of the job, for example "evaluate".
+        flags: the flags of `alignjax evaluate`.
         arguments: overrides of the config, as words of a command line.
 
     Returns:
@@ -28,7 +27,8 @@ def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
     """
     from alignjax.train.pipeline import DONE, run_pipeline  # noqa: PLC0415
 
-    root, _ = run_folder(str(run_dir))
+    root, _ = run_folder(str(flags.run_dir))
+    step = flags.step
     config = reload(root, arguments).config
     if not isinstance(config, Pipeline):
         raise ConfigError(f"{root} is one experiment and has no evaluation step; its metrics are in metrics.jsonl")
@@ -46,14 +46,14 @@ def evaluate(run_dir: Path, step: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def report(run_dir: Path) -> int:
+def report(flags: Report) -> int:
     """Renders report.html and report.md from results.json again and prints the table."""
     from alignjax.evaluate.report import schema  # noqa: PLC0415  # with matplotlib, which evaluate() may not need
     from alignjax.evaluate.report.write_report import rebuild, terminal_table  # noqa: PLC0415
 
-    if not run_dir.is_dir():
-        raise ConfigError(f"no such run folder: {run_dir}")
-    paths = rebuild(run_dir)
-    terminal_table(schema.load(run_dir), Console())
+    if not flags.run_dir.is_dir():
+        raise ConfigError(f"no such run folder: {flags.run_dir}")
+    paths = rebuild(flags.run_dir)
+    terminal_table(schema.load(flags.run_dir), Console())
     print(f"\n{paths['html']}")
     return 0

@@ -1,12 +1,16 @@
-"""The flags of every command, as dataclasses that tyro parses. What a command does is in the file of its name, imported
-when it runs, so that `alignjax --help` answers before jax could be imported."""
+"""The flags of every command, as dataclasses that tyro parses.
+
+`runs` is the function that carries a command out, as file and name in this folder: it is called with the flags, and
+with the words behind them where these may be overrides. `describes` is the function that says what the argument of a
+command holds (`alignjax train CONFIG --help`). Both are imported when they are called, so that `alignjax --help`
+answers before jax could be imported.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
@@ -16,6 +20,8 @@ class Train:
     """Train a config. After the flags below, any value of the config can be changed by its path, for example
     --steps 20 --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG --help` lists the paths."""
 
+    runs: ClassVar[str] = "train.train"
+    describes: ClassVar[str] = "train.describe"
     config: Annotated[Positional[str], arg(metavar="CONFIG[:MODE]")]
     """Python file with get_config(mode), and the mode ("full" unless the file says otherwise)."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -42,30 +48,6 @@ class Train:
     process: int | None = None
     """Number of this process, from 0."""
 
-    def __call__(self, extra: Sequence[str]) -> int:
-        from alignjax.cli.train import train  # noqa: PLC0415
-
-        place = (self.coordinator, self.processes, self.process)
-        if self.distributed or place != (None, None, None):
-            from alignjax.parallel.processes import connect  # noqa: PLC0415
-
-            connect(*place)  # before anything asks for a device
-        return train(
-            self.config,
-            extra,
-            run_dir=self.run_dir,
-            resume=self.resume,
-            dry_run=self.dry_run,
-            slices=self.slices,
-            dry_on=(self.topology, self.compile),
-        )
-
-    @staticmethod
-    def about(config: str) -> int:
-        from alignjax.cli.train import describe  # noqa: PLC0415
-
-        return describe(config)
-
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
@@ -74,49 +56,38 @@ class Sweep:
     The file defines CONFIG ("configs/online_ipo.py:tiny") and sweep(), a generator of {path: value}. A game's config
     with a GRID is run here and now, all points and seeds as one compiled program."""
 
+    runs: ClassVar[str] = "sweep.sweep"
     file: Annotated[Positional[Path], arg(metavar="FILE")]
     """Python file with CONFIG and sweep(), or a game's config with GRID."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for the runs of the sweep; runs/<file> if not given."""
-
-    def __call__(self) -> int:
-        from alignjax.cli.sweep import sweep  # noqa: PLC0415
-
-        return sweep(self.file, self.run_dir)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Run the evaluation step of a finished run again and rebuild its report."""
 
+    runs: ClassVar[str] = "evaluate.evaluate"
     run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
     """Run folder of `alignjax train`."""
     step: str = "evaluate"
     """Name of the pipeline's evaluation step."""
-
-    def __call__(self, extra: Sequence[str]) -> int:
-        from alignjax.cli.evaluate import evaluate  # noqa: PLC0415
-
-        return evaluate(self.run_dir, self.step, extra)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Rebuild report.html and report.md from what a run folder holds, and print the table."""
 
+    runs: ClassVar[str] = "evaluate.report"
     run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
     """Run folder of `alignjax train`."""
-
-    def __call__(self) -> int:
-        from alignjax.cli.evaluate import report  # noqa: PLC0415
-
-        return report(self.run_dir)
 
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
     """Answer prompts with a trained policy: one per line of a file, or typed in."""
 
+    runs: ClassVar[str] = "generate.generate"
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
     """Run folder of `alignjax train`; of a pipeline, the step whose checkpoint speaks (the last one if not given)."""
     role: str = "policy"
@@ -138,11 +109,6 @@ class Generate:
     format: Literal["text", "json"] = "text"
     """Text for people, or one JSON object a line."""
 
-    def __call__(self) -> int:
-        from alignjax.cli.generate import generate  # noqa: PLC0415
-
-        return generate(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
-
 
 @dataclasses.dataclass(frozen=True)
 class Import:
@@ -151,6 +117,7 @@ class Import:
     Families: Llama 2 and 3, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3 text, and their sequence classifiers. A
     config can also start a role from such a folder as it is: huggingface.pretrained(FOLDER)."""
 
+    runs: ClassVar[str] = "import_export.import_folder"
     source: Annotated[Positional[Path], arg(metavar="FOLDER")]
     """Folder with config.json and model.safetensors, in one file or several with their index."""
     to: Annotated[Path, arg(metavar="DIR")]
@@ -160,17 +127,13 @@ class Import:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the numbers in the checkpoint: the param_dtype of the model that will start there."""
 
-    def __call__(self) -> int:
-        from alignjax.cli.import_export import import_folder  # noqa: PLC0415
-
-        return import_folder(self.source, self.to, self.role, self.dtype)
-
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write a role's weights as config.json and safetensors, with the tokenizer's files: a folder that transformers
     loads. Adapters are added to the weights they adapt."""
 
+    runs: ClassVar[str] = "import_export.export"
     source: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
     """Run folder of `alignjax train` (of a pipeline, the step; the last one if not given), or what `import` wrote."""
     to: Annotated[Path, arg(metavar="DIR")]
@@ -187,30 +150,16 @@ class Export:
     tokenizer: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder whose tokenizer files are copied; if not given, the role's or its data's own."""
 
-    def __call__(self) -> int:
-        from alignjax.cli.import_export import export  # noqa: PLC0415
-
-        return export(self.source, self.to, self.role, self.head, self.dtype, self.shard_gb, self.tokenizer)
-
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """Read a data set, write it as array_record, and say how many rows came from where and which were refused.
     Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them."""
 
+    runs: ClassVar[str] = "data.prepare"
+    describes: ClassVar[str] = "data.describe"
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
     """Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names."""
-
-    def __call__(self, extra: Sequence[str]) -> int:
-        from alignjax.cli.data import prepare  # noqa: PLC0415
-
-        return prepare(self.what, extra)
-
-    @staticmethod
-    def about(what: str) -> int:
-        from alignjax.cli.data import describe  # noqa: PLC0415
-
-        return describe(what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +167,8 @@ class Inspect:
     """Show the account of a data set, its lengths in tokens and a few rows; prepare it if need be.
     Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them."""
 
+    runs: ClassVar[str] = "data.inspect"
+    describes: ClassVar[str] = "data.describe"
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
     """Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names."""
     split: Annotated[str | None, arg(metavar="SPLIT")] = None
@@ -227,24 +178,13 @@ class Inspect:
     seed: int = 0
     """Seed of the draw."""
 
-    def __call__(self, extra: Sequence[str]) -> int:
-        from alignjax.cli.data import inspect  # noqa: PLC0415
-
-        return inspect(self.what, extra, split=self.split, rows=self.rows, seed=self.seed)
-
-    about = Prepare.about
-
 
 @dataclasses.dataclass(frozen=True)
 class List:
     """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper."""
 
+    runs: ClassVar[str] = "listing.listing"
     kind: Annotated[str | None, arg(metavar="KIND")] = None
     """Only this kind."""
     format: Literal["table", "json"] = "table"
     """A table for people or JSON for programs."""
-
-    def __call__(self) -> int:
-        from alignjax.cli.listing import listing  # noqa: PLC0415
-
-        return listing(self.kind, self.format)

@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 
 from alignjax import scoring
 from alignjax.cli.config_file import reload, run_folder
+from alignjax.cli.flags import Generate
 from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
@@ -38,60 +39,37 @@ class LoadedPolicy(NamedTuple):
     source: str
 
 
-def generate(
-    run_dir: str,
-    role: str,
-    prompt_file: Path | None,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    max_tokens: int,
-    n: int,
-    seed: int,
-    format: Literal["text", "json"],
-) -> int:
-    """Samples completions for the prompts of a file, or for what is typed in. See `alignjax generate --help`.
+def generate(flags: Generate) -> int:
+    """Samples completions for the prompts of a file, or for what is typed in, and returns the exit status.
 
     Args:
-        run_dir: The run folder, of a pipeline optionally with a step.
-        role: The role that answers.
-        prompt_file: Prompts, one a line or JSONL; "-" for standard input; None: a conversation.
-        temperature: Divides the logits; 0 is greedy.
-        top_k: Keeps the k likeliest tokens; 0: all.
-        top_p: Keeps the smallest set of this probability; 1: all.
-        max_tokens: Longest completion, in tokens.
-        n: Completions per prompt.
-        seed: Of the random numbers.
-        format: "text" or "json".
-
-    Returns:
-        The exit status.
+        flags: The flags of `alignjax generate`.
 
     Raises:
         ConfigError: For a folder that is no run, a role that cannot be sampled and numbers that cannot be meant.
         CheckpointError: If there is nothing trained yet.
     """
     # Few prompts at a time, always as many: an answer comes soon, and one compiled program serves all files.
-    for name, value, good in (
-        ("temperature", temperature, temperature >= 0),
-        ("top-k", top_k, top_k >= 0),
-        ("top-p", top_p, 0 < top_p <= 1),
-        ("max-tokens", max_tokens, max_tokens >= 1),
-        ("n", n, n >= 1),
+    for name, good in (
+        ("temperature", 0 <= flags.temperature < math.inf),
+        ("top_k", flags.top_k >= 0),
+        ("top_p", 0 < flags.top_p <= 1),
+        ("max_tokens", flags.max_tokens >= 1),
+        ("n", flags.n >= 1),
     ):
-        if not good or not math.isfinite(value):
-            raise ConfigError(f"--{name} is {value}; see alignjax generate --help")
-    sampling = Sampling(n, max_tokens, filters=Filters(temperature, top_k or None, None if top_p == 1 else top_p))
-    prompts = None if prompt_file is None else list(_prompts(prompt_file))
-    policy = _loaded_policy(run_dir, role, sampling, seed)
+        if not good:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(flags, name)}; see alignjax generate --help")
+    filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
+    prompts = None if flags.prompt_file is None else list(_prompts(flags.prompt_file))
+    policy = _loaded_policy(flags, Sampling(flags.n, flags.max_tokens, filters=filters))
     print(f"{policy.source}\n", file=sys.stderr)
     if prompts is None:
-        _converse(policy, format)
+        _converse(policy, flags.format)
         return 0
     for start in range(0, len(prompts), ROWS):
         some = prompts[start : start + ROWS]
         for prompt, completions in zip(some, policy.sampled(some, start), strict=True):
-            _show(prompt, completions, format)
+            _show(prompt, completions, flags.format)
     return 0
 
 
@@ -161,8 +139,9 @@ def dataset_of(experiment: Experiment) -> Dataset:
     raise ConfigError(f"the source {experiment.source.name} names no dataset, so there is no tokenizer to speak with")
 
 
-def _loaded_policy(run_dir: str, role: str, sampling: Sampling, seed: int) -> LoadedPolicy:
-    root, step = run_folder(run_dir)
+def _loaded_policy(flags: Generate, sampling: Sampling) -> LoadedPolicy:
+    role = flags.role
+    root, step = run_folder(flags.run_dir)
     experiment, workspace = policy_of_run(root, reload(root).config, step, role)
     experiment, plain = runnable_here(experiment)
     if role in plain:
@@ -180,7 +159,7 @@ def _loaded_policy(run_dir: str, role: str, sampling: Sampling, seed: int) -> Lo
 
     def sampled(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
         batch = _batch(prompts, first, dataset, tokenizer)
-        completions = _sampled(model, params, batch, jax.random.key(seed), sampling)
+        completions = _sampled(model, params, batch, jax.random.key(flags.seed), sampling)
         return [_decoded(tokenizer, completions, row) for row in range(len(prompts))]
 
     number = checkpoint.steps(workspace.folder)[-1]

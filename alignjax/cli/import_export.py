@@ -12,18 +12,19 @@ import jax
 from rich.console import Console
 
 from alignjax.cli.config_file import reload, run_folder
+from alignjax.cli.flags import Export, Import
 from alignjax.cli.generate import dataset_of, policy_of_run
 from alignjax.config import ConfigError, Experiment, nearest
-from alignjax.data import Dataset, special_ids, tokenizer_of
+from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import new_folder
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
 from alignjax.train.checkpoint.checksums import in_units, tree_bytes
-from alignjax.train.run_record import FILE, config_hash, config_json, read_json, versions, write_json
+from alignjax.train.run_record import FILE, config_hash, config_json, versions
 from alignjax.train.state import restored_params
 from alignjax.types import Role
-from alignjax.workspace import Workspace
+from alignjax.workspace import DOWNLOAD_AGAIN, Workspace, read_json, write_json
 
 # Keys of a config.json that are no architecture and go with the weights all the same.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -34,31 +35,24 @@ TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its t
 GIGABYTE = 1_000_000_000
 
 
-def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
-    """Checks a folder of published weights and writes it as a checkpoint. See `alignjax import --help`.
+def import_folder(flags: Import) -> int:
+    """Checks a folder of published weights, writes it as a checkpoint, and returns the exit status.
 
     Args:
-        source: The folder of published weights.
-        to: The folder to be made.
-        role: The role that the weights become.
-        dtype: Of the params.
-
-    Returns:
-        The exit status, 0.
+        flags: The flags of `alignjax import`.
 
     Raises:
         ConfigError: Before anything is read: what `huggingface.check` finds, or a disk without room.
     """
     # The folder is made beside its place and has its name at the end. It holds one step of one role, and a record like
     # a run's, from which `export` knows the architecture again.
-    config = huggingface.config_of(source, param_dtype=dtype)
-    model = transformer(config)
+    source, to, role = flags.source.expanduser(), flags.to.expanduser(), flags.role
+    model = transformer(huggingface.config_of(source, param_dtype=flags.dtype))
     huggingface.check(source, model)
     like = jax.eval_shape(model.init, jax.random.key(0))
-    published = huggingface.read_json(source.expanduser() / CONFIG)
+    published = huggingface.read_json(source / CONFIG)
     say = Console(stderr=True, highlight=False, soft_wrap=True)
     say.print(f"{source}: {published['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
-    to = to.expanduser()
     with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
             params = huggingface.load(source, model, report_progress=_progress(status, "reading"))
@@ -69,7 +63,7 @@ def import_folder(source: Path, to: Path, role: str, dtype: str) -> int:
                 checkpoint.save(writer, 0, {"roles": {role: params}}, extra, wait=True)
         write_json(part / FILE, record)
         (part / TOKENIZER).mkdir()
-        _copy_tokenizer(source.expanduser(), part / TOKENIZER)
+        _copy_tokenizer(source, part / TOKENIZER)
     print(
         f"{to}: role {role!r}, {in_units(tree_bytes(like))}. Start from it with roles.restored({str(to)!r}, {role!r})"
     )
@@ -97,43 +91,37 @@ def _copy_tokenizer(source: Path, to: Path) -> None:
 
 
 class Exported(NamedTuple):
-    """Params to be written, with their configuration, further keys of config.json, and a function that writes what else
-    goes into the folder."""
+    """What is written: params, their configuration, further keys of config.json, and the tokenizer or its folder."""
 
     params: Any
     config: TransformerConfig
     extra: dict[str, Any]
-    beside: Callable[[Path], None]
+    tokenizer: Path | Tokenizer | None
 
 
-def export(
-    source: str, to: Path, role: str, head: str | None, dtype: str, shard_gb: float, tokenizer: Path | None
-) -> int:
-    """Writes a role's weights as a folder that `transformers` loads (`alignjax export --help`), and returns 0.
+def export(flags: Export) -> int:
+    """Writes a role's weights as a folder that `transformers` loads, and returns the exit status.
 
     Args:
-        source: A run folder, one of its steps (RUN/STEP), or an imported checkpoint.
-        to: The folder to be made.
-        role: The role (ConfigError if it or a family for its model is missing, CheckpointError if nothing was trained).
-        head: "lm", "reward" or "classes"; None for the classifier's head that the model has, else "lm".
-        dtype: Of the numbers in the files.
-        shard_gb: The most a file holds, in GB.
-        tokenizer: A folder whose tokenizer is written; None for that of what the role started from or was trained on.
+        flags: The flags of `alignjax export`.
+
+    Raises:
+        ConfigError: The role or a family for its model is missing, or the tokenizer is not the model's.
+        CheckpointError: Nothing was trained.
     """
     # Whatever may fail is looked up before the first byte is written, because the weights are the slow part.
-    folder = Path(source).expanduser()
-    files = [] if tokenizer is None else [tokenizer.expanduser() / f"tokenizer.{form}" for form in ("json", "model")]
-    if files and not any(file.is_file() for file in files):
-        raise ConfigError(f"{tokenizer} has no tokenizer.json or tokenizer.model")
-    record = _record_of_import(folder)
-    exported = _of_run(source, role) if record is None else _of_import(folder, record, role)
-    head = head or next((name for name in ("reward", "classes") if name in exported.config.outputs), "lm")
-    if tokenizer is not None:
-        exported = _with_tokenizer(exported, tokenizer.expanduser())
+    source, to, dtype = Path(flags.source).expanduser(), flags.to.expanduser(), flags.dtype
+    if flags.tokenizer is not None and not _has_tokenizer(flags.tokenizer.expanduser()):
+        raise ConfigError(f"{flags.tokenizer} has no tokenizer.json or tokenizer.model")
+    record = _record_of_import(source)
+    exported = _of_run(flags.source, flags.role) if record is None else _of_import(source, record, flags.role)
+    head = flags.head or next((name for name in ("reward", "classes") if name in exported.config.outputs), "lm")
+    if flags.tokenizer is not None:
+        exported = _with_tokenizer(exported, flags.tokenizer.expanduser())
     ids = _ids(exported.extra)
 
     def beside(part: Path) -> None:
-        exported.beside(part)
+        _write_tokenizer(exported.tokenizer, part)
         if head == "lm" and "eos_token_id" in ids:
             _write_generation(part / GENERATION, ids)
 
@@ -145,7 +133,7 @@ def export(
             to,
             head=head,
             dtype=dtype,
-            shard_bytes=int(shard_gb * GIGABYTE),
+            shard_bytes=int(flags.shard_gb * GIGABYTE),
             # What is not known is said to be none: left out, it would be the id of the family's own tokenizer.
             extra={**(dict.fromkeys(IDS) if ids else {}), **exported.extra},
             beside=beside,
@@ -153,32 +141,43 @@ def export(
         )
     if left:
         say.print(f"left out, having no place there: {', '.join(left)}", markup=False)
-    if not any((to.expanduser() / f"tokenizer.{form}").is_file() for form in ("json", "model")):
+    if not _has_tokenizer(to):
         say.print(
-            f"no tokenizer is written, because {source} names none"
+            f"no tokenizer is written, because {flags.source} names none"
             + ("" if "eos_token_id" in exported.extra else ", nor token ids")
             + "; give a folder that has one with --tokenizer",
             markup=False,
         )
     elif head == "lm" and "eos_token_id" not in ids:
         say.print("no token is known to end a text (eos): what is generated ends at its greatest length", markup=False)
-    config = huggingface.read_json(to.expanduser() / CONFIG)
-    print(f"{to}: {config['architectures'][0]}, {dtype}")
+    print(f"{flags.to}: {huggingface.read_json(to / CONFIG)['architectures'][0]}, {dtype}")
     return 0
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / f"tokenizer.{form}").is_file() for form in ("json", "model"))
+
+
+def _write_tokenizer(tokenizer: Path | Tokenizer | None, part: Path) -> None:
+    """Writes the files of a tokenizer: those of a folder, or those that transformers needs to load one of ours."""
+    if isinstance(tokenizer, Path):
+        _copy_tokenizer(tokenizer, part)
+    elif tokenizer is not None:
+        tokenizer.save(part / "tokenizer.json")
+        spelled = tokenizer.backend.id_to_token
+        tokens = {f"{name}_token": spelled(getattr(tokenizer, name)) for name in ("pad", "bos", "eos")}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+        (part / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _ids(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in IDS if config.get(key) is not None}
 
 
-def _json_or_nothing(path: Path) -> dict[str, Any]:
-    return huggingface.read_json(path) if path.is_file() else {}
-
-
 def _with_tokenizer(exported: Exported, folder: Path) -> Exported:
     """Exports with the tokenizer of a folder: its files, and its token ids, which config.json beside it may know too.
     Raises ConfigError where the model has no such token."""
-    ids = _ids(_json_or_nothing(folder / CONFIG))
+    ids = _ids(read_json(folder / CONFIG, DOWNLOAD_AGAIN) or {})
     for name, (first, *more) in special_ids(folder).items():
         if first >= exported.config.vocab:
             raise ConfigError(
@@ -188,7 +187,7 @@ def _with_tokenizer(exported: Exported, folder: Path) -> Exported:
         ends = dict.fromkeys((first, *more, *(_listed(ids.get("eos_token_id")) if name == "eos" else ())))
         ids[f"{name}_token_id"] = first if len(ends) == 1 else list(ends)
     extra = {key: value for key, value in exported.extra.items() if key not in IDS} | ids
-    return exported._replace(extra=extra, beside=lambda part: _copy_tokenizer(folder, part))
+    return exported._replace(extra=extra, tokenizer=folder)
 
 
 def _listed(ids: int | list[int] | None) -> list[int]:
@@ -198,7 +197,7 @@ def _listed(ids: int | list[int] | None) -> list[int]:
 def _write_generation(path: Path, ids: dict[str, Any]) -> None:
     """Writes the token ids where generation is configured. What a copied file says stays, and so may more tokens end a
     completion than `ids` say, but not fewer."""
-    copied = _json_or_nothing(path)
+    copied = read_json(path, DOWNLOAD_AGAIN) or {}
     ends = list(dict.fromkeys((*_listed(copied.get("eos_token_id")), *_listed(ids["eos_token_id"]))))
     merged = {**ids, **copied, "eos_token_id": ends[0] if len(ends) == 1 else ends}
     path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
@@ -206,8 +205,8 @@ def _write_generation(path: Path, ids: dict[str, Any]) -> None:
 
 def _record_of_import(folder: Path) -> dict[str, Any] | None:
     """The record that `alignjax import` wrote into a folder; None for another folder."""
-    record = read_json(folder / FILE) if (folder / FILE).is_file() else None
-    return record if record is not None and "imported" in record.get("config", {}) else None
+    record = read_json(folder / FILE) or {}
+    return record if "imported" in record.get("config", {}) else None
 
 
 def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
@@ -216,8 +215,7 @@ def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
         raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
     config = _config_from(roles[role]["model"]["model"])
     params = {"heads": {}, **checkpoint.restore_role(folder, role)}
-    beside = record["config"]["imported"]["beside"]
-    return Exported(params, config, beside, lambda part: _copy_tokenizer(folder / TOKENIZER, part))
+    return Exported(params, config, record["config"]["imported"]["beside"], folder / TOKENIZER)
 
 
 def _config_from(record: dict[str, Any]) -> TransformerConfig:
@@ -244,40 +242,29 @@ def _of_run(source: str, role: str) -> Exported:
     params = lora.merged(restored_params(workspace.folder, experiment.algorithm, role))
     steps = {} if isinstance(config, Experiment) else config.steps
     earlier = {name: step.algorithm.roles for name, step in steps.items() if isinstance(step, Experiment)}
-    extra, beside = _tokenizer(experiment, workspace, _first_start(roles, role, earlier))
-    return Exported(params, model.config, extra, beside)
+    return Exported(params, model.config, *_tokenizer(experiment, workspace, _first_start(roles, role, earlier)))
 
 
 def _tokenizer(
     experiment: Experiment, workspace: Workspace, start: Any
-) -> tuple[dict[str, Any], Callable[[Path], None]]:
-    """Finds token ids and tokenizer files: of the folder that the role started from, published or imported, else of the
+) -> tuple[dict[str, Any], Path | Tokenizer | None]:
+    """Finds token ids and the tokenizer: of the folder that the role started from, published or imported, else of the
     data it was trained on."""
     if isinstance(start, Restored) and (record := _record_of_import(folder := workspace.find(start.stage))) is not None:
-        return record["config"]["imported"]["beside"], lambda part: _copy_tokenizer(folder / TOKENIZER, part)
+        return record["config"]["imported"]["beside"], folder / TOKENIZER
     if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
         folder = Path(start.folder).expanduser()
         published = huggingface.read_json(folder / CONFIG)
-        return {key: published[key] for key in BESIDE if key in published}, lambda part: _copy_tokenizer(folder, part)
+        return {key: published[key] for key in BESIDE if key in published}, folder
     try:
         dataset = dataset_of(experiment)
     except ConfigError:  # trained on numbers or on recorded rows: `export` says that there is no tokenizer
-        return {}, lambda part: None
+        return {}, None
     tokenizer = tokenizer_of(dataset, workspace)
-    ids = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
-
-    def write(part: Path) -> None:
-        folder = _tokenizer_folder(dataset)
-        if folder is not None:
-            _copy_tokenizer(folder, part)
-            return
-        tokenizer.save(part / "tokenizer.json")
-        tokens = {f"{name}_token": tokenizer.backend.id_to_token(number) for name, number in ids.items()}
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
-        (part / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-    ends = {"eos_token_id": [tokenizer.eos, *tokenizer.stops]} if tokenizer.stops else {}
-    return {f"{name}_token_id": number for name, number in ids.items()} | ends, write
+    ids: dict[str, Any] = {f"{name}_token_id": getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
+    if tokenizer.stops:
+        ids["eos_token_id"] = [tokenizer.eos, *tokenizer.stops]
+    return ids, _tokenizer_folder(dataset) or tokenizer
 
 
 def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str, Mapping[str, Role]]) -> Any:

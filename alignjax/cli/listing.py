@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from alignjax.cli import catalogue
+from alignjax.cli.flags import List
 from alignjax.config import ConfigError, nearest
 
 
-def listing(kind: str | None, form: Literal["table", "json"]) -> int:
+def listing(flags: List) -> int:
     """Print the catalog, or one kind of it.
 
     Args:
-        kind: The kind; None for all.
-        form: "table", or "json" for programs.
+        flags: The flags of `alignjax list`.
 
     Returns:
         The exit status, 0.
@@ -29,10 +28,11 @@ def listing(kind: str | None, form: Literal["table", "json"]) -> int:
         ConfigError: For a kind that does not exist, naming the nearest.
     """
     # Only the first row of a kind names it, so that the kinds read as groups; programs get every field in every entry.
+    kind = flags.kind
     if kind is not None and kind not in catalogue.KINDS:
         raise ConfigError(f"there is no kind {kind!r}.{nearest(kind, catalogue.KINDS)}")
     chosen = [entry for entry in catalogue.entries() if kind in (None, entry.kind)]
-    if form == "json":
+    if flags.format == "json":
         print(json.dumps([dataclasses.asdict(entry) for entry in chosen], indent=2))
         return 0
     table = Table("kind", "name", "what it is", "paper", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)

@@ -18,21 +18,19 @@ import inspect
 import io
 import operator
 import pathlib
-import types
 import typing
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tyro
 
-from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, nearest
+from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, members, nearest, type_hints
 
 EVERY_STEP = "all"
 SEED = "seed"
 SEEDS_APART = 1000  # `--seed N` adds N times this to the seeds of a pipeline's steps, which differ by less
 _PLAIN = (bool, int, float, str, pathlib.Path)
-_UNSAID = (inspect.Parameter.empty, Any, object)
+_UNSAID = (inspect.Parameter.empty, Any, object, tuple)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,95 +41,68 @@ class Slot:
     annotation: Any
     value: Any
 
-    @property
-    def type_name(self) -> str:
-        return type_name(self.annotation)
-
-
-def _is_union(annotation: Any) -> bool:
-    return isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-
 
 def type_name(annotation: Any) -> str:
     """Writes an annotation as a person does: `float | None`, `tuple[int, ...]`."""
-    if annotation is type(None):
-        return "None"
-    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return annotation.__name__
-    if _is_union(annotation):
-        return " | ".join(type_name(option) for option in typing.get_args(annotation))
-    return str(annotation).replace("typing.", "").replace("pathlib.", "")
+    options = members(annotation)
+    if len(options) > 1:
+        return " | ".join(map(type_name, options))
+    name = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    return name.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")
 
 
 def _is_plain(annotation: Any) -> bool:
     """Whether words of a command line can be turned into this type."""
-    origin, options = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return True
-    if _is_union(annotation) or origin is tuple:
-        return all(_is_plain(option) for option in options if option not in (type(None), Ellipsis))
-    return annotation in _PLAIN or (isinstance(annotation, type) and issubclass(annotation, enum.Enum))
+    options = members(annotation)
+    if typing.get_origin(annotation) is tuple:
+        options = typing.get_args(annotation)
+    elif len(options) == 1:
+        is_enum = isinstance(annotation, type) and issubclass(annotation, enum.Enum)
+        return annotation in _PLAIN or is_enum or typing.get_origin(annotation) is typing.Literal
+    return all(_is_plain(option) for option in options if option not in (type(None), Ellipsis))
 
 
 def writable(annotation: Any) -> Any:
     """Returns the part of a type that words can say: of `float | Fn` the number."""
-    if not _is_union(annotation):
-        return annotation
-    options = [option for option in typing.get_args(annotation) if _is_plain(option) or option is type(None)]
+    options = [option for option in members(annotation) if _is_plain(option) or option is type(None)]
     return functools.reduce(operator.or_, options) if set(options) - {type(None)} else annotation
 
 
 def _annotation_of(value: Any, annotation: Any) -> Any:
     """The declared type or, where a slot is not annotated, the type of what stands there."""
-    if annotation not in _UNSAID and not isinstance(annotation, (str, typing.TypeVar)) and annotation is not tuple:
+    if annotation not in _UNSAID and not isinstance(annotation, (str, typing.TypeVar)):
         return writable(annotation)
     if isinstance(value, tuple) and value and len({type(item) for item in value}) == 1:
         return tuple[type(value[0]), ...]
     return type(value)
 
 
-def _hints(record: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(type(record))
-    except (NameError, TypeError):  # an annotation under TYPE_CHECKING in a user's file: treated as unannotated
-        return {}
-
-
-def _is_node(value: Any) -> bool:
-    """Whether a path can go through the value. Records of functions (a Model) are built in the config file: closed."""
-    if isinstance(value, Fn):
-        return True
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return not _is_record_of_functions(value)
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) for key in value)
-    return isinstance(value, tuple) and any(_is_node(item) for item in value)
-
-
-def _is_record_of_functions(value: Any) -> bool:
-    """A Model and the like: a change of one of its fields would not remake the functions that were built from it."""
-    return any(inspect.isroutine(getattr(value, field.name, None)) for field in dataclasses.fields(value))
-
-
 def children(node: Any) -> dict[str, tuple[Any, Any]]:
-    """{component: (value, annotation)} one step below a node of the tree; empty for anything that is not a node."""
-    if not _is_node(node):
-        return {}
+    """Returns {component: (value, annotation)} one step below a node of the tree; empty where no path goes on.
+
+    No path goes into records of functions (a Model): a change of one of their fields would not remake the functions
+    that were built from it.
+    """
     if isinstance(node, Pipeline):
-        return {name: (step, type(step)) for name, step in node.steps.items()}
+        return children(node.steps)
     if isinstance(node, Fn):
         known = hyperparameters(node.function)
         return {name: (value, known[name].annotation) for name, value in node.kwargs.items()}
-    if isinstance(node, Mapping):
-        return {name: (value, type(value)) for name, value in node.items()}
-    if isinstance(node, tuple):
-        return {str(index): (value, type(value)) for index, value in enumerate(node)}
-    hints = _hints(node)
-    return {
-        field.name: (getattr(node, field.name), hints.get(field.name, inspect.Parameter.empty))
-        for field in dataclasses.fields(node)
-        if field.init
-    }
+    if isinstance(node, Mapping) and all(isinstance(key, str) for key in node):
+        return {name: (value, Any) for name, value in node.items()}
+    if isinstance(node, tuple) and any(map(_is_node, node)):
+        return {str(index): (value, Any) for index, value in enumerate(node)}
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return {}
+    hints = type_hints(type(node))
+    values = {field.name: getattr(node, field.name) for field in dataclasses.fields(node) if field.init}
+    if any(map(inspect.isroutine, values.values())):
+        return {}
+    return {name: (value, hints.get(name, Any)) for name, value in values.items()}
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Fn) or bool(children(value))
 
 
 def slots(node: Any, prefix: str = "") -> Iterator[Slot]:
@@ -142,27 +113,27 @@ def slots(node: Any, prefix: str = "") -> Iterator[Slot]:
         prefix: The path of the part, with its last dot.
     """
     for name, (value, annotation) in children(node).items():
-        path = f"{prefix}{name}"
-        if _is_node(value):
-            yield from slots(value, f"{path}.")
-            continue
         annotation = _annotation_of(value, annotation)
-        if _is_plain(annotation):
-            yield Slot(path, annotation, value)
+        if _is_node(value):
+            yield from slots(value, f"{prefix}{name}.")
+        elif _is_plain(annotation):
+            yield Slot(f"{prefix}{name}", annotation, value)
 
 
-def _with_child(node: Any, name: str, value: Any) -> Any:
-    """`node` with one child changed, its own checks run again."""
+def _with_value(node: Any, path: Sequence[str], value: Any) -> Any:
+    """`node` with the value at a path below it changed; the checks of every record on the path run again."""
+    if not path:
+        return value
+    name, *rest = path
+    value = _with_value(children(node)[name][0], rest, value)
     if isinstance(node, Pipeline):
-        return dataclasses.replace(node, steps=_with_child(node.steps, name, value))
+        return dataclasses.replace(node, steps={**node.steps, name: value})
     if isinstance(node, Fn):
         return node.replace(**{name: value})
     if isinstance(node, Mapping):
-        kind = OrderedDict if isinstance(node, OrderedDict) else dict
-        return kind((key, value if key == name else old) for key, old in node.items())
+        return type(node)({**node, name: value})
     if isinstance(node, tuple):
-        index = int(name)
-        return (*node[:index], value, *node[index + 1 :])
+        return tuple(value if str(index) == name else old for index, old in enumerate(node))
     return dataclasses.replace(node, **{name: value})
 
 
@@ -182,14 +153,14 @@ def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
     """
     # tyro reads the words. Before it: a str is taken verbatim, since it may look like a number or begin with a dash;
     # true and false in any case; a tuple as one word with commas; "none" in any case.
-    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    if len(words) == 1 and (annotation is str or (str in options and type(None) not in options)):
+    options, got = members(annotation), repr(" ".join(words)) if words else "no value"
+    if len(words) == 1 and str in options and type(None) not in options:
         return words[0]
     if bool in options and (not words or (len(words) == 1 and words[0].lower() in ("true", "false"))):
         return not words or words[0].lower() == "true"
     if typing.get_origin(annotation) is tuple and len(words) == 1:
         words = [word.strip() for word in words[0].strip("()[] ").split(",") if word.strip()]
-    if words and typing.get_origin(annotation) is not tuple and type(None) in options and words[0].lower() == "none":
+    if words and type(None) in options and words[0].lower() == "none":
         words = ["None", *words[1:]]
     try:
         # tyro describes its own dummy argument on stderr even when told to be quiet; the message below names the flag.
@@ -201,7 +172,6 @@ def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
                 add_help=False,
             )
     except SystemExit:
-        got = repr(" ".join(words)) if words else "no value"
         raise ConfigError(f"--{flag} got {got}; it must be {_in_words(annotation)}") from None
 
 
@@ -214,63 +184,48 @@ def _in_words(annotation: Any) -> str:
     return names.get(annotation, type_name(annotation))
 
 
-def _unknown(done: Sequence[str], node: Any, todo: Sequence[str]) -> ConfigError:
-    """The error for a path that leaves the tree at `todo[0]`, naming the nearest path that exists."""
-    parent, name, path, rest = ".".join(done), todo[0], ".".join([*done, *todo]), ".".join(todo)
-    inside = children(node)
-    if not inside:
-        kind = type(node).__name__
-        return ConfigError(f"--{path}: {parent} is a {kind} and has no parts to change; change it in the config file")
+def _no_slot(config: Any, path: Sequence[str]) -> ConfigError:
+    """The error for a path that leads to no value: what stands where it ends, or the nearest path that exists."""
+    # First the path is followed as far as the tree goes. What is meant is looked for there: a path whose beginning was
+    # left out, then a like name in the place of the wrong one, then a like name at the end of any longer path.
+    node, depth = config, 0
+    while depth < len(path) and path[depth] in children(node):
+        node, depth = children(node)[path[depth]][0], depth + 1
+    parent, rest, kind, inside = ".".join(path[:depth]), path[depth:], type(node).__name__, children(node)
     below = [slot.path for slot in slots(node, f"{parent}." if parent else "")]
-    meant = [other for other in below if other.endswith(f".{rest}")]  # the path is right, its beginning was left out
+    flag = f"--{'.'.join(path)}"
+    if not rest:
+        tail = f" Inside it: --{', --'.join(below[:8])}." if below else " Change it in the config file."
+        return ConfigError(f"{flag} is a {kind}, not a value to write on a command line.{tail}")
+    if not inside:
+        return ConfigError(f"{flag}: {parent} is a {kind} and has no parts to change; change it in the config file")
     options = [*inside, EVERY_STEP] if isinstance(node, Pipeline) else list(inside)
+    meant = [other for other in below if other.endswith(f".{'.'.join(rest)}")]
     if not meant:
-        close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-        meant = [".".join([*done, *close, *todo[1:]])] if close else []
-    if not meant and len(todo) == 1:
-        ends = difflib.get_close_matches(name, {other.rsplit(".", 1)[-1] for other in below}, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(rest[0], options, n=1, cutoff=0.5)
+        meant = [".".join([*path[:depth], *close, *rest[1:]])] if close else []
+    if not meant and len(rest) == 1:
+        ends = difflib.get_close_matches(rest[0], {other.rsplit(".", 1)[-1] for other in below}, n=1, cutoff=0.6)
         meant = [other for other in below if other.rsplit(".", 1)[-1] in ends]
     names = " or ".join(f"--{other}" for other in meant[:4]) + (" or ..." if len(meant) > 4 else "")
     hint = f"Did you mean {names}?" if meant else f"Known: {', '.join(options)}."
-    return ConfigError(f"--{path}: {parent or 'this config'} has no {name!r}. {hint}")
+    return ConfigError(f"{flag}: {parent or 'this config'} has no {rest[0]!r}. {hint}")
 
 
-def _set(node: Any, done: Sequence[str], todo: Sequence[str], words: Sequence[str]) -> Any:
-    """`node`, which stands at the path `done`, with the value at `todo` below it changed."""
-    known, path = children(node), ".".join([*done, *todo])
-    if todo[0] not in known:
-        raise _unknown(done, node, todo)
-    value, annotation = known[todo[0]]
-    if len(todo) > 1:
-        here = [*done, todo[0]]
-        if not _is_node(value):
-            raise _unknown(here, value, todo[1:])
-        return _with_child(node, todo[0], _set(value, here, todo[1:], words))
-    annotation = _annotation_of(value, annotation)
-    if _is_node(value) or not _is_plain(annotation):
-        inside = [f"--{slot.path}" for slot in slots(value, f"{path}.")]
-        tail = f" Inside it: {', '.join(inside[:8])}." if inside else " Change it in the config file."
-        raise ConfigError(f"--{path} is a {type(value).__name__}, not a value to write on a command line.{tail}")
-    return _with_child(node, todo[0], parse(path, words, annotation))
-
-
-def _everywhere(config: Pipeline, rest: Sequence[str], words: Sequence[str]) -> Pipeline:
+def _everywhere(config: Pipeline, tail: str, words: Sequence[str]) -> Pipeline:
     """The override in every step that has the path."""
-    tail = ".".join(rest)
-    having = [name for name, step in config.steps.items() if any(slot.path == tail for slot in slots(step))]
-    if not having:
-        tails = {slot.path for step in config.steps.values() for slot in slots(step)}
-        raise ConfigError(f"--{EVERY_STEP}.{tail}: no step has {tail!r}.{nearest(tail, tails)}")
-    if rest[-1] == SEED:
-        seeds = {name: next(slot.value for slot in slots(config.steps[name]) if slot.path == tail) for name in having}
-        if len(set(seeds.values())) > 1:  # two judges, or two players, would become one
-            shown = ", ".join(f"{name} {seed}" for name, seed in seeds.items())
-            raise ConfigError(
-                f"--{EVERY_STEP}.{tail} would give one seed to steps that have their own ({shown}): "
-                f"--{SEED} N draws all of them anew and keeps them apart"
-            )
-    for name in having:
-        config = _set(config, (), [name, *rest], words)
+    steps = {name: {slot.path: slot.value for slot in slots(step)} for name, step in config.steps.items()}
+    values = {name: paths[tail] for name, paths in steps.items() if tail in paths}
+    if not values:
+        raise ConfigError(f"--{EVERY_STEP}.{tail}: no step has {tail!r}.{nearest(tail, set().union(*steps.values()))}")
+    if tail.rsplit(".", 1)[-1] == SEED and len(set(values.values())) > 1:  # two judges, or two players, would be one
+        shown = ", ".join(f"{name} {seed}" for name, seed in values.items())
+        raise ConfigError(
+            f"--{EVERY_STEP}.{tail} would give one seed to steps that have their own ({shown}): "
+            f"--{SEED} N draws all of them anew and keeps them apart"
+        )
+    for name in values:
+        config = override(config, f"{name}.{tail}", words)
     return config
 
 
@@ -278,9 +233,9 @@ def _reseeded(config: Pipeline, words: Sequence[str]) -> Pipeline:
     """Every step's seed moved by the same large number, so that steps that differ go on differing."""
     shift = SEEDS_APART * parse(SEED, words, int)
     for name, step in config.steps.items():
-        for slot in slots(step):
-            if slot.path == SEED and isinstance(slot.value, int):
-                config = _set(config, (), [name, SEED], [str(slot.value + shift)])
+        seed = children(step).get(SEED, (None, None))[0]
+        if isinstance(seed, int):
+            config = _with_value(config, (name, SEED), seed + shift)
     return config
 
 
@@ -301,19 +256,20 @@ def override(config: Any, path: str, words: Sequence[str]) -> Any:
     """
     parts = path.replace("-", "_").split(".")
     if isinstance(config, Pipeline):
-        for name in config.steps:  # a step may be called "offline-ipo"
-            if path.split(".")[0] == name:
-                parts[0] = name
-        if parts[0] == EVERY_STEP and EVERY_STEP not in config.steps and len(parts) > 1:
-            return _everywhere(config, parts[1:], words)
-        if parts == [SEED] and SEED not in config.steps:
+        if path.split(".")[0] in config.steps:  # a step may be called "offline-ipo"
+            parts[0] = path.split(".")[0]
+        elif parts[0] == EVERY_STEP and len(parts) > 1:
+            return _everywhere(config, ".".join(parts[1:]), words)
+        elif parts == [SEED]:
             return _reseeded(config, words)
+    slot = next((slot for slot in slots(config) if slot.path == ".".join(parts)), None)
+    if slot is None:
+        raise _no_slot(config, parts)
+    value = parse(slot.path, words, slot.annotation)
     try:
-        return _set(config, (), parts, words)
-    except ConfigError as error:
-        if str(error).startswith("--"):
-            raise
-        raise ConfigError(f"--{path} {' '.join(words)}: {error}") from None  # a record's own check, after the change
+        return _with_value(config, parts, value)
+    except ConfigError as error:  # a record's own check
+        raise ConfigError(f"--{path} {' '.join(words)}: {error}") from None
 
 
 def as_words(value: Any) -> list[str]:

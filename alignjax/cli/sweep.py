@@ -20,15 +20,15 @@ from typing import Any
 
 from alignjax.cli import overrides
 from alignjax.cli.config_file import imported, load
+from alignjax.cli.flags import Sweep
 from alignjax.config import ConfigError
 
 
-def sweep(file: Path, run_dir: Path | None) -> int:
+def sweep(flags: Sweep) -> int:
     """Prints one `alignjax train` line per point, once every point has been checked against the config; runs a GRID.
 
     Args:
-        file: Python file with CONFIG and sweep(), or a game's config with GRID.
-        run_dir: folder for the runs; runs/<file> if None.
+        flags: The flags of `alignjax sweep`.
 
     Returns:
         The exit status.
@@ -37,6 +37,7 @@ def sweep(file: Path, run_dir: Path | None) -> int:
         ConfigError: the file has neither CONFIG and sweep() nor GRID, or a point does not fit the config.
     """
     # All lines are collected before the first is printed, so that a shell never runs half of a wrong sweep.
+    file, run_dir = flags.file, flags.run_dir
     if not file.is_file():
         raise ConfigError(f"no such sweep file: {file}")
     module = imported(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,37 +11,27 @@ from rich.console import Console
 
 from alignjax.cli import overrides
 from alignjax.cli.config_file import COMMAND_FILE, Loaded, load, remember
+from alignjax.cli.dry_run import dry_run
+from alignjax.cli.flags import Train
 from alignjax.cli.start_checks import check_starts
 from alignjax.config import ConfigError, Pipeline
 from alignjax.parallel.mesh import slice_count
-from alignjax.parallel.processes import is_main_process, raise_on_all_processes
+from alignjax.parallel.processes import connect, is_main_process, raise_on_all_processes
 from alignjax.parallel.tpu_slices import topology
+from alignjax.train import loop, pipeline
 from alignjax.workspace import Workspace
 
-PROCESS_FLAGS = ("distributed", "coordinator", "processes", "process")
-FLAGS = ("run-dir", "resume", "dry-run", "topology", "compile", "slices", *PROCESS_FLAGS, "traceback", "help")
+# What a misspelled override may have meant.
+FLAGS = [field.name.replace("_", "-") for field in dataclasses.fields(Train) if field.name != "config"]
+FLAGS += ["traceback", "help"]
 
 
-def train(
-    where: str,
-    arguments: Sequence[str],
-    *,
-    run_dir: Path | None,
-    resume: bool,
-    dry_run: bool,
-    slices: int | None = None,
-    dry_on: tuple[str | None, bool] = (None, False),
-) -> int:
-    """Resolves CONFIG[:MODE] with its overrides and trains it, or with `dry_run` prints what it would be.
+def train(flags: Train, arguments: Sequence[str]) -> int:
+    """Resolves CONFIG[:MODE] with its overrides and trains it, or with --dry-run prints what it would be.
 
     Args:
-        where: CONFIG or CONFIG:MODE.
+        flags: the flags of `alignjax train`.
         arguments: overrides of the config, as words of a command line.
-        run_dir: folder of the run; runs/<config>-<mode> if None.
-        resume: continue the run that the folder holds.
-        dry_run: train nothing.
-        slices: with a dry run on a TPU slice, how many of them; of a run, how many it must have.
-        dry_on: name of a TPU slice, and whether its compiler says what memory a run takes.
 
     Returns:
         The exit status.
@@ -50,30 +41,29 @@ def train(
             slices.
     """
     # Everything that can be refused is refused inside the barrier, on all processes and before a folder is made.
-    slice_name, ask = dry_on
-    if (slice_name or ask) and not dry_run:
+    process = (flags.coordinator, flags.processes, flags.process)
+    if flags.distributed or process != (None, None, None):
+        connect(*process)  # before anything asks for a device
+    if (flags.topology or flags.compile) and not flags.dry_run:
         raise ConfigError("--topology SLICE and --compile go with --dry-run")
-    if slices is not None and dry_run and not slice_name:
+    if flags.slices is not None and flags.dry_run and not flags.topology:
         raise ConfigError("--slices says with --topology SLICE how many such slices there are")
-    place = topology(slice_name, 1 if slices is None else slices) if slice_name else None
+    place = topology(flags.topology, 1 if flags.slices is None else flags.slices) if flags.topology else None
     with raise_on_all_processes():
-        if slices is not None and not dry_run:
-            _check_slices(slices)
-        loaded = load(where, arguments, flags=FLAGS)
-        folder = run_dir or loaded.default_run_dir
-        check_starts(loaded.config, Workspace(folder))
-        if not (resume or dry_run) and _holds_a_run(folder):
+        if flags.slices is not None and not flags.dry_run:
+            _check_slices(flags.slices)
+        loaded = load(flags.config, arguments, flags=FLAGS)
+        workspace = Workspace(flags.run_dir or loaded.default_run_dir)
+        check_starts(loaded.config, workspace)
+        if not (flags.resume or flags.dry_run) and _holds_a_run(workspace.root):
             raise ConfigError(
-                f"{folder} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere"
+                f"{workspace.root} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere"
             )
-    if dry_run:
-        from alignjax.cli.dry_run import dry_run as describe_run  # noqa: PLC0415
-
-        describe_run(
-            loaded.config, Workspace(folder), Console(highlight=False, soft_wrap=True), topology=place, compile_=ask
-        )
-        return 0
-    _run_and_remember(loaded, Workspace(folder), resume=resume)
+    if flags.dry_run:
+        console = Console(highlight=False, soft_wrap=True)
+        dry_run(loaded.config, workspace, console, topology=place, compile_=flags.compile)
+    else:
+        _run_and_remember(loaded, workspace, resume=flags.resume)
     return 0
 
 
@@ -83,7 +73,10 @@ def _run_and_remember(loaded: Loaded, workspace: Workspace, *, resume: bool) -> 
     goes_on = (workspace.folder / COMMAND_FILE).exists()
     if not goes_on and is_main_process():
         remember(loaded, workspace.folder)
-    _run(loaded, workspace, resume=resume)
+    if isinstance(loaded.config, Pipeline):
+        pipeline.run_pipeline(loaded.config, workspace, resume=resume)
+    else:
+        loop.train(loaded.config, workspace, resume=resume)
     if goes_on and is_main_process():
         remember(loaded, workspace.folder)
 
@@ -99,17 +92,6 @@ def _check_slices(wanted: int) -> None:
         )
 
 
-def _run(loaded: Loaded, workspace: Workspace, *, resume: bool) -> None:
-    if isinstance(loaded.config, Pipeline):
-        from alignjax.train.pipeline import run_pipeline  # noqa: PLC0415
-
-        run_pipeline(loaded.config, workspace, resume=resume)
-    else:
-        from alignjax.train.loop import train as train_one  # noqa: PLC0415
-
-        train_one(loaded.config, workspace, resume=resume)
-
-
 def _holds_a_run(folder: Path) -> bool:
     """Whether anything was trained there; a folder that another program made is not touched either way."""
     return any((folder / name).exists() for name in ("config.json", "checkpoints", "metrics.jsonl"))
@@ -118,7 +100,10 @@ def _holds_a_run(folder: Path) -> bool:
 def describe(where: str) -> int:
     """Prints the values of a config that the command line can change: `alignjax train CONFIG --help`."""
     loaded = load(where)
-    rows = [(f"--{slot.path}", slot.type_name, _shown(slot.value)) for slot in overrides.slots(loaded.config)]
+    rows = [
+        (f"--{slot.path}", overrides.type_name(slot.annotation), _shown(slot.value))
+        for slot in overrides.slots(loaded.config)
+    ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     print(f"usage: alignjax train {where} [--run-dir DIR] [--resume] [--dry-run] [overrides]\n")
     print("Values that the command line can change, with their types and what they are now:\n")

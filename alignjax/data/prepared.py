@@ -21,9 +21,10 @@ from typing import Any, ClassVar
 from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
 from alignjax.data.text.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
-from alignjax.workspace import Workspace
+from alignjax.workspace import Workspace, read_json, write_json
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
+PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
 Report = Callable[[str], Any]
 
 
@@ -268,15 +269,11 @@ def _key(value: Any) -> str:
 
 def _pins(workspace: Workspace | None) -> dict[str, str]:
     """The prepared folders that a run uses, by the key of the dataset's settings."""
-    path = workspace.root / "datasets.json" if workspace else None
-    return json.loads(path.read_text()) if path and path.is_file() else {}
+    return (read_json(workspace.root / PINS) if workspace else None) or {}
 
 
 def _pin(workspace: Workspace, dataset: Dataset) -> None:
-    pins, new = _pins(workspace), {_key(dataset.settings): str(dataset.folder)}
-    if pins != pins | new:
-        path = workspace.root / "datasets.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        fresh.write_text(json.dumps(pins | new, indent=1, sort_keys=True))
-        os.replace(fresh, path)
+    pins = _pins(workspace)
+    both = {**pins, _key(dataset.settings): str(dataset.folder)}
+    if pins != both:
+        write_json(workspace.root / PINS, dict(sorted(both.items())))

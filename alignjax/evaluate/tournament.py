@@ -27,9 +27,9 @@ from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.numerics import fold_name
 from alignjax.pair_layout import all_pairs
 from alignjax.train.checkpoint.read_steps import restore_role
-from alignjax.train.run_record import git_hash, read_json, versions
+from alignjax.train.run_record import git_hash, versions
 from alignjax.types import Batch, Model, Params
-from alignjax.workspace import Workspace
+from alignjax.workspace import Workspace, read_json
 
 FILE = "tournament.json"
 LABELS = {"held_out": "held-out judge", "training": "training judge"}

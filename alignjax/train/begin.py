@@ -15,9 +15,9 @@ from alignjax.parallel.processes import all_gather_text, is_main_process, raise_
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint.read_steps import CheckpointError
 from alignjax.train.resolve import Resolved
-from alignjax.train.run_record import FILE, check_same, config_json, read_json, versions
+from alignjax.train.run_record import FILE, check_same, config_json, versions
 from alignjax.train.state import TrainState, create_state
-from alignjax.workspace import Workspace
+from alignjax.workspace import Workspace, read_json
 
 
 @dataclasses.dataclass(frozen=True)

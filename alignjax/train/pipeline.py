@@ -14,9 +14,9 @@ from alignjax.config import ConfigError, Experiment, Fn, Pipeline
 from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.loop import train
-from alignjax.train.run_record import FILE, check_same, config_hash, config_json, read_json, write_config, write_json
+from alignjax.train.run_record import FILE, check_same, config_hash, config_json, write_config
 from alignjax.train.stop_signal import Interrupted
-from alignjax.workspace import Workspace
+from alignjax.workspace import Workspace, read_json, write_json
 
 DONE = "done.json"
 # What may change in a finished step: not its number of steps, which an unfinished one may still change.

@@ -24,6 +24,7 @@ import numpy as np
 from alignjax.config import ConfigError, Fn
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.types import Model
+from alignjax.workspace import read_json, write_json
 
 FILE = "config.json"
 PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -157,37 +158,6 @@ def git_hash() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that a reader, or a crash, sees the old file or the new one and never half of it.
-
-    Args:
-        path: The file; its folder is made if missing.
-        value: What JSON can hold.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads the value in `path`; None if there is no such file.
-
-    Raises:
-        ConfigError: The file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); restore it, or use another --run-dir") from None
 
 
 def write_config(folder: Path, config: Any) -> dict[str, Any]:

@@ -91,9 +91,9 @@ def test_there_and_back(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     }
     assert import_export._first_start(second, "copy", {"first": algorithm.roles}) == start
     experiment = Experiment(algorithm, fn(no_data), 1)
-    extra, beside = import_export._tokenizer(experiment, Workspace(tmp_path), start)
+    extra, tokenizer = import_export._tokenizer(experiment, Workspace(tmp_path), start)
     assert extra["max_position_embeddings"] == SIZES["max_position_embeddings"]
-    beside(tmp_path)
+    import_export._write_tokenizer(tokenizer, tmp_path)
     assert (tmp_path / "tokenizer.json").is_file()
 
     capsys.readouterr()

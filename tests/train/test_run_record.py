@@ -18,6 +18,7 @@ from alignjax.config import ConfigError, fn
 from alignjax.train import run_record
 from alignjax.train.run_record import check_same, config_hash, differences
 from alignjax.types import Model
+from alignjax.workspace import read_json, write_json
 from tests.support import toy_run
 
 
@@ -92,11 +93,11 @@ def test_only_what_changes_no_step_may_change(tmp_path: Path) -> None:
 
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "deep/file.json"
-    assert run_record.read_json(path) is None
-    run_record.write_json(path, {"a": 1})
+    assert read_json(path) is None
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        run_record.write_json(path, {"a": object()})
-    assert run_record.read_json(path) == {"a": 1}
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
     path.write_text('{"a": ')
     with pytest.raises(ConfigError, match="not JSON"):
-        run_record.read_json(path)
+        read_json(path)

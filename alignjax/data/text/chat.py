@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import BadRow, is_text
-from alignjax.data.text.tokenizers import read_json
+from alignjax.data.text.tokenizers import json_object
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
 DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
@@ -98,7 +98,7 @@ def _published(folder: Path) -> str:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    template = read_json(config).get("chat_template")
+    template = json_object(config).get("chat_template")
     if isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     if not template:

@@ -7,7 +7,6 @@ the files beside it name (tokenizer_config.json, special_tokens_map.json, genera
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from alignjax.config import ConfigError
 from alignjax.data.text.sentencepiece import read_sentencepiece
+from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<sep>")
@@ -112,13 +112,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int =
     return Tokenizer(backend)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file; {} if the file does not exist or holds something else. Raises ConfigError for
     a file that is not JSON."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); it may be cut short: download it again") from None
+    content = read_json(path, DOWNLOAD_AGAIN)
     return content if isinstance(content, dict) else {}
 
 
@@ -162,14 +159,14 @@ def _named_ids(path: Path | str) -> tuple[Path, hf.Tokenizer, dict[str, int], tu
     backend, in_file = _read(path)
     ids: dict[str, int] = {}
     for name in NAMING[:2]:
-        for key, token in read_json(path.parent / name).items():
+        for key, token in json_object(path.parent / name).items():
             mark, spelling = key.removesuffix("_token"), token.get("content") if isinstance(token, dict) else token
             if not key.endswith("_token") or mark not in _SPELLINGS or mark in ids or not isinstance(spelling, str):
                 continue
             if (number := backend.token_to_id(spelling)) is None:
                 raise ConfigError(f"{path.parent / name}: {key} is {spelling!r}, which the tokenizer does not have")
             ids[mark] = number
-    generation = read_json(path.parent / NAMING[2])
+    generation = json_object(path.parent / NAMING[2])
     values = {mark: generation.get(f"{mark}_token_id") for mark in _SPELLINGS}
     lists = {mark: value if isinstance(value, list) else [value] for mark, value in values.items() if value is not None}
     in_file = {mark: number for mark, number in in_file.items() if mark in _SPELLINGS}

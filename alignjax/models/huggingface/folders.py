@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 
+from alignjax import workspace
 from alignjax.config import ConfigError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -40,12 +40,9 @@ def folder_of(folder: Path | str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads the JSON object in a file. Raises ConfigError if there is no such file or it holds something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path.parent} has no {path.name}; is it the folder of a checkpoint?") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); it may be cut short: download it again") from None
+    value = workspace.read_json(path, workspace.DOWNLOAD_AGAIN)
+    if value is None:
+        raise ConfigError(f"{path.parent} has no {path.name}; is it the folder of a checkpoint?")
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds no JSON object")
     return value
