@@ -12,7 +12,6 @@ and, if the mode is not to be the file's default, CONFIG = "mode". Paths lead to
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +27,11 @@ from alignjax.config import ConfigError, Experiment
 from alignjax.games.strings import Language
 from alignjax.games.table_policy import TableConfig
 from alignjax.types import Batch
-
-SHADES = " .:-=+*#%@"
+from alignjax.workspace import write_json
 
 
 def grid(file: Path, module: Any, run_dir: Path | None) -> int:
-    """Runs the grid of `module`, writes grid.npz and grid.json and prints a map of each measure's mean over seeds.
+    """Runs the grid of `module`, writes grid.npz and grid.json and prints the range of each measure's mean over seeds.
 
     Args:
         file: the config file.
@@ -72,7 +70,7 @@ def grid(file: Path, module: Any, run_dir: Path | None) -> int:
     folder = run_dir or Path("runs") / f"{file.stem}-sweep"
     _write(folder, axes, results, logits.reshape(*shape, *logits.shape[1:]), seconds)
     for name, values in results.items():
-        print("\n".join(_map(name, axes, values.mean(-1))))
+        print(_range_of(name, axes, values.mean(-1)))
     runs = f"{len(points)} points x {len(seeds)} seeds x {config.steps} steps"
     print(f"\n{runs} in {seconds:.1f} s, compiling included; {folder / 'grid.npz'}")
     return 0
@@ -117,39 +115,24 @@ def _per_seed(values: Any) -> np.ndarray:
 def _write(
     folder: Path, axes: Mapping[str, Any], results: Mapping[str, np.ndarray], logits: Any, seconds: float
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {f"axis: {path}": np.asarray(values) for path, values in axes.items()}
-    np.savez(folder / "grid.npz", logits=logits, **arrays, **results)  # type: ignore[arg-type]
-    means = {
-        name: {"mean": values.mean(-1).tolist(), "std": values.std(-1).tolist()} for name, values in results.items()
-    }
     record = {
         "axes": {path: [float(value) for value in values] for path, values in axes.items()},
         "seeds": next(iter(results.values())).shape[-1],
         "seconds": seconds,
-        "measures": means,
+        "measures": {
+            name: {"mean": values.mean(-1).tolist(), "std": values.std(-1).tolist()} for name, values in results.items()
+        },
     }
-    (folder / "grid.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "grid.json", record)
+    arrays = {f"axis: {path}": np.asarray(values) for path, values in axes.items()}
+    np.savez(folder / "grid.npz", logits=logits, **arrays, **results)  # type: ignore[arg-type]
 
 
-def _map(name: str, axes: Mapping[str, Any], mean: np.ndarray) -> list[str]:
-    """A measure's mean over seeds: as shades of its logarithm over two axes, as a column over one; the least in
-    words."""
-    least = np.unravel_index(np.argmin(mean), mean.shape)
-    where = ", ".join(f"{path.rsplit('.', 1)[-1]} {axes[path][at]:.3g}" for path, at in zip(axes, least, strict=True))
-    lines = ["", f"{name}: from {mean.min():.2g} (at {where}) to {mean.max():.2g}"]
-    names = [path.rsplit(".", 1)[-1] for path in axes]
-    if mean.ndim == 1:
-        return lines + [f"  {names[0]} {value:<8.3g} {number:.4g}" for value, number in zip(*axes.values(), mean)]  # noqa: B905
-    if mean.ndim != 2:
-        return lines
-    scale = np.log(np.maximum(mean, 1e-12))
-    part = (scale - scale.min()) / max(float(np.ptp(scale)), 1e-12)
-    shade = np.minimum((part * len(SHADES)).astype(int), len(SHADES) - 1)
-    down, across = axes.values()
-    lines.append(
-        f"  {names[0]} down, {names[1]} across from {across[0]:.3g} to {across[-1]:.3g}; {SHADES!r} is low to high"
-    )
-    for value, row in zip(down, shade, strict=True):
-        lines.append(f"  {value:>8.3g} |{''.join(2 * SHADES[s] for s in row)}|")
-    return lines
+def _range_of(name: str, axes: Mapping[str, Any], mean: np.ndarray) -> str:
+    """The least and the largest mean over seeds of a measure, and where each of them is."""
+    ends = []
+    for number in (mean.argmin(), mean.argmax()):
+        at_point = zip(axes, np.unravel_index(number, mean.shape), strict=True)
+        where = ", ".join(f"{path.rsplit('.', 1)[-1]} {axes[path][index]:.3g}" for path, index in at_point)
+        ends.append(f"{mean.flat[number]:.2g} (at {where})")
+    return f"{name}: from {' to '.join(ends)}"

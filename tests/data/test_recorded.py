@@ -9,7 +9,8 @@ import pytest
 
 from alignjax.config import ConfigError, fn
 from alignjax.data import BatchWriter, recorded
-from alignjax.data.sources.recorded import assembled, flattened
+from alignjax.data.sources.recorded import assembled
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
@@ -45,8 +46,8 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path, "offline")
 
 
-def test_flattened_and_assembled_are_inverse() -> None:
-    assert same(assembled(dict(flattened(made(1)))), made(1))
+def test_a_batch_is_assembled_from_its_leaves() -> None:
+    assert same(assembled(leaves_by_name(made(1))), made(1))
 
 
 def test_what_is_written_is_read(workspace: Workspace) -> None:
@@ -111,3 +112,11 @@ def test_shapes_before_there_is_data(tmp_path: Path) -> None:
     assert there.spec.views["pretrain"].prompt.shape == (3, 6)
     with pytest.raises(ConfigError, match="has written no batches"):
         recorded(Workspace(tmp_path), 0, stage="nothing", batch_size=2, like=fn(shapes))[0]
+
+
+def test_a_field_of_some_batches_only_is_named(tmp_path: Path) -> None:
+    writer = BatchWriter(tmp_path)
+    for batch in (made(0), made(1).replace(preference=None), made(2)):
+        writer.append(batch)
+    with pytest.raises(ConfigError, match="recorded: preference stand in some batches of"):
+        recorded(Workspace(tmp_path), 0, stage=str(tmp_path), batch_size=2)[0]

@@ -175,8 +175,7 @@ class ChatFile(File):
 class Prompts(ChatFile):
     """Rows with `prompt`."""
 
-    name: ClassVar[str] = "prompts"
-    schema: ClassVar[str] = "prompts"
+    name = schema = "prompts"
 
     def parse(self, row: Row) -> Record:
         return Record(self.prompt_of(row))
@@ -187,8 +186,7 @@ class Instructions(ChatFile):
     """Rows with `prompt` and `completion`, or with `messages` that end in the assistant's."""
 
     completion_field: str = "completion"
-    name: ClassVar[str] = "instructions"
-    schema: ClassVar[str] = "instructions"
+    name = schema = "instructions"
 
     def parse(self, row: Row) -> Record:
         if self.prompt_field not in row and "messages" in row:
@@ -206,8 +204,7 @@ class Preferences(ChatFile):
     chosen_field: str = "chosen"
     rejected_field: str = "rejected"
     label_field: str = ""
-    name: ClassVar[str] = "preferences"
-    schema: ClassVar[str] = "preferences"
+    name = schema = "preferences"
 
     def parse(self, row: Row) -> Record:
         chosen, rejected = field(row, self.chosen_field), field(row, self.rejected_field)
@@ -227,8 +224,7 @@ class JointPreferences(ChatFile):
     A soft label P(chosen is better) may stand in label_field, a weight in `weight`."""
 
     label_field: str = ""
-    name: ClassVar[str] = "joint_preferences"
-    schema: ClassVar[str] = "joint_preferences"
+    name = schema = "joint_preferences"
 
     def parse(self, row: Row) -> Record:
         """Returns the row as a record whose third completion is the second prompt."""
@@ -249,8 +245,7 @@ class JointPreferences(ChatFile):
 class Rankings(ChatFile):
     """Rows with `prompt`, `completions` (a list) and `scores` (a list of as many numbers, higher is better)."""
 
-    name: ClassVar[str] = "rankings"
-    schema: ClassVar[str] = "rankings"
+    name = schema = "rankings"
 
     def parse(self, row: Row) -> Record:
         texts, scores = field(row, "completions"), field(row, "scores")
@@ -267,8 +262,7 @@ class Thumbs(ChatFile):
 
     completion_field: str = "completion"
     label_field: str = "label"
-    name: ClassVar[str] = "thumbs"
-    schema: ClassVar[str] = "thumbs"
+    name = schema = "thumbs"
 
     def parse(self, row: Row) -> Record:
         completion, prompt = _completion_of(row, self.completion_field), self.prompt_of(row)
@@ -289,8 +283,7 @@ class Judgements(ChatFile):
     response_field: str = "response"
     judgement_field: str = "judgement"
     judgement_prefix: str = "\nJudgement: "
-    name: ClassVar[str] = "judgements"
-    schema: ClassVar[str] = "judgements"
+    name = schema = "judgements"
 
     def parse(self, row: Row) -> Record:
         response, judgement = _completion_of(row, self.response_field), row.get(self.judgement_field)

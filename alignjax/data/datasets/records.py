@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import gcs_utils
 
-from alignjax.data.datasets.builders.records import records_dataset_builder
 from alignjax.data.text.tokenizers import Tokenizer
 
 # What a row holds, by the name of its schema.
@@ -65,6 +64,45 @@ def is_aside(text: str, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
+class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes splits {name: rows} as array_record files, in order; K completions may differ from row to row.
+
+    It downloads nothing, and what it wrote is read without TensorFlow.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, rows: Mapping[str, Iterable[dict[str, Any]]], **kwargs: Any) -> None:
+        self._rows = rows
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text, tokens = tfds.features.Text(), tfds.features.Tensor(shape=(None,), dtype=np.int32)
+        features = {
+            "prompt": text,
+            "completions": tfds.features.Sequence(text),  # K
+            "scores": tfds.features.Tensor(shape=(None,), dtype=np.float32),  # K, or none if not rated
+            "preference": np.float32,  # probability that completion 0 beats completion 1; NaN: not judged
+            "weight": np.float32,
+            "answer": np.float32,  # the number a verifier looks for; NaN: there is none
+            "example_id": np.int32,  # unique over all splits
+            "meta": text,  # JSON: where the row comes from
+            "prompt_tokens": tokens,
+            "completion_tokens": tokens,  # of all K, one after another
+            "completion_lengths": tokens,  # K
+        }
+        # Rows stay in order, so that a row's number says the same thing on every machine.
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        return {split: enumerate(rows) for split, rows in self._rows.items()}
+
+    def _generate_examples(self, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+
 def _rows(
     records: Sequence[Record], tokenizer: Tokenizer, first_id: int, lengths: list[list[int]]
 ) -> Iterator[dict[str, Any]]:
@@ -110,7 +148,7 @@ def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenize
         if records:  # tfds refuses to write an empty split
             rows[split] = _rows(records, tokenizer, first_id, lengths[split])
         first_id += len(records)
-    builder = records_dataset_builder.Builder(rows=rows, data_dir=str(folder))
+    builder = Records(rows=rows, data_dir=str(folder))
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, of which there are none
         builder.download_and_prepare()
     arrays: dict[str, Any] = {split: np.asarray(sizes, np.int32).reshape(-1, 3) for split, sizes in lengths.items()}

@@ -8,43 +8,28 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import jax
 import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.data.sources.source import Buckets, OpenedSource, Source, bucket_shapes, endless
-from alignjax.tree_names import path_keys
+from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
 
-def flattened(batch: Batch) -> Iterator[tuple[str, Any]]:
-    """Yields (name, leaf) of all that a batch of arrays or shapes has: "prompt", "logps/reference",
-    "views/judged/tokens"."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        yield "/".join(quote(key, safe=":") for key in path_keys(path)), leaf
-
-
 def assembled(leaves: Mapping[str, Any]) -> Batch:
-    """Returns the batch that `flattened` took apart, from its leaves by name."""
-    fields: dict[str, Any] = {}
-    for name, value in leaves.items():
-        first, _, rest = name.partition("/")
-        view, _, inside = rest.partition("/")
-        if inside:
-            fields.setdefault(first, {}).setdefault(unquote(view), {})[inside] = value
-        elif rest:
-            fields.setdefault(first, {})[unquote(rest)] = value
-        else:
-            fields[first] = value
-    if "views" in fields:
-        fields["views"] = {view: assembled(inner) for view, inner in fields["views"].items()}
-    return Batch(**fields)
+    """Returns the batch that `leaves_by_name` took apart ("prompt", "logps/reference", "views/judged/tokens")."""
+    return _batch(nested(leaves))
+
+
+def _batch(fields: dict[str, Any]) -> Batch:
+    views = {name: _batch(view) for name, view in fields.pop("views", {}).items()}
+    return Batch(**fields, views=views)
 
 
 class BatchWriter:
@@ -66,7 +51,7 @@ class BatchWriter:
     def append(self, batch: Batch) -> int:
         """Writes a batch of arrays (of numpy or jax) and returns its number. bfloat16 is kept as float32, which holds
         it exactly and which numpy can write."""
-        arrays = {name: np.asarray(leaf) for name, leaf in flattened(batch)}
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves_by_name(batch).items()}
         arrays = {name: a.astype(np.float32) if a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
         fresh = self.folder / f".{self.complete:06d}.{os.getpid()}"
         with fresh.open("wb") as file:
@@ -123,7 +108,7 @@ def recorded(
                 "recorded: buckets are for batches of prompts and completions without views or more fields"
             )
         shapes = bucket_shapes(buckets, spec.prompt.shape[1], spec.tokens.shape[2])
-    return Source(main, lambda: _opened(folder, seed, shuffle, tuple(streams), stage), shard, shapes, seed)
+    return Source(main, lambda: _opened(folder, seed, shuffle, streams, stage), shard, shapes, seed)
 
 
 def _spec(folder: Path, like: Callable[[], Batch] | None, stage: str) -> Batch:
@@ -139,51 +124,50 @@ def _spec(folder: Path, like: Callable[[], Batch] | None, stage: str) -> Batch:
     )
 
 
-def _rows(spec: Batch) -> int:
-    return next(leaf for _, leaf in flattened(spec)).shape[0]
+def _rows(batch: Batch) -> int:
+    return jax.tree.leaves(batch)[0].shape[0]
 
 
-class _Table(Sequence[Batch]):
-    """Rows of named arrays [rows, ..]."""
+class _Rows(Sequence[Batch]):
+    """The rows of a batch."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.arrays = arrays
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return _rows(self.batch)
 
     def __getitem__(self, position: Any) -> Any:
-        return assembled({name: array[position] for name, array in self.arrays.items()})
+        return jax.tree.map(lambda leaf: leaf[position], self.batch)
 
 
-def _opened(folder: Path, seed: int, shuffle: bool, streams: Sequence[str], stage: str) -> OpenedSource:
+def _opened(folder: Path, seed: int, shuffle: bool, streams: Collection[str], stage: str) -> OpenedSource:
     files = sorted(folder.glob("[0-9]*.npz"))
     if not files:
         raise ConfigError(f"recorded: the step {stage!r} has written no batches (looked in {folder}); run it first")
-    columns: dict[str, list[np.ndarray]] = {}
+    batches = []
     for file in files:
         with np.load(file) as arrays:
-            for name in arrays:
-                columns.setdefault(name, []).append(arrays[name])
-    uneven = [name for name, parts in columns.items() if len(parts) != len(files)]
+            batches.append(dict(arrays))
+    names = [set(each) for each in batches]
+    uneven = set.union(*names) - set.intersection(*names)
     if uneven:
-        raise ConfigError(f"recorded: {', '.join(uneven)} stand in some batches of {folder} only; write them again")
-    main, views = {name: np.concatenate(parts) for name, parts in columns.items()}, {}
-    for view in streams:
-        head = f"views/{quote(view, safe=':')}/"
-        inside = _Table({name.removeprefix(head): main.pop(name) for name in list(main) if name.startswith(head)})
-        views[view] = endless(inside, seed, shuffle)
-    table = _Table(main)
-    lengths = _lengths(table, seed, shuffle) if "valid" in main else None
+        raise ConfigError(
+            f"recorded: {', '.join(sorted(uneven))} stand in some batches of {folder} only; write them again"
+        )
+    whole = assembled({name: np.concatenate([each[name] for each in batches]) for name in batches[0]})
+    views = {name: endless(_Rows(whole.views[name]), seed, shuffle) for name in streams}
+    table = _Rows(whole.replace(views={name: view for name, view in whole.views.items() if name not in streams}))
+    lengths = None if whole.valid is None else _lengths(whole, seed, shuffle)
     counts = {"rows": len(table), "batches": len(files)}
     return OpenedSource(endless(table, seed, shuffle), len(table), counts, views, lengths)
 
 
-def _lengths(table: _Table, seed: int, shuffle: bool) -> Callable[[int], tuple[int, int]]:
+def _lengths(batch: Batch, seed: int, shuffle: bool) -> Callable[[int], tuple[int, int]]:
     """position -> slots of the prompt from its first token on, and of the completions up to their last."""
-    prompt, valid = table.arrays["prompt_valid"], np.any(table.arrays["valid"], axis=1)
+    prompt, valid = np.asarray(batch.prompt_valid), np.any(batch.valid, axis=1)
     before = prompt.shape[1] - np.argmax(prompt, axis=1)
     after = valid.shape[1] - np.argmax(np.flip(valid, axis=1), axis=1)
     # argmax says 0 of a row without a token, which takes it for a full one: too much room, never too little
-    order = endless(range(len(table)), seed, shuffle)
+    order = endless(range(len(prompt)), seed, shuffle)
     return lambda position: (int(before[order[position]]), int(after[order[position]]))

@@ -1,1 +1,0 @@
-"""TFDS builders, each in a package of its own, as TFDS wants them."""

@@ -1,1 +1,0 @@
-"""The TFDS builder that every dataset of this project is written with."""
