@@ -20,10 +20,9 @@ from pathlib import Path
 
 import cloud
 
-from alignjax.cli import separate
+from alignjax.cli import parsed
 from alignjax.cli.config_file import load
 from alignjax.cli.device_memory import mesh_on
-from alignjax.cli.flags import Train
 from alignjax.config import ConfigError, Experiment
 from alignjax.parallel.tpu_slices import Topology, topology
 
@@ -152,7 +151,7 @@ def _check_config(given: argparse.Namespace, slice_: Topology) -> None:
     path, _, mode = given.config.partition(":")
     if Path(path).is_absolute() or not (HERE.parent / path).is_file():
         raise ConfigError(f"--config {given.config!r}: there is no {path} in the repository, which the hosts clone")
-    _, overrides = separate(Train, given.overrides)
+    _, overrides = parsed("train", [given.config, *given.overrides])
     config = load(f"{HERE.parent / path}{mode and ':'}{mode}", overrides).config
     for experiment in [config] if isinstance(config, Experiment) else config.steps.values():
         if isinstance(experiment, Experiment):

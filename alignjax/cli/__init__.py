@@ -6,7 +6,6 @@ runs, so that `alignjax --help` answers before jax could be imported.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import logging
@@ -42,36 +41,28 @@ DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at
 Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
 
 
-def separate(command: type, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separates the words of a command line into those of the command itself and those that override the config.
+def parsed(name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """Parses the words after the name of a command.
 
-    A flag that the command does not have begins an override, and the words after it, up to the next flag, are its
-    value; so CONFIG stands before the first override.
+    Of a command that takes overrides, a flag that it does not have begins one, and the words up to the next flag are
+    its value; so CONFIG stands before the first override.
 
     Args:
-        command: The dataclass of the command.
-        arguments: The words after the command's name.
+        name: A key of COMMANDS.
+        words: The words.
 
     Returns:
-        (words of the command, words that override the config), each in order.
+        (flags of the command, words that override a config or a data set), the latter in order.
     """
-    takes_value = {field.name.replace("_", "-"): field.type != "bool" for field in dataclasses.fields(command)}
-    flags: list[str] = []
-    extra: list[str] = []
-    current, owed = flags, False
-    for word in arguments:
-        if word.startswith("--") and not owed:
-            name, equals, _ = word[2:].partition("=")
-            name = name.replace("_", "-")
-            current = flags if name in takes_value or name == "help" else extra
-            owed = current is flags and takes_value.get(name, False) and not equals
-        elif word == "-h":
-            flags.append(word)
-            continue
-        else:
-            owed = False
-        current.append(word)
-    return flags, extra
+    # One command at a time, so that the hint at a misspelled flag is about this command.
+    made: Any = tyro.cli(
+        COMMANDS[name],
+        prog=f"alignjax {name}",
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff,),
+        return_unknown_args=COMMANDS[name] in OPEN_ENDED,
+    )
+    return made if COMMANDS[name] in OPEN_ENDED else (made, [])
 
 
 def _overview() -> None:
@@ -105,16 +96,11 @@ def run(argv: Sequence[str]) -> int:
     name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), None)
     if name is None:
         return _no_command(argv)
-    command: Any = COMMANDS[name]
-    words, extra = list(argv[name.count(" ") + 1 :]), []
-    if command in OPEN_ENDED:
-        words, extra = separate(command, words)
-    about = next((word for word in words if not word.startswith("-")), None)
-    if about is not None and hasattr(command, "describes") and {"-h", "--help"} & set(words):
-        return _function(command.describes)(about)
-    # One command at a time, so that the hint at a misspelled flag is about this command.
-    flags: Any = tyro.cli(command, prog=f"alignjax {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,))
-    return _function(command.runs)(*((flags, extra) if command in OPEN_ENDED else (flags,)))
+    command, words = COMMANDS[name], argv[name.count(" ") + 1 :]
+    if hasattr(command, "describes") and {"-h", "--help"} & set(words) and not words[0].startswith("-"):
+        return _function(command.describes)(words[0])
+    flags, overrides = parsed(name, words)
+    return _function(command.runs)(*((flags, overrides) if command in OPEN_ENDED else (flags,)))
 
 
 def _function(place: str) -> Callable[..., int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -49,11 +48,10 @@ def describe(what: str) -> int:
             print(dataset)
         return 0
     print(f"{what}: {summary(kind)}\n")
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        flag = f"--{field.name.replace('_', '-')}"
-        wanted = overrides.type_name(overrides.writable(hints[field.name]))
-        print(f"  {flag:<16}  {wanted:<16}  {'(required)' if _is_required(field) else repr(field.default)}")
+    needed = _required(kind)
+    for slot in overrides.slots(kind(**dict.fromkeys(needed, ""))):
+        flag, wanted = f"--{slot.path.replace('_', '-')}", overrides.type_name(slot.annotation)
+        print(f"  {flag:<16}  {wanted:<16}  {'(required)' if slot.path in needed else repr(slot.value)}")
     return 0
 
 
@@ -85,23 +83,17 @@ def datasets(what: str, options: Sequence[str] = ()) -> list[Dataset]:
 
 
 def _with_options(kind: type[Dataset], arguments: Sequence[str]) -> Dataset:
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    for flag, words in overrides.split(arguments):
-        name = flag.replace("-", "_")
-        if name not in fields:
-            options = [field.replace("_", "-") for field in fields]
-            raise ConfigError(f"the dataset {kind.name!r} has no option --{flag}.{nearest(flag, options)}")
-        values[name] = overrides.parse(flag, words, overrides.writable(hints[name]))
-    missing = [f"--{name}" for name, field in fields.items() if _is_required(field) and name not in values]
+    """The dataset with its options, which are overrides of what it is without them."""
+    needed = _required(kind)
+    missing = [f"--{name}" for name in needed if name not in {flag for flag, _ in overrides.split(arguments)}]
     if missing:
         raise ConfigError(f"the dataset {kind.name!r} needs {', '.join(missing)}")
-    return kind(**values)
+    return overrides.apply(kind(**dict.fromkeys(needed, "")), arguments)
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _required(kind: type[Dataset]) -> list[str]:
+    """The options that have no default; all are paths."""
+    return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
 
 
 def _datasets_in(node: Any) -> Iterator[Dataset]:

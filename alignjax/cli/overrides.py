@@ -209,7 +209,7 @@ def _no_slot(config: Any, path: Sequence[str]) -> ConfigError:
         meant = [other for other in below if other.rsplit(".", 1)[-1] in ends]
     names = " or ".join(f"--{other}" for other in meant[:4]) + (" or ..." if len(meant) > 4 else "")
     hint = f"Did you mean {names}?" if meant else f"Known: {', '.join(options)}."
-    return ConfigError(f"{flag}: {parent or 'this config'} has no {rest[0]!r}. {hint}")
+    return ConfigError(f"{flag}: {parent or f'this {kind}'} has no {rest[0]!r}. {hint}")
 
 
 def _everywhere(config: Pipeline, tail: str, words: Sequence[str]) -> Pipeline:
@@ -265,7 +265,7 @@ def override(config: Any, path: str, words: Sequence[str]) -> Any:
     slot = next((slot for slot in slots(config) if slot.path == ".".join(parts)), None)
     if slot is None:
         raise _no_slot(config, parts)
-    value = parse(slot.path, words, slot.annotation)
+    value = parse(path, words, slot.annotation)
     try:
         return _with_value(config, parts, value)
     except ConfigError as error:  # a record's own check
