@@ -48,7 +48,7 @@ class DeviceMemory:
     trained, optimizer, frozen: the roles and moments, which exist from step to step; batch: of the batch after all
     stages; ahead: what an overlapped run holds besides, the next batch and the copy of the roles that a host stage's
     thread reads; compiled: the functions that the compiler was asked about, "sample and score" and "update", which run
-    one after the other; empty where it was not asked.
+    one after the other; empty where it was not asked; prompts: rows of a batch, on all devices.
     """
 
     trained: int
@@ -56,6 +56,7 @@ class DeviceMemory:
     frozen: int
     batch: int
     ahead: int
+    prompts: int
     compiled: dict[str, Compiled] = dataclasses.field(default_factory=dict)
 
     @property
@@ -112,6 +113,7 @@ def device_memory(experiment: Experiment, workspace: Workspace, mesh: Any, *, co
         frozen=device_bytes({name: tree for name, tree in state.roles.items() if name not in names}),
         batch=device_bytes(filled),
         ahead=device_bytes((filled, state.roles if hosted else {})) if experiment.overlap else 0,
+        prompts=resolved.source.spec.prompt.shape[0],
         compiled=compiled,
     )
 
@@ -234,17 +236,38 @@ def describe(
     total |= {"memory of the device": topology.hbm_bytes} if topology else {}
     console.print(bytes_table(f"each of the {place}: mesh {shape}", rows, total))
     if compile_:
-        console.print(_programs(memory))
+        table = right_aligned("compiled", "arguments", "outputs", "written in place", "temporary")
+        for name, program in memory.compiled.items():
+            table.add_row(name, *map(in_units, program))
+        console.print(table)
         if len(memory.compiled) == 1 and experiment.algorithm.experience:
-            console.print("the stages are not compiled: a host stage stands among them", highlight=False)
-    lines = [] if topology is None else [_verdict(memory.total / topology.hbm_bytes, compile_)]
-    console.print("\n".join([*lines, *_unsplit(experiment, workspace, mesh)]), highlight=False, markup=False)
+            console.print("the stages are not compiled: a host stage stands among them")
+    if topology is not None:
+        share = memory.total / topology.hbm_bytes
+        fits = "it fits" if compile_ else "--compile says what is needed beside it"
+        fits = "it does not fit" if share > 1 else fits
+        console.print(f"{share:.0%} of the device's memory: {fits}")
+    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
+    if memory.prompts % ways:
+        console.print(
+            f"{memory.prompts} prompts do not split over {ways} devices: every device works on all of them. Make the "
+            f"batch a multiple of {ways}, or --mesh.tensor larger"
+        )
     return memory.total
 
 
-def _verdict(share: float, compile_: bool) -> str:
-    fits = "it does not fit" if share > 1 else "it fits" if compile_ else "--compile says what is needed beside it"
-    return f"{share:.0%} of the device's memory: {fits}"
+def right_aligned(first: str, *numbers: str, **options: Any) -> Table:
+    """Makes a table whose first column holds names, and the others numbers.
+
+    Args:
+        first: The head of the first column.
+        numbers: The heads of the others.
+        options: Those of `Table`.
+    """
+    table = Table(first, **options, title_justify="left")
+    for head in numbers:
+        table.add_column(head, justify="right")
+    return table
 
 
 def bytes_table(title: str, rows: dict[str, int], total: dict[str, int]) -> Table:
@@ -255,30 +278,9 @@ def bytes_table(title: str, rows: dict[str, int], total: dict[str, int]) -> Tabl
         rows: Bytes by purpose.
         total: Their sum, and what else stands below the line.
     """
-    table = Table("memory", "bytes", "", title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = right_aligned("memory", "bytes", "", title=title)
     for part in (rows, total):
         for name, size in part.items():
             table.add_row(name, f"{size:,}", in_units(size))
         table.add_section()
     return table
-
-
-def _programs(memory: DeviceMemory) -> Table:
-    table = Table("compiled", "arguments", "outputs", "written in place", "temporary")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, program in memory.compiled.items():
-        table.add_row(name, *map(in_units, program))
-    return table
-
-
-def _unsplit(experiment: Experiment, workspace: Workspace, mesh: Any) -> list[str]:
-    """What to say of a batch that does not split over the mesh: its work is not shared out at all."""
-    rows = jax.tree.leaves(experiment.source(workspace, experiment.seed).spec.replace(views={}))[0].shape[0]
-    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    if rows % ways == 0:
-        return []
-    return [f"{rows} prompts do not split over {ways} devices: every device works on all of them. Make the batch a "
-            f"multiple of {ways}, or --mesh.tensor larger"]  # fmt: skip

@@ -6,7 +6,6 @@ No data is read, no array allocated, no folder made, and an earlier step's outpu
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.cli.device_memory import bytes_table, describe
+from alignjax.cli.device_memory import bytes_table, describe, right_aligned
 from alignjax.cli.plain_attention import traceable_for
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.parallel.tpu_slices import Topology
@@ -23,6 +22,7 @@ from alignjax.train.checkpoint.checksums import in_units, tree_bytes
 from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState
 from alignjax.train.step import abstract_experience, make_update
+from alignjax.tree_names import leaves_by_name
 from alignjax.types import Algorithm, Batch, Model
 from alignjax.workspace import Workspace
 
@@ -40,7 +40,7 @@ def dry_run(
     Args:
         config: the experiment or the pipeline.
         workspace: the run folder, of which nothing needs to exist.
-        console: where it is printed.
+        console: where it is printed; without markup, for shapes have brackets.
         topology: TPU slices; what each of their devices holds is printed too.
         compile_: also asks the compiler of those devices, or of this machine's, what sampling and updating need.
 
@@ -51,15 +51,12 @@ def dry_run(
     # steps share `shown`, that a model which many of them use is described once.
     by_device = topology is not None or compile_
     shown: dict[Any, str] = {}
-    overview = Table("step", "iterations", "parameters", "state and batch", title="the pipeline", title_justify="left")
-    if by_device:
-        overview.add_column(f"a device {'here' if topology is None else f'of {topology}'}")
-    for column in overview.columns[1:]:
-        column.justify = "right"
+    heads = [f"a device {'here' if topology is None else f'of {topology}'}"] if by_device else []
+    overview = right_aligned("step", "iterations", "parameters", "state and batch", *heads, title="the pipeline")
     steps = config.steps if isinstance(config, Pipeline) else {"": config}
     for name, step in steps.items():
         if name:
-            console.rule(f"[bold]{name}[/]", align="left")
+            console.rule(name, align="left")
         if not isinstance(step, Experiment):
             _job(step, console)
             overview.add_row(name, step.name)
@@ -69,7 +66,7 @@ def dry_run(
             step, fused = traceable_for(step, topology)
             if fused:
                 note = "measured with plain attention, whose scores take memory; splash attention's do not"
-                console.print(f"{', '.join(fused)}: {note}", highlight=False, markup=False)
+                console.print(f"{', '.join(fused)}: {note}")
         count, total = _experiment(step, folder, console, shown)
         split = any(size > 1 for size in dataclasses.astuple(step.mesh))
         size = describe(step, folder, topology, compile_, console) if by_device or split else total
@@ -83,7 +80,7 @@ def _job(job: Fn, console: Console) -> None:
     """Prints name and hyper-parameters of a job, which has no shapes to trace."""
     lines = [job.name, *(f"  {name}: {_short(value)}" for name, value in job.kwargs.items())]
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     console.print()
 
 
@@ -105,10 +102,10 @@ def _experiment(
     filled = abstract_experience(algorithm, state, spec)
     console.print(_roles(algorithm, state))
     for line in _parameters(state, workspace.stage, shown):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     console.print(_shapes(spec, filled))
     _, metrics = jax.eval_shape(make_update(algorithm), state, filled)
-    console.print(f"metrics: {', '.join(sorted(metrics)) or 'none'}", highlight=False, markup=False)
+    console.print(f"metrics: {', '.join(sorted(metrics)) or 'none'}")
     parts = {
         "parameters": tree_bytes(state.roles),
         "optimizer state": tree_bytes(state.optimizers),
@@ -116,21 +113,21 @@ def _experiment(
     }
     total = sum(parts.values())
     console.print(bytes_table("of all devices together", parts, {"state and batch": total}))
-    console.print(f"{experiment.steps} iterations, seed {experiment.seed}\n", highlight=False)
-    return sum(map(_size, jax.tree.leaves(state.roles))), total
+    console.print(f"{experiment.steps} iterations, seed {experiment.seed}\n")
+    return _elements(state.roles), total
 
 
-def _size(leaf: Any) -> int:
-    return math.prod(leaf.shape)
+def _elements(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _roles(algorithm: Algorithm, state: TrainState) -> Table:
-    table = Table("role", "parameters", "bytes", "optimizer state", "starts as", "moves by", title_justify="left")
-    for column in (1, 2, 3):
-        table.columns[column].justify = "right"
+    table = right_aligned("role", "parameters", "bytes", "optimizer state")
+    for head in ("starts as", "moves by"):
+        table.add_column(head)
     for name, role in algorithm.roles.items():
         tree, optimizer = state.roles[name], state.optimizers.get(name)
-        count = sum(map(_size, jax.tree.leaves(tree)))
+        count = _elements(tree)
         moved = role.optimizer if role.optimizer is not None else role.rule
         table.add_row(
             name,
@@ -151,9 +148,8 @@ def _form(leaf: Any) -> str:
 def _stacked(tree: Any) -> Iterator[tuple[str, str, int]]:
     """Yields (path, form, elements) of the leaves; those that differ only in a layer number are one line together."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        groups.setdefault((re.sub(r"(?<![^._])\d+(?![^._])", "*", name), _form(leaf)), []).append(_size(leaf))
+    for name, leaf in leaves_by_name(tree, ".").items():
+        groups.setdefault((re.sub(r"(?<![^._])\d+(?![^._])", "*", name), _form(leaf)), []).append(leaf.size)
     for (name, form), sizes in groups.items():
         yield name or "(value)", form if len(sizes) == 1 else f"{len(sizes)} x {form}", sum(sizes)
 
@@ -173,18 +169,12 @@ def _parameters(state: TrainState, step: str | None, shown: dict[Any, str]) -> I
         yield from (f"  {path:<{width}}  {form}  {count:,}" for path, form, count in rows)
 
 
-def _fields(batch: Batch) -> dict[str, str]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): _form(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(batch)
-    }
-
-
 def _shapes(spec: Batch, filled: Batch) -> Table:
     table = Table("batch", "from the source", "after the stages")
-    before, after = _fields(spec), _fields(filled)
+    before, after = (
+        {name: _form(leaf) for name, leaf in leaves_by_name(batch, ".").items()} for batch in (spec, filled)
+    )
     for name in {**after, **before}:
-        table.add_row(
-            name, before.get(name, ""), after.get(name, "") if after.get(name) != before.get(name) else "same"
-        )
+        changed = after.get(name, "") if after.get(name) != before.get(name) else "same"
+        table.add_row(name, before.get(name, ""), changed)
     return table

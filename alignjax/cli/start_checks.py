@@ -16,7 +16,8 @@ from alignjax.train.adapter_jobs import merge
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import abstract_state
 from alignjax.train.step import check_asked
-from alignjax.types import Role
+from alignjax.tree_names import leaves_by_name
+from alignjax.types import Model, Role
 from alignjax.workspace import Workspace
 
 UNMERGED = (
@@ -36,22 +37,20 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
             other shapes, from a name that is neither a step nor a folder, or from published weights that do not fit; a
             `merge` names a role that does not exist; a step cannot be overlapped, or would ask an engine in vain.
     """
-    for step in [config] if isinstance(config, Experiment) else config.steps.values():
-        for role in step.algorithm.roles.values() if isinstance(step, Experiment) else ():
-            if isinstance(unwrapped(role.start), Pretrained) and role.model is not None:
-                huggingface.check(unwrapped(role.start).folder, role.model)
-        if isinstance(step, Experiment):
-            check_overlap(step)
-            check_asked(step.algorithm)
-    if isinstance(config, Experiment):
-        return
     before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job
-    for name, step in config.steps.items():
-        roles = step.algorithm.roles if isinstance(step, Experiment) else None
-        for role_name, role in (roles or {}).items():
-            if isinstance(unwrapped(role.start), Restored):
+    for name, step in config.steps.items() if isinstance(config, Pipeline) else [("", config)]:
+        if isinstance(step, Fn):
+            before[name] = _merged_roles(name, step)
+            continue
+        check_overlap(step)
+        check_asked(step.algorithm)
+        for role_name, role in step.algorithm.roles.items():
+            start = unwrapped(role.start)
+            if isinstance(start, Pretrained) and role.model is not None:
+                huggingface.check(start.folder, role.model)
+            if isinstance(start, Restored) and isinstance(config, Pipeline):
                 _check_restored(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
-        before[name] = _merged_roles(name, step) if isinstance(step, Fn) else roles
+        before[name] = step.algorithm.roles
 
 
 def _merged_roles(step: str, job: Fn) -> Mapping[str, Role] | None:
@@ -86,33 +85,28 @@ def _check_restored(
         raise ConfigError(f"{who} starts from step {stage!r}, a job, which trains nothing")
     if of not in roles:
         raise ConfigError(f"{who} starts from role {of!r} of step {stage!r}, which has none.{nearest(of, roles)}")
-    if role.model is not None and roles[of].model is not None:
-        unmerged = _unmerged_state(config.steps[stage], of, roles[of])
-        wanted = _shapes(_params(role.model))
-        saved = _shapes(_params(roles[of].model) if unmerged is None else unmerged)
-        paths = saved if start.grow else {**wanted, **saved}
-        wrong = [path for path in paths if wanted.get(path) != saved.get(path)]
-        if wrong:
-            path = wrong[0]
-            raise ConfigError(
-                f"{who} does not have the shapes of role {of!r} of step {stage!r}, from which it starts: "
-                f"{path} is {wanted.get(path, 'missing')} here and {saved.get(path, 'missing')} there"
-                + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
-                + ("" if unmerged is None else UNMERGED)
-            )
+    model = roles[of].model
+    if role.model is None or model is None:
+        return
+    step = config.steps[stage]
+    # What a role keeps may be something else than its model's params: adapters, quantized weights, a pool.
+    unmerged = isinstance(step, Experiment) and (roles[of].build is not None or isinstance(roles[of].start, Through))
+    saved = _shapes(abstract_state(step.algorithm).roles[of] if unmerged else _params(model))
+    wanted = _shapes(_params(role.model))
+    wrong = [path for path in (saved if start.grow else {**wanted, **saved}) if wanted.get(path) != saved.get(path)]
+    if wrong:
+        path = wrong[0]
+        raise ConfigError(
+            f"{who} does not have the shapes of role {of!r} of step {stage!r}, from which it starts: "
+            f"{path} is {wanted.get(path, 'missing')} here and {saved.get(path, 'missing')} there"
+            + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
+            + (UNMERGED if unmerged else "")
+        )
 
 
-def _unmerged_state(step: Experiment | Fn, name: str, role: Role) -> Any:
-    """The shapes of a role that keeps something else than its model's params: adapters, quantized weights, a pool. None
-    for one that keeps these."""
-    whole = role.build is None and not isinstance(role.start, Through)
-    return None if whole or not isinstance(step, Experiment) else abstract_state(step.algorithm).roles[name]
-
-
-def _params(model: Any) -> Any:
+def _params(model: Model) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+    return {name: leaf.shape for name, leaf in leaves_by_name(tree, ".").items()}

@@ -60,7 +60,7 @@ def train(flags: Train, arguments: Sequence[str]) -> int:
                 f"{workspace.root} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere"
             )
     if flags.dry_run:
-        console = Console(highlight=False, soft_wrap=True)
+        console = Console(highlight=False, markup=False, soft_wrap=True)
         dry_run(loaded.config, workspace, console, topology=place, compile_=flags.compile)
     else:
         _run_and_remember(loaded, workspace, resume=flags.resume)
