@@ -49,7 +49,7 @@ def describe(what: str) -> int:
         return 0
     print(f"{what}: {summary(kind)}\n")
     needed = _required(kind)
-    for slot in overrides.slots(kind(**dict.fromkeys(needed, ""))):
+    for slot in overrides.slots(kind(**needed)):
         flag, wanted = f"--{slot.path.replace('_', '-')}", overrides.type_name(slot.annotation)
         print(f"  {flag:<16}  {wanted:<16}  {'(required)' if slot.path in needed else repr(slot.value)}")
     return 0
@@ -88,12 +88,12 @@ def _with_options(kind: type[Dataset], arguments: Sequence[str]) -> Dataset:
     missing = [f"--{name}" for name in needed if name not in {flag for flag, _ in overrides.split(arguments)}]
     if missing:
         raise ConfigError(f"the dataset {kind.name!r} needs {', '.join(missing)}")
-    return overrides.apply(kind(**dict.fromkeys(needed, "")), arguments)
+    return overrides.apply(kind(**needed), arguments)
 
 
-def _required(kind: type[Dataset]) -> list[str]:
-    """The options that have no default; all are paths."""
-    return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+def _required(kind: type[Dataset]) -> dict[str, Any]:
+    """The options that have no default, all of them paths, each with an empty one."""
+    return {field.name: "" for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
 
 
 def _datasets_in(node: Any) -> Iterator[Dataset]:

@@ -243,10 +243,7 @@ def describe(
         if len(memory.compiled) == 1 and experiment.algorithm.experience:
             console.print("the stages are not compiled: a host stage stands among them")
     if topology is not None:
-        share = memory.total / topology.hbm_bytes
-        fits = "it fits" if compile_ else "--compile says what is needed beside it"
-        fits = "it does not fit" if share > 1 else fits
-        console.print(f"{share:.0%} of the device's memory: {fits}")
+        console.print(_verdict(memory.total / topology.hbm_bytes, compile_))
     ways = mesh.shape["replica"] * mesh.shape["fsdp"]
     if memory.prompts % ways:
         console.print(
@@ -254,6 +251,11 @@ def describe(
             f"batch a multiple of {ways}, or --mesh.tensor larger"
         )
     return memory.total
+
+
+def _verdict(share: float, compile_: bool) -> str:
+    fits = "it does not fit" if share > 1 else "it fits" if compile_ else "--compile says what is needed beside it"
+    return f"{share:.0%} of the device's memory: {fits}"
 
 
 def right_aligned(first: str, *numbers: str, **options: Any) -> Table:

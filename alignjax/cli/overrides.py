@@ -19,6 +19,7 @@ import io
 import operator
 import pathlib
 import typing
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -131,7 +132,7 @@ def _with_value(node: Any, path: Sequence[str], value: Any) -> Any:
     if isinstance(node, Fn):
         return node.replace(**{name: value})
     if isinstance(node, Mapping):
-        return type(node)({**node, name: value})
+        return OrderedDict(node, **{name: value}) if isinstance(node, OrderedDict) else {**node, name: value}
     if isinstance(node, tuple):
         return tuple(value if str(index) == name else old for index, old in enumerate(node))
     return dataclasses.replace(node, **{name: value})

@@ -90,8 +90,10 @@ def _check_restored(
         return
     step = config.steps[stage]
     # What a role keeps may be something else than its model's params: adapters, quantized weights, a pool.
-    unmerged = isinstance(step, Experiment) and (roles[of].build is not None or isinstance(roles[of].start, Through))
-    saved = _shapes(abstract_state(step.algorithm).roles[of] if unmerged else _params(model))
+    unmerged = None
+    if isinstance(step, Experiment) and (roles[of].build is not None or isinstance(roles[of].start, Through)):
+        unmerged = abstract_state(step.algorithm).roles[of]
+    saved = _shapes(_params(model) if unmerged is None else unmerged)
     wanted = _shapes(_params(role.model))
     wrong = [path for path in (saved if start.grow else {**wanted, **saved}) if wanted.get(path) != saved.get(path)]
     if wrong:
@@ -100,7 +102,7 @@ def _check_restored(
             f"{who} does not have the shapes of role {of!r} of step {stage!r}, from which it starts: "
             f"{path} is {wanted.get(path, 'missing')} here and {saved.get(path, 'missing')} there"
             + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
-            + (UNMERGED if unmerged else "")
+            + ("" if unmerged is None else UNMERGED)
         )
 
 
