@@ -1,12 +1,14 @@
-"""The folders in which a run keeps its files, and JSON files read in words and written whole."""
+"""The folders in which a run keeps its files, and files that appear whole."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from alignjax.config import ConfigError
 
@@ -41,21 +43,34 @@ class Workspace:
         return step if step.is_dir() else Path(stage_or_path).expanduser()
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to be written so that a reader, or a crash, sees the old one or the new one and never half of it.
+
+    Args:
+        path: The file; its folder is made if missing.
+
+    Yields:
+        The file to write in, which takes its name at the end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that a reader, or a crash, sees the old file or the new one and never half of it.
+    """Writes `value` as a `whole_file`.
 
     Args:
         path: The file; its folder is made if missing.
         value: What JSON can hold.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with whole_file(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
 def read_json(path: Path, advice: str = "restore it, or use another --run-dir") -> Any:

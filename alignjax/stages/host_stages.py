@@ -14,6 +14,7 @@ from alignjax.config import Fn, fn
 from alignjax.numerics import token_logps
 from alignjax.sampling.engine_client import ask_engine, engine_shapes
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
+from alignjax.workspace import whole_file
 
 
 def host(
@@ -83,12 +84,10 @@ def replayed(stage: Fn, name: str, step: int, context: Context, batch: Batch, ke
                 return jax.tree.unflatten(structure, [stored[f"answer{i}"] for i in range(structure.num_leaves)])
     answer = stage(context, batch, key)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"asked": len(question)} | {f"asked{i}": leaf for i, leaf in enumerate(question)}
         arrays |= {f"answer{i}": leaf for i, leaf in enumerate(jax.tree.leaves(answer))}
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **arrays)
-        temporary.rename(path)
+        with whole_file(path) as file:
+            np.savez(file, **arrays)
     return answer
 
 

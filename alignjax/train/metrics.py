@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 import json
 import math
-import os
 import secrets
 import sys
 import time
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alignjax.config import ConfigError
 from alignjax.parallel.processes import is_main_process
+from alignjax.workspace import whole_file
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -104,9 +104,8 @@ def cut_back(path: Path, step: int) -> int:
         lines = file.readlines()
     rest = [line for line in lines if is_kept(line)]
     if len(rest) < len(lines):
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_bytes(b"".join(rest))
-        part.replace(path)
+        with whole_file(path) as file:
+            file.write(b"".join(rest))
     return len(lines) - len(rest)
 
 

@@ -7,7 +7,6 @@ all.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from alignjax.config import ConfigError
 from alignjax.data.sources.source import Buckets, OpenedSource, Source, bucket_shapes, endless
 from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Batch
-from alignjax.workspace import Workspace
+from alignjax.workspace import Workspace, whole_file
 
 
 def assembled(leaves: Mapping[str, Any]) -> Batch:
@@ -53,12 +52,8 @@ class BatchWriter:
         it exactly and which numpy can write."""
         arrays = {name: np.asarray(leaf) for name, leaf in leaves_by_name(batch).items()}
         arrays = {name: a.astype(np.float32) if a.dtype.name == "bfloat16" else a for name, a in arrays.items()}
-        fresh = self.folder / f".{self.complete:06d}.{os.getpid()}"
-        with fresh.open("wb") as file:
+        with whole_file(self._file(self.complete)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, self._file(self.complete))
         self.complete += 1
         return self.complete - 1
 

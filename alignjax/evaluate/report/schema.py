@@ -44,12 +44,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from alignjax.config import nearest
+from alignjax.workspace import whole_file
 
 Results = Mapping[str, Any]
 
@@ -213,9 +213,9 @@ def save(results: Results, path: Path) -> None:
         results: The contents of results.json.
         path: The file, which is replaced if it exists.
     """
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    text = json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def load(folder: Path) -> dict[str, Any]:

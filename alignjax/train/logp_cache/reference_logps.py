@@ -41,7 +41,7 @@ from alignjax.parallel.processes import (
 )
 from alignjax.train.checkpoint.checksums import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
-from alignjax.train.run_record import config_json, versions
+from alignjax.train.run_record import config_json, versions, write_json
 from alignjax.train.state import TrainState
 from alignjax.train.step import first_rewrite
 from alignjax.train.stop_signal import Interrupted, StopRequest
@@ -306,8 +306,7 @@ def _stored(folder: Path, console: Console) -> Known:
 
 
 def _write(folder: Path, about: Mapping[str, Any], fresh: Known) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "about.json").write_text(json.dumps(about, indent=1))
+    write_json(folder / "about.json", about)
     write_shard(folder, fresh)
 
 

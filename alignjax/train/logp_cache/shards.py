@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from alignjax.types import Batch
+from alignjax.workspace import whole_file
 
 KEY_BYTES = 16
 HALF_SECONDS = 3600.0  # without a change: what is being written that long is of a run that was killed
@@ -72,15 +73,10 @@ def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
     Returns:
         The path of the shard.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
-    fresh = folder / f".{name}"
-    with fresh.open("wb") as file:
+    path = folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.npz"
+    with whole_file(path) as file:
         file.write(encoded(values))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, folder / f"{name}.npz")
-    return folder / f"{name}.npz"
+    return path
 
 
 def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndarray]:
