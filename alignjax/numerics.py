@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -138,6 +139,30 @@ def masked_sum(values: Array, mask: Array, axis: int | tuple[int, ...] = -1) -> 
         The sums.
     """
     return jnp.sum(jnp.where(mask != 0, values, 0) * mask, axis=axis)
+
+
+def in_pieces(function: Callable[[Any], Any], tree: Any, pieces: int, axis: int) -> Any:
+    """Maps a function over equal runs of an axis, one after the other and each rematerialized in the backward pass.
+
+    Args:
+        function: Keeps the axis where it is.
+        tree: Arrays whose axis has a multiple of `pieces` entries.
+        pieces: The number of runs.
+        axis: The axis.
+
+    Returns:
+        What the function gives, joined along the axis.
+    """
+
+    def split(leaf: Array) -> Array:
+        leaf = leaf.reshape(*leaf.shape[:axis], pieces, -1, *leaf.shape[axis + 1 :])
+        return jnp.moveaxis(leaf, axis, 0)
+
+    def join(leaf: Array) -> Array:
+        leaf = jnp.moveaxis(leaf, 0, axis)
+        return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+    return jax.tree.map(join, jax.lax.map(jax.checkpoint(function), jax.tree.map(split, tree)))
 
 
 def last_valid(values: Array, valid: Array) -> Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Packing, nearest
+from alignjax.numerics import in_pieces
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.types import Array, Batch, Context, Hidden, Metrics, Model, Params, Read, Role
 
@@ -134,15 +135,11 @@ def _chunked(answer: Callable[..., Any], tree: Any, length: int, chunk: int) -> 
     pieces = -(-length // chunk)
     pad = pieces * chunk - length
 
-    def split(leaf: Array) -> Array:
-        leaf = jnp.pad(leaf, [(0, pad) if axis == 2 else (0, 0) for axis in range(leaf.ndim)])
-        return jnp.moveaxis(leaf.reshape(*leaf.shape[:2], pieces, chunk, *leaf.shape[3:]), 2, 0)
+    def padded(leaf: Array) -> Array:
+        return jnp.pad(leaf, [(0, pad) if axis == 2 else (0, 0) for axis in range(leaf.ndim)])
 
-    def join(leaf: Array) -> Array:
-        leaf = jnp.moveaxis(leaf, 0, 2)
-        return leaf.reshape(*leaf.shape[:2], pieces * chunk, *leaf.shape[4:])[:, :, :length]
-
-    return jax.tree.map(join, jax.lax.map(jax.checkpoint(answer), jax.tree.map(split, tree)))
+    joined = in_pieces(answer, jax.tree.map(padded, tree), pieces, axis=2)
+    return jax.tree.map(lambda leaf: leaf[:, :, :length], joined)
 
 
 def _one_pass(

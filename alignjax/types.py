@@ -29,16 +29,12 @@ COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns"
 PAIR_FIELDS = ("preference", "pair_weight")
 # Who fills a field that may be missing, for the message of `Batch.need`.
 FILLED_BY = {
-    "prompt": "every source of texts fills it",
-    "prompt_valid": "every source of texts fills it",
-    "tokens": "a source with completions, or the stage fn(generate, ...)",
-    "valid": "a source with completions, or the stage fn(generate, ...)",
-    "mask": "a source with completions, or the stage fn(generate, ...)",
+    **dict.fromkeys(("prompt", "prompt_valid"), "every source of texts fills it"),
+    **dict.fromkeys(("tokens", "valid", "mask"), "a source with completions, or the stage fn(generate, ...)"),
     "reward": "a source with scores (rankings, thumbs), or a stage that fills it (reward, win_rate_against, ...)",
     "preference": "a source with pairs, or the stage fn(prefer, judge=...)",
     "pair_weight": "a stage that chooses pairs (query_budget, active_pairs, ...)",
-    "advantage": "a stage of yours that fills it",
-    "returns": "a stage of yours that fills it",
+    **dict.fromkeys(("advantage", "returns"), "a stage of yours that fills it"),
     "example_id": "every source of examples fills it",
     "logps": "the stage fn(logprobs, role=...), or fn(generate, ...) for its streams and 'sampler'",
     'completions["edited"]': "1 [B,N,T] on the tokens that an edit touched; the source fn(revisions, ...) marks them",
@@ -48,8 +44,7 @@ FILLED_BY = {
     'prompts["density_ratio"]': "the stage fn(density_ratio, ...)",
     'prompts["judged"]': "1 [B] where a judgment finds fault; see the source fn(judgements, ...)",
     'prompts["optimistic"]': "the stage fn(active_pairs, ...)",
-    'prompts["other"]': "the stage fn(hindsight, ...)",
-    'prompts["other_valid"]': "the stage fn(hindsight, ...)",
+    **dict.fromkeys(('prompts["other"]', 'prompts["other_valid"]'), "the stage fn(hindsight, ...)"),
 }
 
 

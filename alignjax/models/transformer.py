@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,8 @@ from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, unit_scale
 from alignjax.models.kv_cache import Cache, Segment, default_read, previous_valid, share
 from alignjax.models.layers import Sight, block_of, run_layers
-from alignjax.models.packing import Packed, check, from_rows, into_rows, pack, packed_mask, pays
+from alignjax.models.packing import check, from_rows, into_rows, pack, packed_mask, pays
+from alignjax.numerics import in_pieces
 from alignjax.types import Array, Batch, Hidden, Key, Model, Params
 
 Sited = Mapping[str, Array]  # states or edits by site
@@ -99,27 +99,6 @@ def _joint(
     return x[:, :, :length], apart(x), {site: apart(state) for site, state in sited.items()}
 
 
-def _rows(
-    config: TransformerConfig, params: Params, packed: Packed, batch: Batch, states: tuple[str, ...]
-) -> tuple[Array, dict[str, Array]]:
-    """Runs the tokens of a batch, in packed rows [R,1,L], over the layers at once -> (hidden [R,1,L,D], states)."""
-    need = functools.partial(batch.need, of="a transformer")
-    prompt_valid, valid = need("prompt_valid"), need("valid")
-    first = positions_of(Cache(), prompt_valid[:, None])[:, 0]
-    rest = positions_of(Cache(shared=Segment((), prompt_valid, first)), valid)
-    tokens = into_rows(packed, need("prompt"), need("tokens"))
-    positions = into_rows(packed, first, rest)
-    by_kind = [packed_mask(packed, positions, window) for window in config.windows]
-    row, kernel = None, kernels.choose(config)
-    if config.attention == "auto" and kernel == "splash" and valid.shape[1] > 1:
-        kernel = "xla"  # splash attention cannot have packed rows of several completions
-    if kernel != "xla":
-        row = kernels.packed_row(kernel, config.windows, by_kind, packed, valid.shape[1])
-    sight = Sight([(mask,) for mask in by_kind], lambda shared, own, mask: Past(None, None, None, mask, None), row)
-    x, _, sited = run_layers(config, params, tokens, positions, sight, states=states)
-    return x, sited
-
-
 # ---------------------------------------------------------------------------------------------------- of a whole batch
 
 
@@ -153,7 +132,11 @@ def _hidden(
             after, _, sited = _extend(config, params, cache, *piece, edits, sites)
             return after, sited
 
-        after, sited = _in_pieces(extended, completions, config.group_chunks)
+        if completions[0].shape[1] % config.group_chunks:
+            raise ValueError(
+                f"{completions[0].shape[1]} completions do not split into group_chunks={config.group_chunks}"
+            )
+        after, sited = in_pieces(extended, completions, config.group_chunks, axis=1)
     last = prompt_valid.shape[1] - 1 - jnp.argmax(jnp.flip(prompt_valid, -1), axis=-1)
     first = jnp.take_along_axis(states[:, 0], last[:, None, None], axis=1)[:, 0]
     return Hidden(previous_valid(after, first, valid), after, sited)
@@ -162,32 +145,29 @@ def _hidden(
 def _packed_hidden(
     config: TransformerConfig, params: Params, batch: Batch, sites: tuple[str, ...], packing: Packing
 ) -> Hidden:
+    """See `_hidden`: the tokens of a batch in packed rows [R,1,L], over the layers at once."""
     if config.group_chunks > 1:
         raise ConfigError("packing and group_chunks > 1 are two ways to lay out a batch; choose one")
     check(packing, batch)
-    valid = batch.need("valid", of="a transformer")
-    packed = pack(packing, batch.need("prompt_valid", of="a transformer"), valid)
-    states, sited = _rows(config, params, packed, batch, sites)
+    need = functools.partial(batch.need, of="a transformer")
+    prompt_valid, valid = need("prompt_valid"), need("valid")
+    packed = pack(packing, prompt_valid, valid)
+    first = positions_of(Cache(), prompt_valid[:, None])[:, 0]
+    rest = positions_of(Cache(shared=Segment((), prompt_valid, first)), valid)
+    tokens = into_rows(packed, need("prompt"), need("tokens"))
+    positions = into_rows(packed, first, rest)
+    by_kind = [packed_mask(packed, positions, window) for window in config.windows]
+    row, kernel = None, kernels.choose(config)
+    if config.attention == "auto" and kernel == "splash" and valid.shape[1] > 1:
+        kernel = "xla"  # splash attention cannot have packed rows of several completions
+    if kernel != "xla":
+        row = kernels.packed_row(kernel, config.windows, by_kind, packed, valid.shape[1])
+    sight = Sight([(mask,) for mask in by_kind], lambda shared, own, mask: Past(None, None, None, mask, None), row)
+    states, _, sited = run_layers(config, params, tokens, positions, sight, states=sites)
     completions, last = from_rows(packed, valid)
     after = completions(states)
     before = previous_valid(after, last(states), valid)
     return Hidden(before, after, {site: completions(state) for site, state in sited.items()})
-
-
-def _in_pieces(function: Callable[[Any], Any], tree: Any, pieces: int) -> Any:
-    """Maps a function over `pieces` runs of completions of leaves [B,N,..], rematerialized one after the other."""
-
-    def split(leaf: Array) -> Array:
-        rows, n = leaf.shape[:2]
-        if n % pieces:
-            raise ValueError(f"{n} completions do not split into group_chunks={pieces}")
-        return jnp.moveaxis(leaf.reshape(rows, pieces, n // pieces, *leaf.shape[2:]), 1, 0)
-
-    def join(leaf: Array) -> Array:
-        leaf = jnp.moveaxis(leaf, 0, 1)
-        return leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:])
-
-    return jax.tree.map(join, jax.lax.map(jax.checkpoint(function), jax.tree.map(split, tree)))
 
 
 # ------------------------------------------------------------------------------------------------------------ the model

@@ -141,14 +141,15 @@ def topology(name: str, slices: int = 1) -> Topology:
     """
     if slices < 1:
         raise ConfigError(f"--slices {slices}: at least 1")
-    known = topologies()
     prefix, _, number = name.partition("-")
-    spelling = next((g.prefix for g in GENERATIONS if prefix.lower() in (g.prefix, g.alias)), prefix)
-    if f"{spelling}-{number}" in known:
-        return dataclasses.replace(known[f"{spelling}-{number}"], slices=slices)
-    generation = next((g for g in GENERATIONS if g.prefix == spelling), None)
+    generation = next((g for g in GENERATIONS if prefix.lower() in (g.prefix, g.alias)), None)
     if generation is None:
         kinds = ", ".join(g.prefix for g in GENERATIONS)
-        raise ConfigError(f"there is no TPU slice {name!r}.{nearest(name, known)} Generations: {kinds}")
-    sizes = ", ".join(map(str, generation.slices))
-    raise ConfigError(f"there is no TPU slice {name!r}: {spelling} comes with {sizes} ({generation.counts})")
+        raise ConfigError(f"there is no TPU slice {name!r}.{nearest(name, topologies())} Generations: {kinds}")
+    spelling = f"{generation.prefix}-{number}"
+    if spelling not in topologies():
+        sizes = ", ".join(map(str, generation.slices))
+        raise ConfigError(
+            f"there is no TPU slice {name!r}: {generation.prefix} comes with {sizes} ({generation.counts})"
+        )
+    return dataclasses.replace(topologies()[spelling], slices=slices)

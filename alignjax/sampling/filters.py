@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from alignjax.numerics import MASKED
+from alignjax.numerics import MASKED, take_token
 from alignjax.types import Array
 
 
@@ -93,15 +93,11 @@ def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
     sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
     target = uniform * sums[..., -1]
     number = _first_above(sums, target)  # of the block
-    before = jnp.where(number > 0, _at(sums, jnp.maximum(number - 1, 0)), 0)
+    before = jnp.where(number > 0, take_token(sums, jnp.maximum(number - 1, 0)), 0)
     inside = jnp.take_along_axis(blocks, number[..., None, None], axis=-2)[..., 0, :]
     token = number * block + _first_above(jnp.cumsum(inside, axis=-1), target - before, inside > 0)
-    logp = _at(logits, token) - top[..., 0] - jnp.log(sums[..., -1])
+    logp = take_token(logits, token) - top[..., 0] - jnp.log(sums[..., -1])
     return token.astype(jnp.int32), logp
-
-
-def _at(values: Array, index: Array) -> Array:
-    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
 def _first_above(running: Array, target: Array, possible: Array | None = None) -> Array:

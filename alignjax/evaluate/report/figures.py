@@ -19,12 +19,11 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from alignjax.evaluate.report import schema
+from alignjax.evaluate.report import schema, wording
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B5EA7", "#8C6D31")
 BASELINE, HUMAN = "#7A7A7A", "#1A1A1A"
 INK, MUTED, GRID = "#222222", "#5F6368", "#E3E5E8"
-DASH = " \u2013 "  # en dash
 # Orange loses, blue wins, white is even.
 DIVERGING = LinearSegmentedColormap.from_list("win", ["#C8641B", "#F2C9A1", "#FFFFFF", "#A9CCE8", "#1F6FB0"])
 STYLE: dict[Any, Any] = {
@@ -51,8 +50,7 @@ STYLE: dict[Any, Any] = {
 
 def colors(results: schema.Results) -> dict[str, str]:
     """Assign one color to each player, in the order of the results."""
-    others = [name for name in results["players"] if name not in (results["baseline"], schema.human(results))]
-    chosen = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(others)}
+    chosen = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(wording.trained(results))}
     if schema.human(results):
         chosen[str(schema.human(results))] = HUMAN
     return chosen | {results["baseline"]: BASELINE}
@@ -195,5 +193,5 @@ def _cell(axes: Axes, column: int, row: int, rate: Mapping[str, float] | None) -
     ground, ink = shade(rate["mean"])
     axes.fill_between([column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=ground, lw=0)
     axes.text(column, row - 0.08, f"{100 * rate['mean']:.1f}", ha="center", va="center", color=ink, fontsize=11)
-    span = f"{100 * rate['low']:.1f}{DASH}{100 * rate['high']:.1f}"
+    _, span = wording.interval_parts(rate, 1, 100)
     axes.text(column, row + 0.26, span, ha="center", va="center", color=ink, fontsize=7)

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.figures import INK, STYLE, colors, frame, short, svg
+from alignjax.evaluate.report.wording import capital
 
 # How metrics are labeled, and in this order which of them a report shows; others follow while there is room.
 UNITS = {
@@ -138,17 +139,6 @@ def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
     return dict(list(chosen.items())[:PANELS])
 
 
-def heading(results: schema.Results, stage: str) -> str:
-    """Write a stage's name as a title.
-
-    Args:
-        results: The contents of results.json.
-        stage: The stage.
-    """
-    text = schema.label(results, stage)
-    return text[:1].upper() + text[1:]
-
-
 def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
     """Group curves as {group: {metric: curves}}. Stages that train a player (other than the baseline) share their
     panels, for they do the same job in different ways; every other stage has panels of its own. Only metrics that are
@@ -156,7 +146,7 @@ def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
     palette, groups = colors(results), {}
     for stage, metrics in results["curves"].items():
         player = stage in results["players"] and stage != results["baseline"]
-        group = "Preference optimization" if player else heading(results, stage)
+        group = "Preference optimization" if player else capital(schema.label(results, stage))
         for metric, curve in metrics.items():
             line = (short(results, stage), palette.get(stage, INK), curve["step"], curve["value"])
             groups.setdefault(group, {}).setdefault(metric, []).append(line)

@@ -273,11 +273,10 @@ def _their_scaling(config: TransformerConfig) -> dict[str, Any]:
     scaling = config.rope_scaling
     if scaling is None:
         return {}
-    written: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling.kind == "llama3":
-        written |= {
-            "low_freq_factor": scaling.low,
-            "high_freq_factor": scaling.high,
-            "original_max_position_embeddings": scaling.original,
-        }
-    return {"rope_scaling": written}
+    llama3 = {
+        "low_freq_factor": scaling.low,
+        "high_freq_factor": scaling.high,
+        "original_max_position_embeddings": scaling.original,
+    }
+    kind = {"rope_type": scaling.kind, "factor": scaling.factor}
+    return {"rope_scaling": kind | (llama3 if scaling.kind == "llama3" else {})}

@@ -79,12 +79,12 @@ def save(
     pieces, left = _pieces(params, config, family, head)
     itemsize = 4 if dtype == "float32" else 2
     files = _files(pieces, itemsize, shard_bytes)
-    with new_folder(folder, sum(piece.size for piece in pieces) * itemsize) as part:
+    total = sum(piece.size for piece in pieces) * itemsize
+    with new_folder(folder, total) as part:
         for number, (name, some) in enumerate(files.items()):
             report_progress(name, number, len(files))
             save_file({piece.name: _numbers(piece, dtype) for piece in some}, part / name, metadata={"format": "pt"})
         if len(files) > 1:
-            total = sum(piece.size for piece in pieces) * itemsize
             where = {piece.name: name for name, some in files.items() for piece in some}
             _write(part / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
         _write(part / CONFIG, {**(extra or {}), **written, "torch_dtype": dtype})
