@@ -41,11 +41,12 @@ from alignjax.parallel.processes import (
 )
 from alignjax.train.checkpoint.checksums import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
-from alignjax.train.run_record import config_json, versions, write_json
+from alignjax.train.run_record import config_json, versions
 from alignjax.train.state import TrainState
 from alignjax.train.step import first_rewrite
 from alignjax.train.stop_signal import Interrupted, StopRequest
 from alignjax.types import Algorithm, Batch, Model, frozen
+from alignjax.workspace import write_json
 
 FORMAT = 1  # raise it when what is stored changes its meaning
 SHARD_SECONDS = 20.0  # of scoring: what is lost, at most, when a run is killed
