@@ -8,14 +8,15 @@ is the rule's own. Rules read old values all at once: none sees what another has
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from alignjax.config import ConfigError, Fn, fn, nearest
-from alignjax.types import Batch, Context, Key, Mean, frozen as frozen
+from alignjax.types import Batch, Context, Key, Mean, Role, frozen as frozen
 
 # ------------------------------------------------------------------------------------------------------- initial values
 
@@ -96,6 +97,11 @@ def unwrapped(start: Any) -> Any:
     return unwrapped(start.start) if isinstance(start, Through) else start
 
 
+def unchanging(roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """Returns the names of the roles that no step changes: neither an optimizer nor a rule moves them."""
+    return tuple(name for name, role in roles.items() if role.optimizer is None and role.rule.function is frozen)
+
+
 # ------------------------------------------------------------------------------------------------- rules that follow
 
 
@@ -137,13 +143,33 @@ def snapshot(state: Any, context: Context, batch: Batch, key: Key, *, of: str, e
 
 def return_to(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
     """Goes back to another role's value after every iteration but each `every`-th, so that the steps of a trained role
-    in between only look ahead (extragradient). The state of its optimizer goes on.
+    in between only look ahead (extragradient). The state of its optimizer goes on, unless `return_moments` is its
+    optimizer's rule.
 
     Args:
         of: The role to go back to.
         every: The number of iterations of which the last one counts.
     """
     return _where((context.step + 1) % every != 0, _leader(context, state, of), state)
+
+
+def return_moments(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
+    """Rule of an optimizer (`Role.optimizer_rule`) beside `return_to`: after every iteration but each `every`-th its
+    state goes back to what it was before, so that moments see the gradients of the steps that stay. The count of its
+    schedule goes on: learning rates are a function of all steps.
+
+    Args:
+        of: The role whose optimizer it is.
+        every: The number of iterations of which the last one counts.
+    """
+    back = (context.step + 1) % every != 0
+
+    def counts(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda old, new: new if counts(new) else jnp.where(back, old, new), context.state[of], state, is_leaf=counts
+    )
 
 
 def while_domain(
@@ -288,6 +314,8 @@ def _field(batch: Batch, name: str) -> Any:
         candidates = [batch.logps.get(name[6:])]
     else:
         candidates = [getattr(batch, name, None), batch.prompts.get(name), batch.completions.get(name)]
+    if name == "pair_weight" and batch.preference is not None:
+        candidates.append(jnp.ones_like(batch.preference))  # without weights every pair counts
     value = next((candidate for candidate in candidates if candidate is not None), None)
     if value is None:
         raise ConfigError(f"remember finds no {name!r} in the batch")

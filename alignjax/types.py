@@ -27,6 +27,7 @@ Key: TypeAlias = jax.Array
 # Fields of Batch that have an axis of completions, or two of them: what `pick` needs to know.
 COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns")
 PAIR_FIELDS = ("preference", "pair_weight")
+SAMPLER = "sampler"  # the name in Batch.logps of what was sampled from, which no role or stream may have
 # Who fills a field that may be missing, for the message of `Batch.need`.
 FILLED_BY = {
     **dict.fromkeys(("prompt", "prompt_valid"), "every source of texts fills it"),
@@ -324,6 +325,8 @@ class Role:
         optimizer: A function that makes the optax transformation; a role with one is trained.
         rule: rule(state, context, batch, key) -> state, which moves it at the end of every iteration, after the step of
             its optimizer if it has one; by default nothing does.
+        optimizer_rule: A rule for the state of its optimizer, by default none. `context.state` has the states of all
+            optimizers, by role, as they were before the iteration (`roles.return_moments`).
         build: build(state, params_of) -> params, which derives what the model runs on from this role and others
             (adapters, averages, fake quantization).
     """
@@ -333,9 +336,10 @@ class Role:
     optimizer: Fn | None = None
     rule: Fn = dataclasses.field(default_factory=lambda: fn(frozen))
     build: Fn | None = None
+    optimizer_rule: Fn | None = None
 
     def __post_init__(self) -> None:
-        for name in ("optimizer", "rule", "build"):
+        for name in ("optimizer", "rule", "build", "optimizer_rule"):
             object.__setattr__(self, name, as_fn(getattr(self, name)))
 
 
@@ -368,6 +372,9 @@ class Algorithm:
         microbatches: The number of pieces that a scoring pass is cut into to save memory. Every loss still sees the
             whole batch, so it never changes a result.
         packing: Scores the batch, or each microbatch, in rows without padding, which changes no result either.
+
+    Raises:
+        ConfigError: A role is called "sampler".
     """
 
     experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
@@ -382,3 +389,5 @@ class Algorithm:
         # OrderedDict because a jax pytree sorts the keys of a plain dict, and the order of stages is meaning.
         object.__setattr__(self, "experience", _named(self.experience))
         object.__setattr__(self, "losses", _named(self.losses))
+        if SAMPLER in self.roles:
+            raise ConfigError(f"a role cannot be called {SAMPLER!r}: Batch.logps[{SAMPLER!r}] are of what was sampled")

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from alignjax import algorithms, losses, stages
 from alignjax.config import Experiment, Fn, Pipeline, fn
 from alignjax.data import instructions, prompts
+from alignjax.data.sources.source import OpenedSource, Source
 from alignjax.evaluate.tournament import Player
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pipelines import summarization as parts
@@ -26,6 +27,7 @@ from alignjax.pipelines.loss_families import nothing
 from alignjax.roles import copy_of, restored
 from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
+from alignjax.workspace import Workspace
 
 TAU = 0.05  # strength of the pull towards the SFT policy, in units of win rate per nat
 BETA = 4 * TAU  # of a logistic loss or of a reward in logits: these rise four times as steeply as win rates near 1/2
@@ -43,6 +45,24 @@ Steps = Callable[[parts.Sizes], Mapping[str, Experiment]]
 def posts(sizes: parts.Sizes) -> Fn:
     """Source: posts alone, as many at a time as a policy's batch has."""
     return fn(prompts, batch_size=sizes.policy_batch_size, **parts.posts(sizes))
+
+
+def few_posts(sizes: parts.Sizes) -> Fn:
+    """Source: so few posts that each comes about five times in a run, for a method that reuses what it has sampled."""
+    return fn(again, source=posts(sizes), batches=max(1, sizes.policy_steps // 5))
+
+
+def again(workspace: Workspace | None, seed: int, *, source: Fn, batches: int) -> Source:
+    """Source: the first `batches` batches of another source, over and over."""
+    whole = source(workspace, seed)
+    count = batches * whole.batch_size
+
+    def opened() -> OpenedSource:
+        return dataclasses.replace(
+            whole.opened, rows=whole.opened.rows[:count].repeat(reseed_each_epoch=False), size=count
+        )
+
+    return dataclasses.replace(whole, open=opened)
 
 
 def human_summaries(sizes: parts.Sizes) -> Fn:
@@ -120,6 +140,10 @@ def optune(sizes: parts.Sizes) -> Algorithm:
     return played(algorithms.optune, beta=BETA, count=sizes.policy_batch_size // 2, judges=judges)(sizes)
 
 
+def dno(sizes: parts.Sizes) -> Algorithm:
+    return played(algorithms.dno, sync_every=ROUND, n=max(3, sizes.samples))(sizes)  # a third rates two
+
+
 def rival(sizes: parts.Sizes) -> Algorithm:
     return played(
         algorithms.rival,
@@ -189,13 +213,14 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     # policy gradient
     "rlhf": (rlhf, posts, reward),
     "self_play_pg": (played(algorithms.self_play_pg, tau=TAU), posts, nothing),
+    # past policies in the place of SPO's past trajectories
     "spo": (against(algorithms.self_play_pg, tau=TAU, pool=4, sync_every=ROUND), posts, nothing),
     "nash_md": (against(algorithms.nash_md, tau=TAU), posts, nothing),
     "nash_ema": (against(algorithms.nash_ema, tau=TAU, decay=0.95), posts, nothing),  # 20 iterations of memory
     # in rounds
     "iterated_dpo": (played(algorithms.iterated_dpo, beta=BETA, sync_every=ROUND), posts, nothing),
     "sppo": (played(algorithms.sppo, eta=1 / TAU, sync_every=ROUND), posts, nothing),
-    "dno": (played(algorithms.dno, sync_every=ROUND), posts, nothing),
+    "dno": (dno, posts, nothing),
     "inpo": (played(algorithms.inpo, eta=3 * TAU, c=1 / 3, sync_every=ROUND), posts, nothing),
     "mnpo": (played(algorithms.mnpo, eta=3 * TAU, c=1 / 3, sync_every=ROUND), posts, nothing),
     "onpo": (played(algorithms.onpo, eta=1 / TAU, sync_every=ROUND), posts, nothing),
@@ -207,7 +232,7 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "vpo": (played(algorithms.vpo, beta=BETA, n=None), posts, nothing),
     "selm": (played(algorithms.selm, beta=BETA, sync_every=ROUND), posts, nothing),
     "active_dpo": (played(algorithms.active_dpo, beta=BETA, count=4), posts, nothing),
-    "optune": (optune, posts, reward),
+    "optune": (optune, few_posts, reward),  # half of a batch anew, the rest as remembered
     # something beside the policy moves too
     "rival": (rival, human_summaries, nothing),
     "eva": (eva, posts, nothing),

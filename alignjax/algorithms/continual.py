@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from alignjax import losses, roles, stages
 from alignjax.algorithms.parts import log_probs, policy_and_reference
-from alignjax.config import Fn, fn
+from alignjax.config import ConfigError, Fn, fn, nearest
 from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
 from alignjax.types import Algorithm, Array, Model, Role
@@ -30,11 +30,13 @@ def ofs_dpo(
     """OFS-DPO, online DPO with fast-slow chasing: "policy" (fast) and "slow" learn the same stream of pairs by DPO at
     two speeds, and the fast one is driven ahead of the slow one (arXiv:2406.05534).
 
-    The chase is DPO of the fast policy with the slow one as its reference: -log S(beta (h_fast - sg h_slow)). It
-    depends on the gap of the two preference probabilities alone, and its gradient stays alive (beta / 2 where they are
-    level) when DPO's own has vanished. That is the property the paper states; the form is our derivation, the paper's
-    not being known to us. The paper's two policies are LoRA modules over one base: `with_lora` of what this returns.
-    Pairs come from the source; no sampling.
+    The chase is DPO of the fast policy with the slow one as its reference: -log S(beta (h_fast - sg h_slow)), which is
+    -log S(logit P_fast - logit P_slow) of their probabilities for the pair: a function of the gap of their *log-odds*.
+    Its gradient stays alive (beta / 2 where they are level) when DPO's own has vanished, which the paper states of its
+    regularizer; it never stops driving the fast policy ahead. The form is our reading of "chasing", the paper's not
+    being known to us, and a summary of it (papers.lunadong.com/paper/13744) disagrees: there the gap of the two
+    probabilities is minimized. The paper's two policies are LoRA modules over one base: `with_lora` of what this
+    returns. Pairs come from the source; no sampling.
 
     Args:
         model: The network of all policies.
@@ -102,12 +104,14 @@ def with_replay(
     max_tokens: int,
     weight: float = 1.0,
     loss: str = "pair",
-    reference: str = "reference",
+    reference: str | None = "reference",
 ) -> Algorithm:
     """The algorithm with a replay beside its fresh samples: the loss named `loss` also reads `rows` judged examples of
     at most `max_age` iterations ago, times `weight`.
 
-    Memory and draws are part of the state: a resumed run replays what an uninterrupted one would.
+    Pairs come back with the weights that they had, so that one without a label stays without. They are samples of past
+    policies: on them IPO aims at the best response to those, and not to the present one. Memory and draws are part of
+    the state: a resumed run replays what an uninterrupted one would.
 
     Args:
         algorithm: An algorithm of self-play.
@@ -119,19 +123,27 @@ def with_replay(
         max_tokens: Their length in tokens.
         weight: Of the replayed loss.
         loss: The name of the loss that is replayed.
-        reference: The role whose log-probs are remembered with the examples, which must therefore be frozen.
+        reference: The role whose log-probs are remembered with the examples, which must therefore be frozen. None
+            remembers none: whatever the loss asks for is scored again, by roles as they are now.
+
+    Raises:
+        ConfigError: That role moves, or there is none of that name.
     """
     # The stored examples keep the log-probs of the reference: it is frozen, so they never age and a replayed example
     # costs no pass through it. That is also why the view "replay" can reuse the loss unchanged.
-    fields = {
-        "prompt": ((prompt_tokens,), "int32"),
-        "prompt_valid": ((prompt_tokens,), "bool"),
-        "tokens": ((n, max_tokens), "int32"),
-        "valid": ((n, max_tokens), "bool"),
-        "mask": ((n, max_tokens), "float32"),
-        "preference": ((n, n), "float32"),
-        f"logps/{reference}": ((n, max_tokens), "float32"),
-    }
+    prompt, tokens, pairs = (prompt_tokens,), (n, max_tokens), (n, n)
+    fields = {"prompt": (prompt, "int32"), "prompt_valid": (prompt, "bool"), "tokens": (tokens, "int32")}
+    fields |= {"valid": (tokens, "bool"), "mask": (tokens, "float32"), "preference": (pairs, "float32")}
+    fields["pair_weight"] = (pairs, "float32")
+    if reference is not None:
+        fields[f"logps/{reference}"] = (tokens, "float32")
+        still = roles.unchanging(algorithm.roles)
+        if reference not in still:
+            raise ConfigError(
+                f"with_replay(reference={reference!r}) remembers log-probs of a role that "
+                f"{'moves' if reference in algorithm.roles else 'does not exist'}; write reference=None to have "
+                f"replayed examples scored again.{nearest(reference, still)}"
+            )
     memory = Role(None, roles.memory(slots, **fields), rule=fn(roles.remember))
     replayed = losses.on("replay", fn(losses.weighted, loss=algorithm.losses[loss], weight=weight))
     return dataclasses.replace(

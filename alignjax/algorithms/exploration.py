@@ -11,6 +11,7 @@ from alignjax.algorithms.parts import SelfPlay, log_probs, past
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.roles import CopyOf
+from alignjax.sampling import own
 from alignjax.types import Algorithm, Model, Role
 
 
@@ -30,6 +31,9 @@ def xpo(model: Model, *, loss: Fn = fn(losses.dpo, beta=0.1), alpha: float = 1e-
     """Exploratory preference optimization: DPO on a sample of the policy and one of the reference, whose likelihood a
     bonus lowers (arXiv:2405.21046).
 
+    The paper sums loss and bonus over all pairs so far; this takes one step on the pairs of one batch, as TRL's XPO.
+    Put `with_replay` around it for a growing data set.
+
     Args:
         model: The network of the policy.
         loss: The pairwise loss that the bonus joins.
@@ -43,6 +47,8 @@ def vpo(model: Model, *, beta: float = 0.1, alpha: float = 1e-3, **parts: Any) -
     """Value-incentivized preference optimization, online and optimistic: DPO on two samples of the policy, and a bonus
     that lowers those of the calibration policy, here the reference (arXiv:2405.19320). `vpo_offline` is the pessimistic
     one.
+
+    The paper fits all pairs so far; this takes one step on the pairs of one batch.
 
     Args:
         model: The network of the policy.
@@ -59,8 +65,10 @@ def selm(
     """SELM: iterated DPO on the best and the worst of n completions, with a bonus that moves probability away from what
     the previous policy says (arXiv:2405.19332).
 
-    The previous policy is the reference and the sampler; the last of its samples is the one to move away from. Where
-    the source has completions the samples join them: the paper has an old pair and n = 1.
+    The previous policy is the reference and the sampler; the last of its samples is the one to move away from. It is
+    a sample like the others, so that at n = 3 it is also the best or the worst in two cases of three, as happens in the
+    authors' data; their response is greedy (temperature 0). Where the source has completions the samples join them: the
+    paper has an old pair and n = 1.
 
     Args:
         model: The network of the policy.
@@ -89,18 +97,23 @@ def active_dpo(
     beta: float = 0.1,
     count: int = 1,
     members: int = 3,
-    width: float = 1.0,
+    width: float = 2.0,
     scores: str = "dpo",
     n: int = 4,
     optimizer: Fn,
     **parts: Any,
 ) -> Algorithm:
-    """Active exploration as a contextual dueling bandit (AE-DPO): of every batch only the `count` prompts with the
-    least certain best answer are labeled, one optimistic pair each (arXiv:2312.00267).
+    """Active exploration as a contextual dueling bandit (AE-DPO, AE-Borda-DPO): of every batch only the `count` prompts
+    with the least certain best answer are labeled, one optimistic pair each (arXiv:2312.00267; `active_pairs` has the
+    bounds, checked in the authors' data_selection.py of belakaria/active-llm-alignment).
+
+    AE-DPO is the authors' method for pairs that are given; scores="dpo" takes its bounds to samples of the policy, of
+    which another is the rival. scores="borda" is their online method: n samples of the policy meet n of the reference,
+    and the rival is one of those.
 
     The uncertainty is that of `members` policies ("member0", ...), each trained by DPO on its own random weights of the
     same labels; they start equal, so the first choices are random. An ensemble is our choice, and costs that many more
-    models; `stages.active_pairs` says what is recalled.
+    models; the authors take five passes of the policy with dropout, 5 samples, and a batch from 3 times as many.
 
     Args:
         model: The network of the policy and of the members.
@@ -108,9 +121,8 @@ def active_dpo(
         count: Prompts of a batch that are labeled.
         members: Size of the ensemble.
         width: Standard deviations between the mean and a bound.
-        scores: What members estimate, "dpo" rewards of the labeled pairs or the "borda" score of the optimistic
-            answer, its chance against a random one (AE-Borda's); the policy learns by DPO either way.
-        n: Completions per prompt.
+        scores: What is bounded: "dpo", the rewards of answers, or "borda", their chances against the reference's.
+        n: Completions per prompt; of "borda" the policy's, and as many of the reference.
         optimizer: That of the policy and of every member.
         **parts: See `online`.
 
@@ -121,22 +133,24 @@ def active_dpo(
     # by the bootstrap weights of their losses alone, so one loss per member is all that makes the ensemble.
     if scores not in ("dpo", "borda"):
         raise ConfigError(f"scores={scores!r}; it must be 'dpo' or 'borda'")
+    borda, names = scores == "borda", tuple(f"member{k}" for k in range(members))
     algorithm = online(model, loss=fn(losses.dpo, beta=beta), n=n, optimizer=optimizer, **parts)
-    names = tuple(f"member{k}" for k in range(members))
+    sample = algorithm.experience["generate"]
+    choice = {"count": count, "members": names, "beta": beta, "width": width, "rivals": n if borda else None}
     experience = {
-        "generate": algorithm.experience["generate"],
+        "generate": sample,
+        **({"rivals": sample.replace(behaviour=fn(own, stream="reference"))} if borda else {}),
         "reference": algorithm.experience["reference"],
         "bootstrap": fn(stages.bootstrap, members=members),
-        "active": fn(stages.active_pairs, count=count, members=names, beta=beta, width=width),
+        "active": fn(stages.active_pairs, **choice),
         "prefer": algorithm.experience["prefer"],
     }
-    learn = dict(algorithm.losses)
-    for k, name in enumerate(names):
-        pairs = fn(losses.dpo, beta=beta, role=name, pairs=all_pairs(n))
-        loss = pairs if scores == "dpo" else fn(losses.borda, beta=beta, role=name)
-        learn[name] = fn(losses.bootstrapped, loss=loss, member=k)
+    pairs = tuple((i, n + j) for i in range(n) for j in range(n)) if borda else all_pairs(n)
+    pair = fn(losses.dpo, beta=beta, pairs=pairs)
+    learn = {name: fn(losses.bootstrapped, loss=pair.replace(role=name), member=k) for k, name in enumerate(names)}
     ensemble = {name: Role(model, CopyOf("policy"), optimizer) for name in names}
-    return dataclasses.replace(algorithm, experience=experience, losses=learn, roles={**algorithm.roles, **ensemble})
+    learn, state = {"pair": pair, **learn}, {**algorithm.roles, **ensemble}
+    return dataclasses.replace(algorithm, experience=experience, losses=learn, roles=state)
 
 
 def optune(
@@ -152,7 +166,8 @@ def optune(
     """OPTune: online DPO that samples anew for the `count` prompts of a batch whose remembered responses score lowest,
     reuses those of the others, and weighs pairs by their reward gap (arXiv:2406.07657).
 
-    The weight, |r_i - r_j|, is our choice.
+    The weight, |r_i - r_j|, is our choice. Only a source whose prompts come again, several times in a run, leaves
+    anything to reuse: the metric `reused` says how much, and a run in which no prompt does is told so at its start.
 
     Args:
         model: The network of the policy.

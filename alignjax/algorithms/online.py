@@ -50,7 +50,7 @@ def online(
     if sync_every > 1:
         if behaviour is not None:
             raise ConfigError("sync_every samples from a copy of the policy; it takes no behaviour")
-        behaviour, state["sampler"] = fn(own, stream="sampler"), past(model, sync_every)
+        behaviour, state["past"] = fn(own, stream="past"), past(model, sync_every)
     # A mixture has scored the reference already, token by token, while it sampled.
     scored = behaviour is not None and "reference" in behaviour.kwargs.values()
     stored = {} if scored else log_probs()
@@ -126,7 +126,10 @@ def oaif(
 
 def iterated_dpo(model: Model, *, beta: float = 0.1, sync_every: int = 100, n: int = 2, **parts: Any) -> Algorithm:
     """Iterated DPO: online DPO in rounds of `sync_every` iterations, each against and on samples of the policy that the
-    round began with (as in arXiv:2402.04792, arXiv:2405.19332).
+    round began with (as arXiv:2401.10020, and the baseline of SELM, arXiv:2405.19332).
+
+    Its reference moves, so it keeps no pull to the first policy; that of OAIF (arXiv:2402.04792) stays the SFT policy
+    throughout, which is `online_dpo` with `sync_every`.
 
     Args:
         model: The network of the policy.
@@ -243,11 +246,13 @@ def self_play_pg(
     model: Model, *, tau: float = 0.1, pool: int = 0, sync_every: int = 1, n: int = 2, **parts: Any
 ) -> Algorithm:
     """Self-play policy gradient: the reward of a sample is its mean win rate over the prompt's other samples, or over
-    those of a queue of past policies (SPO, arXiv:2401.04056).
+    those of past policies (after SPO, arXiv:2401.04056).
 
-    With a pool each iteration plays against one of the past policies drawn at random: a best response to the average of
-    the past (fictitious play). With pool=1 and sync_every longer than the run the opponent never changes, so the policy
-    learns a best response to the reference. Without a pool the expected gradient is tau/4 times that of online IPO.
+    SPO keeps a queue of *trajectories*, and rates a sample by its mean win rate against them. Here `pool` keeps past
+    *policies*, of which each iteration plays against fresh samples of one, drawn at random: a best response to the
+    average of the past (fictitious play), rated by fewer rivals at a time. With pool=1 and sync_every longer than the
+    run the opponent never changes, so the policy learns a best response to the reference. Without a pool the expected
+    gradient is tau/4 times that of online IPO.
 
     Args:
         model: The network of the policy.

@@ -207,7 +207,7 @@ def _statistics(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) ->
     statistics = {
         "win_rates": rates,
         "win_rates_hard": win_rate.win_rate_matrix(held_out, score="hard"),
-        "exploitability": win_rate.exploitability(rates),
+        "exploitability": win_rate.exploitability(_of_policies(rates)),
     }
     for name, verdict in verdicts.items():
         if name != "held_out":
@@ -216,6 +216,11 @@ def _statistics(verdicts: Mapping[str, Mapping[tuple[str, str], np.ndarray]]) ->
             statistics["agreement"] = interval(np.mean(same, axis=0))
             statistics["win_rates_by_judge"] = {name: win_rate.win_rate_matrix(verdict)}
     return statistics
+
+
+def _of_policies(rates: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Leave the human texts out of win rates: they are no policy that could be played."""
+    return {a: {b: rate for b, rate in row.items() if b != "human"} for a, row in rates.items() if a != "human"}
 
 
 def _length_bias(verdict: Mapping[tuple[str, str], np.ndarray], tables: Sequence[Batch], names: Sequence[str]) -> Any:

@@ -25,6 +25,8 @@ from alignjax.numerics import take_token
 from alignjax.sampling import History, mixture, own
 from alignjax.sampling.logit_streams import default_streams
 from alignjax.scoring import context
+from alignjax.stages import memories, select
+from alignjax.train.on_policy import functions_within
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role, with_metrics
 
 
@@ -131,6 +133,11 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
     `win_rate_against` rates the first alone. Labels drawn by `bernoulli(table_judge)` are enumerated too. A loss that
     is not linear in win rates (`sppo`) learns the same in expectation but has another value.
 
+    A row holds a pair and no more. So there is no expectation here of what rests on three samples of a prompt: of pairs
+    that meet a third (`egpo`: give it win rates against the whole opponent, by a stage of yours in the place of
+    "opponent" and "win_rate"), of choices among samples (`dno`, `selm`, `osp`, `active_dpo`), of explored ones (`xpo`,
+    `vpo`).
+
     Args:
         algorithm: An algorithm of self-play on a game.
         language: The strings of the game.
@@ -144,6 +151,7 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
     askers = [name for name, stage in algorithm.experience.items() if stage.function is stages.prefer]
     if not 1 <= len(generators) <= 2 or len(askers) != 1:
         raise ConfigError("only an algorithm with one or two `generate` stages and one `prefer` can be enumerated")
+    _check_pairs(algorithm)
     for stage in generators:
         if any(stage.kwargs[name] is not None for name in ("top_k", "top_p", "min_p", "streams")):
             raise ConfigError("a sampler that truncates, or names its streams, is not enumerated")
@@ -175,6 +183,21 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
         for name, loss in algorithm.losses.items()
     )
     return dataclasses.replace(algorithm, experience=experience, losses=losses)
+
+
+def _check_pairs(algorithm: Algorithm) -> None:
+    """Refuse stages and losses that need more than two samples of a prompt."""
+    rated, others = False, (stages.prefer_by_rivals, stages.query_budget)
+    for name, stage in algorithm.experience.items():
+        rated |= stage.kwargs.get("own") is not None
+        if stage.function in others or stage.function.__module__ in (select.__name__, memories.__name__):
+            raise ConfigError(f"stage {name!r} ({stage.name}) chooses among samples, of which a row here has two")
+    for name, loss in algorithm.losses.items():
+        hyper = [each.kwargs for each in functions_within(loss)]
+        if rated and any("pairs" in kwargs for kwargs in hyper):
+            raise ConfigError(f"loss {name!r} compares pairs that a third has rated; a row here has two samples")
+        if any(kwargs.get("explored") for kwargs in hyper):
+            raise ConfigError(f"loss {name!r} explores samples, which it does not weigh by their probability")
 
 
 def _state(game: TabularGame, params: Params) -> tuple[dict[str, Role], dict[str, Any]]:

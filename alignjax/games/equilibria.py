@@ -12,6 +12,15 @@ from scipy.special import expit, log_softmax, logsumexp
 
 from alignjax.games.game import GameError, TabularGame, best_response, log_best_response
 
+# Residuals of log pi in nats, of the equation that `nash` solves: what is enough for a tau on the way down, and what
+# (at tau = 1) may be nothing but rounding.
+ON_THE_WAY, ROUNDING = 1e-6, 1e-12
+
+
+def _one_by_one(game: TabularGame) -> list[TabularGame]:
+    """Split a game into those of its contexts."""
+    return [TabularGame(p, mu, game.tau) for p, mu in zip(game.preference, game.reference, strict=True)]
+
 
 def nash(game: TabularGame, tolerance: float = 1e-13) -> np.ndarray:
     """Solve for the regularized equilibrium, by Newton's method on log pi = log mu + P pi / tau - log Z, followed down
@@ -28,14 +37,13 @@ def nash(game: TabularGame, tolerance: float = 1e-13) -> np.ndarray:
         GameError: If the residual stays above `tolerance`.
     """
     if game.preference.ndim == 3:
-        parts = zip(game.preference, game.reference, strict=True)
-        return np.stack([nash(TabularGame(p, mu, game.tau), tolerance) for p, mu in parts])
+        return np.stack([nash(part, tolerance) for part in _one_by_one(game)])
     top = max(game.tau, 4.0)
     stages = np.geomspace(top, game.tau, 1 + int(np.ceil(8 * np.log2(top / game.tau))))
     theta = np.log(game.reference)
-    for tau in stages:
-        theta = _newton(game, theta, float(tau))
-    residual = np.abs(_residual(game, theta, game.tau)).max()
+    for tau in stages[:-1]:
+        theta, _ = _newton(game, theta, float(tau), enough=ON_THE_WAY)
+    theta, residual = _newton(game, theta, game.tau, enough=0)
     if residual > tolerance * max(1, 1 / game.tau):
         raise GameError(f"no equilibrium found: residual {residual:.1e}")
     return np.exp(theta)
@@ -45,27 +53,35 @@ def _residual(game: TabularGame, theta: np.ndarray, tau: float) -> np.ndarray:
     return theta - log_best_response(game, np.exp(theta), tau)
 
 
-def _newton(game: TabularGame, theta: np.ndarray, tau: float, steps: int = 60) -> np.ndarray:
-    """Solve for theta = log pi at `tau`; a step is halved until the residual falls."""
+def _newton(
+    game: TabularGame, theta: np.ndarray, tau: float, enough: float, steps: int = 60
+) -> tuple[np.ndarray, float]:
+    """Solve for theta = log pi at `tau` until the largest residual is `enough` or no step lowers it; return both.
+
+    A step is halved until the residual falls, but not where it is that of rounding alone: there whole steps converge,
+    and one that lowers nothing is the last.
+    """
+    value = _residual(game, theta, tau)
     for _ in range(steps):
-        value = _residual(game, theta, tau)
+        before = np.abs(value).max()
+        if before <= enough:
+            break
         policy = np.exp(theta)
         # The derivative of log pi by logits is I - 1 pi', of the best response (I - 1 b') P diag(pi) (I - 1 pi') / tau.
         project = np.eye(len(theta)) - policy
         answer = np.exp(log_best_response(game, policy, tau))
         slope = project - (game.preference - answer @ game.preference) @ (policy[:, None] * project) / tau
         step = np.linalg.lstsq(slope, -value, rcond=None)[0]
-        size, before = 1.0, np.abs(value).max()
-        while size > 1e-6:
-            new = theta + size * step
+        for halvings in range(20 if before > ROUNDING * max(1, 1 / tau) else 1):
+            new = theta + 0.5**halvings * step
             new = new - np.asarray(logsumexp(new))
-            if np.abs(_residual(game, new, tau)).max() < before:
+            moved = _residual(game, new, tau)
+            if np.abs(moved).max() < before:
                 break
-            size /= 2
         else:
-            return theta
-        theta = new
-    return theta
+            break
+        theta, value = new, moved
+    return theta, float(np.abs(value).max())
 
 
 class Unregularized(NamedTuple):
@@ -92,8 +108,7 @@ def unregularized_nash(game: TabularGame, tolerance: float = 1e-9) -> Unregulari
     # One context at a time, for a linear program has no batch axis. The last variable is the value v, free in sign; the
     # gap is computed from the cleaned solution and not taken from the solver, whose tolerance is looser.
     if game.preference.ndim == 3:
-        parts = zip(game.preference, game.reference, strict=True)
-        solutions = [unregularized_nash(TabularGame(p, mu, game.tau), tolerance) for p, mu in parts]
+        solutions = [unregularized_nash(part, tolerance) for part in _one_by_one(game)]
         return Unregularized(*map(np.stack, zip(*solutions, strict=True)))
     k = game.actions
     solved = linprog(
@@ -183,7 +198,7 @@ def fitted_reward(game: TabularGame, sampler: Any = None, tolerance: float = 1e-
     Args:
         game: A game.
         sampler: The policy [..,K] from which both sides of a pair are drawn (default: the reference).
-        tolerance: Of the gradient, relative to the likeliest pair.
+        tolerance: Of the win rate of each action against the sampler, by the rewards and in the game.
 
     Returns:
         Rewards [..,K] of mean 0.
@@ -194,20 +209,22 @@ def fitted_reward(game: TabularGame, sampler: Any = None, tolerance: float = 1e-
     """
     # The likelihood is concave but flat along a common shift: least squares solves the singular Newton system, and
     # steps of at most 2 keep the sigmoid from saturating. Without Ford's condition, checked first, it would diverge.
+    # Each row of gradient and system is divided by the action's own probability: where that is tiny, the row would be
+    # within any tolerance long before the reward is.
     sampler = game.reference if sampler is None else np.asarray(sampler, np.float64)
     if game.preference.ndim == 3:
-        parts = zip(game.preference, game.reference, sampler, strict=True)
-        return np.stack([fitted_reward(TabularGame(p, mu, game.tau), rho, tolerance) for p, mu, rho in parts])
+        parts = zip(_one_by_one(game), sampler, strict=True)
+        return np.stack([fitted_reward(part, rho, tolerance) for part, rho in parts])
     beaten = np.linalg.matrix_power((game.preference > 0) + np.eye(game.actions), game.actions)
     if not (beaten > 0).all():
         raise GameError("no Bradley-Terry rewards: some actions never win against the others")
-    reward, weight = np.zeros(game.actions), np.outer(sampler, sampler)
+    reward = np.zeros(game.actions)
     for _ in range(100):
         predicted = expit(np.subtract.outer(reward, reward))
-        gradient = np.sum(weight * (game.preference - predicted), axis=1)
-        if np.abs(gradient).max() <= tolerance * weight.max():
+        gradient = (game.preference - predicted) @ sampler
+        if np.abs(gradient).max() <= tolerance:
             return reward - reward.mean()
-        curvature = weight * predicted * (1 - predicted)
+        curvature = predicted * (1 - predicted) * sampler
         laplacian = np.diag(curvature.sum(1)) - curvature
         step = np.linalg.lstsq(laplacian, gradient, rcond=None)[0]
         reward = reward + step * min(1.0, 2.0 / max(np.abs(step).max(), 1e-300))

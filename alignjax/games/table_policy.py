@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.config import ConfigError, nearest
 from alignjax.games.game import TabularGame
@@ -58,14 +60,32 @@ def table_policy(game: TabularGame, outputs: tuple[str, ...] = ()) -> Model:
     return _table(TableConfig(game.language, game.contexts, tuple(outputs)))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tables:
+    """A role's first value that is known: these arrays, whatever the key.
+
+    Equal arrays make equal starts, so that algorithms on equal games share their compiled programs.
+    """
+
+    tables: Mapping[str, np.ndarray]
+
+    def __call__(self, key: Key) -> dict[str, Array]:
+        return {name: jnp.asarray(table, float) for name, table in self.tables.items()}
+
+    def _content(self) -> tuple[Any, ...]:
+        return tuple((name, table.shape, table.tobytes()) for name, table in self.tables.items())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tables) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+
 def start(game: TabularGame) -> Value:
     """Make the start of a role that begins as the game's reference."""
     logits = conditionals(game.language, game.reference.reshape(game.contexts, -1))
-
-    def reference(key: Key) -> Params:
-        return {"logits": jnp.asarray(logits, float)}
-
-    return value(reference)
+    return value(Tables({"logits": logits}))
 
 
 def context_number(batch: Batch) -> Array:

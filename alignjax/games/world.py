@@ -7,7 +7,6 @@ that measures how far from equilibrium the policy is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from alignjax import roles
 from alignjax.config import ConfigError, fn
 from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language, log_distribution, string_numbers
-from alignjax.games.table_policy import context_number, start
+from alignjax.games.table_policy import Tables, context_number, start
 from alignjax.pair_layout import all_pairs, preference_matrix
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
@@ -26,14 +25,10 @@ from alignjax.workspace import Workspace
 
 def role_of(game: TabularGame) -> Role:
     """Make the game a state role, {"preference": [X,K,K], "log_reference": [X,K]}: data, so that games of one shape
-    share their compiled programs."""
+    share the programs of a step."""
     preference = game.preference.reshape(game.contexts, game.actions, game.actions)
     log_reference = np.log(game.reference).reshape(game.contexts, game.actions)
-
-    def tables(key: Key) -> dict[str, Array]:
-        return {"preference": jnp.asarray(preference, float), "log_reference": jnp.asarray(log_reference, float)}
-
-    return Role(None, roles.value(tables))
+    return Role(None, roles.value(Tables({"preference": preference, "log_reference": log_reference})))
 
 
 def parts(game: TabularGame) -> dict[str, Any]:
@@ -43,7 +38,8 @@ def parts(game: TabularGame) -> dict[str, Any]:
         game: A game.
 
     Returns:
-        The keywords judge, judges, start (the game's reference) and max_tokens.
+        The keywords judge, judges, start (the game's reference) and max_tokens; equal ones for equal games, also where
+        only tau differs.
 
     Raises:
         ConfigError: For strings with a stop token that is not 2, the one that recipes generate with.
@@ -92,10 +88,6 @@ class Contexts:
         prompt = (rows % self.count)[:, None]
         fields: dict[str, Any] = {"prompt": prompt, "prompt_valid": np.ones_like(prompt, bool), "example_id": rows}
         return Batch(**fields)
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            yield self[0]
 
     @property
     def spec(self) -> Batch:

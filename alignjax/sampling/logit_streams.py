@@ -15,7 +15,7 @@ from alignjax.numerics import take_token
 from alignjax.sampling import filters
 from alignjax.sampling.behaviors import History, as_float32, own, stream_names
 from alignjax.sampling.decode_weights import decode_weights
-from alignjax.types import Array, Batch, Context, Model, Params
+from alignjax.types import SAMPLER, Array, Batch, Context, Model, Params
 
 Name = tuple[str, str]  # of a backbone at work: (role, view)
 
@@ -137,12 +137,17 @@ def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
         The plan, its backbones on `sampling.weights`.
 
     Raises:
-        ConfigError: For a role or view that does not exist, or a role that cannot be sampled.
+        ConfigError: For a role or view that does not exist, a role that cannot be sampled, or a stream called
+            "sampler".
     """
     # Streams that read the same role and view share one backbone, keyed by both, so a mixture of two heads decodes
     # once. All names are checked here, before anything is traced.
     backbones, streams = {}, sampling.all_streams()
     for stream in streams:
+        if stream.name == SAMPLER:
+            raise ConfigError(
+                f"a stream cannot be called {SAMPLER!r}: that is the name of what all streams together give"
+            )
         if stream.role not in context.roles:
             raise ConfigError(
                 f"stream {stream.name!r} samples from role {stream.role!r}, which does not exist."

@@ -34,8 +34,16 @@ from alignjax.stages.judge import (
     query_budget as query_budget,
     reward_difference as reward_difference,
 )
+from alignjax.stages.memories import (
+    recall as recall,
+    regenerate as regenerate,
+    regret as regret,
+    rewrite as rewrite,
+    select_prompts as select_prompts,
+)
 from alignjax.stages.relabel import (
     prefer_by_reward as prefer_by_reward,
+    prefer_by_rivals as prefer_by_rivals,
     prefer_first as prefer_first,
     thumbs as thumbs,
     verdict as verdict,
@@ -53,9 +61,4 @@ from alignjax.stages.select import (
     bootstrap as bootstrap,
     gap_weights as gap_weights,
     ranked as ranked,
-    recall as recall,
-    regenerate as regenerate,
-    regret as regret,
-    rewrite as rewrite,
-    select_prompts as select_prompts,
 )

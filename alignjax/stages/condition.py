@@ -28,11 +28,8 @@ def _table(goals: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     if not goals or any(not goal for goal in goals) or len({tuple(goal) for goal in goals}) < len(goals):
         raise ConfigError(f"goals={tuple(goals)}; they must be different, non-empty sequences of token ids")
     longest = max(len(goal) for goal in goals)
-    valid = np.array([[slot >= longest - len(goal) for slot in range(longest)] for goal in goals])
-    tokens = np.zeros(valid.shape, np.int32)
-    for number, goal in enumerate(goals):
-        tokens[number, longest - len(goal) :] = goal
-    return jnp.asarray(tokens), jnp.asarray(valid)
+    tokens = np.array([(*[-1] * (longest - len(goal)), *goal) for goal in goals], np.int32)
+    return jnp.asarray(np.maximum(tokens, 0)), jnp.asarray(tokens >= 0)
 
 
 def _plain(batch: Batch) -> tuple[Array, Array]:
@@ -165,14 +162,13 @@ def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[float, .
 def _preferred_under(batch: Batch, goal: tuple[Array, Array], scores: Array, weight: Array) -> Batch:
     """A row for every goal [B,K,G], in which the completion with the higher score [B,K,N] is preferred. weight [B,K]: 0
     for a goal that does not count. Equal scores are not labeled."""
-    rows, number, n = scores.shape
-    gap = (scores[..., :, None] - scores[..., None, :]).reshape(rows * number, n, n)
-    present = jnp.repeat(_present(batch), number, axis=0)
-    out = _repeated(batch, number)
-    labeled = (gap != 0) & present[:, :, None] & present[:, None, :] & (weight.reshape(-1)[:, None, None] != 0)
+    n, out = scores.shape[2], _repeated(batch, scores.shape[1])
+    gap = (scores[..., :, None] - scores[..., None, :]).reshape(-1, n, n)
+    present = _present(out) & (weight.reshape(-1, 1) != 0)
+    labeled = (gap != 0) & present[:, :, None] & present[:, None, :]
     old = jnp.ones_like(gap) if out.pair_weight is None else out.pair_weight
     out = out.replace(preference=(jnp.sign(gap) + 1) / 2, pair_weight=jnp.where(labeled, old, 0))
-    return _with_goal(out, (goal[0].reshape(rows * number, -1), goal[1].reshape(rows * number, -1)))
+    return _with_goal(out, tuple(leaf.reshape(len(gap), -1) for leaf in goal))
 
 
 def goal_pairs(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:

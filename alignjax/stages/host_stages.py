@@ -117,7 +117,9 @@ def engine_logps(
     """Fills logps[role] and, of what was sampled untruncated, logps["sampler"]: log-probs by our scorer, the latter at
     the temperature of the engine.
 
-    They are the engine's own as far as it has the weights of the role.
+    They are the engine's own as far as it has the weights of the role. One that lags behind samples from older weights,
+    which these log-probs do not know, so that reinforce(behaviour="sampler") would weigh its samples by 1: at
+    temperature 1, untruncated, write behaviour="engine", which divides by what the engine itself says.
 
     Args:
         context: Scores the role.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.stages.judge import bradley_terry
-from alignjax.types import Batch, Context, Key, Mean, Metrics
+from alignjax.stages.judge import bradley_terry, probability
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
 def prefer_first(context: Context, batch: Batch, key: Key) -> Batch:
@@ -92,6 +92,16 @@ def worst_first(context: Context, batch: Batch, key: Key) -> Batch:
     return batch.pick(jnp.argsort(batch.need("reward", of="worst_first"), axis=1))
 
 
+def asked(batch: Batch) -> Array:
+    """Returns how much is known of each pair of different completions [B,N,N], symmetric: its `pair_weight`, marked at
+    (i, j), (j, i) or both, and 1 without any."""
+    preference = batch.need("preference", of="asked")
+    weight = jnp.ones_like(preference)
+    if batch.pair_weight is not None:
+        weight = jnp.maximum(batch.pair_weight, batch.pair_weight.swapaxes(1, 2))
+    return weight * (1 - jnp.eye(preference.shape[1], dtype=weight.dtype))
+
+
 def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | None = None) -> tuple[Batch, Metrics]:
     """Fills reward [B,N]: the mean probability of beating the opponents among a prompt's completions, in [0, 1].
 
@@ -116,15 +126,13 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
     n = matrix.shape[1]
     if n < 2 or (own is not None and not 0 < own < n):
         raise ConfigError(f"win_rate_against(own={own}) finds no opponents among {n} completions a prompt")
-    plays = ~jnp.eye(n, dtype=bool) if own is None else jnp.arange(n)[None] >= own
-    labeled = jnp.ones_like(matrix)
-    if batch.pair_weight is not None:
-        labeled = jnp.maximum(batch.pair_weight, batch.pair_weight.swapaxes(1, 2))
-    weight = labeled * plays.astype(labeled.dtype)
+    weight = asked(batch)
+    if own is not None:
+        weight = weight * (jnp.arange(n) >= own)
     total = jnp.sum(weight, axis=-1)
     wins = jnp.sum(jnp.where(weight != 0, matrix - 0.5, 0) * weight, axis=-1)
     rate = 0.5 + wins / jnp.where(total != 0, total, 1)
-    share = total / jnp.sum(plays, axis=-1)
+    share = total / (n - 1 if own is None else n - own)
     metrics = {"win_rate": Mean.of(rate[:, :own], share[:, :own])}
     filled = batch.replace(reward=rate, completions={**batch.completions, "weight": share})
     if own is None:
@@ -134,9 +142,42 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
     return players.replace(pair_weight=known[:, :, None] * known[:, None, :]), metrics
 
 
+def prefer_by_rivals(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:
+    """Replaces preference [B,N,N] by S(scale (g_i - g_j)), g the mean win rates of i and j against the same other N - 2
+    completions: the labels of DNO (arXiv:2404.03715).
+
+    What was asked about i and j themselves does not enter, so that g_i - g_j has the expectation of its population.
+
+    Args:
+        context: Not used.
+        batch: Judged completions.
+        key: Not used.
+        scale: Multiplies differences of win rates.
+
+    Returns:
+        The batch with preference and pair_weight [B,N,N]: the share of rivals that both of a pair were compared with
+        (each by its `pair_weight`), 0 for a pair that was compared with no common one.
+
+    Raises:
+        ConfigError: If there are no preferences, or fewer than three completions.
+    """
+    # With W the weights of what was asked and A = W (P - 1/2), the sum over common rivals k of W_ik W_jk (P_ik - P_jk)
+    # is A W' - W A'; a diagonal of zeros keeps i and j out of it.
+    matrix, labeled = batch.need("preference", of="prefer_by_rivals"), asked(batch)
+    n = matrix.shape[1]
+    if n < 3:
+        raise ConfigError(f"prefer_by_rivals: {n} completions a prompt have no third to rate them; sample 3 or more")
+    wins = jnp.where(labeled != 0, matrix - 0.5, 0) * labeled
+    gained = jnp.einsum("bik,bjk->bij", wins, labeled)
+    common = jnp.einsum("bik,bjk->bij", labeled, labeled) * (1 - jnp.eye(n, dtype=labeled.dtype))
+    gap = (gained - gained.swapaxes(1, 2)) / jnp.where(common != 0, common, 1)
+    return batch.replace(preference=probability(scale * gap), pair_weight=common / (n - 2))
+
+
 def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:
-    """Replaces preference [B,N,N] by S(scale (r_i - r_j)), r the batch's rewards: Bradley-Terry labels of a score; of
-    win rates, the labels of DNO (arXiv:2404.03715).
+    """Replaces preference [B,N,N] by S(scale (r_i - r_j)), r the batch's rewards: Bradley-Terry labels of a score.
+
+    Pairs count as they did.
 
     Args:
         context: Not used.

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
+from alignjax.stages import regenerate
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint.read_steps import CheckpointError
 from alignjax.train.resolve import Resolved
@@ -51,6 +52,21 @@ def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
         check_same(record.get("config"), experiment, folder)
     if (done := max(checkpoint.steps(folder), default=0)) > experiment.steps:
         raise ConfigError(f"{folder} holds a run of {done} steps already; this config asks for {experiment.steps} only")
+
+
+def warn_of_no_reuse(resolved: Resolved, console: Console) -> None:
+    """Says so where responses are remembered for prompts that come again, and none does in the whole run."""
+    stages = resolved.algorithm.experience
+    name = next((name for name, stage in stages.items() if stage.function is regenerate), None)
+    size = None if name is None else getattr(resolved.source, "size", None)
+    seen = resolved.experiment.steps * resolved.spec.need("prompt", of="the source").shape[0]
+    if size is not None and seen <= size:
+        console.print(
+            f"Stage {name!r} reuses responses of prompts that come again, but no prompt of the {size:,} comes twice in "
+            f"{seen:,}: all of a batch but its {stages[name].kwargs['count']} new ones counts nothing. Use fewer "
+            "prompts, or more steps.",
+            markup=False,
+        )
 
 
 def first_state(resolved: Resolved, workspace: Workspace, console: Console, resume: bool) -> tuple[TrainState, Log]:

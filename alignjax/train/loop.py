@@ -31,7 +31,7 @@ from alignjax.parallel.processes import (
     translate_lost_peer,
 )
 from alignjax.train import checkpoint, metrics
-from alignjax.train.begin import Log, claim, first_state
+from alignjax.train.begin import Log, claim, first_state, warn_of_no_reuse
 from alignjax.train.checkpoint.checksums import not_finite
 from alignjax.train.logp_cache.reference_logps import with_logps
 from alignjax.train.overlap import ahead
@@ -160,6 +160,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
     update = make_update(algorithm)
     with translate_lost_peer(), stop_requests() as stop:
         state, log = first_state(resolved, workspace, console, resume)
+        warn_of_no_reuse(resolved, console)
         start, source = int(state.step), resolved.source
         if experiment.cached_logps and start < experiment.steps:
             source = with_logps(experiment, source, state, resolved.mesh, console, stop)

@@ -11,18 +11,18 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from alignjax.config import ConfigError, Experiment, Fn
-from alignjax.losses import reinforce
+from alignjax.config import ConfigError, Experiment
 from alignjax.numerics import strong
 from alignjax.parallel.mesh import batch_shardings
 from alignjax.parallel.processes import is_multi_process
 from alignjax.roles import return_to
 from alignjax.stages.host_stages import host
+from alignjax.train.on_policy import ON_POLICY, functions_within, on_policy
 from alignjax.train.state import TrainState
 from alignjax.types import Algorithm, Batch
 
@@ -38,7 +38,6 @@ def check_overlap(experiment: Experiment) -> None:
             that takes all samples for the present policy's; or a role whose rule is `return_to`, whose iterations take
             turns, so that each would learn from the samples of the other kind.
     """
-    # Losses and rules are searched through all that they wrap, since a wrapped `reinforce` samples just as early.
     if not experiment.overlap:
         return
     algorithm = experiment.algorithm
@@ -46,30 +45,17 @@ def check_overlap(experiment: Experiment) -> None:
         raise ConfigError("Experiment.overlap: the algorithm has no stages, so there is nothing to make ahead")
     if experiment.cached_logps:
         raise ConfigError("Experiment.overlap is for completions that are sampled, cached_logps for those of a source")
-    for name, loss in algorithm.losses.items():
-        if any(each.function is reinforce and each.kwargs["behaviour"] is None for each in _within(loss)):
-            raise ConfigError(
-                f"Experiment.overlap: loss {name!r} is reinforce without behaviour, which is only right for samples of "
-                'the present policy, and these are of one step before: write fn(losses.reinforce, behaviour="sampler", '
-                "..) there, with `cap` to bound the weights, or leave out overlap"
-            )
+    if names := on_policy(algorithm):
+        raise ConfigError(
+            "Experiment.overlap samples by the policy of one step before, and "
+            f"{ON_POLICY.format(names[0])}, or leave out overlap"
+        )
     for name, role in algorithm.roles.items():
-        if any(each.function is return_to for each in _within(role.rule)):
+        if any(each.function is return_to for each in functions_within(role.rule)):
             raise ConfigError(
                 f"Experiment.overlap: role {name!r} has the rule return_to, by which iterations take turns; samples of "
                 "one step before would be those of the other turn. Leave out overlap"
             )
-
-
-def _within(value: Any) -> Iterator[Fn]:
-    """Yields a function with hyper-parameters and all those among its own, such as the loss that `on` wraps."""
-    if isinstance(value, Fn):
-        yield value
-        value = tuple(value.kwargs.values())
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    for inner in value if isinstance(value, tuple | list) else ():
-        yield from _within(inner)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,21 @@ from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
 from alignjax.parallel.mesh import partition_spec, with_shardings
-from alignjax.roles import AdaptersOf, CopyOf, Fresh, PoolOf, Restored, Through, Value, unwrapped
+from alignjax.roles import (
+    AdaptersOf,
+    CopyOf,
+    Fresh,
+    PoolOf,
+    Restored,
+    Through,
+    Value,
+    unchanging as unchanging,
+    unwrapped,
+)
 from alignjax.scoring import params_of
 from alignjax.train.checkpoint.read_steps import restore_role, role_shapes
 from alignjax.tree_names import leaves_by_name, nested
-from alignjax.types import Algorithm, Key, Model, Params, Role, frozen
+from alignjax.types import Algorithm, Key, Model, Params, Role
 from alignjax.workspace import Workspace
 
 
@@ -54,11 +64,6 @@ class TrainState:
 def trained(roles: Mapping[str, Role]) -> tuple[str, ...]:
     """Returns the names of the roles that have an optimizer."""
     return tuple(name for name, role in roles.items() if role.optimizer is not None)
-
-
-def unchanging(roles: Mapping[str, Role]) -> tuple[str, ...]:
-    """Returns the names of the roles that no step changes: neither an optimizer nor a rule moves them."""
-    return tuple(name for name, role in roles.items() if role.optimizer is None and role.rule.function is frozen)
 
 
 def _first_value(

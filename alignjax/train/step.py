@@ -31,6 +31,7 @@ from alignjax.parallel.processes import (
 from alignjax.sampling.engine_client import ask_engine
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
 from alignjax.stages.host_stages import host, replayed
+from alignjax.train.on_policy import ON_POLICY, on_policy
 from alignjax.train.state import TrainState, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
 
@@ -315,15 +316,22 @@ def _many_steps(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key)
     return state, {name: Mean(mean.total.sum(0), mean.weight.sum(0)) for name, mean in metrics.items()}
 
 
-def _apply_rules(algorithm: Algorithm, state: TrainState, batch: Batch, metrics: Metrics, key: Key) -> TrainState:
+def _apply_rules(
+    algorithm: Algorithm, before: Mapping[str, Any], state: TrainState, batch: Batch, metrics: Metrics, key: Key
+) -> TrainState:
     """Applies all rules at once, each to the values that stood before any of them: after the optimizer's step, for the
-    roles that have one."""
+    roles that have one. `before` are the states of the optimizers before it, which their rules may go back to."""
     context = _context(algorithm, state, metrics)
     moved = {
         name: role.rule(state.roles[name], context, batch, fold_name(key, name))
         for name, role in algorithm.roles.items()
     }
-    return dataclasses.replace(state, roles=moved)
+    optimizers = {
+        name: rule(state.optimizers[name], dataclasses.replace(context, state=before), batch, fold_name(key, name))
+        for name, role in algorithm.roles.items()
+        if (rule := role.optimizer_rule) is not None and name in state.optimizers
+    }
+    return dataclasses.replace(state, roles=moved, optimizers={**state.optimizers, **optimizers})
 
 
 @functools.partial(jax.jit, donate_argnums=1)
@@ -336,7 +344,7 @@ def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Trai
         new, metrics = _optimizer_step(algorithm, state, batch)
     else:
         new, metrics = _many_steps(algorithm, state, batch, key)
-    new = _apply_rules(algorithm, new, batch, metrics, key)
+    new = _apply_rules(algorithm, state.optimizers, new, batch, metrics, key)
     values = _values(metrics)
     values["loss"] = sum((value for name, value in values.items() if name.startswith("loss/")), start=jnp.zeros(()))
     return dataclasses.replace(new, step=state.step + 1), values
@@ -355,16 +363,23 @@ def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[Tra
         update(state, batch) -> (state, metrics), which donates `state`.
 
     Raises:
-        ConfigError: There are losses and no role has an optimizer, or packing does not go with minibatches or epochs.
+        ConfigError: There are losses and no role has an optimizer; several steps are taken on the same samples by a
+            loss that is right for the first (`on_policy`); or packing does not go with minibatches or epochs.
     """
     if algorithm.losses and not trained(algorithm.roles):
         raise ConfigError(
             "the algorithm has losses but no role has an optimizer: Role(..., optimizer=fn(adamw, learning_rate=1e-3))"
         )
+    several = algorithm.epochs * algorithm.minibatches > 1
+    if several and (names := on_policy(algorithm)):
+        raise ConfigError(
+            f"epochs={algorithm.epochs}, minibatches={algorithm.minibatches}: after the first step the samples are "
+            f"those of an earlier policy, and {ON_POLICY.format(names[0])}, or take one step"
+        )
     alone = _only(algorithm, experience={})
     if algorithm.packing is None:
         return functools.partial(_update, alone)
-    if algorithm.epochs * algorithm.minibatches > 1:
+    if several:
         raise ConfigError(
             "packing needs epochs=1 and minibatches=1: minibatches are drawn where rows cannot be counted"
         )

@@ -14,9 +14,10 @@ from six_games import MIX, TAU, TabularGame
 from alignjax import algorithms as al, games, losses, roles, stages
 from alignjax.config import fn
 from alignjax.games.table_policy import context_number
+from alignjax.pair_layout import all_pairs
 from alignjax.sampling import own
 from alignjax.train.optimizers import sgd
-from alignjax.types import Algorithm, Batch, Context, Key, Role
+from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 
 EPOCHS, ROUND = 20, 8  # steps of a round in expectation; iterations of a round on samples
 ROWS = 64  # prompts of a sampled iteration
@@ -93,6 +94,14 @@ def _against_population(made: Algorithm, role: str) -> Algorithm:
     return dataclasses.replace(made, experience=stages_)
 
 
+def dno(model: Model, *, eta: float, n: int = 4, **parts: Any) -> Algorithm:
+    """DNO whose win rates stand in `reward`, those against a population or, at n = 2, of the pair itself; the recipe
+    of the library estimates them on the other samples of a prompt."""
+    labels = {"win_rate": fn(stages.win_rate_against), "soft": fn(stages.prefer_by_reward)}
+    fit = fn(losses.dpo, beta=eta, reference="previous", pairs=all_pairs(n))
+    return al.rounds(model, losses={"pair": fit}, n=n, labels=labels, **parts)
+
+
 IPO, ONLINE = 0.2, 0.1  # rates of gradient descent on IPO's square, in expectation and on samples
 DPO = 8 / BETA**2  # the logistic loss is so much flatter,
 SLIC = 1 / (TAU * BETA)  # the hinge
@@ -158,7 +167,7 @@ METHODS: dict[str, Method] = {
     ),
     "dno": Method(
         "DNO",
-        al.dno,
+        dno,
         {"eta": 2.0},
         FREE,
         2 * FIT,
@@ -170,7 +179,7 @@ METHODS: dict[str, Method] = {
     ),
     "dno_samples": Method(
         "DNO, pairs rate",
-        al.dno,
+        dno,
         {"eta": 2.0, "n": 2},
         "equilibrium of S(2P-1) without tau",
         2 * FIT,
@@ -209,7 +218,12 @@ METHODS: dict[str, Method] = {
     ),
     "vpo": Method("VPO", al.vpo, {"beta": BETA, "alpha": VPO}, "logistic point with bonus", None, ONLINE * DPO),
     "active_dpo": Method(
-        "active DPO, 1/4 labelled", al.active_dpo, {"beta": BETA, "count": ROWS // 4}, None, None, ONLINE * DPO
+        "active DPO, 1/4 labelled",
+        al.active_dpo,
+        {"beta": BETA, "count": ROWS // 4, "width": 1.0},
+        None,
+        None,
+        ONLINE * DPO,
     ),
     "optune": Method(
         "OPTune, half anew",

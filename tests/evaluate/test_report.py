@@ -181,6 +181,12 @@ def test_a_report_needs_no_human_no_curves_and_no_other_seeds(small, tmp_path):
     assert "Ipo md beats sft" in Page(paths["html"].read_text()).text
 
 
+def test_a_length_bias_says_between_whom_it_is(results):
+    assert [row[0] for row in wording.bias_rows(results)] == ["SFT against Human"]
+    results["length_bias"] = {"ipo_md": results["length_bias"]}
+    assert [row[0] for row in wording.bias_rows(results)] == ["IPO-MD"]
+
+
 def with_rate(results, mean, low, high):
     out = copy.deepcopy(results)
     for name in wording.trained(out):

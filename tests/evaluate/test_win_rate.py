@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignjax.evaluate import diagnostics, intervals, win_rate
+from alignjax.evaluate import diagnostics, intervals, tournament, win_rate
 from alignjax.evaluate.intervals import DataError
 from tests.evaluate.conftest import judgements
 
@@ -73,6 +73,14 @@ def test_exploitability_finds_the_cycle_of_an_intransitive_game():
         "paper": "scissors",
     }
     assert worst["scissors"]["mean"] == pytest.approx(0.9)
+
+
+def test_no_human_text_exploits_a_policy():
+    """It beats both players of a tournament, and is no policy that could be played."""
+    verdict = {("sft", "ours"): [0.4, 0.2], ("sft", "human"): [0.1, 0.1], ("ours", "human"): [0.2, 0.2]}
+    found = tournament._statistics({"held_out": {pair: np.array(column) for pair, column in verdict.items()}})
+    assert {player: row["by"] for player, row in found["exploitability"].items()} == {"sft": "ours", "ours": "sft"}
+    assert found["win_rates"]["human"]["sft"]["mean"] == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(

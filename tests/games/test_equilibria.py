@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from alignjax import games
+from alignjax.games import equilibria
 from alignjax.games.game import GameError
 
 UNIFORM = np.ones(5) / 5
@@ -126,6 +127,32 @@ def test_of_a_bradley_terry_game_the_rewards_come_back() -> None:
     reward = np.array([0.3, -1.0, 2.0, 0.0])
     game = games.bradley_terry(reward, [0.4, 0.3, 0.2, 0.1], 0.2)
     np.testing.assert_allclose(games.fitted_reward(game), reward - reward.mean(), atol=1e-9)
+
+
+@pytest.mark.parametrize("rare", [1e-4, 1e-8])
+def test_rewards_of_rare_actions_are_as_exact_as_others(rare: float) -> None:
+    """An action that is hardly ever drawn weighs nothing in the likelihood, and has its maximum there all the same."""
+    reward, reference = np.array([0.3, -1.0, 2.0]), [1 - 2 * rare, rare, rare]
+    game = games.bradley_terry(reward, reference, 0.2)
+    np.testing.assert_allclose(games.fitted_reward(game), reward - reward.mean(), atol=1e-11)
+    cyclic = games.rock_paper_scissors(reference, 0.1, strength=(0.4, 0.3, 0.2))
+    fitted = games.bradley_terry(games.fitted_reward(cyclic), reference, 0.1)
+    wins = fitted.preference @ reference  # a maximum wins as often against the reference as the labels say
+    np.testing.assert_allclose(wins, cyclic.preference @ reference, atol=1e-14)
+
+
+def test_an_equilibrium_costs_a_few_residuals_for_each_tau_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole steps of Newton's method, and no search for a shorter one among roundings; the gap is that of rounding."""
+    calls: list[float] = []
+    residual = equilibria._residual
+    monkeypatch.setattr(
+        equilibria, "_residual", lambda game, theta, tau: calls.append(tau) or residual(game, theta, tau)
+    )
+    for tau in (0.5, 0.05, 0.005):
+        game = random_game(3, tau=tau)
+        calls.clear()
+        assert abs(games.duality_gap(game, games.nash(game))) < 1e-15
+        assert len(calls) <= 6 * len(set(calls))
 
 
 def test_contexts_are_games_of_their_own() -> None:

@@ -165,6 +165,24 @@ def test_what_cannot_be_enumerated_is_refused() -> None:
         games.exact(offline, game.language)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        (algorithms.egpo, "'pair' compares pairs that a third has rated"),
+        (algorithms.dno, r"'soft' \(prefer_by_rivals\) chooses among samples"),
+        (algorithms.selm, "'extremes' .*chooses among samples"),
+        (algorithms.active_dpo, "'bootstrap' .*chooses among samples"),
+        (algorithms.xpo, "'pair' explores samples"),
+        (algorithms.vpo, "'pair' explores samples"),
+    ],
+)
+def test_what_rests_on_three_samples_of_a_prompt_is_refused(recipe: Any, why: str) -> None:
+    game = games.rock_paper_scissors(np.ones(3) / 3, 0.1)
+    made = recipe(games.table_policy(game), optimizer=fn(sgd), **games.parts(game))
+    with pytest.raises(ConfigError, match=why):
+        games.exact(made, game.language)
+
+
 def test_gradients_vanish_where_the_oracle_says_that_methods_rest(oracle: Any, float64: None) -> None:
     """IPO-MD and Nash-MD's policy gradient at the point where the mixture is an equilibrium; online DPO at its own."""
     seen = set()

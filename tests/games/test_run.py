@@ -76,6 +76,24 @@ def test_a_grid_is_its_runs_and_compiles_once() -> None:
     assert not np.allclose(logits(played)[0, 0], logits(played)[0, 1])
 
 
+def test_equal_games_give_equal_parts() -> None:
+    """Algorithms that were made one by one on a game, or on its copy, differ in their numbers alone: one program runs
+    them all, and they are points of a grid."""
+    copy = games.rock_paper_scissors((0.5, 0.3, 0.2), tau=0.7, strength=(0.5, 0.25, 0.4))
+    points = [algorithm(game=game, tau=tau) for game, tau in ((GAME, 0.1), (copy, 0.4))]
+    before = compiled_runs._play_once._cache_size()
+    alone = [logits(games.play(point, PROMPTS, steps=3)) for point in points]
+    assert compiled_runs._play_once._cache_size() - before == 1
+    together = logits(games.grid(points, PROMPTS, steps=3))
+    np.testing.assert_allclose(together[:, 0], alone, rtol=1e-4, atol=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    assert games.parts(GAME) == games.parts(copy)
+    other = GAME.replace(preference=GAME.preference.T)
+    assert games.parts(GAME)["judges"] != games.parts(other)["judges"]
+    assert games.parts(GAME)["start"] == games.parts(other)["start"]
+    assert games.start(GAME) != games.start(GAME.replace(reference=GAME.reference[::-1]))
+
+
 @pytest.mark.parametrize(
     ("recipe", "beta", "rate"),
     [(algorithms.ipo_md, 0.0, 0.15), (algorithms.ipo_md, 0.25, 0.15), (algorithms.nash_md, 0.25, 6.0)],

@@ -25,7 +25,7 @@ STEP, SCORING, ROLES, OPTIMIZERS = (
 FILTERS, SAMPLES = "tests/sampling/test_filters.py", "tests/sampling/test_generate.py"
 SELECT, RELABEL = "tests/stages/test_select.py", "tests/stages/test_relabel.py"
 TABULAR, EQUILIBRIA, EXACT = (f"tests/games/test_{name}.py" for name in ("tabular", "equilibria", "exact"))
-WIN_RATE = "tests/evaluate/test_win_rate.py"
+WIN_RATE, PLAYED = "tests/evaluate/test_win_rate.py", "tests/train/test_played.py"
 
 MUTANTS = (
     # losses
@@ -171,8 +171,8 @@ MUTANTS = (
     Mutant(
         "rules are applied twice",
         "train/step.py",
-        "    new = _apply_rules(algorithm, new, batch, metrics, key)\n",
-        "    new = _apply_rules(algorithm, new, batch, metrics, key)\n" * 2,
+        "    new = _apply_rules(algorithm, state.optimizers, new, batch, metrics, key)\n",
+        "    new = _apply_rules(algorithm, state.optimizers, new, batch, metrics, key)\n" * 2,
         (f"{STEP}::test_rules_move_roles_from_the_values_that_stood_before",),
     ),
     Mutant(
@@ -293,6 +293,98 @@ MUTANTS = (
         "gap",
         (f"{SELECT}::test_ranks_are_in_order_and_gaps_are_weights",),
     ),
+    Mutant(
+        "two rate each other",
+        "stages/relabel.py",
+        "return weight * (1 - jnp.eye(preference.shape[1], dtype=weight.dtype))",
+        "return weight",
+        (RELABEL, "-k", "rivals or two_are"),
+    ),
+    Mutant(
+        "rivals that one alone has met rate both",
+        "stages/relabel.py",
+        'gained = jnp.einsum("bik,bjk->bij", wins, labeled)',
+        'gained = jnp.einsum("bik,bjk->bij", wins, jnp.ones_like(labeled))',
+        (RELABEL, "-k", "rivals or two_are"),
+    ),
+    Mutant(
+        "active pairs look one deviation far",
+        "stages/select.py",
+        "width: float = 2.0",
+        "width: float = 1.0",
+        (f"{SELECT}::test_bounds_lie_two_deviations_from_the_mean",),
+    ),
+    Mutant(
+        "borda's bounds are both sides' upper or lower ones",
+        "stages/select.py",
+        "_borda(upper, lower, rivals), _borda(lower, upper, rivals)",
+        "_borda(upper, upper, rivals), _borda(lower, lower, rivals)",
+        (f"{SELECT}::test_borda_scores_are_bounded_and_their_rivals_are_the_references",),
+    ),
+    Mutant(
+        "borda's rival is the policy's",
+        "stages/select.py",
+        "number >= n - rivals",
+        "number < n - rivals",
+        (f"{SELECT}::test_borda_scores_are_bounded_and_their_rivals_are_the_references",),
+    ),
+    Mutant(
+        "a prompt is drawn into its own batch",
+        "stages/memories.py",
+        ' & (memory["priority"] > 0) & ~present',
+        ' & (memory["priority"] > 0)',
+        (f"{SELECT}::test_no_prompt_is_twice_in_a_batch",),
+    ),
+    Mutant(
+        "rewards that nobody knows are regretted",
+        "stages/memories.py",
+        "jnp.max(jnp.where(known, side, -jnp.inf), axis=1)",
+        "jnp.max(side, axis=1)",
+        (f"{SELECT}::test_a_reward_of_which_nothing_is_known_is_no_regret",),
+    ),
+    # recipes
+    Mutant(
+        "replay forgets which pairs count",
+        "algorithms/continual.py",
+        '    fields["pair_weight"] = (pairs, "float32")\n',
+        "",
+        (f"{PLAYED}::test_replayed_pairs_count_as_they_did",),
+    ),
+    Mutant(
+        "a role with a rule stands still",
+        "roles.py",
+        "if role.optimizer is None and role.rule.function is frozen)",
+        "if role.optimizer is None)",
+        (f"{PLAYED}::test_a_reference_that_moves_is_not_remembered",),
+    ),
+    Mutant(
+        "moments see what was looked ahead",
+        "roles.py",
+        "    back = (context.step + 1) % every != 0\n",
+        "    back = context.step < 0\n",
+        (f"{PLAYED}::test_moments_do_not_see_what_was_looked_ahead_unless_they_are_to",),
+    ),
+    Mutant(
+        "schedules go back with the moments",
+        "roles.py",
+        "is_leaf=counts",
+        "is_leaf=None",
+        (f"{PLAYED}::test_moments_do_not_see_what_was_looked_ahead_unless_they_are_to",),
+    ),
+    Mutant(
+        "a stream takes the place of what was sampled from",
+        "sampling/logit_streams.py",
+        "if stream.name == SAMPLER:",
+        "if False:",
+        (f"{PLAYED}::test_what_was_sampled_from_has_its_own_name",),
+    ),
+    Mutant(
+        "reinforce takes several steps on a sample",
+        "train/step.py",
+        "if several and (names := on_policy(algorithm)):",
+        "if False and (names := on_policy(algorithm)):",
+        (f"{PLAYED}::test_reinforce_takes_one_step_on_a_sample_or_weighs_it",),
+    ),
     # games, statistics
     Mutant(
         "both players pay for their own distance",
@@ -314,6 +406,41 @@ MUTANTS = (
         'np.einsum("...ij,...j->...i"',
         'np.einsum("...ji,...j->...i"',
         (TABULAR,),
+    ),
+    Mutant(
+        "rewards of rare actions are fitted loosely",
+        "games/equilibria.py",
+        "if np.abs(gradient).max() <= tolerance:",
+        "if np.abs(gradient * sampler).max() <= tolerance:",
+        (f"{EQUILIBRIA}::test_rewards_of_rare_actions_are_as_exact_as_others",),
+    ),
+    Mutant(
+        "newton searches among roundings",
+        "games/equilibria.py",
+        "range(20 if before > ROUNDING * max(1, 1 / tau) else 1)",
+        "range(20)",
+        (f"{EQUILIBRIA}::test_an_equilibrium_costs_a_few_residuals_for_each_tau_on_the_way",),
+    ),
+    Mutant(
+        "equal games have starts of their own",
+        "games/table_policy.py",
+        "return isinstance(other, Tables) and self._content() == other._content()",
+        "return self is other",
+        ("tests/games/test_run.py::test_equal_games_give_equal_parts",),
+    ),
+    Mutant(
+        "one completion is compared with nobody",
+        "games/enumeration.py",
+        'rated |= stage.kwargs.get("own") is not None',
+        "rated |= False",
+        (f"{EXACT}::test_what_rests_on_three_samples_of_a_prompt_is_refused",),
+    ),
+    Mutant(
+        "a human text exploits policies",
+        "evaluate/tournament.py",
+        "win_rate.exploitability(_of_policies(rates))",
+        "win_rate.exploitability(rates)",
+        (f"{WIN_RATE}::test_no_human_text_exploits_a_policy",),
     ),
     Mutant(
         "an interval is one-sided",

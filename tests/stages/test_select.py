@@ -117,6 +117,22 @@ def test_regret_is_the_range_of_rewards() -> None:
     np.testing.assert_allclose(prompts_of([0.0, 1.0, 2.0, 5.0]).prompts["priority"], [0, 1, 2, 5])
 
 
+def test_a_reward_of_which_nothing_is_known_is_no_regret() -> None:
+    reward = jnp.array([[0.5, 0.7, 0.9, 0.8], [0.5, 0.5, 0.5, 0.5]])
+    weight = jnp.array([[0.0, 0.4, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    batch = Batch(reward=reward, completions={"weight": weight})
+    np.testing.assert_allclose(stages.regret(Context(), batch, KEY)[0].prompts["priority"], [0.2, 0], atol=1e-7)
+
+
+def test_no_prompt_is_twice_in_a_batch() -> None:
+    """Its completions, a function of example_id, would be the same twice."""
+    memory = remembered(16, prompts_of([1.0, 1.0, 2.0, 3.0]), **PROMPTED)
+    batch = batch_with(example_id=jnp.array([7, 44, 2, 9]))
+    draw = jax.jit(lambda key: stages.select_prompts(held(prompts=memory), batch, key, count=3)[0].example_id)
+    for key in jax.random.split(KEY, 20):
+        assert sorted(draw(key).tolist()) == [2, 9, 18, 35]
+
+
 def test_prompts_come_back_in_proportion_to_their_regret() -> None:
     """One drawn of four: frequencies over 4000 keys within four standard errors; none of no regret."""
     old = prompts_of([0.0, 1.0, 2.0, 5.0])
@@ -236,6 +252,51 @@ def test_labels_go_to_the_prompt_whose_best_answer_is_least_certain() -> None:
     assert rivals == {(0,), (2,)}  # against any other
     with pytest.raises(ConfigError, match="active_pairs"):
         weight(5)
+
+
+def uncertain(middle: Any, spread: Any) -> Batch:
+    """Completions of one token; rewards of members "m0" and "m1" around `middle` by `spread`, relative to a reference
+    that is 0."""
+    middle, spread = (jnp.asarray(part, float) for part in (middle, spread))
+    valid = jnp.ones((*middle.shape, 1), bool)
+    batch = Batch(
+        prompt=jnp.zeros((len(middle), 1), int), tokens=jnp.zeros(valid.shape, int), valid=valid, mask=valid * 1.0,
+        example_id=jnp.arange(len(middle)), logps={"reference": jnp.zeros(valid.shape)},
+    )  # fmt: skip
+    return batch.with_logps(m0=(middle + spread)[..., None], m1=(middle - spread)[..., None])
+
+
+def labelled(batch: Batch, key: Any = KEY, **hyper: Any) -> list[tuple[int, ...]]:
+    """(prompt, smaller, larger number) of the pairs that one label is spent on."""
+    ask = {"count": 1, "members": ("m0", "m1"), "beta": 1.0, **hyper}
+    out, _ = stages.active_pairs(Context(), batch, key, **ask)
+    assert out.pair_weight is not None
+    return [tuple(found) for found in np.argwhere(np.triu(out.pair_weight)).tolist()]
+
+
+def test_bounds_lie_two_deviations_from_the_mean() -> None:
+    """As in the authors' code; at one deviation the other prompt is the less certain one."""
+    batch = uncertain([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.95], [0.2, 0.2]])
+    assert labelled(batch)[0][0] == 0
+    assert labelled(batch, width=1.0)[0][0] == 1
+
+
+def test_borda_scores_are_bounded_and_their_rivals_are_the_references() -> None:
+    """The last two are the reference's. Prompt 0: a sample that may be better or worse than they are. Prompt 1: one
+    whose reward is much less certain, but that beats them for sure. Prompt 2: less certain too, but a rival's."""
+    middle = [[0.0, -1.0, 0.0, 0.0], [10.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0]]
+    spread = [[1.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 3.0]]
+    batch = uncertain(middle, spread)
+    assert labelled(batch)[0][0] == 1
+    pairs = {labelled(batch, jax.random.key(k), rivals=2)[0] for k in range(20)}
+    assert pairs == {(0, 0, 2), (0, 0, 3)}
+    _, seen = stages.active_pairs(
+        Context(), batch, KEY, count=1, members=("m0", "m1"), beta=1.0, width=1.0, rivals=2
+    )  # of S(1) and S(-1), the chances of the best against a rival
+    assert float(seen["uncertainty_of_labelled"].value()) == pytest.approx(np.tanh(0.5), rel=1e-5)
+    for rivals in (0, 4):
+        with pytest.raises(ConfigError, match=f"rivals={rivals}"):
+            labelled(batch, rivals=rivals)
 
 
 def test_bootstrap_weights_have_mean_one_and_differ_between_members() -> None:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
+import itertools
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 
 from alignjax import algorithms, games, roles
 from alignjax.cli import catalogue
-from alignjax.config import Experiment, fn
+from alignjax.cli.config_file import imported
+from alignjax.config import ConfigError, Experiment, fn
+from alignjax.data.sources.source import OpenedSource, Source, endless
 from alignjax.games.world import Contexts
-from alignjax.sampling import mixture
+from alignjax.sampling import mixture, own
+from alignjax.sampling.logit_streams import Stream
 from alignjax.train import step as step_module
+from alignjax.train.begin import warn_of_no_reuse
 from alignjax.train.loop import train
+from alignjax.train.optimizers import adam
+from alignjax.train.resolve import Resolved
 from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
 from alignjax.types import Algorithm, Batch, Role
@@ -175,16 +184,72 @@ def test_nash_md_rests_where_its_mixture_is_an_equilibrium(float64: None) -> Non
     assert one_exact_step(algorithms.nash_md, CYCLE, games.nash(CYCLE), **hyper) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["sppo", "dno", "onpo"])
+@pytest.mark.parametrize("name", ["sppo", "onpo"])
 def test_the_unregularised_equilibrium_is_where_it_rests(name: str, float64: None) -> None:
     """Those without a pull to the first reference, on rock-paper-scissors: at the uniform policy whatever mu is."""
-    build = {"sppo": algorithms.sppo, "dno": algorithms.dno, "onpo": algorithms.onpo}[name]
+    build = {"sppo": algorithms.sppo, "onpo": algorithms.onpo}[name]
     game = games.rock_paper_scissors([0.6, 0.3, 0.1], 0.2)
     assert one_exact_step(build, game, np.full(3, 1 / 3), eta=1.0) < 1e-10
     assert one_exact_step(build, game, game.reference, eta=1.0) > 1e-3
 
 
+@pytest.mark.parametrize("start", [(1 / 3, 1 / 3, 1 / 3), (0.6, 0.3, 0.1)])
+def test_dno_rests_there_too(start: tuple[float, ...], float64: None) -> None:
+    """Every draw of four samples is a row, weighted by its probability: the recipe's labels, loss and step."""
+    policy = np.array(start)
+    game = games.rock_paper_scissors(policy, 0.2)
+    made = algorithms.dno(games.table_policy(game), optimizer=fn(sgd, learning_rate=1.0), **games.parts(game))
+    drawn = np.array(list(itertools.product(range(3), repeat=4)))
+    valid, share = np.ones((81, 4, 1), bool), policy[drawn].prod(1)
+    given = as_jax(Batch(
+        prompt=np.zeros((81, 1), np.int32), prompt_valid=np.ones((81, 1), bool), tokens=drawn[..., None],
+        valid=valid, mask=valid * 1.0, example_id=np.arange(81),
+    ))  # fmt: skip
+    labels = {name: stage for name, stage in made.experience.items() if name != "generate"}
+    state = create_state(made, 0, NOWHERE)
+    before = np.array(state.roles["policy"]["logits"])
+    labelled, _ = make_experience(dataclasses.replace(made, experience=labels))(state, given)
+    weighted = labelled.replace(pair_weight=labelled.pair_weight * share[:, None, None])
+    state, _ = make_update(made)(state, weighted)
+    moved = np.abs(state.roles["policy"]["logits"] - before).max()
+    assert moved < 1e-12 if len(set(start)) == 1 else moved > 1e-3
+
+
 # ------------------------------------------------------------------------------------------------- extragradient
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_moments_do_not_see_what_was_looked_ahead_unless_they_are_to(restore: bool) -> None:
+    """After both iterations the moments are those of one step along the second gradient; the schedule counts both."""
+    optimizer = fn(adam, learning_rate=0.1, schedule="linear", total_steps=9, b1=0.7, b2=0.6)
+    parts = {"tau": 0.3, "optimizer": optimizer, "restore_moments": restore, **games.parts(GAME)}
+    algorithm = algorithms.egpo(games.table_policy(GAME), **parts)
+    state = create_state(algorithm, 0, NOWHERE)
+    fresh = jax.tree.map(jnp.copy, state.optimizers)
+    prompts = Contexts(1, 16)[0]
+    state, _ = iterations(algorithm, state, prompts, 1)
+    seen = moments(state.optimizers["policy"])
+    assert (difference(seen, moments(fresh["policy"])) == 0) == restore
+    given, _ = make_experience(algorithm)(state, prompts)
+    alone, _ = make_update(algorithm)(dataclasses.replace(jax.tree.map(jnp.copy, state), optimizers=fresh), given)
+    state, _ = make_update(algorithm)(state, given)
+    gap = difference(moments(alone.optimizers["policy"]), moments(state.optimizers["policy"]))
+    assert (gap == 0) == restore
+    assert counts(state.optimizers["policy"]) == [2]
+
+
+def of_type(state: Any, kind: type) -> list[Any]:
+    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
+def moments(state: Any) -> Any:
+    (found,) = of_type(state, optax.ScaleByAdamState)
+    return found.mu, found.nu, found.count
+
+
+def counts(state: Any) -> list[int]:
+    return [int(part.count) for part in of_type(state, optax.ScaleByScheduleState)]
 
 
 def test_egpo_looks_ahead_and_steps_from_where_it_was(float64: None) -> None:
@@ -247,6 +312,114 @@ def test_sync_every_is_a_dial_from_online_to_offline() -> None:
     np.testing.assert_array_equal(dial[1], offline[1])
     assert np.any(dial[2] != offline[2])
     assert np.any(online[1] != dial[1])
+
+
+def test_what_was_sampled_from_has_its_own_name() -> None:
+    """At temperature 1/4 a copy of the start is sampled: "past" is that policy, "sampler" its fourth power,
+    normalized."""
+    game = games.rock_paper_scissors((0.5, 0.3, 0.2), 0.1)
+    parts = {"optimizer": fn(sgd), **games.parts(game)}
+    stale = algorithms.online_ipo(games.table_policy(game), sync_every=5, **parts)
+    cold = {**stale.experience, "generate": stale.experience["generate"].replace(temperature=0.25)}
+    stale = dataclasses.replace(stale, experience=cold)
+    given, _ = make_experience(stale)(create_state(stale, 0, NOWHERE), Contexts(1, 32)[0])
+    tokens, power = np.asarray(given.tokens), game.reference**4
+    np.testing.assert_allclose(given.logps["past"], np.log(game.reference)[tokens], atol=1e-6)
+    np.testing.assert_allclose(given.logps["sampler"], np.log(power / power.sum())[tokens], atol=1e-6)
+    taken = {"sampler": stale.roles["past"]}
+    with pytest.raises(ConfigError, match="a role cannot be called 'sampler'"):
+        dataclasses.replace(stale, roles={**stale.roles, **taken})
+    stream = {"behaviour": fn(own, stream="sampler"), "streams": (Stream("sampler", "past"),)}
+    named = {**cold, "generate": cold["generate"].replace(**stream)}
+    with pytest.raises(ConfigError, match="a stream cannot be called 'sampler'"):
+        abstract_experience(dataclasses.replace(stale, experience=named), abstract_state(stale), Contexts(1, 4)[0])
+
+
+@pytest.mark.parametrize("steps", [{"epochs": 8}, {"minibatches": 2}])
+def test_reinforce_takes_one_step_on_a_sample_or_weighs_it(steps: dict[str, int]) -> None:
+    """As `Experiment.overlap` asks for it (tests/test_starts.py)."""
+    made = algorithms.nash_md(games.table_policy(GAME), optimizer=fn(sgd), **games.parts(GAME))
+    several = dataclasses.replace(made, **steps)
+    with pytest.raises(ConfigError, match=r"loss 'reinforce' is reinforce without behaviour.*or take one step"):
+        make_update(several)
+    weighed = {"reinforce": made.losses["reinforce"].replace(behaviour="sampler", cap=5.0)}
+    make_update(dataclasses.replace(several, losses=weighed))
+    make_update(made)
+
+
+# ------------------------------------------------------------------------------------------------------------ replay
+
+
+@pytest.mark.parametrize("name", ["active_dpo", "online_dpo"])
+def test_replayed_pairs_count_as_they_did(name: str) -> None:
+    """Of a budget those that were bought, with their labels; without one all."""
+    parts = {"optimizer": fn(sgd, learning_rate=0.1), "n": 4, **games.parts(GAME)}
+    parts |= {"count": 2} if name == "active_dpo" else {}
+    base = getattr(algorithms, name)(games.table_policy(GAME), **parts)
+    sizes = {"slots": 8, "rows": 12, "max_age": 3, "prompt_tokens": 1, "n": 4, "max_tokens": GAME.language.length}
+    algorithm = algorithms.with_replay(base, **sizes)
+    _, seen = iterations(algorithm, create_state(algorithm, 0, NOWHERE), Contexts(1, 4)[0], 2)
+    (first, _), (second, _) = seen
+    replay, off_diagonal = second.views["replay"], 1 - np.eye(4)
+    drawn = np.asarray(replay.valid).any((1, 2))
+    assert drawn.any()
+    bought = np.ones((4, 4, 4)) if first.pair_weight is None else np.asarray(first.pair_weight)
+    assert (bought * off_diagonal).sum() == (4 if name == "active_dpo" else 48)  # each pair stands there twice
+    rows = np.asarray(replay.example_id)[drawn]
+    np.testing.assert_array_equal(replay.pair_weight[drawn], bought[rows])
+    np.testing.assert_array_equal(replay.preference[drawn], first.preference[rows])
+    assert not np.any(replay.pair_weight[~drawn])
+
+
+def test_a_reference_that_moves_is_not_remembered() -> None:
+    parts = {"optimizer": fn(sgd), **games.parts(GAME)}
+    sizes = {"slots": 8, "rows": 2, "max_age": 3, "prompt_tokens": 1, "n": 2, "max_tokens": GAME.language.length}
+    moving = algorithms.iterated_dpo(games.table_policy(GAME), sync_every=1, **parts)
+    with pytest.raises(ConfigError, match=r"reference='reference'.* that moves; write reference=None"):
+        algorithms.with_replay(moving, **sizes)
+    with pytest.raises(ConfigError, match=r"reference='referense'.* that does not exist.*Did you mean 'reference'"):
+        algorithms.with_replay(algorithms.online_dpo(games.table_policy(GAME), **parts), reference="referense", **sizes)
+    scored = algorithms.with_replay(moving, reference=None, **sizes)
+    given = abstract_experience(scored, abstract_state(scored), Contexts(1, 4)[0])
+    assert not given.views["replay"].logps
+    jax.eval_shape(make_update(scored), abstract_state(scored), given)
+
+
+# ------------------------------------------------------------------------------------------------------------- reuse
+
+
+class Ten:
+    """Ten prompts, two at a time."""
+
+    def __init__(self, rows: int = 10) -> None:
+        self.size, self.spec = rows, Contexts(1, 2).spec
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(5, True), (6, False)])
+def test_a_run_that_can_reuse_nothing_is_told_so(steps: int, warned: bool) -> None:
+    made = PLAYED["optune"](model(**SMALL, outputs=("reward", "preference")), optimizer=OPTIMIZER)
+    resolved = Resolved(Experiment(made, fn(Contexts), steps), Ten(), made, abstract_state(made))
+    out = io.StringIO()
+    warn_of_no_reuse(resolved, Console(file=out, width=500))
+    assert ("no prompt of the 10 comes twice in 10" in out.getvalue()) == warned
+    other = RECIPES["sft"](model(**SMALL), optimizer=OPTIMIZER)
+    warn_of_no_reuse(dataclasses.replace(resolved, algorithm=other), Console(file=out, width=500))
+    assert out.getvalue().count("\n") == warned
+
+
+def test_the_config_of_optune_has_posts_that_come_again() -> None:
+    config = imported(ROOT / "configs" / "online.py")
+    rows = [Batch(example_id=np.asarray(number)) for number in range(40)]
+
+    def whole(workspace: Any, seed: int) -> Source:
+        spec = Batch(prompt=jax.ShapeDtypeStruct((4, 1), np.int32), example_id=jax.ShapeDtypeStruct((4,), np.int32))
+        return Source(spec, lambda: OpenedSource(endless(rows, seed, True), len(rows), {}))
+
+    source = config.again(None, 3, source=fn(whole), batches=3)
+    first = [source[step].example_id.tolist() for step in range(3)]
+    assert [source[step].example_id.tolist() for step in range(3, 9)] == first * 2
+    assert first == [whole(None, 3)[step].example_id.tolist() for step in range(3)]
+    assert source.size == 12
 
 
 def resumable(steps: int) -> Experiment:

@@ -31,7 +31,8 @@ Optional keys:
     win_rates_by_judge  {judge: like win_rates}, what the other judges make of the same pairs
     exploitability  {player: interval and "by": player}, from `win_rate.exploitability`
     agreement       interval: how often the training judge and the held-out judge prefer the same side
-    length_bias     interval of the held-out judge's correlation with length, or {player: interval}
+    length_bias     interval of the held-out judge's correlation with length, of the baseline against the human, or
+                    {player: interval}
     by_seed         {seed: {"win_rates": {a: {b: interval}}, "players": {player: {"kl": interval}}}}: further runs of
                     the same config with other seeds; win_rates and players may be partial
     command         str: what was typed

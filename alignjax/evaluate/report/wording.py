@@ -179,9 +179,13 @@ def judge_rows(results: schema.Results) -> list[tuple[str, Any, str]]:
 
 
 def bias_rows(results: schema.Results) -> list[tuple[str, Any]]:
-    """Collect the rows (player, the held-out judge's correlation with length)."""
-    biases = schema.length_biases(results)
-    return [(schema.label(results, name) if name else "all pairs", (bias, 2)) for name, bias in biases.items()]
+    """Collect the rows (player, the held-out judge's correlation with length); a single one is that of the baseline
+    against the human."""
+    rows = []
+    for name, bias in schema.length_biases(results).items():
+        sides = (name,) if name else (results["baseline"], "human")
+        rows.append((" against ".join(schema.label(results, side) for side in sides), (bias, 2)))
+    return rows
 
 
 def seed_rows(results: schema.Results) -> tuple[list[str], list[list[str]]]:
