@@ -27,7 +27,7 @@ from alignjax.sampling.logit_streams import Stream
 from alignjax.train import step as step_module
 from alignjax.train.begin import warn_of_no_reuse
 from alignjax.train.loop import train
-from alignjax.train.optimizers import adam
+from alignjax.train.optimizers import adamw
 from alignjax.train.resolve import Resolved
 from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import abstract_experience, make_experience, make_update
@@ -221,7 +221,7 @@ def test_dno_rests_there_too(start: tuple[float, ...], float64: None) -> None:
 @pytest.mark.parametrize("restore", [True, False])
 def test_moments_do_not_see_what_was_looked_ahead_unless_they_are_to(restore: bool) -> None:
     """After both iterations the moments are those of one step along the second gradient; the schedule counts both."""
-    optimizer = fn(adam, learning_rate=0.1, schedule="linear", total_steps=9, b1=0.7, b2=0.6)
+    optimizer = fn(adamw, learning_rate=0.1, schedule="linear", total_steps=9, b1=0.7, b2=0.6)
     parts = {"tau": 0.3, "optimizer": optimizer, "restore_moments": restore, **games.parts(GAME)}
     algorithm = algorithms.egpo(games.table_policy(GAME), **parts)
     state = create_state(algorithm, 0, NOWHERE)
