@@ -1,16 +1,9 @@
-"""Networks as records of pure functions: `transformer(TransformerConfig(...))` and the caches that decode uses."""
+"""Networks as records of pure functions: `transformer(TransformerConfig(...))`, and kinds of weights."""
 
 from alignjax.models import lora as lora
 from alignjax.models.architecture import TransformerConfig as TransformerConfig
 from alignjax.models.attention import RopeScaling as RopeScaling
-from alignjax.models.kv_cache import (
-    Cache as Cache,
-    Segment as Segment,
-    parameter_count as parameter_count,
-    share as share,
-    unrolled as unrolled,
-    with_room as with_room,
-)
+from alignjax.models.kv_cache import parameter_count as parameter_count, unrolled as unrolled
 from alignjax.models.transformer import transformer as transformer
 from alignjax.models.weights import (
     Adapted as Adapted,

@@ -294,23 +294,17 @@ def state_shardings(algorithm: Any, state: Any, mesh: Mesh) -> Any:
     # its path and needs no table of its own; axes in front of a weight's, as a pool's slots, are not split.
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def role(name: str, tree: Any) -> Any:
-        model = algorithm.roles[name].model
-        axes = None if model is None else model.axes
+    known: dict[str, dict[tuple[str, ...], Any]] = {}
+    for name, role in algorithm.roles.items():
+        axes = None if role.model is None else role.model.axes
         named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda node: isinstance(node, tuple))
-        known = {path_keys(path): of for path, of in named}
+        known[name] = {path_keys(path): of for path, of in named}
 
-        def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-            of = _axes_of(path_keys(path), known)
-            if of is None or leaf.ndim < len(of):
-                return whole
-            return NamedSharding(mesh, partition_spec((*[None] * (leaf.ndim - len(of)), *of), leaf.shape, mesh))
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        _, *inside = path_keys(path)  # roles or optimizers, then the name of a role
+        axes = _axes_of(tuple(inside[1:]), known.get(inside[0], {})) if inside else None
+        if axes is None or leaf.ndim < len(axes):
+            return whole
+        return NamedSharding(mesh, partition_spec((*[None] * (leaf.ndim - len(axes)), *axes), leaf.shape, mesh))
 
-        return jax.tree_util.tree_map_with_path(one, tree)
-
-    return type(state)(
-        {name: role(name, tree) for name, tree in state.roles.items()},
-        {name: role(name, tree) for name, tree in state.optimizers.items()},
-        whole,
-        whole,
-    )
+    return jax.tree_util.tree_map_with_path(sharding, state)

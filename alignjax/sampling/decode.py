@@ -14,17 +14,7 @@ import jax.numpy as jnp
 from alignjax.models.kv_cache import Cache, with_room
 from alignjax.numerics import row_keys
 from alignjax.sampling.behaviors import History
-from alignjax.sampling.logit_streams import (
-    Name,
-    Plan,
-    Sampled,
-    Sampling,
-    draw_tokens,
-    ends,
-    plan_of,
-    precision,
-    prefill,
-)
+from alignjax.sampling.logit_streams import Name, Plan, Sampled, Sampling, plan_of, prefill
 from alignjax.sampling.refill import refilled
 from alignjax.types import Array, Batch, Context, Key
 
@@ -75,7 +65,7 @@ def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array)
     backbone."""
     (rows, n), length = keys.shape, plan.sampling.max_tokens
     hidden = {name: jnp.broadcast_to(last[:, None], (rows, n, last.shape[-1])) for name, (last, _) in prompts.items()}
-    dtype = precision(plan, hidden)
+    dtype = plan.precision(hidden)
     carry = _Carry(
         step=jnp.zeros((), jnp.int32),
         done=jnp.zeros((rows, n), bool),
@@ -94,7 +84,7 @@ def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array)
 def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     """Draws one token for every row and extends every backbone by it."""
     uniform = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, carry.step))))(keys)
-    token, scores = draw_tokens(plan, carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform)
+    token, scores = plan.draw(carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform)
     alive = ~carry.done
     token = jnp.where(alive, token, 0)
     hidden, caches = {}, {}
@@ -108,7 +98,7 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
 
     return _Carry(
         step=carry.step + 1,
-        done=carry.done | ends(plan, token),
+        done=carry.done | plan.ends(token),
         tokens=written(carry.tokens, token),
         valid=written(carry.valid, alive),
         logps={name: written(carry.logps[name], value) for name, value in scores.items()},

@@ -119,6 +119,36 @@ class Plan(NamedTuple):
         """Returns the names under which log-probs are given."""
         return ("sampler", *(stream.name for stream in self.streams))
 
+    def logits(self, stream: Stream, hidden: Mapping[Name, Array]) -> Array:
+        """Returns the logits [..,V] of a stream from the states [..,D] of each backbone."""
+        backbone = self.backbones[stream.role, stream.view]
+        return backbone.model.heads[stream.head].apply(backbone.params, hidden[stream.role, stream.view])
+
+    def precision(self, hidden: Mapping[Name, Array]) -> Any:
+        """Returns the dtype in which log-probs are kept: float32, or float64 where a stream's logits are."""
+        shapes = jax.eval_shape(lambda hidden: [self.logits(stream, hidden) for stream in self.streams], hidden)
+        return jnp.result_type(jnp.float32, *(logits.dtype for logits in shapes))
+
+    def draw(self, hidden: Mapping[Name, Array], history: History, uniform: Array) -> tuple[Array, dict[str, Array]]:
+        """Draws the next token of every completion.
+
+        Args:
+            hidden: States [..,D] of each backbone.
+            history: What the behavior may look at.
+            uniform: A number in [0, 1) per completion [..].
+
+        Returns:
+            Tokens [..], and their log-probs [..] by "sampler" and by each stream.
+        """
+        logits = {stream.name: as_float32(self.logits(stream, hidden)) for stream in self.streams}
+        token, sampler = filters.draw(self.sampling.filters(self.sampling.behaviour(logits, history)), uniform)
+        scores = {name: take_token(value, token) - jax.nn.logsumexp(value, axis=-1) for name, value in logits.items()}
+        return token, {"sampler": sampler} | scores
+
+    def ends(self, token: Array) -> Array:
+        """Marks the tokens after which nothing follows: bools in the shape of `token`."""
+        return jnp.isin(token, jnp.array(self.sampling.stop, jnp.int32))
+
 
 def default_streams(behaviour: Fn) -> tuple[Stream, ...]:
     """Returns a stream for each role that the behavior names."""
@@ -179,60 +209,3 @@ def prefill(backbone: Backbone, batch: Batch) -> tuple[Array, Cache]:
     states, cache = backbone.extend(None, prompt[:, None], valid[:, None])
     index = prompt.shape[1] - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
     return jnp.take_along_axis(states[:, 0], index[:, None, None], axis=1)[:, 0], share(cache)
-
-
-def precision(plan: Plan, hidden: Mapping[Any, Array]) -> Any:
-    """Returns the dtype in which log-probs are kept: float32, or float64 where a stream's logits are.
-
-    Args:
-        plan: The streams and their backbones.
-        hidden: Hidden states or their shapes, by (role, view).
-
-    Returns:
-        The dtype.
-    """
-    logits = []
-    for stream in plan.streams:
-        backbone = plan.backbones[stream.role, stream.view]
-        head = backbone.model.heads[stream.head]
-        logits.append(jax.eval_shape(head.apply, backbone.params, hidden[stream.role, stream.view]).dtype)
-    return jnp.result_type(jnp.float32, *logits)
-
-
-def draw_tokens(
-    plan: Plan, hidden: Mapping[Any, Array], history: History, uniform: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Draws the next token of every completion.
-
-    Args:
-        plan: What is sampled.
-        hidden: States [..,D] of each backbone.
-        history: What the behavior may look at.
-        uniform: A number in [0, 1) per completion [..].
-
-    Returns:
-        Tokens [..], and their log-probs [..] by "sampler" and by each stream.
-    """
-    logits = {}
-    for stream in plan.streams:
-        backbone = plan.backbones[stream.role, stream.view]
-        states = hidden[stream.role, stream.view]
-        logits[stream.name] = as_float32(backbone.model.heads[stream.head].apply(backbone.params, states))
-    sampling = plan.sampling
-    token, sampler = filters.draw(sampling.filters(sampling.behaviour(logits, history)), uniform)
-    scores = {name: take_token(value, token) - jax.nn.logsumexp(value, axis=-1) for name, value in logits.items()}
-    return token, {"sampler": sampler} | scores
-
-
-def ends(plan: Plan, token: Array) -> Array:
-    """Marks the tokens after which nothing follows.
-
-    Args:
-        plan: Has the stop tokens.
-        token: Any shape.
-
-    Returns:
-        Bools in the shape of `token`.
-    """
-    stop = plan.sampling.stop
-    return jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros(token.shape, bool)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.models.kv_cache import Cache, unstack, with_room
 from alignjax.sampling.behaviors import History
-from alignjax.sampling.logit_streams import Name, Plan, Sampled, draw_tokens, ends, precision
+from alignjax.sampling.logit_streams import Name, Plan, Sampled
 from alignjax.types import Array
 
 
@@ -68,7 +68,7 @@ def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) 
         raise ConfigError(f"view {wrong[0][1]!r} has {prompts[wrong[0]][0].shape[0]} prompts, the batch {rows}")
     keys = keys.reshape(count)
     idle = _idle(prompts, count, length, slots)
-    dtype = precision(plan, idle.hidden)
+    dtype = plan.precision(idle.hidden)
     carry = _Carry(
         handed=jnp.zeros((), jnp.int32),
         slots=idle,
@@ -163,7 +163,7 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     uniform = jax.vmap(lambda key, step: jax.random.uniform(jax.random.fold_in(key, step)))(keys[mine], step)
     logps = {name: value[mine][:, None] for name, value in carry.logps.items()}
     history = History(carry.tokens[mine][:, None], logps, step[:, None, None])
-    token, scores = draw_tokens(plan, carry.slots.hidden, history, uniform[:, None])
+    token, scores = plan.draw(carry.slots.hidden, history, uniform[:, None])
     token = jnp.where(alive, token[:, 0], 0)
     hidden, caches = {}, {}
     for name, backbone in plan.backbones.items():
@@ -175,7 +175,7 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     def written(buffer: Array, values: Array) -> Array:
         return buffer.at[sequence, step].set(values.astype(buffer.dtype), mode="drop")  # C is no row
 
-    done = ends(plan, token) | (step + 1 == length)
+    done = plan.ends(token) | (step + 1 == length)
     slots = _Slots(jnp.where(done, count, sequence), step + 1, hidden, caches)
     return _Carry(
         handed=carry.handed,

@@ -24,12 +24,7 @@ from alignjax.config import Experiment
 from alignjax.data.sources.recorded import BatchWriter
 from alignjax.data.sources.source import Source
 from alignjax.parallel.mesh import make_mesh, place_batch, process_shard
-from alignjax.parallel.processes import (
-    gather_to_host,
-    is_main_process,
-    raise_on_all_processes,
-    translate_lost_peer,
-)
+from alignjax.parallel.processes import gather_to_host, is_main_process, raise_on_all_processes, translate_lost_peer
 from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import Log, claim, first_state, warn_of_no_reuse
 from alignjax.train.checkpoint.checksums import not_finite

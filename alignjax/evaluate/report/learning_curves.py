@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy import ndimage
 
 from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.figures import INK, STYLE, colors, frame, short, svg
@@ -100,11 +102,9 @@ def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray
     """
     raw = np.array([np.nan if value is None else value for value in values], np.float64)
     known = np.isfinite(raw)
-    width = max(share * len(raw), 1e-3)
-    index = np.arange(len(raw))
-    kernel = np.exp(-0.5 * ((index[:, None] - index) / width) ** 2) * known
-    weight = kernel.sum(1)
-    mean = kernel @ np.where(known, raw, 0) / np.where(weight > 0, weight, 1)
+    spread = functools.partial(ndimage.gaussian_filter1d, sigma=max(share * len(raw), 1e-3), mode="constant")
+    weight = spread(known.astype(float))
+    mean = spread(np.where(known, raw, 0)) / np.where(weight > 0, weight, 1)
     return np.where(known, mean, np.nan)
 
 

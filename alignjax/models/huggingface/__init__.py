@@ -2,11 +2,7 @@
 
 from alignjax.models.huggingface.config_codec import config_json as config_json, config_of as config_of
 from alignjax.models.huggingface.families import FAMILIES as FAMILIES, tensor_name as tensor_name
-from alignjax.models.huggingface.folders import (
-    fingerprint as fingerprint,
-    read_json as read_json,
-    tensors_of as tensors_of,
-)
+from alignjax.models.huggingface.folders import fingerprint as fingerprint, read_json as read_json
 from alignjax.models.huggingface.read_weights import (
     Pretrained as Pretrained,
     check as check,

@@ -1,12 +1,10 @@
 """Checkpoints: complete or not at all, checked leaf by leaf, read without the code that wrote them."""
 
 from alignjax.train.checkpoint.read_steps import (
-    COMPLETE as COMPLETE,
     FOLDER as FOLDER,
     CheckpointError as CheckpointError,
     restore as restore,
     restore_role as restore_role,
-    role_shapes as role_shapes,
     steps as steps,
 )
 from alignjax.train.checkpoint.write_steps import (
