@@ -21,10 +21,10 @@ from alignjax.data.datasets.from_files import (
 )
 from alignjax.data.prepared import Dataset as Dataset, prepare as prepare, tokenizer_of as tokenizer_of
 from alignjax.data.sources.edited import judgements as judgements, revisions as revisions
-from alignjax.data.sources.joint import joint_preferences as joint_preferences
 from alignjax.data.sources.kinds import (
     candidates as candidates,
     instructions as instructions,
+    joint_preferences as joint_preferences,
     preferences as preferences,
     prompts as prompts,
     rankings as rankings,

@@ -17,8 +17,8 @@ import re
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -173,34 +173,23 @@ def extract(files: Sequence[File], workers: int) -> tuple[list[list[str]], int]:
     Raises:
         RuntimeError: A process died.
     """
-    # Files go to the lightest worker so far, largest first, so that all end at about the same time.
+    # The largest files first, in turns, so that all end at about the same time.
     workers = max(1, min(workers, len(files) // 50 + 1))
-    loads: list[list[File]] = [[] for _ in range(workers)]
-    weights = [0] * workers
-    for size, file in sorted(((os.path.getsize(file[1]), file) for file in files), reverse=True):
-        lightest = weights.index(min(weights))
-        loads[lightest].append(file)
-        weights[lightest] += size
-    with tempfile.TemporaryDirectory() as folder:
-        running = [_start_worker(load, Path(folder) / str(number)) for number, load in enumerate(loads)]
-        try:
-            codes = [process.wait() for process in running]
-        finally:
-            for process in running:
-                process.kill()  # does nothing to one that has ended
-        if any(codes):
-            raise RuntimeError(f"a docstring worker ended with exit code {max(codes, key=abs)}; see its error above")
-        answers = [json.loads((Path(folder) / f"{number}.out").read_bytes()) for number in range(workers)]
+    by_size = sorted(files, key=lambda file: os.path.getsize(file[1]), reverse=True)
+    with ThreadPoolExecutor(workers) as threads:
+        answers = list(threads.map(_parse, (by_size[number::workers] for number in range(workers))))
     pairs = [pair for answer in answers for pair in answer["pairs"]]
     pairs.sort(key=lambda pair: pair[1])  # stable: within a file the order stays that of the file
     return pairs, sum(answer["failed"] for answer in answers)
 
 
-def _start_worker(load: Sequence[File], path: Path) -> subprocess.Popen[bytes]:
-    """A worker on a list of files. Lists and answers go through files, so that no full pipe can stop it."""
-    path.with_suffix(".in").write_text(json.dumps(load))
-    with path.with_suffix(".in").open("rb") as stdin, path.with_suffix(".out").open("wb") as stdout:
-        return subprocess.Popen([sys.executable, "-I", "-X", "utf8", str(_WORKER)], stdin=stdin, stdout=stdout)
+def _parse(files: Sequence[File]) -> dict[str, Any]:
+    """What a worker answers about a list of files."""
+    command = [sys.executable, "-I", "-X", "utf8", str(_WORKER)]
+    done = subprocess.run(command, input=json.dumps(files).encode(), stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise RuntimeError(f"a docstring worker ended with exit code {done.returncode}; see its error above")
+    return json.loads(done.stdout)
 
 
 def select(pairs: Iterable[Pair], max_share: float) -> tuple[list[Pair], dict[str, int]]:

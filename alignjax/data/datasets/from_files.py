@@ -22,7 +22,7 @@ from alignjax.data.datasets.parsing import (
 )
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.prepared import Dataset, Report
-from alignjax.data.text.chat import completion_text, render, shared_turns, split_transcript, text_or_messages
+from alignjax.data.text.chat import completion_text, prompt_text, shared_turns, split_transcript
 
 Row = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ class HelpfulHarmless(File):
         other, rejected = split_transcript(text_field(row, "rejected"), "rejected")
         if prompt != other:
             raise BadRow("chosen and rejected differ before the last assistant turn")
-        return _pair(prompt.lstrip("\n"), chosen, rejected, 1.0)
+        return _pair(prompt.lstrip("\n"), chosen, rejected, preference=1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,11 +122,9 @@ class AlpacaEval(File):
     schema: ClassVar[str] = "preferences"
 
     def parse(self, row: Row) -> Record:
-        second_wins = number_field(row, "preference", 1.0, 2.0) - 1
-        texts = text_field(row, "output_1"), text_field(row, "output_2")
-        record = _pair(text_field(row, "instruction"), *texts, 1 - second_wins)
+        prompt, first, second = (text_field(row, name) for name in ("instruction", "output_1", "output_2"))
         meta = {key: row.get(key) for key in ("dataset", "generator_1", "generator_2")}
-        return dataclasses.replace(record, meta=meta)
+        return _pair(prompt, first, second, preference=2 - number_field(row, "preference", 1.0, 2.0), meta=meta)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +166,7 @@ class ChatFile(File):
     def prompt_of(self, row: Row, name: str = "") -> str:
         """Returns the prompt in a field, by default prompt_field, as text. Raises BadRow."""
         name = name or self.prompt_field
-        return checked_text(text_or_messages(field(row, name), name, self.chat_template), name)
+        return prompt_text(field(row, name), name, self.chat_template)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,9 +188,10 @@ class Instructions(ChatFile):
 
     def parse(self, row: Row) -> Record:
         if self.prompt_field not in row and "messages" in row:
-            turns, last = _before_last(row["messages"])
-            prompt = checked_text(render(turns, self.chat_template), "messages")
-            return Record(prompt, (checked_text(last, "messages"),))
+            turns, last, _ = shared_turns(row["messages"], row["messages"])
+            if last[0]["role"] != "assistant":
+                raise BadRow("field 'messages' does not end in an assistant message")
+            return Record(prompt_text(turns, "messages", self.chat_template), (completion_text(last, "messages"),))
         return Record(self.prompt_of(row), (_completion_of(row, self.completion_field),))
 
 
@@ -212,10 +211,9 @@ class Preferences(ChatFile):
             prompt = self.prompt_of(row)
         else:
             turns, chosen, rejected = shared_turns(chosen, rejected)
-            prompt = checked_text(render(turns, self.chat_template), self.chosen_field)
-        label, weight = _label_and_weight(row, self.label_field)
+            prompt = prompt_text(turns, self.chosen_field, self.chat_template)
         texts = completion_text(chosen, self.chosen_field), completion_text(rejected, self.rejected_field)
-        return dataclasses.replace(_pair(prompt, *texts, label), weight=weight)
+        return _pair(prompt, *texts, **_judged(row, self.label_field))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,8 +235,7 @@ class JointPreferences(ChatFile):
             texts.append(_completion_of(row, side))
         if prompts[0] == prompts[1] and texts[0] == texts[1]:
             raise BadRow("both sides are the same")
-        label, weight = _label_and_weight(row, self.label_field)
-        return Record(prompts[0], (*texts, prompts[1]), preference=label, weight=weight)
+        return Record(prompts[0], (*texts, prompts[1]), **_judged(row, self.label_field))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,7 +248,7 @@ class Rankings(ChatFile):
         texts, scores = field(row, "completions"), field(row, "scores")
         if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores) or len(texts) < 2:
             raise BadRow("fields 'completions' and 'scores' are not two lists of one length, 2 or more")
-        completions = tuple(checked_text(completion_text(text, "completions"), "completions") for text in texts)
+        completions = tuple(completion_text(text, "completions") for text in texts)
         numbers = tuple(number_field({"scores": score}, "scores", -math.inf, math.inf) for score in scores)
         return Record(self.prompt_of(row), completions, scores=numbers)
 
@@ -293,24 +290,17 @@ class Judgements(ChatFile):
 
 
 def _completion_of(row: Row, name: str) -> str:
-    return checked_text(completion_text(field(row, name), name), name)
+    return completion_text(field(row, name), name)
 
 
-def _label_and_weight(row: Row, label_field: str) -> tuple[float, float]:
+def _judged(row: Row, label_field: str) -> dict[str, float]:
+    """The label and the weight of a pair, both 1 where the row does not say them."""
     label = number_field(row, label_field, 0.0, 1.0) if label_field else 1.0
-    return label, number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0
+    return {"preference": label, "weight": number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0}
 
 
-def _pair(prompt: str, first: str, second: str, preference: float) -> Record:
-    first, second = checked_text(first, "chosen"), checked_text(second, "rejected")
-    if first == second:
+def _pair(prompt: str, first: str, second: str, **judged: Any) -> Record:
+    texts = checked_text(first, "chosen"), checked_text(second, "rejected")
+    if texts[0] == texts[1]:
         raise BadRow("both completions are the same")
-    return Record(prompt, (first, second), preference=preference)
-
-
-def _before_last(messages: Any) -> tuple[list[dict[str, str]], str]:
-    """(the turns before it, the text of the assistant message that ends a conversation)."""
-    turns, rest, _ = shared_turns(messages, messages)
-    if rest[0]["role"] != "assistant":
-        raise BadRow("field 'messages' does not end in an assistant message")
-    return turns, rest[0]["content"]
+    return Record(prompt, texts, **judged)

@@ -17,7 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignjax.config import ConfigError
-from alignjax.data.datasets.parsing import BadRow, is_text
+from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
 from alignjax.data.text.tokenizers import json_object
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
@@ -149,7 +149,7 @@ def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn:
         raise BadRow(f"the chat template failed: {error}") from error
 
 
-def text_or_messages(value: Any, field: str, template: str) -> str:
+def prompt_text(value: Any, field: str, template: str) -> str:
     """Returns a prompt as text: itself, or its messages rendered with the assistant's turn opened.
 
     Args:
@@ -158,9 +158,9 @@ def text_or_messages(value: Any, field: str, template: str) -> str:
         template: The chat template, see `load_template`.
 
     Raises:
-        BadRow: If it is neither.
+        BadRow: If it is neither, or blank.
     """
-    return value if isinstance(value, str) else render(messages_of(value, field), template)
+    return checked_text(value if isinstance(value, str) else render(messages_of(value, field), template), field)
 
 
 def completion_text(value: Any, field: str) -> str:
@@ -171,14 +171,14 @@ def completion_text(value: Any, field: str) -> str:
         field: The name of the field, for the message.
 
     Raises:
-        BadRow: If it is neither, or other messages than that one.
+        BadRow: If it is neither, or other messages than that one, or blank.
     """
     if isinstance(value, str):
-        return value
+        return checked_text(value, field)
     messages = messages_of(value, field)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise BadRow(f"field {field!r} must be text or one assistant message, and has {len(messages)} messages")
-    return messages[0]["content"]
+    return checked_text(messages[0]["content"], field)
 
 
 def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any, Any]:

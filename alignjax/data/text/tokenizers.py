@@ -82,13 +82,12 @@ class Tokenizer:
         self.backend.save(str(path))
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int = 2) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     """Learns a byte-level BPE: every UTF-8 text can be written, and decode(encode(text)) == text.
 
     Args:
         texts: What it is learned from.
         vocab_size: Number of tokens, the four special ones and the 256 bytes included; a small corpus may end below it.
-        min_frequency: How often a pair must occur to be merged.
 
     Raises:
         ConfigError: vocab_size is too small for the bytes and the special tokens.
@@ -101,7 +100,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, min_frequency: int =
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=min_frequency,
+        min_frequency=2,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
