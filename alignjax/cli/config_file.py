@@ -52,10 +52,6 @@ def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()
         ConfigError: there is no such file, it has no `get_config` or no such mode, or an override does not fit.
     """
     path, mode = _split(where)
-    return _load(path, mode, arguments, flags)
-
-
-def _load(path: Path, mode: str | None, arguments: Sequence[str], flags: Sequence[str] = ()) -> Loaded:
     module = imported(path)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
@@ -79,22 +75,14 @@ def _split(where: str) -> tuple[Path, str | None]:
     path = Path(name).expanduser() if colon else whole
     if path.is_file():
         return path, mode or None
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a config file in it.{_files_in(path)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"no such config file: {path} (there is no folder {path.parent})")
-    raise ConfigError(
-        f"no such config file: {path}.{nearest(path.name, [file.name for file in _configs(path.parent)])}"
-    )
-
-
-def _configs(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
-
-
-def _files_in(folder: Path) -> str:
-    names = [file.name for file in _configs(folder)]
-    return f" There are: {', '.join(names)}." if names else ""
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        raise ConfigError(f"no such config file: {path} (there is no folder {folder})")
+    configs = sorted(file.name for file in folder.glob("*.py") if not file.name.startswith("_"))
+    if folder == path:
+        known = f" There are: {', '.join(configs)}." if configs else ""
+        raise ConfigError(f"{path} is a folder; name a config file in it.{known}")
+    raise ConfigError(f"no such config file: {path}.{nearest(path.name, configs)}")
 
 
 def imported(path: Path) -> ModuleType:
@@ -214,4 +202,5 @@ def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
         raise ConfigError(f"{run_dir} was trained with {path}, which is not there any more")
     if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
         print(f"warning: {path} has changed since {run_dir} was trained", file=sys.stderr)
-    return _load(path, record["mode"], [*record["overrides"], *arguments])
+    where = str(path) if record["mode"] is None else f"{path}:{record['mode']}"
+    return load(where, [*record["overrides"], *arguments])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,7 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +31,6 @@ from alignjax.workspace import Workspace
 
 ROWS = 8  # prompts at once: few, so that a short file does not wait, and always so many, so that one program serves
 BUCKET = 32  # prompts are padded to a multiple of it, for the same reason
-
-
-class LoadedPolicy(NamedTuple):
-    """A role that answers: sampled(prompt texts, number of the first) -> completions of each prompt; and its source."""
-
-    sampled: Callable[[Sequence[str], int], list[list[dict[str, Any]]]]
-    source: str
 
 
 def generate(flags: Generate) -> int:
@@ -60,17 +54,25 @@ def generate(flags: Generate) -> int:
         if not good:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(flags, name)}; see alignjax generate --help")
     filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
-    prompts = None if flags.prompt_file is None else list(_prompts(flags.prompt_file))
-    policy = _loaded_policy(flags, Sampling(flags.n, flags.max_tokens, filters=filters))
-    print(f"{policy.source}\n", file=sys.stderr)
-    if prompts is None:
-        _converse(policy, flags.format)
-        return 0
-    for start in range(0, len(prompts), ROWS):
-        some = prompts[start : start + ROWS]
-        for prompt, completions in zip(some, policy.sampled(some, start), strict=True):
-            _show(prompt, completions, flags.format)
+    file = flags.prompt_file
+    prompts = [] if file is None else list(_prompts(file))
+    answer = _answerer(flags, Sampling(flags.n, flags.max_tokens, filters=filters))
+    typed = ([prompt] for prompt in _typed())
+    number = 0
+    for some in typed if file is None else (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS)):
+        for prompt, completions in zip(some, answer(some, number), strict=True):
+            _show(prompt, completions, flags.format, echo=file is not None)
+        number += len(some)
     return 0
+
+
+def _typed() -> Iterator[str]:
+    """Prompts from the terminal, until an empty line or the end of the input."""
+    if sys.stdin.isatty():
+        print("Type a prompt; an empty line ends.", file=sys.stderr)
+    with contextlib.suppress(EOFError):
+        while (prompt := input("> " if sys.stdin.isatty() else "")).strip():
+            yield prompt
 
 
 def _prompts(file: Path) -> Iterator[str]:
@@ -111,24 +113,30 @@ def policy_of_run(
         The experiment and its folder.
 
     Raises:
-        ConfigError: For a step that does not exist, or if no step has a checkpoint with the role.
+        ConfigError: For a step or a role that does not exist, or if no step has a checkpoint with the role.
     """
     # The last step with a checkpoint is taken, not the last of the config: a pipeline that still runs, or was stopped,
     # is sampled from as far as it came.
     if isinstance(config, Experiment):
         if step is not None:
             raise ConfigError(f"{root} is one experiment and has no step {step!r}; name the run folder itself")
-        return config, Workspace(root)
-    steps = {name: step for name, step in config.steps.items() if isinstance(step, Experiment)}
-    if step is None:
-        able = [name for name, experiment in steps.items() if role in experiment.algorithm.roles]
-        done = [name for name in able if checkpoint.steps(root / name)]
-        if not done:
-            raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
-        step = done[-1]
-    if step not in steps:
-        raise ConfigError(f"{root} trains no step {step!r}.{nearest(step, steps)}")
-    return steps[step], Workspace(root, step)
+        experiment = config
+    else:
+        steps = {name: each for name, each in config.steps.items() if isinstance(each, Experiment)}
+        if step is None:
+            able = [name for name, each in steps.items() if role in each.algorithm.roles]
+            done = [name for name in able if checkpoint.steps(root / name)]
+            if not done:
+                raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
+            step = done[-1]
+        if step not in steps:
+            raise ConfigError(f"{root} trains no step {step!r}.{nearest(step, steps)}")
+        experiment = steps[step]
+    if role not in experiment.algorithm.roles:
+        raise ConfigError(
+            f"{Workspace(root, step).folder} has no role {role!r}.{nearest(role, experiment.algorithm.roles)}"
+        )
+    return experiment, Workspace(root, step)
 
 
 def dataset_of(experiment: Experiment) -> Dataset:
@@ -139,31 +147,29 @@ def dataset_of(experiment: Experiment) -> Dataset:
     raise ConfigError(f"the source {experiment.source.name} names no dataset, so there is no tokenizer to speak with")
 
 
-def _loaded_policy(flags: Generate, sampling: Sampling) -> LoadedPolicy:
-    role = flags.role
+def _answerer(flags: Generate, sampling: Sampling) -> Callable[[Sequence[str], int], list[list[dict[str, Any]]]]:
+    """(prompts, number of the first) -> the completions of each, by a role of a run; which one it is, is printed."""
     root, step = run_folder(flags.run_dir)
-    experiment, workspace = policy_of_run(root, reload(root).config, step, role)
+    experiment, workspace = policy_of_run(root, reload(root).config, step, flags.role)
     experiment, plain = runnable_here(experiment)
-    if role in plain:
-        print(f"plain attention: this machine has no kernel for the {role}'s", file=sys.stderr)
-    roles = experiment.algorithm.roles
-    if role not in roles:
-        raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")
-    model = roles[role].model
+    if flags.role in plain:
+        print(f"plain attention: this machine has no kernel for the {flags.role}'s", file=sys.stderr)
+    model = experiment.algorithm.roles[flags.role].model
     if model is None or model.extend is None:
-        raise ConfigError(f"role {role!r} has no model that can be sampled from")
+        raise ConfigError(f"role {flags.role!r} has no model that can be sampled from")
     dataset = dataset_of(experiment)
-    params = restored_params(workspace.folder, experiment.algorithm, role)
+    params = restored_params(workspace.folder, experiment.algorithm, flags.role)
     tokenizer = tokenizer_of(dataset, workspace)
     sampling = dataclasses.replace(sampling, stop=(tokenizer.eos, *tokenizer.stops))
+    number = checkpoint.steps(workspace.folder)[-1]
+    print(f"{flags.role} of {workspace.folder}, step {number:,}\n", file=sys.stderr)
 
-    def sampled(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
+    def answer(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
         batch = _batch(prompts, first, dataset, tokenizer)
         completions = _sampled(model, params, batch, jax.random.key(flags.seed), sampling)
         return [_decoded(tokenizer, completions, row) for row in range(len(prompts))]
 
-    number = checkpoint.steps(workspace.folder)[-1]
-    return LoadedPolicy(sampled, f"{role} of {workspace.folder}, step {number:,}")
+    return answer
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -195,7 +201,7 @@ def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str,
     ]
 
 
-def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bool = True) -> None:
+def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bool) -> None:
     if form == "json":
         print(json.dumps({"prompt": prompt, "completions": completions}, ensure_ascii=False), flush=True)
         return
@@ -204,19 +210,3 @@ def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bo
     for number, completion in enumerate(completions, start=1):
         print(completion["text"] if len(completions) == 1 else f"[{number}] {completion['text']}")
     print(flush=True)
-
-
-def _converse(policy: LoadedPolicy, form: str) -> None:
-    """One prompt after another from the terminal, until an empty line or the end of the input."""
-    if sys.stdin.isatty():
-        print("Type a prompt; an empty line ends.", file=sys.stderr)
-    number = 0
-    while True:
-        try:
-            prompt = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        if not prompt.strip():
-            return
-        _show(prompt, policy.sampled([prompt], number)[0], form, echo=False)
-        number += 1

@@ -233,8 +233,6 @@ def _of_run(source: str, role: str) -> Exported:
     config = reload(root).config
     experiment, workspace = policy_of_run(root, config, step, role)
     roles = experiment.algorithm.roles
-    if role not in roles:
-        raise ConfigError(f"{workspace.folder} has no role {role!r}.{nearest(role, roles)}")
     model = roles[role].model
     if model is None or not isinstance(model.config, TransformerConfig):
         raise ConfigError(f"role {role!r} runs on no transformer, so there is nothing to export")
