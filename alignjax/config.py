@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import inspect
 import types
 import typing
@@ -48,6 +49,19 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+def type_name(annotation: Any) -> str:
+    """Writes an annotation as a person does: `float | None`, `tuple[int, ...]`, `one of hard, soft`."""
+    options = members(annotation)
+    if len(options) > 1:
+        return " | ".join(map(type_name, options))
+    if typing.get_origin(annotation) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return f"one of {', '.join(annotation.__members__)}"
+    name = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    return name.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")
+
+
 def _fits(value: Any, option: Any) -> bool:
     """True if a value may stand where one member of a union is asked for."""
     if option is None or option is type(None):
@@ -76,10 +90,7 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and int not in options and float in options:
         return float(value)
     if not any(_fits(value, option) for option in options):
-        wanted = str(annotation).replace("typing.", "") if typing.get_origin(annotation) else annotation
-        raise ConfigError(
-            f"{where} is {value!r} ({type(value).__name__}); it must be {getattr(wanted, '__name__', wanted)}"
-        )
+        raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {type_name(annotation)}")
     return value
 
 

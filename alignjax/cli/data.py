@@ -11,7 +11,7 @@ from alignjax.cli import overrides
 from alignjax.cli.catalogue import summary
 from alignjax.cli.config_file import load
 from alignjax.cli.flags import Inspect, Prepare
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, nearest, type_name
 from alignjax.data import Dataset, show
 
 
@@ -50,7 +50,7 @@ def describe(what: str) -> int:
     print(f"{what}: {summary(kind)}\n")
     needed = _required(kind)
     for slot in overrides.slots(kind(**needed)):
-        flag, wanted = f"--{slot.path.replace('_', '-')}", overrides.type_name(slot.annotation)
+        flag, wanted = f"--{slot.path.replace('_', '-')}", type_name(slot.annotation)
         print(f"  {flag:<16}  {wanted:<16}  {'(required)' if slot.path in needed else repr(slot.value)}")
     return 0
 

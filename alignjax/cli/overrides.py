@@ -25,12 +25,13 @@ from typing import Any
 
 import tyro
 
-from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, members, nearest, type_hints
+from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, members, nearest, type_hints, type_name
 
 EVERY_STEP = "all"
 SEED = "seed"
 SEEDS_APART = 1000  # `--seed N` adds N times this to the seeds of a pipeline's steps, which differ by less
 _PLAIN = (bool, int, float, str, pathlib.Path)
+_IN_WORDS = {int: "an integer (int)", float: "a number (float)", bool: "true or false (bool)", str: "one word (str)"}
 _UNSAID = (inspect.Parameter.empty, Any, object, tuple)
 
 
@@ -41,15 +42,6 @@ class Slot:
     path: str
     annotation: Any
     value: Any
-
-
-def type_name(annotation: Any) -> str:
-    """Writes an annotation as a person does: `float | None`, `tuple[int, ...]`."""
-    options = members(annotation)
-    if len(options) > 1:
-        return " | ".join(map(type_name, options))
-    name = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
-    return name.replace("typing.", "").replace("pathlib.", "").replace("NoneType", "None")
 
 
 def _is_plain(annotation: Any) -> bool:
@@ -173,16 +165,9 @@ def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
                 add_help=False,
             )
     except SystemExit:
-        raise ConfigError(f"--{flag} got {got}; it must be {_in_words(annotation)}") from None
-
-
-def _in_words(annotation: Any) -> str:
-    names = {int: "an integer (int)", float: "a number (float)", bool: "true or false (bool)", str: "one word (str)"}
-    if typing.get_origin(annotation) is typing.Literal:
-        return f"one of {', '.join(map(str, typing.get_args(annotation)))}"
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return f"one of {', '.join(annotation.__members__)}"
-    return names.get(annotation, type_name(annotation))
+        raise ConfigError(
+            f"--{flag} got {got}; it must be {_IN_WORDS.get(annotation, type_name(annotation))}"
+        ) from None
 
 
 def _no_slot(config: Any, path: Sequence[str]) -> ConfigError:

@@ -14,7 +14,7 @@ from alignjax.cli.config_file import COMMAND_FILE, Loaded, load, remember
 from alignjax.cli.dry_run import dry_run
 from alignjax.cli.flags import Train
 from alignjax.cli.start_checks import check_starts
-from alignjax.config import ConfigError, Pipeline
+from alignjax.config import ConfigError, Pipeline, type_name
 from alignjax.parallel.mesh import slice_count
 from alignjax.parallel.processes import connect, is_main_process, raise_on_all_processes
 from alignjax.parallel.tpu_slices import topology
@@ -101,8 +101,7 @@ def describe(where: str) -> int:
     """Prints the values of a config that the command line can change: `alignjax train CONFIG --help`."""
     loaded = load(where)
     rows = [
-        (f"--{slot.path}", overrides.type_name(slot.annotation), _shown(slot.value))
-        for slot in overrides.slots(loaded.config)
+        (f"--{slot.path}", type_name(slot.annotation), _shown(slot.value)) for slot in overrides.slots(loaded.config)
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     print(f"usage: alignjax train {where} [--run-dir DIR] [--resume] [--dry-run] [overrides]\n")

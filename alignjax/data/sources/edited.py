@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from alignjax.data.datasets.from_files import Judgements
 from alignjax.data.datasets.records import completions_of
 from alignjax.data.sources.batch_layout import batch_spec, pad_left, two_completions
-from alignjax.data.sources.row_selection import POLICIES, Row, Rule, TextRows, Texts, length_rules, one_of, text_source
+from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, text_source
 from alignjax.data.sources.source import Source
 from alignjax.data.text.corruptions import corrupted, two_kinds
 from alignjax.data.text.edits import edit_masks, line_edit_masks
@@ -22,7 +22,7 @@ from alignjax.types import Batch
 
 
 @text_source(buckets=())
-def revisions(texts: Texts, *, level: str = "token") -> Source:
+def revisions(texts: Texts, *, level: Literal["token", "line"] = "token") -> Source:
     """Gives pairs of a text and its revision, N = 2: completion 0 is the better, completion 1 the one it was made from
     (or corrupted from it), preference[b, 0, 1] = 1, and completions["edited"] [B,2,T] marks what the edit changed on
     either side.
@@ -35,14 +35,15 @@ def revisions(texts: Texts, *, level: str = "token") -> Source:
         level: What edits are marked by: "token", or "line" for whole lines (code).
     """
     texts.need("preferences", "instructions")
-    one_of("level", level, ("token", "line"))
     edited = jax.ShapeDtypeStruct((texts.batch_size, 2, texts.completion_length), np.float32)
     spec = texts.spec(2, "pairs").replace(completions={"edited": edited})
     return texts.source(spec, functools.partial(_revision, by_line=level == "line"))
 
 
 @text_source(buckets=())
-def judgements(texts: Texts, *, judgement_length: int, long_judgements: str = "refuse") -> Source:
+def judgements(
+    texts: Texts, *, judgement_length: int, long_judgements: Literal["refuse", "truncate"] = "refuse"
+) -> Source:
     """Gives responses, N = 1, and what is wrong with them.
 
     prompts["judged"] [B] is 1 where a judgment finds fault, and views["judged"] holds the same responses under the
@@ -54,13 +55,12 @@ def judgements(texts: Texts, *, judgement_length: int, long_judgements: str = "r
         long_judgements: Says what happens to longer ones: "refuse" or "truncate" (the start is kept).
     """
     texts.need("judgements")
-    one_of("long_judgements", long_judgements, POLICIES["long_judgements"])
 
     def rules(rows: TextRows) -> list[Rule]:
         words = rows.tokenizer.encode_batch([_judgement(row, rows) for row in rows.rows])
         long = np.array([len(ids) > judgement_length for ids in words])
         what = f"judgments of more than {judgement_length} tokens"
-        return [*length_rules(rows), Rule("long_judgements", long_judgements, long, what)]
+        return [*length_rules(rows), Rule("long_judgements", long_judgements, long, what, ("truncate",))]
 
     size, length = texts.batch_size, texts.prompt_length + judgement_length
     view = batch_spec(size, length, 1, texts.completion_length)
@@ -96,7 +96,7 @@ def _newline_tokens(tokenizer: Tokenizer) -> frozenset[int]:
 
 def _judged(row: Row, rows: TextRows, rng: np.random.Generator, *, most: int) -> dict[str, Any]:
     # The judgment stands between the prompt and the frame's suffix, so that the response follows the same tokens.
-    judgement, ids = _judgement(row, rows), rows.prompt_ids(row)
+    judgement, ids = _judgement(row, rows), rows.prompt_ids(row["prompt_tokens"])
     words = rows.tokenizer.encode(judgement)[:most] if judgement else []
     before = len(ids) - len(rows.suffix)
     ids = [*ids[:before], *words, *ids[before:]]

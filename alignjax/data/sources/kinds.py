@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.records import completions_of
 from alignjax.data.sources.batch_layout import batch_spec, pad_right, pair_fields, two_completions
-from alignjax.data.sources.row_selection import POLICIES, Row, Rule, TextRows, Texts, length_rules, one_of, text_source
+from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, text_source
 from alignjax.data.sources.source import Source
 from alignjax.data.text.corruptions import corrupted, two_kinds
 
@@ -67,7 +67,7 @@ def preferences(texts: Texts) -> Source:
 
 
 @text_source(buckets=())
-def joint_preferences(texts: Texts, *, instructions: str = "joint") -> Source:
+def joint_preferences(texts: Texts, *, instructions: Literal["joint", "conditional"] = "joint") -> Source:
     """Gives pairs whose sides have instructions of their own, N = 2: with any pairwise loss, joint preference
     optimization (DOVE, arXiv:2404.00530).
 
@@ -85,7 +85,6 @@ def joint_preferences(texts: Texts, *, instructions: str = "joint") -> Source:
         ConfigError: The dataset holds no pairs, or completion_length leaves no room for a response.
     """
     texts.need("joint_preferences", "preferences")
-    one_of("instructions", instructions, ("joint", "conditional"))
     if texts.completion_length < 2:
         raise ConfigError(f"completion_length={texts.completion_length} leaves no room for a response; raise it")
     length = texts.prompt_length - 1 + texts.completion_length
@@ -94,7 +93,7 @@ def joint_preferences(texts: Texts, *, instructions: str = "joint") -> Source:
 
 
 @text_source()
-def rankings(texts: Texts, *, completions: int, uneven: str = "refuse") -> Source:
+def rankings(texts: Texts, *, completions: int, uneven: Literal["refuse", "skip"] = "refuse") -> Source:
     """Gives scored lists: reward [B,N] holds the scores, preference says who has the higher one, and pair_weight marks
     i < j with different scores.
 
@@ -104,11 +103,10 @@ def rankings(texts: Texts, *, completions: int, uneven: str = "refuse") -> Sourc
         uneven: Says what happens to rows with another number of completions: "refuse" or "skip".
     """
     texts.need("rankings")
-    one_of("uneven", uneven, POLICIES["uneven"])
 
     def rules(rows: TextRows) -> list[Rule]:
-        which = rows.lengths[:, 2] != completions
-        return [*length_rules(rows), Rule("uneven", uneven, which, f"rows without exactly {completions} completions")]
+        which, what = rows.lengths[:, 2] != completions, f"rows without exactly {completions} completions"
+        return [*length_rules(rows), Rule("uneven", uneven, which, what, ("skip",))]
 
     return texts.source(texts.spec(completions, "pairs", "reward"), _ranking, rules)
 
@@ -162,7 +160,7 @@ def _joint_pair(row: Row, rows: TextRows, rng: np.random.Generator, *, length: i
     """tokens, valid, mask [2, length] of both sides. Of an instruction only its own tokens are cut, never the frame."""
     tokenizer, most, sides = rows.tokenizer, rows.texts.completion_length, []
     for instruction, response in _sides(row):
-        before = [*rows.prefix, *rows.cut(instruction), *rows.suffix]
+        before = rows.prompt_ids(instruction)[1:]  # BOS is the prompt
         after = [*response, tokenizer.eos][:most]  # a response that was cut has not ended, and has no EOS
         tokens, valid = pad_right([*before, *after], length, tokenizer.pad)
         counts = valid & (joint | (np.arange(length) >= len(before)))

@@ -11,11 +11,11 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from alignjax.config import ConfigError, hyperparameters
+from alignjax.config import ConfigError, fn, hyperparameters
 from alignjax.data.datasets.records import SCHEMAS, completions_of
 from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
 from alignjax.data.sources.batch_layout import batch_spec, completion_fields, pad_left, prompt_ids
@@ -24,13 +24,9 @@ from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
-# What a setting may say about rows that do not fit; the first is the default.
-POLICIES = {
-    "long_prompts": ("refuse", "skip", "truncate_left", "truncate_right"),
-    "long_completions": ("refuse", "skip", "truncate"),
-    "uneven": ("refuse", "skip"),
-    "long_judgements": ("refuse", "truncate"),
-}
+# What a setting may say about rows that do not fit.
+LongPrompts = Literal["refuse", "skip", "truncate_left", "truncate_right"]
+LongCompletions = Literal["refuse", "skip", "truncate"]
 
 Row = Mapping[str, Any]
 
@@ -59,7 +55,7 @@ class Texts:
         shard: (index, count): this process makes the index-th of count equal runs of rows of every batch.
 
     Raises:
-        ConfigError: An option or a split has a name that does not exist.
+        ConfigError: The dataset has no such split.
     """
 
     workspace: Workspace | None
@@ -70,16 +66,16 @@ class Texts:
     batch_size: int
     prompt_length: int
     completion_length: int
-    long_prompts: str = "refuse"
-    long_completions: str = "refuse"
+    long_prompts: LongPrompts = "refuse"
+    long_completions: LongCompletions = "refuse"
     shuffle: bool = True
     buckets: Buckets = ()
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        one_of("long_prompts", self.long_prompts, POLICIES["long_prompts"])
-        one_of("long_completions", self.long_completions, POLICIES["long_completions"])
-        one_of(f"split of {self.dataset.name}", self.split, self.dataset.splits)
+        if self.split not in self.dataset.splits:
+            options = ", ".join(self.dataset.splits)
+            raise ConfigError(f"split of {self.dataset.name} is {self.split!r}; it must be one of {options}")
 
     @property
     def name(self) -> str:
@@ -120,7 +116,7 @@ class Texts:
         usable = dataclasses.replace(rows, rows=Subset(rows.rows, numbers), lengths=rows.lengths[numbers])
 
         def laid_out(position: int, row: Row) -> Batch:
-            ids = usable.prompt_ids(row)
+            ids = usable.prompt_ids(row["prompt_tokens"])
             prompt, prompt_valid = pad_left(ids, self.prompt_length, usable.tokenizer.pad)
             example = np.asarray(row["example_id"], np.int32)
             rng = np.random.default_rng((self.seed % 2**32, ROW, position))
@@ -161,15 +157,10 @@ class TextRows:
         """Counts the tokens of a prompt that fit between BOS and its frame."""
         return self.texts.prompt_length - 1 - len(self.prefix) - len(self.suffix)
 
-    def cut(self, prompt: Any) -> Any:
-        """Returns the tokens of a prompt without its frame, cut to the room if need be."""
-        return prompt[-self.room :] if self.texts.long_prompts == "truncate_left" else prompt[: self.room]
-
-    def prompt_ids(self, row: Row) -> list[int]:
-        """Returns BOS and the framed prompt of a row, in at most prompt_length tokens."""
+    def prompt_ids(self, prompt: Any) -> list[int]:
+        """Returns BOS and a prompt in its frame, prompt_length tokens at most; only the prompt itself is cut."""
         keep = "end" if self.texts.long_prompts == "truncate_left" else "start"
-        length, bos = self.texts.prompt_length, self.tokenizer.bos
-        return prompt_ids(row["prompt_tokens"], self.prefix, self.suffix, bos, length, keep)
+        return prompt_ids(prompt, self.prefix, self.suffix, self.tokenizer.bos, self.texts.prompt_length, keep)
 
     def completions(self, texts: Row | Sequence[Any]) -> dict[str, Any]:
         """Returns tokens, valid and mask [N,T] of the completions of a row, or of the token ids of N texts."""
@@ -202,16 +193,18 @@ class Rule:
     """A setting and the rows that it speaks about.
 
     Args:
-        setting: The name of the setting, a key of POLICIES.
+        setting: The name of the setting.
         policy: What it says to do with these rows.
         which: bool [rows], true where the rule applies.
         what: What these rows are, in words.
+        options: What else it may say than "refuse".
     """
 
     setting: str
     policy: str
     which: np.ndarray
     what: str
+    options: tuple[str, ...]
 
     @property
     def skips(self) -> bool:
@@ -229,7 +222,7 @@ class Rule:
             raise ConfigError(
                 f"{rows.texts.name} has {self.which.sum():,} {self.what} (of {len(self.which):,}; "
                 f"{rows.origin(self.which)}); set {self.setting}="
-                f"{' or '.join(map(repr, POLICIES[self.setting][1:]))}, or give more room"
+                f"{' or '.join(map(repr, self.options))}, or give more room"
             )
 
 
@@ -237,9 +230,10 @@ def length_rules(rows: TextRows) -> list[Rule]:
     """Returns the rules about prompts and completions that are too long."""
     texts, most = rows.texts, rows.texts.completion_length - 1
     long = rows.lengths[:, 0] > rows.room, (rows.lengths[:, 1] > most) & (most >= 0)
+    prompts, completions = f"prompts of more than {rows.room} tokens", f"completions of more than {most} tokens"
     return [
-        Rule("long_prompts", texts.long_prompts, long[0], f"prompts of more than {rows.room} tokens"),
-        Rule("long_completions", texts.long_completions, long[1], f"completions of more than {most} tokens"),
+        Rule("long_prompts", texts.long_prompts, long[0], prompts, get_args(LongPrompts)[1:]),
+        Rule("long_completions", texts.long_completions, long[1], completions, get_args(LongCompletions)[1:]),
     ]
 
 
@@ -258,7 +252,8 @@ def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[...,
         shared = {name: field for name, field in hyperparameters(Texts).items() if name not in {**extra, **fixed}}
 
         def source(workspace: Workspace | None, seed: int, **settings: Any) -> Source:
-            common = {name: settings.pop(name) for name in shared if name in settings}
+            settings = dict(fn(source, **settings).kwargs)  # checked, also where no config does it
+            common = {name: settings.pop(name) for name in shared}
             return function(Texts(workspace, seed, **fixed, **common), **settings)
 
         functools.update_wrapper(source, function, ("__module__", "__name__", "__qualname__", "__doc__"))
@@ -269,21 +264,6 @@ def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[...,
         return source
 
     return decorate
-
-
-def one_of(name: str, value: str, options: Sequence[str]) -> None:
-    """Refuses a value that is not among its options.
-
-    Args:
-        name: The parameter, for the message.
-        value: Its value.
-        options: The values that it may have.
-
-    Raises:
-        ConfigError: Unless `value` is one of `options`.
-    """
-    if value not in options:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(options)}")
 
 
 def _open_rows(texts: Texts) -> TextRows:
