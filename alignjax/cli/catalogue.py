@@ -42,15 +42,6 @@ class Entry:
     paper: str | None
 
 
-def _filled_parameters(function: Any) -> tuple[str, ...]:
-    """Name the parameters that the framework fills: all but the keyword-only hyper-parameters."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    return tuple(parameter.name for parameter in parameters if parameter.kind < inspect.Parameter.VAR_POSITIONAL)
-
-
 def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
     """Tell the kind of a function among those of its package.
 
@@ -61,15 +52,17 @@ def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
     Returns:
         The kind, or None for a helper, which is not listed.
     """
-    takes = _filled_parameters(function)
+    # The parameters that the framework fills: all but the keyword-only hyper-parameters.
+    parameters = inspect.signature(function).parameters.values()
+    takes = [parameter.name for parameter in parameters if parameter.kind < inspect.Parameter.VAR_POSITIONAL]
     returns = str(getattr(inspect.unwrap(function), "__annotations__", {}).get("return", ""))
     is_kind = {
         "algorithm": "Algorithm" in returns,
         "game": returns == "TabularGame",
-        "rule": takes == ("state", "context", "batch", "key"),
-        "stage": takes[:3] == ("context", "batch", "key") and "Batch" in returns,
-        "judge": takes[:3] == ("context", "batch", "key") and "Array" in returns,
-        "loss": takes[:2] == ("context", "batch"),
+        "rule": takes == ["state", "context", "batch", "key"],
+        "stage": takes[:3] == ["context", "batch", "key"] and "Batch" in returns,
+        "judge": takes[:3] == ["context", "batch", "key"] and "Array" in returns,
+        "loss": takes[:2] == ["context", "batch"],
         # A metric is a number about texts or players, or a table of them; what cuts texts into words returns lists.
         "metric": re.search(r"\b(float|bool|Interval|ndarray)\b", returns) is not None,
         "sampler": True,
@@ -87,14 +80,13 @@ def public(module: ModuleType) -> dict[str, Any]:
         Function by name, without types, modules and names that begin with an underscore.
     """
     is_package = hasattr(module, "__path__")
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
-    values = {name: getattr(module, name) for name in names}
     return {
         name: value
-        for name, value in values.items()
-        if callable(value) and not isinstance(value, type) and typing.get_origin(value) is None
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and not isinstance(value, type)
+        if typing.get_origin(value) is None
         if is_package or getattr(value, "__module__", None) == module.__name__
-    }  # fmt: skip
+    }
 
 
 def summary(function: Any) -> str:

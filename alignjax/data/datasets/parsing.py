@@ -156,22 +156,25 @@ def file_hash(path: Path) -> str:
     return _hash(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, parsed row or the reason why it is none). Blank lines are not rows."""
+def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) of a file. Blank lines are not rows."""
     with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
         try:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8"))
-                except UnicodeDecodeError:
-                    row = BadRow("not UTF-8")
-                except (json.JSONDecodeError, RecursionError):
-                    row = BadRow("not JSON")
-                yield number, row if isinstance(row, (dict, BadRow)) else BadRow("not a JSON object")
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+
+
+def _json_row(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BadRow("not UTF-8") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise BadRow("not JSON") from None
+    if not isinstance(row, dict):
+        raise BadRow("not a JSON object")
+    return row
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -203,9 +206,7 @@ def parse_file(path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_row
     records, bad = [], {}
     for number, row in _parquet(path) if is_parquet else _json_lines(path):
         try:
-            if isinstance(row, BadRow):
-                raise row
-            record = parse(row)
+            record = parse(_json_row(row) if isinstance(row, bytes) else row)
         except BadRow as error:
             bad.setdefault(str(error), []).append(number)
         else:

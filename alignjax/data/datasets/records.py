@@ -163,8 +163,7 @@ def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
         split: The name of the split.
     """
     gcs_utils._is_gcs_disabled = True
-    version = next(path for path in sorted((folder / "records").iterdir()) if path.is_dir())
-    builder: Any = tfds.builder_from_directory(str(version))
+    builder: Any = tfds.builder_from_directory(str(folder / "records" / str(Records.VERSION)))
     return builder.as_data_source(split=split)
 
 

@@ -7,7 +7,6 @@ exactly is refused. Sources: Kudo and Richardson 2018 (SentencePiece), Kudo 2018
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from alignjax.config import ConfigError
+from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 SPACE = "▁"  # U+2581, what a space is in a piece
 
@@ -170,17 +170,14 @@ def _decoder(model: Any) -> decoders.Decoder:
 
 def _add_tokens(folder: Path, backend: hf.Tokenizer) -> None:
     """Adds tokens that came after the model was trained: added_tokens.json and those of tokenizer_config.json."""
-    added: dict[int, tuple[str, bool]] = {}
-    for name in ("added_tokens.json", "tokenizer_config.json"):
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
-            if name == "added_tokens.json":
-                added |= {int(i): (token, True) for token, i in content.items()}
-            else:
-                listed = content.get("added_tokens_decoder", {})
-                added |= {int(i): (token["content"], bool(token.get("special"))) for i, token in listed.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ConfigError(f"{folder / name} cannot be read ({error}); download it again") from error
+    try:
+        later = read_json(folder / "added_tokens.json", DOWNLOAD_AGAIN) or {}
+        config = read_json(folder / "tokenizer_config.json", DOWNLOAD_AGAIN) or {}
+        listed = config.get("added_tokens_decoder", {}).items()
+        added = {int(i): (token, True) for token, i in later.items()}
+        added |= {int(i): (token["content"], bool(token.get("special"))) for i, token in listed}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"the tokens added to {folder} cannot be read ({error}); download it again") from error
     for i, (token, special) in sorted(added.items()):
         present = backend.token_to_id(token)
         if present is None and i == backend.get_vocab_size():
