@@ -3,6 +3,9 @@
     alignjax train configs/lora.py:dpo
     alignjax train configs/lora.py:ipo_md-tiny    # a few steps, to see that it runs
 
+On docstrings still, and not on the exact task of configs/quickstart.py: a network of 0.1 M weights has nothing to save
+by adapters, and the comparison with whole weights below was measured here.
+
 The policy is adapters of rank RANK over the SFT policy's weights, which stay as they are and are the reference too:
 there is one copy of them. For adapters in a recipe of your own: `algorithms.with_lora(recipe(...))`.
 

@@ -1,10 +1,12 @@
-"""Every offline loss of the library, a mode each, on docstring summaries (README says how to pick one).
+"""Every offline loss of the library, a mode each, on the sorting task of configs/quickstart.py (README says how to pick
+one).
 
-    alignjax train configs/losses.py:dpo            # about 4 minutes on 2 CPU cores
+    alignjax train configs/losses.py:dpo            # about 2 minutes on 2 CPU cores
     alignjax train configs/losses.py:dpo-tiny       # a few steps, to see that it runs
 
 All start from the same SFT policy, and all but the losses of edits learn from the same samples of it, labelled by a
-preference model. A loss that is public in `alignjax.losses` is a mode by itself, with its defaults and what its kind
+preference model; the gold judge says what each was worth. Losses of edits learn from lazy demonstrations and what is
+wrong with them. A loss that is public in `alignjax.losses` is a mode by itself, with its defaults and what its kind
 learns from; where those do not do, a line in LOSSES says with which hyper-parameters, and on what, it is trained.
 """
 
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 from alignjax import losses, stages
 from alignjax.config import Fn, Pipeline, fn
 from alignjax.losses import divergences, logic
-from alignjax.pipelines import summarization as parts
+from alignjax.pipelines import exact_study as parts
 from alignjax.pipelines.loss_families import (
     EDITS,
     LISTS,
@@ -27,6 +29,7 @@ from alignjax.pipelines.loss_families import (
     sizes_of,
     with_defaults,
 )
+from alignjax.pipelines.summarization import judged_summaries
 from alignjax.roles import restored, running_mean, value, zero_means
 from alignjax.types import Role
 
@@ -99,7 +102,7 @@ LOSSES: dict[str, tuple[Fn, Family]] = with_defaults(
         "dense_dpo": (fn(losses.dense_dpo), EDITS),
         "iterpref": (fn(losses.iterpref), EDITS),
         "figa": (fn(losses.figa), EDITS),
-        "cut": (fn(losses.cut), EDITS.but(stages={"judgement": fn(parts.judged_summaries, judgement=BAD)})),
+        "cut": (fn(losses.cut), EDITS.but(stages={"judgement": fn(judged_summaries, judgement=BAD)})),
     }
 )
 TINY = "-tiny"

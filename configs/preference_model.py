@@ -1,15 +1,16 @@
-"""A pairwise preference model p(y > y' | x): human summaries against corrupted ones and the SFT policy's own samples.
+"""A pairwise preference model p(y > y' | x) of drawn labels, on the sorting task of configs/quickstart.py.
 
-    alignjax train configs/preference_model.py          # about 3 minutes on 2 CPU cores
+    alignjax train configs/preference_model.py          # about a minute and a half on 2 CPU cores
     alignjax train configs/preference_model.py:tiny
 
-The model reads both completions and is antisymmetric by construction. Metric: `pair/accuracy`.
+Labels are drawn with the gold judge's probabilities on pairs of SFT samples. The model reads both completions and is
+antisymmetric by construction. Metric: `pair/accuracy`, the agreement with the labels that it learns from.
 """
 
 from __future__ import annotations
 
 from alignjax.config import Pipeline
-from alignjax.pipelines import summarization as parts
+from alignjax.pipelines import exact_study as parts
 
 MODES = ("full", "tiny")
 

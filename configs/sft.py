@@ -3,7 +3,9 @@
     alignjax train configs/sft.py           # about 2 minutes on 2 CPU cores
     alignjax train configs/sft.py:tiny
 
-Expected: about 5 nats per token after the first epoch and falling; the metric is `sft/nats_per_token`.
+On real text, unlike the configs of preferences, which stand on the exact task of configs/quickstart.py: imitation needs
+no judge, and its loss on human text means something. Expected: about 5 nats per token after the first epoch and
+falling; the metric is `sft/nats_per_token`.
 """
 
 from __future__ import annotations

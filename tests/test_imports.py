@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": FOUNDATION,
     "train": TRAIN,  # data, because an algorithm without losses writes its batches as a source
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
-    "evaluate": TRAIN | {"games"},
+    "evaluate": TRAIN | {"games", "exact_tasks"},
     "exact_tasks": FOUNDATION | {"pair_layout", "stages", "data"},
     "pipelines": TRAIN | {"games", "evaluate", "exact_tasks"},
 }

@@ -33,12 +33,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_quickstart(run_dir: Path) -> None:
     """Everybody has played everybody, and there is a report of it."""
     results = json.loads((run_dir / "results.json").read_text())
-    players = {"sft", "offline_ipo", "online_ipo", "ipo_md", "human"}
+    trained, controls = {"offline_ipo", "online_ipo", "ipo_md"}, {"sft_cool", "sft_greedy", "sft_best_of_4"}
+    players = {"sft", *trained, "ipo_md_mixture", *controls, "human"}
     assert set(results["win_rates"]) == players
     for a in players:
         for b in players - {a}:
             assert set(results["win_rates"][a][b]) == {"mean", "low", "high", "n"}
-    assert (run_dir / "report.html").is_file()
+            assert results["ties"][a][b] == results["ties"][b][a]
+    assert {name for name, row in results["players"].items() if row.get("control")} == controls
+    assert trained <= set(results["against_best_control"])
+    for name, row in results["players"].items():
+        assert set(row["measures"]) == set(results["measures"]) == {"exact", "score"}
+        assert 0 <= row["finished"]["mean"] <= 1
+        assert ("kl" in row) == (name not in ("human", "sft_best_of_4"))
+    assert results["players"]["human"]["finished"]["mean"] == 1
+    assert results["players"]["sft_greedy"]["kl"]["mean"] > results["players"]["sft"]["kl"]["mean"] == 0
+    assert "drawn from it" in results["judges"]["held_out"]["shares"]["labels"]
+    assert results["judges"]["training"]["accuracy"]["n"] > 0
+    curves = results["over_optimization"]
+    assert [len(points) for points in curves.values()] == [3, 3]
+    assert all(set(point["win_rates"]) == {"held_out", "training"} for points in curves.values() for point in points)
+    assert len(results["samples"][0]["outputs"]) == len(players)
+    assert results["budgets"]["optimizer steps of each policy"] == 4
+    page = (run_dir / "report.html").read_text()
+    assert "Over-optimization" in page
+    assert "exactly sorted (%)" in page
+    assert (run_dir / "over_optimization.svg").is_file()
 
 
 def commands() -> list[str]:

@@ -102,7 +102,17 @@ def agreement(first: Any, second: Any, *, draws: int = 2000, seed: int = 0) -> I
     first, second = as_column(first, "the first judge"), as_column(second, "the second judge")
     if len(first) != len(second):
         raise DataError(f"{len(first)} judgments against {len(second)}; give both judges the same pairs")
-    return interval((1 + np.sign(first - 0.5) * np.sign(second - 0.5)) / 2, draws=draws, seed=seed)
+    return interval(agreement_of(first, second), draws=draws, seed=seed)
+
+
+def agreement_of(first: Any, second: Any) -> Any:
+    """Gives 1, 1/2 or 0 [n] where two judges prefer the same side, one is undecided, or they differ.
+
+    Args:
+        first: [n], one judge's probabilities.
+        second: [n], the other's.
+    """
+    return (1 + np.sign(np.asarray(first) - 0.5) * np.sign(np.asarray(second) - 0.5)) / 2
 
 
 def accuracy(probability: Any, label: Any, *, draws: int = 2000, seed: int = 0) -> Interval:

@@ -17,6 +17,7 @@ import numpy as np
 from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
 
 Judgements = Mapping[tuple[str, str], Any]
+Matrix = dict[str, dict[str, Interval]]
 SCORES = ("probability", "hard")
 
 
@@ -60,6 +61,83 @@ def win_rate_matrix(
     for (a, b), probability in pairs.items():
         rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed, level=level)
         rates[b][a] = _complement(rates[a][b])
+    return rates
+
+
+def ties(judgements: Judgements, *, margin: float = 1e-6, draws: int = 2000, seed: int = 0) -> Matrix:
+    """`ties[a][b]`: the share of prompts on which the judge says 1/2, as for equal answers, in both orders of a pair.
+
+    Args:
+        judgements: As of `win_rate_matrix`.
+        margin: How near to 1/2 a judgment is a tie.
+        draws: Resamples of the bootstrap.
+        seed: Seed of the resamples.
+    """
+    pairs = _checked(judgements)
+    shares: Matrix = {player: {} for pair in pairs for player in pair}
+    for (a, b), probability in pairs.items():
+        even = (np.abs(probability - 0.5) <= margin).astype(np.float64)
+        shares[a][b] = shares[b][a] = interval(even, draws=draws, seed=seed)
+    return shares
+
+
+def length_controlled(
+    judgements: Judgements, lengths: Mapping[str, Any], *, draws: int = 2000, seed: int = 0
+) -> Matrix:
+    """Win rates at equal length: what a regression of P(a beats b) on tanh(length difference / its deviation) says
+    where the lengths are equal, in both orders of every pair, which are complements exactly.
+
+    Differs from AlpacaEval 2 (arXiv:2404.04475): least squares on the probability instead of a logistic regression, and
+    no term for how hard a prompt is, so that it needs no other players. Players whose lengths never differ keep their
+    win rate. It controls what is linear in the length; where one side is always longer it extrapolates.
+
+    Args:
+        judgements: As of `win_rate_matrix`.
+        lengths: The length of every answer, [n] by player.
+        draws: Resamples of the bootstrap over prompts, regression included.
+        seed: Seed of the resamples.
+
+    Raises:
+        DataError: As of `win_rate_matrix`, or for lengths of another number of prompts.
+    """
+    pairs = _checked(judgements)
+    rates: Matrix = {player: {} for pair in pairs for player in pair}
+    for (a, b), probability in pairs.items():
+        extra = as_column(lengths[a], f"the length of {a}") - as_column(lengths[b], f"the length of {b}")
+        if len(extra) != len(probability):
+            raise DataError(
+                f"{a} and {b} have {len(extra)} lengths but {len(probability)} judgments; give one a prompt"
+            )
+        longer = np.tanh(extra / (extra.std() or 1))
+        columns = np.stack([probability, longer, longer**2, probability * longer], 1)
+        rates[a][b] = interval(columns, _at_equal_length, draws=draws, seed=seed)
+        rates[b][a] = _complement(rates[a][b])
+    return rates
+
+
+def _at_equal_length(means: np.ndarray) -> np.ndarray:
+    """The regression's value where the difference is 0, from the means of p, d, d^2 and p d."""
+    p, d, dd, pd = np.moveaxis(means, -1, 0)
+    spread = dd - d * d
+    slope = np.where(spread > 1e-12, (pd - p * d) / np.maximum(spread, 1e-12), 0)
+    return np.clip(p - slope * d, 0, 1)
+
+
+def where_both(judgements: Judgements, counted: Mapping[str, Any], baseline: str) -> Matrix:
+    """Win rates against a baseline over the prompts on which both sides count (have ended, say), in both orders; a pair
+    without such a prompt is left out.
+
+    Args:
+        judgements: As of `win_rate_matrix`.
+        counted: Which prompts count, bool [n] by player.
+        baseline: The player of every pair.
+    """
+    rates: Matrix = {}
+    for (a, b), probability in _checked(judgements).items():
+        both = np.asarray(counted[a], bool) & np.asarray(counted[b], bool)
+        if baseline in (a, b) and both.any():
+            rates.setdefault(a, {})[b] = interval(probability[both])
+            rates.setdefault(b, {})[a] = _complement(rates[a][b])
     return rates
 
 

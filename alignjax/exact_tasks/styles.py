@@ -159,7 +159,6 @@ def styles_gold(context: Context, batch: Batch, key: Key, *, scale: float = 12.0
     return preference_matrix(probability(logit), pairs, quality.shape[1])
 
 
-_BLIND = 720 / KINDS**LENGTH
 STYLES = ExactTask(
     title="write six letters ascending, descending or as they stand",
     kinds=KINDS,
@@ -170,11 +169,11 @@ STYLES = ExactTask(
     gold=fn(styles_gold),
     annotator=fn(styles_gold),
     measures=(
-        Measure("faultless", "faultless", fn(faultless), 1.0, _BLIND),
-        Measure("against_nash", "against the Nash mixture", fn(against_nash), 0.5, 0.5 * _BLIND),
-        *(Measure(name.replace(" ", "_"), name, fn(style_share, style=k), 1.0, 1.0) for k, name in enumerate(NAMES)),
+        Measure("faultless", "faultless", fn(faultless), 1.0, 720 / KINDS**LENGTH),
+        Measure("against_nash", "against the Nash mixture", fn(against_nash), 0.5, None),
+        *(Measure(name.replace(" ", "_"), name, fn(style_share, style=k), 1.0, None) for k, name in enumerate(NAMES)),
         *(
-            Measure(f"beaten_by_{name.replace(' ', '_')}", f"beaten by {name}", fn(beaten_by, style=k), 1.0, 1.0)
+            Measure(f"beaten_by_{name.replace(' ', '_')}", f"beaten by {name}", fn(beaten_by, style=k), 1.0, None)
             for k, name in enumerate(NAMES)
         ),
     ),

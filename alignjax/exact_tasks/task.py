@@ -22,7 +22,8 @@ class Measure:
         label: Its name in print.
         function: function(batch) -> [B,N].
         maximum: The highest value that a policy can reach.
-        chance: The highest value that a policy which does not read the prompt can reach, in expectation over prompts.
+        chance: The highest value that a policy which does not read the prompt can reach, in expectation over prompts;
+            None for numbers of which more is not better.
         share: Whether it is a number in [0, 1], printed in per cent.
     """
 
@@ -30,7 +31,7 @@ class Measure:
     label: str
     function: Fn
     maximum: float
-    chance: float
+    chance: float | None
     share: bool = True
 
 

@@ -1,19 +1,44 @@
-"""What a kind of loss learns from: its data, stages and roles; and the pipeline that trains any loss on them."""
+"""What a kind of loss learns from: its data, stages and roles; and the pipeline that trains any loss on them.
+
+Pipelines are those of an exact task (`exact_study.Sizes`, the default) or of docstrings (`summarization.Sizes`): every
+function asks the sizes that it is given.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from alignjax import losses, stages
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn, hyperparameters
 from alignjax.evaluate.tournament import Player
 from alignjax.losses.decorators.declared import is_loss, kind_of
-from alignjax.pipelines import summarization as parts
-from alignjax.pipelines.summarization import Sizes
+from alignjax.pipelines import exact_study, summarization
 from alignjax.roles import copy_of, restored
 from alignjax.types import Algorithm, Role
+
+Sizes: TypeAlias = exact_study.Sizes | summarization.Sizes
+
+
+def parts_of(sizes: Sizes) -> Any:
+    """Returns the module whose parts are for these sizes."""
+    return summarization if isinstance(sizes, summarization.Sizes) else exact_study
+
+
+def judged_samples(sizes: Sizes) -> Mapping[str, Experiment]:
+    """Returns the step "pairs": SFT samples with the trained judge's labels."""
+    return parts_of(sizes).judged_samples(sizes)
+
+
+def recorded_samples(sizes: Sizes) -> Fn:
+    """Returns the source of what the step "pairs" has written."""
+    return parts_of(sizes).recorded_samples(sizes)
+
+
+def revised_texts(sizes: Sizes) -> Fn:
+    """Returns the source of pairs of a text and a worse one, with the edits marked."""
+    return parts_of(sizes).revised_texts(sizes)
 
 
 def nothing(sizes: Sizes) -> Mapping[str, Any]:
@@ -43,11 +68,11 @@ class Family:
 
 
 _REFERENCE = {"reference": fn(stages.logprobs, role="reference")}
-SOFT = Family(parts.judged_samples, parts.recorded_samples, _REFERENCE)  # pairs with the judge's probabilities
+SOFT = Family(judged_samples, recorded_samples, _REFERENCE)  # pairs with the judge's probabilities
 PAIRS = SOFT.but(stages={"verdict": fn(stages.verdict)})  # chosen and rejected, as most papers have them
 LISTS = SOFT.but(stages={"score": fn(stages.win_rate_against)})  # a win rate per completion
 THUMBS = LISTS.but(stages={"thumbs": fn(stages.thumbs)})  # binary feedback per completion
-EDITS = Family(nothing, parts.revised_summaries, _REFERENCE, completions=lambda sizes: 2)  # texts with marked edits
+EDITS = Family(nothing, revised_texts, _REFERENCE, completions=lambda sizes: 2)  # texts with marked edits
 
 
 _OF_KIND = {"pairwise": PAIRS, "listwise": LISTS, "unpaired": THUMBS}
@@ -89,7 +114,7 @@ def with_defaults(table: Mapping[str, tuple[Fn, Family]]) -> dict[str, tuple[Fn,
 
 def sizes_of(mode: str) -> Sizes:
     """Returns the sizes of a mode; a tiny one has three completions of a post, so that losses of lists see lists."""
-    sizes = parts.sizes_of(mode)
+    sizes = exact_study.sizes_of(mode)
     return dataclasses.replace(sizes, samples=3) if mode.endswith("tiny") else sizes
 
 
@@ -102,12 +127,13 @@ def algorithm(sizes: Sizes, loss: Fn, family: Family) -> Algorithm:
         loss: The loss.
         family: The family that the loss belongs to.
     """
+    parts = parts_of(sizes)
     model = parts.policy_model(sizes)
     roles = {
         "policy": Role(model, restored("sft", "policy"), parts.policy_optimizer(sizes)),
         "reference": Role(model, copy_of("policy")),
     }
-    loss = parts.of_all_pairs(loss, family.completions(sizes))
+    loss = summarization.of_all_pairs(loss, family.completions(sizes))
     return Algorithm(family.stages, {loss.name: loss, **family.beside}, {**roles, **family.roles(sizes)})
 
 
@@ -123,7 +149,8 @@ def trained(sizes: Sizes, loss: Fn, family: Family) -> Experiment:
 
 
 def pipeline(sizes: Sizes, name: str, loss: Fn, family: Family) -> Pipeline:
-    """Returns everything from nothing to the win rate of a policy trained with `loss` against the SFT policy.
+    """Returns everything from nothing to the win rate of a policy trained with `loss` against the SFT policy, which on
+    an exact task is gold's.
 
     Args:
       sizes: of networks, texts and runs, see `sizes_of`.
@@ -135,4 +162,5 @@ def pipeline(sizes: Sizes, name: str, loss: Fn, family: Family) -> Pipeline:
       The pipeline.
     """
     steps = {**family.data(sizes), name: trained(sizes, loss, family)}
-    return parts.compared(sizes, steps, Player(name, name), title=f"{name} on docstring summaries")
+    task = "on docstring summaries" if isinstance(sizes, summarization.Sizes) else f"learns to {sizes.task.title}"
+    return parts_of(sizes).compared(sizes, steps, Player(name, name), title=f"{name} {task}")

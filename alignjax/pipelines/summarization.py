@@ -32,7 +32,9 @@ from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 class Sizes:
     """Networks, texts (in tokens), batches (in prompts), runs (in steps), and a learning rate per kind of run.
 
-    samples: completions per post in self-play and in the offline pairs; all their pairs are labeled.
+    samples: completions per post in self-play and in the offline pairs; all their pairs are labeled. text_length: of
+    human summaries; longer ones are skipped. completion_length: of samples, which get more room than the data have, for
+    a text that is cut off loses whatever it says.
     """
 
     dataset: Dataset = dataclasses.field(default_factory=Docstrings)
@@ -40,7 +42,8 @@ class Sizes:
     width: int = 128
     layers: int = 4
     prompt_length: int = 64
-    completion_length: int = 24
+    text_length: int = 24
+    completion_length: int = 32
     batch_size: int = 32
     judge_batch_size: int = 32
     policy_batch_size: int = 16
@@ -70,7 +73,8 @@ def tiny(dataset: Dataset | None = None) -> Sizes:
         width=32,
         layers=2,
         prompt_length=32,
-        completion_length=16,
+        text_length=16,
+        completion_length=20,
         batch_size=8,
         judge_batch_size=8,
         policy_batch_size=8,
@@ -134,7 +138,7 @@ def posts(sizes: Sizes) -> dict[str, Any]:
 
 def texts(sizes: Sizes) -> dict[str, Any]:
     """Returns the options of a source of posts with summaries; a row whose summary is too long is skipped."""
-    return posts(sizes) | {"completion_length": sizes.completion_length, "long_completions": "skip"}
+    return posts(sizes) | {"completion_length": sizes.text_length, "long_completions": "skip"}
 
 
 def sft(sizes: Sizes) -> Experiment:
@@ -214,13 +218,13 @@ def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:
     return Experiment(algorithm, recorded_samples(sizes), sizes.policy_steps)
 
 
-def revised_summaries(sizes: Sizes) -> Fn:
+def revised_texts(sizes: Sizes) -> Fn:
     """Returns the source of pairs of a human summary and a corrupted copy of it, with the edits marked."""
     return fn(revisions, batch_size=sizes.policy_batch_size, **texts(sizes))
 
 
 def judged_summaries(context: Context, batch: Batch, key: Key, *, judgement: tuple[int, ...]) -> Batch:
-    """The stage keeps one text of each pair of `revised_summaries`, the corrupted one in about half of the rows, and
+    """The stage keeps one text of each pair of `revised_texts`, the corrupted one in about half of the rows, and
     adds the view "judged", in which the prompts of those rows carry the judgment.
 
     Args:
@@ -257,8 +261,8 @@ def of_all_pairs(loss: Fn, completions: int) -> Fn:
 
 
 def tournament(sizes: Sizes, *players: Player) -> Fn:
-    """Returns the step in which SFT, the players and the human meet on held-out posts, decided by the held-out
-    judge."""
+    """Returns the step in which SFT, its controls, the players and the human meet on held-out posts, decided by the
+    held-out judge: one of form, which tells well-formed lines from corrupted ones and samples."""
     held_out = {"split": "test", "batch_size": sizes.eval_batch_size}
     return fn(
         play,
@@ -266,6 +270,7 @@ def tournament(sizes: Sizes, *players: Player) -> Fn:
         judge_model=judge_model(sizes),
         players=(Player("sft", "sft", label="SFT", note="supervised on human summaries"), *players),
         judges=(("held_out", "held_out"), ("training", "preference")),
+        labels=(("held_out", "held-out judge of form"), ("training", "training judge of form")),
         source=fn(instructions, **texts(sizes), **held_out),
         judge_source=fn(candidates, **texts(sizes), **held_out),
         dataset=sizes.dataset,

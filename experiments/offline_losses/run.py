@@ -70,7 +70,9 @@ def policy(sizes: Any, name: str) -> Experiment:
 
 def pipeline(mode: str, names: tuple[str, ...]) -> Pipeline:
     """The whole of one seed. Its first steps are those of configs/quickstart.py."""
-    sizes = families.sizes_of(mode)
+    sizes = parts.sizes_of(mode)
+    if mode.endswith("tiny"):
+        sizes = dataclasses.replace(sizes, samples=3)
     model = parts.policy_model(sizes)
     half = max(1, sizes.eval_batches // 2)
     several = {"batch_size": sizes.eval_batch_size, "shuffle": False}

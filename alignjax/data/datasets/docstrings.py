@@ -51,6 +51,8 @@ class Docstrings(Dataset):
     Args:
         test_fraction: Share of *packages* whose docstrings are the test split (a hash of the package's name decides, so
             that a package is on the same side everywhere).
+        dev_fraction: Share of packages whose docstrings are the split "dev", for choosing hyper-parameters; they are
+            taken from the train split.
         max_share: The share of all pairs that no package exceeds.
         signature: Whether the post starts with the signature.
         roots: Folders to read instead of this environment's.
@@ -61,6 +63,7 @@ class Docstrings(Dataset):
     """
 
     test_fraction: float = 0.1
+    dev_fraction: float = 0.0
     max_share: float = 0.12
     signature: bool = True
     roots: tuple[str, ...] = ()
@@ -69,17 +72,20 @@ class Docstrings(Dataset):
 
     name: ClassVar[str] = "docstrings"
     schema: ClassVar[str] = "instructions"
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "roots", tuple(str(root) for root in self.roots))
         if not 0 < self.test_fraction < 1 or not 0 < self.max_share <= 1:
             raise ConfigError("Docstrings needs 0 < test_fraction < 1 and 0 < max_share <= 1")
+        if not 0 <= self.dev_fraction < 1 - self.test_fraction:
+            raise ConfigError("Docstrings needs 0 <= dev_fraction < 1 - test_fraction")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """JSON-able settings without `workers`, which changes nothing in what is written."""
-        return {key: value for key, value in super().settings.items() if key != "workers"}
+        """JSON-able settings without what changes nothing in what is written: `workers`, and no dev split."""
+        left_out = {"workers"} | (set() if self.dev_fraction else {"dev_fraction"})
+        return {key: value for key, value in super().settings.items() if key not in left_out}
 
     def fingerprint(self) -> str:
         """Returns a hash of the installed packages, or of the files in `roots`, and of the rules."""
@@ -91,10 +97,13 @@ class Docstrings(Dataset):
         report(f"docstrings: parsing {len(files):,} files of {len({file[0] for file in files})} packages")
         pairs, failed = extract(files, self.workers or os.cpu_count() or 1)
         chosen, left_out = select(pairs, self.max_share)
-        splits: dict[str, list[Record]] = {"train": [], "test": []}
-        packages: dict[str, set[str]] = {"train": set(), "test": set()}
+        names = ("train", "dev", "test") if self.dev_fraction else ("train", "test")
+        splits: dict[str, list[Record]] = {name: [] for name in names}
+        packages: dict[str, set[str]] = {name: set() for name in names}
         for package, where, signature, summary, body in chosen:
             split = "test" if in_test(package, self.test_fraction) else "train"
+            if split == "train" and in_dev(package, self.dev_fraction / (1 - self.test_fraction)):
+                split = "dev"
             post = f"{signature}\n{body}" if self.signature else body
             splits[split].append(Record(post, (summary,), meta={"package": package, "file": where}))
             packages[split].add(package)
@@ -131,6 +140,16 @@ def in_test(package: str, fraction: float) -> bool:
         fraction: The share of all packages that the test split gets, in [0, 1].
     """
     return is_aside(f"alignjax{package}", fraction)
+
+
+def in_dev(package: str, fraction: float) -> bool:
+    """Says whether a package that is not in the test split is in the dev split: a pure function of its name.
+
+    Args:
+        package: The name of the package.
+        fraction: The share of these packages that the dev split gets, in [0, 1].
+    """
+    return is_aside(f"alignjax dev {package}", fraction)
 
 
 def list_files(roots: Iterable[str]) -> list[File]:

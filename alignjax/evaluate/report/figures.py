@@ -50,7 +50,8 @@ STYLE: dict[Any, Any] = {
 
 def colors(results: schema.Results) -> dict[str, str]:
     """Assign one color to each player, in the order of the results."""
-    chosen = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(wording.trained(results))}
+    others = [name for name in results["players"] if name not in (results["baseline"], schema.human(results))]
+    chosen = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(others)}
     if schema.human(results):
         chosen[str(schema.human(results))] = HUMAN
     return chosen | {results["baseline"]: BASELINE}
@@ -143,6 +144,7 @@ def _frontier_point(axes: Axes, results: schema.Results, player: str, color: str
             if other and other_kl:
                 axes.plot(other_kl["mean"], 100 * other["mean"], "o", color=color, ms=4, mew=0, alpha=0.45, zorder=2)
         style: dict[str, Any] = {"fmt": "o", "ms": 7.5, "elinewidth": 1.6, "mec": "white", "mew": 0.8, "zorder": 4}
+        style |= {"mfc": "white", "mec": color, "mew": 1.4} if results["players"][player].get("control") else {}
         bars = {"xerr": _bars(kl), "yerr": _bars(rate, 100)}
         axes.errorbar(kl["mean"], 100 * rate["mean"], **bars, color=color, label=label, **style)
 

@@ -87,12 +87,13 @@ def markdown_report(results: schema.Results, pictures: Mapping[str, str]) -> str
     return _rendered("page.md", autoescape=False, **_values(results), figures=pictures, facts=facts) + "\n"
 
 
-def html_report(results: schema.Results, frontier_picture: str) -> str:
+def html_report(results: schema.Results, frontier_picture: str, over_optimization: str | None = None) -> str:
     """Render the report as one HTML page.
 
     Args:
         results: The contents of results.json.
         frontier_picture: The SVG of `figures.frontier_figure`.
+        over_optimization: The SVG of `over_optimization_figure`, if there is one.
 
     Returns:
         The page, which loads nothing.
@@ -108,6 +109,7 @@ def html_report(results: schema.Results, frontier_picture: str) -> str:
         ink=figures.INK,
         shade=figures.shade,
         frontier=Markup(frontier_picture),
+        over_optimization=Markup(over_optimization) if over_optimization else None,
         curves={
             group: [Markup(learning_curves.curve_panel(group, metric, curves)) for metric, curves in metrics.items()]
             for group, metrics in learning_curves.curve_groups(results).items()
@@ -115,7 +117,7 @@ def html_report(results: schema.Results, frontier_picture: str) -> str:
         more_data={
             key.replace("_", " "): value
             for key, value in results["data"].items()
-            if key not in ("pairs", "packages", "splits") and isinstance(value, (str, int, float))
+            if key not in ("pairs", "packages", "splits", "sentence") and isinstance(value, (str, int, float))
         },
         longest=max(results["seconds"].values(), default=0) or 1,
     )

@@ -8,8 +8,9 @@ many prompts it rests on. Required keys:
     players     {player: {...}}, in the order of display. All of these may be missing or null:
                   label str; note str (one line: how it was made);
                   kl, kl_per_token (nats, to the reference), rouge_l (0..1), length (words), repetition
-                    (0..1): intervals
+                    (0..1), finished (share that ended, 0..1): intervals; with measures the length is in letters
                   distinct_2, copied, empty: floats in 0..1
+                  measures {measure: interval}; control bool: it needed no training
     win_rates   {a: {b: interval}}, P(a beats b) by the held-out judge in 0..1, both orders of every judged pair and no
                   player against itself
     judges      {"held_out": {...}, and any others}: each {label str, accuracy interval, note str}, all optional
@@ -33,6 +34,16 @@ Optional keys:
     agreement       interval: how often the training judge and the held-out judge prefer the same side
     length_bias     interval of the held-out judge's correlation with length, of the baseline against the human, or
                     {player: interval}
+    ties            like win_rates: the share of prompts on which the held-out judge says 1/2, the same in both orders
+    win_rates_length_controlled  like win_rates, at equal length (`win_rate.length_controlled`)
+    win_rates_both_ended  {a: {b: interval}} of pairs with the baseline, over the prompts on which both texts ended
+    against_best_control  {player: interval and "controls": [player]}, from `controls.against_best_control`
+    agreement_sampled  interval: as agreement, over pairs of sampled texts that the held-out judge decides
+    measures        {measure: {"label": str, "maximum": float, "chance": float or null, "share": bool}}, of the exact
+                    numbers that players have; chance: without reading the prompt
+    over_optimization  {curve: [{"setting": str, "kl": interval, "win_rates": {judge: interval}}]}
+    budgets         {what: int}: labels and steps that the results cost
+    warnings        [str]: what the numbers do not show; stands among the notes too
     by_seed         {seed: {"win_rates": {a: {b: interval}}, "players": {player: {"kl": interval}}}}: further runs of
                     the same config with other seeds; win_rates and players may be partial
     command         str: what was typed
@@ -59,7 +70,7 @@ Results = Mapping[str, Any]
 NUMBER = "a finite number"
 INTERVAL: dict[str, Any] = dict.fromkeys(("mean", "low", "high", "n"), NUMBER)
 MATRIX = {"*": {"*": INTERVAL}}
-PLAYER_INTERVALS = ("kl", "kl_per_token", "rouge_l", "length", "repetition")
+PLAYER_INTERVALS = ("kl", "kl_per_token", "rouge_l", "length", "repetition", "finished")
 PLAYER_NUMBERS = ("distinct_2", "copied", "empty")
 SHAPE: dict[str, Any] = {
     "title": str,
@@ -68,6 +79,7 @@ SHAPE: dict[str, Any] = {
         "*": {
             **{f"{key}?": INTERVAL for key in PLAYER_INTERVALS},
             **{f"{key}?": NUMBER for key in PLAYER_NUMBERS},
+            "measures?": {"*": INTERVAL},
         }
     },
     "win_rates": MATRIX,
@@ -84,6 +96,15 @@ SHAPE: dict[str, Any] = {
     "win_rates_by_judge?": {"*": MATRIX},
     "exploitability?": {"*": {**INTERVAL, "by": str}},
     "agreement?": INTERVAL,
+    "agreement_sampled?": INTERVAL,
+    "ties?": MATRIX,
+    "win_rates_length_controlled?": MATRIX,
+    "win_rates_both_ended?": MATRIX,
+    "against_best_control?": {"*": {**INTERVAL, "controls": list}},
+    "measures?": {"*": {"label": str, "maximum": NUMBER, "chance?": NUMBER}},
+    "over_optimization?": {"*": [{"setting": str, "kl": INTERVAL, "win_rates": {"*": INTERVAL}}]},
+    "budgets?": {"*": NUMBER},
+    "warnings?": list,
     "by_seed?": {"*": {"win_rates": MATRIX, "players?": {"*": {"kl?": INTERVAL}}}},
 }
 REQUIRED = tuple(key for key in SHAPE if not key.endswith("?"))

@@ -67,8 +67,9 @@ def duration(seconds: float) -> str:
 
 
 def trained(results: schema.Results) -> list[str]:
-    """Return the players that are neither the baseline nor the human reference."""
-    return [name for name in results["players"] if name not in (results["baseline"], schema.human(results))]
+    """Return the players that are neither the baseline nor the human reference nor a control without training."""
+    others = (results["baseline"], schema.human(results))
+    return [name for name, row in results["players"].items() if name not in others and not row.get("control")]
 
 
 def verdict(rate: Any) -> str:
@@ -124,28 +125,42 @@ def headline(results: schema.Results) -> str:
 def scoring(results: schema.Results) -> str:
     """Say in a sentence how the win rates were scored, for the notes under a table."""
     if results.get("score") == "hard":
-        return "A win is a prompt on which the judge gives the row's player more than one half; ties count one half."
-    return "A win rate is the judge's mean probability that the row's player is better."
+        text = "A win is a prompt on which the judge gives the row's player more than one half; ties count one half."
+    else:
+        text = "A win rate is the judge's mean probability that the row's player is better."
+    return f"{text} Each interval is of one comparison, not corrected for how many there are."
 
 
 def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
     """Collect column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns
     that hold nothing are left out."""
+    # Titles and cells are put together side by side, in one order; what no run of this kind has falls out at the end.
     baseline, human = results["baseline"], schema.human(results)
     base = schema.label(results, baseline)
-    columns = ["player", f"win rate vs {base} (%)"]
+    gold = results.get("measures") or {}
+    columns = ["player", *(_title(measure) for measure in gold.values()), f"win rate vs {base} (%)"]
     columns += [f"vs {schema.label(results, human)} (%)"] if human else []
     others = results.get("win_rates_by_judge") or {}
     columns += [f"vs {base} by {judge_name(results, name)} (%)" for name in others]
-    columns += ["KL to ref. (nats)", "ROUGE-L (%)", "length (words)", "repeated bigrams (%)"]
+    matrices = {
+        "ties (%)": results.get("ties"),
+        "at equal length (%)": results.get("win_rates_length_controlled"),
+        "where both ended (%)": results.get("win_rates_both_ended"),
+    }
+    columns += [*matrices, "ended (%)", "KL to ref. (nats)"]
+    columns += ["ROUGE-L (%)", f"length ({'letters' if gold else 'words'})", "repeated bigrams (%)"]
     columns += ["distinct-2 (%)", "copied (%)", "empty (%)"]
     rows: list[list[Any]] = []
     for player, row in results["players"].items():
-        cells: list[Any] = [schema.label(results, player), (schema.rate(results, player, baseline), 1, 100)]
+        cells: list[Any] = [schema.label(results, player)]
+        cells += [_measured((row.get("measures") or {}).get(name), gold[name]) for name in gold]
+        cells += [(schema.rate(results, player, baseline), 1, 100)]
         cells += [(schema.rate(results, player, human), 1, 100)] if human else []
         cells += [(rates.get(player, {}).get(baseline), 1, 100) for rates in others.values()]
         rouge = None if player == human else row.get("rouge_l")  # the references against themselves say nothing
-        cells += [(row.get("kl"), 2), (rouge, 1, 100), (row.get("length"), 1), (row.get("repetition"), 1, 100)]
+        cells += [((rates or {}).get(player, {}).get(baseline), 1, 100) for rates in matrices.values()]
+        cells += [(row.get("finished"), 1, 100), (row.get("kl"), 2), (rouge, 1, 100), (row.get("length"), 1)]
+        cells += [(row.get("repetition"), 1, 100)]
         shares = [row.get(key) for key in schema.PLAYER_NUMBERS]
         rows.append(cells + [DASH if share is None else number(share, 1, 100) for share in shares])
     keep = [
@@ -156,9 +171,21 @@ def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
     return [columns[index] for index in keep], [[cells[index] for index in keep] for cells in rows]
 
 
+def _title(measure: Any) -> str:
+    """A column of a measure: its name, and its unit where it is a share."""
+    return f"{measure['label']} (%)" if measure.get("share", True) else measure["label"]
+
+
+def _measured(rate: Any, measure: Any) -> tuple[Any, int, float]:
+    """A cell of a measure."""
+    return (rate, 1, 100) if measure.get("share", True) else (rate, 2, 1)
+
+
 def data_sentence(results: schema.Results) -> str:
     """Say in a sentence how many pairs came from how many packages."""
     data = results["data"]
+    if data.get("sentence"):
+        return capital(data["sentence"]) + "."
     return f"{data['pairs']:,} pairs from {data['packages']:,} packages."
 
 
@@ -173,9 +200,16 @@ def exploit_rows(results: schema.Results) -> list[tuple[str, str, Any]]:
 def judge_rows(results: schema.Results) -> list[tuple[str, Any, str]]:
     """Collect the rows (judge, its accuracy on held-out pairs, a note)."""
     return [
-        (judge_name(results, name).removeprefix("the "), (judge.get("accuracy"), 1, 100), judge.get("note") or "")
+        (judge_name(results, name).removeprefix("the "), (judge.get("accuracy"), 1, 100), _judge_note(judge))
         for name, judge in results["judges"].items()
     ]
+
+
+def _judge_note(judge: Any) -> str:
+    """What was noted of a judge, and what it has in common with the training judge."""
+    shares = ", ".join(f"{what}: {how}" for what, how in (judge.get("shares") or {}).items())
+    parts = [judge.get("note"), shares and f"in common with the training judge: {shares}"]
+    return "; ".join(part for part in parts if part)
 
 
 def bias_rows(results: schema.Results) -> list[tuple[str, Any]]:

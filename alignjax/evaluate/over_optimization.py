@@ -1,0 +1,85 @@
+"""Over-optimization: how a learned judge and the deciding one rate policies that went further and further from the
+baseline (the curves of arXiv:2210.10760, for pairwise judges)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+
+from alignjax.config import Fn
+from alignjax.evaluate import diagnostics, verdicts, win_rate
+from alignjax.evaluate.players import Player, drawn
+from alignjax.types import Model
+from alignjax.workspace import Workspace
+
+FILE = "over_optimization.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A policy on a curve.
+
+    Attributes:
+        curve: The curve that it belongs to.
+        setting: What sets it apart from the others of its curve.
+        player: The policy.
+    """
+
+    curve: str
+    setting: str
+    player: Player
+
+
+def measure(
+    workspace: Workspace,
+    *,
+    model: Model,
+    judge_model: Model | None = None,
+    baseline: Player,
+    points: tuple[Point, ...],
+    judges: tuple[tuple[str, str | Fn], ...],
+    source: Fn,
+    batches: int,
+    max_tokens: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Job that measures, for policies of several strengths of regularization, the KL to the baseline and the win rate
+    against it by every judge: over_optimization.json.
+
+    Args:
+        workspace: The run folder of this step.
+        model: The network of the players.
+        judge_model: The network of the judges that were trained.
+        baseline: The reference, whose samples everybody meets.
+        points: The policies.
+        judges: As of `tournament.play`; "held_out" is the one that the others are compared with.
+        source: Prompts.
+        batches: How many batches of them.
+        max_tokens: The length of a completion in tokens at most.
+        seed: Of source and samples.
+
+    Returns:
+        {curve: [{"setting", "kl": interval, "win_rates": {judge: interval}}]}, in the order of the points.
+    """
+    # Everybody answers the same prompts; each policy meets the baseline alone, and every judge compares the two.
+    asked = verdicts.judges_of(workspace, judge_model, dict(judges))
+    prompts = [source(workspace, seed)[step] for step in range(batches)]
+    players = (baseline, *(point.player for point in points))
+    key = jax.random.key(seed)
+    answers = drawn(workspace, model, players, prompts, asked, key=key, max_tokens=max_tokens)
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        name = point.player.name
+        tables = [verdicts.side_by_side(pair) for pair in zip(answers[name], answers[baseline.name], strict=True)]
+        rates = {
+            judge: win_rate.win_rate_matrix(verdicts.verdicts(ask, tables, (name, baseline.name)))[name][baseline.name]
+            for judge, ask in asked.items()
+        }
+        batch: Any = verdicts.rows(answers[name])
+        kl = diagnostics.sequence_kl(batch.logps["sampler"], batch.logps["reference"], batch.valid)["kl"]
+        curves.setdefault(point.curve, []).append({"setting": point.setting, "kl": kl, "win_rates": rates})
+    (workspace.folder / FILE).write_text(json.dumps(curves, indent=1))
+    return {"points": len(points)}

@@ -1,0 +1,153 @@
+"""Who plays in a tournament: trained policies, controls that need no training, and the answers that they draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax import scoring, stages
+from alignjax.config import Fn, fn
+from alignjax.data.text.tokenizers import EOS
+from alignjax.numerics import fold_name
+from alignjax.sampling import own
+from alignjax.train.checkpoint.read_steps import restore_role
+from alignjax.types import Array, Batch, Key, Model, Params
+from alignjax.workspace import Workspace
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """A player is a policy to be judged: the role of a pipeline step's last checkpoint, and a way to sample from it.
+
+    Attributes:
+        name: The key under which results hold it.
+        stage: The step whose checkpoint is read.
+        role: The role of that checkpoint.
+        label: Its name in print.
+        note: How it was made, in a line.
+        temperature: Divides the logits; 0 is greedy.
+        behaviour: How the streams "policy" (the player) and "reference" (the baseline) combine; None: the policy alone.
+            `fn(mixture, beta=...)` plays the mixture that IPO-MD and Nash-MD sample from.
+        best_of: The number of samples of which the judge called `by` picks the one that wins most against the others.
+        by: The judge that picks.
+        control: Whether it needed no training beyond the baseline's: what a trained policy has to beat.
+    """
+
+    name: str
+    stage: str
+    role: str = "policy"
+    label: str = ""
+    note: str = ""
+    temperature: float = 1.0
+    behaviour: Fn | None = None
+    best_of: int = 1
+    by: str = "training"
+    control: bool = False
+
+
+def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, ...]:
+    """Returns what a trained policy has to beat: the baseline at temperature 0.5, greedy, and the best of four of its
+    samples by the training judge, where there is one.
+
+    Args:
+        baseline: The first player of a tournament.
+        judges: The names of the judges.
+    """
+    label = baseline.label or baseline.name
+    control = functools.partial(dataclasses.replace, baseline, control=True)
+    players = [
+        control(name=f"{baseline.name}_cool", label=f"{label}, T = 0.5", note="no training", temperature=0.5),
+        control(name=f"{baseline.name}_greedy", label=f"{label}, greedy", note="no training", temperature=0.0),
+    ]
+    if "training" in judges:
+        note = f"no training; at most log 4 = {math.log(4):.2f} nats, 0.64 if the judge ranks by a score"
+        players.append(control(name=f"{baseline.name}_best_of_4", label=f"{label}, best of 4", note=note, best_of=4))
+    return tuple(players)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "max_tokens", "n"))
+def sampled(
+    model: Model, policy: Params, reference: Params, batch: Batch, key: Key, max_tokens: int, n: int = 1,
+    behaviour: Fn = fn(own), temperature: float | Array = 1.0,
+) -> Batch:  # fmt: skip
+    """Sample completions of the prompts, with their log-probs under policy and reference.
+
+    Args:
+        model: The network of both.
+        policy: Weights of the policy.
+        reference: Weights of the reference.
+        batch: Prompts; completions that it has are ignored.
+        key: Random key.
+        max_tokens: The length of a completion in tokens at most.
+        n: Completions per prompt.
+        behaviour: How the streams "policy" and "reference" combine.
+        temperature: Divides the logits; 0 is greedy.
+
+    Returns:
+        The batch with tokens [B,n,T] and logps {"policy", "reference", "sampler"} [B,n,T] in nats.
+    """
+    context = scoring.context({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
+    prompts = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=batch.example_id)
+    options = {"n": n, "max_tokens": max_tokens, "behaviour": behaviour, "temperature": temperature}
+    answers, _ = stages.generate(context, prompts, key, **options)
+    return stages.logprobs(context, answers, key, role="reference")
+
+
+@jax.jit
+def _best(batch: Batch, preference: Array) -> Batch:
+    """The completion that wins most against the others of its prompt, and no log-probs: nobody sampled from it."""
+    best = jnp.argmax(jnp.sum(preference, axis=2), axis=1)
+    return batch.replace(logps={}).pick(best[:, None])
+
+
+def drawn(
+    workspace: Workspace,
+    model: Model,
+    players: Sequence[Player],
+    prompts: Sequence[Batch],
+    judges: Mapping[str, Callable[[Batch], Array]],
+    *,
+    key: Key,
+    max_tokens: int,
+) -> dict[str, list[Batch]]:
+    """Samples {player: batches of its answers, N = 1}, each player's with a key of its own name.
+
+    Args:
+        workspace: The run.
+        model: The network of the players.
+        players: The players; the first one's weights are the reference.
+        prompts: Batches of prompts.
+        judges: What picks the best of several samples, by name: (batch) -> preference [B,N,N].
+        key: Random key.
+        max_tokens: The length of a completion in tokens at most.
+    """
+    places = {(player.stage, player.role): None for player in players}
+    weights = {place: restore_role(workspace.find(place[0]), place[1]) for place in places}
+    baseline = weights[players[0].stage, players[0].role]
+
+    def answers(player: Player, batch: Batch) -> Batch:
+        batch = sampled(
+            model,
+            weights[player.stage, player.role],
+            baseline,
+            batch,
+            fold_name(key, player.name),
+            max_tokens,
+            n=player.best_of,
+            behaviour=player.behaviour or fn(own),
+            temperature=jnp.float32(player.temperature),
+        )
+        return batch if player.best_of == 1 else _best(batch, judges[player.by](batch))
+
+    return {player.name: [jax.device_get(answers(player, batch)) for batch in prompts] for player in players}
+
+
+def finished(batch: Any) -> Any:
+    """Says which completions [B,N] of a batch of arrays have ended: their last token is the end token."""
+    return (batch.valid & (batch.tokens == EOS)).any(-1)

@@ -1,0 +1,100 @@
+"""The last job of a pipeline: everything that the others measured, in results.json and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from alignjax.config import ConfigError
+from alignjax.data import Dataset
+from alignjax.data.prepared import located, read_account
+from alignjax.evaluate import over_optimization
+from alignjax.evaluate.report import write_report
+from alignjax.evaluate.report.learning_curves import read_curves
+from alignjax.train.run_record import git_hash, versions
+from alignjax.workspace import Workspace, read_json
+
+FILE = "tournament.json"
+
+
+def write(
+    workspace: Workspace,
+    *,
+    title: str,
+    dataset: Dataset,
+    command: str = "",
+    notes: tuple[str, ...] = (),
+    budgets: tuple[tuple[str, int], ...] = (),
+) -> dict[str, Any]:
+    """Job that writes results.json, report.html and report.md into the run folder, from the tournament, the stages'
+    curves and the config, and prints the table and where the report is.
+
+    Args:
+        workspace: The run folder of this step.
+        title: The title of the report.
+        dataset: The dataset whose account is shown.
+        command: What was typed.
+        notes: Sentences under the headline.
+        budgets: (what, how many) of labels and steps that the results cost.
+
+    Returns:
+        {"report": the path of report.html}.
+
+    Raises:
+        ConfigError: Before the evaluation step has run.
+    """
+    # One mapping holds all that a report shows, so that `alignjax report` can make it again from results.json.
+    root = workspace.root
+    outcome = next(iter(sorted(root.glob(f"*/{FILE}"))), None)
+    if outcome is None:
+        raise ConfigError(f"no {FILE} below {root}: run the evaluation step first")
+    played = json.loads(outcome.read_text())
+    account = read_account(located(dataset, workspace))
+    done = {path.parent.name: read_json(path) for path in sorted(root.glob("*/done.json"), key=_age)}
+    config = read_json(root / "config.json") or {}
+    curve = next(iter(sorted(root.glob(f"*/{over_optimization.FILE}"))), None)
+    results = {
+        **played,
+        **({"over_optimization": json.loads(curve.read_text())} if curve else {}),
+        "title": title,
+        "curves": {path.parent.name: read_curves(path) for path in sorted(root.glob("*/metrics.jsonl"), key=_age)},
+        "data": _data(account, dict(budgets)),
+        "budgets": dict(budgets),
+        "seconds": {name: record["seconds"] for name, record in done.items()},
+        "config": config.get("config", config),
+        "versions": versions(),
+        "seeds": _seeds(config.get("config", config)),
+        "git": git_hash(),
+        "command": command,
+        "device": str(jax.devices()[0].device_kind),
+        "notes": [*played.get("warnings", ()), *notes],
+    }
+    paths = write_report.write_report(results, root)
+    console = Console()
+    write_report.terminal_table(results, console)
+    console.print(f"\n{paths['html']}", highlight=False, soft_wrap=True)
+    return {"report": str(paths["html"])}
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _data(account: Mapping[str, Any], budgets: Mapping[str, int]) -> dict[str, Any]:
+    """What a report says of the data; a dataset without rows says its own sentence."""
+    packages = account.get("packages", {})
+    splits = {
+        name: {"pairs": count, "packages": len(packages.get(name, ()))} for name, count in account["rows"].items()
+    }
+    total = {key: sum(split[key] for split in splits.values()) for key in ("pairs", "packages")}
+    return {**total, "splits": splits, **({} if splits else {"sentence": account["sentence"]}), **budgets}
+
+
+def _seeds(config: Mapping[str, Any]) -> dict[str, int]:
+    steps = config.get("steps", {})
+    return {name: step["seed"] for name, step in steps.items() if isinstance(step, Mapping) and "seed" in step}
