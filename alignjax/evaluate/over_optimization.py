@@ -62,7 +62,8 @@ def measure(
         seed: Of source and samples.
 
     Returns:
-        {curve: [{"setting", "kl": interval, "win_rates": {judge: interval}}]}, in the order of the points.
+        How many policies were measured. The file holds {curve: [{"setting", "stage", "kl": interval, "win_rates":
+        {judge: interval}}]}, in the order of the points.
     """
     # Everybody answers the same prompts; each policy meets the baseline alone, and every judge compares the two.
     asked = verdicts.judges_of(workspace, judge_model, dict(judges))
@@ -80,6 +81,8 @@ def measure(
         }
         batch: Any = verdicts.rows(answers[name])
         kl = diagnostics.sequence_kl(batch.logps["sampler"], batch.logps["reference"], batch.valid)["kl"]
-        curves.setdefault(point.curve, []).append({"setting": point.setting, "kl": kl, "win_rates": rates})
+        curves.setdefault(point.curve, []).append(
+            {"setting": point.setting, "stage": point.player.stage, "kl": kl, "win_rates": rates}
+        )
     (workspace.folder / FILE).write_text(json.dumps(curves, indent=1))
     return {"points": len(points)}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from alignjax import scoring, stages
 from alignjax.config import Fn, fn
 from alignjax.data.text.tokenizers import EOS
+from alignjax.evaluate.verdicts import side_by_side
 from alignjax.numerics import fold_name
 from alignjax.sampling import own
 from alignjax.train.checkpoint.read_steps import restore_role
@@ -101,7 +102,8 @@ def sampled(
 
 @jax.jit
 def _best(batch: Batch, preference: Array) -> Batch:
-    """The completion that wins most against the others of its prompt, and no log-probs: nobody sampled from it."""
+    """The completion that wins most against the others of its prompt; it has no log-probs, for nobody sampled from
+    what was picked."""
     best = jnp.argmax(jnp.sum(preference, axis=2), axis=1)
     return batch.replace(logps={}).pick(best[:, None])
 
@@ -131,19 +133,26 @@ def drawn(
     weights = {place: restore_role(workspace.find(place[0]), place[1]) for place in places}
     baseline = weights[players[0].stage, players[0].role]
 
-    def answers(player: Player, batch: Batch) -> Batch:
-        batch = sampled(
+    def draw(player: Player, batch: Batch, number: int) -> Batch:
+        own_key = fold_name(key, player.name)
+        return sampled(
             model,
             weights[player.stage, player.role],
             baseline,
             batch,
-            fold_name(key, player.name),
+            jax.random.fold_in(own_key, number) if number else own_key,
             max_tokens,
-            n=player.best_of,
             behaviour=player.behaviour or fn(own),
             temperature=jnp.float32(player.temperature),
         )
-        return batch if player.best_of == 1 else _best(batch, judges[player.by](batch))
+
+    def answers(player: Player, batch: Batch) -> Batch:
+        # Several samples are several draws of one: everybody's answers then come from one compiled program.
+        draws = [draw(player, batch, number) for number in range(player.best_of)]
+        if len(draws) == 1:
+            return draws[0]
+        several = side_by_side(jax.device_get(draws))
+        return _best(several, judges[player.by](several))
 
     return {player.name: [jax.device_get(answers(player, batch)) for batch in prompts] for player in players}
 

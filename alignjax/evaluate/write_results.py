@@ -58,11 +58,15 @@ def write(
     done = {path.parent.name: read_json(path) for path in sorted(root.glob("*/done.json"), key=_age)}
     config = read_json(root / "config.json") or {}
     curve = next(iter(sorted(root.glob(f"*/{over_optimization.FILE}"))), None)
+    further = json.loads(curve.read_text()) if curve else {}
+    # Policies that are points of a curve only have no learning curves in the report, or nobody would find the others.
+    unseen = {point["stage"] for points in further.values() for point in points} - {*played["players"]}
+    logs = [path for path in sorted(root.glob("*/metrics.jsonl"), key=_age) if path.parent.name not in unseen]
     results = {
         **played,
-        **({"over_optimization": json.loads(curve.read_text())} if curve else {}),
+        **({"over_optimization": further} if further else {}),
         "title": title,
-        "curves": {path.parent.name: read_curves(path) for path in sorted(root.glob("*/metrics.jsonl"), key=_age)},
+        "curves": {path.parent.name: read_curves(path) for path in logs},
         "data": _data(account, dict(budgets)),
         "budgets": dict(budgets),
         "seconds": {name: record["seconds"] for name, record in done.items()},
