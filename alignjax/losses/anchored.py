@@ -116,8 +116,9 @@ def apo_down(margin: Array, ratio_w: Array, *, beta: float = 0.1) -> Array:
 def cal_dpo(margin: Array, ratio_w: Array, ratio_l: Array, *, beta: float = 0.001) -> Array:
     """Calibrated DPO: -log S(h) + 1/2 [(rho_w - 1 / (2 beta))^2 + (rho_l + 1 / (2 beta))^2] (arXiv:2412.14516).
 
-    This is the authors' code, whose scripts use beta = 0.001; the paper's own weight on the calibration term is not
-    checked. Minimized at rho_i = -rho_j = x with S(2x) + x = p + (2p-1) / (2 beta).
+    This is the authors' code; its script runs beta = 0.001 (a target of 500 nats), its config file has 0.002. Whether
+    the paper too weighs the calibration by 1/2 we could not read. Minimized at rho_i = -rho_j = x with S(2x) + x = p +
+    (2p-1) / (2 beta).
 
     Args:
         margin: The winner's log-ratio minus the loser's [..,K], nats.
@@ -145,8 +146,8 @@ def bco_pair(
     over both sides of the batch (arXiv:2404.04656).
 
     For any shift it bounds DPO from above. The mean is over the pairs that are labeled, by their weight, so it does
-    not depend on devices; the paper tracks d by a running mean, which in a run's first step is this one. TRL's pair
-    form has none: shift = 0.0. Minimized at margin = 2 logit(p) / beta for a single pair.
+    not depend on devices; the paper tracks d by a running mean, which in a run's first step is this one. The pair form
+    of TRL 1.16 has none (earlier releases had): shift = 0.0. Minimized at margin = 2 logit(p) / beta for a single pair.
 
     Args:
         context: Scores the role and the reference.

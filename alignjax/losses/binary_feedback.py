@@ -1,6 +1,6 @@
 """Losses on single completions that were found good or bad: `batch.reward` [B,N] is the probability z in [0, 1] that a
-completion is good. The loss of a soft label is z l(good) + (1-z) l(bad); completions that are all padding do not
-count."""
+completion is good. The loss of a soft label is z l(good) + (1-z) l(bad). Completions count by completions["weight"]
+where a stage filled it (0: nobody judged them, and their labels mean nothing); those that are all padding do not."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
 from alignjax.losses.decorators.declared import needs, shared
-from alignjax.losses.decorators.sequences import counted, mask_of, reference_logps, scored, sequence_logps
-from alignjax.losses.decorators.unpaired import labels, score_completions, unpaired
+from alignjax.losses.decorators.sequences import (
+    completion_weights,
+    mask_of,
+    scored,
+    sequence_logps,
+    sequence_scores,
+    weighted_rewards,
+)
+from alignjax.losses.decorators.unpaired import score_completions, unpaired
+from alignjax.losses.supervised import cross_entropy
 from alignjax.numerics import first_valid
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
 @unpaired
 def pointwise_dpo(ratio: Array, *, beta: float = 0.1, shift: float = 0.0) -> tuple[Array, Array]:
-    """Point-wise DPO: -z log S(beta rho - shift) - (1-z) log S(shift - beta rho), z the label (arXiv:2312.02554).
+    """Point-wise DPO: -z log S(beta rho + shift) - (1-z) log S(-beta rho - shift), z the label (arXiv:2312.02554).
 
-    Minimized at rho = (logit(z) + shift) / beta. The form is our derivation from DPO's implicit reward as the logit of
-    a label.
+    Minimized at rho = (logit(z) - shift) / beta. The form is our derivation from DPO's implicit reward, beta rho + beta
+    log Z, as the logit of a label.
 
     Args:
         ratio: Log-ratio of the completion [..,N], nats.
         beta: Inverse temperature of the log-ratio.
-        shift: A constant that stands for the log of the partition function.
+        shift: A constant that stands for beta times the log of the partition function, added as in `ulma`. BCO's d is
+            minus it.
 
     Returns:
         Loss of a good and of a bad completion [..,N], nats.
     """
-    logit = beta * ratio - shift
+    logit = beta * ratio + shift
     return -jax.nn.log_sigmoid(logit), -jax.nn.log_sigmoid(-logit)
 
 
@@ -115,18 +124,12 @@ def _mismatched_kl(context: Context, batch: Batch, role: str, reference: str, no
         )
     completions = {"tokens": tokens, "valid": batch.valid, "mask": mask, "completions": batch.completions}
     rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), completions)
-    other = Batch(
-        prompt=batch.prompt,
-        prompt_valid=batch.prompt_valid,
-        example_id=batch.example_id,
-        prompts=batch.prompts,
-        **rolled,
-    )
+    other = batch.replace(**rolled, logps={}, views={})
     scores = context.score((role, reference), other)
     policy, against = (
         sequence_logps(jax.lax.stop_gradient(scores[name]), rolled["mask"], normalize) for name in (role, reference)
     )
-    return jnp.maximum(Mean.of(policy - against, counted(other)).value(), 0)
+    return jnp.maximum(Mean.of(policy - against, completion_weights(other)).value(), 0)
 
 
 @needs("reward")
@@ -211,17 +214,14 @@ def prompt_classifier(context: Context, batch: Batch, *, output: str = "classifi
             alone.
 
     Returns:
-        The mean over completions in nats, and `accuracy`.
+        The mean over completions in nats, `accuracy`, and `margin`, the mean of |v|.
 
     Raises:
         ConfigError: If the batch has no reward.
     """
-    label, weight = labels(batch, "prompt_classifier")
+    label, weight = weighted_rewards(batch, "prompt_classifier", 0.5)
     logit = first_valid(scored(context, batch, output), batch.need("valid", of="prompt_classifier"))
-    label = label.astype(logit.dtype)
-    value = -(label * jax.nn.log_sigmoid(logit) + (1 - label) * jax.nn.log_sigmoid(-logit))
-    right = jnp.where(logit == 0, 0.5, (logit > 0) == (label > 0.5))
-    return Mean.of(value, weight), {"accuracy": Mean.of(right, weight * (label != 0.5))}
+    return cross_entropy(logit, label.astype(logit.dtype), weight)
 
 
 @needs("reward")
@@ -246,7 +246,7 @@ def ulma(
         context: Scores the role and the reference.
         batch: Completions [B,N,T] with labels in reward [B,N].
         beta: Inverse temperature of the log-ratio.
-        shift: A constant that stands for the log of the partition function.
+        shift: A constant that stands for beta times the log of the partition function, as in `pointwise_dpo`.
         lam: Weight of the imitation (beta is another choice of released code).
         pooled: Takes one mean over all completions instead of one per class.
         **where: role, reference and normalize, see `declared.shared`.
@@ -285,7 +285,8 @@ def d2o(
     lr2(l))), l the rejected completion (arXiv:2403.03419).
 
     Only bad completions are given; the other side is K = N - 1 samples of the policy itself, which the stage `generate`
-    appends. With K = 1, alpha = beta and one reference it is DPO in which the sample wins.
+    appends. With K = 1, alpha = beta and one reference it is DPO in which the sample wins. Samples are averaged, and
+    rejected completions counted, by completions["weight"] where a stage filled it.
 
     Args:
         context: Scores the role and the references.
@@ -312,14 +313,13 @@ def d2o(
             f"d2o needs the rejected completion (number {rejected}) and at least one sample beside it; the batch has "
             f"{n} completions a prompt. Add the stage fn(generate, n=..., ...)"
         )
-    mask, present = mask_of(batch), counted(batch)
-    per_token = [scored(context, batch, role)]
-    per_token += [reference_logps(context, batch, name) for name in (reference_samples, reference_rejected)]
-    logps, samples_logps, rejected_logps = (sequence_logps(values, mask, normalize) for values in per_token)
+    present, how = completion_weights(batch), {"role": role, "normalize": normalize}
+    _, from_samples = sequence_scores(context, batch, reference=reference_samples, **how)
+    _, from_rejected = sequence_scores(context, batch, reference=reference_rejected, **how)
     is_sample = present * (jnp.arange(n) != rejected)
     number = jnp.sum(is_sample, axis=1)
-    ratio = jnp.sum((logps - samples_logps) * is_sample, axis=1) / jnp.maximum(number, 1)
-    other = (logps - rejected_logps)[:, rejected]
+    ratio = jnp.sum(from_samples * is_sample, axis=1) / jnp.where(number > 0, number, 1)
+    other = from_rejected[:, rejected]
     weight = present[:, rejected] * (number > 0)
     margin = beta * ratio - alpha * other
     metrics = {"ratio_samples": Mean.of(ratio, weight), "ratio_rejected": Mean.of(other, weight)}

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, fn
+from alignjax.config import fn
 from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import score_pairs, wrapped_pairs
+from alignjax.losses.decorators.sequences import is_per_token
 from alignjax.losses.margin import dpo
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
@@ -77,10 +78,8 @@ def with_divergence(
     wrapped = wrapped_pairs(loss, "with_divergence")
     scored = score_pairs(context, batch, **wrapped.where)
     score = {name: divergence(scored.fields[name]) for name in ("ratio_i", "ratio_j")}
-    if wrapped.normalize == "length":
+    if is_per_token(wrapped.normalize):
         score = {name: value / jnp.maximum(scored.fields[f"length{name[-2:]}"], 1) for name, value in score.items()}
-    elif wrapped.normalize != "none":
-        raise ConfigError(f"normalize={wrapped.normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
     fields = {**scored.fields, **score, "margin": score["ratio_i"] - score["ratio_j"]}
     return scored.mean(wrapped.values(fields, scored.label)), scored.metrics()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, fn
 from alignjax.losses.decorators.declared import needs, shared
-from alignjax.losses.decorators.pairwise import Pairs, pair_indices, pair_labels
+from alignjax.losses.decorators.pairwise import score_pairs
 from alignjax.losses.decorators.sequences import counted, sequence_scores
 from alignjax.losses.margin import dpo
 from alignjax.types import Array, Batch, Context, Mean, Metrics
@@ -77,7 +77,7 @@ def selm(
     """SELM, self-exploring language models: -log S(beta h) + alpha beta mean rho(y'), y' a sample of the reference
     (arXiv:2405.19332).
 
-    The reference is the previous round's policy. alpha = 0 is DPO.
+    The reference is the previous round's policy. alpha = 0 is DPO. It is `vpo`, optimistic, with other defaults.
 
     Args:
         context: Scores the role and the reference.
@@ -94,10 +94,8 @@ def selm(
     Raises:
         ConfigError: If a number in `explored` is no completion, or the batch has no preference.
     """
-    # The bonus is added to DPO as a mean of its own, because the explored completions are counted per prompt and the
-    # pairs by their weights.
-    base = dpo(context, batch, beta=beta, reference=reference, **where)
-    return _plus_bonus(base, _mean_ratio(context, batch, explored, where["role"], reference), alpha * beta)
+    parts = {"optimistic": True, "explored": explored, "reference": reference}
+    return vpo(context, batch, beta=beta, alpha=alpha, **parts, **where)
 
 
 @needs("preference")
@@ -108,7 +106,7 @@ def vpo(
     *,
     beta: float = 0.1,
     alpha: float = 1e-3,
-    optimistic: bool = True,
+    optimistic: bool | None = None,
     explored: tuple[int, ...] | None = None,
     reference: str = "reference",
     **where: Any,
@@ -118,14 +116,14 @@ def vpo(
 
     With rewards centered under the calibration policy the best regularized value is -beta E rho: raising it
     (optimistic, online) pushes calibration samples down, lowering it (pessimistic, offline) holds them up as `sft`
-    does.
+    does. Optimism calibrated on the preferred completions would push the winners down, so it is refused.
 
     Args:
         context: Scores the role and the reference.
         batch: Completions [B,N,T] with a preference [B,N,N].
         beta: Inverse temperature of the log-ratio.
         alpha: Weight of the value, whose default is our choice.
-        optimistic: The sign s.
+        optimistic: The sign s; not given, it is +1 where completions are `explored` and -1 where none are.
         explored: The numbers of the calibration policy's completions, or None for the preferred one of every pair.
         reference: What log-ratios are against.
         **where: role and pairs, see `declared.shared`.
@@ -134,25 +132,22 @@ def vpo(
         The mean in nats, and the metrics of DPO with `bonus`: mean rho(y).
 
     Raises:
-        ConfigError: If a number in `explored` is no completion, or the batch has no preference.
+        ConfigError: If it is optimistic without `explored`, a number there is no completion, or the batch has no
+            preference.
     """
     # The preferred side shares the pairs of DPO, so its value joins the same sum; other completions are counted per
     # prompt, and their mean is added as one.
+    if optimistic and explored is None:
+        raise ConfigError("vpo(optimistic=True) needs explored=(...): else it would push the preferred ones down")
     base = dpo(context, batch, beta=beta, reference=reference, **where)
-    weight = (1 if optimistic else -1) * alpha * beta
+    rises = explored is not None if optimistic is None else optimistic
+    weight = (1 if rises else -1) * alpha * beta
     if explored is not None:
         return _plus_bonus(base, _mean_ratio(context, batch, explored, where["role"], reference), weight)
+    pair = score_pairs(context, batch, reference=reference, **where)
+    value = pair.mean(pair.mix(pair.fields["ratio_i"], pair.fields["ratio_j"]))  # over the same pairs: one mean
     mean, metrics = base
-    value = _preferred(context, batch, reference=reference, **where)  # over the same pairs: one mean
     return Mean(mean.total + weight * value.total, mean.weight), metrics | {"bonus": value}
-
-
-def _preferred(context: Context, batch: Batch, *, role: str, reference: str, pairs: Pairs) -> Mean:
-    """Mean log-ratio of the preferred completions, each of a pair by its label."""
-    i, j = pair_indices(batch, pairs)
-    label, weight = pair_labels(batch, i, j)
-    _, ratio = sequence_scores(context, batch, role=role, reference=reference)
-    return Mean.of(label * ratio[:, i] + (1 - label) * ratio[:, j], weight)
 
 
 @needs("prompts")

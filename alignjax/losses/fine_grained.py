@@ -22,13 +22,14 @@ from alignjax.types import Batch, Context, Mean, Metrics
 @needs("preference", "completions")
 @shared("role", "reference", "pairs")
 def dense_dpo(
-    context: Context, batch: Batch, *, beta: float = 0.1, gamma: float = 5.0, **where: Any
+    context: Context, batch: Batch, *, beta: float = 0.5, gamma: float = 5.0, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Dense DPO of RLHF-V: -log S(beta h) of scores (sum of unchanged tokens + gamma sum of edited tokens) / (number
     unchanged + gamma number edited), for policy and reference alike (arXiv:2312.00849).
 
-    gamma = 1 is DPO of per-token means. Minimized at a margin of logit(p) / beta. The formula and the default of gamma
-    are from memory of the paper; our defaults fit text alone.
+    gamma = 1 is DPO of per-token means. Minimized at a margin of logit(p) / beta. Means, beta and gamma are the paper's
+    as we remember it. The authors' later code (RLAIF-V) also has beta 0.5, with gamma 3 and weighted sums in the place
+    of means unless asked; `dpo` on a batch of such masks is that.
 
     Args:
         context: Scores the role and the reference.
@@ -57,8 +58,9 @@ def iterpref(
     (arXiv:2503.02783).
 
     The winner counts whole, the loser only where its repair took something out. A soft label p mixes both orders, in
-    both terms. A loser without an edited token counts nothing, and only the winner moves. As in the authors' code, but
-    for its negative log-likelihood, which drops tokens with the id 0.
+    both terms. A loser without an edited token counts nothing, and only the winner moves. Both sides are as in eq. 4 to
+    8, beta and anchor too. The likelihood is a mean over tokens as in the authors' code (which drops tokens with the id
+    0 from it), where the paper's eq. 7 is a sum: multiply `anchor` by the length for that.
 
     Args:
         context: Scores the role and the reference.
@@ -110,8 +112,8 @@ def figa(
 
     No reference and no labels. With all of a revision marked and nothing of the original it is supervised fine-tuning
     on the revision. The gate and the division are the authors' code's; one state of it also counts the revision's end
-    token always and lets tokens with -log pi in [likely, 1] alone through the gate. Its weights are arguments: the
-    defaults are ours.
+    token always and lets tokens with -log pi in [likely, 1] alone through the gate. It takes the weights as arguments;
+    1 and 0.5 are the paper's as we remember it.
 
     Args:
         context: Scores the role.
@@ -137,7 +139,7 @@ def figa(
     logps = scored(context, batch, role)
     touched = mask_of(batch) * edited_of(batch)
     new, old = -logps[:, revised], -logps[:, original]
-    passes = jax.lax.stop_gradient(old) <= likely
+    passes = old <= likely
     gain = Mean.of(inserted * new, touched[:, revised])
     loss = Mean.of(-deleted * old, touched[:, original] * passes)
     metrics = {
@@ -164,7 +166,9 @@ def cut(
 
     Tokens that the judgment makes lambda_ times likelier are taken for the fault and unlearned. Two forward passes, no
     reference. log(1 - pi) is exact, where the authors' code adds 1e-5. The code adds two means, over all rows and over
-    the judged; we take one mean in which each row keeps its own form, the same for a batch of one.
+    the judged; we take one mean in which each row keeps its own form, the same for a batch of one. lambda_ and alpha
+    are those of the code's offline script. The paper's unlikelihood carries a further factor pi(y_t; x)^gamma, as we
+    remember it; the code has none, nor have we.
 
     Args:
         context: Scores the role.
@@ -181,14 +185,14 @@ def cut(
     Raises:
         ConfigError: If the view or prompts["judged"] is missing, or the view's completions have another shape.
     """
-    # The same tokens are scored under two prompts, and the gate on their ratio has no gradient: it says where the fault
-    # is, and must not be learned away.
+    # The same tokens are scored under two prompts, and the gate on their ratio is a comparison, without a gradient: it
+    # says where the fault is, and cannot be learned away.
     judged, is_faulty = view_of(batch, view), batch.need("prompts", "judged", of="cut")
     if judged.tokens is None or judged.tokens.shape != batch.need("tokens", of="cut").shape:
         raise ConfigError(f"the view {view!r} must hold the completions of the batch, in the same places")
     under_judgment, plain = scored(context, judged, role), scored(context, batch, role)
     unlike = context.score(role, batch, read=reads.complement)["complement"]
-    faulty = jax.lax.stop_gradient(under_judgment - plain) > jnp.log(lambda_)
+    faulty = under_judgment - plain > jnp.log(lambda_)
     is_judged = (is_faulty != 0)[:, None, None]
     second = jnp.where(faulty, -alpha * unlike, -plain)
     mask = mask_of(batch)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs
-from alignjax.losses.decorators.sequences import counted, mask_of, scored, sequence_logps
+from alignjax.losses.decorators.sequences import completion_weights, mask_of, scored, sequence_logps, weighted_rewards
+from alignjax.losses.reads import log_softmax
 from alignjax.numerics import token_logps
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
@@ -44,12 +45,11 @@ def filtered_mle(
         ConfigError: Unless exactly one of `threshold` and `fraction` is given, or if the batch has no reward.
     """
     # The cut is a comparison of rewards and not a choice of rows, so shapes stay fixed under jit: what is dropped
-    # weighs 0. Padding gets reward -inf, which no share of the best can include.
+    # weighs 0. What does not count gets reward -inf, which no share of the best can include.
     if (threshold is None) == (fraction is None):
         raise ConfigError("filtered_mle takes either threshold (a reward) or fraction (of the batch), exactly one")
-    present = counted(batch)
-    reward = jnp.where(present != 0, batch.need("reward", of="filtered_mle"), -jnp.inf)
-    cut: Any = threshold if fraction is None else _top(reward, present, fraction)
+    reward, present = weighted_rewards(batch, "filtered_mle", -jnp.inf)
+    cut: Any = threshold if fraction is None else _top(reward, present != 0, fraction)
     keep = present * (reward >= cut)
     logps = scored(context, batch, role)
     weight = mask_of(batch) * keep[..., None].astype(logps.dtype)
@@ -87,14 +87,13 @@ def reward_weighted_regression(
     Raises:
         ConfigError: If the batch has no reward.
     """
-    present = counted(batch)
-    reward = jnp.where(present != 0, batch.need("reward", of="reward_weighted_regression"), -jnp.inf)
+    reward, present = weighted_rewards(batch, "reward_weighted_regression", -jnp.inf)
     best = jnp.max(reward)
     # Relative to the best, so that no exponent is above 0; the inner where keeps inf - inf out.
-    weight = jnp.where(present != 0, jnp.exp(jnp.where(present != 0, reward - best, 0) / beta), 0)
+    weight = present * jnp.exp(jnp.where(present != 0, reward - best, 0) / beta)
     logps = scored(context, batch, role)
     effective = jnp.square(jnp.sum(weight)) / jnp.maximum(jnp.sum(jnp.square(weight)), 1e-30)
-    metrics = {"effective": Mean(effective, jnp.sum(present)), "reward": Mean.of(reward, weight)}
+    metrics = {"effective": Mean(effective, jnp.sum(present != 0)), "reward": Mean.of(reward, weight)}
     return Mean.of(-logps, mask_of(batch) * weight[..., None].astype(logps.dtype)), metrics
 
 
@@ -109,7 +108,7 @@ def smoothed_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array
         "logps", "uniform" and "entropy", [..] each.
     """
     (logits,) = outputs.values()
-    logps = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+    logps = log_softmax(logits)
     entropy = -jnp.sum(jnp.exp(logps) * logps, axis=-1)
     return {"logps": token_logps(logits, token), "uniform": jnp.mean(logps, axis=-1), "entropy": entropy}
 
@@ -124,12 +123,15 @@ def hir(
     entropy: float = 0.001,
     role: str = "policy",
 ) -> tuple[Mean, Metrics]:
-    """Hindsight instruction relabeling: smoothed NLL(y; match) + contrast smoothed -log(a / (a + b)) - entropy H, with
-    a, b = exp of the mean token log-prob of y under the matching and under another instruction (arXiv:2302.05206).
+    """Hindsight instruction relabeling: smoothed NLL(y; match) - contrast [(1-epsilon) log(a / (a + b)) + epsilon log(b
+    / (a + b))] - entropy H, with a, b = exp of the mean token log-prob of y under the matching and under another
+    instruction (arXiv:2302.05206).
 
     batch.prompt carries the instruction that the completion satisfied, batch.prompts["other"] and ["other_valid"]
-    [B,P'] another one; the stage `hindsight` writes both. The other instruction is scored in a pass of its own. With
-    epsilon, contrast and entropy 0 it is `sft`.
+    [B,P'] another one; the stage `hindsight` writes both. The other instruction is scored in a pass of its own. The
+    contrast rests where log(a / b) = logit(1 - epsilon). With epsilon, contrast and entropy 0 it is `sft`. As in the
+    authors' code, whose smoothing leaves the right instruction 1 - epsilon (and not 1 - epsilon / 2). Completions of
+    which nothing is known (completions["weight"] 0) do not count, the others by their weight.
 
     Args:
         context: Scores the role.
@@ -148,17 +150,17 @@ def hir(
     # The other instruction is a second batch with the same completions, so the contrast is exact log-probs of both;
     # each of the three terms is a mean over its own units, and only the means are added.
     other_valid, other = (batch.need("prompts", name, of="hir") for name in ("other_valid", "other"))
-    mask = mask_of(batch)
+    mask, present = mask_of(batch), completion_weights(batch)
+    weight = mask * present[..., None]
     completions = {"tokens": batch.tokens, "valid": batch.valid, "mask": batch.mask, "completions": batch.completions}
     view = Batch(prompt=other, prompt_valid=other_valid, **completions)
     seen = context.score(role, batch, smoothed_read)
-    likelihood = Mean.of(-(1 - epsilon) * seen["logps"] - epsilon * seen["uniform"], mask)
+    likelihood = Mean.of(-(1 - epsilon) * seen["logps"] - epsilon * seen["uniform"], weight)
     elsewhere = sequence_logps(scored(context, view, role), mask, "length")
     gap = sequence_logps(seen["logps"], mask, "length") - elsewhere
     right, wrong = -jax.nn.log_sigmoid(gap), -jax.nn.log_sigmoid(-gap)
-    present = counted(batch)
-    apart = Mean.of((1 - epsilon / 2) * right + epsilon / 2 * wrong, present)
-    spread = Mean.of(seen["entropy"], mask)
+    apart = Mean.of((1 - epsilon) * right + epsilon * wrong, present)
+    spread = Mean.of(seen["entropy"], weight)
     total = likelihood.value() + contrast * apart.value() - entropy * spread.value()
     metrics = {"likelihood": likelihood, "contrast": apart, "entropy": spread, "accuracy": Mean.of(gap > 0, present)}
     return Mean(total, jnp.ones_like(total)), metrics

@@ -10,7 +10,7 @@ from alignjax.types import Array
 
 
 @pairwise
-def dpo(margin: Array, preference: Array, *, beta: float) -> Array:
+def dpo(margin: Array, preference: Array, *, beta: float = 0.1) -> Array:
     """Direct preference optimization: -p log S(beta margin) - (1-p) log S(-beta margin), S the logistic function
     (arXiv:2305.18290 eq. 7).
 
@@ -28,13 +28,14 @@ def dpo(margin: Array, preference: Array, *, beta: float) -> Array:
 
 
 @pairwise
-def ipo(margin: Array, preference: Array, *, tau: float) -> Array:
+def ipo(margin: Array, preference: Array, *, tau: float = 0.1) -> Array:
     """Identity preference optimization: (margin - (2p-1) / (2 tau))^2 (arXiv:2310.12036 eq. 17; on sampled pairs,
     online IPO of arXiv:2403.08635).
 
     The papers label pairs with a draw (p = 1); the label-average of their loss differs from p itself by a constant,
-    with the same gradient. Minimized at margin = (2p-1) / (2 tau). Sequence sums as in the paper; released code often
-    divides by length, which `normalize="length"` does.
+    with the same gradient. Minimized at margin = (2p-1) / (2 tau). Sequence sums as in the paper's formula. TRL 1.16
+    divides each log-ratio by its length and reports that IPO's authors confirmed this to be what the paper's results
+    were made with: `normalize="length"`. Margins are then per token, and tau another strength.
 
     Args:
         margin: Difference of the log-ratios [..,K], nats.
@@ -48,12 +49,12 @@ def ipo(margin: Array, preference: Array, *, tau: float) -> Array:
 
 
 @pairwise
-def slic(margin: Array, preference: Array, *, beta: float) -> Array:
+def slic(margin: Array, preference: Array, *, beta: float = 0.1) -> Array:
     """Hinge loss of SLiC on log-ratios: p max(0, 1 - beta margin) + (1-p) max(0, 1 + beta margin) (arXiv:2305.10425, as
     online SLiC in arXiv:2403.08635).
 
-    SLiC-HF itself is on log-probs without a reference (`reference=None`) and adds a likelihood term on a target
-    sequence, an `sft` entry beside this one.
+    On log-ratios it is the normalized hinge of RSO (arXiv:2309.06657). SLiC-HF itself is on log-probs without a
+    reference (`reference=None`) and adds a likelihood term on a target sequence, an `sft` entry beside this one.
 
     Args:
         margin: Difference of the log-ratios [..,K], nats.

@@ -23,15 +23,17 @@ def lcpo(
     loss: Any,
     eta: str = "reliability",
     annotator: str = "annotator",
-    normalizer: bool = False,
+    normalizer: bool = True,
 ) -> tuple[Mean, Metrics]:
-    """Latent collective preference optimization: w a + (1-w) b, w = sg S(logit(eta) + b - a), a = loss(w,l), b =
-    loss(l,w), for any pairwise loss, eta the reliability of the annotator (arXiv:2509.24159).
+    """Latent collective preference optimization, RE-PO: -[w log p + (1-w) log(1-p)], w = sg S(logit(eta) + b - a), p =
+    S(b - a), a = loss(w,l), b = loss(l,w), for any pairwise loss, eta the reliability of the annotator
+    (arXiv:2509.24159 eq. 2 to 7; its titles are LCPO, RPO and RE-PO by version).
 
-    An EM algorithm for P(label) = eta exp(-a)/Z + (1-eta) exp(-b)/Z: w is the posterior that a label is correct, the
-    loss is the M-step of the policy, and the rule `reliability_average` that of eta. A label that is a probability p is
-    the label with weight p and its reverse with 1-p. The link exp(-loss) and eta are the paper's as others report them;
-    both steps are our derivation, as are the averaging of eta and its start: we could not read the paper's text.
+    An EM algorithm for P(label) = eta p + (1-eta) (1-p), p = exp(-a) / (exp(-a) + exp(-b)): w is the posterior that a
+    label is correct (the E-step, eq. 4), the loss is the M-step of the policy (eq. 5), and the rule
+    `reliability_average` that of eta (eq. 6 and 7). A label that is a probability q is the label with weight q and its
+    reverse with 1-q, our extension. DPO keeps its shape under eq. 5; another base is bent: a - b is all that is read of
+    it, so IPO becomes a logistic loss of 2 h / tau.
 
     Args:
         context: Scores the role and the reference of the base, and has the role `eta`.
@@ -41,8 +43,8 @@ def lcpo(
             annotators=A)), rule=fn(reliability_average))`.
         annotator: batch.prompts[annotator] [B] says who labeled the pairs of a prompt, from 0 to A-1; where it is
             missing, one annotator labeled all.
-        normalizer: Adds log Z = log(exp(-a) + exp(-b)), which the exact M-step has and the posterior does not need. It
-            is 0 for DPO, where exp(-a) and exp(-b) sum to 1.
+        normalizer: The paper's eq. 5. False leaves log Z = log(exp(-a) + exp(-b)) off: w a + (1-w) b, which keeps the
+            shape of the base and is not the gradient of a likelihood. The same for DPO, where Z is 1.
 
     Returns:
         The mean over pairs in the units of the base, and the metrics of pairs with `reliability` [A]: the mean
@@ -79,7 +81,7 @@ def lcpo(
 
 def _mean_posterior(correct: Array, who: Array, weight: Array, number: int) -> Mean:
     """Returns the mean posterior [A] of each annotator's labels, which the M-step of the reliabilities averages."""
-    labeled_by = (who == jnp.arange(number))[:, None, :] * weight[..., None]  # [B,K,A]
+    labeled_by = (who == jnp.arange(number)[None])[:, None, :] * weight[..., None]  # [B,K,A]
     total = jnp.sum(jnp.where(labeled_by > 0, correct[..., None], 0) * labeled_by, axis=(0, 1))
     return Mean(total, jnp.sum(labeled_by, axis=(0, 1)))
 
@@ -93,13 +95,14 @@ def _reliabilities(context: Context, eta: str) -> Array:
     return context.state[eta]
 
 
-def reliability(key: Key, *, annotators: int = 1, eta: float = 0.75) -> Array:
+def reliability(key: Key, *, annotators: int = 1, eta: float = 0.9) -> Array:
     """Starts the reliabilities of `lcpo`: one number for all.
 
     Args:
         key: Not read.
         annotators: Their number A.
-        eta: The reliability, above 1/2, since with every label reversed the data would be as likely.
+        eta: The reliability, 0.9 in the paper's main experiments. Above 1/2, since with every label reversed the data
+            would be as likely.
 
     Returns:
         Reliabilities [A].
@@ -111,10 +114,10 @@ def reliability_average(
     state: Any, context: Context, batch: Batch, key: Key, *, of: str = "lcpo", decay: float = 0.9
 ) -> Array:
     """Moves each annotator's reliability to the mean posterior of the labels just seen: eta <- decay eta + (1-decay)
-    mean w (the M-step of `lcpo`, averaged over minibatches).
+    mean w (the M-step of `lcpo`, averaged over minibatches; arXiv:2509.24159 eq. 7, whose alpha = 0.1 is 1 - decay).
 
     Args:
-        own: Reliabilities [A].
+        state: Reliabilities [A].
         context: Has the metric `{of}/reliability`.
         batch: Not read.
         key: Not read.

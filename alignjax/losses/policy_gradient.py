@@ -9,30 +9,15 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs
-from alignjax.losses.decorators.sequences import counted, mask_of, reference_logps, scored, sequence_logps
+from alignjax.losses.decorators.sequences import (
+    mask_of,
+    reference_logps,
+    scored,
+    sequence_logps,
+    weighted_rewards,
+)
 from alignjax.numerics import masked_sum
 from alignjax.types import Array, Batch, Context, Mean, Metrics
-
-
-def weighted_rewards(batch: Batch, loss: str, absent: float) -> tuple[Array, Array]:
-    """Returns (reward, weight) [B,N]: the weight is completions["weight"] where a stage filled it, else 1, and 0 for a
-    completion that is all padding, whose reward is `absent`.
-
-    Args:
-        batch: Completions [B,N,T] with a reward [B,N].
-        loss: The name of the loss, for messages.
-        absent: The reward of what does not count.
-
-    Returns:
-        (reward, weight), [B,N] each.
-
-    Raises:
-        ConfigError: If the batch has no reward; it names the `loss` that asks.
-    """
-    weight = counted(batch)
-    if "weight" in batch.completions:
-        weight = weight * batch.completions["weight"]
-    return jnp.where(weight != 0, batch.need("reward", of=loss), absent), weight  # what was not sampled may be anything
 
 
 @needs("reward")
@@ -60,10 +45,10 @@ def reinforce(
         batch: Samples [B,N,T] with a reward [B,N], which is constant.
         tau: Strength of the KL in units of reward per nat.
         baseline: b, a number that moves no expectation (1/2 for win rates).
-        leave_one_out: Takes the mean reward of the prompt's other completions off besides (N >= 2).
-        kl: "sequence" is the exact score function: the whole log-ratio weighs every token. "token" is TRL's Nash-MD:
-            tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the ratios that follow it and so is not the
-            gradient of the sequence KL.
+        leave_one_out: Takes the mean reward of the prompt's other completions off besides (N >= 2), each by its weight.
+        kl: "sequence" is the exact score function: the whole log-ratio weighs every token. "token" is TRL's Nash-MD
+            (of earlier releases, gone in 1.16): tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the
+            ratios that follow it and so is not the gradient of the sequence KL.
         behaviour: The log-probs in the batch of what was sampled ("sampler"): each completion then counts with its
             importance weight sg[exp(lp - behaviour)].
         cap: Largest importance weight (what it cuts off is bias).
@@ -106,9 +91,9 @@ def _importance(batch: Batch, logps: Array, behaviour: str, cap: float) -> Array
 
 
 def _minus_others(reward: Array, weight: Array) -> Array:
-    """Rewards minus the mean of the prompt's other completions."""
+    """Rewards minus the weighted mean of the prompt's other completions."""
     if reward.shape[1] < 2:
         raise ConfigError("leave_one_out needs at least two completions a prompt")
     others = jnp.sum(weight, axis=1, keepdims=True) - weight
-    rest = jnp.sum(reward, axis=1, keepdims=True) - reward
+    rest = jnp.sum(reward * weight, axis=1, keepdims=True) - reward * weight
     return reward - jnp.where(others > 0, rest / jnp.where(others > 0, others, 1), reward)

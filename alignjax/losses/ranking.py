@@ -2,6 +2,7 @@
 
 s_i is the score of completion i in the policy, r_i its reward, NLL_i minus its log-probability summed over tokens.
 Completions with equal reward are not compared with each other; where a formula speaks of the best, tied ones share it.
+N is the number of completions that take part: one without a token that counts, or of which nothing is known, does not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from alignjax.losses.decorators.listwise import (
     listwise,
     mean_rank,
     score_gaps,
+    takes_part,
 )
+from alignjax.numerics import MASKED
 from alignjax.types import Array
 
 
@@ -32,6 +35,11 @@ def _of_best(values: Array, reward: Array) -> Array:
 
 def _sum_of_pairs(terms: Array) -> Array:
     return jnp.sum(terms, axis=(-1, -2))
+
+
+def _growing_nll(nll: Array, reward: Array) -> Array:
+    """(N-1)^2 NLL(best) [..] of lists [..,N]."""
+    return (jnp.sum(takes_part(reward), axis=-1) - 1) ** 2 * _of_best(nll, reward)
 
 
 @listwise
@@ -100,7 +108,7 @@ def pro(logps: Array, nll: Array, reward: Array, *, weight: float = 0.05, temper
         gap = jnp.where(worse, score_gaps(reward), 0)
         exponent, other = logps * jnp.max(gap, axis=-1), other * gap
     order = jnp.sum(first_of_worse(exponent, other, worse), axis=-1)
-    return order + weight * (reward.shape[-1] - 1) ** 2 * _of_best(nll, reward)
+    return order + weight * _growing_nll(nll, reward)
 
 
 @listwise(reference=None, normalize="length")
@@ -132,9 +140,10 @@ def clha(
     (N-1)^2 1[r_best > 0] NLL(best), k_ij places between i and j in the order of rewards, s token means
     (arXiv:2403.16649).
 
-    One number serves as gamma and gap in released code. That code averages the kept pairs of each k over the batch and
-    adds the averages; here it is one mean over the kept pairs of a list, so that a list never changes another's weight.
-    Ties share the mean of their ranks.
+    One number serves as gamma and gap in released code. That code averages the pairs it keeps of each k over the batch
+    and adds the up to N-1 averages; here it is one mean over those of a list, so that a list never changes another's
+    weight. The contrast therefore counts up to N-1 times less against the likelihood than there: `weight` divided by
+    N-1 comes near their mix. Ties share the mean of their ranks.
 
     Args:
         logps: Token means of the log-probs [..,N], nats per token.
@@ -152,11 +161,11 @@ def clha(
     hinge = jax.nn.relu(gamma * -score_gaps(rank) - score_gaps(logps))
     contrast = _sum_of_pairs(jnp.where(keep, hinge, 0)) / jnp.maximum(_sum_of_pairs(keep), 1)
     good = jnp.max(reward, axis=-1) > 0
-    return contrast + weight * (reward.shape[-1] - 1) ** 2 * jnp.where(good, _of_best(nll, reward), 0)
+    return contrast + weight * jnp.where(good, _growing_nll(nll, reward), 0)
 
 
 @listwise(reference=None, normalize="length")
-def knowpat(logps: Array, reward: Array, *, weight: float = 1.0) -> Array:
+def knowpat(logps: Array, reward: Array, *, weight: float = 0.1 / 3) -> Array:
     """Knowledgeable preference alignment: -s(best) + weight sum over i of sg mu_i [log(1 + exp(-s_i)) + mean over worse
     j of log(1 + exp(s_j))], mu_i = (s_i - min s) / (max s - min s), s token means (arXiv:2311.06503).
 
@@ -166,14 +175,15 @@ def knowpat(logps: Array, reward: Array, *, weight: float = 1.0) -> Array:
     Args:
         logps: Token means of the log-probs [..,N], nats per token.
         reward: Grades [..,N].
-        weight: Of the alignment term; released code uses 100 / 3.
+        weight: Of the alignment term. The released scripts run 0.1 / 3 (CPQA, the default here) and 0.01 / 3 (RJUA);
+            the 100 / 3 of their argument parser is used by neither.
 
     Returns:
         Loss per list [..], nats.
     """
-    worse = beats(reward)
-    low, high = (f(logps, axis=-1, keepdims=True) for f in (jnp.min, jnp.max))
-    share = jax.lax.stop_gradient((logps - low) / jnp.where(high > low, high - low, 1))
+    worse, on = beats(reward), takes_part(reward)
+    low, high = (sign * jnp.max(sign * logps, axis=-1, keepdims=True, initial=MASKED, where=on) for sign in (-1, 1))
+    share = jax.lax.stop_gradient(jnp.where(on, logps - low, 0) / jnp.where(high > low, high - low, 1))
     below = jnp.sum(worse, axis=-1)
     others = jnp.sum(jnp.where(worse, jax.nn.softplus(logps)[..., None, :], 0), axis=-1) / jnp.maximum(below, 1)
     align = jnp.sum(jnp.where(below > 0, share * (jax.nn.softplus(-logps) + others), 0), axis=-1)
@@ -201,7 +211,7 @@ def stable_alignment(
     Returns:
         Loss per list [..], nats.
     """
-    worse = reward < jnp.max(reward, axis=-1, keepdims=True)
+    worse = takes_part(reward) & (reward < jnp.max(reward, axis=-1, keepdims=True))
     top = _of_best(logps, reward)
     margin = gamma * (jnp.max(reward, axis=-1, keepdims=True) - reward) / scale
     excess = jnp.where(worse, logps - top[..., None] + margin, 0)
@@ -217,8 +227,8 @@ def act(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Arra
     """Alignment by constraint verification: sum over c_i > c_j of (c_i - c_j) log(1 + exp(s_j - s_i)) + weight
     NLL(best), c the share of its constraints that a completion satisfies, s token means (arXiv:2403.06326).
 
-    The rates and the ranking by them are the paper's; the ranking loss is our derivation, as its form there could not
-    be confirmed. It is a logistic loss in which a pair counts by how many constraints it differs in, and so passes
+    The rates and the ranking by them are the paper's, whose text we could not read; the ranking loss is our derivation.
+    It is a logistic loss in which a pair counts by the share of constraints that it differs in, and so passes
     continuously through ties.
 
     Args:
@@ -230,5 +240,5 @@ def act(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Arra
     Returns:
         Loss per list [..], nats.
     """
-    terms = jax.nn.relu(score_gaps(reward)) * jax.nn.softplus(-score_gaps(logps))
-    return _sum_of_pairs(terms) + weight * _of_best(nll, reward)
+    gaps = jnp.where(beats(reward), score_gaps(reward), 0)
+    return _sum_of_pairs(gaps * jax.nn.softplus(-score_gaps(logps))) + weight * _of_best(nll, reward)

@@ -15,7 +15,8 @@ from alignjax.numerics import MASKED
 from alignjax.types import Array
 
 
-def _log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
+    """Returns log-probs of logits [..,V] in nats, float32 at least."""
     return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
 
 
@@ -30,7 +31,7 @@ def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     Returns:
         The divergence [..].
     """
-    policy, reference = (_log_softmax(logits) for logits in outputs.values())
+    policy, reference = (log_softmax(logits) for logits in outputs.values())
     probability = jnp.exp(reference)
     # The inner where: a token that the reference rules out may have a log-prob of -inf under both.
     gap = jnp.where(probability > 0, reference - jnp.where(probability > 0, policy, 0), 0)
@@ -48,7 +49,7 @@ def collision(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
         The log-prob [..].
     """
     (logits,) = outputs.values()
-    return {"collision": jax.nn.logsumexp(2 * _log_softmax(logits), axis=-1)}
+    return {"collision": jax.nn.logsumexp(2 * log_softmax(logits), axis=-1)}
 
 
 def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:

@@ -11,22 +11,29 @@ from alignjax.types import Array
 
 
 @pairwise(reference=None)
-def cpo(margin: Array, logps_w: Array, *, beta: float = 0.1, alpha: float = 1.0) -> Array:
+def cpo(
+    margin: Array, logps_w: Array, length_w: Array, *, beta: float = 0.1, alpha: float = 1.0, token_mean: bool = False
+) -> Array:
     """Contrastive preference optimization: -log S(beta (lp_w - lp_l)) - alpha lp_w (arXiv:2401.08417).
 
-    TRL's anchor is the mean over all the winners' tokens: set alpha = 0 and add `fn(weighted, loss=on("chosen", sft),
-    weight=1.0)` on a view whose mask has only the winners.
+    The sum is the paper's. All released code (ALMA's, TRL) anchors by a mean over tokens, which weighs the likelihood
+    less by the length of a completion: `token_mean=True` is it where winners are equally long, and else a mean over
+    completions where that code has one over tokens. For theirs exactly, set alpha = 0 and add `fn(weighted,
+    loss=on("chosen", sft), weight=1.0)` on a view whose mask has only the winners.
 
     Args:
         margin: The winner's log-prob minus the loser's [..,K], sequence sums, nats.
         logps_w: Log-prob of the winner [..,K], nats.
+        length_w: How many tokens of the winner count [..,K].
         beta: Inverse temperature of the log-prob.
         alpha: Weight of the likelihood of the winner, 1 in the paper.
+        token_mean: Divides lp_w in the second term by the winner's length.
 
     Returns:
         Loss per pair [..,K], nats.
     """
-    return -jax.nn.log_sigmoid(beta * margin) - alpha * logps_w
+    likelihood = logps_w / jnp.maximum(length_w, 1) if token_mean else logps_w
+    return -jax.nn.log_sigmoid(beta * margin) - alpha * likelihood
 
 
 @pairwise(reference=None, normalize="length")

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs, shared
-from alignjax.losses.decorators.pairwise import pair_fields, pair_indices, pair_metrics
-from alignjax.losses.decorators.sequences import reference_logps, sequence_scores
+from alignjax.losses.decorators.sequences import reference_logps, sequence_scores, weighted_rewards
 from alignjax.losses.margin import ipo
-from alignjax.losses.policy_gradient import weighted_rewards
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -71,7 +69,7 @@ def inpo(
     context: Context,
     batch: Batch,
     *,
-    eta: float = 0.1,
+    eta: float = 0.002,
     c: float = 1 / 3,
     reference: str = "reference",
     previous: str = "previous",
@@ -81,7 +79,8 @@ def inpo(
     log-prob of i minus that of j (arXiv:2407.00617).
 
     MNPO with one opponent, the previous policy, on sequence sums. c = 0 is IPO around the previous policy (mirror
-    descent without regularization), c = 1 online IPO at tau = eta. Defaults are those of released code.
+    descent without regularization), c = 1 online IPO at tau = eta. eta is what the script of COMAL's repository runs
+    (a target of 250 nats); the 0.1 of its argument parser is not, and the repository is not that of INPO's authors.
 
     Args:
         context: Scores the role, the reference and the previous policy.
@@ -158,33 +157,34 @@ def _extremes(reward: Array, weight: Array) -> Array:
 
 
 @needs("reward")
-@shared("role", "reference", "pairs")
+@shared("role", "reference", "pairs", "normalize")
 def egpo(context: Context, batch: Batch, *, tau: float = 0.1, **where: Any) -> tuple[Mean, Metrics]:
     """Regression onto win rates against an opponent, the step of extragradient preference optimization: (h -
     (r_i - r_j) / tau)^2, r_i = P(i beats the opponent) (arXiv:2503.08942).
 
     Whatever full-support sampler the pair comes from, it is minimized at the best response reference exp(P(. beats
-    opponent) / tau); with the policy itself as the opponent one gradient step is a mirror-descent step, with the
-    geometric mixture Nash-MD's.
+    opponent) / tau). On pairs drawn uniformly, and on those alone, one gradient step against the policy itself is a
+    mirror-descent step, against the geometric mixture Nash-MD's; pairs of the policy's own samples (`algorithms.egpo`)
+    move each completion in proportion to its probability besides. The authors' code for language models draws the pair
+    from the policy at temperature 2 with top_k 10 and y'' at temperature 1, and divides log-probs by lengths, which
+    `normalize="length"` does. It is IPO at tau / 2 with the label (1 + r_i - r_j) / 2.
 
     Args:
         context: Scores the role and the reference.
         batch: Samples [B,N,T]; reward [B,N] holds win rates against samples of the opponent (the stage
             `win_rate_against`), one draw each or a mean.
         tau: Strength of the regularization.
-        **where: role, reference and pairs, see `declared.shared`.
+        **where: role, reference, pairs and normalize, see `declared.shared`.
 
     Returns:
-        The mean over pairs in nats^2, and the metrics of pairs, preferred by win rate.
+        The mean over pairs in nats^2, and the metrics of pairs, preferred by win rate. A pair of which a completion has
+        a weight of 0 does not count.
 
     Raises:
         ConfigError: If the batch has no reward, or not the completions that `pairs` names.
     """
-    reward = batch.need("reward", of="egpo")
-    i, j = pair_indices(batch, where.pop("pairs"))
-    fields = pair_fields(context, batch, i, j, **where)
-    difference = (reward[:, i] - reward[:, j]).astype(fields["margin"].dtype)
-    weight = jnp.ones_like(difference) if batch.pair_weight is None else batch.pair_weight[:, i, j]
-    target = jnp.where(weight != 0, difference, 0) / tau
-    metrics = pair_metrics(fields, (jnp.sign(difference) + 1) / 2, weight)
-    return Mean.of(jnp.square(fields["margin"] - target), weight), metrics
+    reward, weight = weighted_rewards(batch, "egpo", 0)
+    counts = (weight[:, :, None] != 0) & (weight[:, None, :] != 0)
+    pair_weight = counts * (1.0 if batch.pair_weight is None else batch.pair_weight)
+    label = (1 + (reward[:, :, None] - reward[:, None, :])) / 2
+    return ipo(context, batch.replace(preference=label, pair_weight=pair_weight), tau=tau / 2, **where)

@@ -30,7 +30,17 @@ def sft(context: Context, batch: Batch, *, role: str = "policy") -> tuple[Mean, 
     return Mean.of(-logps, mask), {"nats_per_token": Mean.of(-logps, mask != 0)}
 
 
-def _cross_entropy(logit: Array, label: Array, weight: Array) -> tuple[Mean, Metrics]:
+def cross_entropy(logit: Array, label: Array, weight: Array) -> tuple[Mean, Metrics]:
+    """Logistic regression: -p log S(x) - (1-p) log S(-x), x the logit of a label p.
+
+    Args:
+        logit: Any shape, nats.
+        label: Probabilities of that shape.
+        weight: How much each counts.
+
+    Returns:
+        The mean in nats; `accuracy` where the label has a side, and `margin`, the mean of |x|.
+    """
     loss = -(label * jax.nn.log_sigmoid(logit) + (1 - label) * jax.nn.log_sigmoid(-logit))
     right = jnp.where(logit == 0, 0.5, (logit > 0) == (label > 0.5))
     decided = weight * (label != 0.5)
@@ -70,7 +80,7 @@ def preference_cross_entropy(
     # pair is scored once and the label may be soft.
     label, weight = pair_labels(batch, *pair_indices(batch, pairs))
     logit = pair_logits(context, batch, role=role, pairs=pairs, reading=reading, separator=separator)
-    return _cross_entropy(logit, label, weight)
+    return cross_entropy(logit, label, weight)
 
 
 @needs("preference")
@@ -95,7 +105,7 @@ def bradley_terry(
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
     reward = last_valid(scored(context, batch, f"{role}:reward"), batch.need("valid", of="bradley_terry"))
-    loss, metrics = _cross_entropy(reward[:, i] - reward[:, j], label, weight)
+    loss, metrics = cross_entropy(reward[:, i] - reward[:, j], label, weight)
     return loss, metrics | {"reward": Mean.of(reward)}
 
 

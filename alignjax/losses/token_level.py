@@ -13,7 +13,7 @@ from alignjax.config import ConfigError, as_fn, fn
 from alignjax.losses import reads
 from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import pair_indices, score_pairs, wrapped_pairs
-from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps
+from alignjax.losses.decorators.sequences import is_per_token, mask_of, reference_logps, scored, sequence_logps
 from alignjax.losses.margin import dpo
 from alignjax.losses.masks import tail_masks
 from alignjax.numerics import masked_sum
@@ -101,11 +101,9 @@ def length_desensitised(
     whole = mask_of(batch)
     lengths = jnp.sum(whole, axis=-1)
     masks = tail_masks(whole[:, i], whole[:, j], alpha)
-    if wrapped.normalize == "length":
+    if is_per_token(wrapped.normalize):
         per_token = 1 / jnp.maximum(lengths, 1)[..., None]
         masks = masks[0] * per_token[:, i], masks[1] * per_token[:, j]
-    elif wrapped.normalize != "none":
-        raise ConfigError(f"normalize={wrapped.normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
     pair = score_pairs(context, batch, **wrapped.where, masks=masks)
     lengths = lengths.astype(pair.label.dtype)
     fields = {**pair.fields, "length_i": lengths[:, i], "length_j": lengths[:, j]}
@@ -144,9 +142,9 @@ def wpo(context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), role: 
     - log sum_v pi(v)^2 (arXiv:2406.11827).
 
     Makes off-policy pairs count as much as the policy would have sampled them: c is 0 for a completion as likely as a
-    draw from the policy is on average, and the clamp is on the product. Weighted losses are averaged over pairs, not
-    divided by the sum of the weights; metrics of the loss are weighted as it is. Minimized where `loss` is, pair by
-    pair. As in the authors' code.
+    draw from the policy is on average, and the clamp is on the product, as in the authors' code
+    (TRL 1.16 leaves the clamp out). Weighted losses are averaged over pairs, not divided by the sum of the weights;
+    metrics of the loss are weighted as it is. Minimized where `loss` is, pair by pair.
 
     Args:
         context: Scores the role, and what the loss asks for.

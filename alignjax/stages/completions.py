@@ -162,7 +162,8 @@ def values(context: Context, batch: Batch, key: Key, *, output: str = "critic:va
 
 
 def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") -> tuple[Batch, Metrics]:
-    """Fills reward [B,N]: the role's reward head after the last token of each completion. Metric: `reward`.
+    """Fills reward [B,N]: the role's reward head after the last token of each completion, all of which it knows
+    (a completions["weight"] of other rewards is dropped). Metric: `reward`.
 
     Args:
         context: Scores the head.
@@ -175,7 +176,8 @@ def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") ->
     """
     (numbers,) = context.score(f"{role}:reward", batch).values()
     score = last_valid(numbers, batch.need("valid", of="reward"))
-    return batch.replace(reward=score), {"reward": Mean.of(score)}
+    completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
+    return batch.replace(reward=score, completions=completions), {"reward": Mean.of(score)}
 
 
 def density_ratio(

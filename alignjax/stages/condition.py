@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError
+from alignjax.losses.decorators.sequences import mask_of
 from alignjax.numerics import row_keys
 from alignjax.types import Array, Batch, Context, Key
 
@@ -73,8 +74,9 @@ def _row_per_completion(batch: Batch) -> Batch:
 
 
 def _present(batch: Batch) -> Array:
-    """Which completions have any token, [B,N]."""
-    return jnp.any(batch.need("valid", of="a goal"), axis=-1)
+    """Which completions have a token and a reward that is known (completions["weight"] is not 0), [B,N]."""
+    weight = batch.completions.get("weight", 1)
+    return jnp.any(batch.need("valid", of="a goal"), axis=-1) & (jnp.asarray(weight) != 0)
 
 
 def _bins(batch: Batch, edges: tuple[float, ...], goals: Goals, stage: str) -> Array:
@@ -117,14 +119,15 @@ def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tupl
         goals: Token ids of the goal of each bin.
 
     Returns:
-        B N rows of one completion.
+        B N rows of one completion; the mask of one of which nothing is known (completions["weight"] 0) is 0.
 
     Raises:
         ConfigError: If the batch has no reward, or goals and edges do not fit.
     """
     number = _bins(batch, edges, goals, "condition_on_reward").reshape(-1)
     tokens, valid = _table(goals)
-    return _with_goal(_row_per_completion(batch), (tokens[number], valid[number]))
+    mask = mask_of(batch) * _present(batch)[..., None]
+    return _with_goal(_row_per_completion(batch.replace(mask=mask)), (tokens[number], valid[number]))
 
 
 def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:

@@ -53,13 +53,23 @@ def verdict(context: Context, batch: Batch, key: Key) -> Batch:
     return batch.replace(preference=(jnp.sign(preference - 0.5) + 1) / 2)
 
 
+def _rewards(batch: Batch, stage: str, unknown: float) -> tuple[Array, Array]:
+    """The reward [B,N], `unknown` where nothing is known of a completion, and completions["weight"], which says so."""
+    reward = batch.need("reward", of=stage)
+    weight = batch.completions.get("weight", jnp.ones_like(reward))
+    return jnp.where(weight != 0, reward, unknown), weight
+
+
 def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) -> tuple[Batch, Metrics]:
-    """Replaces reward [B,N] by binary feedback, 1 where it is above `threshold` and 0 elsewhere: what unpaired losses
-    read. Metric: `thumbs_up`, the share of ones.
+    """Replaces reward [B,N] by binary feedback, 1 where it is above `threshold`, 0 where it is below, and 1/2 where it
+    is neither, as `verdict` does for pairs: what unpaired losses read.
+
+    A completion of which nothing is known (completions["weight"] 0) has 1/2 too, and these losses leave it out.
+    Metric: `thumbs_up`, the mean of what was given to the others.
 
     Args:
         context: Not used.
-        batch: A reward [B,N].
+        batch: A reward [B,N], with completions["weight"] [B,N] or without.
         key: Not used.
         threshold: In units of the reward.
 
@@ -69,14 +79,14 @@ def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) 
     Raises:
         ConfigError: If the batch has no reward.
     """
-    reward = batch.need("reward", of="thumbs")
-    up = (reward > threshold).astype(reward.dtype)
-    return batch.replace(reward=up), {"thumbs_up": Mean.of(up)}
+    reward, weight = _rewards(batch, "thumbs", threshold)
+    up = (jnp.sign(reward - threshold) + 1) / 2
+    return batch.replace(reward=up), {"thumbs_up": Mean.of(up, weight)}
 
 
 def worst_first(context: Context, batch: Batch, key: Key) -> Batch:
-    """Orders the completions of a prompt by reward, the lowest first: for losses that know a bad completion by its
-    place (`d2o`).
+    """Orders the completions of a prompt by reward, the lowest first, those of which nothing is known last: for losses
+    that know a bad completion by its place (`d2o`).
 
     Args:
         context: Not used.
@@ -89,7 +99,8 @@ def worst_first(context: Context, batch: Batch, key: Key) -> Batch:
     Raises:
         ConfigError: If the batch has no reward.
     """
-    return batch.pick(jnp.argsort(batch.need("reward", of="worst_first"), axis=1))
+    reward, _ = _rewards(batch, "worst_first", jnp.inf)
+    return batch.pick(jnp.argsort(reward, axis=1))
 
 
 def asked(batch: Batch) -> Array:

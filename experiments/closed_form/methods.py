@@ -190,7 +190,7 @@ def methods(beta: float) -> list[Method]:
         _none("LiPO-lambda", fn(losses.lipo, beta=beta), rankings),
         Method("InfoNCA (LiPO, softmax)", fn(losses.lipo, beta=beta, objective=losses.softmax_listwise), graded),
         _none("ACT", fn(losses.act), rankings),
-        _none("KnowPAT", fn(losses.knowpat), rankings),
+        _none("KnowPAT", fn(losses.knowpat, weight=1.0), rankings),
         Method("point-wise DPO, log Z = 0", fn(losses.pointwise_dpo, beta=beta), thumbs_centred),
         Method("point-wise DPO, log Z unknown", fn(losses.pointwise_dpo, beta=beta), thumbs, recovers=False),
         _none("KTO", fn(losses.kto, beta=beta), thumbs),

@@ -163,7 +163,7 @@ def test_good_completions_rise_and_bad_ones_fall(name: str, float64: None) -> No
 @pytest.mark.parametrize("z", [0.1, 0.4, 0.8])
 def test_pointwise_dpo_is_least_at_the_logit_of_the_label(z: float, float64: None) -> None:
     logps, batch = completions([0.0], [z])
-    at = (np.log(z / (1 - z)) + 0.3) / 0.4
+    at = (np.log(z / (1 - z)) - 0.3) / 0.4
     slope = jax.grad(lambda x: value(losses.pointwise_dpo, logps + x / 3, batch, beta=0.4, shift=0.3))
     assert abs(float(slope(at))) < 1e-12
     assert float(slope(at - 1)) < -1e-3
@@ -284,7 +284,7 @@ def test_ulma_of_good_completions_is_sft_and_of_bad_ones_pointwise_dpo(float64: 
     bad = batch.replace(reward=jnp.zeros((3, 1)))
     dpo = value(losses.pointwise_dpo, logps, bad, beta=0.4, normalize="length")
     np.testing.assert_allclose(value(losses.ulma, logps, bad, beta=0.4), dpo, rtol=1e-12)
-    shifted = value(losses.pointwise_dpo, logps, bad, beta=0.4, shift=-0.3, normalize="length")
+    shifted = value(losses.pointwise_dpo, logps, bad, beta=0.4, shift=0.3, normalize="length")
     np.testing.assert_allclose(value(losses.ulma, logps, bad, beta=0.4, shift=0.3), shifted, rtol=1e-12)
 
 
@@ -305,6 +305,20 @@ def test_d2o_with_one_sample_is_dpo_in_which_the_sample_wins(float64: None) -> N
     )
     np.testing.assert_allclose(d2o[0], dpo[0], rtol=1e-12)
     np.testing.assert_allclose(d2o[1], dpo[1], rtol=1e-9, atol=1e-14)
+
+
+def test_d2o_has_a_temperature_for_each_side(float64: None) -> None:
+    """Log-ratios of the rejected scaled by 2/3 are alpha at 2/3 of beta."""
+    draw = np.random.default_rng(0)
+    logps, batch = completions(draw.normal(-5, 2, 16), np.zeros(16), draw.normal(-5, 2, 16), n=2)
+    batch = batch.replace(preference=jnp.broadcast_to(jnp.array([[0.5, 0.0], [1.0, 0.5]]), (8, 2, 2)))
+    scale = jnp.array([2 / 3, 1.0])[:, None]
+    scaled = batch.with_logps(reference=scale * batch.logps["reference"])
+    d2o = jax.value_and_grad(lambda x: value(losses.d2o, x, batch, beta=0.3, alpha=0.2))(logps)
+    dpo = jax.value_and_grad(lambda x: value(losses.dpo, scale * x, scaled, beta=0.3))(logps)
+    np.testing.assert_allclose(d2o[0], dpo[0], rtol=1e-12)
+    np.testing.assert_allclose(d2o[1], dpo[1], rtol=1e-9, atol=1e-14)
+    assert abs(float(d2o[0] - value(losses.d2o, logps, batch, beta=0.2, alpha=0.3))) > 1e-2
 
 
 def test_d2o_does_not_care_for_the_order_of_samples_and_counts_those_that_are_there(float64: None) -> None:

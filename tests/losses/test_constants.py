@@ -3,6 +3,7 @@ gradient is that of something else, in which there is nothing to hold."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from alignjax import losses
+from alignjax.config import fn
 from alignjax.types import Array, Batch
 from tests.support.tiny import ragged, standin
 
@@ -95,7 +97,44 @@ def test_the_shift_of_bco_is_a_constant() -> None:
 
     slope, shift = jax.grad(bco, has_aux=True)(policy)
     fixed = jax.grad(
-        lambda policy: losses.pointwise_dpo(standin(policy=policy), batch, beta=0.3, shift=shift)[0].value()
+        lambda policy: losses.pointwise_dpo(standin(policy=policy), batch, beta=0.3, shift=-shift)[0].value()
     )(policy)
     assert abs(float(shift)) > 1e-3
+    np.testing.assert_allclose(slope, fixed, rtol=1e-10, atol=1e-14)
+
+
+def test_the_shift_of_bco_pair_is_a_constant() -> None:
+    """Its gradient is that of the same loss with its shift given as a number."""
+    batch, policy, reference = pairs()
+    batch = batch.with_logps(reference=reference)
+
+    def bco(policy: Array, **options: Any) -> tuple[Array, Array]:
+        mean, metrics = losses.bco_pair(standin(policy=policy), batch, beta=0.3, **options)
+        return mean.value(), metrics["shift"].value()
+
+    slope, shift = jax.grad(bco, has_aux=True)(policy)
+    fixed, _ = jax.grad(lambda policy: bco(policy, shift=float(shift)), has_aux=True)(policy)
+    assert abs(float(shift)) > 1e-3
+    np.testing.assert_allclose(slope, fixed, rtol=1e-10, atol=1e-14)
+
+
+def test_the_kl_of_kto_is_a_constant() -> None:
+    """Its gradient is that of APO-zero with the estimate, which moves with the policy, in the reference's log-probs."""
+    batch, policy, _ = pairs()
+    on = jnp.ones_like(batch.mask)
+    batch = batch.replace(mask=on, valid=on > 0, reward=jnp.round(batch.reward))
+    reference = policy - jnp.linspace(-1, 1.5, policy.size).reshape(policy.shape)
+
+    def kto(policy: Array) -> tuple[Array, Array]:
+        def score(names: Any, asked: Batch, read: Any = None) -> dict[str, Array]:
+            return {"policy": policy, "reference": reference} if isinstance(names, tuple) else {names: policy}
+
+        mean, metrics = losses.kto(SimpleNamespace(score=score), batch.with_logps(reference=reference), beta=0.3)
+        return mean.value(), metrics["kl"].value()
+
+    slope, kl = jax.grad(kto, has_aux=True)(policy)
+    assert kl > 0.1
+    moved = batch.with_logps(reference=reference.at[..., 0].add(kl))
+    apo = fn(losses.apo_zero_unpaired, beta=0.3)
+    fixed = jax.grad(lambda policy: apo(standin(policy=policy), moved)[0].value())(policy)
     np.testing.assert_allclose(slope, fixed, rtol=1e-10, atol=1e-14)

@@ -129,5 +129,13 @@ def test_hir_is_sft_without_its_other_terms_and_prefers_the_matching_instruction
     for epsilon in (0.0, 0.5):
         bonus = hir(even, even, epsilon=epsilon, contrast=0.0, entropy=0.1)
         np.testing.assert_allclose(bonus, 0.9 * np.log(4), rtol=1e-9)
+    # The contrast of two instructions is DPO on the pair of them, whose label is smoothed as a whole.
+    both = jnp.concatenate([logps, logps - 0.7], axis=1)
+    _, pair = completions(jnp.sum(both, axis=-1), [1, 1] * 3, n=2)
+    half = jnp.full((3, 2, 2), 0.5)
+    pair = pair.replace(preference=half.at[:, 0, 1].set(0.8).at[:, 1, 0].set(0.2))
+    dpo = value(losses.dpo, both, pair, beta=1.0, reference=None, normalize="length")
+    without, smoothed = (hir(logps, logps - 0.7, epsilon=0.2, contrast=c, entropy=0.0) for c in (0.0, 0.6))
+    np.testing.assert_allclose(smoothed - without, 0.6 * dpo, rtol=1e-9)
     with pytest.raises(ConfigError, match="other_valid"):
         losses.hir(instructed(logps, logps, batch), batch.replace(prompts={}))

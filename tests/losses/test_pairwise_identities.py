@@ -306,3 +306,57 @@ def test_scores_are_the_slopes_of_the_divergence(score: Any, generator: Any) -> 
     far = jnp.array([-1e4, 1e4], jnp.float32)
     assert np.all(np.isfinite(score(far)))
     assert np.all(np.isfinite(jax.vmap(jax.grad(lambda r: jnp.square(score(r))))(far)))
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# losses of one's own
+
+
+@losses.pairwise
+def exponential(margin: Array, *, beta: float = 0.1) -> Array:
+    """Without a bound on the wrong side: exp(-beta h)."""
+    return jnp.exp(-beta * margin)
+
+
+@losses.unpaired
+def exponentials(ratio: Array, *, beta: float = 0.1) -> tuple[Array, Array]:
+    return jnp.exp(-beta * ratio), jnp.exp(beta * ratio)
+
+
+def test_an_order_that_the_label_rules_out_is_not_evaluated() -> None:
+    """Of exp(-h) at h = 1e4 and a certain label; nor is a pair or a completion that nobody labeled."""
+    logps, batch = given(rows=3)
+    on = jnp.ones_like(batch.mask)
+    sums = jnp.array([[1e4, 0.0], [0.0, 1e4], [0.0, 1e4]])
+    logps = (sums[..., None] * on / on.shape[-1]).astype(jnp.float32)
+    label = jnp.array([1.0, 0.0, 1.0])
+    half = jnp.full((3, 2, 2), 0.5)
+    batch = batch.replace(
+        valid=on > 0, mask=on, logps={"reference": jnp.zeros_like(logps)},
+        preference=half.at[:, 0, 1].set(label).at[:, 1, 0].set(1 - label),
+        pair_weight=jnp.ones((3, 2, 2)).at[2].set(0),
+        reward=jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
+        completions={"weight": jnp.ones((3, 2)).at[2].set(0)},
+    )  # fmt: skip
+    value, slope = run(fn(exponential), logps, batch)
+    np.testing.assert_allclose(value, 0, atol=1e-12)  # both pairs that count are right by 1e4 nats
+    np.testing.assert_array_equal(slope, 0)
+    value, slope = run(fn(exponentials), logps, batch)
+    np.testing.assert_allclose(value, 0.5, rtol=1e-6)  # of each pair one is right, and one is at its reference
+    assert np.all(np.isfinite(slope))
+    soft = batch.replace(preference=half.at[:, 0, 1].set(0.3).at[:, 1, 0].set(0.7))
+    value, _ = run(fn(exponential), logps / 1e4, soft)
+    np.testing.assert_allclose(value, 0.5 * (np.exp(0.1) + np.exp(-0.1)), rtol=1e-6)
+
+
+def test_the_likelihood_of_cpo_may_be_a_mean() -> None:
+    """Then it is the supervised term of ORPO."""
+    logps, batch = given()
+    mean, sums, none = (
+        run(fn(losses.cpo, beta=0.4, **more), logps, batch)
+        for more in ({"token_mean": True, "alpha": 0.7}, {"alpha": 0.7}, {"alpha": 0.0})
+    )
+    orpo = run(fn(losses.orpo, lam=0.0), logps, batch)
+    for a, b, c in zip(mean, none, orpo, strict=True):
+        np.testing.assert_allclose(a - b, 0.7 * c, rtol=1e-9, atol=1e-12)
+    assert abs(float(mean[0] - sums[0])) > 0.1

@@ -253,6 +253,33 @@ def test_clha_margins_grow_with_the_places_between() -> None:
         np.testing.assert_allclose(more, -counted * 0.5 * 4 * scores[0, 0], rtol=1e-9, atol=1e-12)
 
 
+def test_knowpat_on_three() -> None:
+    """The best has mu = 1 and two below it, the middle one mu = 1/4 and one below it; mu has no gradient."""
+    scores, reward = jnp.array([[-0.5, -3.5, -4.5]]), jnp.array([[2.0, 1.0, 0.0]])
+    value, slope = on_lists(fn(losses.knowpat, weight=2.0), scores, reward)
+    up, down = -special.log_expit(scores[0]), -special.log_expit(-scores[0])  # to be likely, to be unlikely
+    align = up[0] + (down[1] + down[2]) / 2 + (up[1] + down[2]) / 4
+    np.testing.assert_allclose(value, 0.5 + 2 * align, rtol=1e-9)
+    rise, fall = special.expit(-scores[0]), special.expit(scores[0])
+    expected = [-1 - 2 * rise[0], 2 * (fall[1] / 2 - rise[1] / 4), 2 * (fall[2] / 2 + fall[2] / 4)]
+    np.testing.assert_allclose(slope[0], expected, rtol=1e-9)
+
+
+def test_pro_on_more_than_two() -> None:
+    """The best competes at its largest gap: with the last out of reach (and nothing left for the second to beat), that
+    is one pair of scores times gaps. Its likelihood grows by the square of how many it beat."""
+    gaps, reward = np.array([2.5, 0.7]), jnp.array([[3.0, 2.3, 0.5]])  # to the last, and to the second
+    scores = jnp.array([[-0.9, -2.2, -1e4]])
+    value, _ = on_lists(fn(losses.pro, weight=0.0), scores, reward)
+    expected = losses.dpo.per_pair(jnp.sum(scores[0, :2] * gaps * jnp.array([1, -1])), 1.0, beta=1.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    for n, times in ((2, 1), (3, 4), (5, 16)):
+        score, grade = draws(3, n), draws(3, n, seed=1)
+        with_it, without = (on_lists(fn(losses.pro, weight=w), score, grade)[0] for w in (0.3, 0.0))
+        top = jnp.take_along_axis(score, jnp.argmax(grade, axis=1)[:, None], axis=1)
+        np.testing.assert_allclose(with_it - without, -0.3 * times * top.mean(), rtol=1e-9)
+
+
 def test_knowpat_trusts_what_the_policy_finds_likely() -> None:
     """Of two the likelier has mu = 1 and the other 0, and mu has no gradient."""
     for high, counted in ((-0.5, 1.0), (-3.0, 0.0)):
@@ -347,7 +374,7 @@ def test_extremes_are_finite(name: str, dtype: str) -> None:
 
 @every
 def test_empty_completions_and_lists(name: str) -> None:
-    """A list of which nothing counts is left out; an empty completion has log-prob 0, whatever its padding holds."""
+    """A list of which nothing counts is left out; an empty completion has no gradient, whatever its padding holds."""
     batch = as_jax(ragged(rows=5, n=3)).replace(reward=jnp.abs(draws(5, 3, seed=1)).astype(jnp.float32))
     mask = jnp.where(batch.mask.sum(-1, keepdims=True) > 0, batch.mask, batch.valid).at[0, 1].set(0).at[3].set(0)
     batch = batch.replace(mask=mask.astype(jnp.float32))
@@ -358,6 +385,26 @@ def test_empty_completions_and_lists(name: str) -> None:
     others = jnp.array([0, 1, 2, 4])
     rest, _ = evaluated(LOSSES[name], logps[others], batch.take(others))
     np.testing.assert_allclose(value, rest, rtol=1e-6)
+
+
+@every
+def test_who_takes_no_part_might_as_well_not_be_in_the_list(name: str) -> None:
+    """Lists of four without one, which has no tokens or was not judged, are lists of three, in value, gradient and
+    metrics; its reward may be NaN."""
+    scores, reward = draws(5, 4), 3 * jnp.abs(draws(5, 4, seed=1))
+    rows, gone = jnp.arange(5), jnp.array([2, 0, 3, 1, 1])
+    others = jnp.array([[number for number in range(4) if number != out] for out in gone])
+    logps, batch = list_batch(scores, reward.at[rows, gone].set(jnp.nan))
+    mask = batch.mask.at[rows[:2], gone[:2]].set(0)
+    batch = batch.replace(mask=mask, completions={"weight": jnp.full((5, 4), 1 / 3).at[rows[2:], gone[2:]].set(0)})
+    value, slope = evaluated(LOSSES[name], logps, batch)
+    smaller = list_batch(*(jnp.take_along_axis(leaf, others, axis=1) for leaf in (scores, reward)))
+    expected, expected_slope = evaluated(LOSSES[name], *smaller)
+    assert_same((value, jnp.take_along_axis(slope, others[..., None], axis=1)), (expected, expected_slope))
+    assert not np.any(slope[rows, gone])
+    metrics, expected = (LOSSES[name](standin(policy=x), b)[1] for x, b in ((logps, batch), smaller))
+    for key in expected:
+        np.testing.assert_allclose(metrics[key].value(), expected[key].value(), rtol=1e-9, err_msg=key)
 
 
 def test_metrics_agree_with_rank_correlation() -> None:

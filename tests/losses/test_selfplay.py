@@ -160,6 +160,27 @@ def test_the_two_vpos_differ_in_a_sign() -> None:
     assert abs(up - down) > 1e-3
 
 
+@pytest.mark.parametrize("loss", [losses.selm, fn(losses.vpo, explored=(2,))], ids=["selm", "vpo"])
+def test_optimistic_bonuses_are_those_of_xpo_on_log_ratios(loss: Any) -> None:
+    """With a reference that gives log-probs of 0; in units of beta."""
+    policy, batch = scored(15)
+    batch = batch.with_logps(reference=jnp.zeros(batch.tokens.shape))
+    xpo = losses.xpo(policy, batch, loss=fn(losses.dpo, beta=0.3), alpha=0.3 * 0.7, explored=(2,))
+    assert value(loss(policy, batch, beta=0.3, alpha=0.7)) == pytest.approx(value(xpo), rel=1e-12)
+
+
+def test_pessimism_is_the_likelihood_of_cpo_on_log_ratios() -> None:
+    """With soft labels, and a reference that gives log-probs of 0. It is what comes without `explored`."""
+    policy, batch = scored(16)
+    batch = batch.with_logps(reference=jnp.zeros(batch.tokens.shape))
+    cpo = value(losses.cpo(policy, batch, beta=0.3, alpha=0.3 * 0.7, pairs=all_pairs(3)))
+    for more in ({}, {"optimistic": False}):
+        vpo = losses.vpo(policy, batch, beta=0.3, alpha=0.7, pairs=all_pairs(3), **more)
+        assert value(vpo) == pytest.approx(cpo, rel=1e-12)
+    with pytest.raises(ConfigError, match=r"optimistic=True\) needs explored"):
+        losses.vpo(policy, batch, optimistic=True)
+
+
 def test_selm_counts_its_bonus_in_units_of_beta_and_xpo_does_not() -> None:
     policy, batch = scored(9)
     batch = batch.replace(pair_weight=jnp.zeros_like(batch.preference))
@@ -240,6 +261,26 @@ def test_leaving_one_out_centres_rewards() -> None:
     np.testing.assert_allclose(one, other, atol=1e-12)
     with pytest.raises(ConfigError, match="at least two"):
         losses.reinforce(policy, batch.pick(jnp.zeros((4, 1), int)), leave_one_out=True)
+
+
+@pytest.mark.parametrize("weight", [[0.5, 0.5, 0.5], [1.0, 1 / 3, 0.5]])
+def test_leaving_one_out_centres_rewards_that_count_in_part(weight: list[float]) -> None:
+    """Equal rewards teach nothing; with equal weights the advantages are those of weight 1."""
+    policy, batch = scored(12)
+
+    def slope(reward: list[float], weight: list[float]) -> np.ndarray:
+        rated = batch.replace(
+            reward=jnp.tile(jnp.array(reward), (4, 1)), completions={"weight": jnp.tile(jnp.array(weight), (4, 1))}
+        )
+        return gradient_by(lambda c, b: losses.reinforce(c, b, tau=0.0, leave_one_out=True), policy, rated)
+
+    np.testing.assert_allclose(slope([0.7, 0.7, 0.7], weight), 0, atol=1e-12)
+    if len(set(weight)) == 1:
+        np.testing.assert_allclose(slope([0.9, 0.5, 0.1], weight), slope([0.9, 0.5, 0.1], [1, 1, 1]), atol=1e-12)
+    else:  # the second is compared with (1 * 0.9 + 0.5 * 0.1) / 1.5, and counts 1/3 of all the weight of 11/6
+        length = np.asarray(batch.mask).sum(-1)[:, 1]
+        expected = -(0.5 - 0.95 / 1.5) * (1 / 3) / (4 * 11 / 6) * length
+        np.testing.assert_allclose(slope([0.9, 0.5, 0.1], weight)[:, 1], expected, rtol=1e-9)
 
 
 def test_completions_of_weight_nothing_do_not_count() -> None:
@@ -383,6 +424,35 @@ def test_egpo_fits_the_best_response_whatever_the_pairs_come_from() -> None:
         batch = every_pair(sampler).replace(reward=jnp.asarray(np.stack([WINS[FIRST], WINS[SECOND]], axis=1)))
         found = fitted(lambda c, b: losses.egpo(c, b, tau=0.4), batch)
         np.testing.assert_allclose(found, tilted(REFERENCE, WINS / 0.4), atol=1e-7)
+
+
+def test_a_step_of_egpo_is_a_mirror_step_on_uniform_pairs_alone() -> None:
+    """Mirror descent moves log-probs along log(reference / policy) + P(. beats opponent) / tau, up to a constant."""
+    logits = jnp.asarray(DRAW.normal(size=K))
+    rewards = jnp.asarray(np.stack([WINS[FIRST], WINS[SECOND]], axis=1))
+
+    def cosine(sampler: np.ndarray) -> float:
+        def objective(logits: Array) -> Array:
+            logp = jax.nn.log_softmax(logits)
+            logps = jnp.stack([logp[FIRST], logp[SECOND]], axis=1)[..., None]
+            return losses.egpo(standin(policy=logps), every_pair(sampler).replace(reward=rewards), tau=0.4)[0].value()
+
+        step = -np.asarray(jax.grad(objective)(logits))
+        mirror = REFERENCE - np.asarray(jax.nn.log_softmax(logits)) + WINS / 0.4
+        step, mirror = (leaf - leaf.mean() for leaf in (step, mirror))
+        return float(step @ mirror / np.sqrt((step @ step) * (mirror @ mirror)))
+
+    assert cosine(np.full(K, 1 / K)) == pytest.approx(1, abs=1e-12)
+    assert cosine(np.asarray(jax.nn.softmax(logits))) < 0.999
+
+
+def test_egpo_on_log_probs_per_token_is_ipo_on_them() -> None:
+    policy, batch = scored(5, n=2)
+    p = batch.preference
+    batch = batch.replace(reward=(p[:, :, 0] + p[:, :, 1]) / 2)
+    ours = value(losses.egpo(policy, batch, tau=0.3, normalize="length"))
+    assert ours == pytest.approx(value(losses.ipo(policy, batch, tau=0.3, normalize="length")), rel=1e-12)
+    assert ours != pytest.approx(value(losses.egpo(policy, batch, tau=0.3)), rel=1e-3)
 
 
 def test_dnos_labels_fit_a_mirror_step() -> None:

@@ -101,6 +101,21 @@ def test_tdpo_of_a_policy_that_is_its_reference_is_dpo(variant: Any, policy: Any
     assert abs(float(answer(tdpo, policy, filed)[0]) - float(value)) > 1e-3
 
 
+def test_the_kl_of_tdpo_is_that_from_the_reference(policy: Any, batch: Batch) -> None:
+    """Its value, from distributions that were written out: the margin less the gap of KL(reference || policy)."""
+    p, r = distributions(policy, batch), distributions(as_jax(parameters(2, "float64")), batch)
+    on = np.asarray(batch.mask)
+    token = np.asarray(batch.tokens)[..., None]
+    ratio = np.take_along_axis(np.log(p) - np.log(r), token, axis=-1)[..., 0]
+    rho = np.where(on != 0, ratio, 0).sum(-1)
+    for one, other, sign in ((r, p, 1), (p, r, -1)):
+        kl = np.where(on != 0, entropy(one, other, axis=-1), 0).sum(-1)
+        gap = (rho[:, 0] - rho[:, 1]) - (kl[:, 1] - kl[:, 0])
+        expected = np.logaddexp(0, -0.3 * gap).mean()
+        value, _ = answer(fn(losses.tdpo, beta=0.3, variant="tdpo1"), policy, batch)
+        assert (abs(float(value) - expected) < 1e-9) == (sign > 0)
+
+
 def test_tdpo_without_its_kl_is_dpo(policy: Any, batch: Batch) -> None:
     same(fn(losses.tdpo, beta=0.3, alpha=0.0), fn(losses.dpo, beta=0.3), policy, batch)
 

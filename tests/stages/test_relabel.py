@@ -134,7 +134,7 @@ def test_labels_by_rivals_have_the_expectation_of_dnos() -> None:
 
 def test_thumbs_are_up_above_the_threshold_and_counted() -> None:
     rewards = jnp.tile(jnp.array([0.2, 0.5, 0.6, 0.9]), (5, 1))
-    for threshold, up in ((0.5, [0, 0, 1, 1]), (0.1, [1, 1, 1, 1]), (0.9, [0, 0, 0, 0])):
+    for threshold, up in ((0.5, [0, 0.5, 1, 1]), (0.1, [1, 1, 1, 1]), (0.9, [0, 0, 0, 0.5])):
         found, metrics = stages.thumbs(Context(), BATCH.replace(reward=rewards), KEY, threshold=threshold)
         np.testing.assert_array_equal(found.reward, np.tile(up, (5, 1)))
         assert float(metrics["thumbs_up"].value()) == np.mean(up)

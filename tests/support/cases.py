@@ -308,8 +308,8 @@ LISTWISE = [
 
 ANNOTATORS = {"reliability": Role(None, roles.value(fn(losses.reliability, annotators=2, eta=0.8)))}
 NOISE = [
-    Case(fn(losses.lcpo, loss=fn(losses.dpo, beta=0.3, pairs=PAIRS)), extra=ANNOTATORS),
-    Case(fn(losses.lcpo, loss=fn(losses.ipo, tau=5.0), normalizer=True), extra=ANNOTATORS, name="lcpo_ipo"),
+    Case(fn(losses.lcpo, loss=fn(losses.ipo, tau=5.0, pairs=PAIRS)), extra=ANNOTATORS),
+    Case(fn(losses.lcpo, loss=fn(losses.ipo, tau=5.0), normalizer=False), extra=ANNOTATORS, name="lcpo_unnormalized"),
 ]
 
 SUPERVISED = [

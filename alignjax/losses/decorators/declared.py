@@ -123,18 +123,25 @@ def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def as_loss(loss: Any, math: Callable[..., Any], **attributes: Any) -> Any:
-    """Returns `loss` under the name, docstring and hyper-parameters of `math`, followed by its own, and with some
-    attributes.
+def as_loss(math: Any, evaluate: Any, shares: Collection[str], defaults: dict[str, Any], **attributes: Any) -> Any:
+    """Makes a loss of some math: it has the name, docstring and hyper-parameters of the math, followed by shared ones.
 
     Args:
-        loss: A function of (context, batch, **hyper).
-        math: The function that it wraps.
-        **attributes: Attributes to set.
+        math: What a user wrote; its keyword-only parameters are hyper-parameters.
+        evaluate: (context, batch, shared hyper-parameters, those of the math) -> what the loss returns.
+        shares: Names of hyper-parameters, see `shared`.
+        defaults: Other defaults of those.
+        **attributes: Attributes to set on the loss.
 
     Returns:
-        `loss` itself.
+        The loss.
     """
+
+    @shared(*shares, **defaults)
+    def loss(context: Any, batch: Any, **hyper: Any) -> Any:
+        where = {name: hyper.pop(name) for name in shares}
+        return evaluate(context, batch, where, hyper)
+
     hints, parameters = typing.get_type_hints(math), inspect.signature(math).parameters.values()
     hyper = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     context, batch, *rest = inspect.signature(loss).parameters.values()

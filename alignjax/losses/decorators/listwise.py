@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.losses.decorators.declared import as_loss, check_inputs, shared
-from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps
+from alignjax.losses.decorators.declared import as_loss, check_inputs
+from alignjax.losses.decorators.sequences import is_per_token, mask_of, sequence_scores, weighted_rewards
 from alignjax.numerics import MASKED
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
@@ -20,17 +20,23 @@ FIELDS = {
     "logps": "log-probability of a completion under the policy, summed",
     "nll": "minus the log-probability, summed over tokens whatever `normalize` says",
     "length": "how many tokens of a completion count (the sum of its mask)",
-    "reward": "the grade of a completion, higher is better; equal ones are ties",
+    "reward": "the grade of a completion, higher is better; equal ones are ties; -inf where it takes no part",
 }
 
 
 # ---------------------------------------------------------------------------------------- pieces of the math of a list
 
 
+def takes_part(reward: Array) -> Array:
+    """Returns [..,N] of rewards [..,N]: which completions are in the list. The others, which have no token that counts
+    or of which nothing is known, have a reward of -inf."""
+    return reward > -jnp.inf
+
+
 def beats(reward: Array) -> Array:
     """Returns [..,N,N] of rewards [..,N]: whether i has the higher one. Ties beat nobody, so a pair of equals takes no
-    part."""
-    return reward[..., :, None] > reward[..., None, :]
+    part, and nobody beats who takes no part."""
+    return (reward[..., :, None] > reward[..., None, :]) & takes_part(reward)[..., None, :]
 
 
 def best(reward: Array) -> Array:
@@ -120,15 +126,17 @@ def softmax_listwise(score: Array, reward: Array) -> Array:
     Returns:
         The loss of each list [..] in nats times the reward's unit.
     """
-    return -jnp.sum(reward * jax.nn.log_softmax(score, axis=-1), axis=-1)
+    on = takes_part(reward)
+    return -jnp.sum(jnp.where(on, reward, 0) * jax.nn.log_softmax(jnp.where(on, score, MASKED), axis=-1), axis=-1)
 
 
 def lambda_loss(score: Array, reward: Array) -> Array:
     """LambdaLoss: pairwise logistic terms, each times how much exchanging the pair would change the discounted
     cumulative gain: |2^r_i - 2^r_j| |1/ln(1 + rank_i) - 1/ln(1 + rank_j)|, rank the current order of the scores.
 
-    Weights are constant for the gradient. Equal scores are ranked by reward, since the ranks of a policy that equals
-    its reference would otherwise depend on positions (or, shared, would make every weight and gradient 0).
+    Weights are constant for the gradient, since ranks come from comparisons. Equal scores are ranked by reward, since
+    the ranks of a policy that equals its reference would otherwise depend on positions (or, shared, would make every
+    weight and gradient 0).
 
     Args:
         score: [..,N].
@@ -139,8 +147,8 @@ def lambda_loss(score: Array, reward: Array) -> Array:
     """
     # 2^60 leaves room for sums in float32; labels that large order the list by their best alone.
     gain = jnp.exp2(jnp.minimum(reward, 60))
-    discount = 1 / jnp.log1p(mean_rank(score, reward))
-    weight = jax.lax.stop_gradient(jnp.abs(score_gaps(gain) * score_gaps(discount)))
+    discount = 1 / jnp.log1p(mean_rank(jnp.where(takes_part(reward), score, -jnp.inf), reward))
+    weight = jnp.abs(score_gaps(gain) * score_gaps(discount))
     return jnp.sum(jnp.where(beats(reward), weight * jax.nn.softplus(-score_gaps(score)), 0), axis=(-1, -2))
 
 
@@ -150,23 +158,15 @@ def lambda_loss(score: Array, reward: Array) -> Array:
 def _list_fields(
     context: Context, batch: Batch, *, role: str, reference: str | None, normalize: str
 ) -> dict[str, Array]:
-    """Computes all FIELDS [B,N]; without a reference the ratio is the log-probability."""
-    reward, mask = batch.need("reward", of="a listwise loss"), mask_of(batch)
-
-    def total(values: Array, normalize: str) -> Array:
-        # Sums over lists of half-precision numbers would lose the small gaps that ranks are made of.
-        return sequence_logps(values.astype(jnp.promote_types(values.dtype, jnp.float32)), mask, normalize)
-
-    per_token = scored(context, batch, role)
-    logps = total(per_token, normalize)
-    against = 0 if reference is None else total(reference_logps(context, batch, reference), normalize)
-    return {
-        "ratio": logps - against,
-        "logps": logps,
-        "nll": -total(per_token, "none"),
-        "length": jnp.sum(mask, axis=-1).astype(logps.dtype),
-        "reward": reward.astype(logps.dtype),
-    }
+    """Computes all FIELDS [B,N]; without a reference the ratio is the log-probability. All but the reward are 0 where a
+    completion takes no part."""
+    reward, weight = weighted_rewards(batch, "a listwise loss", -jnp.inf)
+    logps, ratio = sequence_scores(context, batch, role=role, reference=reference, normalize=normalize)
+    length = jnp.sum(mask_of(batch), axis=-1).astype(logps.dtype)
+    nll = -logps * (jnp.maximum(length, 1) if is_per_token(normalize) else 1)
+    fields = {"ratio": ratio, "logps": logps, "nll": nll, "length": length}
+    numbers = {name: jnp.where(weight != 0, values, 0) for name, values in fields.items()}
+    return numbers | {"reward": reward.astype(logps.dtype)}
 
 
 def list_metrics(fields: dict[str, Array], weight: Array) -> Metrics:
@@ -186,22 +186,26 @@ def list_metrics(fields: dict[str, Array], weight: Array) -> Metrics:
     differs = beats(reward) * weight[..., None, None]
     pairs = jnp.sum(differs, axis=(-1, -2))
     tau = jnp.sum(differs * jnp.sign(gap), axis=(-1, -2)) / jnp.maximum(pairs, 1)
-    first, top = best(score), best(reward)
+    on = takes_part(reward)
+    first, top = best(jnp.where(on, score, -jnp.inf)), best(reward)
     return {
         "accuracy": Mean.of((gap > 0) + 0.5 * (gap == 0), differs),
         "kendall": Mean.of(tau, (pairs > 0).astype(score.dtype)),
         "best_hit": Mean.of(jnp.sum(first * (top > 0), axis=-1), weight * (pairs > 0)),
         "chosen_logps": Mean.of(jnp.sum(top * fields["logps"], axis=-1), weight),
-        "rejected_logps": Mean.of(fields["logps"], (top == 0) * weight[..., None]),
+        "rejected_logps": Mean.of(fields["logps"], (on & (top == 0)) * weight[..., None]),
     }
 
 
 def listwise(per_list: Callable[..., Array] | None = None, **defaults: Any) -> Any:
     """Makes a Loss of a function of one list: `@listwise`, or `@listwise(reference=None, normalize="length")`.
 
-    The decorator owns masks and the (sum, weight) of the mean: one mean over lists; a list of which no token counts is
-    left out. The loss gains three hyper-parameters: role, reference and normalize, as those of `pairwise`. It raises a
-    ConfigError if the batch has no reward.
+    The decorator owns masks and the (sum, weight) of the mean: one mean over lists. A completion without a token that
+    counts, or of which nothing is known (completions["weight"] 0), takes no part in its list: its reward is -inf and
+    its other numbers are 0, so that `beats`, `best` and the objectives pass over it, and math of yours leaves it out
+    with `takes_part(reward)`. A weight between 0 and 1 counts as 1. A list of which nothing is left is left out. The
+    loss gains three hyper-parameters: role, reference and normalize, as those of `pairwise`. It raises a ConfigError if
+    the batch has no reward.
 
     Args:
         per_list: The math. Its positional parameters name what it reads (see `FIELDS`; all [..,N]), its keyword-only
@@ -221,13 +225,10 @@ def listwise(per_list: Callable[..., Array] | None = None, **defaults: Any) -> A
     math = per_list
     inputs = check_inputs(math, FIELDS, f"a list has {', '.join(FIELDS)}")
 
-    shares = ("role", "reference", "normalize")
-
-    @shared(*shares, **defaults)
-    def loss(context: Context, batch: Batch, **hyper: Any) -> tuple[Mean, Metrics]:
-        fields = _list_fields(context, batch, **{name: hyper.pop(name) for name in shares})
-        weight = jnp.any(fields["length"] > 0, axis=-1).astype(fields["ratio"].dtype)
+    def evaluate(context: Context, batch: Batch, where: Any, hyper: Any) -> tuple[Mean, Metrics]:
+        fields = _list_fields(context, batch, **where)
+        weight = jnp.any(takes_part(fields["reward"]), axis=-1).astype(fields["ratio"].dtype)
         values = math(*[fields[name] for name in inputs], **hyper)
         return Mean.of(values, weight), list_metrics(fields, weight)
 
-    return as_loss(loss, math, per_list=math, needs=("reward",))
+    return as_loss(math, evaluate, ("role", "reference", "normalize"), defaults, per_list=math, needs=("reward",))

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, as_fn
-from alignjax.losses.decorators.declared import as_loss, check_inputs, math_inputs, shared
-from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps
+from alignjax.losses.decorators.declared import as_loss, check_inputs, math_inputs
+from alignjax.losses.decorators.sequences import mask_of, neutral, reference_logps, scored, sequence_logps
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 Pairs = tuple[tuple[int, int], ...]
@@ -173,7 +173,7 @@ def score_pairs(
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
     how = {"role": role, "reference": reference, "normalize": normalize}
-    fields = pair_fields(context, batch, i, j, **how, masks=masks)
+    fields = neutral(pair_fields(context, batch, i, j, **how, masks=masks), weight != 0)
     return ScoredPairs(i, j, label.astype(fields["margin"].dtype), weight, fields)
 
 
@@ -203,7 +203,10 @@ def pair_values(
         return per_pair(*[{**fields, "preference": label}[name] for name in inputs], **hyper)
     names = [_ORDERED.get(name, name) for name in inputs]
     swapped = {**{name: fields[other] for name, other in _SWAPPED.items()}, "margin": -fields["margin"]}
-    forth, back = (per_pair(*[order[name] for name in names], **hyper) for order in (fields, swapped))
+    # A hard label has one order that counts. It stands in the place of the other, whose loss may be infinite: 0 times
+    # that, or times its derivative, would be NaN.
+    orders = ((label > 0, fields, swapped), (label < 1, swapped, fields))
+    forth, back = (per_pair(*[jnp.where(on, a[name], b[name]) for name in names], **hyper) for on, a, b in orders)
     return label * forth + (1 - label) * back
 
 
@@ -244,7 +247,8 @@ def pairwise(per_pair: Callable[..., Array] | None = None, *, mixes_label: bool 
     Math that is written for a winner and a loser (`ratio_w`, `logps_l`, ..., or `margin` alone, the winner's minus the
     loser's) becomes p l(i, j) + (1-p) l(j, i); math that asks for `preference` does with the label what it likes. So
     soft labels and label smoothing need no loss of their own. The decorator owns masks, pairs, `pair_weight` (0 = not
-    labeled) and the (sum, weight) of the mean.
+    labeled) and the (sum, weight) of the mean. An order of a pair that its label rules out is not evaluated, so a loss
+    that is unbounded on one side, exp(-margin), stays finite; math that reads `preference` sees to that itself.
 
     The loss gains four hyper-parameters: role, what is trained; reference, what log-ratios are against (None:
     reference-free); pairs, which completions are compared; normalize, "none" for sums over tokens or "length" for
@@ -274,15 +278,12 @@ def pairwise(per_pair: Callable[..., Array] | None = None, *, mixes_label: bool 
     if (ordered or mixes_label) and not (_is_ordered(inputs) and mixes_label is not False):
         raise ConfigError(f"{math.__name__} asks for {', '.join(inputs)} with mixes_label={mixes_label}; {has}")
 
-    shares = ("role", "reference", "pairs", "normalize")
+    def evaluate(context: Context, batch: Batch, where: Any, hyper: Any) -> tuple[Mean, Metrics]:
+        pair = score_pairs(context, batch, **where)
+        return pair.mean(pair_values(math, pair.fields, pair.label, mixes_label=mixes_label, **hyper)), pair.metrics()
 
-    @shared(*shares, **defaults)
-    def loss(context: Context, batch: Batch, **hyper: Any) -> tuple[Mean, Metrics]:
-        scored_pairs = score_pairs(context, batch, **{name: hyper.pop(name) for name in shares})
-        values = pair_values(math, scored_pairs.fields, scored_pairs.label, mixes_label=mixes_label, **hyper)
-        return scored_pairs.mean(values), scored_pairs.metrics()
-
-    return as_loss(loss, math, per_pair=math, mixes_label=mixes_label, needs=("preference",))
+    attributes = {"per_pair": math, "mixes_label": mixes_label, "needs": ("preference",)}
+    return as_loss(math, evaluate, ("role", "reference", "pairs", "normalize"), defaults, **attributes)
 
 
 class WrappedPairs(NamedTuple):

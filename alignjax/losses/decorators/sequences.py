@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -51,6 +53,45 @@ def counted(batch: Batch) -> Array:
     return jnp.any(mask_of(batch) != 0, axis=-1).astype(jnp.float32)
 
 
+def completion_weights(batch: Batch) -> Array:
+    """Returns how much each completion counts for a loss of rewards [B,N]: completions["weight"] where a stage filled
+    it (0: nothing is known of the completion, see `win_rate_against`), else 1; and 0 for one that is all padding."""
+    return counted(batch) * batch.completions.get("weight", 1)
+
+
+def weighted_rewards(batch: Batch, loss: str, absent: float) -> tuple[Array, Array]:
+    """Returns the reward of every completion and how much it counts.
+
+    Args:
+        batch: Completions [B,N,T] with a reward [B,N].
+        loss: The name of the loss, for messages.
+        absent: The reward of what does not count, where the batch may hold anything, NaN included.
+
+    Returns:
+        (reward, weight), [B,N] each, the weights being `completion_weights`.
+
+    Raises:
+        ConfigError: If the batch has no reward; it names the `loss` that asks.
+    """
+    weight = completion_weights(batch)
+    return jnp.where(weight != 0, batch.need("reward", of=loss), absent), weight
+
+
+def neutral(fields: Mapping[str, Array], counts: Array) -> dict[str, Array]:
+    """Puts numbers at which any math is finite in the place of what does not count: log-probs of -1 nat, lengths of 1,
+    and 0 for all else. A weight of 0 alone would not do: 0 times an infinite derivative is NaN.
+
+    Args:
+        fields: Numbers by name, any shape.
+        counts: True where they count, the same shape.
+
+    Returns:
+        The numbers.
+    """
+    instead = {"logps": -1, "length": 1}
+    return {name: jnp.where(counts, x, instead.get(name.partition("_")[0], 0)) for name, x in fields.items()}
+
+
 def sequence_logps(logps: Array, mask: Array, normalize: str = "none") -> Array:
     """Reduces numbers per token to one per completion.
 
@@ -60,17 +101,23 @@ def sequence_logps(logps: Array, mask: Array, normalize: str = "none") -> Array:
         normalize: "none" for sums, "length" for means over the mask's sum, which is taken to be 1 at least.
 
     Returns:
-        Numbers [..].
+        Numbers [..], float32 at least: sums of half-precision numbers would lose the gaps that ranks are made of.
 
     Raises:
         ConfigError: For another `normalize`.
     """
+    logps = logps.astype(jnp.promote_types(logps.dtype, jnp.float32))
     total = masked_sum(logps, mask.astype(logps.dtype))
-    if normalize == "length":
+    if is_per_token(normalize):
         return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(logps.dtype)
-    if normalize != "none":
-        raise ConfigError(f"normalize={normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
     return total
+
+
+def is_per_token(normalize: str) -> bool:
+    """Tells "length" (means per token) from "none" (sums), and raises a ConfigError for anything else."""
+    if normalize not in ("none", "length"):
+        raise ConfigError(f"normalize={normalize!r}; it must be 'none' (sums) or 'length' (means per token)")
+    return normalize == "length"
 
 
 def sequence_scores(

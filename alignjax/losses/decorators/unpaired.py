@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from alignjax.losses.decorators.declared import as_loss, check_inputs, shared
-from alignjax.losses.decorators.sequences import counted, mask_of, sequence_scores
+from alignjax.losses.decorators.declared import as_loss, check_inputs
+from alignjax.losses.decorators.sequences import mask_of, neutral, sequence_scores, weighted_rewards
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 # What the math of a completion may ask for by parameter name; each is [B,N].
@@ -21,32 +21,13 @@ FIELDS = {
 }
 
 
-def labels(batch: Batch, loss: str) -> tuple[Array, Array]:
-    """Returns (label, weight) [B,N] of the completions: the probability that each is good, and 1 if it counts, 0 if it
-    is all padding.
-
-    Args:
-        batch: Completions [B,N,T] with a reward [B,N].
-        loss: The name of the loss, for messages.
-
-    Returns:
-        (label, weight), [B,N] each.
-
-    Raises:
-        ConfigError: If the batch has no reward; it names the `loss` that asks.
-    """
-    weight = counted(batch)
-    # What stands at a completion that is not present may be anything, NaN included, which times 0 is a NaN gradient.
-    return jnp.where(weight != 0, batch.need("reward", of=loss), 0.5), weight
-
-
 class ScoredCompletions(NamedTuple):
     """Completions with all that is known of them, [B,N] each."""
 
     ratio: Array  # log policy - log reference, over the tokens that count; without a reference, log policy
     logps: Array  # log policy
     label: Array  # probability that the completion is good
-    weight: Array  # 1, and 0 for a completion that is all padding
+    weight: Array  # how much the completion counts: 0 if it is all padding or nothing is known of it
 
     def mix(self, good: Array, bad: Array) -> Array:
         """Returns z good + (1-z) bad: the loss of every completion from its loss under either verdict."""
@@ -84,17 +65,19 @@ def score_completions(
     Raises:
         ConfigError: If the batch has no reward; it names the `loss` that asks.
     """
-    label, weight = labels(batch, loss)
+    label, weight = weighted_rewards(batch, loss, 0.5)
     logps, ratio = sequence_scores(context, batch, role=role, reference=reference, normalize=normalize)
-    return ScoredCompletions(ratio, logps, label.astype(logps.dtype), weight)
+    fields = neutral({"ratio": ratio, "logps": logps}, weight != 0)
+    return ScoredCompletions(**fields, label=label.astype(logps.dtype), weight=weight)
 
 
 def unpaired(per_completion: Callable[..., Any] | None = None, **defaults: Any) -> Any:
     """Makes a Loss of a function of one completion with a label: `@unpaired`, or `@unpaired(normalize="length")`.
 
     `batch.reward` [B,N] is the label: the probability z that a completion is good. Math that does not ask for it
-    returns two losses, of a good and of a bad completion, which become z good + (1-z) bad. The decorator owns masks,
-    completions that are all padding, and the (sum, weight) of the mean.
+    returns two losses, of a good and of a bad completion, which become z good + (1-z) bad; a verdict that the label
+    rules out is not evaluated. The decorator owns masks, completions that are all padding or of which nothing is known
+    (completions["weight"] 0), and the (sum, weight) of the mean.
 
     The loss gains three hyper-parameters: role, reference and normalize, as those of `pairwise`. It raises a
     ConfigError if the batch has no reward.
@@ -118,16 +101,17 @@ def unpaired(per_completion: Callable[..., Any] | None = None, **defaults: Any) 
     math = per_completion
     inputs = check_inputs(math, FIELDS, f"a completion has {', '.join(FIELDS)}")
 
-    shares = ("role", "reference", "normalize")
-
-    @shared(*shares, **defaults)
-    def loss(context: Context, batch: Batch, **hyper: Any) -> tuple[Mean, Metrics]:
-        where = {name: hyper.pop(name) for name in shares}
+    def evaluate(context: Context, batch: Batch, where: Any, hyper: Any) -> tuple[Mean, Metrics]:
         completions = score_completions(context, batch, loss=math.__name__, **where)
         length = jnp.sum(mask_of(batch), axis=-1).astype(completions.logps.dtype)
         fields = {**completions._asdict(), "length": length}
-        values = math(*[fields[name] for name in inputs], **hyper)
-        values = values if "label" in inputs else completions.mix(*values)
+
+        def of(counts: Array) -> Any:
+            return math(*[neutral(fields, counts)[name] for name in inputs], **hyper)
+
+        label = completions.label
+        values = of(label >= 0) if "label" in inputs else completions.mix(of(label > 0)[0], of(label < 1)[1])
         return Mean.of(values, completions.weight), completions.metrics()
 
-    return as_loss(loss, math, per_completion=math, needs=("reward",))
+    shares = ("role", "reference", "normalize")
+    return as_loss(math, evaluate, shares, defaults, per_completion=math, needs=("reward",))
