@@ -103,7 +103,8 @@ def test_tdpo_of_a_policy_that_is_its_reference_is_dpo(variant: Any, policy: Any
 
 def test_the_kl_of_tdpo_is_that_from_the_reference(policy: Any, batch: Batch) -> None:
     """Its value, from distributions that were written out: the margin less the gap of KL(reference || policy)."""
-    p, r = distributions(policy, batch), distributions(as_jax(parameters(2, "float64")), batch)
+    reference = as_jax(parameters(2, "float64"))
+    p, r = distributions(policy, batch), distributions(reference, batch)
     on = np.asarray(batch.mask)
     token = np.asarray(batch.tokens)[..., None]
     ratio = np.take_along_axis(np.log(p) - np.log(r), token, axis=-1)[..., 0]
