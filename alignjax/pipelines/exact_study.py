@@ -50,7 +50,7 @@ class Sizes:
     label_steps: int = 60
     label_noise: float = 0.0
     judge_steps: int = 600
-    policy_steps: int = 300
+    policy_steps: int = 200
     eval_batches: int = 4
     eval_batch_size: int = 256
     sft_rate: float = 3e-3
