@@ -28,6 +28,7 @@ STEP, SCORING, ROLES, OPTIMIZERS = (
 FILTERS, SAMPLES = "tests/sampling/test_filters.py", "tests/sampling/test_generate.py"
 SELECT, RELABEL = "tests/stages/test_select.py", "tests/stages/test_relabel.py"
 TABULAR, EQUILIBRIA, EXACT = (f"tests/games/test_{name}.py" for name in ("tabular", "equilibria", "exact"))
+CONTROLS, EXACT_TASKS = "tests/evaluate/test_controls.py", "tests/exact_tasks/test_exact_tasks.py"
 WIN_RATE, PLAYED = "tests/evaluate/test_win_rate.py", "tests/train/test_played.py"
 
 MUTANTS = (
@@ -605,5 +606,34 @@ MUTANTS = (
         "by = max(against, key=",
         "by = min(against, key=",
         (f"{WIN_RATE}::test_exploitability_finds_the_cycle_of_an_intransitive_game",),
+    ),
+    Mutant(
+        "a control is chosen where it is compared",
+        "evaluate/controls.py",
+        "np.where(odd, columns[chosen[1]], columns[chosen[0]])",
+        "np.where(odd, columns[chosen[0]], columns[chosen[1]])",
+        (f"{CONTROLS}::test_the_control_of_a_prompt_is_chosen_on_others",),
+    ),
+    Mutant(
+        "length is paid twice",
+        "evaluate/win_rate.py",
+        "p - slope * d",
+        "p + slope * d",
+        (f"{CONTROLS}::test_a_judge_of_length_alone_says_one_half_at_equal_length",),
+    ),
+    # exact tasks
+    Mutant(
+        "sorting forgives foreign letters",
+        "exact_tasks/sorting.py",
+        "order - (1 - present / LENGTH)",
+        "order",
+        (f"{EXACT_TASKS}::test_gold_scores_are_those_of_plain_python",),
+    ),
+    Mutant(
+        "the cycle of styles runs the other way",
+        "exact_tasks/styles.py",
+        "np.log(WINS) - np.log(WINS.T)",
+        "np.log(WINS.T) - np.log(WINS)",
+        (f"{EXACT_TASKS}::test_styles_are_read_as_plain_python_reads_them",),
     ),
 )
