@@ -208,7 +208,8 @@ def run_steps(run: Run, on_step: OnStep | None = None) -> TrainState:
         batch, seen = run.experience(state, batch)
         run.keep(step, batch)
         state, learned = run.update(state, batch)
-        pending.append({**seen, **_counted(batch), **learned})
+        counted = {} if batch.valid is None else {"completion_tokens": jnp.sum(batch.valid, dtype=jnp.int32)}
+        pending.append({**seen, **counted, **learned})
         if len(running) == AHEAD:
             jax.block_until_ready(running[0])
         running.append(pending[-1])
@@ -284,11 +285,6 @@ def _clock(seconds: float) -> Callable[[], float]:
 
 
 # -------------------------------------------------------------------------------------------------------------- numbers
-
-
-def _counted(batch: Batch) -> dict[str, jax.Array]:
-    """The number of completion tokens of a batch, if it has completions."""
-    return {} if batch.valid is None else {"completion_tokens": jnp.sum(batch.valid, dtype=jnp.int32)}
 
 
 def _fetched(pending: list[Any], step: int, writer: checkpoint.Writer) -> list[metrics.Row]:

@@ -17,7 +17,7 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ SAY_SECONDS = 10.0
 LOOKED = 256  # rows that are looked up, at most, until processes hear whether one of them was asked to stop
 
 Known = dict[bytes, np.ndarray]  # log-probs of a completion's valid tokens, by content
+Keys = tuple[bytes, ...]  # of the completions of a row
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -81,10 +82,11 @@ def without_cached(experiment: Experiment, source: Any, state: TrainState) -> Al
         _check_frozen(algorithm, name, state)
     _check_source(experiment, source, state)
 
-    def answered(stage: Any) -> bool:
-        return stage.function is stages.logprobs and stage.kwargs["role"] in names
-
-    rest = {name: stage for name, stage in algorithm.experience.items() if not answered(stage)}
+    rest = {
+        name: stage
+        for name, stage in algorithm.experience.items()
+        if stage.function is not stages.logprobs or stage.kwargs["role"] not in names
+    }
     return dataclasses.replace(algorithm, experience=rest)
 
 
@@ -178,7 +180,8 @@ def with_logps(
             now, stopping, scored = time.monotonic(), stop.agreed(ask_all=True), f"{len(known) - before:,}"
             with raise_on_all_processes():
                 if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stopping):
-                    _write(folder, about, fresh)
+                    write_json(folder / "about.json", about)
+                    write_shard(folder, fresh)
                     fresh, written = {}, now
             if now - spoken > SAY_SECONDS:
                 share = f"{done:,} of {len(positions):,} rows looked up"
@@ -238,8 +241,8 @@ def _code(model: Model) -> str:
 
 def _scorer(
     algorithm: Algorithm, name: str, source: Source, state: TrainState, mesh: jax.sharding.Mesh
-) -> Callable[[Sequence[Batch]], np.ndarray]:
-    """Makes rows -> their log-probs [B,N,T]; at most a batch of rows at once, in one compiled program."""
+) -> Callable[[Mapping[Keys, Batch]], Known]:
+    """Makes rows by their keys -> log-probs by key; at most a batch of rows at once, in one compiled program."""
     request = scoring.request(name, None)
 
     @jax.jit
@@ -248,20 +251,26 @@ def _scorer(
         answers = scoring.one_pass(algorithm.roles, params, batch, [request], microbatches=algorithm.microbatches)
         return answers[request][name]
 
-    def scored(rows: Sequence[Batch]) -> np.ndarray:
-        full = [*rows, *[rows[-1]] * (source.batch_size - len(rows))]
+    def scored(waiting: Mapping[Keys, Batch]) -> Known:
+        rows = [*waiting.values()]
+        full = rows + rows[-1:] * (source.batch_size - len(rows))
         batch = stacked([Batch(**{field: getattr(row, field) for field in scoring.SCORED}) for row in full])
-        return np.asarray(gather_to_host(run(state.roles, place_batch(batch, mesh))))
+        logps = np.asarray(gather_to_host(run(state.roles, place_batch(batch, mesh))))
+        return {
+            key: logps[number, n][np.asarray(row.valid)[n]]
+            for number, (keys, row) in enumerate(waiting.items())
+            for n, key in enumerate(keys)
+        }
 
     return scored
 
 
 def _scored(
-    rows: Any, positions: range, known: Known, scorer: Callable[[Sequence[Batch]], np.ndarray], size: int
+    rows: Any, positions: range, known: Known, scorer: Callable[[Mapping[Keys, Batch]], Known], size: int
 ) -> Iterator[tuple[Known, int]]:
     """Scores what is not in `known` and adds it; yields, after the same rows on every process, what was scored since
     and how many rows have been looked up."""
-    waiting: dict[tuple[bytes, ...], Batch] = {}
+    waiting: dict[Keys, Batch] = {}
     looked = hashlib.blake2b(digest_size=16)
     for done, position in enumerate(positions, 1):
         row = rows[position]
@@ -273,7 +282,7 @@ def _scored(
         if not full and done % LOOKED and done < len(positions):
             continue
         _check_same_rows(looked.hexdigest())
-        fresh = _values(waiting, scorer(list(waiting.values()))) if full else {}
+        fresh = scorer(waiting) if full else {}
         waiting = {} if full else waiting
         known |= fresh
         yield fresh, done
@@ -289,26 +298,17 @@ def _check_same_rows(looked_up: str) -> None:
         )
 
 
-def _values(rows: Mapping[tuple[bytes, ...], Batch], logps: np.ndarray) -> Known:
-    return {
-        key: logps[number, n][np.asarray(row.valid)[n]]
-        for number, (keys, row) in enumerate(rows.items())
-        for n, key in enumerate(keys)
-    }
-
-
 def _stored(folder: Path, console: Console) -> Known:
     """Reads what the folder holds, as the first process sees it."""
+
+    def warn(text: str) -> None:
+        console.print(f"warning: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+
     known: Known = {}
     with raise_on_all_processes():
         if is_main_process():
-            known = read_shards(folder, functools.partial(_warn, console))
+            known = read_shards(folder, warn)
     return decoded(broadcast_bytes_from_main(encoded(known))) if is_multi_process() else known
-
-
-def _write(folder: Path, about: Mapping[str, Any], fresh: Known) -> None:
-    write_json(folder / "about.json", about)
-    write_shard(folder, fresh)
 
 
 def _answering(source: Source, name: str, known: Known) -> Source:
@@ -331,7 +331,3 @@ def _answering(source: Source, name: str, known: Known) -> Source:
 
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"warning: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
