@@ -58,15 +58,13 @@ class Sight(NamedTuple):
         """
         if self.row is not None:
             return dataclasses.replace(self.row, local=layer.local)
-        masks = self.masks[0]
-        if len(self.masks) > 1:
+        if len(self.masks) == 1:
+            masks = self.masks[0]
+        elif isinstance(layer.local, bool):
+            masks = self.masks[layer.local]
+        else:
             everywhere, near = self.masks
-            known = isinstance(layer.local, bool)
-            masks = (
-                self.masks[layer.local]
-                if known
-                else jax.tree.map(functools.partial(jnp.where, layer.local), near, everywhere)
-            )
+            masks = jax.tree.map(functools.partial(jnp.where, layer.local), near, everywhere)
         return self.past_of(layer.shared, layer.own, *masks)
 
 

@@ -48,16 +48,9 @@ def _extend(
         kernel = kernels.choose(config)
         if kernel != "xla":
             row = kernels.plain_row(kernel, config.windows, [kind[1] for kind in kinds], valid)
-    x, layers, sited = run_layers(
-        config,
-        params,
-        tokens,
-        positions,
-        Sight([kind[:2] for kind in kinds], functools.partial(Past, used=cache.used), row),
-        caches=(cache.shared and cache.shared.layers, cache.own and cache.own.layers),
-        edits=edits,
-        states=states,
-    )
+    sight = Sight([kind[:2] for kind in kinds], functools.partial(Past, used=cache.used), row)
+    caches = (cache.shared and cache.shared.layers, cache.own and cache.own.layers)
+    x, layers, sited = run_layers(config, params, tokens, positions, sight, caches=caches, edits=edits, states=states)
     used = None if cache.used is None else cache.used + tokens.shape[-1]
     return x, Cache(cache.shared, dataclasses.replace(kinds[0][2], layers=layers), used), sited
 
@@ -103,11 +96,7 @@ def _joint(
 
 
 def _hidden(
-    config: TransformerConfig,
-    params: Params,
-    batch: Batch,
-    sites: tuple[str, ...] = (),
-    packing: Packing | None = None,
+    config: TransformerConfig, params: Params, batch: Batch, sites: tuple[str, ...] = (), packing: Packing | None = None
 ) -> Hidden:
     """See `Model.hidden`. A prompt is encoded once for its N completions, and gradients flow through both.
 

@@ -86,13 +86,7 @@ def open_writer(folder: Path, *, keep: int, alone: bool = False) -> Writer:
 
 
 def save(
-    writer: Writer,
-    step: int,
-    state: Any,
-    extra: Mapping[str, Any],
-    *,
-    once: Collection[str] = (),
-    wait: bool = False,
+    writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, once: Collection[str] = (), wait: bool = False
 ) -> None:
     """Writes a state in the background; when it returns, its buffers may be donated.
 
