@@ -184,6 +184,23 @@ def test_the_side_depends_on_the_name_alone() -> None:
     assert package_name("six.py") == "six"
 
 
+def test_a_dev_split_takes_packages_from_train_alone(docstrings: Docstrings) -> None:
+    """And without one nothing changes: old prepared files are still recognized."""
+    account = docstrings.prepare(report=lambda line: None)
+    with_dev = dataclasses.replace(docstrings, dev_fraction=0.3)
+    packages = with_dev.prepare(report=lambda line: None)["packages"]
+    assert packages["test"] == account["packages"]["test"]
+    assert packages["dev"]
+    assert {*packages["dev"], *packages["train"]} == {*account["packages"]["train"]}
+    assert not {*packages["dev"]} & {*packages["train"]}
+    rows, lengths = rows_of(with_dev, "dev")
+    assert len(rows) == len(lengths) == 6 * len(packages["dev"])
+    assert "dev_fraction" not in docstrings.settings
+    assert with_dev.folder != docstrings.folder
+    with pytest.raises(ConfigError, match="dev_fraction"):
+        Docstrings(test_fraction=0.5, dev_fraction=0.5)
+
+
 def test_the_second_time_reuses_and_gives_the_same(docstrings: Docstrings, tmp_path, monkeypatch) -> None:
     said: list[str] = []
     docstrings.prepare(report=said.append)
