@@ -144,11 +144,10 @@ class Batch:
         def picked_pairs(leaf: Array) -> Array:
             return jnp.take_along_axis(picked(leaf), index[:, None, :], axis=2)
 
-        fields = {name: getattr(self, name) for name in (*COMPLETION_FIELDS, *PAIR_FIELDS)}
         changes: dict[str, Any] = {
-            name: picked_pairs(leaf) if name in PAIR_FIELDS else picked(leaf)
-            for name, leaf in fields.items()
-            if leaf is not None
+            name: (picked_pairs if name in PAIR_FIELDS else picked)(leaf)
+            for name in (*COMPLETION_FIELDS, *PAIR_FIELDS)
+            if (leaf := getattr(self, name)) is not None
         }
         return self.replace(
             logps=jax.tree.map(picked, self.logps), completions=jax.tree.map(picked, self.completions), **changes
@@ -171,9 +170,7 @@ class Mean(NamedTuple):
             weight: Broadcasts to the shape of the values; None counts each once.
         """
         values = jnp.asarray(values, jnp.promote_types(values.dtype, jnp.float32))
-        weight = (
-            jnp.ones_like(values) if weight is None else jnp.broadcast_to(weight, values.shape).astype(values.dtype)
-        )
+        weight = jnp.broadcast_to(1 if weight is None else weight, values.shape).astype(values.dtype)
         # The inner where keeps a NaN or inf that nobody counts from turning into 0 * inf, in the value and in the
         # gradient.
         return cls(jnp.sum(jnp.where(weight != 0, values, 0) * weight), jnp.sum(weight))

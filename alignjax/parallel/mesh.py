@@ -163,9 +163,7 @@ def shard_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = STORAGE_L
     meshes = [mesh for leaf in jax.tree.leaves((tree, beside)) if (mesh := _mesh_of(leaf)) is not None]
     if not meshes:
         return tree
-    return jax.tree.map(
-        lambda leaf, place: jax.lax.with_sharding_constraint(leaf, place), tree, batch_shardings(tree, meshes[0], table)
-    )
+    return jax.lax.with_sharding_constraint(tree, batch_shardings(tree, meshes[0], table))
 
 
 def _mesh_of(leaf: Any) -> Any:
@@ -243,19 +241,14 @@ def place_batch(batch: Any, mesh: Mesh, parts: int = 1) -> Any:
     """
     if jax.process_count() == 1:
         return jax.device_put(batch, batch_shardings(batch, mesh))
-    batch = jax.tree.map(np.asarray, batch)
 
-    def global_shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    def placed(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
         shape = (parts * leaf.shape[0], *leaf.shape[1:]) if leaf.ndim else ()
-        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+        sharding = batch_shardings(jax.ShapeDtypeStruct(shape, leaf.dtype), mesh)
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
 
-    like = jax.tree.map(global_shape, batch)
-    return jax.tree.map(
-        lambda leaf, spec, sharding: jax.make_array_from_process_local_data(sharding, leaf, spec.shape),
-        batch,
-        like,
-        batch_shardings(like, mesh),
-    )
+    return jax.tree.map(placed, batch)
 
 
 # What may lie in the place of a weight with axes (.., in, out), by the name of the part: an adapter's two factors, and

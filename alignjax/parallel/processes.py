@@ -89,7 +89,7 @@ def connect(
         ) from None
     except (RuntimeError, jax.errors.JaxRuntimeError) as error:
         where = coordinator or "the coordinator"
-        raise Unreachable(f"process {process} could not join the run at {where}: {_first_line(error)}") from error
+        raise Unreachable(f"process {process} could not join the run at {where}: {first_line(error)}") from error
 
 
 def _number(variable: str) -> int | None:
@@ -101,8 +101,10 @@ def _number(variable: str) -> int | None:
     return int(text)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def first_line(reason: Any) -> str:
+    """Returns the first line of an error's message, or the name of its type where it has none; at most 200
+    characters."""
+    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]
 
 
 def is_multi_process() -> bool:
@@ -213,7 +215,7 @@ def translate_lost_peer() -> Iterator[None]:
             raise
         message = (
             f"process {jax.process_index()} on {socket.gethostname()} cannot reach another process of this run "
-            f"({_first_line(lost)}): it has died or was stopped, see its own log. Start all processes again with "
+            f"({first_line(lost)}): it has died or was stopped, see its own log. Start all processes again with "
             "--resume; the run goes on after its last checkpoint."
         )
         threading.Thread(target=_end, args=(message, is_main_process()), daemon=True).start()

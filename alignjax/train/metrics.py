@@ -71,8 +71,14 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def jsonl(path: Path) -> Sink:
-    """Appends one JSON object per row, `step` first; each line is out of the process when `write` returns."""
+def jsonl(path: Path, done: int) -> Sink:
+    """Appends one JSON object per row, `step` first; each line is out of the process when `write` returns.
+
+    Args:
+        path: The file, which is cut back to `done` first.
+        done: The number of finished steps.
+    """
+    cut_back(path, done)
     file = path.open("a", encoding="utf-8")
 
     def write(step: int, row: Row) -> None:
@@ -186,8 +192,7 @@ def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> 
     """
     sinks: list[Sink] = []
     if is_main_process():
-        cut_back(folder / METRICS, step)
-        sinks.append(jsonl(folder / METRICS))
+        sinks.append(jsonl(folder / METRICS, step))
         if (board := tensorboard(folder / "tensorboard", step)) is not None:
             sinks.append(board)
         if "wandb" in tags:

@@ -71,8 +71,7 @@ def sampler(experiment: Experiment, workspace: Workspace, start: int, console: C
     samples = experiment.sample(experiment, workspace)
     sink = metrics.Sink(lambda step, row: None)
     if is_main_process():
-        metrics.cut_back(workspace.folder / metrics.SAMPLES, start)
-        sink = metrics.jsonl(workspace.folder / metrics.SAMPLES)
+        sink = metrics.jsonl(workspace.folder / metrics.SAMPLES, start)
 
     def show(step: int, state: Any, batch: Batch) -> None:
         texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)

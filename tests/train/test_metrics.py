@@ -38,7 +38,7 @@ def test_only_losses_and_gradients_must_be_finite() -> None:
 
 
 def test_jsonl_is_strict_json_and_unicode(tmp_path: Path) -> None:
-    sink = metrics.jsonl(tmp_path / "m.jsonl")
+    sink = metrics.jsonl(tmp_path / "m.jsonl", 0)
     sink.write(3, {"loss": float("nan"), "text": "ä\n\u2028", "list": [float("inf"), 1]})
     sink.close()
     (line,) = (tmp_path / "m.jsonl").read_text(encoding="utf-8").split("\n")[:-1]

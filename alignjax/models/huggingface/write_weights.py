@@ -103,7 +103,7 @@ def _pieces(params: Params, config: TransformerConfig, family: Family, head: str
     aside = skipped.get(head, ("heads/lm/", "heads/reward/"))
     named = {leaf: None if leaf.startswith(aside) else tensor_name(leaf, family) for leaf in leaves}
     if head != "lm":
-        named |= dict.fromkeys((f"heads/{head}/bias",), None)
+        named[f"heads/{head}/bias"] = None
         if f"heads/{head}/kernel" not in leaves:
             raise ConfigError(f"the model has no head {head!r}; its heads are {', '.join(('lm', *config.outputs))}")
     left = [leaf for leaf, name in named.items() if name is None and leaf in leaves]

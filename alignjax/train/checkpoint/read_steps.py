@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import nearest
-from alignjax.parallel.processes import all_gather_text
+from alignjax.parallel.processes import all_gather_text, first_line
 from alignjax.train.checkpoint.array_files import read_json, read_leaves, with_sharding
 from alignjax.train.checkpoint.checksums import as_key, checksums, form, is_key, plain
 from alignjax.tree_names import leaves_by_name, nested
@@ -75,11 +75,6 @@ def _meta(folder: Path, step: int | None) -> tuple[int, dict[str, Any]]:
 
 def _before(folder: Path, step: int) -> int | None:
     return max((other for other in steps(folder) if other < step), default=None)
-
-
-def first_line(reason: Any) -> str:
-    """Returns the first line of an error's message, or the name of its type where it has none."""
-    return (str(reason).strip().splitlines() or [type(reason).__name__])[0]
 
 
 def _damage(folder: Path, step: int, part: str, reason: Any) -> CheckpointError:

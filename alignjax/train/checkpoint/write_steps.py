@@ -13,10 +13,10 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from alignjax.parallel.processes import Unreachable, all_gather_text, translate_lost_peer
+from alignjax.parallel.processes import Unreachable, all_gather_text, first_line, translate_lost_peer
 from alignjax.train.checkpoint.array_files import as_saved, by_itself, write_leaves
 from alignjax.train.checkpoint.checksums import checksums, form, in_units, plain, tree_bytes
-from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, first_line, steps
+from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, steps
 from alignjax.tree_names import leaves_by_name
 
 Writer = ocp.CheckpointManager
@@ -142,7 +142,7 @@ def _write_errors(writer: Writer) -> Iterator[None]:
         if newest is not None:
             offer = f"step {newest} is complete: --resume goes on from there"
         raise CheckpointError(
-            f"could not write a checkpoint to {writer.directory}: {first_line(error)[:200]}. {offer}.", previous=newest
+            f"could not write a checkpoint to {writer.directory}: {first_line(error)}. {offer}.", previous=newest
         ) from error
 
 

@@ -232,9 +232,8 @@ def _code(model: Model) -> str:
     """Hashes the source files that a model's numbers come from: this library's, and those of its functions."""
     ours = [Path(numerics.__file__), Path(scoring.__file__), *Path(models.__file__).parent.glob("*.py")]
     functions = [model.init, model.hidden, model.read, *(head.apply for head in model.heads.values())]
-    while any(isinstance(function, functools.partial) for function in functions):
-        functions = [getattr(function, "func", function) for function in functions]
-    theirs = [Path(file) for function in functions if (file := inspect.getsourcefile(function))]
+    plain = [function.func if isinstance(function, functools.partial) else function for function in functions]
+    theirs = [Path(file) for function in plain if (file := inspect.getsourcefile(function))]
     texts = sorted((path.name, path.read_text()) for path in {*ours, *theirs})
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
