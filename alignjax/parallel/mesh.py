@@ -72,21 +72,21 @@ def axis_sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, 
         ConfigError: The sizes do not multiply to the number of devices, or replica does not cross the slices.
     """
     sizes = [config.replica, config.fsdp, config.tensor]
+
+    def wrong(what: str) -> ConfigError:
+        return ConfigError(f"mesh {dict(zip(AXES, sizes, strict=True))}{what}")
+
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ConfigError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive, and at most one is -1 for what is left"
-        )
+        raise wrong(": sizes are positive, and at most one is -1 for what is left")
     known = int(np.prod([size for size in sizes if size != -1]))
     if -1 in sizes:
         sizes[sizes.index(-1)] = devices // known
     if int(np.prod(sizes)) != devices:
-        raise ConfigError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} needs {int(np.prod(sizes))} devices; there are {devices}"
-        )
+        raise wrong(f" needs {int(np.prod(sizes))} devices; there are {devices}")
     if sizes[0] % slices:
-        raise ConfigError(
-            f"mesh {dict(zip(AXES, sizes, strict=True))} lies on {slices} slices: replica, the axis that crosses the "
-            f"slow network between them, must be {slices} or a multiple of it"
+        raise wrong(
+            f" lies on {slices} slices: replica, the axis that crosses the slow network between them, must be {slices} "
+            "or a multiple of it"
         )
     return tuple(sizes)
 

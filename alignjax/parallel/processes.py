@@ -74,14 +74,9 @@ def connect(
     # cores, or with several programs in flight, simulated devices can wait for each other forever.
     os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    timeouts = {"heartbeat_timeout_seconds": heartbeat_seconds, "shutdown_timeout_seconds": min(heartbeat_seconds, 30)}
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            heartbeat_timeout_seconds=heartbeat_seconds,
-            shutdown_timeout_seconds=min(heartbeat_seconds, 30),
-        )
+        jax.distributed.initialize(coordinator, processes, process, **timeouts)
     except ValueError as error:
         raise ConfigError(
             f"cannot tell which process of a run this is: {error} Pass --coordinator HOST:PORT --processes N --process "

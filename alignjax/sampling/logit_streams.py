@@ -43,11 +43,10 @@ class Filters:
 
     def __call__(self, logits: Array) -> Array:
         logits = filters.temper(logits, self.temperature)
-        if self.top_k is not None:
-            logits = filters.top_k(logits, self.top_k)
-        if self.top_p is not None:
-            logits = filters.top_p(logits, self.top_p)
-        return logits if self.min_p is None else filters.min_p(logits, self.min_p)
+        for cut, value in ((filters.top_k, self.top_k), (filters.top_p, self.top_p), (filters.min_p, self.min_p)):
+            if value is not None:
+                logits = cut(logits, value)
+        return logits
 
 
 def _static(default: Any = dataclasses.MISSING) -> Any:

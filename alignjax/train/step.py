@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -228,18 +228,19 @@ def first_rewrite(algorithm: Algorithm, state: TrainState, batch: Batch) -> str 
         The name of the stage, or None if all stages leave prompts and completions alone.
     """
 
-    def rewrites(state: TrainState, batch: Batch) -> Iterator[str]:
+    names: list[str] = []
+
+    def look(state: TrainState, batch: Batch) -> None:
         context = _context(algorithm, state, {})
         for name, stage in algorithm.experience.items():
             answer = None if _is_host(algorithm, name) else stage(context, batch, fold_name(state.key(), name))
             new, _ = with_metrics(answer)
             if new is None or any(getattr(new, field) is not getattr(batch, field) for field in TOKENS):
-                yield name
+                names.append(name)
                 return
             batch = new
 
-    names: list[str] = []
-    jax.eval_shape(lambda state, batch: names.extend(rewrites(state, batch)), state, batch)
+    jax.eval_shape(look, state, batch)
     return next(iter(names), None)
 
 

@@ -25,7 +25,6 @@ from alignjax.types import Batch
 from alignjax.workspace import whole_file
 
 KEY_BYTES = 16
-HALF_SECONDS = 3600.0  # without a change: what is being written that long is of a run that was killed
 # What numpy and zipfile raise for bytes that are not those that were written; not what a disk or a network does.
 _BROKEN = (EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -82,8 +81,7 @@ def write_shard(folder: Path, values: Mapping[bytes, np.ndarray]) -> Path:
 def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndarray]:
     """Reads all shards of a folder.
 
-    A damaged one is renamed to *.damaged; what it held is missing and will be computed again. Halves that a killed run
-    left are removed.
+    A damaged one is renamed to *.damaged; what it held is missing and will be computed again.
 
     Args:
         folder: The folder.
@@ -95,11 +93,7 @@ def read_shards(folder: Path, warn: Callable[[str], Any]) -> dict[bytes, np.ndar
     Raises:
         OSError: Something cannot be read at all.
     """
-    # Other runs write, rename and remove files here at any time: what was listed may be gone.
-    for left in folder.glob(".[0-9]*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > HALF_SECONDS:
-                left.unlink()
+    # Other runs write and rename files here at any time: what was listed may be gone.
     logps: dict[bytes, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
