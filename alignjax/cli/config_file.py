@@ -3,19 +3,19 @@ from a run folder."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import inspect
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from alignjax.cli import overrides
-from alignjax.config import ConfigError, Experiment, Pipeline, nearest
+from alignjax.config import ConfigError, Experiment, Pipeline, nearest, type_hints
 from alignjax.workspace import read_json, write_json
 
 COMMAND_FILE = "command.json"  # in a run folder: how to build its config again
@@ -124,7 +124,8 @@ def _called(path: Path, get_config: Any, mode: str | None, modes: Sequence[str] 
     if mode is None:
         default = parameters[0].default
         mode = DEFAULT_MODE if default is inspect.Parameter.empty else str(default)
-    known = list(modes) if modes else _modes_in(get_config)
+    annotation = type_hints(get_config).get(parameters[0].name)  # a Literal names modes too
+    known = list(modes or ()) or [option for option in typing.get_args(annotation) if isinstance(option, str)]
     if known and mode not in known:
         raise ConfigError(f"{path} has no mode {mode!r}.{nearest(mode, known)}")
     try:
@@ -133,15 +134,6 @@ def _called(path: Path, get_config: Any, mode: str | None, modes: Sequence[str] 
         if error.args == (mode,):
             raise ConfigError(f"{path} has no mode {mode!r}") from None
         raise
-
-
-def _modes_in(get_config: Any) -> list[str]:
-    """Modes named by a Literal annotation of get_config's parameter, when the file has no MODES."""
-    with contextlib.suppress(NameError, TypeError):
-        signature = inspect.signature(get_config, eval_str=True)
-        annotation = next(iter(signature.parameters.values())).annotation
-        return [option for option in getattr(annotation, "__args__", ()) if isinstance(option, str)]
-    return []
 
 
 def remember(loaded: Loaded, run_dir: Path) -> None:

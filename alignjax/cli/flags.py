@@ -183,7 +183,7 @@ class Inspect:
 class List:
     """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper."""
 
-    runs: ClassVar[str] = "listing.listing"
+    runs: ClassVar[str] = "catalogue.listing"
     kind: Annotated[str | None, arg(metavar="KIND")] = None
     """Only this kind."""
     format: Literal["table", "json"] = "table"

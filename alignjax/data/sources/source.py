@@ -51,33 +51,6 @@ class OpenedSource:
     lengths: Callable[[int], tuple[int, int]] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class BucketOrder:
-    """The order of batches whose rows are sorted by length.
-
-    Args:
-        lengths: As in `OpenedSource`.
-        shapes: The shapes that batches may have, growing; the last holds every row.
-        size: Rows of a batch.
-        seed: Decides the order of the batches within a window.
-    """
-
-    lengths: Callable[[int], tuple[int, int]]
-    shapes: Buckets
-    size: int
-    seed: int
-
-    def window(self, number: int) -> list[tuple[list[int], tuple[int, int]]]:
-        """Returns the WINDOW batches of a window in order: the positions of their rows, and the shape that holds
-        them."""
-        first = number * WINDOW * self.size
-        tokens = np.array([self.lengths(first + offset) for offset in range(WINDOW * self.size)])
-        bucket = np.argmax(np.all(tokens[:, None] <= np.array(self.shapes), axis=-1), axis=-1)
-        batches = np.argsort(bucket, kind="stable").reshape(WINDOW, self.size)
-        order = np.random.default_rng((self.seed % 2**32, ORDER, number)).permutation(WINDOW)
-        return [((first + batches[k]).tolist(), self.shapes[bucket[batches[k]].max()]) for k in order]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """Batches by number: `source[step] -> Batch` of numpy arrays, for any step, in any order.
@@ -160,9 +133,17 @@ class Source:
 
     @cached_property
     def _window(self) -> Callable[[int], list[tuple[list[int], tuple[int, int]]]]:
+        return lru_cache(maxsize=4)(self._bucketed)
+
+    def _bucketed(self, number: int) -> list[tuple[list[int], tuple[int, int]]]:
+        """The WINDOW batches of a window in order: the positions of their rows, and the shape that holds them."""
         assert self.opened.lengths is not None
-        order = BucketOrder(self.opened.lengths, self.buckets, self.batch_size, self.seed)
-        return lru_cache(maxsize=4)(order.window)
+        first = number * WINDOW * self.batch_size
+        tokens = np.array([self.opened.lengths(first + offset) for offset in range(WINDOW * self.batch_size)])
+        bucket = np.argmax(np.all(tokens[:, None] <= np.array(self.buckets), axis=-1), axis=-1)
+        batches = np.argsort(bucket, kind="stable").reshape(WINDOW, self.batch_size)
+        order = np.random.default_rng((self.seed % 2**32, ORDER, number)).permutation(WINDOW)
+        return [((first + batches[k]).tolist(), self.buckets[bucket[batches[k]].max()]) for k in order]
 
     def __len__(self) -> int:
         return ENDLESS
