@@ -109,26 +109,19 @@ def _function(place: str) -> Callable[..., int]:
     return getattr(importlib.import_module(f"alignjax.cli.{file}"), name)
 
 
-class _Once(logging.Filter):
-    """Lets a message through the first time: each step of a pipeline says again what it thinks of the same data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        new = message not in self.said
-        self.said.add(message)
-        return new
-
-
 def _plain_messages() -> None:
-    """What alignjax logs goes to stderr as sentences, whatever other packages do to the root logger."""
-    logger = logging.getLogger("alignjax")
+    """What alignjax logs goes to stderr as sentences, whatever other packages do to the root logger. A message is let
+    through the first time: each step of a pipeline says again what it thinks of the same data."""
+    logger, said = logging.getLogger("alignjax"), set()
+
+    def once(record: logging.LogRecord) -> bool:
+        message, before = record.getMessage(), len(said)
+        said.add(message)
+        return len(said) > before
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(_Once())
+    handler.addFilter(once)
     logger.handlers, logger.propagate = [handler], False
 
 

@@ -206,25 +206,6 @@ class Rule:
     what: str
     options: tuple[str, ...]
 
-    @property
-    def skips(self) -> bool:
-        """True where the rows are left out."""
-        return self.policy == "skip"
-
-    @property
-    def cuts(self) -> bool:
-        """True where the rows are used, cut to fit."""
-        return self.policy.startswith("truncate")
-
-    def refuse(self, rows: TextRows) -> None:
-        """Raises ConfigError if the rule refuses rows and there are such rows."""
-        if self.policy == "refuse" and self.which.any():
-            raise ConfigError(
-                f"{rows.texts.name} has {self.which.sum():,} {self.what} (of {len(self.which):,}; "
-                f"{rows.origin(self.which)}); set {self.setting}="
-                f"{' or '.join(map(repr, self.options))}, or give more room"
-            )
-
 
 def length_rules(rows: TextRows) -> list[Rule]:
     """Returns the rules about prompts and completions that are too long."""
@@ -285,13 +266,18 @@ def _select(rows: TextRows, rules: Sequence[Rule]) -> tuple[np.ndarray, dict[str
     name, total = rows.texts.name, len(rows.lengths)
     used = np.ones(total, bool)
     for rule in rules:
-        rule.refuse(rows)
-        used &= ~(rule.which & rule.skips)
+        if rule.policy == "refuse" and rule.which.any():
+            raise ConfigError(
+                f"{name} has {rule.which.sum():,} {rule.what} (of {total:,}; {rows.origin(rule.which)}); set "
+                f"{rule.setting}={' or '.join(map(repr, rule.options))}, or give more room"
+            )
+        if rule.policy == "skip":
+            used &= ~rule.which
     counts, notes = {"rows": int(used.sum()), "of": total}, []
     for rule in rules:
-        if not (rule.skips or rule.cuts):
+        if rule.policy == "refuse":
             continue
-        verb, which = ("skipped", rule.which) if rule.skips else ("cut", rule.which & used)
+        verb, which = ("skipped", rule.which) if rule.policy == "skip" else ("cut", rule.which & used)
         counts[f"{verb}_{rule.setting}"] = int(which.sum())
         if which.any():
             notes.append(f"{which.sum():,} {verb} {rule.setting.replace('_', ' ')} ({rows.origin(which)})")
