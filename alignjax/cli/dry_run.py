@@ -127,16 +127,9 @@ def _roles(algorithm: Algorithm, state: TrainState) -> Table:
         table.add_column(head)
     for name, role in algorithm.roles.items():
         tree, optimizer = state.roles[name], state.optimizers.get(name)
-        count = _elements(tree)
         moved = role.optimizer if role.optimizer is not None else role.rule
-        table.add_row(
-            name,
-            f"{count:,}",
-            in_units(tree_bytes(tree)),
-            in_units(tree_bytes(optimizer)) if optimizer is not None else "-",
-            repr(role.start),
-            moved.name,
-        )
+        sizes = in_units(tree_bytes(tree)), in_units(tree_bytes(optimizer)) if optimizer is not None else "-"
+        table.add_row(name, f"{_elements(tree):,}", *sizes, repr(role.start), moved.name)
     return table
 
 

@@ -57,9 +57,9 @@ def generate(flags: Generate) -> int:
     file = flags.prompt_file
     prompts = [] if file is None else list(_prompts(file))
     answer = _answerer(flags, Sampling(flags.n, flags.max_tokens, filters=filters))
-    typed = ([prompt] for prompt in _typed())
+    in_file = (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS))
     number = 0
-    for some in typed if file is None else (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS)):
+    for some in in_file if file is not None else ([prompt] for prompt in _typed()):
         for prompt, completions in zip(some, answer(some, number), strict=True):
             _show(prompt, completions, flags.format, echo=file is not None)
         number += len(some)

@@ -54,12 +54,8 @@ def sweep(flags: Sweep) -> int:
     for point in generated:
         arguments = words(point)
         overrides.apply(config, arguments)
-        name = (
-            ",".join(
-                f"{path.rsplit('.', 1)[-1]}={'_'.join(overrides.as_words(value))}" for path, value in point.items()
-            )
-            or "default"
-        )
+        parts = (f"{path.rsplit('.', 1)[-1]}={'_'.join(overrides.as_words(value))}" for path, value in point.items())
+        name = ",".join(parts) or "default"
         if name in lines:
             raise ConfigError(f"{file} yields two points called {name!r}")
         folder = (run_dir or Path("runs") / file.stem) / name.replace("/", "_")

@@ -73,13 +73,10 @@ class File(Dataset):
         for name, file in parsed.items():
             if file.bad:
                 report(f"{self.name}: {getattr(self, name)}: skipped {file.sentence()}")
-        if self.test:
-            splits = {"train": list(parsed["path"].records), "test": list(parsed["test"].records)}
-        else:
-            splits = {"train": [], "test": []}
-            for record in parsed["path"].records:
-                aside = is_aside(record.prompt, self.test_fraction)
-                splits["test" if aside else "train"].append(record)
+        splits: dict[str, list[Record]] = {"train": [], "test": list(parsed["test"].records) if self.test else []}
+        for record in parsed["path"].records:
+            aside = not self.test and is_aside(record.prompt, self.test_fraction)
+            splits["test" if aside else "train"].append(record)
         return splits, {"files": {getattr(self, name): file.account() for name, file in parsed.items()}}
 
 
@@ -293,7 +290,7 @@ def _completion_of(row: Row, name: str) -> str:
     return completion_text(field(row, name), name)
 
 
-def _judged(row: Row, label_field: str) -> dict[str, float]:
+def _judged(row: Row, label_field: str) -> dict[str, Any]:
     """The label and the weight of a pair, both 1 where the row does not say them."""
     label = number_field(row, label_field, 0.0, 1.0) if label_field else 1.0
     return {"preference": label, "weight": number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0}
