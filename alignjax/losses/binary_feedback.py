@@ -316,7 +316,7 @@ def d2o(
     present, how = completion_weights(batch), {"role": role, "normalize": normalize}
     _, from_samples = sequence_scores(context, batch, reference=reference_samples, **how)
     _, from_rejected = sequence_scores(context, batch, reference=reference_rejected, **how)
-    is_sample = present * (jnp.arange(n) != rejected)
+    is_sample = present.at[:, rejected].set(0)
     number = jnp.sum(is_sample, axis=1)
     ratio = jnp.sum(from_samples * is_sample, axis=1) / jnp.where(number > 0, number, 1)
     other = from_rejected[:, rejected]

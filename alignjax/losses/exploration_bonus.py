@@ -213,7 +213,7 @@ def borda(
         return jnp.take_along_axis(values, first.reshape(-1, *[1] * (values.ndim - 1)), axis=1)[:, 0]
 
     outcome = fitted(preference)
-    is_rival = jnp.arange(outcome.shape[1]) != first[:, None]
+    is_rival = 1 - jax.nn.one_hot(first, outcome.shape[1], dtype=outcome.dtype)
     weight = is_rival if batch.pair_weight is None else is_rival * fitted(batch.pair_weight)
     weight = jnp.asarray(weight, outcome.dtype)
     total = jnp.sum(weight, axis=1)

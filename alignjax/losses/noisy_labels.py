@@ -81,7 +81,7 @@ def lcpo(
 
 def _mean_posterior(correct: Array, who: Array, weight: Array, number: int) -> Mean:
     """Returns the mean posterior [A] of each annotator's labels, which the M-step of the reliabilities averages."""
-    labeled_by = (who == jnp.arange(number)[None])[:, None, :] * weight[..., None]  # [B,K,A]
+    labeled_by = jax.nn.one_hot(who, number, dtype=weight.dtype) * weight[..., None]  # [B,K,A]
     total = jnp.sum(jnp.where(labeled_by > 0, correct[..., None], 0) * labeled_by, axis=(0, 1))
     return Mean(total, jnp.sum(labeled_by, axis=(0, 1)))
 

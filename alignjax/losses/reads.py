@@ -65,7 +65,7 @@ def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     """
     (logits,) = outputs.values()
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    others = jnp.where(jnp.arange(logits.shape[-1]) == token[..., None], MASKED, logits)
+    others = jnp.where(jax.nn.one_hot(token, logits.shape[-1], dtype=bool), MASKED, logits)
     return {"complement": jax.nn.logsumexp(others, axis=-1) - jax.nn.logsumexp(logits, axis=-1)}
 
 

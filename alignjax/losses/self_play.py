@@ -149,11 +149,10 @@ def sppo(
 
 def _extremes(reward: Array, weight: Array) -> Array:
     """1 at the first of the best and at the last of the worst completions of each prompt, else 0."""
-    number = jnp.arange(reward.shape[1])
-    best = jnp.argmax(jnp.where(weight != 0, reward, -jnp.inf), axis=1, keepdims=True)
+    best = jnp.argmax(jnp.where(weight != 0, reward, -jnp.inf), axis=1)
     last_first = jnp.flip(jnp.where(weight != 0, reward, jnp.inf), axis=1)
-    worst = reward.shape[1] - 1 - jnp.argmin(last_first, axis=1, keepdims=True)
-    return ((number == best) | (number == worst)).astype(weight.dtype)
+    worst = reward.shape[1] - 1 - jnp.argmin(last_first, axis=1)
+    return jnp.maximum(*(jax.nn.one_hot(which, reward.shape[1], dtype=weight.dtype) for which in (best, worst)))
 
 
 @needs("reward")

@@ -222,8 +222,9 @@ def token_masks(params: Mapping[str, Array], states: Array) -> Array:
     states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
     centered = states - jnp.mean(states, axis=-1, keepdims=True)
     scaled = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + 1e-5)
-    scaled = scaled * params["norm_scale"] + params["norm_shift"]
-    by_layer = jax.nn.relu(jnp.einsum("...ld,ld->...l", scaled, params["weight"]) + params["bias"])
+    scale, shift = (jnp.broadcast_to(params[name], scaled.shape) for name in ("norm_scale", "norm_shift"))
+    by_layer = jnp.einsum("...ld,ld->...l", scaled * scale + shift, params["weight"])
+    by_layer = jax.nn.relu(by_layer + jnp.broadcast_to(params["bias"], by_layer.shape))
     return jax.nn.relu(by_layer @ params["mixer"])
 
 

@@ -69,7 +69,7 @@ def rotate(x: Array, positions: Array, frequency: Array) -> Array:
         x turned, [B,N,T,H,h].
     """
     half = x.shape[-1] // 2
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    angle = positions[..., None, None].astype(jnp.float32) * frequency.reshape(*[1] * (x.ndim - 1), half)
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
@@ -261,8 +261,8 @@ def masks(window: int | None, cache: Cache, valid: Array, positions: Array) -> t
         start = cache.used
         own_valid = jax.lax.dynamic_update_slice_in_dim(cache.own.valid, valid, start, axis=2)
         own_positions = jax.lax.dynamic_update_slice_in_dim(cache.own.positions, positions, start, axis=2)
-    causal = jnp.arange(own_valid.shape[-1]) <= (start + jnp.arange(t))[:, None]
-    own_mask = own_valid[:, :, None, :] & causal
+    causal = jnp.arange(own_valid.shape[-1])[None] <= (start + jnp.arange(t))[:, None]
+    own_mask = own_valid[:, :, None, :] & causal[None, None]
     shared = None if cache.shared is None else cache.shared.valid[:, None, None, :]
     if window is not None:
         own_mask &= positions[..., None] - own_positions[:, :, None, :] < window

@@ -51,6 +51,7 @@ def rms_norm(x: Array, scale: Array, eps: float, centered: bool = False) -> Arra
     Returns:
         [..,D] in the dtype of x; sums are in float32 at least.
     """
+    scale = jnp.broadcast_to(scale, x.shape)
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     if centered:

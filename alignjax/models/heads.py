@@ -76,7 +76,9 @@ def _few(name: str) -> Any:
         # In float32: a reward or a preference logit is a number people compare, not a distribution that a softmax
         # forgives.
         numbers = states.astype(jnp.float32) @ head["kernel"].astype(jnp.float32)
-        return numbers + head["bias"].astype(jnp.float32) if "bias" in head else numbers
+        if "bias" in head:
+            numbers += jnp.broadcast_to(head["bias"].astype(jnp.float32), numbers.shape)
+        return numbers
 
     return apply
 

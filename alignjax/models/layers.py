@@ -82,7 +82,7 @@ def _embed(config: TransformerConfig, table: Array, tokens: Array, edits: Mappin
     x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
     if config.embed_scale:
         x = x * jnp.asarray(config.width**0.5, x.dtype)
-    return x + edits["embed"] if "embed" in edits else x
+    return x + jnp.broadcast_to(edits["embed"], x.shape) if "embed" in edits else x
 
 
 def _scan_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:

@@ -139,7 +139,7 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
         raise ConfigError(f"win_rate_against(own={own}) finds no opponents among {n} completions a prompt")
     weight = asked(batch)
     if own is not None:
-        weight = weight * (jnp.arange(n) >= own)
+        weight = weight.at[..., :own].set(0)
     total = jnp.sum(weight, axis=-1)
     wins = jnp.sum(jnp.where(weight != 0, matrix - 0.5, 0) * weight, axis=-1)
     rate = 0.5 + wins / jnp.where(total != 0, total, 1)

@@ -130,7 +130,7 @@ def active_pairs(
         )
     rewards = _implicit_rewards(context, batch, members, beta, reference)
     middle, spread = jnp.mean(rewards, axis=0), width * jnp.std(rewards, axis=0)
-    upper, lower, number = middle + spread, middle - spread, jnp.arange(n)
+    upper, lower, number = middle + spread, middle - spread, jnp.arange(n)[None]
     if rivals is not None:
         upper, lower = _borda(upper, lower, rivals), _borda(lower, upper, rivals)
     unsure = jnp.max(upper, axis=1) - jnp.max(lower, axis=1)

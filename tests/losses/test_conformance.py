@@ -63,7 +63,7 @@ class Setting:
     batch: Batch
 
     def evaluated(self, **options: Any) -> Mapping[str, Any]:
-        return program().gradients(self.moves, self.reference, self.state, self.batch, **options)
+        return program().gradients(self.moves, self.reference, self.state, self.batch, microbatches=2, **options)
 
 
 def setting(dtype: str, batch: Batch, scale: float = 1.0) -> Setting:
@@ -77,7 +77,7 @@ def setting(dtype: str, batch: Batch, scale: float = 1.0) -> Setting:
 
 @pytest.fixture(scope="module")
 def plain(quick_compile: None) -> Callable[[], Any]:
-    """Answers in float64 on the full batch."""
+    """Answers in float64 on the full batch, in two microbatches as everywhere below but in the differences."""
 
     def answers() -> Any:
         with jax.enable_x64(True):
@@ -117,34 +117,39 @@ def test_the_loss_is_alive(case: Case, plain: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def slopes(quick_compile: None) -> tuple[np.ndarray, np.ndarray, Any]:
-    """(values, central differences of every loss along a random direction, the direction), in four microbatches."""
+def slopes(quick_compile: None) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+    """(values, central differences of every loss along a random direction, the direction; values once more): in one
+    microbatch, the reference's log-probs as a source stores them; once more with NaN in them where nothing counts."""
     with jax.enable_x64(True):
         given = setting("float64", full_batch())
+        score = jax.jit(lambda params, batch: context_of(NETWORK, reference=params).score("reference", batch))
+        stored = np.asarray(score(given.reference, given.batch)["reference"])
         draw = np.random.default_rng(8)
         direction = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape), given.moves)
         h = 1e-5
 
-        def values(sign: float) -> np.ndarray:
+        def values(sign: float, logps: np.ndarray) -> np.ndarray:
             moved = jax.tree.map(lambda leaf, d: np.asarray(leaf) + sign * h * d, given.moves, direction)
-            return program().values_with_constants_of(
-                moved, given.moves, given.reference, given.state, given.batch, microbatches=4
-            )
+            batch = given.batch.with_logps(reference=logps)
+            return program().values_with_constants_of(moved, given.moves, given.reference, given.state, batch)
 
-        return values(0), (values(1) - values(-1)) / (2 * h), direction
+        differences = (values(1, stored) - values(-1, stored)) / (2 * h)
+        return values(0, stored), differences, direction, values(0, np.where(given.batch.mask != 0, stored, np.nan))
 
 
 @every
 def test_gradient_against_finite_differences(case: Case, plain: Any, slopes: Any) -> None:
-    """What a loss puts under stop_gradient is held fixed in the differences too. They are taken in four microbatches,
-    the gradient in one."""
+    """What a loss puts under stop_gradient is held fixed in the differences too. They are taken in one microbatch with
+    a stored reference, the gradient in two with one that is scored: neither changes a loss."""
     value, gradient = of(case, plain())
-    values, expected, direction = slopes
-    assert values[program().cases.index(case)] == pytest.approx(value, rel=1e-12, abs=1e-12)
+    number = program().cases.index(case)
+    values, expected, direction, values_with_nan = slopes
+    assert values[number] == pytest.approx(value, rel=1e-12, abs=1e-12)
+    assert values_with_nan[number] == pytest.approx(value, rel=1e-12, abs=1e-12)
     terms = jax.tree.map(lambda g, d: float(np.sum(g * d)), gradient, direction)
     size = sum(abs(term) for term in jax.tree.leaves(terms)) + abs(float(value)) + 1e-3
     slope = sum(jax.tree.leaves(terms))
-    assert abs(slope - expected[program().cases.index(case)]) < 1e-6 * size
+    assert abs(slope - expected[number]) < 1e-6 * size
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -158,7 +163,7 @@ def permuted() -> Mapping[str, Any]:
     given = setting("float64", full_batch())
     layout, arrays = pack(program().cases, given.batch)
     arrays = [array[order] if np.shape(array)[:1] == (ROWS,) else array for array in arrays]
-    return program().packed(given.moves, given.reference, given.state, layout, arrays)
+    return program().packed(given.moves, given.reference, given.state, layout, arrays, microbatches=2)
 
 
 @every
@@ -178,7 +183,7 @@ def halves() -> list[Mapping[str, Any]]:
     found = []
     for rows in (np.tile(np.arange(ROWS // 2), 2), np.tile(np.arange(ROWS // 2, ROWS), 2)):
         half = [array[rows] if np.shape(array)[:1] == (ROWS,) else array for array in arrays]
-        found.append(program().packed(given.moves, given.reference, given.state, layout, half))
+        found.append(program().packed(given.moves, given.reference, given.state, layout, half, microbatches=2))
     return found
 
 
@@ -220,24 +225,6 @@ def with_noise() -> Mapping[str, Any]:
 @every
 def test_padding_has_no_say(case: Case, plain: Any, float64: None) -> None:
     assert_equal(of(case, plain()), of(case, with_noise()), 1e-12)
-
-
-@functools.cache
-def stored_in_microbatches() -> tuple[Mapping[str, Any], ...]:
-    """In two microbatches, the reference's log-probs as a source stores them; then with NaN where nothing counts."""
-    given = setting("float64", full_batch())
-    score = jax.jit(lambda params, batch: context_of(NETWORK, reference=params).score("reference", batch))
-    scored = np.asarray(score(given.reference, given.batch)["reference"])
-    noise = np.where(given.batch.mask != 0, scored, np.nan)
-    batches = [given.batch.with_logps(reference=values) for values in (scored, noise)]
-    return tuple(dataclasses.replace(given, batch=batch).evaluated(microbatches=2) for batch in batches)
-
-
-@every
-def test_microbatches_and_a_stored_reference_change_nothing(case: Case, plain: Any, float64: None) -> None:
-    """Four microbatches are what the differences above were taken in. What is stored under a mask of 0 may be NaN."""
-    for answers in stored_in_microbatches():
-        assert_equal(of(case, plain()), of(case, answers), 1e-12)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -322,7 +309,7 @@ def test_float_hyperparameters_do_not_recompile(plain: Any, float64: None) -> No
     layout, arrays = pack(program().cases, given.batch)
     changed = jax.tree.map(lambda leaf: leaf * 1.01, program().functions)
     traces = TRACES["gradients"]
-    after = program().packed(given.moves, given.reference, given.state, layout, arrays, functions=changed)
+    after = program().packed(given.moves, given.reference, given.state, layout, arrays, microbatches=2, functions=changed)
     assert TRACES["gradients"] == traces
     dead = [
         case.name
