@@ -101,6 +101,7 @@ def test_a_folder_that_cannot_be_is_no_error(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_a_second_start_compiles_nothing_and_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first keeps its programs; two at once then find them all, and write the same weights and metrics."""

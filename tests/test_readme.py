@@ -66,6 +66,7 @@ def commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines() if not line.startswith(("pip ", "pytest"))]
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs(tmp_path: Path, session_cache: Path) -> None:
     """All in one run: data, SFT, a preference model, three methods, a tournament and its report."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")

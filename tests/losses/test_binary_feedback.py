@@ -372,6 +372,7 @@ def descended(loss: str, key: Array, reference: Array, steps: int = 500) -> Arra
     return jax.nn.softmax(theta)
 
 
+@pytest.mark.slow
 def test_unlikelihood_of_negatives_collapses_at_once_and_d2o_does_not() -> None:
     """After 500 equal steps, over five seeds, unlikelihood has put everything on one completion (which may even be a
     negative: it pushes up whatever is not in the batch), while D2O keeps more than a tenth of the reference's entropy.

@@ -163,6 +163,7 @@ def compare(case: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_pairwise_losses_agree_with_trl(cases: list[dict[str, Any]], float64: None) -> None:
     ours = [case for case in cases if case["algorithm"] in OURS]
     elsewhere = [case for case in ours if by_token(case)]

@@ -115,6 +115,6 @@ def all_finite(tree: Any) -> bool:
     return all(bool(np.all(np.isfinite(np.asarray(leaf, np.float64)))) for leaf in jax.tree.leaves(tree))
 
 
-def flops(compiled: Any) -> float:
-    cost = compiled.cost_analysis()
+def flops(program: Any) -> float:
+    cost = program.cost_analysis()
     return (cost[0] if isinstance(cost, list) else cost)["flops"]

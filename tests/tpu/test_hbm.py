@@ -19,7 +19,7 @@ from alignjax.cli import main
 from alignjax.cli.device_memory import device_bytes
 from tests.support.toy_configs import CONFIG, ONE, in_a_folder
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.smoke, pytest.mark.slow]  # the smoke tier has it on every Python
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -97,6 +97,7 @@ def wait_for(path: Path, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_host_resumes_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """worker.sh as it runs at boot, its installation in place already, the run killed after its first checkpoint."""
     programs = tmp_path / "home" / "abc123" / "environment" / "bin"

@@ -88,6 +88,7 @@ def test_a_pool_holds_adapters() -> None:
         assert difference(lora.merged(lora.adapt(state.roles["base"], adapters, alpha=16.0)), played) < 1e-6
 
 
+@pytest.mark.slow
 def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
     """COFS-DPO over a base in 4 bits: it starts where all policies are one, exactly; adapters move at two speeds and
     the base does not; the memory of the domain that has most rows follows; the combination is that of merged weights.
@@ -130,6 +131,7 @@ def test_fast_and_slow_adapters_and_their_combination(tmp_path: Path) -> None:
         write_adapters(workspace, stage="trained", algorithm=lambda: algorithm, role="reference")
 
 
+@pytest.mark.slow
 def test_sampling_and_learning_are_those_of_the_merged_policy() -> None:
     """IPO-MD, whose mixture of policy and reference is decoded token by token: adapters that have learned something,
     in two microbatches, and the algorithm with whole weights that starts there sample the same tokens and have the

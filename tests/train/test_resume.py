@@ -132,6 +132,7 @@ def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[
     assert lines(tmp_path) == lines(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_sampling_goes_on_bit_for_bit_in_another_process(run: Callable[..., Ended], tmp_path: Path) -> None:
     """IPO-MD with a real sampler and judge, of adapters over a base that is written once: one process is killed while
