@@ -309,7 +309,9 @@ def test_float_hyperparameters_do_not_recompile(plain: Any, float64: None) -> No
     layout, arrays = pack(program().cases, given.batch)
     changed = jax.tree.map(lambda leaf: leaf * 1.01, program().functions)
     traces = TRACES["gradients"]
-    after = program().packed(given.moves, given.reference, given.state, layout, arrays, microbatches=2, functions=changed)
+    after = program().packed(
+        given.moves, given.reference, given.state, layout, arrays, microbatches=2, functions=changed
+    )
     assert TRACES["gradients"] == traces
     dead = [
         case.name
