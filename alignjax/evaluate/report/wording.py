@@ -134,41 +134,34 @@ def scoring(results: schema.Results) -> str:
 def player_rows(results: schema.Results) -> tuple[list[str], list[list[Any]]]:
     """Collect column titles and cells of the table of players: a string, or the arguments of `interval_parts`. Columns
     that hold nothing are left out."""
-    # Titles and cells are put together side by side, in one order; what no run of this kind has falls out at the end.
-    baseline, human = results["baseline"], schema.human(results)
-    base = schema.label(results, baseline)
-    gold = results.get("measures") or {}
-    columns = ["player", *(_title(measure) for measure in gold.values()), f"win rate vs {base} (%)"]
-    columns += [f"vs {schema.label(results, human)} (%)"] if human else []
-    others = results.get("win_rates_by_judge") or {}
-    columns += [f"vs {base} by {judge_name(results, name)} (%)" for name in others]
+    # Each cell stands beside its title; what no run of this kind has falls out at the end.
+    human, base = schema.human(results), schema.label(results, results["baseline"])
+    gold, others = results.get("measures") or {}, results.get("win_rates_by_judge") or {}
     matrices = {
+        f"win rate vs {base} (%)": results["win_rates"],
+        **{f"vs {base} by {judge_name(results, name)} (%)": rates for name, rates in others.items()},
         "ties (%)": results.get("ties"),
         "at equal length (%)": results.get("win_rates_length_controlled"),
         "where both ended (%)": results.get("win_rates_both_ended"),
     }
-    columns += [*matrices, "ended (%)", "KL to ref. (nats)"]
-    columns += ["ROUGE-L (%)", f"length ({'letters' if gold else 'words'})", "repeated bigrams (%)"]
-    columns += ["distinct-2 (%)", "copied (%)", "empty (%)"]
-    rows: list[list[Any]] = []
+    rows: list[dict[str, Any]] = []
     for player, row in results["players"].items():
-        cells: list[Any] = [schema.label(results, player)]
-        cells += [_measured((row.get("measures") or {}).get(name), gold[name]) for name in gold]
-        cells += [(schema.rate(results, player, baseline), 1, 100)]
-        cells += [(schema.rate(results, player, human), 1, 100)] if human else []
-        cells += [(rates.get(player, {}).get(baseline), 1, 100) for rates in others.values()]
+        measures = row.get("measures") or {}
+        cells: dict[str, Any] = {"player": schema.label(results, player)}
+        cells |= {_title(measure): _measured(measures.get(name), measure) for name, measure in gold.items()}
+        for title, rates in matrices.items():
+            cells[title] = ((rates or {}).get(player, {}).get(results["baseline"]), 1, 100)
+            if human and rates is results["win_rates"]:
+                cells[f"vs {schema.label(results, human)} (%)"] = (schema.rate(results, player, human), 1, 100)
         rouge = None if player == human else row.get("rouge_l")  # the references against themselves say nothing
-        cells += [((rates or {}).get(player, {}).get(baseline), 1, 100) for rates in matrices.values()]
-        cells += [(row.get("finished"), 1, 100), (row.get("kl"), 2), (rouge, 1, 100), (row.get("length"), 1)]
-        cells += [(row.get("repetition"), 1, 100)]
-        shares = [row.get(key) for key in schema.PLAYER_NUMBERS]
-        rows.append(cells + [DASH if share is None else number(share, 1, 100) for share in shares])
-    keep = [
-        index
-        for index in range(len(columns))
-        if any(cells[index] != DASH and cells[index][0] is not None for cells in rows)
-    ]
-    return [columns[index] for index in keep], [[cells[index] for index in keep] for cells in rows]
+        cells |= {"ended (%)": (row.get("finished"), 1, 100), "KL to ref. (nats)": (row.get("kl"), 2)}
+        cells |= {"ROUGE-L (%)": (rouge, 1, 100), f"length ({'letters' if gold else 'words'})": (row.get("length"), 1)}
+        cells["repeated bigrams (%)"] = (row.get("repetition"), 1, 100)
+        for title, key in zip(("distinct-2 (%)", "copied (%)", "empty (%)"), schema.PLAYER_NUMBERS, strict=True):
+            cells[title] = DASH if row.get(key) is None else number(row[key], 1, 100)
+        rows.append(cells)
+    keep = [title for title in rows[0] if any(cells[title] != DASH and cells[title][0] is not None for cells in rows)]
+    return keep, [[cells[title] for title in keep] for cells in rows]
 
 
 def _title(measure: Any) -> str:
