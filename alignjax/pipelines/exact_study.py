@@ -55,7 +55,7 @@ class Sizes:
     eval_batch_size: int = 256
     sft_rate: float = 3e-3
     judge_rate: float = 1e-3
-    policy_rate: float = 5e-4
+    policy_rate: float = 2e-4
 
     @property
     def dataset(self) -> Letters:
