@@ -164,9 +164,8 @@ def osp(model: Model, *, judge: Fn | None = None, verdicts: tuple[int, int] = (4
     ranks = {"win_rate": fn(stages.win_rate_against), "ranked": fn(stages.ranked)}
     loss = fn(losses.dpo, beta=beta)
     algorithm = online(model, judge=annotator, judges=judges or {}, loss=loss, n=n, labels=ranks, **parts)
-    return dataclasses.replace(
-        algorithm, losses={"pair": loss.replace(pairs=tuple((k, n - 1 - k) for k in range(n // 2)))}
-    )
+    pairs = tuple((k, n - 1 - k) for k in range(n // 2))
+    return dataclasses.replace(algorithm, losses={"pair": loss.replace(pairs=pairs)})
 
 
 def policy_gradient(

@@ -53,10 +53,10 @@ def _in_front(batch: Batch, goal: tuple[Array, Array]) -> tuple[Array, Array]:
     return jnp.take_along_axis(joined, order, axis=1), jnp.take_along_axis(present, order, axis=1)
 
 
-def _with_goal(batch: Batch, goal: tuple[Array, Array], **prompts: Array) -> Batch:
+def _with_goal(batch: Batch, goal: tuple[Array, Array]) -> Batch:
     plain, plain_valid = _plain(batch)
     prompt, valid = _in_front(batch, goal)
-    prompts = {**batch.prompts, "plain": plain, "plain_valid": plain_valid, **prompts}
+    prompts = {**batch.prompts, "plain": plain, "plain_valid": plain_valid}
     return batch.replace(prompt=prompt, prompt_valid=valid, prompts=prompts, logps={})
 
 
@@ -155,11 +155,11 @@ def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[float, .
         raise ConfigError("hindsight needs at least two goals: there is no other instruction")
     keys = row_keys(key, batch.ids(), number.shape[1])
     step = jax.vmap(jax.vmap(lambda key: jax.random.randint(key, (), 1, len(goals))))(keys)
-    tokens, valid = _table(goals)
-    match, other = number.reshape(-1), ((number + step) % len(goals)).reshape(-1)
-    rows = _row_per_completion(batch)
-    elsewhere, elsewhere_valid = _in_front(rows, (tokens[other], valid[other]))
-    return _with_goal(rows, (tokens[match], valid[match]), other=elsewhere, other_valid=elsewhere_valid)
+    other = ((number + step) % len(goals)).reshape(-1)
+    rows = condition_on_reward(context, batch, key, edges=edges, goals=goals)
+    tokens, valid = (leaf[other] for leaf in _table(goals))
+    elsewhere, elsewhere_valid = _in_front(rows, (tokens, valid))
+    return rows.replace(prompts={**rows.prompts, "other": elsewhere, "other_valid": elsewhere_valid})
 
 
 def _preferred_under(batch: Batch, goal: tuple[Array, Array], scores: Array, weight: Array) -> Batch:

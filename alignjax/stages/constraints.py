@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, nearest
+from alignjax.config import ConfigError, Fn
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -33,7 +33,7 @@ def constraint_rate(
     satisfied = jnp.stack([check(batch) for check in constraints], axis=-1)  # [B,N,C]
     required = jnp.ones(satisfied.shape, bool)
     if applies is not None:
-        flags = _prompt_field(batch, applies)
+        flags = batch.need("prompts", applies, of="constraint_rate")
         if flags.shape[1:] != (len(constraints),):
             raise ConfigError(
                 f"batch.prompts[{applies!r}] has the shape {flags.shape}; with {len(constraints)} constraints it must "
@@ -108,11 +108,6 @@ def in_order(samples: Batch, *, first: int | str, then: int | str) -> Array:
 
 def _is(samples: Batch, token: int | str) -> Array:
     """Marks the tokens that exist and are `token`, [B,N,T]."""
-    wanted = _prompt_field(samples, token)[:, None, None] if isinstance(token, str) else token
-    return samples.need("valid", of="a constraint") & (samples.need("tokens", of="a constraint") == wanted)
-
-
-def _prompt_field(batch: Batch, name: str) -> Array:
-    if name not in batch.prompts:
-        raise ConfigError(f"there is no batch.prompts[{name!r}].{nearest(name, batch.prompts)}")
-    return batch.prompts[name]
+    of = "a constraint"
+    wanted = samples.need("prompts", token, of=of)[:, None, None] if isinstance(token, str) else token
+    return samples.need("valid", of=of) & (samples.need("tokens", of=of) == wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -71,9 +71,7 @@ def route_pairs(
 
 def _by_class(batch: Batch, by: str, table: Array) -> Array:
     """The row of `table` [C,..] for the class of each prompt, [B,..]; zeros for a class that it does not have."""
-    if by not in batch.prompts:
-        raise ConfigError(f"there is no batch.prompts[{by!r}] to route by.{nearest(by, batch.prompts)}")
-    member = (batch.prompts[by][:, None] == jnp.arange(len(table))).astype(table.dtype)
+    member = (batch.need("prompts", by, of="a route")[:, None] == jnp.arange(len(table))).astype(table.dtype)
     return jnp.tensordot(member, table, axes=1)
 
 
@@ -119,15 +117,12 @@ def prefer_configured(
     """
     # The error is one number per completion, so pairs are its differences and are transitive, and the reward is its
     # negative for losses that read no pairs.
-    absent = [f"completions[{name!r}]" for name in (risks, answered) if name not in batch.completions]
-    absent += [f"prompts[{allowed!r}]"] * (allowed not in batch.prompts)
-    if absent:
-        raise ConfigError(f"prefer_configured needs batch.{' and batch.'.join(absent)}; a source or a stage fills them")
-    free = batch.prompts[allowed][:, None, :]
+    contained, answers = (batch.need("completions", name, of="prefer_configured") for name in (risks, answered))
+    free = batch.need("prompts", allowed, of="prefer_configured")[:, None, :]
     cost = jnp.where(free > 0, accepted, breached)
-    error = jnp.sum(batch.completions[risks] * cost, axis=-1) + missed * (1 - batch.completions[answered])
+    error = jnp.sum(contained * cost, axis=-1) + missed * (1 - answers)
     better = error[:, None, :] - error[:, :, None]  # by how much i is better than j
-    breached_rows = jnp.any((batch.completions[risks] > 0.5) & (free == 0), axis=-1)
+    breached_rows = jnp.any((contained > 0.5) & (free == 0), axis=-1)
     filled = batch.replace(
         reward=-error,
         preference=(jnp.sign(better) + 1) / 2,

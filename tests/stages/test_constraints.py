@@ -91,7 +91,7 @@ def test_constraints_that_cannot_be_checked() -> None:
         stages.constraint_rate(context(), batch, KEY, constraints=())
     with pytest.raises(ConfigError, match=r"shape \(40, 2\); with 1 constraints it must be \[B,1\]"):
         stages.constraint_rate(context(), batch, KEY, constraints=(check,), applies="flags")
-    with pytest.raises(ConfigError, match=r"no batch\.prompts\['flag'\]\. Did you mean 'flags'"):
+    with pytest.raises(ConfigError, match=r"constraint_rate needs batch\.prompts\[.flag.\].*Did you mean 'flags'"):
         stages.constraint_rate(context(), batch, KEY, constraints=(check,), applies="flag")
 
 
@@ -157,7 +157,7 @@ def test_the_configuration_decides_which_of_two_wins() -> None:
     np.testing.assert_allclose(metrics["breaches"].value(), 1 / 9, rtol=1e-6)
     wide, _ = stages.prefer_configured(context(), configured(), KEY, gap=0.5)
     assert wide.pair_weight[:, 0, 1].tolist() == [0, 1, 0]
-    with pytest.raises(ConfigError, match=r"needs batch\.completions\['risk'\] and batch\.prompts\['allow'\]"):
+    with pytest.raises(ConfigError, match=r"prefer_configured needs batch\.completions\[.risk.\]"):
         stages.prefer_configured(context(), configured(), KEY, risks="risk", allowed="allow")
 
 
