@@ -290,10 +290,12 @@ def test_borda_scores_are_bounded_and_their_rivals_are_the_references() -> None:
     assert labelled(batch)[0][0] == 1
     pairs = {labelled(batch, jax.random.key(k), rivals=2)[0] for k in range(20)}
     assert pairs == {(0, 0, 2), (0, 0, 3)}
-    _, seen = stages.active_pairs(
-        Context(), batch, KEY, count=1, members=("m0", "m1"), beta=1.0, width=1.0, rivals=2
-    )  # of S(1) and S(-1), the chances of the best against a rival
-    assert float(seen["uncertainty_of_labelled"].value()) == pytest.approx(np.tanh(0.5), rel=1e-5)
+    # One deviation of one nat, the sample's or the rival's, and an expected reward of 0: S(1) less S(-1).
+    for spread in ([[1.0, 0.0]], [[0.0, 1.0]]):
+        one = uncertain([[0.0, 0.0]], spread)
+        ask = {"count": 1, "members": ("m0", "m1"), "beta": 1.0, "width": 1.0, "rivals": 1}
+        _, seen = stages.active_pairs(Context(), one, KEY, **ask)
+        assert float(seen["uncertainty"].value()) == pytest.approx(np.tanh(0.5), rel=1e-5)
     for rivals in (0, 4):
         with pytest.raises(ConfigError, match=f"rivals={rivals}"):
             labelled(batch, rivals=rivals)
