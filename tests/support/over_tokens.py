@@ -54,7 +54,7 @@ def same(one: Any, other: Any, policy: Any, batch: Batch, other_batch: Batch | N
 def distributions(params: Any, batch: Batch) -> np.ndarray:
     """p(v | prompt, prefix) for every v in place of every token, [B,N,T,V], one scoring of the token itself at a
     time."""
-    score = jax.jit(lambda tokens: now(params).score("policy", batch.replace(tokens=tokens))["policy"])
+    score = jax.jit(lambda tokens: now(params, params).score("policy", batch.replace(tokens=tokens))["policy"])
     length = batch.tokens.shape[2]
     found = [[np.asarray(score(batch.tokens.at[:, :, t].set(v)))[:, :, t] for v in range(VOCAB)] for t in range(length)]
     return np.exp(np.moveaxis(np.asarray(found), (0, 1), (2, 3)))
