@@ -83,9 +83,8 @@ def interval(
     *,
     draws: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
-    """Compute a statistic of means over prompts, with its percentile interval of the bootstrap.
+    """Compute a statistic of means over prompts, with its 95 % percentile interval of the bootstrap.
 
     Args:
         columns: [n] or [n, K], what was measured on each of n prompts.
@@ -93,7 +92,6 @@ def interval(
             correlation from moments, ... are other choices).
         draws: Resamples of the bootstrap.
         seed: Seed of the resamples.
-        level: Share of the resamples inside the interval.
 
     Returns:
         {"mean", "low", "high", "n"}. With one prompt there is nothing to resample, and low = high = mean.
@@ -110,5 +108,5 @@ def interval(
     of_means = statistic or (lambda means: means[..., 0])
     value = float(of_means(columns.mean(0)))
     replicates = of_means(resampled(columns, draws=draws, seed=seed))
-    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(replicates, [0.025, 0.975])
     return {"mean": value, "low": float(low), "high": float(high), "n": len(columns)}

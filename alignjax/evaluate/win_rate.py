@@ -35,7 +35,6 @@ def win_rate_matrix(
     score: str = "probability",
     draws: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, dict[str, Interval]]:
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
@@ -48,7 +47,6 @@ def win_rate_matrix(
         score: "probability" or "hard", see above.
         draws: Resamples of the bootstrap.
         seed: Seed of the resamples.
-        level: Share of the resamples inside an interval.
 
     Raises:
         DataError: For numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
@@ -59,7 +57,7 @@ def win_rate_matrix(
     pairs = _checked(judgements)
     rates: dict[str, dict[str, Interval]] = {player: {} for pair in pairs for player in pair}
     for (a, b), probability in pairs.items():
-        rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed, level=level)
+        rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed)
         rates[b][a] = _complement(rates[a][b])
     return rates
 

@@ -62,8 +62,13 @@ def unstack(segment: Segment) -> Segment:
     """
     if not segment.layers or isinstance(segment.layers[0], tuple):
         return segment
-    k, v = segment.layers
-    return dataclasses.replace(segment, layers=tuple((k[i], v[i]) for i in range(k.shape[0])))
+    return dataclasses.replace(segment, layers=_by_layer(segment.layers))
+
+
+def _by_layer(stacked: Any) -> tuple[Any, ...]:
+    """The trees of the layers, one after the other."""
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count))
 
 
 def with_room(cache: Cache, n: int, length: int) -> Cache:
@@ -99,8 +104,7 @@ def unrolled(params: Params) -> Params:
     layers = params.get("layers", ())
     if isinstance(layers, tuple):
         return params
-    count = jax.tree.leaves(layers)[0].shape[0]
-    return {**params, "layers": tuple(jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(count))}
+    return {**params, "layers": _by_layer(layers)}
 
 
 def default_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:

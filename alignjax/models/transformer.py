@@ -87,7 +87,7 @@ def _joint(
     row, kernel = None, kernels.choose(config)
     if kernel != "xla":
         row = kernels.joint_row(kernel, config.windows, by_kind, prompt[1][:, 0], completions[1])
-    sight = Sight(by_kind, lambda shared, own, *three: Joint(*three[:3], prompt=length, n=n), row)
+    sight = Sight(by_kind, lambda shared, own, *three: Joint(*three, prompt=length, n=n), row)
     x, _, sited = run_layers(config, params, tokens, positions, sight, edits=edits, states=states)
     return x[:, :, :length], apart(x), {site: apart(state) for site, state in sited.items()}
 

@@ -589,8 +589,8 @@ MUTANTS = (
     Mutant(
         "an interval is one-sided",
         "evaluate/intervals.py",
-        "[(1 - level) / 2, (1 + level) / 2]",
-        "[1 - level, level]",
+        "[0.025, 0.975]",
+        "[0.05, 0.95]",
         (f"{WIN_RATE}::test_an_interval_is_as_wide_as_the_normal_theory_says",),
     ),
     Mutant(
