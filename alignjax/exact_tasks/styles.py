@@ -129,7 +129,8 @@ def against_nash(batch: Batch, *, scale: float = 12.0) -> Array:
         batch: Prompts of six letters with answers [B,N,T].
         scale: Log-odds per unit of quality.
     """
-    return 1 - sum(share * beaten_by(batch, style=k, scale=scale) for k, share in enumerate(NASH))
+    beaten = jnp.stack([beaten_by(batch, style=k, scale=scale) for k in range(3)], axis=-1)
+    return 1 - beaten @ jnp.asarray(NASH, beaten.dtype)
 
 
 def _log_odds(style: Array, quality: Array, other: Array, others: Array, scale: float | Array) -> Array:

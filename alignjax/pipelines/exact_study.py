@@ -112,8 +112,8 @@ def sizes_of(mode: str, task: ExactTask = SORTING) -> Sizes:
 # A model is one object per network, so that steps which run the same one share their compiled programs.
 @functools.cache
 def _network(vocab: int, width: int, layers: int, *outputs: str) -> Model:
-    shape = {"vocab": vocab, "width": width, "layers": layers, "heads": 4, "mlp": 3 * width}
-    return transformer(TransformerConfig(**shape, **({"outputs": outputs} if outputs else {})))
+    config = TransformerConfig(vocab=vocab, width=width, layers=layers, heads=4, mlp=3 * width)
+    return transformer(dataclasses.replace(config, outputs=outputs) if outputs else config)
 
 
 def policy_model(sizes: Sizes) -> Model:
@@ -179,7 +179,7 @@ def judge(sizes: Sizes, seed: int) -> Experiment:
         seed: The seed of the run.
     """
     same = (sizes.judge_width or sizes.width, sizes.judge_layers or sizes.layers) == (sizes.width, sizes.layers)
-    start = {"start": restored("sft", "policy", grow=True)} if same else {}
+    start: dict[str, Any] = {"start": restored("sft", "policy", grow=True)} if same else {}
     algorithm = algorithms.preference_model(
         judge_model(sizes),
         n=sizes.samples,

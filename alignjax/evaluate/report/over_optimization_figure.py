@@ -36,7 +36,7 @@ def over_optimization_figure(results: schema.Results, name: str = "over_optimiza
         dict.fromkeys(judge for points in curves.values() for point in points for judge in point["win_rates"])
     )
     judges.sort(key=lambda judge: judge != "held_out")
-    styles = dict(zip(judges, ("-", *DASHES), strict=False))
+    styles: dict[str, str] = dict(zip(judges, ("-", *DASHES), strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.1), layout="constrained")
         axes = figure.add_subplot()
