@@ -140,7 +140,7 @@ class Block(nnx.Module):
     def _dot(self, x: Array, name: str) -> Array:
         """x times the weight of that name, plus its bias if it has one."""
         out, bias = product(x, getattr(self, name).get_value()), getattr(self, f"{name}_bias", None)
-        return out if bias is None else out + bias[...].astype(x.dtype)
+        return out if bias is None else out + jnp.broadcast_to(bias[...].astype(x.dtype), out.shape)
 
     def _heads(self, x: Array, name: str) -> Array:
         """A product as heads [B,N,T,H,h]."""

@@ -26,7 +26,7 @@ BATCH = Batch(
     prompt=jnp.asarray(np.where(PROMPT_VALID, DRAW.integers(3, SIZES["vocab_size"], (ROWS, P)), 0), jnp.int32),
     prompt_valid=jnp.asarray(PROMPT_VALID),
     tokens=jnp.asarray(DRAW.integers(3, SIZES["vocab_size"], (ROWS, 2, T)), jnp.int32),
-    valid=jnp.arange(T) < jnp.asarray([[[6], [3]], [[1], [5]], [[4], [6]]]),
+    valid=jnp.asarray(np.arange(T) < np.array([[[6], [3]], [[1], [5]], [[4], [6]]])),
 )
 # A row padded on the left, one on the right, one not at all.
 TOKENS = DRAW.integers(3, SIZES["vocab_size"], (ROWS, P + T))
