@@ -51,7 +51,8 @@ def assert_same(one: Batch, other: Batch) -> None:
 
 def switching(logits: Any, history: History, *, first: str = "policy", then: str = "reference") -> Any:
     """Reads all of the history: from the second token on the other stream, and what was said before less likely."""
-    said = jnp.any(history.tokens[..., None] == jnp.arange(logits[first].shape[-1]), axis=-2)
+    vocabulary = jnp.arange(logits[first].shape[-1]).reshape(1, 1, 1, -1)
+    said = jnp.any(history.tokens[..., None] == vocabulary, axis=-2)
     lag = sum(jnp.sum(value, axis=-1, keepdims=True) for value in history.logps.values())
     return jnp.where(history.step >= 1, logits[then], logits[first]) - said * (1 + 0.01 * jnp.abs(lag))
 
