@@ -68,7 +68,7 @@ def select_prompts(
     slots = memory["owner"].shape[0]
     if not 0 <= count <= min(rows, slots):
         raise ConfigError(f"select_prompts(count={count}) from {slots} remembered prompts into a batch of {rows}")
-    present = jnp.any(memory["owner"][:, None] == batch.ids(), axis=1)
+    present = jnp.any(memory["owner"][:, None] == batch.ids()[None], axis=1)
     possible = (memory["owner"] >= 0) & (memory["priority"] > 0) & ~present
     noise = jax.random.gumbel(key, (slots,))  # the `count` largest of log weight + noise: a draw without replacement
     score = jnp.where(possible, jnp.log(jnp.where(possible, memory["priority"], 1)) + noise, -jnp.inf)

@@ -110,7 +110,12 @@ def asked(batch: Batch) -> Array:
     weight = jnp.ones_like(preference)
     if batch.pair_weight is not None:
         weight = jnp.maximum(batch.pair_weight, batch.pair_weight.swapaxes(1, 2))
-    return weight * (1 - jnp.eye(preference.shape[1], dtype=weight.dtype))
+    return weight * _different(preference.shape[1])
+
+
+def _different(n: int) -> Array:
+    """True for a pair of different completions, [1,N,N]."""
+    return ~jnp.eye(n, dtype=bool)[None]
 
 
 def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | None = None) -> tuple[Batch, Metrics]:
@@ -180,7 +185,7 @@ def prefer_by_rivals(context: Context, batch: Batch, key: Key, *, scale: float =
         raise ConfigError(f"prefer_by_rivals: {n} completions a prompt have no third to rate them; sample 3 or more")
     wins = jnp.where(labeled != 0, matrix - 0.5, 0) * labeled
     gained = jnp.einsum("bik,bjk->bij", wins, labeled)
-    common = jnp.einsum("bik,bjk->bij", labeled, labeled) * (1 - jnp.eye(n, dtype=labeled.dtype))
+    common = jnp.einsum("bik,bjk->bij", labeled, labeled) * _different(n)
     gap = (gained - gained.swapaxes(1, 2)) / jnp.where(common != 0, common, 1)
     return batch.replace(preference=probability(scale * gap), pair_weight=common / (n - 2))
 

@@ -152,7 +152,8 @@ def test_an_equilibrium_costs_a_few_residuals_for_each_tau_on_the_way(monkeypatc
         game = random_game(3, tau=tau)
         calls.clear()
         assert abs(games.duality_gap(game, games.nash(game))) < 1e-15
-        assert len(calls) <= 6 * len(set(calls))
+        assert len(calls) <= 4 * len(set(calls))
+        assert calls.count(tau) <= 8  # of which the last step, that no longer lowers the residual, takes one
 
 
 def test_contexts_are_games_of_their_own() -> None:

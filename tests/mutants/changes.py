@@ -440,7 +440,7 @@ MUTANTS = (
     Mutant(
         "two rate each other",
         "stages/relabel.py",
-        "return weight * (1 - jnp.eye(preference.shape[1], dtype=weight.dtype))",
+        "return weight * _different(preference.shape[1])",
         "return weight",
         (RELABEL, "-k", "rivals or two_are"),
     ),
