@@ -59,8 +59,10 @@ def warn_of_no_reuse(resolved: Resolved, console: Console) -> None:
     stages = resolved.algorithm.experience
     name = next((name for name, stage in stages.items() if stage.function is regenerate), None)
     size = None if name is None else getattr(resolved.source, "size", None)
+    if size is None:  # no such stage, or a source that never comes back to a prompt and need not have any
+        return
     seen = resolved.experiment.steps * resolved.spec.need("prompt", of="the source").shape[0]
-    if size is not None and seen <= size:
+    if seen <= size:
         console.print(
             f"Stage {name!r} reuses responses of prompts that come again, but no prompt of the {size:,} comes twice in "
             f"{seen:,}: all of a batch but its {stages[name].kwargs['count']} new ones counts nothing. Use fewer "
