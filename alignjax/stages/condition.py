@@ -46,7 +46,7 @@ def _in_front(batch: Batch, goal: tuple[Array, Array]) -> tuple[Array, Array]:
     prompt, valid = _plain(batch)
     first = jnp.argmax(valid, axis=1)[:, None]
     head, head_valid = (jnp.take_along_axis(leaf, first, axis=1) for leaf in (prompt, valid))
-    rest = valid & (jnp.arange(valid.shape[1]) != first)
+    rest = valid & (jnp.arange(valid.shape[1])[None] != first)
     joined = jnp.concatenate([head, goal[0].astype(prompt.dtype), prompt], axis=1)
     present = jnp.concatenate([head_valid, goal[1] & head_valid, rest], axis=1)
     order = jnp.argsort(present, axis=1, stable=True)  # what is empty goes to the front
@@ -87,7 +87,7 @@ def _bins(batch: Batch, edges: tuple[float, ...], goals: Goals, stage: str) -> A
             f"{stage} has {len(edges)} edges {edges} and {len(goals)} goals; edges must rise, and cut rewards into one "
             "bin per goal"
         )
-    return jnp.sum(reward[..., None] >= jnp.asarray(edges, reward.dtype), axis=-1)
+    return jnp.sum(reward[..., None] >= jnp.asarray(edges, reward.dtype)[None, None], axis=-1)
 
 
 def condition_on(context: Context, batch: Batch, key: Key, *, goal: tuple[int, ...]) -> Batch:

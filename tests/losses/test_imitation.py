@@ -104,7 +104,7 @@ def instructed(match: Array, other: Array, batch: Batch) -> Any:
     def score(name: str, of: Batch, read: Any = None) -> dict[str, Array]:
         token = match if of is batch else other
         rest = jnp.log1p(-jnp.exp(token)) - jnp.log(3)
-        logits = jnp.where(jnp.arange(4) == of.tokens[..., None], token[..., None], rest[..., None])
+        logits = jnp.where(jax.nn.one_hot(of.tokens, 4) == 1, token[..., None], rest[..., None])
         return {name: token} if read is None else read({name: logits}, of.tokens)
 
     return SimpleNamespace(score=score, state={})

@@ -64,7 +64,7 @@ def evaluated(loss: Fn, logps: Array, batch: Batch) -> tuple[Array, Array]:
             if read is None:
                 return {names: logps if of is batch else logps / 2}
             rest = jnp.log1p(-jnp.exp(logps)) - jnp.log(3)
-            picked = jnp.arange(4) == of.tokens[..., None] % 4
+            picked = jax.nn.one_hot(of.tokens % 4, 4) == 1
             return read({names: jnp.where(picked, logps[..., None], rest[..., None])}, of.tokens % 4)
 
         return loss(SimpleNamespace(score=score, state={}), batch)[0].value()
