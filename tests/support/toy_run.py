@@ -70,7 +70,7 @@ def noise(context: Context, batch: Batch, key: Key, *, scale: float) -> tuple[Ba
 
 
 def distance(context: Context, batch: Batch, *, power: float) -> tuple[Mean, Metrics]:
-    gap = context.state["policy"]["x"] - batch.prompts["target"] - batch.prompts["noise"]
+    gap = context.state["policy"]["x"][None] - batch.prompts["target"] - batch.prompts["noise"]
     return Mean.of(jnp.abs(gap) ** power), {"gap": Mean.of(gap)}
 
 
