@@ -95,7 +95,7 @@ def test_judge_losses_are_least_at_the_label(loss: str, batch: Batch) -> None:
     # Only the last valid position of every row is read.
     last = jnp.argmax(jnp.where(valid, jnp.arange(valid.shape[-1]), -1), axis=-1)
     read = jax.grad(value)(random_scores(batch.replace(tokens=valid)))
-    assert np.array_equal(np.asarray(read != 0), np.asarray(jnp.arange(valid.shape[-1]) == last[..., None]))
+    assert np.array_equal(np.asarray(read != 0), np.arange(valid.shape[-1]) == np.asarray(last)[..., None])
 
 
 @JUDGES
