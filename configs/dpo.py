@@ -2,7 +2,7 @@
 
 The task is the sorting of configs/quickstart.py.
 
-    alignjax train configs/dpo.py           # about 2 minutes on 2 CPU cores
+    alignjax train configs/dpo.py           # about 4 CPU minutes
     alignjax train configs/dpo.py:tiny
 
 To train on your own pairs (prompt / chosen / rejected), replace the steps before "dpo" by a source:

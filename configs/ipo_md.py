@@ -1,6 +1,6 @@
 """IPO-MD (arXiv:2403.08635) against a trained preference model, on the sorting task of configs/quickstart.py.
 
-    alignjax train configs/ipo_md.py            # about 2 minutes on 2 CPU cores
+    alignjax train configs/ipo_md.py            # about 4 CPU minutes
     alignjax train configs/ipo_md.py:tiny
 
 Online IPO whose pairs are sampled from the geometric mixture policy^(1-beta) reference^beta, token by token. For

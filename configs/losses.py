@@ -1,7 +1,7 @@
 """Every offline loss of the library, a mode each, on the sorting task of configs/quickstart.py (README says how to pick
 one).
 
-    alignjax train configs/losses.py:dpo            # about 2 minutes on 2 CPU cores
+    alignjax train configs/losses.py:dpo            # about 4 CPU minutes
     alignjax train configs/losses.py:dpo-tiny       # a few steps, to see that it runs
 
 All start from the same SFT policy, and all but the losses of edits learn from the same samples of it, labelled by a

@@ -1,6 +1,6 @@
 """Online IPO (arXiv:2403.08635) against a trained preference model, on the sorting task of configs/quickstart.py.
 
-    alignjax train configs/online_ipo.py            # about 2 minutes on 2 CPU cores
+    alignjax train configs/online_ipo.py            # about 4 CPU minutes
     alignjax train configs/online_ipo.py:tiny
 
 Self-play: four samples of the policy per prompt, whose pairs the preference model labels, one IPO step. Its equilibrium

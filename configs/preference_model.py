@@ -1,6 +1,6 @@
 """A pairwise preference model p(y > y' | x) of drawn labels, on the sorting task of configs/quickstart.py.
 
-    alignjax train configs/preference_model.py          # about a minute and a half on 2 CPU cores
+    alignjax train configs/preference_model.py          # about 3 CPU minutes
     alignjax train configs/preference_model.py:tiny
 
 Labels are drawn with the gold judge's probabilities on pairs of SFT samples. The model reads both completions and is

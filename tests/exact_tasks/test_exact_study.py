@@ -36,9 +36,16 @@ def test_offline_and_online_policies_have_the_same_prompts_labels_steps_and_star
     for step in (online, mixed):
         assert config_json(step.source) == config_json(pairs.source)
         assert step.steps == pairs.steps == offline.steps == sizes.policy_steps
-        assert config_json(step.algorithm.roles["policy"]) == config_json(offline.algorithm.roles["policy"])
+        policy, start = (one.algorithm.roles["policy"] for one in (step, offline))
+        assert config_json(policy.start) == config_json(start.start)
+        assert config_json(policy.optimizer.replace(learning_rate=1.0)) == config_json(
+            start.optimizer.replace(learning_rate=1.0)
+        )
         assert config_json(step.algorithm.experience["prefer"]) == config_json(pairs.algorithm.experience["prefer"])
-        assert config_json(step.algorithm.losses) == config_json(offline.algorithm.losses)
+        (loss,), (other,) = (one.algorithm.losses.values() for one in (step, offline))
+        assert loss.replace(tau=1.0) == other.replace(tau=1.0), (
+            "tau and the rate are tuned, each method's with as many trials"
+        )
     assert offline.source.kwargs["batch_size"] == sizes.policy_batch_size
     made = experience_shapes(pairs)
     assert made.preference is not None
