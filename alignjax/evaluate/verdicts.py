@@ -65,10 +65,14 @@ def judges_of(workspace: Workspace, model: Model | None, judges: Mapping[str, st
 
 
 def side_by_side(parts: Sequence[Batch]) -> Batch:
-    """Puts completions of several batches of the same prompts side by side."""
-    fields: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("tokens", "valid")
-    }
+    """Puts completions of several batches of the same prompts side by side, all padded to the longest."""
+    most = max(part.tokens.shape[2] for part in parts if part.tokens is not None)
+
+    def joined(name: str) -> np.ndarray:
+        leaves = [np.asarray(getattr(part, name)) for part in parts]
+        return np.concatenate([np.pad(leaf, [(0, 0), (0, 0), (0, most - leaf.shape[2])]) for leaf in leaves], axis=1)
+
+    fields: dict[str, Any] = {name: joined(name) for name in ("tokens", "valid")}
     return Batch(prompt=parts[0].prompt, prompt_valid=parts[0].prompt_valid, **fields)
 
 

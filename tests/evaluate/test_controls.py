@@ -195,3 +195,13 @@ def test_texts_have_ended_where_the_end_token_is_valid():
     valid = np.array([[[True, True, False], [True, True, True], [True, True, False]]])
     batch = Batch(tokens=jax.numpy.asarray(tokens), valid=jax.numpy.asarray(valid))
     assert np.asarray(players.finished(batch)).tolist() == [[True, False, False]]
+
+
+def test_texts_of_unequal_room_stand_side_by_side() -> None:
+    """Human texts have less room than samples: what is added is not valid."""
+    prompt = np.ones((2, 1), np.int32)
+    short, long = (np.full((2, 1, size), 7, np.int32) for size in (2, 4))
+    parts = [Batch(prompt=prompt, prompt_valid=prompt > 0, tokens=t, valid=t > 0) for t in (long, short)]
+    table = verdicts.side_by_side(parts)
+    assert np.asarray(table.valid).sum(-1).tolist() == [[4, 2], [4, 2]]
+    assert np.asarray(table.tokens)[0, 1].tolist() == [7, 7, 0, 0]
