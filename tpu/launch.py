@@ -24,7 +24,7 @@ from alignjax.cli import parsed
 from alignjax.cli.config_file import load
 from alignjax.cli.device_memory import mesh_on
 from alignjax.config import ConfigError, Experiment
-from alignjax.parallel.tpu_slices import Topology, topology
+from alignjax.parallel.tpu_topologies import Topology, topology
 
 HERE = Path(__file__).resolve().parent
 GONE = ("SUSPENDED", "FAILED")  # a queued resource that will not come back by itself

@@ -24,7 +24,7 @@ from alignjax.cli.device_memory import DeviceMemory, abstract_mesh, device_memor
 from alignjax.config import ConfigError, Experiment, fn, nearest
 from alignjax.models import TransformerConfig, transformer
 from alignjax.models.kv_cache import parameter_count
-from alignjax.parallel.tpu_slices import Topology, topology
+from alignjax.parallel.tpu_topologies import Topology, topology
 from alignjax.roles import fresh
 from alignjax.train.optimizers import adamw
 from alignjax.types import Batch, Role

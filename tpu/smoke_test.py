@@ -25,7 +25,7 @@ from alignjax.cli.config_file import load
 from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel.mesh import AXES, make_mesh, slice_count
 from alignjax.parallel.processes import connect
-from alignjax.parallel.tpu_slices import Topology, topology
+from alignjax.parallel.tpu_topologies import Topology, topology
 from alignjax.train.run_record import config_hash
 
 Row = tuple[str, str, str]  # what was looked at, what it must be, what it is

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from alignjax.config import ConfigError, Experiment, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
-from alignjax.parallel.tpu_slices import Topology
+from alignjax.parallel.tpu_topologies import Topology
 from alignjax.stages.host_stages import host
 from alignjax.train.checkpoint.checksums import in_units
 from alignjax.train.resolve import resolve

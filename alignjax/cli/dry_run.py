@@ -17,7 +17,7 @@ from rich.table import Table
 from alignjax.cli.device_memory import bytes_table, describe, right_aligned
 from alignjax.cli.plain_attention import traceable_for
 from alignjax.config import Experiment, Fn, Pipeline
-from alignjax.parallel.tpu_slices import Topology
+from alignjax.parallel.tpu_topologies import Topology
 from alignjax.train.checkpoint.checksums import in_units, tree_bytes
 from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from alignjax.config import ConfigError, Experiment
 from alignjax.models import TransformerConfig, kernels, transformer
-from alignjax.parallel.tpu_slices import Topology
+from alignjax.parallel.tpu_topologies import Topology
 
 
 def _with_plain(

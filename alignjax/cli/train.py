@@ -17,7 +17,7 @@ from alignjax.cli.start_checks import check_starts
 from alignjax.config import ConfigError, Pipeline, type_name
 from alignjax.parallel.mesh import slice_count
 from alignjax.parallel.processes import connect, is_main_process, raise_on_all_processes
-from alignjax.parallel.tpu_slices import topology
+from alignjax.parallel.tpu_topologies import topology
 from alignjax.train import loop, pipeline
 from alignjax.workspace import Workspace
 

@@ -1,6 +1,12 @@
 """Tabular preference games: their exact equilibria, and policies that learn to play them."""
 
 from alignjax.games.compiled_runs import Played as Played, grid as grid, play as play
+from alignjax.games.distances import (
+    duality_gap as duality_gap,
+    exploitability as exploitability,
+    kl as kl,
+    payoff as payoff,
+)
 from alignjax.games.enumeration import (
     every_pair as every_pair,
     exact as exact,
@@ -27,14 +33,7 @@ from alignjax.games.examples import (
     sequence_game as sequence_game,
     stack as stack,
 )
-from alignjax.games.game import (
-    TabularGame as TabularGame,
-    best_response as best_response,
-    duality_gap as duality_gap,
-    exploitability as exploitability,
-    kl as kl,
-    payoff as payoff,
-)
+from alignjax.games.game import TabularGame as TabularGame, best_response as best_response
 from alignjax.games.strings import (
     Language as Language,
     conditionals as conditionals,

@@ -175,7 +175,8 @@ def _mesh_of(leaf: Any) -> Any:
 
 
 def batch_shardings(batch: Any, mesh: Any, table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:
-    """Returns shardings along the leading axis, by default over replica and fsdp; none where that does not divide.
+    """Returns shardings along the leading axis, by default over replica and fsdp, over as many of
+    them as divide it (`partition_spec`).
 
     Args:
         batch: A tree of arrays or shapes.
@@ -217,7 +218,7 @@ def process_shard(batch: Any, mesh: Mesh) -> tuple[int, int]:
 
     Returns:
         (index, count): the rows are number `index` of `count` equal runs. (0, 1), all rows, where they are no such
-        run, or where a leaf does not divide and so is replicated on every device.
+        run, or where replica times fsdp does not divide a leaf, whose rows then lie on several processes.
     """
     groups = int(np.prod([mesh.shape[axis] for axis in BATCH]))
     if any(leaf.ndim == 0 or leaf.shape[0] % groups for leaf in jax.tree.leaves(batch)):

@@ -3,9 +3,15 @@
 from alignjax.sampling.behaviors import History as History, mixture as mixture, own as own
 from alignjax.sampling.decode import generate as generate
 from alignjax.sampling.engine_client import EngineError as EngineError
-from alignjax.sampling.filters import draw as draw, min_p as min_p, temper as temper, top_k as top_k, top_p as top_p
-from alignjax.sampling.logit_streams import (
+from alignjax.sampling.filters import (
     Filters as Filters,
+    draw as draw,
+    min_p as min_p,
+    temper as temper,
+    top_k as top_k,
+    top_p as top_p,
+)
+from alignjax.sampling.logit_streams import (
     Sampled as Sampled,
     Sampling as Sampling,
     Stream as Stream,

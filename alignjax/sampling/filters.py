@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -69,6 +70,25 @@ def min_p(logits: Array, p: float | Array) -> Array:
     """
     top = jnp.max(logits, axis=-1, keepdims=True)
     return jnp.where(logits >= top + jnp.log(p), logits, MASKED)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Temperature, then top-k, top-p and min-p in that order, each on what the one before left; None switches one
+    off."""
+
+    temperature: float | Array = 1.0
+    top_k: int | None = dataclasses.field(default=None, metadata={"static": True})
+    top_p: float | Array | None = None
+    min_p: float | Array | None = None
+
+    def __call__(self, logits: Array) -> Array:
+        logits = temper(logits, self.temperature)
+        for cut, value in ((top_k, self.top_k), (top_p, self.top_p), (min_p, self.min_p)):
+            if value is not None:
+                logits = cut(logits, value)
+        return logits
 
 
 def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError, Fn, fn, nearest
 from alignjax.models.kv_cache import Cache, share, unrolled
 from alignjax.numerics import take_token
-from alignjax.sampling import filters
 from alignjax.sampling.behaviors import History, as_float32, own, stream_names
 from alignjax.sampling.decode_weights import decode_weights
+from alignjax.sampling.filters import Filters, draw
 from alignjax.types import SAMPLER, Array, Batch, Context, Model, Params
 
 Name = tuple[str, str]  # of a backbone at work: (role, view)
@@ -28,25 +28,6 @@ class Stream:
     role: str
     head: str = "lm"
     view: str = ""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Filters:
-    """Temperature, then top-k, top-p and min-p in that order, each on what the one before left; None switches one
-    off."""
-
-    temperature: float | Array = 1.0
-    top_k: int | None = dataclasses.field(default=None, metadata={"static": True})
-    top_p: float | Array | None = None
-    min_p: float | Array | None = None
-
-    def __call__(self, logits: Array) -> Array:
-        logits = filters.temper(logits, self.temperature)
-        for cut, value in ((filters.top_k, self.top_k), (filters.top_p, self.top_p), (filters.min_p, self.min_p)):
-            if value is not None:
-                logits = cut(logits, value)
-        return logits
 
 
 def _static(default: Any = dataclasses.MISSING) -> Any:
@@ -140,7 +121,7 @@ class Plan(NamedTuple):
             Tokens [..], and their log-probs [..] by "sampler" and by each stream.
         """
         logits = {stream.name: as_float32(self.logits(stream, hidden)) for stream in self.streams}
-        token, sampler = filters.draw(self.sampling.filters(self.sampling.behaviour(logits, history)), uniform)
+        token, sampler = draw(self.sampling.filters(self.sampling.behaviour(logits, history)), uniform)
         scores = {name: take_token(value, token) - jax.nn.logsumexp(value, axis=-1) for name, value in logits.items()}
         return token, {"sampler": sampler} | scores
 

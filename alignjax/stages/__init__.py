@@ -31,7 +31,6 @@ from alignjax.stages.judge import (
     overlap as overlap,
     prefer as prefer,
     preference_model as preference_model,
-    query_budget as query_budget,
     reward_difference as reward_difference,
 )
 from alignjax.stages.memories import (
@@ -60,5 +59,6 @@ from alignjax.stages.select import (
     best_and_worst as best_and_worst,
     bootstrap as bootstrap,
     gap_weights as gap_weights,
+    query_budget as query_budget,
     ranked as ranked,
 )

@@ -12,7 +12,8 @@ from alignjax.numerics import first_valid, last_valid
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
-from alignjax.sampling.logit_streams import Filters, Sampled, Sampling, Stream
+from alignjax.sampling.filters import Filters
+from alignjax.sampling.logit_streams import Sampled, Sampling, Stream
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Params
 
 

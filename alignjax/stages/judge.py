@@ -1,4 +1,4 @@
-"""Judges, the wrappers that make them noisy or scarce, and the stages that ask one or compare texts.
+"""Judges, the wrappers that make them noisy, and the stages that ask one or compare texts.
 
 A judge is (context, batch, key) -> preference [B,N,N], the probability that completion i beats completion j, with
 p[i,j] + p[j,i] = 1 exactly; one that has metrics returns (preference, metrics).
@@ -207,34 +207,6 @@ def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batc
     preference, metrics = with_metrics(judge(context, batch, key))
     confidence = Mean.of(jnp.abs(_per_pair(preference) - 0.5) + 0.5)
     return batch.replace(preference=preference), {**metrics, "judge_confidence": confidence}
-
-
-def query_budget(context: Context, batch: Batch, key: Key, *, per_iteration: int, total: int | None = None) -> Batch:
-    """Keeps the labels of `per_iteration` pairs of the batch drawn at random, and none once `total` labels were spent;
-    the others get pair_weight 0.
-
-    Args:
-        context: Says which iteration it is.
-        batch: Judged completions.
-        key: Random key of the draw.
-        per_iteration: Labels per iteration.
-        total: Labels of the whole run; None: no limit.
-
-    Returns:
-        The batch with pair_weight [B,N,N].
-
-    Raises:
-        ConfigError: If the batch has no preference.
-    """
-    preference = batch.need("preference", of="query_budget")
-    n = preference.shape[1]
-    u = _pair_uniforms(batch, key, n)
-    left = per_iteration if total is None else jnp.clip(total - context.step * per_iteration, 0, per_iteration)
-    rank = jnp.argsort(jnp.argsort(u.reshape(-1))).reshape(u.shape)
-    chosen = (rank < left).astype(jnp.float32)
-    i, j = _sides(n)
-    weight = jnp.zeros_like(preference).at[:, i, j].set(chosen).at[:, j, i].set(chosen)
-    return batch.replace(pair_weight=weight if batch.pair_weight is None else weight * batch.pair_weight)
 
 
 def overlap(context: Context, batch: Batch, key: Key, *, vocab: int, field: str = "quality") -> Batch:

@@ -1,9 +1,11 @@
-"""Stages that choose which completions of a prompt are compared, in what order and with what weight."""
+"""Stages that choose which completions of a prompt are compared, in what order and with what weight, and which pairs
+labels are spent on."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.numerics import masked_sum, row_uniforms
@@ -162,3 +164,31 @@ def _implicit_rewards(context: Context, batch: Batch, members: tuple[str, ...], 
 
     against = summed(reference)
     return beta * jnp.stack([summed(member) - against for member in members])
+
+
+def query_budget(context: Context, batch: Batch, key: Key, *, per_iteration: int, total: int | None = None) -> Batch:
+    """Keeps the labels of `per_iteration` pairs of the batch drawn at random, and none once `total` labels were spent;
+    the others get pair_weight 0.
+
+    Args:
+        context: Says which iteration it is.
+        batch: Judged completions.
+        key: Random key of the draw.
+        per_iteration: Labels per iteration.
+        total: Labels of the whole run; None: no limit.
+
+    Returns:
+        The batch with pair_weight [B,N,N].
+
+    Raises:
+        ConfigError: If the batch has no preference.
+    """
+    preference = batch.need("preference", of="query_budget")
+    n = preference.shape[1]
+    i, j = np.triu_indices(n, 1)
+    u = row_uniforms(key, batch.ids(), len(i))
+    left = per_iteration if total is None else jnp.clip(total - context.step * per_iteration, 0, per_iteration)
+    rank = jnp.argsort(jnp.argsort(u.reshape(-1))).reshape(u.shape)
+    chosen = (rank < left).astype(jnp.float32)
+    weight = jnp.zeros_like(preference).at[:, i, j].set(chosen).at[:, j, i].set(chosen)
+    return batch.replace(pair_weight=weight if batch.pair_weight is None else weight * batch.pair_weight)

@@ -8,7 +8,7 @@ import pytest
 
 from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel.mesh import axis_sizes
-from alignjax.parallel.tpu_slices import GENERATIONS, Topology, topologies, topology
+from alignjax.parallel.tpu_topologies import GENERATIONS, Topology, topologies, topology
 
 every = pytest.mark.parametrize("slice_", topologies().values(), ids=lambda slice_: slice_.name)
 
