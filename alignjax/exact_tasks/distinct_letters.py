@@ -52,7 +52,7 @@ def each_once(prompt: Array, key: Key) -> tuple[Array, Array]:
 
 def _first_places(prompt: Array) -> Array:
     """Marks [8] the first place of every letter."""
-    before = jnp.tril(prompt[:, None] == prompt, -1)
+    before = jnp.tril(prompt[:, None] == prompt[None], -1)
     return ~jnp.any(before, axis=1)
 
 

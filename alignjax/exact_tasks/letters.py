@@ -177,7 +177,7 @@ def _written(write: Fn, body: Array, keys: Array, most: int) -> tuple[Array, Arr
     """Tokens and validity [B,T] of what a function writes for every prompt, with the end token behind it."""
     text, count = jax.vmap(write)(body, jax.vmap(lambda row: fold_name(row, "answer"))(keys))
     text = jnp.pad(text, [(0, 0), (0, most - text.shape[1])])
-    place, count = jnp.arange(most), count[:, None]
+    place, count = jnp.arange(most)[None], count[:, None]
     tokens = jnp.where(place < count, text, jnp.where(place == count, EOS, PAD)).astype(jnp.int32)
     return tokens, place <= count
 
@@ -190,5 +190,5 @@ def _revised(key: Key, writers: tuple[Fn, ...], step: Array | int, *, sizes: tup
     differs = jnp.any(batch.tokens != batch.tokens[:, ::-1], axis=(1, 2))
     edited = (batch.tokens != batch.tokens[:, ::-1]).astype(jnp.float32)
     preference = jnp.broadcast_to(jnp.array([[0.5, 1.0], [0.0, 0.5]]), (len(differs), 2, 2))
-    weight = differs[:, None, None] * jnp.array([[0.0, 1.0], [0.0, 0.0]])
+    weight = differs[:, None, None] * jnp.array([[[0.0, 1.0], [0.0, 0.0]]])
     return batch.replace(preference=preference, pair_weight=weight, completions={"edited": edited})

@@ -119,7 +119,8 @@ def beaten_by(batch: Batch, *, style: int, scale: float = 12.0) -> Array:
         scale: Log-odds per unit of quality.
     """
     kind, quality = _read(batch)
-    return probability(_log_odds(jax.nn.one_hot(style, 3), jnp.ones(()), kind, quality, scale))
+    rival = jnp.broadcast_to(jax.nn.one_hot(style, 3), kind.shape)
+    return probability(_log_odds(rival, jnp.ones_like(quality), kind, quality, scale))
 
 
 def against_nash(batch: Batch, *, scale: float = 12.0) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from alignjax.config import Fn
@@ -79,7 +80,7 @@ def letter_counts(tokens: Array, kinds: int, where: Array | None = None) -> Arra
     Returns:
         Counts [..,K].
     """
-    hits = tokens[..., None] == jnp.arange(FIRST, FIRST + kinds)
+    hits = jax.nn.one_hot(tokens - FIRST, kinds, dtype=bool)  # nothing for tokens that are no letters
     return jnp.sum(hits if where is None else hits & where[..., None], axis=-2)
 
 
