@@ -18,35 +18,40 @@ from tyro.conf import Positional, arg
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train a config. After the flags below, any value of the config can be changed by its path, for example
-    --steps 20 --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG --help` lists the paths."""
+    --steps 20 --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG --help` lists the paths.
+
+    Attributes:
+        config: Python file with get_config(mode), and the mode ("full" unless the file says otherwise).
+        run_dir: Folder of the run; runs/<config>-<mode> if not given.
+        resume: Continue the run that the folder holds from its last checkpoint.
+        dry_run: Print roles, parameter counts, shapes and bytes of the state; read no data, allocate nothing, train
+            nothing.
+        topology: With --dry-run: what each device of a TPU slice would hold, for example v5e-16 or v5p-128.
+        compile: With --dry-run: also what the compiler says that sampling and updating need: that of this machine's
+            devices, or with --topology that of the TPU, which needs no TPU (pip install "jax[tpu]") but minutes.
+        slices: With --topology: how many such slices there are. Of a run: on how many TPU slices its processes must
+            find themselves; otherwise they stop.
+        distributed: This is one of several processes of the run. Which, and where the first is, comes from the three
+            flags below, else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the machine
+            (TPU pods, Slurm).
+        coordinator: Where process 0 listens.
+        processes: How many processes there are.
+        process: Number of this process, from 0.
+    """
 
     runs: ClassVar[str] = "train.train"
     describes: ClassVar[str] = "train.describe"
     config: Annotated[Positional[str], arg(metavar="CONFIG[:MODE]")]
-    """Python file with get_config(mode), and the mode ("full" unless the file says otherwise)."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder of the run; runs/<config>-<mode> if not given."""
     resume: bool = False
-    """Continue the run that the folder holds from its last checkpoint."""
     dry_run: bool = False
-    """Print roles, parameter counts, shapes and bytes of the state; read no data, allocate nothing, train nothing."""
     topology: Annotated[str | None, arg(metavar="SLICE")] = None
-    """With --dry-run: what each device of a TPU slice would hold, for example v5e-16 or v5p-128."""
     compile: bool = False
-    """With --dry-run: also what the compiler says that sampling and updating need: that of this machine's devices, or
-    with --topology that of the TPU, which needs no TPU (pip install "jax[tpu]") but minutes."""
     slices: int | None = None
-    """With --topology: how many such slices there are. Of a run: on how many TPU slices its processes must find
-    themselves; otherwise they stop."""
     distributed: bool = False
-    """This is one of several processes of the run. Which, and where the first is, comes from the three flags below,
-    else from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, else from the machine (TPU pods, Slurm)."""
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
-    """Where process 0 listens."""
     processes: int | None = None
-    """How many processes there are."""
     process: int | None = None
-    """Number of this process, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,60 +59,73 @@ class Sweep:
     """Print the `alignjax train` lines of a sweep, each checked against its config; pipe them into sh or xargs.
 
     The file defines CONFIG ("configs/online_ipo.py:tiny") and sweep(), a generator of {path: value}. A game's config
-    with a GRID is run here and now, all points and seeds as one compiled program."""
+    with a GRID is run here and now, all points and seeds as one compiled program.
+
+    Attributes:
+        file: Python file with CONFIG and sweep(), or a game's config with GRID.
+        run_dir: Folder for the runs of the sweep; runs/<file> if not given.
+    """
 
     runs: ClassVar[str] = "sweep.sweep"
     file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """Python file with CONFIG and sweep(), or a game's config with GRID."""
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder for the runs of the sweep; runs/<file> if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Run the evaluation step of a finished run again and rebuild its report."""
+    """Run the evaluation step of a finished run again and rebuild its report.
+
+    Attributes:
+        run_dir: Run folder of `alignjax train`.
+        step: Name of the pipeline's evaluation step.
+    """
 
     runs: ClassVar[str] = "evaluate.evaluate"
     run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
-    """Run folder of `alignjax train`."""
     step: str = "evaluate"
-    """Name of the pipeline's evaluation step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Rebuild report.html and report.md from what a run folder holds, and print the table."""
+    """Rebuild report.html and report.md from what a run folder holds, and print the table.
+
+    Attributes:
+        run_dir: Run folder of `alignjax train`.
+    """
 
     runs: ClassVar[str] = "evaluate.report"
     run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
-    """Run folder of `alignjax train`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Answer prompts with a trained policy: one per line of a file, or typed in."""
+    """Answer prompts with a trained policy: one per line of a file, or typed in.
+
+    Attributes:
+        run_dir: Run folder of `alignjax train`; of a pipeline, the step whose checkpoint speaks (the last one if not
+            given).
+        role: The role that speaks.
+        prompt_file: Text file with one prompt a line, or JSONL with a "prompt" field; - is standard input.
+        temperature: Softmax temperature; 0 takes the likeliest token.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens with this probability; 1 keeps all.
+        max_tokens: Longest completion, in tokens.
+        n: Completions of a prompt.
+        seed: Seed of the samples.
+        format: Text for people, or one JSON object a line.
+    """
 
     runs: ClassVar[str] = "generate.generate"
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
-    """Run folder of `alignjax train`; of a pipeline, the step whose checkpoint speaks (the last one if not given)."""
     role: str = "policy"
-    """The role that speaks."""
     prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Text file with one prompt a line, or JSONL with a "prompt" field; - is standard input."""
     temperature: float = 1.0
-    """Softmax temperature; 0 takes the likeliest token."""
     top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the smallest set of tokens with this probability; 1 keeps all."""
     max_tokens: int = 64
-    """Longest completion, in tokens."""
     n: int = 1
-    """Completions of a prompt."""
     seed: int = 0
-    """Seed of the samples."""
     format: Literal["text", "json"] = "text"
-    """Text for people, or one JSON object a line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,76 +133,92 @@ class Import:
     """Check a folder of published weights (config.json, safetensors) completely and write it as a checkpoint.
 
     Families: Llama 2 and 3, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3 text, and their sequence classifiers. A
-    config can also start a role from such a folder as it is: huggingface.pretrained(FOLDER)."""
+    config can also start a role from such a folder as it is: huggingface.pretrained(FOLDER).
+
+    Attributes:
+        source: Folder with config.json and model.safetensors, in one file or several with their index.
+        to: New folder for the checkpoint; roles.restored(DIR, ROLE) starts there.
+        role: Name of the role that has the weights.
+        dtype: Of the numbers in the checkpoint: the param_dtype of the model that will start there.
+    """
 
     runs: ClassVar[str] = "import_export.import_folder"
     source: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """Folder with config.json and model.safetensors, in one file or several with their index."""
     to: Annotated[Path, arg(metavar="DIR")]
-    """New folder for the checkpoint; roles.restored(DIR, ROLE) starts there."""
     role: str = "policy"
-    """Name of the role that has the weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the numbers in the checkpoint: the param_dtype of the model that will start there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write a role's weights as config.json and safetensors, with the tokenizer's files: a folder that transformers
-    loads. Adapters are added to the weights they adapt."""
+    loads. Adapters are added to the weights they adapt.
+
+    Attributes:
+        source: Run folder of `alignjax train` (of a pipeline, the step; the last one if not given), or what `import`
+            wrote.
+        to: New folder.
+        role: The role to write.
+        head: lm writes a causal language model, reward and classes a sequence classifier; if not given, a classifier
+            where the model has such a head.
+        dtype: Of the numbers in the files.
+        shard_gb: Largest size of a file, in gigabytes; so much is also held in memory.
+        tokenizer: Folder whose tokenizer files are copied; if not given, the role's or its data's own.
+    """
 
     runs: ClassVar[str] = "import_export.export"
     source: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
-    """Run folder of `alignjax train` (of a pipeline, the step; the last one if not given), or what `import` wrote."""
     to: Annotated[Path, arg(metavar="DIR")]
-    """New folder."""
     role: str = "policy"
-    """The role to write."""
     head: Literal["lm", "reward", "classes"] | None = None
-    """lm writes a causal language model, reward and classes a sequence classifier; if not given, a classifier where the
-    model has such a head."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the numbers in the files."""
     shard_gb: float = 5.0
-    """Largest size of a file, in gigabytes; so much is also held in memory."""
     tokenizer: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder whose tokenizer files are copied; if not given, the role's or its data's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """Read a data set, write it as array_record, and say how many rows came from where and which were refused.
-    Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them."""
+    Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them.
+
+    Attributes:
+        what: Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names.
+    """
 
     runs: ClassVar[str] = "data.prepare"
     describes: ClassVar[str] = "data.describe"
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
-    """Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
     """Show the account of a data set, its lengths in tokens and a few rows; prepare it if need be.
-    Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them."""
+    Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them.
+
+    Attributes:
+        what: Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names.
+        split: Which split; the first if not given.
+        rows: Rows to show, drawn evenly.
+        seed: Seed of the draw.
+    """
 
     runs: ClassVar[str] = "data.inspect"
     describes: ClassVar[str] = "data.describe"
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
-    """Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names."""
     split: Annotated[str | None, arg(metavar="SPLIT")] = None
-    """Which split; the first if not given."""
     rows: int = 3
-    """Rows to show, drawn evenly."""
     seed: int = 0
-    """Seed of the draw."""
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper."""
+    """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper.
+
+    Attributes:
+        kind: Only this kind.
+        format: A table for people or JSON for programs.
+    """
 
     runs: ClassVar[str] = "catalogue.listing"
     kind: Annotated[str | None, arg(metavar="KIND")] = None
-    """Only this kind."""
     format: Literal["table", "json"] = "table"
-    """A table for people or JSON for programs."""
