@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,12 @@ def _prompts(file: Path) -> Iterator[str]:
         yield prompt
 
 
+def experiments_in(config: Experiment | Pipeline) -> dict[str | None, Experiment]:
+    """Returns the experiments of a config by the names of their steps; one that is no pipeline's has none."""
+    steps: Mapping[Any, Any] = config.steps if isinstance(config, Pipeline) else {None: config}
+    return {name: step for name, step in steps.items() if isinstance(step, Experiment)}
+
+
 def policy_of_run(
     root: Path, config: Experiment | Pipeline, step: str | None, role: str
 ) -> tuple[Experiment, Workspace]:
@@ -117,21 +123,17 @@ def policy_of_run(
     """
     # The last step with a checkpoint is taken, not the last of the config: a pipeline that still runs, or was stopped,
     # is sampled from as far as it came.
-    if isinstance(config, Experiment):
-        if step is not None:
-            raise ConfigError(f"{root} is one experiment and has no step {step!r}; name the run folder itself")
-        experiment = config
-    else:
-        steps = {name: each for name, each in config.steps.items() if isinstance(each, Experiment)}
-        if step is None:
-            able = [name for name, each in steps.items() if role in each.algorithm.roles]
-            done = [name for name in able if checkpoint.steps(root / name)]
-            if not done:
-                raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
-            step = done[-1]
-        if step not in steps:
-            raise ConfigError(f"{root} trains no step {step!r}.{nearest(step, steps)}")
-        experiment = steps[step]
+    steps = experiments_in(config)
+    if step is None and isinstance(config, Pipeline):
+        done = [name for name, each in steps.items() if role in each.algorithm.roles and checkpoint.steps(root / name)]
+        if not done:
+            raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
+        step = done[-1]
+    if step not in steps:
+        one = " It is one experiment; name the run folder itself."
+        hint = nearest(str(step), map(str, steps)) if isinstance(config, Pipeline) else one
+        raise ConfigError(f"{root} trains no step {step!r}.{hint}")
+    experiment = steps[step]
     if role not in experiment.algorithm.roles:
         raise ConfigError(
             f"{Workspace(root, step).folder} has no role {role!r}.{nearest(role, experiment.algorithm.roles)}"
@@ -184,12 +186,9 @@ def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Toke
     rows = [[tokenizer.bos, *prefix, *tokenizer.encode(prompt), *suffix] for prompt in prompts]
     rows += [[tokenizer.bos]] * (ROWS - len(rows))
     length = BUCKET * math.ceil(max(map(len, rows)) / BUCKET)
-    padded = [pad_left(row, length, tokenizer.pad) for row in rows]
-    return Batch(
-        prompt=jnp.asarray(np.stack([tokens for tokens, _ in padded])),
-        prompt_valid=jnp.asarray(np.stack([valid for _, valid in padded])),
-        example_id=jnp.arange(first, first + ROWS, dtype=jnp.int32),
-    )
+    padded = (pad_left(row, length, tokenizer.pad) for row in rows)
+    tokens, valid = (jnp.asarray(np.stack(part)) for part in zip(*padded, strict=True))
+    return Batch(prompt=tokens, prompt_valid=valid, example_id=jnp.arange(first, first + ROWS, dtype=jnp.int32))
 
 
 def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Export, Import
-from alignjax.cli.generate import dataset_of, policy_of_run
+from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
@@ -238,8 +238,7 @@ def _of_run(source: str, role: str) -> Exported:
         raise ConfigError(f"role {role!r} runs on no transformer, so there is nothing to export")
     huggingface.config_json(model.config)  # before the weights are read
     params = lora.merged(restored_params(workspace.folder, experiment.algorithm, role))
-    steps = {} if isinstance(config, Experiment) else config.steps
-    earlier = {name: step.algorithm.roles for name, step in steps.items() if isinstance(step, Experiment)}
+    earlier = {name: step.algorithm.roles for name, step in experiments_in(config).items()}
     return Exported(params, model.config, *_tokenizer(experiment, workspace, _first_start(roles, role, earlier)))
 
 
@@ -265,7 +264,7 @@ def _tokenizer(
     return ids, _tokenizer_folder(dataset) or tokenizer
 
 
-def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str, Mapping[str, Role]]) -> Any:
+def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str | None, Mapping[str, Role]]) -> Any:
     """Follows a role to the start of its weights: through what it copies, adapts or continues from an earlier step."""
     start = unwrapped(roles[role].start)
     if isinstance(start, (CopyOf, AdaptersOf)):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import jax
 
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, nearest
 from alignjax.models import huggingface
@@ -14,10 +11,9 @@ from alignjax.models.huggingface import Pretrained
 from alignjax.roles import Fresh, Restored, Through, unwrapped
 from alignjax.train.adapter_jobs import merge
 from alignjax.train.overlap import check_overlap
-from alignjax.train.state import abstract_state
+from alignjax.train.state import abstract_state, check_shapes, shapes_of
 from alignjax.train.step import check_asked
-from alignjax.tree_names import leaves_by_name
-from alignjax.types import Model, Role
+from alignjax.types import Role
 from alignjax.workspace import Workspace
 
 UNMERGED = (
@@ -93,22 +89,5 @@ def _check_restored(
     unmerged = None
     if isinstance(step, Experiment) and (roles[of].build is not None or isinstance(roles[of].start, Through)):
         unmerged = abstract_state(step.algorithm).roles[of]
-    saved = _shapes(_params(model) if unmerged is None else unmerged)
-    wanted = _shapes(_params(role.model))
-    wrong = [path for path in (saved if start.grow else {**wanted, **saved}) if wanted.get(path) != saved.get(path)]
-    if wrong:
-        path = wrong[0]
-        raise ConfigError(
-            f"{who} does not have the shapes of role {of!r} of step {stage!r}, from which it starts: "
-            f"{path} is {wanted.get(path, 'missing')} here and {saved.get(path, 'missing')} there"
-            + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
-            + ("" if unmerged is None else UNMERGED)
-        )
-
-
-def _params(model: Model) -> Any:
-    return jax.eval_shape(model.init, jax.random.key(0))
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name: leaf.shape for name, leaf in leaves_by_name(tree, ".").items()}
+    whence, advice = f"role {of!r} of step {stage!r}", "" if unmerged is None else UNMERGED
+    check_shapes(who, role, shapes_of(model) if unmerged is None else unmerged, whence, advice)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from rich.console import Console
@@ -19,6 +18,7 @@ from alignjax.parallel.mesh import slice_count
 from alignjax.parallel.processes import connect, is_main_process, raise_on_all_processes
 from alignjax.parallel.tpu_topologies import topology
 from alignjax.train import loop, pipeline
+from alignjax.train.begin import check_unused
 from alignjax.workspace import Workspace
 
 # What a misspelled override may have meant.
@@ -55,10 +55,8 @@ def train(flags: Train, arguments: Sequence[str]) -> int:
         loaded = load(flags.config, arguments, flags=FLAGS)
         workspace = Workspace(flags.run_dir or loaded.default_run_dir)
         check_starts(loaded.config, workspace)
-        if not (flags.resume or flags.dry_run) and _holds_a_run(workspace.root):
-            raise ConfigError(
-                f"{workspace.root} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere"
-            )
+        if not (flags.resume or flags.dry_run):
+            check_unused(workspace.root)
     if flags.dry_run:
         console = Console(highlight=False, markup=False, soft_wrap=True)
         dry_run(loaded.config, workspace, console, topology=place, compile_=flags.compile)
@@ -90,11 +88,6 @@ def _check_slices(wanted: int) -> None:
             "by itself into the same folder. Processes find the other slices through MEGASCALE_COORDINATOR_ADDRESS, "
             "MEGASCALE_NUM_SLICES and MEGASCALE_SLICE_ID, of the environment or of the hosts' metadata (tpu-env)"
         )
-
-
-def _holds_a_run(folder: Path) -> bool:
-    """Whether anything was trained there; a folder that another program made is not touched either way."""
-    return any((folder / name).exists() for name in ("config.json", "checkpoints", "metrics.jsonl"))
 
 
 def describe(where: str) -> int:

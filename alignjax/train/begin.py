@@ -31,6 +31,16 @@ class Log:
     written: float = 0.0
 
 
+def check_unused(folder: Path) -> None:
+    """Raises ConfigError if a folder holds a run; one that another program made is not touched either way."""
+    files = [name for name in (FILE, metrics.METRICS, checkpoint.FOLDER) if (folder / name).exists()]
+    if files:
+        raise ConfigError(
+            f"{folder} already holds a run: --resume continues it, --run-dir DIR puts this one elsewhere "
+            f"(there are {', '.join(files)})"
+        )
+
+
 def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
     """Checks that a run may use a folder.
 
@@ -42,12 +52,8 @@ def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
     Raises:
         ConfigError: The folder holds a run that this one must not touch or cannot go on with.
     """
-    files = [name for name in (FILE, metrics.METRICS, checkpoint.FOLDER) if (folder / name).exists()]
-    if files and not resume:
-        raise ConfigError(
-            f"{folder} already holds a run ({', '.join(files)}): --resume goes on with it, --run-dir DIR puts this one "
-            "elsewhere"
-        )
+    if not resume:
+        check_unused(folder)
     if (record := read_json(folder / FILE)) is not None:
         check_same(record.get("config"), experiment, folder)
     if (done := max(checkpoint.steps(folder), default=0)) > experiment.steps:

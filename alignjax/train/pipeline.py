@@ -13,6 +13,7 @@ from rich.console import Console
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline
 from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
+from alignjax.train.begin import check_unused
 from alignjax.train.loop import train
 from alignjax.train.run_record import FILE, check_same, config_hash, config_json, write_config
 from alignjax.train.stop_signal import Interrupted
@@ -50,10 +51,8 @@ def run_pipeline(
     # not hours later.
     console = (console or Console()) if is_main_process() else Console(quiet=True)
     with raise_on_all_processes():
-        if (workspace.root / FILE).exists() and not resume:
-            raise ConfigError(
-                f"{workspace.root} already holds a run: --resume goes on with it, --run-dir DIR puts this one elsewhere"
-            )
+        if not resume:
+            check_unused(workspace.root)
         before = {name: _finished(name, step, workspace.of(name).folder) for name, step in pipeline.steps.items()}
     done: dict[str, dict[str, Any]] = {}
     write_config(workspace.root, pipeline)

@@ -134,7 +134,7 @@ def _loaded(algorithm: Algorithm, read: Callable[[str, Any], Any]) -> dict[str, 
     return {name: read(name, start) for name, start in starts.items() if isinstance(start, (Restored, Pretrained))}
 
 
-def _shapes_of(model: Model) -> Any:
+def shapes_of(model: Model) -> Any:
     """Shapes and dtypes of a model's params."""
     return jax.eval_shape(model.init, jax.random.key(0))
 
@@ -160,24 +160,39 @@ def abstract_state(algorithm: Algorithm, seed: int = 0) -> TrainState:
         if model is None:
             source = start.stage if isinstance(start, Restored) else start.folder
             raise ConfigError(f"role {name!r} is restored from {source!r} and has no model to say its shape")
-        return _shapes_of(model)
+        return shapes_of(model)
 
     return jax.eval_shape(lambda loaded: init_state(algorithm, jnp.uint32(seed), loaded), _loaded(algorithm, shapes))
 
 
-def _check_fits(name: str, role: Role, shapes: Any) -> None:
-    """Raises ConfigError unless the shapes of a restored tree are what the role's model expects: with names, before
-    anything is read, and not from XLA."""
+def check_shapes(who: str, role: Role, saved: Any, whence: str, advice: str = "") -> None:
+    """Checks that a restored tree has the shapes that the role's model expects: before anything is read, by name, and
+    not by XLA.
+
+    Args:
+        who: The role, as the message calls it.
+        role: The role; one without a model is restored as it is.
+        saved: The tree, or its shapes.
+        whence: What it is restored from, as the message calls it.
+        advice: The end of the message.
+
+    Raises:
+        ConfigError: A leaf has another shape or, unless the role's start may grow, is missing.
+    """
     if role.model is None:
         return
     have, want = (
-        {name: leaf.shape for name, leaf in leaves_by_name(tree).items()} for tree in (shapes, _shapes_of(role.model))
+        {name: leaf.shape for name, leaf in leaves_by_name(tree, ".").items()}
+        for tree in (saved, shapes_of(role.model))
     )
-    paths = sorted(have if unwrapped(role.start).grow else {*have, *want})
+    paths = have if unwrapped(role.start).grow else {**want, **have}
     wrong = [path for path in paths if have.get(path) != want.get(path)]
     if wrong:
-        lines = "; ".join(f"{path}: checkpoint {have.get(path)}, model {want.get(path)}" for path in wrong[:4])
-        raise ConfigError(f"role {name!r}: the checkpoint does not fit its model ({len(wrong)} differences): {lines}")
+        path, more = wrong[0], f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ConfigError(
+            f"{who} does not have the shapes of {whence}, from which it starts: {path} is {want.get(path, 'missing')} "
+            f"here and {have.get(path, 'missing')} there{more}{advice}"
+        )
 
 
 def _sharded(shapes: Any, shardings: Any) -> Any:
@@ -194,7 +209,7 @@ def _params_shardings(model: Model, shardings: Any) -> Any:
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
     return jax.tree.map(
-        lambda leaf, axes: NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh)), _shapes_of(model), model.axes
+        lambda leaf, axes: NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh)), shapes_of(model), model.axes
     )
 
 
@@ -222,7 +237,7 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
             return huggingface.load(start.folder, model, _params_shardings(model, shardings))
         folder = workspace.find(start.stage)
         like = role_shapes(folder, start.role)
-        _check_fits(name, roles[name], like)
+        check_shapes(f"role {name!r}", roles[name], like, f"role {start.role!r} in {folder}")
         if shardings is not None:
             # What goes through a function has another tree in the state than in the checkpoint.
             other = model if isinstance(roles[name].start, Through) else None
