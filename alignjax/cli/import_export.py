@@ -60,7 +60,7 @@ def import_folder(flags: Import) -> int:
             record = _record(source, role, model, {key: published[key] for key in BESIDE if key in published})
             extra = {key: record[key] for key in ("config", "versions")}
             with checkpoint.writing(part, keep=1) as writer:
-                checkpoint.save(writer, 0, {"roles": {role: params}}, extra, wait=True)
+                checkpoint.save(writer, 0, {"roles": {role: params}}, extra)
         write_json(part / FILE, record)
         (part / TOKENIZER).mkdir()
         _copy_tokenizer(source, part / TOKENIZER)

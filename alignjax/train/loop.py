@@ -60,7 +60,7 @@ class Run:
         pending: Returns the experience that was made and not yet learned from, for checkpoints of an overlapped run.
         update: Learns from a batch, with metrics.
         writer: Writes checkpoints.
-        sink: Writes lines of metrics.
+        write: Writes lines of metrics.
         sample: Shows samples after a step.
         keep: Writes the batches of an algorithm without losses.
         show: Shows the step, and its line of metrics if one was written.
@@ -76,7 +76,7 @@ class Run:
     pending: Callable[[], Any]
     update: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
     writer: checkpoint.Writer
-    sink: metrics.Sink
+    write: metrics.Write
     sample: OnStep
     keep: Callable[[int, Batch], None]
     show: Callable[[int, metrics.Row | None], None]
@@ -162,7 +162,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
         with (
             _experience(resolved, source, state, folder) as (batches, experience, pending),
             checkpoint.writing(folder, keep=experiment.keep) as writer,
-            metrics.opened(folder, start, tags=experiment.tags, config=record["config"]) as sink,
+            metrics.opened(folder, start, tags=experiment.tags, config=record["config"]) as write,
             sampler(experiment, workspace, start, console) as sample,
             metrics.watched(console, workspace.stage or "train", start, experiment.steps) as show,
         ):
@@ -176,7 +176,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
                 pending=pending,
                 update=update,
                 writer=writer,
-                sink=sink,
+                write=write,
                 sample=sample,
                 keep=_recorder(algorithm, folder),
                 show=show,
@@ -227,7 +227,7 @@ def run_steps(run: Run, on_step: OnStep | None = None) -> TrainState:
         if log_now or last:
             checkpoint.check(run.writer)
             row = _row(pending, batch, clock(), log.written)
-            run.sink.write(step, row)
+            run.write(step, row)
             pending, log = [], Log(written=clock())
         run.show(step, row)
         if save:

@@ -1,10 +1,9 @@
 """The numbers of a run: metrics.jsonl always, TensorBoard when tensorboardX is installed, Weights & Biases on request,
-and a progress bar or plain lines for whoever watches. A sink is a record of two functions."""
+and a progress bar or plain lines for whoever watches. A sink is a function write(step, row), open inside a `with`."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib
 import json
 import math
@@ -29,14 +28,7 @@ SAMPLES = "samples.jsonl"
 CLOCK = "time/"  # names below it hold wall-clock numbers: all that differs between two runs of one config
 QUIET_SECONDS = 10.0  # between two plain lines when there is no terminal
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Sink:
-    """A place for rows of metrics: write(step, row), and close()."""
-
-    write: Callable[[int, Row], None]
-    close: Callable[[], None] = lambda: None
+Write = Callable[[int, Row], Any]
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
@@ -71,7 +63,8 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def jsonl(path: Path, done: int) -> Sink:
+@contextlib.contextmanager
+def jsonl(path: Path, done: int) -> Iterator[Write]:
     """Appends one JSON object per row, `step` first; each line is out of the process when `write` returns.
 
     Args:
@@ -79,14 +72,14 @@ def jsonl(path: Path, done: int) -> Sink:
         done: The number of finished steps.
     """
     cut_back(path, done)
-    file = path.open("a", encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
 
-    def write(step: int, row: Row) -> None:
-        line = {"step": step} | {name: _strict(value) for name, value in row.items() if name != "step"}
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
+        def write(step: int, row: Row) -> None:
+            line = {"step": step} | {name: _strict(value) for name, value in row.items() if name != "step"}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
 
-    return Sink(write, file.close)
+        yield write
 
 
 def cut_back(path: Path, step: int) -> int:
@@ -120,30 +113,27 @@ def _scalars(row: Row) -> Row:
     return {name: value for name, value in row.items() if isinstance(value, (int, float))}
 
 
-def tensorboard(folder: Path, step: int) -> Sink | None:
-    """Writes scalars for TensorBoard, after purging what it has beyond `step`; None when tensorboardX is not
+@contextlib.contextmanager
+def tensorboard(folder: Path, step: int) -> Iterator[Write]:
+    """Writes scalars for TensorBoard, after purging what it has beyond `step`; nothing where tensorboardX is not
     installed.
 
     Args:
         folder: Where events go.
         step: The last step that stays.
-
-    Returns:
-        The sink, or None.
     """
-    try:
-        writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder), purge_step=step + 1)
-    except ImportError:
-        return None
-
-    def write(step: int, row: Row) -> None:
-        for name, value in _scalars(row).items():
-            writer.add_scalar(name, value, step)
-
-    return Sink(write, writer.close)
+    module = None
+    with contextlib.suppress(ImportError):
+        module = importlib.import_module("tensorboardX")
+    if module is None:
+        yield lambda step, row: None
+        return
+    with contextlib.closing(module.SummaryWriter(str(folder), purge_step=step + 1)) as writer:
+        yield lambda step, row: [writer.add_scalar(name, value, step) for name, value in _scalars(row).items()]
 
 
-def wandb(folder: Path, project: str, config: Any) -> Sink:
+@contextlib.contextmanager
+def wandb(folder: Path, project: str, config: Any) -> Iterator[Write]:
     """Logs scalars to a Weights & Biases run, which is named after the run folder.
 
     The folder keeps the run's id: a folder of the same name elsewhere, or made anew, is another run. A run that an
@@ -158,7 +148,6 @@ def wandb(folder: Path, project: str, config: Any) -> Sink:
         ImportError: wandb is not installed; the message says what to install.
         ConfigError: wandb cannot log, for example for want of a login.
     """
-    # The sink is closed while the exception of a failed run is still being handled: that is how the exit code is known.
     try:
         module = importlib.import_module("wandb")
     except ImportError:
@@ -172,14 +161,14 @@ def wandb(folder: Path, project: str, config: Any) -> Sink:
         run = module.init(project=project, name=name, id=number, dir=str(folder), config=config, resume="allow")
     except module.Error as error:
         raise ConfigError(f"tags ask for wandb: {error} WANDB_MODE=offline logs into the run folder alone") from error
-    return Sink(
-        lambda step, row: run.log(_scalars(row), step=step),
-        lambda: run.finish(exit_code=int(sys.exc_info()[0] is not None)),
-    )
+    try:
+        yield lambda step, row: run.log(_scalars(row), step=step)
+    finally:
+        run.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 @contextlib.contextmanager
-def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> Iterator[Sink]:
+def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> Iterator[Write]:
     """Opens all sinks of a run that has done `step` steps, as one, on the first process alone.
 
     What an interrupted run wrote beyond `step` is dropped, so that the files end as those of an uninterrupted run.
@@ -190,23 +179,14 @@ def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> 
         tags: tags["wandb"] is the Weights & Biases project to log to.
         config: The config of the run, as JSON.
     """
-    sinks: list[Sink] = []
-    if is_main_process():
-        sinks.append(jsonl(folder / METRICS, step))
-        if (board := tensorboard(folder / "tensorboard", step)) is not None:
-            sinks.append(board)
-        if "wandb" in tags:
-            sinks.append(wandb(folder, tags["wandb"], config))
-
-    def write(step: int, row: Row) -> None:
-        for sink in sinks:
-            sink.write(step, row)
-
-    try:
-        yield Sink(write)
-    finally:
-        for sink in sinks:
-            sink.close()
+    with contextlib.ExitStack() as stack:
+        sinks: list[Write] = []
+        if is_main_process():
+            sinks.append(stack.enter_context(jsonl(folder / METRICS, step)))
+            sinks.append(stack.enter_context(tensorboard(folder / "tensorboard", step)))
+            if "wandb" in tags:
+                sinks.append(stack.enter_context(wandb(folder, tags["wandb"], config)))
+        yield lambda step, row: [write(step, row) for write in sinks]
 
 
 # ------------------------------------------------------------------------------------------------------------- watching

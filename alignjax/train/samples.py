@@ -68,19 +68,15 @@ def sampler(experiment: Experiment, workspace: Workspace, start: int, console: C
         yield lambda step, state, batch: None
         return
     # The file is opened once and not per sample, and by the first process alone, after what a crash left is cut off.
-    samples = experiment.sample(experiment, workspace)
-    sink = metrics.Sink(lambda step, row: None)
-    if is_main_process():
-        sink = metrics.jsonl(workspace.folder / metrics.SAMPLES, start)
+    samples, path = experiment.sample(experiment, workspace), workspace.folder / metrics.SAMPLES
+    sink = metrics.jsonl(path, start) if is_main_process() else contextlib.nullcontext(lambda step, row: None)
+    with sink as write:
 
-    def show(step: int, state: Any, batch: Batch) -> None:
-        texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)
-        sink.write(step, {"samples": texts})
-        for name, text in texts[0].items() if texts else ():
-            line = " ".join(str(text).split())
-            console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
+        def show(step: int, state: Any, batch: Batch) -> None:
+            texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)
+            write(step, {"samples": texts})
+            for name, text in texts[0].items() if texts else ():
+                line = " ".join(str(text).split())
+                console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
 
-    try:
         yield show
-    finally:
-        sink.close()

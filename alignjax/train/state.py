@@ -257,14 +257,14 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
     return first(jnp.uint32(seed), loaded, published)
 
 
-def restored_params(folder: Path, algorithm: Algorithm, role: str, step: int | None = None) -> Params:
-    """Restores what a role's model ran on: its `build` applied, adapters and quantized weights left as they are.
+def restored_params(folder: Path, algorithm: Algorithm, role: str) -> Params:
+    """Restores what a role's model ran on, of the newest checkpoint: its `build` applied, adapters and quantized
+    weights left as they are.
 
     Args:
         folder: A run folder, or the folder of a pipeline step in one.
         algorithm: The algorithm that was trained there.
         role: The role.
-        step: The step of the checkpoint; None takes the newest.
 
     Raises:
         ConfigError: The algorithm has no such role.
@@ -275,5 +275,5 @@ def restored_params(folder: Path, algorithm: Algorithm, role: str, step: int | N
         raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
     like = abstract_state(algorithm).roles
     names = roles if roles[role].build is not None else (role,)  # a build may read any other role
-    trees = {name: restore_role(folder, name, step, like=like[name]) for name in names}
+    trees = {name: restore_role(folder, name, like=like[name]) for name in names}
     return params_of(roles, trees)(role)

@@ -140,7 +140,7 @@ def test_adapters_are_added_to_their_weights(folder: Path, tmp_path: Path, capsy
     moved = jax.tree.map(lambda leaf: leaf + 0.1, state.roles["policy"])
     trees = {**state.roles, "policy": moved}
     with checkpoint.writing(run, keep=1) as writer:
-        checkpoint.save(writer, 1, {"roles": trees}, {}, wait=True)
+        checkpoint.save(writer, 1, {"roles": trees}, {})
     assert main(["export", str(run), "--to", str(tmp_path / "out")]) == 0
     merged = lora.merged(params_of(loaded.config.algorithm.roles, trees)("policy"))
     found = tensors_of(tmp_path / "out")

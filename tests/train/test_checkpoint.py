@@ -309,12 +309,14 @@ def test_too_little_room_is_said_before_anything_runs(tmp_path: Path, monkeypatc
 def test_a_failed_background_write_is_told_and_loses_nothing(tmp_path: Path) -> None:
     state = {"roles": {"policy": jax.random.normal(jax.random.key(0), (300_000,))}}
     writer = checkpoint.open_writer(tmp_path, keep=2)
-    checkpoint.save(writer, 30, state, {}, wait=True)
+    checkpoint.save(writer, 30, state, {})
+    checkpoint.wait(writer)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files stop growing, as on a full disk
     try:
+        checkpoint.save(writer, 40, state, {})
         with pytest.raises(CheckpointError, match="step 30 is complete"):
-            checkpoint.save(writer, 40, state, {}, wait=True)
+            checkpoint.wait(writer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoint.steps(tmp_path) == [30]
@@ -324,7 +326,7 @@ def test_a_failed_background_write_is_told_and_loses_nothing(tmp_path: Path) -> 
 def test_a_step_is_not_written_over(copied: Path) -> None:
     writer = checkpoint.open_writer(copied, keep=2)
     with pytest.raises(CheckpointError, match="already there"):
-        checkpoint.save(writer, 20, make_state(99), {}, wait=True)
+        checkpoint.save(writer, 20, make_state(99), {})
     assert raw(checkpoint.restore(copied, abstract(make_state()), step=20)[0]) == raw(make_state(20))
 
 

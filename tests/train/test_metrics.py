@@ -38,9 +38,8 @@ def test_only_losses_and_gradients_must_be_finite() -> None:
 
 
 def test_jsonl_is_strict_json_and_unicode(tmp_path: Path) -> None:
-    sink = metrics.jsonl(tmp_path / "m.jsonl", 0)
-    sink.write(3, {"loss": float("nan"), "text": "ä\n\u2028", "list": [float("inf"), 1]})
-    sink.close()
+    with metrics.jsonl(tmp_path / "m.jsonl", 0) as write:
+        write(3, {"loss": float("nan"), "text": "ä\n\u2028", "list": [float("inf"), 1]})
     (line,) = (tmp_path / "m.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     assert json.loads(line, parse_constant=pytest.fail) == {
         "step": 3,
@@ -75,8 +74,8 @@ def test_all_sinks_get_the_same_and_tensorboard_is_purged(tmp_path: Path, monkey
             calls.append("close")
 
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
-    with metrics.opened(tmp_path, 4, tags={}, config={}) as sink:
-        sink.write(5, {"loss": 0.5, "per_class": [1.0, 2.0]})
+    with metrics.opened(tmp_path, 4, tags={}, config={}) as write:
+        write(5, {"loss": 0.5, "per_class": [1.0, 2.0]})
     assert calls == [("open", 5), ("loss", 0.5, 5), "close"]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 5, "loss": 0.5, "per_class": [1.0, 2.0]}
 
@@ -110,8 +109,8 @@ def test_a_folder_is_one_run_of_wandb_and_an_error_fails_it(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=RuntimeError))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-    with metrics.opened(tmp_path / "a", 0, tags={"wandb": "p"}, config={}) as sink:
-        sink.write(1, {"loss": 0.5, "per_class": [1.0, 2.0]})
+    with metrics.opened(tmp_path / "a", 0, tags={"wandb": "p"}, config={}) as write:
+        write(1, {"loss": 0.5, "per_class": [1.0, 2.0]})
     with pytest.raises(KeyError), metrics.opened(tmp_path / "a", 1, tags={"wandb": "p"}, config={}):
         raise KeyError
     with metrics.opened(tmp_path / "b", 0, tags={"wandb": "p"}, config={}):
@@ -119,8 +118,11 @@ def test_a_folder_is_one_run_of_wandb_and_an_error_fails_it(tmp_path: Path, monk
     (first, *_), row, done, (again, *_), failed, (other, name, resume), _ = calls
     assert (first, row, done, failed) == (again, (1, {"loss": 0.5}), 0, 1)
     assert (first != other, name, resume) == (True, f"{tmp_path.name}-b", "allow")
-    with pytest.raises(ConfigError, match=r"wandb: no login. WANDB_MODE=offline"):
-        metrics.wandb(tmp_path, "", {})
+    with (
+        pytest.raises(ConfigError, match=r"wandb: no login. WANDB_MODE=offline"),
+        metrics.wandb(tmp_path, "", {}),
+    ):
+        pass
 
 
 def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ step's JSON says; who reads by name need not know.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,21 +160,30 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
             leaves, shapes or dtypes. The message says what is wrong and names the previous step.
     """
     step, meta = _meta(folder, step)
+    return _restored(folder, step, meta, like, meta["leaves"]), meta
+
+
+def _restored(folder: Path, step: int, meta: Mapping[str, Any], like: Any, saved: Iterable[str]) -> Any:
+    """The tree `like`, which must hold just the leaves `saved` of a step."""
     named = leaves_by_name(like)
     targets = {name: plain(leaf) for name, leaf in named.items()}
-    _compare(folder, step, meta["leaves"], targets)
+    _compare(folder, step, {name: meta["leaves"][name] for name in saved}, targets)
     read = _read(folder, step, targets, meta)
     leaves = [as_key(read[name], leaf) if is_key(leaf) else read[name] for name, leaf in named.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def role_shapes(folder: Path, role: str, step: int | None = None) -> Any:
-    """Tells the shapes of one role's tree in a checkpoint. No numbers are read.
+def of_roles(names: Iterable[str], roles: Collection[str]) -> list[str]:
+    """Returns the names of leaves of a state that belong to one of the roles."""
+    return [name for name in names if name.startswith("roles/") and name.split("/")[1] in roles]
+
+
+def role_shapes(folder: Path, role: str) -> Any:
+    """Tells the shapes of one role's tree in the newest checkpoint. No numbers are read.
 
     Args:
         folder: The run folder.
         role: The role.
-        step: Which step; by default the newest.
 
     Returns:
         Nested dicts of ShapeDtypeStructs.
@@ -182,7 +191,7 @@ def role_shapes(folder: Path, role: str, step: int | None = None) -> Any:
     Raises:
         CheckpointError: No such folder, checkpoint or role.
     """
-    return _of_role(folder, role, step)[2]
+    return _of_role(folder, role, None)[2]
 
 
 def _of_role(folder: Path, role: str, step: int | None) -> tuple[int, dict[str, Any], Any]:
@@ -215,10 +224,5 @@ def restore_role(folder: Path, role: str, step: int | None = None, like: Any = N
     if like is not None and not jax.tree.leaves(like):
         return like  # a role whose build only reads others: nothing of it was written
     step, meta, shapes = _of_role(folder, role, step)
-    like = shapes if like is None else like
-    saved, targets = (
-        {name: plain(leaf) for name, leaf in leaves_by_name({"roles": {role: tree}}).items()} for tree in (shapes, like)
-    )
-    _compare(folder, step, {name: form(leaf) for name, leaf in saved.items()}, targets)
-    read = _read(folder, step, targets, meta)
-    return jax.tree.unflatten(jax.tree.structure(like), list(read.values()))
+    tree = {"roles": {role: shapes if like is None else like}}
+    return _restored(folder, step, meta, tree, of_roles(meta["leaves"], [role]))["roles"][role]

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,10 @@ import orbax.checkpoint as ocp
 from alignjax.parallel.processes import Unreachable, all_gather_text, first_line, translate_lost_peer
 from alignjax.train.checkpoint.array_files import as_saved, by_itself, write_leaves
 from alignjax.train.checkpoint.checksums import checksums, form, in_units, plain, tree_bytes
-from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, steps
+from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, of_roles, steps
 from alignjax.tree_names import leaves_by_name
 
 Writer = ocp.CheckpointManager
-
-
-def _of_roles(names: Iterable[str], roles: Collection[str]) -> list[str]:
-    """The names of leaves that belong to one of the roles."""
-    return [name for name in names if name.startswith("roles/") and name.split("/")[1] in roles]
 
 
 def check_room(folder: Path, like: Any, *, keep: int, once: Collection[str] = ()) -> None:
@@ -52,7 +47,7 @@ def check_room(folder: Path, like: Any, *, keep: int, once: Collection[str] = ()
         raise CheckpointError(f"cannot write checkpoints to {root}: {error.strerror}. Use another --run-dir.") from None
     present, named = steps(folder), leaves_by_name(like)
     missing = max(1, keep + 1 - len(present))
-    first = tree_bytes([named[name] for name in _of_roles(named, once)])
+    first = tree_bytes([named[name] for name in of_roles(named, once)])
     each = tree_bytes(like) - first
     need = each * missing + (0 if present else first)
     if free < need:
@@ -85,10 +80,8 @@ def open_writer(folder: Path, *, keep: int, alone: bool = False) -> Writer:
     return Writer(root, options=options)
 
 
-def save(
-    writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, once: Collection[str] = (), wait: bool = False
-) -> None:
-    """Writes a state in the background; when it returns, its buffers may be donated.
+def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, once: Collection[str] = ()) -> None:
+    """Writes a state in the background; when it returns, its buffers may be donated. `wait` waits until it is complete.
 
     Args:
         writer: See `open_writer`.
@@ -97,7 +90,6 @@ def save(
         extra: What goes into the step's JSON beside it.
         once: Roles that no step of the run changes. The first save writes them and waits for it, later ones refer to
             them as long as they are bitwise the same. Not for a writer that is `alone`.
-        wait: Whether to wait until the step is complete.
 
     Raises:
         CheckpointError: This step, or the one before it that was written in the background, could not be written.
@@ -112,14 +104,12 @@ def save(
         **extra,
     }
     full = {name: leaf for name, leaf in named.items() if leaf.size}  # Orbax refuses arrays without elements
-    apart = {name: full.pop(name) for name in _of_roles([*full], once)}
+    apart = {name: full.pop(name) for name in of_roles([*full], once)}
     with _write_errors(writer):
         meta["frozen"] = {_write_once(Path(writer.directory), apart, meta): [*apart]} if apart else {}
         items = ocp.args.Composite(state=as_saved(full), meta=ocp.args.JsonSave(meta))
         if not writer.save(step, args=items):  # what Orbax does with a step that is not newer than all others
             raise FileExistsError(f"step {step} or a later one is already there")
-        if wait:
-            writer.wait_until_finished()
 
 
 def _write_once(root: Path, leaves: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
