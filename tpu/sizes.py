@@ -27,6 +27,7 @@ from alignjax.models.kv_cache import parameter_count
 from alignjax.parallel.tpu_topologies import Topology, topology
 from alignjax.roles import fresh
 from alignjax.train.optimizers import adamw
+from alignjax.train.resolve import resolve
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
 
@@ -114,7 +115,7 @@ def _mesh(slice_: Topology) -> str:
 
 def _bytes(made: Experiment, slice_: Topology, compile_: bool) -> DeviceMemory:
     mesh = slice_mesh(made.mesh, slice_) if compile_ else abstract_mesh(made.mesh, slice_.devices)
-    return device_memory(made, Workspace(Path("runs")), mesh, compile_=compile_)
+    return device_memory(resolve(made, Workspace(Path("runs")), mesh), compile_=compile_)
 
 
 def _row(size: str, count: int, memory: DeviceMemory, slice_: Topology) -> str:

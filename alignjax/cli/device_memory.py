@@ -17,15 +17,14 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.config import ConfigError, Experiment, MeshConfig
+from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
 from alignjax.parallel.tpu_topologies import Topology
 from alignjax.stages.host_stages import host
 from alignjax.train.checkpoint.checksums import in_units
-from alignjax.train.resolve import resolve
+from alignjax.train.resolve import Resolved
 from alignjax.train.state import trained
-from alignjax.train.step import abstract_experience, make_experience, make_update
-from alignjax.workspace import Workspace
+from alignjax.train.step import make_experience, make_update
 
 
 class Compiled(NamedTuple):
@@ -48,7 +47,7 @@ class DeviceMemory:
     trained, optimizer, frozen: the roles and moments, which exist from step to step; batch: of the batch after all
     stages; ahead: what an overlapped run holds besides, the next batch and the copy of the roles that a host stage's
     thread reads; compiled: the functions that the compiler was asked about, "sample and score" and "update", which run
-    one after the other; empty where it was not asked; prompts: rows of a batch, on all devices.
+    one after the other; empty where it was not asked.
     """
 
     trained: int
@@ -56,7 +55,6 @@ class DeviceMemory:
     frozen: int
     batch: int
     ahead: int
-    prompts: int
     compiled: dict[str, Compiled] = dataclasses.field(default_factory=dict)
 
     @property
@@ -76,29 +74,23 @@ def device_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def device_memory(experiment: Experiment, workspace: Workspace, mesh: Any, *, compile_: bool = False) -> DeviceMemory:
+def device_memory(resolved: Resolved, *, compile_: bool = False) -> DeviceMemory:
     """Measures what each device of a mesh holds in a step of an experiment, without allocating anything.
 
     Args:
-        experiment: the run.
-        workspace: where its source may look for what earlier steps made.
-        mesh: an AbstractMesh will do, unless the compiler is asked.
-        compile_: also asks the compiler of the mesh's devices, which may exist only as a description (`slice_mesh`).
+        resolved: The experiment on a mesh, which may be abstract unless the compiler is asked.
+        compile_: Also asks the compiler of the mesh's devices, which may exist only as a description (`slice_mesh`).
 
     Returns:
         Bytes of one device.
 
     Raises:
-        ConfigError: if there is no room for a compiled function; also whatever the run itself raises for its shapes.
+        ConfigError: There is no room for a compiled function; also whatever the run itself raises for its shapes.
     """
-    algorithm = experiment.algorithm
-    resolved = resolve(experiment, workspace, mesh)
-    state, spec = dataclasses.replace(resolved.state, pending=None), resolved.spec
-    # The stages are traced without shardings: jax checks explicit ones differently while it traces.
-    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    experiment, algorithm = resolved.experiment, resolved.experiment.algorithm
+    state = dataclasses.replace(resolved.state, pending=None)
     spec, filled = (
-        with_shardings(batch, batch_shardings(batch, mesh))
-        for batch in (spec, abstract_experience(algorithm, bare, spec))
+        with_shardings(batch, batch_shardings(batch, resolved.mesh)) for batch in (resolved.spec, resolved.filled)
     )
     names = trained(algorithm.roles)
     hosted = any(stage.function is host for stage in algorithm.experience.values())
@@ -113,7 +105,6 @@ def device_memory(experiment: Experiment, workspace: Workspace, mesh: Any, *, co
         frozen=device_bytes({name: tree for name, tree in state.roles.items() if name not in names}),
         batch=device_bytes(filled),
         ahead=device_bytes((filled, state.roles if hosted else {})) if experiment.overlap else 0,
-        prompts=resolved.source.spec.prompt.shape[0],
         compiled=compiled,
     )
 
@@ -193,37 +184,47 @@ def slice_mesh(config: MeshConfig, topology: Topology) -> Mesh:
     return make_mesh(config, devices)
 
 
-def describe(
-    experiment: Experiment, workspace: Workspace, topology: Topology | None, compile_: bool, console: Console
-) -> int:
-    """Prints what each device of TPU slices, or of this machine, holds.
+def mesh_for(config: MeshConfig, topology: Topology | None, compile_: bool) -> tuple[Any, str]:
+    """Makes the mesh that a dry run is for, and says in words which of its devices are meant.
 
     Args:
-        experiment: the run.
-        workspace: where its source may look for what earlier steps made.
-        topology: the slices; if None, as many devices as the mesh names, or those of this machine for the compiler.
-        compile_: also asks their compiler what sampling and updating need.
-        console: where it is printed.
-
-    Returns:
-        Bytes of one device.
+        config: The sizes of the axes.
+        topology: TPU slices; if None, as many devices as the axes have, or those of this machine for the compiler.
+        compile_: Whether the compiler will be asked, for which a mesh without devices is not enough.
 
     Raises:
-        ConfigError: for a mesh that is not the devices' size, and where the compiler cannot answer.
+        ConfigError: The mesh has not the devices' size, or there is no compiler for them.
     """
-    # A mesh without devices is enough to count bytes, so no slice is needed for it; only the compiler asks for
-    # described or real devices. A batch that no axis splits is told last, as that is what to change.
-    mesh: Any
     if topology is not None:
-        mesh, place = mesh_on(experiment.mesh, topology), f"{topology.devices} devices of {topology}"
-    elif compile_:
-        mesh, place = make_mesh(experiment.mesh), f"{jax.device_count()} x {jax.default_backend()} here"
-    else:
-        sizes = [max(size, 1) for size in dataclasses.astuple(experiment.mesh)]
-        mesh, place = abstract_mesh(MeshConfig(*sizes), math.prod(sizes)), f"{math.prod(sizes)} devices"
-    target = slice_mesh(experiment.mesh, topology) if topology and compile_ else mesh
-    memory = device_memory(experiment, workspace, target, compile_=compile_)
-    shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+        abstract = mesh_on(config, topology)
+        return slice_mesh(
+            config, topology
+        ) if compile_ else abstract, f"each of the {topology.devices} devices of {topology}"
+    if compile_:
+        return make_mesh(config), f"each of the {jax.device_count()} x {jax.default_backend()} here"
+    sizes = [max(size, 1) for size in dataclasses.astuple(config)]
+    count = math.prod(sizes)
+    return abstract_mesh(MeshConfig(*sizes), count), "one device" if count == 1 else f"each of the {count} devices"
+
+
+def describe(resolved: Resolved, place: str, topology: Topology | None, compile_: bool, console: Console) -> int:
+    """Prints what each device of a mesh holds, and returns the bytes of one.
+
+    Args:
+        resolved: The experiment on the mesh, both by `mesh_for`.
+        place: Which of its devices are meant, in words.
+        topology: TPU slices, if it lies on these.
+        compile_: Also asks their compiler what sampling and updating need.
+        console: Where it is printed.
+
+    Raises:
+        ConfigError: The compiler cannot answer.
+    """
+    # A batch that no axis splits is told last, as that is what to change.
+    experiment, sizes = resolved.experiment, resolved.mesh.shape
+    memory = device_memory(resolved, compile_=compile_)
+    shape = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    table = right_aligned("memory", "bytes", "", title=f"{place}: mesh {shape}")
     rows = {
         "trained weights": memory.trained,
         "optimizer state": memory.optimizer,
@@ -234,7 +235,11 @@ def describe(
     }
     total = {"at most at once" if compile_ else "in all, before what sampling and updating need": memory.total}
     total |= {"memory of the device": topology.hbm_bytes} if topology else {}
-    console.print(bytes_table(f"each of the {place}: mesh {shape}", rows, total))
+    for part in (rows, total):
+        for name, size in part.items():
+            table.add_row(name, f"{size:,}", in_units(size))
+        table.add_section()
+    console.print(table)
     if compile_:
         table = right_aligned("compiled", "arguments", "outputs", "written in place", "temporary")
         for name, program in memory.compiled.items():
@@ -244,10 +249,10 @@ def describe(
             console.print("the stages are not compiled: a host stage stands among them")
     if topology is not None:
         console.print(_verdict(memory.total / topology.hbm_bytes, compile_))
-    ways = mesh.shape["replica"] * mesh.shape["fsdp"]
-    if memory.prompts % ways:
+    ways, prompts = sizes["replica"] * sizes["fsdp"], jax.tree.leaves(resolved.spec)[0].shape[0]
+    if prompts % ways:
         console.print(
-            f"{memory.prompts} prompts do not split over {ways} devices: every device works on all of them. Make the "
+            f"{prompts} prompts do not split over {ways} devices: every device works on all of them. Make the "
             f"batch a multiple of {ways}, or --mesh.tensor larger"
         )
     return memory.total
@@ -269,20 +274,4 @@ def right_aligned(first: str, *numbers: str, **options: Any) -> Table:
     table = Table(first, **options, title_justify="left")
     for head in numbers:
         table.add_column(head, justify="right")
-    return table
-
-
-def bytes_table(title: str, rows: dict[str, int], total: dict[str, int]) -> Table:
-    """Makes a table of bytes by what they are for, and of their sum.
-
-    Args:
-        title: The title.
-        rows: Bytes by purpose.
-        total: Their sum, and what else stands below the line.
-    """
-    table = right_aligned("memory", "bytes", "", title=title)
-    for part in (rows, total):
-        for name, size in part.items():
-            table.add_row(name, f"{size:,}", in_units(size))
-        table.add_section()
     return table

@@ -5,7 +5,6 @@ No data is read, no array allocated, no folder made, and an earlier step's outpu
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,14 +13,14 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from alignjax.cli.device_memory import bytes_table, describe, right_aligned
+from alignjax.cli.device_memory import describe, mesh_for, right_aligned
 from alignjax.cli.plain_attention import traceable_for
 from alignjax.config import Experiment, Fn, Pipeline
 from alignjax.parallel.tpu_topologies import Topology
 from alignjax.train.checkpoint.checksums import in_units, tree_bytes
-from alignjax.train.resolve import resolve
+from alignjax.train.resolve import Resolved, resolve
 from alignjax.train.state import TrainState
-from alignjax.train.step import abstract_experience, make_update
+from alignjax.train.step import make_update
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Algorithm, Batch, Model
 from alignjax.workspace import Workspace
@@ -41,7 +40,7 @@ def dry_run(
         config: the experiment or the pipeline.
         workspace: the run folder, of which nothing needs to exist.
         console: where it is printed; without markup, for shapes have brackets.
-        topology: TPU slices; what each of their devices holds is printed too.
+        topology: TPU slices, whose devices are meant; if None, as many devices as a step's mesh has.
         compile_: also asks the compiler of those devices, or of this machine's, what sampling and updating need.
 
     Raises:
@@ -49,10 +48,9 @@ def dry_run(
     """
     # Everything is traced by shape and nothing is allocated, so a run for a large slice can be checked on a laptop; the
     # steps share `shown`, that a model which many of them use is described once.
-    by_device = topology is not None or compile_
     shown: dict[Any, str] = {}
-    heads = [f"a device {'here' if topology is None else f'of {topology}'}"] if by_device else []
-    overview = right_aligned("step", "iterations", "parameters", "state and batch", *heads, title="the pipeline")
+    head = "a device" if topology is None else f"a device of {topology}"
+    overview = right_aligned("step", "iterations", "parameters", head, title="the pipeline")
     steps = config.steps if isinstance(config, Pipeline) else {"": config}
     for name, step in steps.items():
         if name:
@@ -61,17 +59,17 @@ def dry_run(
             _job(step, console)
             overview.add_row(name, step.name)
             continue
-        folder = workspace.of(name) if name else workspace
         if topology is not None:
             step, fused = traceable_for(step, topology)
             if fused:
                 note = "measured with plain attention, whose scores take memory; splash attention's do not"
                 console.print(f"{', '.join(fused)}: {note}")
-        count, total = _experiment(step, folder, console, shown)
-        split = any(size > 1 for size in dataclasses.astuple(step.mesh))
-        size = describe(step, folder, topology, compile_, console) if by_device or split else total
-        cells = [in_units(size)] if by_device else []
-        overview.add_row(name, f"{step.steps:,}", f"{count:,}", in_units(total), *cells)
+        mesh, place = mesh_for(step.mesh, topology, compile_)
+        resolved = resolve(step, workspace.of(name), mesh)
+        _print_shapes(resolved, name, console, shown)
+        size = describe(resolved, place, topology, compile_, console)
+        console.print(f"{step.steps} iterations, seed {step.seed}\n")
+        overview.add_row(name, f"{step.steps:,}", f"{_elements(resolved.state.roles):,}", in_units(size))
     if isinstance(config, Pipeline):
         console.print(overview)
 
@@ -92,29 +90,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 90 else f"{text[:87]}..."
 
 
-def _experiment(
-    experiment: Experiment, workspace: Workspace, console: Console, shown: dict[Any, str]
-) -> tuple[int, int]:
-    """Prints one experiment and returns its parameters and bytes; shown: trees printed before, and whose they were."""
-    algorithm: Algorithm = experiment.algorithm  # with cached log-probs the run that fills the cache
-    resolved = resolve(experiment, workspace)
-    spec, state = resolved.spec, resolved.state
-    filled = abstract_experience(algorithm, state, spec)
+def _print_shapes(resolved: Resolved, step: str, console: Console, shown: dict[Any, str]) -> None:
+    """Prints roles, batch and metrics of an experiment; shown: trees printed before, and whose they were."""
+    algorithm: Algorithm = resolved.experiment.algorithm
+    state, filled = resolved.bare_state, resolved.filled
     console.print(_roles(algorithm, state))
-    for line in _parameters(state, workspace.stage, shown):
+    for line in _parameters(state, step, shown):
         console.print(line)
-    console.print(_shapes(spec, filled))
+    console.print(_shapes(resolved.spec, filled))
     _, metrics = jax.eval_shape(make_update(algorithm), state, filled)
     console.print(f"metrics: {', '.join(sorted(metrics)) or 'none'}")
-    parts = {
-        "parameters": tree_bytes(state.roles),
-        "optimizer state": tree_bytes(state.optimizers),
-        "batch": tree_bytes(filled),
-    }
-    total = sum(parts.values())
-    console.print(bytes_table("of all devices together", parts, {"state and batch": total}))
-    console.print(f"{experiment.steps} iterations, seed {experiment.seed}\n")
-    return _elements(state.roles), total
 
 
 def _elements(tree: Any) -> int:
@@ -147,7 +132,7 @@ def _stacked(tree: Any) -> Iterator[tuple[str, str, int]]:
         yield name or "(value)", form if len(sizes) == 1 else f"{len(sizes)} x {form}", sum(sizes)
 
 
-def _parameters(state: TrainState, step: str | None, shown: dict[Any, str]) -> Iterable[str]:
+def _parameters(state: TrainState, step: str, shown: dict[Any, str]) -> Iterable[str]:
     """Yields the tree of every role as lines; a tree of the shapes of an earlier one is one line that names it."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, tree in state.roles.items():
@@ -156,7 +141,7 @@ def _parameters(state: TrainState, step: str | None, shown: dict[Any, str]) -> I
         if rows in shown:
             yield f"{', '.join(names)}: shapes of {shown[rows]}"
             continue
-        shown[rows] = names[0] if step is None else f"{names[0]} in {step}"
+        shown[rows] = f"{names[0]} in {step}" if step else names[0]
         yield f"{', '.join(names)}:"
         width = max((len(path) for path, _, _ in rows), default=0)
         yield from (f"  {path:<{width}}  {form}  {count:,}" for path, form, count in rows)

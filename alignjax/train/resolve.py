@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
+
+import jax
 
 from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
@@ -41,6 +44,17 @@ class Resolved:
         """The shapes and dtypes of the source's batches."""
         return self.source.spec
 
+    @property
+    def bare_state(self) -> TrainState:
+        """The state without shardings, to trace with: jax checks explicit ones differently while it traces."""
+        state = dataclasses.replace(self.state, pending=None)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+
+    @functools.cached_property
+    def filled(self) -> Batch:
+        """The shapes and dtypes of a batch after all stages; with cached log-probs of the run that fills the cache."""
+        return abstract_experience(self.experiment.algorithm, self.bare_state, self.spec)
+
 
 def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = None) -> Resolved:
     """Makes the source and the abstract state of an experiment and checks that its parts go together.
@@ -72,8 +86,7 @@ def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = Non
 
 def experience_shapes(experiment: Experiment) -> Batch:
     """Returns the shapes of the batches that an experiment makes, from its config alone: those of recorded samples."""
-    resolved = resolve(experiment, None)
-    return abstract_experience(experiment.algorithm, resolved.state, resolved.spec)
+    return resolve(experiment, None).filled
 
 
 def _check_buckets(experiment: Experiment, algorithm: Algorithm, state: TrainState, spec: Batch) -> None:

@@ -20,6 +20,7 @@ from alignjax.models import TransformerConfig, transformer
 from alignjax.parallel.mesh import make_mesh, place_batch, state_shardings
 from alignjax.roles import fresh
 from alignjax.train.optimizers import adamw
+from alignjax.train.resolve import resolve
 from alignjax.train.state import abstract_state, create_state
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
@@ -71,8 +72,8 @@ def main() -> None:
         state = create_state(made.algorithm, 0, WORKSPACE, shardings)
         batch = place_batch(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), prompts(None, 0).spec), mesh)
         device = jax.devices()[3]
-        memory = device_memory(made, WORKSPACE, abstract_mesh(config, 8))
-        asked = device_memory(made, WORKSPACE, mesh, compile_=True) if name == "4x2" else memory
+        memory = device_memory(resolve(made, WORKSPACE, abstract_mesh(config, 8)))
+        asked = device_memory(resolve(made, WORKSPACE, mesh), compile_=True) if name == "4x2" else memory
         answer[name] = {
             "said": dataclasses.asdict(memory),
             "asked": dataclasses.asdict(asked) | {"total": asked.total, "state": asked.state},

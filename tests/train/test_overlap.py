@@ -23,6 +23,7 @@ from alignjax.config import ConfigError, Experiment, MeshConfig, fn
 from alignjax.numerics import strong
 from alignjax.parallel.mesh import state_shardings, with_shardings
 from alignjax.train.loop import train
+from alignjax.train.resolve import resolve
 from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch
@@ -192,7 +193,7 @@ def test_a_dry_run_counts_what_is_held_beside_the_update(hosted: bool) -> None:
     both = Algorithm({**stage, **plain.algorithm.experience}, plain.algorithm.losses, plain.algorithm.roles)
     one = dataclasses.replace(plain, algorithm=both)
     two = dataclasses.replace(one, overlap=True)
-    apart, beside = (device_memory(each, Workspace(Path()), mesh) for each in (one, two))
+    apart, beside = (device_memory(resolve(each, Workspace(Path()), mesh)) for each in (one, two))
     shapes = abstract_state(both)
     copied = device_bytes(with_shardings(shapes, state_shardings(both, shapes, mesh)).roles) if hosted else 0
     assert beside.total - apart.total == apart.batch + copied > copied
