@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
 from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
-from alignjax.models.huggingface.folders import new_folder
+from alignjax.models.huggingface.folders import CONFIG, new_folder
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
 from alignjax.train.checkpoint.checksums import in_units, tree_bytes
@@ -29,7 +28,6 @@ from alignjax.workspace import DOWNLOAD_AGAIN, Workspace, read_json, write_json
 # Keys of a config.json that are no architecture and go with the weights all the same.
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 BESIDE = (*IDS, "max_position_embeddings")
-CONFIG = "config.json"
 GENERATION = "generation_config.json"  # where transformers' generate and vLLM look for what ends a completion
 TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its tokenizer files
 GIGABYTE = 1_000_000_000
@@ -58,9 +56,8 @@ def import_folder(flags: Import) -> int:
             params = huggingface.load(source, model, report_progress=_progress(status, "reading"))
             status.update("writing")
             record = _record(source, role, model, {key: published[key] for key in BESIDE if key in published})
-            extra = {key: record[key] for key in ("config", "versions")}
             with checkpoint.writing(part, keep=1) as writer:
-                checkpoint.save(writer, 0, {"roles": {role: params}}, extra)
+                checkpoint.save(writer, 0, {"roles": {role: params}}, record)
         write_json(part / FILE, record)
         (part / TOKENIZER).mkdir()
         _copy_tokenizer(source, part / TOKENIZER)
@@ -167,7 +164,7 @@ def _write_tokenizer(tokenizer: Path | Tokenizer | None, part: Path) -> None:
         spelled = tokenizer.backend.id_to_token
         tokens = {f"{name}_token": spelled(getattr(tokenizer, name)) for name in ("pad", "bos", "eos")}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
-        (part / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(part / "tokenizer_config.json", settings)
 
 
 def _ids(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,8 +196,7 @@ def _write_generation(path: Path, ids: dict[str, Any]) -> None:
     completion than `ids` say, but not fewer."""
     copied = read_json(path, DOWNLOAD_AGAIN) or {}
     ends = list(dict.fromkeys((*_listed(copied.get("eos_token_id")), *_listed(ids["eos_token_id"]))))
-    merged = {**ids, **copied, "eos_token_id": ends[0] if len(ends) == 1 else ends}
-    path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+    write_json(path, {**ids, **copied, "eos_token_id": ends[0] if len(ends) == 1 else ends})
 
 
 def _record_of_import(folder: Path) -> dict[str, Any] | None:
