@@ -1,13 +1,38 @@
-"""Whether a trained policy beats what needs no training: a lower temperature, or the best of a few samples."""
+"""Players that need no training, a lower temperature or the best of a few samples, and whether a trained policy beats
+them."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from alignjax.evaluate.intervals import DataError, as_column, interval
+from alignjax.evaluate.players import Player
+
+
+def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, ...]:
+    """Returns what a trained policy has to beat: the baseline at temperature 0.5, greedy, and the best of four of its
+    samples by the training judge, where there is one.
+
+    Args:
+        baseline: The first player of a tournament.
+        judges: The names of the judges.
+    """
+    label = baseline.label or baseline.name
+    control = functools.partial(dataclasses.replace, baseline, control=True)
+    players = [
+        control(name=f"{baseline.name}_cool", label=f"{label}, T = 0.5", note="no training", temperature=0.5),
+        control(name=f"{baseline.name}_greedy", label=f"{label}, greedy", note="no training", temperature=0.0),
+    ]
+    if "training" in judges:
+        note = f"no training; at most log 4 = {math.log(4):.2f} nats, 0.64 if the judge ranks by a score"
+        players.append(control(name=f"{baseline.name}_best_of_4", label=f"{label}, best of 4", note=note, best_of=4))
+    return tuple(players)
 
 
 def against_best_control(

@@ -1,10 +1,9 @@
-"""Who plays in a tournament: trained policies, controls that need no training, and the answers that they draw."""
+"""Who plays in a tournament, and the answers that they draw; players that need no training are made in `controls`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,26 +49,6 @@ class Player:
     best_of: int = 1
     by: str = "training"
     control: bool = False
-
-
-def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, ...]:
-    """Returns what a trained policy has to beat: the baseline at temperature 0.5, greedy, and the best of four of its
-    samples by the training judge, where there is one.
-
-    Args:
-        baseline: The first player of a tournament.
-        judges: The names of the judges.
-    """
-    label = baseline.label or baseline.name
-    control = functools.partial(dataclasses.replace, baseline, control=True)
-    players = [
-        control(name=f"{baseline.name}_cool", label=f"{label}, T = 0.5", note="no training", temperature=0.5),
-        control(name=f"{baseline.name}_greedy", label=f"{label}, greedy", note="no training", temperature=0.0),
-    ]
-    if "training" in judges:
-        note = f"no training; at most log 4 = {math.log(4):.2f} nats, 0.64 if the judge ranks by a score"
-        players.append(control(name=f"{baseline.name}_best_of_4", label=f"{label}, best of 4", note=note, best_of=4))
-    return tuple(players)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens", "n"))
@@ -129,6 +108,7 @@ def drawn(
         key: Random key.
         max_tokens: The length of a completion in tokens at most.
     """
+    # Weights are read once for all players that share them; all draws are one compiled program.
     places = {(player.stage, player.role): None for player in players}
     weights = {place: restore_role(workspace.find(place[0]), place[1]) for place in places}
     baseline = weights[players[0].stage, players[0].role]

@@ -15,11 +15,11 @@ import numpy as np
 
 from alignjax.config import Fn
 from alignjax.data import Dataset, tokenizer_of
-from alignjax.evaluate import controls, diagnostics, text_metrics, verdicts, win_rate
+from alignjax.evaluate import diagnostics, text_metrics, verdicts, win_rate
+from alignjax.evaluate.controls import against_best_control, default_controls, warnings
 from alignjax.evaluate.intervals import interval
 from alignjax.evaluate.players import (
     Player as Player,
-    default_controls,
     drawn,
     finished,
     sampled as sampled,
@@ -209,8 +209,8 @@ def _against_controls(
     trained = [player.name for player in players[1:] if not player.control]
     names = [player.name for player in (*players[1:], *untrained) if player.name not in trained]
     rates = {name: _against(held_out, name, baseline) for name in (*trained, *names)}
-    compared = controls.against_best_control(rates, trained, names)
-    said = controls.warnings(compared, {name: row["label"] for name, row in labels.items()})
+    compared = against_best_control(rates, trained, names)
+    said = warnings(compared, {name: row["label"] for name, row in labels.items()})
     return {"against_best_control": compared, "warnings": said}
 
 

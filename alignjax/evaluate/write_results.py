@@ -78,11 +78,15 @@ def write(
         "device": str(jax.devices()[0].device_kind),
         "notes": [*played.get("warnings", ()), *notes],
     }
-    paths = write_report.write_report(results, root)
-    console = Console()
+    return {"report": _reported(results, root)}
+
+
+def _reported(results: Mapping[str, Any], root: Path) -> str:
+    """Writes the report into the run folder, prints its table and says where it is."""
+    report, console = write_report.write_report(results, root)["html"], Console()
     write_report.terminal_table(results, console)
-    console.print(f"\n{paths['html']}", highlight=False, soft_wrap=True)
-    return {"report": str(paths["html"])}
+    console.print(f"\n{report}", highlight=False, soft_wrap=True)
+    return str(report)
 
 
 def _age(path: Path) -> float:

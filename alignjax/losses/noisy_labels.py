@@ -63,19 +63,16 @@ def lcpo(
     who = batch.prompts[annotator][:, None] if annotator in batch.prompts else jnp.zeros((len(pair.label), 1), int)
     log_odds = jnp.log(reliabilities) - jnp.log1p(-reliabilities)
     prior = log_odds.astype(a.dtype)[jnp.clip(who, 0, number - 1)]  # [B,1]
-
     # The E-step, for the label as it stands and for its reverse.
     correct_as_labeled = jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))
     correct_reversed = jax.lax.stop_gradient(jax.nn.sigmoid(prior + a - b))
     correct = pair.mix(correct_as_labeled, correct_reversed)
-
     # The M-step of the policy.
     as_labeled = correct_as_labeled * a + (1 - correct_as_labeled) * b
     reversed_ = correct_reversed * b + (1 - correct_reversed) * a
     values = pair.mix(as_labeled, reversed_)
     if normalizer:
         values = values + jnp.logaddexp(-a, -b)
-
     return pair.mean(values), pair.metrics(reliability=_mean_posterior(correct, who, pair.weight, number))
 
 

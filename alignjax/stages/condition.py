@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError
-from alignjax.losses.decorators.sequences import mask_of
 from alignjax.numerics import row_keys
 from alignjax.types import Array, Batch, Context, Key
 
@@ -126,7 +125,8 @@ def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tupl
     """
     number = _bins(batch, edges, goals, "condition_on_reward").reshape(-1)
     tokens, valid = _table(goals)
-    mask = mask_of(batch) * _present(batch)[..., None]
+    mask = batch.need("valid", of="condition_on_reward") if batch.mask is None else batch.mask
+    mask = mask * _present(batch)[..., None]
     return _with_goal(_row_per_completion(batch.replace(mask=mask)), (tokens[number], valid[number]))
 
 

@@ -128,12 +128,12 @@ def test_the_best_of_several_wins_most_against_the_others():
 
 def test_controls_are_the_baseline_and_say_that_they_took_no_training():
     baseline = players.Player("sft", "a step", label="SFT")
-    made = players.default_controls(baseline, ["held_out", "training"])
+    made = controls.default_controls(baseline, ["held_out", "training"])
     assert [player.stage for player in made] == ["a step"] * 3
     assert all(player.control for player in made)
     assert [(player.temperature, player.best_of) for player in made] == [(0.5, 1), (0.0, 1), (1.0, 4)]
     assert len({player.name for player in (baseline, *made)}) == 4
-    assert len(players.default_controls(baseline, ["held_out"])) == 2, "nobody to pick the best"
+    assert len(controls.default_controls(baseline, ["held_out"])) == 2, "nobody to pick the best"
 
 
 def test_a_judge_may_be_a_function():
