@@ -167,6 +167,7 @@ def test_overrides_and_flags_stand_in_any_order(line, monkeypatch):
     assert more == {"resume": False}
 
 
+@pytest.mark.slow
 def test_a_pipeline_trains_and_is_evaluated_again(capsys, tmp_path):
     assert main(["train", THREE, "--run-dir", "run", "--all.steps", "1"]) == 0
     assert (tmp_path / "run" / "second" / "metrics.jsonl").exists()

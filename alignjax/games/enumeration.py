@@ -57,7 +57,7 @@ def _sampler_logps(context: Context, every: Batch, behaviour: Fn) -> dict[str, A
     by_stream = {name: jnp.where(valid, take_token(value, tokens), 0) for name, value in logps.items()}
     chosen = []
     for step in range(tokens.shape[-1]):
-        past = jnp.arange(tokens.shape[-1]) < step  # buffers as the sampler has them: nothing ahead
+        past = (jnp.arange(tokens.shape[-1]) < step)[None, None]  # buffers as the sampler has them: nothing ahead
         history = History(tokens * past, {name: value * past for name, value in by_stream.items()}, jnp.asarray(step))
         combined = behaviour({name: value[..., step, :] for name, value in logits.items()}, history)
         chosen.append(take_token(jax.nn.log_softmax(combined), tokens[..., step]))

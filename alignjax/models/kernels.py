@@ -116,7 +116,7 @@ def _joined_mask(prompt: Array, shared: Array, own: Array) -> Array:
     [B,S,S]."""
     rows, n, t, p = own.shape[0], own.shape[2], own.shape[4], prompt.shape[-1]
     shared = jnp.broadcast_to(shared[:, 0, :, 0], (rows, n, t, p)).reshape(rows, n * t, p)
-    within = own[:, 0, :, 0, :, None] & jnp.eye(n, dtype=bool)[:, None, :, None]
+    within = own[:, 0, :, 0, :, None] & jnp.eye(n, dtype=bool)[None, :, None, :, None]
     top = jnp.concatenate([prompt[:, 0, 0, 0], jnp.zeros((rows, p, n * t), bool)], axis=2)
     return jnp.concatenate([top, jnp.concatenate([shared, within.reshape(rows, n * t, n * t)], axis=2)], axis=1)
 

@@ -312,7 +312,7 @@ def test_d2o_has_a_temperature_for_each_side(float64: None) -> None:
     draw = np.random.default_rng(0)
     logps, batch = completions(draw.normal(-5, 2, 16), np.zeros(16), draw.normal(-5, 2, 16), n=2)
     batch = batch.replace(preference=jnp.broadcast_to(jnp.array([[0.5, 0.0], [1.0, 0.5]]), (8, 2, 2)))
-    scale = jnp.array([2 / 3, 1.0])[:, None]
+    scale = jnp.array([2 / 3, 1.0])[None, :, None]
     scaled = batch.with_logps(reference=scale * batch.logps["reference"])
     d2o = jax.value_and_grad(lambda x: value(losses.d2o, x, batch, beta=0.3, alpha=0.2))(logps)
     dpo = jax.value_and_grad(lambda x: value(losses.dpo, scale * x, scaled, beta=0.3))(logps)

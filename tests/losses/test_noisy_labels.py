@@ -162,6 +162,7 @@ def test_annotators_are_kept_apart_and_the_rule_follows() -> None:
     assert 0 < moved[1] < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("normalizer", [False, True])
 def test_extremes_are_finite(dtype: str, normalizer: bool) -> None:

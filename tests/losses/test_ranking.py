@@ -358,6 +358,7 @@ def test_equal_rewards_are_not_compared(name: str) -> None:
         assert (float(jnp.abs(slope).max()) > 1e-3) == (name in anchored)
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_extremes_are_finite(name: str, dtype: str) -> None:

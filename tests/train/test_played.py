@@ -98,6 +98,7 @@ def test_it_trains_a_language_model(name: str) -> None:
     assert name == "cofs_dpo" or np.any(tokens[0] != tokens[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PLAYED if name not in ON_LANGUAGE])
 def test_it_fits_a_language_model(name: str) -> None:
     """Traced, not run: an iteration has a loss, and leaves a state of the same shapes."""
@@ -291,6 +292,7 @@ def test_a_mixture_of_one_is_its_reference_for_nash_md() -> None:
 # --------------------------------------------------------------------------------------------- sync_every, resuming
 
 
+@pytest.mark.slow
 def test_sync_every_is_a_dial_from_online_to_offline() -> None:
     """1 is the policy itself; a large one samples from the start for ever, also after the policy has moved."""
     network = games.table_policy(GAME)
@@ -441,6 +443,7 @@ def resumable(steps: int) -> Experiment:
     return Experiment(replayed, fn(games.contexts, batch_size=4), steps=steps, seed=2, log_every=1, checkpoint_every=1)
 
 
+@pytest.mark.slow
 def test_pool_and_replay_go_on_where_they_stopped(tmp_path: Path) -> None:
     quiet = {"console": Console(quiet=True)}
     whole = train(resumable(6), Workspace(tmp_path / "whole"), **quiet)
