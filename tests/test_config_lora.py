@@ -27,7 +27,7 @@ def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
     check_starts(config, Workspace(tmp_path))
     step = config.steps[name]
     state = abstract_state(step.algorithm)
-    batch = abstract_experience(step.algorithm, state, step.source(Workspace(tmp_path), step.seed).spec)
+    batch, _ = abstract_experience(step.algorithm, state, step.source(Workspace(tmp_path), step.seed).spec)
     after, metrics = jax.eval_shape(make_update(step.algorithm), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert "gradient_norm/policy" in metrics

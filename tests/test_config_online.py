@@ -37,7 +37,7 @@ def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
     step = steps(name)[name]
     assert isinstance(step, Experiment)
     state = abstract_state(step.algorithm)
-    batch = abstract_experience(step.algorithm, state, step.source(Workspace(tmp_path), step.seed).spec)
+    batch, _ = abstract_experience(step.algorithm, state, step.source(Workspace(tmp_path), step.seed).spec)
     after, metrics = jax.eval_shape(make_update(step.algorithm), state, batch)
     same = jax.tree.map(lambda old, new: (old.shape, old.dtype) == (new.shape, new.dtype), state, after)
     assert all(jax.tree.leaves(same)), "what goes into an iteration comes out of it"

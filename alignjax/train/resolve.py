@@ -15,7 +15,7 @@ from alignjax.roles import remember
 from alignjax.train.logp_cache.reference_logps import without_cached
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import TrainState, abstract_state
-from alignjax.train.step import abstract_experience, abstract_made
+from alignjax.train.step import abstract_experience
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -53,7 +53,7 @@ class Resolved:
     @functools.cached_property
     def filled(self) -> Batch:
         """The shapes and dtypes of a batch after all stages; with cached log-probs of the run that fills the cache."""
-        return abstract_experience(self.experiment.algorithm, self.bare_state, self.spec)
+        return abstract_experience(self.experiment.algorithm, self.bare_state, self.spec)[0]
 
 
 def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = None) -> Resolved:
@@ -78,7 +78,7 @@ def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = Non
         _check_buckets(experiment, algorithm, state, source.spec)
     if mesh is not None:
         # Stages are traced without shardings: jax checks explicit ones differently while it traces.
-        made = abstract_made(algorithm, state, source.spec) if experiment.overlap else None
+        made = abstract_experience(algorithm, state, source.spec) if experiment.overlap else None
         state = with_shardings(state, state_shardings(algorithm, state, mesh))
         state = dataclasses.replace(state, pending=with_shardings(made, batch_shardings(made, mesh)))
     return Resolved(experiment, source, algorithm, state, mesh)

@@ -182,23 +182,9 @@ def _not_on_one_process(*arguments: Any, **keywords: Any) -> Any:
     )
 
 
-def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Batch:
-    """Returns the shapes of the batch that `experience` makes from shapes: nothing runs, and a host stage answers with
-    its declared `like`.
-
-    Args:
-        algorithm: Has the stages.
-        state: A state, or its shapes.
-        batch: A batch, or its shapes.
-
-    Returns:
-        The batch of shapes.
-    """
-    return abstract_made(algorithm, state, batch)[0]
-
-
-def abstract_made(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Any]]:
-    """Returns what `abstract_experience` does and the shapes of the stages' metrics.
+def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+    """Returns the shapes of what `experience` makes from shapes: nothing runs, and a host stage answers with its
+    declared `like`.
 
     Args:
         algorithm: Has the stages.

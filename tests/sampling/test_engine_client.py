@@ -139,7 +139,7 @@ def test_stages_score_what_came_back_and_ask_once_only(engine: Engine, tmp_path:
     made = stages.engine(url=engine.url, model="policy", n=2, max_tokens=6, stop=STOP, temperature=0.5, sync=fn(send))
     algorithm = Algorithm(made, roles={"policy": Role(NETWORK, roles.fresh())})
     state = create_state(algorithm, 0, Workspace(tmp_path))
-    shapes = abstract_experience(algorithm, state, PROMPTS)
+    shapes, _ = abstract_experience(algorithm, state, PROMPTS)
     batch, metrics = make_experience(algorithm, tmp_path / "answers")(state, PROMPTS)
     form = lambda leaf: (leaf.shape, str(leaf.dtype))  # noqa: E731
     assert jax.tree.map(form, shapes) == jax.tree.map(form, batch)

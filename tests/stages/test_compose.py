@@ -13,7 +13,7 @@ import pytest
 from alignjax import roles, stages
 from alignjax.config import ConfigError, fn
 from alignjax.train.state import create_state
-from alignjax.train.step import abstract_made, make_experience
+from alignjax.train.step import abstract_experience, make_experience
 from alignjax.types import Algorithm, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
 
@@ -70,7 +70,7 @@ def test_a_host_stage_has_metrics_if_it_declares_them(tmp_path: Path) -> None:
         np.testing.assert_array_equal(batch.prompts["half"], batch.prompts["noise"] / 2)
         assert {name: float(value) for name, value in metrics.items()} == {"ask/seconds": 1.5}
     assert len(calls) == 1
-    shapes = abstract_made(made, state, BATCH)[1]
+    shapes = abstract_experience(made, state, BATCH)[1]
     assert {name: leaf.shape for name, leaf in shapes.items()} == {"ask/seconds": ()}
 
 

@@ -144,12 +144,11 @@ def test_restored_buffers_are_their_own_and_can_be_donated(written: Path) -> Non
 def test_donation_right_after_an_asynchronous_save_does_not_change_what_is_saved(tmp_path: Path) -> None:
     state = {"roles": {"policy": jnp.arange(1_000_000, dtype=jnp.float32)}}
     saved = raw(state)
-    writer = checkpoint.open_writer(tmp_path, keep=1)
-    checkpoint.save(writer, 1, state, {})
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
-    state = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0)(state)
-    jax.block_until_ready(state)
-    writer.close()
+    with checkpoint.writing(tmp_path, keep=1) as writer:
+        checkpoint.save(writer, 1, state, {})
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        state = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 2, tree), donate_argnums=0)(state)
+        jax.block_until_ready(state)
     assert raw(checkpoint.restore(tmp_path, like)[0]) == saved
 
 
@@ -308,15 +307,16 @@ def test_too_little_room_is_said_before_anything_runs(tmp_path: Path, monkeypatc
 
 def test_a_failed_background_write_is_told_and_loses_nothing(tmp_path: Path) -> None:
     state = {"roles": {"policy": jax.random.normal(jax.random.key(0), (300_000,))}}
-    writer = checkpoint.open_writer(tmp_path, keep=2)
-    checkpoint.save(writer, 30, state, {})
-    checkpoint.wait(writer)
+    with checkpoint.writing(tmp_path, keep=2) as writer:
+        checkpoint.save(writer, 30, state, {})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files stop growing, as on a full disk
     try:
-        checkpoint.save(writer, 40, state, {})
-        with pytest.raises(CheckpointError, match="step 30 is complete"):
-            checkpoint.wait(writer)
+        with (
+            pytest.raises(CheckpointError, match="step 30 is complete"),
+            checkpoint.writing(tmp_path, keep=2) as writer,
+        ):
+            checkpoint.save(writer, 40, state, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoint.steps(tmp_path) == [30]
@@ -324,8 +324,7 @@ def test_a_failed_background_write_is_told_and_loses_nothing(tmp_path: Path) -> 
 
 
 def test_a_step_is_not_written_over(copied: Path) -> None:
-    writer = checkpoint.open_writer(copied, keep=2)
-    with pytest.raises(CheckpointError, match="already there"):
+    with pytest.raises(CheckpointError, match="already there"), checkpoint.writing(copied, keep=2) as writer:
         checkpoint.save(writer, 20, make_state(99), {})
     assert raw(checkpoint.restore(copied, abstract(make_state()), step=20)[0]) == raw(make_state(20))
 

@@ -105,7 +105,7 @@ def test_it_fits_a_language_model(name: str) -> None:
     network = model(**SMALL, outputs=("value", "reward", "preference"))
     algorithm = PLAYED[name](network, optimizer=OPTIMIZER, microbatches=1)
     state = abstract_state(algorithm)
-    given = abstract_experience(algorithm, state, batch_of(name))
+    given, _ = abstract_experience(algorithm, state, batch_of(name))
     new, metrics = jax.eval_shape(step_module._update, make_update(algorithm).args[0], state, given)
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert shapes(new) == shapes(state)
@@ -382,7 +382,7 @@ def test_a_reference_that_moves_is_not_remembered() -> None:
     with pytest.raises(ConfigError, match=r"reference='referense'.* that does not exist.*Did you mean 'reference'"):
         algorithms.with_replay(algorithms.online_dpo(games.table_policy(GAME), **parts), reference="referense", **sizes)
     scored = algorithms.with_replay(moving, reference=None, **sizes)
-    given = abstract_experience(scored, abstract_state(scored), Contexts(1, 4)[0])
+    given, _ = abstract_experience(scored, abstract_state(scored), Contexts(1, 4)[0])
     assert not given.views["replay"].logps
     jax.eval_shape(make_update(scored), abstract_state(scored), given)
 

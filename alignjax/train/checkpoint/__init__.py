@@ -11,7 +11,6 @@ from alignjax.train.checkpoint.write_steps import (
     Writer as Writer,
     check as check,
     check_room as check_room,
-    open_writer as open_writer,
     put_aside as put_aside,
     save as save,
     wait as wait,

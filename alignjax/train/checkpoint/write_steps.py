@@ -58,33 +58,11 @@ def check_room(folder: Path, like: Any, *, keep: int, once: Collection[str] = ()
         )
 
 
-def open_writer(folder: Path, *, keep: int, alone: bool = False) -> Writer:
-    """Opens a writer of checkpoints, which works in the background.
-
-    Args:
-        folder: The run folder.
-        keep: How many steps are kept: the newest.
-        alone: Whether one of several processes writes by itself (a job) and waits for no other. Without it all must
-            open the writer and save together.
-
-    Returns:
-        The writer, to be closed.
-    """
-    root = (folder / FOLDER).resolve()
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
-    )
-    if alone:
-        root.mkdir(parents=True, exist_ok=True)  # Orbax makes it only for all processes at once
-        options = dataclasses.replace(options, create=False, multiprocessing_options=by_itself("writer"))
-    return Writer(root, options=options)
-
-
 def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, once: Collection[str] = ()) -> None:
     """Writes a state in the background; when it returns, its buffers may be donated. `wait` waits until it is complete.
 
     Args:
-        writer: See `open_writer`.
+        writer: See `writing`.
         step: Its number, newer than all others.
         state: What is written.
         extra: What goes into the step's JSON beside it.
@@ -150,12 +128,13 @@ def wait(writer: Writer) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]:
-    """Opens a writer (see `open_writer`) and closes it at the end, when the last write is complete.
+    """Opens a writer of checkpoints, which works in the background, and closes it when the last write is complete.
 
     Args:
         folder: The run folder.
-        keep: How many steps are kept.
-        alone: See `open_writer`.
+        keep: How many steps are kept: the newest.
+        alone: Whether one of several processes writes by itself (a job) and waits for no other. Without it all must
+            open the writer and save together.
 
     Yields:
         The writer.
@@ -164,8 +143,14 @@ def writing(folder: Path, *, keep: int, alone: bool = False) -> Iterator[Writer]
         CheckpointError: The last write failed.
         Unreachable: Another process has died; at once, not waiting for a write that waits for that one.
     """
-    writer = open_writer(folder, keep=keep, alone=alone)
-    reachable = True
+    root = (folder / FOLDER).resolve()
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
+    if alone:
+        root.mkdir(parents=True, exist_ok=True)  # Orbax makes it only for all processes at once
+        options = dataclasses.replace(options, create=False, multiprocessing_options=by_itself("writer"))
+    writer, reachable = Writer(root, options=options), True
     try:
         with translate_lost_peer():
             yield writer
