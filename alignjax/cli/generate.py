@@ -98,7 +98,7 @@ def _prompts(file: Path) -> Iterator[str]:
         yield prompt
 
 
-def experiments_in(config: Experiment | Pipeline) -> dict[str | None, Experiment]:
+def experiments_in(config: Experiment | Pipeline) -> dict[Any, Experiment]:
     """Returns the experiments of a config by the names of their steps; one that is no pipeline's has none."""
     steps: Mapping[Any, Any] = config.steps if isinstance(config, Pipeline) else {None: config}
     return {name: step for name, step in steps.items() if isinstance(step, Experiment)}
@@ -131,7 +131,7 @@ def policy_of_run(
         step = done[-1]
     if step not in steps:
         one = " It is one experiment; name the run folder itself."
-        hint = nearest(str(step), map(str, steps)) if isinstance(config, Pipeline) else one
+        hint = nearest(str(step), steps) if isinstance(config, Pipeline) else one
         raise ConfigError(f"{root} trains no step {step!r}.{hint}")
     experiment = steps[step]
     if role not in experiment.algorithm.roles:
