@@ -92,7 +92,8 @@ def first_state(resolved: Resolved, workspace: Workspace, console: Console, resu
         resume: Whether checkpoints are looked for.
 
     Raises:
-        CheckpointError: There are checkpoints but none of them is good, or they are another config's.
+        CheckpointError: There are checkpoints but none of them is good, or their roles are others.
+        ConfigError: The config is not the one that the run began with, in more than may change (`run_record.FREE`).
     """
     experiment, folder = resolved.experiment, workspace.folder
     steps = checkpoint.steps(folder) if resume else []

@@ -226,7 +226,7 @@ def run_steps(run: Run, on_step: OnStep | None = None) -> TrainState:
             pending = _fetched(pending, step, run.writer)
         if log_now or last:
             checkpoint.check(run.writer)
-            row = _row(pending, batch, clock(), log.written)
+            row = metrics.logged_row(pending, batch, clock(), log.written)
             run.write(step, row)
             pending, log = [], Log(written=clock())
         run.show(step, row)
@@ -302,15 +302,6 @@ def _broken(what: str, writer: checkpoint.Writer) -> NotFinite:
     steps = checkpoint.steps(Path(writer.directory).parent)
     rest = f"The checkpoint of step {steps[-1]} is kept." if steps else "There is no checkpoint yet."
     return NotFinite(f"training diverged: {what}. {rest} Try a lower learning rate or a lower max_grad_norm.")
-
-
-def _row(rows: list[metrics.Row], batch: Batch, now: float, before: float) -> metrics.Row:
-    """Means over the steps since the line written at second `before`, and the throughput since."""
-    prompts = len(rows) * jax.tree.leaves(batch.replace(views={}))[0].shape[0]
-    rates = {"seconds": now, "prompts_per_second": prompts / (now - before)}
-    if "completion_tokens" in rows[-1]:
-        rates["completion_tokens_per_second"] = sum(row["completion_tokens"] for row in rows) / (now - before)
-    return metrics.averaged(rows) | {f"{metrics.CLOCK}{name}": value for name, value in rates.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs

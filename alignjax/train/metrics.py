@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from alignjax.config import ConfigError
 from alignjax.parallel.processes import is_main_process
+from alignjax.types import Batch
 from alignjax.workspace import whole_file
 
 METRICS = "metrics.jsonl"
@@ -38,6 +39,27 @@ def fetched(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Fetches device metrics as Python numbers (lists, for array-valued ones), all rows in one transfer. This is exact:
     float32 and the float64 of JSON and Python lose nothing of each other."""
     return [{name: np.asarray(value).tolist() for name, value in row.items()} for row in jax.device_get(list(rows))]
+
+
+def logged_row(rows: Sequence[Row], batch: Batch, now: float, before: float) -> Row:
+    """Makes a line of metrics.jsonl: means over the steps since the line before, and the throughput since.
+
+    Args:
+        rows: The metrics of those steps: `loss`, `loss/NAME` and `NAME/METRIC` of losses, `STAGE/METRIC` of stages,
+            `gradient_norm/ROLE`, `completion_tokens`.
+        batch: One of their batches, for the number of prompts.
+        now: Seconds since the run began, over all its starts.
+        before: The same at the line before.
+
+    Returns:
+        The means, and `time/seconds`, `time/prompts_per_second` and, where tokens were counted,
+        `time/completion_tokens_per_second`.
+    """
+    prompts = len(rows) * jax.tree.leaves(batch.replace(views={}))[0].shape[0]
+    rates = {"seconds": now, "prompts_per_second": prompts / (now - before)}
+    if "completion_tokens" in rows[-1]:
+        rates["completion_tokens_per_second"] = sum(row["completion_tokens"] for row in rows) / (now - before)
+    return averaged(rows) | {f"{CLOCK}{name}": value for name, value in rates.items()}
 
 
 def averaged(rows: Sequence[Row]) -> Row:

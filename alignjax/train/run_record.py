@@ -1,4 +1,5 @@
-"""The record of a run, config.json: its config as JSON with a hash, the versions and the commit that ran it."""
+"""The record of a run, config.json: its config as JSON with a hash, the versions and the commit that ran it. A run is
+resumed by the config that it began with, but for the fields in FREE (`check_same`)."""
 
 from __future__ import annotations
 
