@@ -74,7 +74,10 @@ def connect(
     # cores, or with several programs in flight, simulated devices can wait for each other forever.
     os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    timeouts = {"heartbeat_timeout_seconds": heartbeat_seconds, "shutdown_timeout_seconds": min(heartbeat_seconds, 30)}
+    timeouts: Any = {
+        "heartbeat_timeout_seconds": heartbeat_seconds,
+        "shutdown_timeout_seconds": min(heartbeat_seconds, 30),
+    }
     try:
         jax.distributed.initialize(coordinator, processes, process, **timeouts)
     except ValueError as error:

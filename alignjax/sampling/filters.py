@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,8 @@ class Filters:
 
     def __call__(self, logits: Array) -> Array:
         logits = temper(logits, self.temperature)
-        for cut, value in ((top_k, self.top_k), (top_p, self.top_p), (min_p, self.min_p)):
+        cuts: Any = ((top_k, self.top_k), (top_p, self.top_p), (min_p, self.min_p))
+        for cut, value in cuts:
             if value is not None:
                 logits = cut(logits, value)
         return logits

@@ -171,7 +171,8 @@ def _preferred_under(batch: Batch, goal: tuple[Array, Array], scores: Array, wei
     labeled = (gap != 0) & present[:, :, None] & present[:, None, :]
     old = jnp.ones_like(gap) if out.pair_weight is None else out.pair_weight
     out = out.replace(preference=(jnp.sign(gap) + 1) / 2, pair_weight=jnp.where(labeled, old, 0))
-    return _with_goal(out, tuple(leaf.reshape(len(gap), -1) for leaf in goal))
+    tokens, valid = (leaf.reshape(len(gap), -1) for leaf in goal)
+    return _with_goal(out, (tokens, valid))
 
 
 def goal_pairs(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:
