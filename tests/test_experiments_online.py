@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Path:
 def test_every_pair_of_policies_is_judged(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     rates = results["win_rates"]
-    players = {"sft", "rlhf", "nash_md", "human"}
+    players = {"sft", "rlhf", "nash_md", "human", "sft_cool", "sft_greedy", "sft_best_of_4"}
     assert {row["name"] for row in results["rows"]} == set(rates) == players
     for a in players:
         assert set(rates[a]) == players - {a}

@@ -133,9 +133,10 @@ def by_seed(one: Mapping[str, Any], name: str) -> dict[str, Any]:
 def rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Per player: its numbers by seed, their mean and their spread (standard deviation over seeds)."""
     answer = []
-    for name in found[0]["tournament"]["players"]:
+    for name, player in found[0]["tournament"]["players"].items():  # controls are named by the tournament
         seeds = [by_seed(one, name) for one in found]
-        row: dict[str, Any] = {"name": name, "label": LABELS[name], "by_seed": seeds, "mean": {}, "spread": {}}
+        label = LABELS.get(name, player["label"])
+        row: dict[str, Any] = {"name": name, "label": label, "by_seed": seeds, "mean": {}, "spread": {}}
         for key in seeds[0]:
             values = [seed[key]["mean"] if isinstance(seed[key], dict) else seed[key] for seed in seeds]
             if all(value is not None for value in values):
@@ -178,9 +179,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     for row in order:
         above = "-" if row["name"] == "sft" else f"{rates[row['name']]['sft']['above']} of {seeds}"
         lines.append([row["label"], above, *(cell(row, *column) for column in COLUMNS.values())])
-    names = [row["name"] for row in order]
-    lines += [[], ["row against column (%)", *(LABELS[name] for name in names)], ["---"] * (len(names) + 1)]
-    lines += [[LABELS[a], *(_rate(rates[a].get(b)) for b in names)] for a in names]
+    labels = {row["name"]: row["label"] for row in order}
+    lines += [[], ["row against column (%)", *labels.values()], ["---"] * (len(labels) + 1)]
+    lines += [[label, *(_rate(rates[a].get(b)) for b in labels)] for a, label in labels.items()]
     return "".join(f"| {' | '.join(line)} |\n" if line else "\n" for line in lines)
 
 
