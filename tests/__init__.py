@@ -8,7 +8,6 @@ from pathlib import Path
 # What is compiled, not what is computed, is the cost of these tests: programs are kept between runs and shared by all
 # processes. Another program, jax or set of flags is another key, so nothing is tested less.
 _SETTINGS = {
-    "JAX_NUMPY_RANK_PROMOTION": "raise",  # [B] against [B,N] broadcasts to something, and seldom to what was meant
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
