@@ -19,11 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from alignjax import algorithms
-from alignjax.config import Pipeline, fn
-from alignjax.evaluate.tournament import Player
+from alignjax.config import Pipeline
 from alignjax.pipelines import summarization as parts
-from alignjax.sampling import mixture
+from alignjax.pipelines.ipo_policies import ipo_policies
 
 MODES = ("full", "tiny")
 TAU = 0.05  # strength of the regularization towards the SFT policy
@@ -34,21 +32,5 @@ DEV = 0.1  # share of the packages that nobody is trained or judged on, for choo
 def get_config(mode: str = "full") -> Pipeline:
     sizes = parts.sizes_of(mode)
     sizes = dataclasses.replace(sizes, dataset=dataclasses.replace(sizes.dataset, dev_fraction=DEV))
-    policy, judged = parts.policy_model(sizes), parts.judged(sizes)
-    optimizer = parts.policy_optimizer(sizes)
-    offline = algorithms.ipo(policy, tau=TAU, start=judged["start"], n=judged["n"], optimizer=optimizer)
-    online = algorithms.online_ipo(policy, tau=TAU, optimizer=optimizer, **judged)
-    mixed = algorithms.ipo_md(policy, tau=TAU, beta=BETA, optimizer=optimizer, **judged)
-    steps = {
-        "pairs": parts.sampled_pairs(sizes),
-        "offline_ipo": parts.offline(sizes, offline),
-        "online_ipo": parts.online(sizes, online),
-        "ipo_md": parts.online(sizes, mixed),
-    }
-    players = (
-        Player("offline_ipo", "offline_ipo", label="offline IPO", note="IPO on labelled pairs of SFT samples"),
-        Player("online_ipo", "online_ipo", label="online IPO", note="self-play on its own samples"),
-        Player("ipo_md", "ipo_md", label="IPO-MD", note=f"self-play on the mixture, beta = {BETA}"),
-        Player("ipo_md_mixture", "ipo_md", label="IPO-MD, mixture", behaviour=fn(mixture, beta=BETA)),
-    )
+    steps, players = ipo_policies(parts, sizes, tau=TAU, beta=BETA)
     return parts.compared(sizes, steps, *players, title="Online IPO and IPO-MD on docstring summaries")

@@ -22,11 +22,10 @@ in a config of your own.
 
 from __future__ import annotations
 
-from alignjax import algorithms, exact_tasks
-from alignjax.config import Pipeline, fn
-from alignjax.evaluate.tournament import Player
+from alignjax import exact_tasks
+from alignjax.config import Pipeline
 from alignjax.pipelines import exact_study as parts
-from alignjax.sampling import mixture
+from alignjax.pipelines.ipo_policies import ipo_policies
 
 TASKS = {"sorting": exact_tasks.SORTING, "styles": exact_tasks.STYLES, "distinct": exact_tasks.DISTINCT}
 TINY = "-tiny"
@@ -38,20 +37,5 @@ BETA = 0.25  # weight of the reference in IPO-MD's mixture
 def get_config(mode: str = "sorting") -> Pipeline:
     name = mode.removesuffix(TINY)
     sizes = parts.sizes_of(mode, TASKS[name])
-    model, judged, optimizer = parts.policy_model(sizes), parts.judged(sizes), parts.policy_optimizer(sizes)
-    offline = algorithms.ipo(model, tau=TAU, start=judged["start"], n=judged["n"], optimizer=optimizer)
-    online = algorithms.online_ipo(model, tau=TAU, optimizer=optimizer, **judged)
-    mixed = algorithms.ipo_md(model, tau=TAU, beta=BETA, optimizer=optimizer, **judged)
-    steps = {
-        "pairs": parts.sampled_pairs(sizes),
-        "offline_ipo": parts.offline(sizes, offline),
-        "online_ipo": parts.online(sizes, online),
-        "ipo_md": parts.online(sizes, mixed),
-    }
-    players = (
-        Player("offline_ipo", "offline_ipo", label="offline IPO"),
-        Player("online_ipo", "online_ipo", label="online IPO"),
-        Player("ipo_md", "ipo_md", label="IPO-MD"),
-        Player("ipo_md_mixture", "ipo_md", label="IPO-MD, mixture", behaviour=fn(mixture, beta=BETA)),
-    )
+    steps, players = ipo_policies(parts, sizes, tau=TAU, beta=BETA)
     return parts.compared(sizes, steps, *players, title=f"Online IPO and IPO-MD: {sizes.task.title}")

@@ -15,16 +15,15 @@ from typing import Any
 from alignjax import algorithms, stages
 from alignjax.config import Experiment, Fn, Pipeline, fn
 from alignjax.data import prepare
-from alignjax.data.sources.recorded import recorded
 from alignjax.evaluate import over_optimization
 from alignjax.evaluate.tournament import Player, play, write
 from alignjax.exact_tasks import SORTING, ExactTask, Letters, letters, revised_letters
 from alignjax.models import TransformerConfig, transformer
+from alignjax.pipelines.judged_pairs import recorded_batches, self_play
 from alignjax.pipelines.summarization import of_all_pairs as of_all_pairs, optimizer as optimizer
 from alignjax.roles import restored
-from alignjax.train.resolve import experience_shapes
 from alignjax.train.samples import decoded
-from alignjax.types import Algorithm, Model, Role
+from alignjax.types import Algorithm, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,20 +186,13 @@ def judge(sizes: Sizes, seed: int) -> Experiment:
         optimizer=optimizer(sizes.judge_rate, sizes.judge_steps),
         **start,
     )
-    shapes = lambda: experience_shapes(labels(sizes))  # noqa: E731
-    source = fn(recorded, stage="labels", batch_size=sizes.judge_batch_size, like=shapes)
+    source = recorded_batches("labels", labels(sizes), sizes.judge_batch_size)
     return Experiment(algorithm, source, sizes.judge_steps, seed=seed)
 
 
 def judged(sizes: Sizes) -> dict[str, Any]:
     """Returns what a recipe of self-play takes beside a policy: the trained judge, and where everything starts."""
-    return {
-        "judge": fn(stages.preference_model, reading="apart"),
-        "judges": {"preference": Role(judge_model(sizes), restored("preference", "preference"))},
-        "start": restored("sft", "policy"),
-        "max_tokens": sizes.completion_length,
-        "n": sizes.samples,
-    }
+    return self_play(judge_model(sizes), max_tokens=sizes.completion_length, n=sizes.samples)
 
 
 def online(sizes: Sizes, algorithm: Algorithm) -> Experiment:
@@ -228,8 +220,7 @@ def judged_samples(sizes: Sizes) -> dict[str, Experiment]:
 
 def recorded_samples(sizes: Sizes) -> Fn:
     """Returns the source of prompts with the labeled SFT samples that the step "pairs" has written."""
-    shapes = lambda: experience_shapes(sampled_pairs(sizes))  # noqa: E731
-    return fn(recorded, stage="pairs", batch_size=sizes.policy_batch_size, like=shapes)
+    return recorded_batches("pairs", sampled_pairs(sizes), sizes.policy_batch_size)
 
 
 def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:

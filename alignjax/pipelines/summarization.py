@@ -17,13 +17,12 @@ import jax.numpy as jnp
 from alignjax import algorithms, stages
 from alignjax.config import Experiment, Fn, Pipeline, fn
 from alignjax.data import Dataset, Docstrings, candidates, instructions, prepare, prompts, revisions
-from alignjax.data.sources.recorded import recorded
 from alignjax.evaluate.tournament import Player, play, write
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pair_layout import all_pairs
+from alignjax.pipelines.judged_pairs import recorded_batches, self_play
 from alignjax.roles import restored
 from alignjax.train.optimizers import adamw
-from alignjax.train.resolve import experience_shapes
 from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 
@@ -170,13 +169,7 @@ def judge(sizes: Sizes, seed: int) -> Experiment:
 
 def judged(sizes: Sizes) -> dict[str, Any]:
     """Returns what a recipe of self-play takes beside a policy: the trained judge, and where everything starts."""
-    return {
-        "judge": fn(stages.preference_model, reading="apart"),
-        "judges": {"preference": Role(judge_model(sizes), restored("preference", "preference"))},
-        "start": restored("sft", "policy"),
-        "max_tokens": sizes.completion_length,
-        "n": sizes.samples,
-    }
+    return self_play(judge_model(sizes), max_tokens=sizes.completion_length, n=sizes.samples)
 
 
 def online(sizes: Sizes, algorithm: Algorithm) -> Experiment:
@@ -204,8 +197,7 @@ def judged_samples(sizes: Sizes) -> dict[str, Experiment]:
 
 def recorded_samples(sizes: Sizes) -> Fn:
     """Returns the source of posts with the labeled SFT samples that the step "pairs" has written."""
-    shapes = lambda: experience_shapes(sampled_pairs(sizes))  # noqa: E731
-    return fn(recorded, stage="pairs", batch_size=sizes.policy_batch_size, like=shapes)
+    return recorded_batches("pairs", sampled_pairs(sizes), sizes.policy_batch_size)
 
 
 def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,67 +14,26 @@ import pytest
 from scipy import special, stats
 
 from alignjax import losses
-from alignjax.config import ConfigError, fn
+from alignjax.config import fn
 from alignjax.losses.decorators.listwise import beats, mean_rank
-from alignjax.types import Array, Batch
-from tests.support.tiny import all_finite, as_jax, ragged, standin
+from alignjax.types import Array
+from tests.support.graded_lists import (
+    FIRST,
+    LOSSES,
+    SCORES,
+    assert_same,
+    draws,
+    evaluated,
+    on_lists,
+    pairs_of,
+)
+from tests.support.tiny import as_jax, ragged, standin
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-# Each with what keeps its terms alive on lists of a few nats; weight=0 leaves the comparisons alone.
-LOSSES: dict[str, Any] = {
-    "plackett_luce": fn(losses.plackett_luce, beta=0.7),
-    "lipo": fn(losses.lipo, beta=0.7),
-    "lipo_pairwise": fn(losses.lipo, objective=fn(losses.pairwise_logistic)),
-    "lipo_softmax": fn(losses.lipo, objective=fn(losses.softmax_listwise)),
-    "pro_unit": fn(losses.pro, temperatures=False),
-    "clha": fn(losses.clha, gamma=0.5, gap=0.1),
-    "stable_alignment_hardest": fn(losses.stable_alignment, hardest=True),
-    **{name: fn(getattr(losses, name)) for name in ("pro", "rrhf", "knowpat", "stable_alignment", "act")},
-}
-every = pytest.mark.parametrize("name", LOSSES)
-
-
-def draws(*shape: int, seed: int = 0) -> Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
-
-
-def list_batch(scores: Any, reward: Any) -> tuple[Array, Batch]:
-    """Policy log-probs [B,N,1] that are `scores`, and a batch of one-token completions with a reference of 0."""
-    scores = jnp.asarray(scores, float)
-    on = jnp.ones((*scores.shape, 1), bool)
-    batch = Batch(
-        tokens=jnp.zeros(on.shape, jnp.int32), valid=on, mask=on.astype(float), reward=jnp.asarray(reward, float),
-        logps={"reference": jnp.zeros(on.shape)},
-    )  # fmt: skip
-    return scores[..., None], batch
-
-
-def evaluated(loss: Any, scores: Any, batch: Batch) -> tuple[Array, Array]:
-    """Value and gradient by log-probs."""
-    return jax.value_and_grad(lambda x: loss(standin(policy=x), batch)[0].value())(scores)
-
-
-def on_lists(loss: Any, scores: Any, reward: Any) -> tuple[Array, Array]:
-    logps, batch = list_batch(scores, reward)
-    value, slope = evaluated(loss, logps, batch)
-    return value, slope[..., 0]
-
-
-def pairs_of(scores: Any) -> tuple[Array, Batch]:
-    """The same as pairs in which the first is preferred."""
-    logps, batch = list_batch(scores, jnp.zeros(jnp.shape(scores)))
-    return logps, batch.replace(preference=jnp.broadcast_to(jnp.array([[0.5, 1], [0, 0.5]]), (len(logps), 2, 2)))
-
-
-def assert_same(one: Any, other: Any) -> None:
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
 # ----------------------------------------------------------------------------------------------- two completions
 
-SCORES, FIRST = 2 * np.random.default_rng(0).normal(size=(6, 2)), np.tile([1.0, 0.0], (6, 1))
 LENGTH_NORMALISED = fn(losses.dpo, beta=1.0, reference=None, normalize="length")
 TWO: dict[str, tuple[Any, Any, float]] = {  # loss of lists, loss of pairs, and the factor between them
     "plackett_luce": (fn(losses.plackett_luce, beta=0.4), fn(losses.dpo, beta=0.4), 1.0),
@@ -310,139 +268,3 @@ def test_act_passes_continuously_through_ties() -> None:
     assert 0 < abs(float(tie - near)) < 1e-4
     whole, half = (on_lists(fn(losses.act, weight=0.0), scores[:, :2], [[rate, 0.0]])[0] for rate in (1.0, 0.5))
     np.testing.assert_allclose(whole, 2 * half, rtol=1e-12)
-
-
-# --------------------------------------------------------------------------------------------------- of all losses
-
-
-@every
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_place_in_the_list_means_nothing(name: str, ties: bool) -> None:
-    scores, reward = draws(6, 5), jnp.abs(draws(6, 5, seed=1)) * 3
-    if ties:
-        reward, scores = jnp.round(reward), jnp.round(scores)
-    value, slope = on_lists(LOSSES[name], scores, reward)
-    assert float(jnp.abs(slope).max()) > 1e-3
-    for seed in range(3):
-        order = np.random.default_rng(seed).permutation(5)
-        other, other_slope = on_lists(LOSSES[name], scores[:, order], reward[:, order])
-        np.testing.assert_allclose(other, value, rtol=1e-9)
-        if not (ties and name.startswith(("rrhf", "clha", "knowpat", "stable"))):  # kinks: a subgradient by position
-            np.testing.assert_allclose(other_slope, slope[:, order], rtol=1e-9, atol=1e-12)
-
-
-@every
-def test_a_constant_added_to_all_rewards(name: str) -> None:
-    """Changes nothing, except that gains 2^r are doubled by 1, and that softmax targets are weights."""
-    scores, reward = draws(6, 5), jnp.abs(draws(6, 5, seed=1))
-    value, slope = on_lists(LOSSES[name], scores, reward)
-    other, other_slope = on_lists(LOSSES[name], scores, reward + 1)
-    if name == "lipo_softmax":
-        uniform, uniform_slope = on_lists(LOSSES[name], scores, jnp.ones_like(reward))
-        assert_same((other, other_slope), (value + uniform, slope + uniform_slope))
-    else:
-        factor = 2 if name == "lipo" else 1
-        assert_same((other, other_slope), (factor * value, factor * slope))
-
-
-@every
-def test_equal_rewards_are_not_compared(name: str) -> None:
-    """On a list of ties nothing is left but the likelihood of the best, which all of them share."""
-    scores = draws(4, 3)
-    _, slope = on_lists(LOSSES[name], scores, jnp.full((4, 3), 2.0))
-    if name == "lipo_softmax":
-        np.testing.assert_allclose(slope.sum(-1), 0, atol=1e-12)  # equal targets, which are a comparison
-    else:
-        assert float(jnp.ptp(slope)) < 1e-12
-        anchored = {"pro", "pro_unit", "rrhf", "clha", "knowpat", "stable_alignment", "stable_alignment_hardest", "act"}
-        assert (float(jnp.abs(slope).max()) > 1e-3) == (name in anchored)
-
-
-@pytest.mark.slow
-@every
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_extremes_are_finite(name: str, dtype: str) -> None:
-    values = [-1e4, -1.0, 0.0, 1e4]
-    scores = jnp.array([*itertools.permutations(values), [-1e4] * 4, [0.0] * 4])
-    for size in (1.0, 1e4):
-        reward = jnp.broadcast_to(size * jnp.array([1.0, 0.0, 0.5, 0.5]), scores.shape)
-        logps, batch = list_batch(scores, reward)
-        cast = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == float else x, (logps, batch))
-        value, slope = evaluated(LOSSES[name], *cast)
-        assert all_finite((value, slope))
-        assert value.dtype == jnp.float32
-
-
-@every
-def test_empty_completions_and_lists(name: str) -> None:
-    """A list of which nothing counts is left out; an empty completion has no gradient, whatever its padding holds."""
-    batch = as_jax(ragged(rows=5, n=3)).replace(reward=jnp.abs(draws(5, 3, seed=1)).astype(jnp.float32))
-    mask = jnp.where(batch.mask.sum(-1, keepdims=True) > 0, batch.mask, batch.valid).at[0, 1].set(0).at[3].set(0)
-    batch = batch.replace(mask=mask.astype(jnp.float32))
-    logps = -jnp.abs(draws(*batch.tokens.shape)).astype(jnp.float32)
-    value, slope = evaluated(LOSSES[name], jnp.where(mask == 0, jnp.nan, logps), batch)
-    assert all_finite((value, slope))
-    assert not np.any(np.where(mask == 0, slope, 0))
-    others = jnp.array([0, 1, 2, 4])
-    rest, _ = evaluated(LOSSES[name], logps[others], batch.take(others))
-    np.testing.assert_allclose(value, rest, rtol=1e-6)
-
-
-@every
-def test_who_takes_no_part_might_as_well_not_be_in_the_list(name: str) -> None:
-    """Lists of four without one, which has no tokens or was not judged, are lists of three, in value, gradient and
-    metrics; its reward may be NaN."""
-    scores, reward = draws(5, 4), 3 * jnp.abs(draws(5, 4, seed=1))
-    rows, gone = jnp.arange(5), jnp.array([2, 0, 3, 1, 1])
-    others = jnp.array([[number for number in range(4) if number != out] for out in gone])
-    logps, batch = list_batch(scores, reward.at[rows, gone].set(jnp.nan))
-    mask = batch.mask.at[rows[:2], gone[:2]].set(0)
-    batch = batch.replace(mask=mask, completions={"weight": jnp.full((5, 4), 1 / 3).at[rows[2:], gone[2:]].set(0)})
-    value, slope = evaluated(LOSSES[name], logps, batch)
-    smaller = list_batch(*(jnp.take_along_axis(leaf, others, axis=1) for leaf in (scores, reward)))
-    expected, expected_slope = evaluated(LOSSES[name], *smaller)
-    assert_same((value, jnp.take_along_axis(slope, others[..., None], axis=1)), (expected, expected_slope))
-    assert not np.any(slope[rows, gone])
-    metrics, expected = (LOSSES[name](standin(policy=x), b)[1] for x, b in ((logps, batch), smaller))
-    for key in expected:
-        np.testing.assert_allclose(metrics[key].value(), expected[key].value(), rtol=1e-9, err_msg=key)
-
-
-def test_metrics_agree_with_rank_correlation() -> None:
-    scores, reward = draws(7, 5), draws(7, 5, seed=1)
-    logps, batch = list_batch(scores, reward)
-    _, metrics = losses.plackett_luce(standin(policy=logps), batch)
-    tau = [stats.kendalltau(s, r).statistic for s, r in zip(scores, reward, strict=True)]
-    value = jax.tree.map(float, {name: metric.value() for name, metric in metrics.items()})
-    np.testing.assert_allclose(value["kendall"], np.mean(tau), rtol=1e-9)
-    np.testing.assert_allclose(value["accuracy"], (1 + np.mean(tau)) / 2, rtol=1e-9)
-    top = np.argmax(reward, axis=1)
-    np.testing.assert_allclose(value["best_hit"], np.mean(np.argmax(scores, axis=1) == top))
-    np.testing.assert_allclose(value["chosen_logps"], np.mean(np.asarray(scores)[np.arange(7), top]))
-    ties = losses.plackett_luce(standin(policy=logps), batch.replace(reward=jnp.zeros((7, 5))))[1]
-    assert [float(ties[name].weight) for name in ("kendall", "accuracy", "best_hit")] == [0, 0, 0]
-
-
-def test_what_is_missing_is_said() -> None:
-    logps, batch = list_batch(SCORES, FIRST)
-    with pytest.raises(ConfigError, match=r"needs batch\.reward"):
-        losses.rrhf(standin(policy=logps), batch.replace(reward=None))
-
-    def odd(margin: Array) -> Array:
-        return margin
-
-    with pytest.raises(ConfigError, match="odd asks for margin; a list has ratio"):
-        losses.listwise(odd)
-
-
-def test_a_list_loss_of_ones_own() -> None:
-    """The decorator on new maths: what is asked for arrives, and defaults may be changed."""
-
-    @losses.listwise(reference=None)
-    def spread(logps: Array, length: Array, reward: Array, *, power: float = 2.0) -> Array:
-        return jnp.sum(reward * length * jnp.abs(logps) ** power, axis=-1)
-
-    logps, batch = list_batch(SCORES, FIRST)
-    made: Callable[..., Any] = fn(spread)
-    np.testing.assert_allclose(made(standin(policy=logps), batch)[0].value(), np.mean(SCORES[:, 0] ** 2))
-    assert set(fn(spread).kwargs) == {"power", "role", "reference", "normalize"}

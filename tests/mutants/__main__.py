@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tests.mutants.changes import MUTANTS, Mutant
+from tests.mutants.changes import MUTANTS
+from tests.mutants.mutant import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("alignjax", "tests", "configs", "experiments", "benchmarks", "docs", "README.md", "pyproject.toml")

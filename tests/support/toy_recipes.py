@@ -14,8 +14,10 @@ from alignjax import algorithms, losses, roles, stages
 from alignjax.config import fn
 from alignjax.losses.decorators.sequences import sequence_logps
 from alignjax.pair_layout import all_pairs
+from alignjax.train.state import TrainState
+from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Mean, Metrics, Model, Role
-from tests.support.tiny import model, sgd
+from tests.support.tiny import all_finite, model, sgd
 
 OPTIMIZER = fn(sgd, learning_rate=1.0)
 
@@ -173,3 +175,16 @@ def recipe(name: str, microbatches: int = 1) -> Algorithm:
     network = model(outputs=("value", "reward", "preference"), layers=1)
     build = {**RECIPES, **COUPLED, **PLAYED}[name]
     return build(network, optimizer=OPTIMIZER, microbatches=microbatches)
+
+
+def iterations(algorithm: Algorithm, state: TrainState, batch: Any, number: int) -> tuple[TrainState, list[Any]]:
+    """The state after a number of iterations, and what each learned from and measured; all of it finite."""
+    experience, update = make_experience(algorithm), make_update(algorithm)
+    seen = []
+    for _ in range(number):
+        given, measured = experience(state, batch)
+        assert all_finite((given, measured))
+        state, metrics = update(state, given)
+        seen.append((given, metrics))
+    assert all_finite((state.roles, [metrics for _, metrics in seen]))
+    return state, seen

@@ -1,0 +1,296 @@
+"""Mutants of the losses."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+IDENTITIES, SELF_PLAY, TOKENS = (
+    f"tests/losses/test_{name}.py" for name in ("pairwise_identities", "selfplay", "token_level")
+)
+CONSTANTS, NOISY, RANKING, FEEDBACK, UNJUDGED, IMITATION, FINE = (
+    f"tests/losses/test_{name}.py"
+    for name in ("constants", "noisy_labels", "ranking", "binary_feedback", "unjudged", "imitation", "fine_grained")
+)
+RELABEL = "tests/stages/test_relabel.py"
+EXACT = "tests/games/test_exact.py"
+
+LOSSES = (
+    Mutant(
+        "ipo aims twice as far",
+        "losses/margin.py",
+        "jnp.square(margin - (2 * preference - 1) / (2 * tau))",
+        "jnp.square(margin - (2 * preference - 1) / tau)",
+        (f"{IDENTITIES}::test_ipo_is_a_square_around_what_dpo_bends",),
+    ),
+    Mutant(
+        "dpo ignores the label",
+        "losses/margin.py",
+        "return -(preference * jax.nn.log_sigmoid(beta * margin)",
+        "return -(0 * preference + jax.nn.log_sigmoid(beta * margin)",
+        (f"{IDENTITIES}::test_ipo_is_a_square_around_what_dpo_bends",),
+    ),
+    Mutant(
+        "slic's hinge of the loser has the winner's sign",
+        "losses/margin.py",
+        "jax.nn.relu(1 + beta * margin)",
+        "jax.nn.relu(1 - beta * margin)",
+        ("tests/losses/test_margin.py", "-k", "slic"),
+    ),
+    Mutant(
+        "robust dpo is not rescaled",
+        "losses/margin.py",
+        "- epsilon * wrong) / (1 - 2 * epsilon)",
+        "- epsilon * wrong) / (1 - epsilon)",
+        (f"{IDENTITIES}::test_robust_dpo_is_unbiased_over_flips",),
+    ),
+    Mutant(
+        "exo aims at the reverse label",
+        "losses/margin.py",
+        "target = (1 - epsilon) * preference + epsilon * (1 - preference)",
+        "target = epsilon * preference + (1 - epsilon) * (1 - preference)",
+        (f"{IDENTITIES}::test_exo_turns_dpo_round",),
+    ),
+    Mutant(
+        "pair weights are ignored",
+        "losses/decorators/pairwise.py",
+        "return jnp.where(weight != 0, label, 0.5), weight",
+        "return jnp.where(weight != 0, label, 0.5), jnp.ones_like(weight)",
+        (f"{SELF_PLAY}::test_a_bootstrapped_loss_counts_rows_by_the_members_weights", TOKENS),
+    ),
+    Mutant(
+        "a soft label counts as certain",
+        "losses/decorators/pairwise.py",
+        "return label * forth + (1 - label) * back",
+        "return forth + 0 * label * back",
+        (f"{IDENTITIES}::test_robust_dpo_is_unbiased_over_flips", "tests/losses/test_margin.py", "-k", "robust"),
+    ),
+    Mutant(
+        "length means divide by the padded length",
+        "losses/decorators/sequences.py",
+        "return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(logps.dtype)",
+        "return total / mask.shape[-1]",
+        (f"{IDENTITIES}::test_equal_lengths_rescale_beta", "tests/losses/test_margin.py", "-k", "length"),
+    ),
+    Mutant(
+        "the reference is no constant",
+        "losses/decorators/sequences.py",
+        "else jax.lax.stop_gradient(scored(context, batch, name))",
+        "else scored(context, batch, name)",
+        (f"{CONSTANTS}::test_a_reference_that_is_trained_too_is_a_constant",),
+    ),
+    Mutant(
+        "mnpo counts every opponent whole",
+        "losses/self_play.py",
+        "(1 - c) * (weight / sum(share))",
+        "(1 - c) * weight",
+        (f"{SELF_PLAY}::test_mnpo_weighs_its_opponents",),
+    ),
+    Mutant(
+        "sppo's win rate is not centered",
+        "losses/self_play.py",
+        "eta * (win_rate - 0.5)",
+        "eta * win_rate",
+        (f"{SELF_PLAY}::test_sppo_on_two_is_its_hard_form_where_win_rates_are_hard",),
+    ),
+    Mutant(
+        "egpo exchanges the completions",
+        "losses/self_play.py",
+        "(reward[:, :, None] - reward[:, None, :])",
+        "(reward[:, None, :] - reward[:, :, None])",
+        (f"{SELF_PLAY}::test_egpo_with_labels_for_rewards_is_ipo",),
+    ),
+    Mutant(
+        "reinforce descends the reward",
+        "losses/policy_gradient.py",
+        "- advantage * total)",
+        "+ advantage * total)",
+        (
+            f"{EXACT}::test_online_ipo_descends_as_self_play_ascends",
+            f"{SELF_PLAY}",
+            "-k",
+            "reinforce or leaving or sel",
+        ),
+    ),
+    Mutant(
+        "leaving one out leaves none out",
+        "losses/policy_gradient.py",
+        "others = jnp.sum(weight, axis=1, keepdims=True) - weight",
+        "others = jnp.sum(weight, axis=1, keepdims=True)",
+        (f"{SELF_PLAY}::test_leaving_one_out_centres_rewards",),
+    ),
+    Mutant(
+        "reinforce differentiates its log-ratio",
+        "losses/policy_gradient.py",
+        "ratio = jax.lax.stop_gradient(jnp.where(mask != 0, difference, 0))",
+        "ratio = jnp.where(mask != 0, difference, 0)",
+        (f"{CONSTANTS}::test_the_log_ratio_of_reinforce_is_a_constant",),
+    ),
+    Mutant(
+        "importance weights are differentiated",
+        "losses/policy_gradient.py",
+        "return jax.lax.stop_gradient(jnp.minimum(jnp.exp(jnp.sum(moved, axis=-1)), cap))",
+        "return jnp.minimum(jnp.exp(jnp.sum(moved, axis=-1)), cap)",
+        (f"{CONSTANTS}::test_importance_weights_are_constants",),
+    ),
+    Mutant(
+        "bco's shift is differentiated",
+        "losses/binary_feedback.py",
+        "d = jax.lax.stop_gradient(beta * _center(context, completions.metrics(), shift, pooled))",
+        "d = beta * _center(context, completions.metrics(), shift, pooled)",
+        (f"{CONSTANTS}::test_the_shift_of_bco_is_a_constant",),
+    ),
+    Mutant(
+        "tdpo2 moves by the winner's KL",
+        "losses/token_level.py",
+        "alpha * (loser - jax.lax.stop_gradient(winner))",
+        "alpha * (loser - winner)",
+        (f"{TOKENS}::test_tdpo2_does_not_move_by_the_kl_of_the_winner",),
+    ),
+    Mutant(
+        "lcpo differentiates its posterior",
+        "losses/noisy_labels.py",
+        "jax.lax.stop_gradient(jax.nn.sigmoid(prior + b - a))",
+        "jax.nn.sigmoid(prior + b - a)",
+        (f"{NOISY}::test_the_m_step_climbs_the_likelihood",),
+    ),
+    Mutant(
+        "lcpo differentiates the posterior of the reversed label",
+        "losses/noisy_labels.py",
+        "jax.lax.stop_gradient(jax.nn.sigmoid(prior + a - b))",
+        "jax.nn.sigmoid(prior + a - b)",
+        (f"{NOISY}::test_the_m_step_climbs_the_likelihood",),
+    ),
+    Mutant(
+        "lcpo is not the paper's M-step",
+        "losses/noisy_labels.py",
+        "normalizer: bool = True,",
+        "normalizer: bool = False,",
+        (f"{NOISY}::test_the_normaliser_is_nothing_for_dpo_and_makes_dpo_of_ipo",),
+    ),
+    Mutant(
+        "tdpo and sparse_po take the KL from the policy",
+        "losses/token_level.py",
+        'return context.score((role, reference), batch, read=reads.forward_kl)["forward_kl"]',
+        'return context.score((reference, role), batch, read=reads.forward_kl)["forward_kl"]',
+        (f"{TOKENS}::test_the_kl_of_tdpo_is_that_from_the_reference",),
+    ),
+    Mutant(
+        "wpo's weight is differentiated",
+        "losses/token_level.py",
+        "weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(confidence[:, :, None] + confidence[:, None, :], 0)))",
+        "weight = jnp.exp(jnp.minimum(confidence[:, :, None] + confidence[:, None, :], 0))",
+        (f"{TOKENS}::test_weights_are_not_divided_out",),
+    ),
+    Mutant(
+        "masks pull at the states that they read",
+        "losses/token_level.py",
+        "states = jax.lax.stop_gradient(jnp.concatenate(parts, axis=3))",
+        "states = jnp.concatenate(parts, axis=3)",
+        (f"{FINE}::test_masks_do_not_pull_at_the_states_they_read",),
+    ),
+    Mutant(
+        "kto's KL is differentiated",
+        "losses/binary_feedback.py",
+        "sequence_logps(jax.lax.stop_gradient(scores[name])",
+        "sequence_logps((scores[name])",
+        (f"{CONSTANTS}::test_the_kl_of_kto_is_a_constant",),
+    ),
+    Mutant(
+        "bco_pair's shift is differentiated",
+        "losses/anchored.py",
+        "jax.lax.stop_gradient(scored.mean(beta * ratio))",
+        "scored.mean(beta * ratio)",
+        (f"{CONSTANTS}::test_the_shift_of_bco_pair_is_a_constant",),
+    ),
+    Mutant(
+        "point-wise dpo takes its shift off",
+        "losses/binary_feedback.py",
+        "logit = beta * ratio + shift",
+        "logit = beta * ratio - shift",
+        (f"{FEEDBACK}::test_ulma_of_good_completions_is_sft_and_of_bad_ones_pointwise_dpo",),
+    ),
+    Mutant(
+        "d2o exchanges its two temperatures",
+        "losses/binary_feedback.py",
+        "margin = beta * ratio - alpha * other",
+        "margin = alpha * ratio - beta * other",
+        (f"{FEEDBACK}::test_d2o_has_a_temperature_for_each_side",),
+    ),
+    Mutant(
+        "knowpat's mu is differentiated",
+        "losses/ranking.py",
+        "share = jax.lax.stop_gradient(jnp.where(on, logps - low, 0) / jnp.where(high > low, high - low, 1))",
+        "share = jnp.where(on, logps - low, 0) / jnp.where(high > low, high - low, 1)",
+        (f"{RANKING}::test_knowpat_on_three",),
+    ),
+    Mutant(
+        "knowpat adds up what is worse",
+        "losses/ranking.py",
+        "/ jnp.maximum(below, 1)",
+        "/ 1",
+        (f"{RANKING}::test_knowpat_on_three",),
+    ),
+    Mutant(
+        "pro's best competes at the sum of its gaps",
+        "losses/ranking.py",
+        "logps * jnp.max(gap, axis=-1)",
+        "logps * jnp.sum(gap, axis=-1)",
+        (f"{RANKING}::test_pro_on_more_than_two",),
+    ),
+    Mutant(
+        "the likelihood of the best grows by the length of the list",
+        "losses/ranking.py",
+        "axis=-1) - 1) ** 2 * _of_best",
+        "axis=-1) - 1) * _of_best",
+        (f"{RANKING}::test_pro_on_more_than_two",),
+    ),
+    Mutant(
+        "an absent completion is beaten",
+        "losses/decorators/listwise.py",
+        " & takes_part(reward)[..., None, :]",
+        "",
+        ("tests/losses/test_graded_lists.py", "-k", "who_takes_no_part"),
+    ),
+    Mutant(
+        "hir smooths its contrast by half",
+        "losses/imitation.py",
+        "(1 - epsilon) * right + epsilon * wrong",
+        "(1 - epsilon / 2) * right + epsilon / 2 * wrong",
+        (IMITATION, "-k", "hir"),
+    ),
+    Mutant(
+        "a bonus counts twice",
+        "losses/exploration_bonus.py",
+        "weight = (1 if rises else -1) * alpha * beta",
+        "weight = (1 if rises else -1) * 2 * alpha * beta",
+        (SELF_PLAY, "-k", "optimistic_bonuses or pessimism"),
+    ),
+    Mutant(
+        "the rewards of others are not weighed",
+        "losses/policy_gradient.py",
+        "rest = jnp.sum(reward * weight, axis=1, keepdims=True) - reward * weight",
+        "rest = jnp.sum(reward, axis=1, keepdims=True) - reward",
+        (f"{SELF_PLAY}::test_leaving_one_out_centres_rewards_that_count_in_part",),
+    ),
+    Mutant(
+        "completions that nobody judged count",
+        "losses/decorators/sequences.py",
+        'return counted(batch) * batch.completions.get("weight", 1)',
+        "return counted(batch)",
+        (UNJUDGED,),
+    ),
+    Mutant(
+        "an order that the label rules out is evaluated",
+        "losses/decorators/pairwise.py",
+        "jnp.where(on, a[name], b[name])",
+        "a[name]",
+        (f"{IDENTITIES}::test_an_order_that_the_label_rules_out_is_not_evaluated",),
+    ),
+    Mutant(
+        "thumbs go down on what is undecided",
+        "stages/relabel.py",
+        "up = (jnp.sign(reward - threshold) + 1) / 2",
+        "up = (reward > threshold).astype(reward.dtype)",
+        (f"{RELABEL}::test_thumbs_are_up_above_the_threshold_and_counted",),
+    ),
+)
