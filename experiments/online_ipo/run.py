@@ -1,6 +1,6 @@
 """The quickstart over several seeds: everything that is drawn is drawn anew in each, demonstrations and judge included.
 
-    python experiments/online_ipo/run.py --seeds 0 1 2 3 4 --folder runs/online_ipo   # 6 minutes a seed, 2 cores
+    python experiments/online_ipo/run.py --seeds 0 1 2 3 4 --folder runs/online_ipo   # 9 CPU minutes a seed
 
 Runs what is not there yet (an interrupted run is resumed), then writes results.json and results.md beside this file.
 """
