@@ -79,6 +79,11 @@ def pool(network: Model, **parts: Any) -> Algorithm:
     return judged(algorithms.self_play_pg)(network, pool=2, **parts)
 
 
+def look_ahead(network: Model, **parts: Any) -> Algorithm:
+    """EGPO whose first iteration leaves its gradient in the moments, where it is looked at."""
+    return judged(algorithms.egpo)(network, tau=0.5, restore_moments=False, **parts)
+
+
 def changed(name: str, **changes: Any) -> Callable[..., Algorithm]:
     return lambda network, **parts: dataclasses.replace(RECIPES[name](network, **parts), **changes)
 
@@ -88,6 +93,7 @@ VARIANTS: dict[str, Callable[..., Algorithm]] = {
     "split_sampler": split_sampler,
     "replay": replay,
     "pool": pool,
+    "egpo": look_ahead,
     "minibatches": changed("dpo", epochs=2, minibatches=2),
     "microbatches": changed("ipo", microbatches=2),
     "packed": changed("ipo", packing=Packing(prompts=2, length=38)),
