@@ -13,7 +13,7 @@ import transformers
 from alignjax.config import ConfigError
 from alignjax.data import load_tokenizer
 from alignjax.data.datasets.parsing import BadRow
-from alignjax.data.text.chat import load_template, render
+from alignjax.data.text.chat import load_template, render, turn_end
 
 TALK = [
     {"role": "system", "content": "  Be kind & brief <now>.\n"},
@@ -183,3 +183,18 @@ def test_another_file_under_the_name_of_a_sentencepiece_model(folder: Path) -> N
     (folder / "tokenizer.json").rename(folder / "tokenizer.model")
     with pytest.raises(ConfigError, match=r"tokenizer.model is not a SentencePiece model"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "end"),
+    [("<|im_end|>", ["<|im_end|>"]), ("{{ eos_token }}", ["<|stop|>"]), ("word", ["<|stop|>"]), ("", ["<|stop|>"])],
+)
+def test_an_assistant_turn_ends_as_the_template_ends_it(folder: Path, written: str, end: list[str]) -> None:
+    """The first special token after the content, and EOS where the template writes none."""
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_special_tokens(["<|im_end|>", "<|stop|>"])
+    backend.save(str(folder / "tokenizer.json"))
+    write(folder, tokenizer_config={"eos_token": "<|stop|>", "bos_token": "<|im_start|>"})
+    template = "{% for m in messages %}{{ m.content }}" + written + "\n{% endfor %}"
+    ids = turn_end(load_tokenizer(folder), template)
+    assert [WORDS[number] for number in ids] == end

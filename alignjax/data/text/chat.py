@@ -18,13 +18,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
-from alignjax.data.text.tokenizers import json_object
+from alignjax.data.text.tokenizers import Tokenizer, json_object
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
 DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
 ASSISTANT = "\n\nAssistant:"
+
+# Stands for the content of a message where the text around it is asked for: of Unicode's private use, so in no text.
+_CONTENT = "\U000f0000"
 
 # Templates of published models expect the next functions besides the messages; tests hold the rendering against
 # `transformers`.
@@ -147,6 +150,37 @@ def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn:
         raise
     except (jinja2.TemplateError, TypeError, ValueError) as error:  # the latter are the template's own slips
         raise BadRow(f"the chat template failed: {error}") from error
+
+
+def turn_end(tokenizer: Tokenizer, template: str = "") -> tuple[int, ...]:
+    """Returns the token ids that end an assistant's turn: what a completion of chat rows ends with, and a sampler stops
+    at the last of.
+
+    It is what the template writes after the content, up to and with the first special token. Where the template writes
+    no special token there, the turn ends with the tokenizer's EOS alone.
+
+    Args:
+        tokenizer: The tokenizer that the text is encoded with.
+        template: See `load_template`.
+
+    Raises:
+        BadRow: The template refuses a conversation of two messages, also after a system message.
+        ConfigError: The template does not parse.
+    """
+    text = load_template(template)
+    talk = [{"role": role, "content": _CONTENT} for role in ("system", "user", "assistant")]
+    words = (
+        {} if tokenizer.backend.encode_special_tokens else {"eos_token": tokenizer.backend.id_to_token(tokenizer.eos)}
+    )
+    try:
+        written = render(talk[1:], text, open_turn=False, **words)
+    except BadRow:
+        written = render(talk, text, open_turn=False, **words)
+    ids = tokenizer.encode(written.rpartition(_CONTENT)[2])
+    added = tokenizer.backend.get_added_tokens_decoder()
+    special = {tokenizer.eos, *tokenizer.stops, *(number for number, token in added.items() if token.special)}
+    first = next((place for place, number in enumerate(ids) if number in special), None)
+    return (tokenizer.eos,) if first is None else tuple(ids[: first + 1])
 
 
 def prompt_text(value: Any, field: str, template: str) -> str:
