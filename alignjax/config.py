@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
+
+from alignjax.ranges import Count, Seed, plain, undeclared, violation
 
 
 class ConfigError(ValueError):
@@ -43,14 +46,15 @@ def nearest(word: str, options: typing.Iterable[str]) -> str:
 
 
 def members(annotation: Any) -> tuple[Any, ...]:
-    """Returns the members of a union; any other annotation is its own only member."""
+    """Returns the members of a union, without ranges; any other annotation is its own only member."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return tuple(option for member in typing.get_args(annotation) for option in members(member))
-    return (annotation,)
+    return members(typing.get_args(annotation)[0]) if typing.get_origin(annotation) is Annotated else (annotation,)
 
 
 def type_name(annotation: Any) -> str:
     """Writes an annotation as a person does: `float | None`, `tuple[int, ...]`, `one of hard, soft`."""
+    annotation = plain(annotation)
     options = members(annotation)
     if len(options) > 1:
         return " | ".join(map(type_name, options))
@@ -86,12 +90,42 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
         option in (float, int, bool, str) or typing.get_origin(option) is typing.Literal for option in options
     )
     if isinstance(value, Fn) or not checked:
+        _check_range(where, value, annotation)
         return value
     if isinstance(value, int) and not isinstance(value, bool) and int not in options and float in options:
-        return float(value)
+        value = float(value)
     if not any(_fits(value, option) for option in options):
         raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {type_name(annotation)}")
+    _check_range(where, value, annotation)
     return value
+
+
+def _check_range(where: str, value: Any, annotation: Any) -> None:
+    if words := violation(value, annotation):
+        raise ConfigError(f"{where} is {value!r}; it must be {words}")
+
+
+@functools.cache
+def _ranges(record: type) -> dict[str, Any]:
+    """The annotations of the numeric fields of a dataclass. Kept, because a record that is a pytree is made anew
+    whenever it goes through jax."""
+    return {name: hint for name, hint in type_hints(record).items() if undeclared(plain(hint))}
+
+
+def check_ranges(record: Any, label: Callable[[str], str] | None = None) -> None:
+    """Checks that the numbers in the fields of a dataclass are numbers, in the ranges that its annotations declare: for
+    its `__post_init__`.
+
+    Args:
+        record: The dataclass.
+        label: Makes of a field's name what the message calls it; by default Record.field.
+
+    Raises:
+        ConfigError: One is of another type, or not in its range.
+    """
+    for name, annotation in _ranges(type(record)).items():
+        place = f"{type(record).__name__}.{name}" if label is None else label(name)
+        _coerced(place, getattr(record, name, None), annotation)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -162,10 +196,10 @@ class Fn:
 
 
 def type_hints(owner: Any) -> dict[str, Any]:
-    """Returns the evaluated annotations of a function or class; none where one is under TYPE_CHECKING in a user's
-    file."""
+    """Returns the evaluated annotations of a function or class, with their ranges; none where a user's file has one
+    under TYPE_CHECKING."""
     try:
-        return typing.get_type_hints(owner)
+        return typing.get_type_hints(owner, include_extras=True)
     except (NameError, TypeError):
         return {}
 
@@ -240,9 +274,12 @@ class MeshConfig:
         tensor: The number of devices over which heads and widths are split.
     """
 
-    replica: int = 1
-    fsdp: int = -1
-    tensor: int = 1
+    replica: Count | Literal[-1] = 1
+    fsdp: Count | Literal[-1] = -1
+    tensor: Count | Literal[-1] = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +295,12 @@ class Packing:
         rows: The number of rows that they share.
     """
 
-    prompts: int
-    length: int
-    rows: int = 1
+    prompts: Count
+    length: Count
+    rows: Count = 1
 
     def __post_init__(self) -> None:
-        if min(self.prompts, self.length, self.rows) < 1:
-            raise ConfigError(f"{self}: all are positive numbers")
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,22 +327,20 @@ class Experiment:
 
     algorithm: Any
     source: Fn
-    steps: int
-    seed: int = 0
+    steps: Count
+    seed: Seed = 0
     mesh: MeshConfig = MeshConfig()
-    log_every: int = 10
-    checkpoint_every: int = 200
-    keep: int = 2
+    log_every: Count = 10
+    checkpoint_every: Count = 200
+    keep: Count = 2
     sample: Fn | None = None
-    sample_every: int = 200
+    sample_every: Count = 200
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     cached_logps: tuple[str, ...] = ()
     overlap: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "checkpoint_every", "keep", "sample_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ConfigError(f"Experiment.{name} is {getattr(self, name)!r}; it must be a positive integer")
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.numerics import last_valid
+from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context
 
-Pairs = Sequence[tuple[int, int]]
+Pairs = Sequence[tuple[Natural, Natural]]
 
 
 def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
@@ -52,7 +53,7 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
 
 
 def pair_logits(
-    context: Context, batch: Batch, *, role: str, pairs: Pairs, reading: str = "joint", separator: int = 3
+    context: Context, batch: Batch, *, role: str, pairs: Pairs, reading: str = "joint", separator: Natural = 3
 ) -> Array:
     """Returns the logit of P(i beats j | prompt) for every pair, antisymmetric by construction and free to be
     intransitive.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from alignjax.config import ConfigError, Fn, fn, nearest
+from alignjax.ranges import Count, Fraction, Natural
 from alignjax.types import Batch, Context, Key, Mean, Role, frozen as frozen
 
 # ------------------------------------------------------------------------------------------------------- initial values
@@ -117,7 +118,7 @@ def _where(condition: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda old, new: jnp.where(condition, new, old).astype(old.dtype), old, new)
 
 
-def ema(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
+def ema(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: Fraction) -> Any:
     """Follows another role by an exponential moving average: state <- decay * state + (1 - decay) * of. It is
     Nash-EMA's opponent (arXiv:2312.00886).
 
@@ -130,7 +131,7 @@ def ema(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay:
     )
 
 
-def snapshot(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int) -> Any:
+def snapshot(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: Count) -> Any:
     """Copies another role after every `every` iterations. Rules read old values all at once, so a chain of snapshots is
     a history.
 
@@ -141,7 +142,7 @@ def snapshot(state: Any, context: Context, batch: Batch, key: Key, *, of: str, e
     return _where((context.step + 1) % every == 0, _leader(context, state, of), state)
 
 
-def return_to(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
+def return_to(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: Count = 2) -> Any:
     """Goes back to another role's value after every iteration but each `every`-th, so that the steps of a trained role
     in between only look ahead (extragradient). The state of its optimizer goes on, unless `return_moments` is its
     optimizer's rule.
@@ -153,7 +154,7 @@ def return_to(state: Any, context: Context, batch: Batch, key: Key, *, of: str, 
     return _where((context.step + 1) % every != 0, _leader(context, state, of), state)
 
 
-def return_moments(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 2) -> Any:
+def return_moments(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: Count = 2) -> Any:
     """Rule of an optimizer (`Role.optimizer_rule`) beside `return_to`: after every iteration but each `every`-th its
     state goes back to what it was before, so that moments see the gradients of the steps that stay. The count of its
     schedule goes on: learning rates are a function of all steps.
@@ -173,7 +174,7 @@ def return_moments(state: Any, context: Context, batch: Batch, key: Key, *, of: 
 
 
 def while_domain(
-    state: Any, context: Context, batch: Batch, key: Key, *, of: str, domain: int, field: str = "domain"
+    state: Any, context: Context, batch: Batch, key: Key, *, of: str, domain: Natural, field: str = "domain"
 ) -> Any:
     """Follows another role while most prompts of a batch are of one domain, batch.prompts[field] == domain, and stands
     still otherwise, so that it keeps what was learned last about that domain.
@@ -204,7 +205,7 @@ def zero_means(*names: str) -> Value:
     return Value(fn(_zeros, names=names))
 
 
-def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: float) -> Any:
+def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: str, decay: Fraction) -> Any:
     """Keeps running means of metrics that the loss `of` returns: (total, weight) <- decay * (total, weight, both with
     this iteration's added).
 
@@ -234,7 +235,7 @@ def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: st
 # --------------------------------------------------------------------------------------------------- pools and mixtures
 
 
-def pool(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: int = 1) -> Any:
+def pool(state: Any, context: Context, batch: Batch, key: Key, *, of: str, every: Count = 1) -> Any:
     """Keeps a ring of a role's past parameters (`pool_of`): pushes the present ones after every `every` iterations over
     the oldest, and draws which of those pushed so far the next iteration plays against (a queue of opponents).
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError, Packing, nearest
 from alignjax.numerics import in_pieces
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
+from alignjax.ranges import Count
 from alignjax.types import Array, Batch, Context, Hidden, Metrics, Model, Params, Read, Role
 
 TOKENS = ("prompt", "prompt_valid", "tokens", "valid")
@@ -95,7 +96,7 @@ def context(
     step: Any = 0,
     metrics: Metrics | None = None,
     score: Score | None = None,
-    microbatches: int = 1,
+    microbatches: Count = 1,
     packing: Packing | None = None,
     packed: Batch | None = None,
 ) -> Context:
@@ -214,8 +215,8 @@ def one_pass(
     batch: Batch,
     requests: Iterable[Request],
     *,
-    microbatches: int = 1,
-    chunk: int = 16,
+    microbatches: Count = 1,
+    chunk: Count = 16,
     packing: Packing | None = None,
 ) -> dict[Request, Answer]:
     """Answers requests on one view: every backbone runs once, every head once per chunk.
@@ -297,7 +298,7 @@ def with_shared_passes(
     params: Callable[[str], Params],
     batch: Batch,
     *,
-    microbatches: int = 1,
+    microbatches: Count = 1,
     packing: Packing | None = None,
 ) -> Result:
     """Runs functions that score, with everything they score computed in one pass per view of `batch`.

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, Packing, as_fn, fn, nearest
+from alignjax.config import ConfigError, Fn, Packing, as_fn, check_ranges, fn, nearest
+from alignjax.ranges import Count
 
 Array: TypeAlias = jax.Array
 Params: TypeAlias = Any  # a plain nested dict of arrays, or any pytree for a state role
@@ -377,12 +378,13 @@ class Algorithm:
     experience: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
     losses: Mapping[str, Fn] = dataclasses.field(default_factory=OrderedDict)
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict)
-    epochs: int = dataclasses.field(default=1, metadata={"static": True})
-    minibatches: int = dataclasses.field(default=1, metadata={"static": True})
-    microbatches: int = dataclasses.field(default=1, metadata={"static": True})
+    epochs: Count = dataclasses.field(default=1, metadata={"static": True})
+    minibatches: Count = dataclasses.field(default=1, metadata={"static": True})
+    microbatches: Count = dataclasses.field(default=1, metadata={"static": True})
     packing: Packing | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         # OrderedDict because a jax pytree sorts the keys of a plain dict, and the order of stages is meaning.
         object.__setattr__(self, "experience", _named(self.experience))
         object.__setattr__(self, "losses", _named(self.losses))

@@ -195,7 +195,7 @@ def test_a_pipeline_is_drawn_anew_as_a_whole():
         ("--steps 1.5", "--steps got '1.5'; it must be an integer"),
         ("--steps", "--steps got no value; it must be an integer"),
         ("--steps 1 2", "--steps got '1 2'"),
-        ("--steps 0", "--steps 0: Experiment.steps is 0; it must be a positive integer"),
+        ("--steps 0", "--steps 0: Experiment.steps is 0; it must be a whole number from 1 to 2147483647"),
         ("--algorithm.losses.pair.tau much", "--algorithm.losses.pair.tau got 'much'; it must be a number"),
         ("--algorithm.losses.pair.clip much", "got 'much'; it must be float | None"),
         ("--algorithm.losses.pair.kind sfot", "got 'sfot'; it must be one of hard, soft"),

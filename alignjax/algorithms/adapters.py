@@ -10,6 +10,7 @@ from alignjax import roles
 from alignjax.config import ConfigError, Fn, fn, nearest
 from alignjax.models import lora, quantize
 from alignjax.models.weights import MATRICES
+from alignjax.ranges import Bits, Count, Positive
 from alignjax.roles import CopyOf, PoolOf
 from alignjax.types import Algorithm, Role, frozen
 
@@ -18,12 +19,12 @@ def with_lora(
     algorithm: Algorithm,
     *,
     adapted: tuple[str, ...] = ("policy",),
-    rank: int = 8,
-    alpha: float = 16.0,
+    rank: Count = 8,
+    alpha: Positive = 16.0,
     targets: str = MATRICES,
     rank_stabilised: bool = False,
     whole: str = lora.SMALL_HEADS,
-    bits: int | None = None,
+    bits: Bits | None = None,
     start: Fn | None = None,
 ) -> Algorithm:
     """The algorithm with low-rank adapters (arXiv:2106.09685) in the roles named `adapted`: each keeps only its

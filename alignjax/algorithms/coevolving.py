@@ -10,6 +10,7 @@ from alignjax import losses, roles, stages
 from alignjax.algorithms.online import online
 from alignjax.algorithms.parts import SelfPlay
 from alignjax.config import Fn, fn
+from alignjax.ranges import Count, NonNegative, Positive
 from alignjax.types import Algorithm, Model, Role
 
 
@@ -17,10 +18,10 @@ def rival(
     model: Model,
     *,
     reward_model: Model,
-    tau: float = 0.1,
-    weight: float = 1.0,
-    vocab: int,
-    n: int = 2,
+    tau: Positive = 0.1,
+    weight: NonNegative = 1.0,
+    vocab: Count,
+    n: Count = 2,
     reward_optimizer: Fn,
     reward_start: Any,
     judge: Fn | None = None,
@@ -73,12 +74,12 @@ def eva(
     model: Model,
     *,
     loss: Fn = fn(losses.dpo, beta=0.1),
-    count: int = 1,
-    slots: int = 1024,
-    prompt_tokens: int,
+    count: Count = 1,
+    slots: Count = 1024,
+    prompt_tokens: Count,
     score: Fn | None = None,
     rewriter: str | None = None,
-    n: int = 4,
+    n: Count = 4,
     **parts: Any,
 ) -> Algorithm:
     """eva, evolving alignment by asymmetric self-play: `count` prompts of every batch come from a memory, in proportion

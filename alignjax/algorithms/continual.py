@@ -12,6 +12,7 @@ from alignjax import losses, roles, stages
 from alignjax.algorithms.parts import log_probs, policy_and_reference
 from alignjax.config import ConfigError, Fn, fn, nearest
 from alignjax.pair_layout import all_pairs
+from alignjax.ranges import Count, NonNegative, Positive
 from alignjax.roles import CopyOf
 from alignjax.types import Algorithm, Array, Model, Role
 
@@ -19,13 +20,13 @@ from alignjax.types import Algorithm, Array, Model, Role
 def ofs_dpo(
     model: Model,
     *,
-    beta: float = 0.1,
-    weight: float = 0.5,
+    beta: Positive = 0.1,
+    weight: NonNegative = 0.5,
     optimizer: Fn,
     slow_optimizer: Fn,
     start: Any,
-    n: int = 2,
-    microbatches: int = 1,
+    n: Count = 2,
+    microbatches: Count = 1,
 ) -> Algorithm:
     """OFS-DPO, online DPO with fast-slow chasing: "policy" (fast) and "slow" learn the same stream of pairs by DPO at
     two speeds, and the fast one is driven ahead of the slow one (arXiv:2406.05534).
@@ -63,7 +64,7 @@ def ofs_dpo(
 
 
 def cofs_dpo(
-    model: Model, *, domains: int, weights: tuple[float, ...] | None = None, field: str = "domain", **parts: Any
+    model: Model, *, domains: Count, weights: tuple[NonNegative, ...] | None = None, field: str = "domain", **parts: Any
 ) -> Algorithm:
     """COFS-DPO, fast-slow chasing across domains: OFS-DPO whose fast policy is remembered for every domain, and a role
     "combined" that serves a linear combination of them (arXiv:2406.05534). Over `with_lora` these are adapters, and the
@@ -96,13 +97,13 @@ def _weights(key: jax.Array, *, weights: tuple[float, ...]) -> dict[str, Array]:
 def with_replay(
     algorithm: Algorithm,
     *,
-    slots: int,
-    rows: int,
-    max_age: int,
-    prompt_tokens: int,
-    n: int,
-    max_tokens: int,
-    weight: float = 1.0,
+    slots: Count,
+    rows: Count,
+    max_age: Count,
+    prompt_tokens: Count,
+    n: Count,
+    max_tokens: Count,
+    weight: NonNegative = 1.0,
     loss: str = "pair",
     reference: str | None = "reference",
 ) -> Algorithm:

@@ -10,6 +10,7 @@ from alignjax.algorithms.online import online
 from alignjax.algorithms.parts import SelfPlay, log_probs, past
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.pair_layout import all_pairs
+from alignjax.ranges import Count, NonNegative, Positive
 from alignjax.roles import CopyOf
 from alignjax.sampling import own
 from alignjax.types import Algorithm, Model, Role
@@ -27,7 +28,7 @@ def _against_reference(model: Model, *, loss: Fn, samples: int, **parts: Any) ->
     return play.algorithm(experience, {"pair": loss}, {**play.policy_and_reference(), **play.judges})
 
 
-def xpo(model: Model, *, loss: Fn = fn(losses.dpo, beta=0.1), alpha: float = 1e-5, **parts: Any) -> Algorithm:
+def xpo(model: Model, *, loss: Fn = fn(losses.dpo, beta=0.1), alpha: NonNegative = 1e-5, **parts: Any) -> Algorithm:
     """Exploratory preference optimization: DPO on a sample of the policy and one of the reference, whose likelihood a
     bonus lowers (arXiv:2405.21046).
 
@@ -43,7 +44,7 @@ def xpo(model: Model, *, loss: Fn = fn(losses.dpo, beta=0.1), alpha: float = 1e-
     return _against_reference(model, loss=fn(losses.xpo, loss=loss, alpha=alpha, explored=(1,)), samples=1, **parts)
 
 
-def vpo(model: Model, *, beta: float = 0.1, alpha: float = 1e-3, **parts: Any) -> Algorithm:
+def vpo(model: Model, *, beta: Positive = 0.1, alpha: NonNegative = 1e-3, **parts: Any) -> Algorithm:
     """Value-incentivized preference optimization, online and optimistic: DPO on two samples of the policy, and a bonus
     that lowers those of the calibration policy, here the reference (arXiv:2405.19320). `vpo_offline` is the pessimistic
     one.
@@ -60,7 +61,13 @@ def vpo(model: Model, *, beta: float = 0.1, alpha: float = 1e-3, **parts: Any) -
 
 
 def selm(
-    model: Model, *, beta: float = 0.01, alpha: float = 1e-3, n: int = 3, sync_every: int = 100, **parts: Any
+    model: Model,
+    *,
+    beta: Positive = 0.01,
+    alpha: NonNegative = 1e-3,
+    n: Count = 3,
+    sync_every: Count = 100,
+    **parts: Any,
 ) -> Algorithm:
     """SELM: iterated DPO on the best and the worst of n completions, with a bonus that moves probability away from what
     the previous policy says (arXiv:2405.19332).
@@ -94,12 +101,12 @@ def selm(
 def active_dpo(
     model: Model,
     *,
-    beta: float = 0.1,
-    count: int = 1,
-    members: int = 3,
-    width: float = 2.0,
+    beta: Positive = 0.1,
+    count: Count = 1,
+    members: Count = 3,
+    width: NonNegative = 2.0,
     scores: str = "dpo",
-    n: int = 4,
+    n: Count = 4,
     optimizer: Fn,
     **parts: Any,
 ) -> Algorithm:
@@ -156,11 +163,11 @@ def active_dpo(
 def optune(
     model: Model,
     *,
-    beta: float = 0.1,
-    count: int = 2,
-    slots: int = 1024,
+    beta: Positive = 0.1,
+    count: Count = 2,
+    slots: Count = 1024,
     score: Fn | None = None,
-    n: int = 2,
+    n: Count = 2,
     **parts: Any,
 ) -> Algorithm:
     """OPTune: online DPO that samples anew for the `count` prompts of a batch whose remembered responses score lowest,

@@ -10,6 +10,7 @@ from alignjax import losses, roles, stages
 from alignjax.algorithms.parts import SelfPlay, log_probs, past
 from alignjax.config import Fn, fn
 from alignjax.pair_layout import all_pairs
+from alignjax.ranges import Count, Fraction, Positive
 from alignjax.roles import CopyOf
 from alignjax.types import Algorithm, Model, Role
 
@@ -18,12 +19,12 @@ def rounds(
     model: Model,
     *,
     losses: Mapping[str, Fn],
-    n: int = 2,
-    sync_every: int = 1,
+    n: Count = 2,
+    sync_every: Count = 1,
     labels: Mapping[str, Fn] | None = None,
     others: Mapping[str, Role] | None = None,
     score: tuple[str, ...] = (),
-    epochs: int = 1,
+    epochs: Count = 1,
     **parts: Any,
 ) -> Algorithm:
     """Rounds of self-play: n samples of "previous", the policy as it was when the round of `sync_every` iterations
@@ -52,7 +53,9 @@ def rounds(
     return play.algorithm(experience, losses, state, epochs=epochs)
 
 
-def sppo(model: Model, *, eta: float = 1000.0, n: int = 4, completions: str = "extremes", **parts: Any) -> Algorithm:
+def sppo(
+    model: Model, *, eta: Positive = 1000.0, n: Count = 4, completions: str = "extremes", **parts: Any
+) -> Algorithm:
     """Self-play preference optimization: the log-ratio to the previous policy of the best and the worst sample is
     fitted to eta (win rate - 1/2) (arXiv:2405.00675).
 
@@ -67,7 +70,7 @@ def sppo(model: Model, *, eta: float = 1000.0, n: int = 4, completions: str = "e
     return rounds(model, losses={"sppo": fit}, n=n, labels={"win_rate": fn(stages.win_rate_against)}, **parts)
 
 
-def dno(model: Model, *, eta: float = 1.0, n: int = 4, **parts: Any) -> Algorithm:
+def dno(model: Model, *, eta: Positive = 1.0, n: Count = 4, **parts: Any) -> Algorithm:
     """Direct Nash optimization, its theoretical form: DPO from the previous policy with labels S(g_i - g_j), g the win
     rates of two samples against the previous policy (arXiv:2404.03715).
 
@@ -91,8 +94,8 @@ def dno(model: Model, *, eta: float = 1.0, n: int = 4, **parts: Any) -> Algorith
 
 
 def mnpo(
-    model: Model, *, eta: float = 0.0075, c: float = 1 / 3, history: int = 2, sync_every: int = 1, n: int = 2,
-    **parts: Any,
+    model: Model, *, eta: Positive = 0.0075, c: Fraction = 1 / 3, history: Count = 2, sync_every: Count = 1,
+    n: Count = 2, **parts: Any,
 ) -> Algorithm:  # fmt: skip
     """Multiplayer Nash preference optimization: a round's step starts from the mean of the reference and the last
     `history` policies, which are the opponents (arXiv:2509.23102).
@@ -118,7 +121,7 @@ def mnpo(
 
 
 def inpo(
-    model: Model, *, eta: float = 0.1, c: float = 1 / 3, n: int = 2, reference: Role | None = None, **parts: Any
+    model: Model, *, eta: Positive = 0.1, c: Fraction = 1 / 3, n: Count = 2, reference: Role | None = None, **parts: Any
 ) -> Algorithm:
     """Iterative Nash policy optimization: rounds of IPO around the mean of reference and previous policy
     (arXiv:2407.00617).
@@ -140,7 +143,7 @@ def inpo(
 
 
 def comal(
-    model: Model, *, eta: float = 0.1, c: float = 1 / 3, sync_every: int = 1, outer: int = 10, **parts: Any
+    model: Model, *, eta: Positive = 0.1, c: Fraction = 1 / 3, sync_every: Count = 1, outer: Count = 10, **parts: Any
 ) -> Algorithm:
     """COMAL, convergent meta-alignment: INPO whose reference becomes the policy after every `outer` rounds of
     `sync_every` iterations (arXiv:2410.23223).
@@ -160,7 +163,9 @@ def comal(
     return inpo(model, eta=eta, c=c, sync_every=sync_every, reference=reference, **parts)
 
 
-def onpo(model: Model, *, eta: float = 1.0, n: int = 2, sync_every: int = 1, optimizer: Fn, **parts: Any) -> Algorithm:
+def onpo(
+    model: Model, *, eta: Positive = 1.0, n: Count = 2, sync_every: Count = 1, optimizer: Fn, **parts: Any
+) -> Algorithm:
     """Optimistic Nash policy optimization: two policies take the same step from one auxiliary iterate, the playing one
     from where that has just arrived (arXiv:2502.16852 Algorithm 1).
 
@@ -196,9 +201,9 @@ def spin(
     model: Model,
     *,
     loss: Fn = fn(losses.dpo, beta=0.1),
-    n: int = 1,
-    sync_every: int = 100,
-    epochs: int = 1,
+    n: Count = 1,
+    sync_every: Count = 100,
+    epochs: Count = 1,
     judge: Fn | None = None,
     judges: Mapping[str, Role] | None = None,
     **parts: Any,
@@ -228,7 +233,7 @@ def spin(
 
 
 def egpo(
-    model: Model, *, tau: float = 0.1, n: int = 2, opponents: int = 1, restore_moments: bool = True, **parts: Any
+    model: Model, *, tau: Positive = 0.1, n: Count = 2, opponents: Count = 1, restore_moments: bool = True, **parts: Any
 ) -> Algorithm:
     """Extragradient preference optimization: of every two iterations the first only looks ahead, and the second steps
     from the same policy against the one that was seen there (arXiv:2503.08942).

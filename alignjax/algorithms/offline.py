@@ -10,11 +10,12 @@ from alignjax import losses, stages
 from alignjax.algorithms.parts import log_probs, policy_and_reference
 from alignjax.config import Fn, fn
 from alignjax.pair_layout import all_pairs
+from alignjax.ranges import Count, Natural, NonNegative, Positive
 from alignjax.roles import Fresh
 from alignjax.types import Algorithm, Model, Role
 
 
-def sft(model: Model, *, optimizer: Fn, start: Any = Fresh(), microbatches: int = 1) -> Algorithm:
+def sft(model: Model, *, optimizer: Fn, start: Any = Fresh(), microbatches: Count = 1) -> Algorithm:
     """Supervised fine-tuning of "policy" on completions from the source.
 
     Args:
@@ -31,12 +32,12 @@ def preference_model(
     model: Model,
     *,
     optimizer: Fn,
-    n: int = 2,
+    n: Count = 2,
     reading: str = "joint",
     sampler: Role | None = None,
-    max_tokens: int = 0,
+    max_tokens: Natural = 0,
     start: Any = Fresh(),
-    microbatches: int = 1,
+    microbatches: Count = 1,
 ) -> Algorithm:
     """A pairwise preference model p(y > y' | x) in role "preference", on the pairs of n completions that are labeled.
 
@@ -63,7 +64,7 @@ def preference_model(
 
 
 def reward_model(
-    model: Model, *, optimizer: Fn, n: int = 2, start: Any = Fresh(), microbatches: int = 1
+    model: Model, *, optimizer: Fn, n: Count = 2, start: Any = Fresh(), microbatches: Count = 1
 ) -> Algorithm:  # fmt: skip
     """A Bradley-Terry reward model in role "reward" (arXiv:2203.02155 eq. 1).
 
@@ -78,7 +79,7 @@ def reward_model(
     return Algorithm(losses=pair, roles={"reward": Role(model, start, optimizer)}, microbatches=microbatches)
 
 
-def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, n: int = 2, microbatches: int = 1) -> Algorithm:
+def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, n: Count = 2, microbatches: Count = 1) -> Algorithm:
     """A loss on all pairs of n completions, and preferences, from the source; "policy" and the frozen "reference" start
     from the same weights.
 
@@ -94,7 +95,7 @@ def offline(model: Model, *, loss: Fn, optimizer: Fn, start: Any, n: int = 2, mi
     return Algorithm(log_probs(), {"pair": loss.replace(pairs=all_pairs(n))}, state, microbatches=microbatches)
 
 
-def dpo(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
+def dpo(model: Model, *, beta: Positive = 0.1, **parts: Any) -> Algorithm:
     """Direct preference optimization on given pairs (arXiv:2305.18290).
 
     Args:
@@ -105,7 +106,7 @@ def dpo(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
     return offline(model, loss=fn(losses.dpo, beta=beta), **parts)
 
 
-def ipo(model: Model, *, tau: float = 0.1, **parts: Any) -> Algorithm:
+def ipo(model: Model, *, tau: Positive = 0.1, **parts: Any) -> Algorithm:
     """Identity preference optimization on given pairs (arXiv:2310.12036).
 
     Args:
@@ -116,7 +117,7 @@ def ipo(model: Model, *, tau: float = 0.1, **parts: Any) -> Algorithm:
     return offline(model, loss=fn(losses.ipo, tau=tau), **parts)
 
 
-def slic(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
+def slic(model: Model, *, beta: Positive = 0.1, **parts: Any) -> Algorithm:
     """The SLiC hinge on given pairs (arXiv:2305.10425).
 
     Args:
@@ -127,7 +128,7 @@ def slic(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
     return offline(model, loss=fn(losses.slic, beta=beta), **parts)
 
 
-def vpo_offline(model: Model, *, beta: float = 0.1, alpha: float = 1e-3, **parts: Any) -> Algorithm:
+def vpo_offline(model: Model, *, beta: Positive = 0.1, alpha: NonNegative = 1e-3, **parts: Any) -> Algorithm:
     """Value-incentivized preference optimization on given pairs, pessimistic: it holds preferred completions up
     (arXiv:2405.19320).
 
@@ -141,7 +142,7 @@ def vpo_offline(model: Model, *, beta: float = 0.1, alpha: float = 1e-3, **parts
 
 
 def labelled_samples(
-    model: Model, *, judge: Fn, judges: Mapping[str, Role], start: Any, max_tokens: int, n: int = 2
+    model: Model, *, judge: Fn, judges: Mapping[str, Role], start: Any, max_tokens: Count, n: Count = 2
 ) -> Algorithm:
     """No losses: completions sampled by a frozen "policy" and labeled by a judge, written as a data set of pairs.
 

@@ -10,6 +10,7 @@ from alignjax import losses, roles, stages
 from alignjax.algorithms.parts import SelfPlay, log_probs, past
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.pair_layout import all_pairs
+from alignjax.ranges import Count, Fraction, Natural, NonNegative, Positive
 from alignjax.roles import CopyOf
 from alignjax.sampling import mixture, own
 from alignjax.types import Algorithm, Model, Role
@@ -19,11 +20,11 @@ def online(
     model: Model,
     *,
     loss: Fn,
-    n: int = 2,
+    n: Count = 2,
     behaviour: Fn | None = None,
     labels: Mapping[str, Fn] | None = None,
-    sync_every: int = 1,
-    epochs: int = 1,
+    sync_every: Count = 1,
+    epochs: Count = 1,
     **parts: Any,
 ) -> Algorithm:
     """Self-play samples n completions, asks the judge about every pair and applies a pairwise loss to all of them.
@@ -58,7 +59,7 @@ def online(
     return play.algorithm(experience, {"pair": loss.replace(pairs=all_pairs(n))}, state, epochs=epochs)
 
 
-def online_ipo(model: Model, *, tau: float = 0.1, **parts: Any) -> Algorithm:
+def online_ipo(model: Model, *, tau: Positive = 0.1, **parts: Any) -> Algorithm:
     """Online IPO: self-play whose equilibrium is the Nash policy regularized by tau (arXiv:2403.08635).
 
     Args:
@@ -69,7 +70,7 @@ def online_ipo(model: Model, *, tau: float = 0.1, **parts: Any) -> Algorithm:
     return online(model, loss=fn(losses.ipo, tau=tau), **parts)
 
 
-def online_dpo(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
+def online_dpo(model: Model, *, beta: Positive = 0.1, **parts: Any) -> Algorithm:
     """Online DPO: pairs of the policy's own samples, labeled by the judge (arXiv:2402.04792, arXiv:2403.08635).
 
     Args:
@@ -80,7 +81,7 @@ def online_dpo(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
     return online(model, loss=fn(losses.dpo, beta=beta), **parts)
 
 
-def online_slic(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
+def online_slic(model: Model, *, beta: Positive = 0.1, **parts: Any) -> Algorithm:
     """Online SLiC, the hinge on the policy's own samples (arXiv:2403.08635).
 
     Args:
@@ -91,7 +92,7 @@ def online_slic(model: Model, *, beta: float = 0.1, **parts: Any) -> Algorithm:
     return online(model, loss=fn(losses.slic, beta=beta), **parts)
 
 
-def ipo_md(model: Model, *, tau: float = 0.1, beta: float = 0.25, **parts: Any) -> Algorithm:
+def ipo_md(model: Model, *, tau: Positive = 0.1, beta: Fraction = 0.25, **parts: Any) -> Algorithm:
     """IPO-MD: online IPO on samples of the geometric mixture policy^(1-beta) reference^beta (arXiv:2403.08635 section
     4.2).
 
@@ -108,8 +109,8 @@ def ipo_md(model: Model, *, tau: float = 0.1, beta: float = 0.25, **parts: Any) 
 
 
 def oaif(
-    model: Model, *, judge: Fn | None = None, verdicts: tuple[int, int] = (4, 5), loss: Fn = fn(losses.dpo, beta=0.1),
-    **parts: Any,
+    model: Model, *, judge: Fn | None = None, verdicts: tuple[Natural, Natural] = (4, 5),
+    loss: Fn = fn(losses.dpo, beta=0.1), **parts: Any,
 ) -> Algorithm:  # fmt: skip
     """Online AI feedback: a language model annotates pairs of the policy's samples with hard labels (arXiv:2402.04792).
 
@@ -124,7 +125,9 @@ def oaif(
     return online(model, judge=annotator, loss=loss, labels={"verdict": fn(stages.verdict)}, **parts)
 
 
-def iterated_dpo(model: Model, *, beta: float = 0.1, sync_every: int = 100, n: int = 2, **parts: Any) -> Algorithm:
+def iterated_dpo(
+    model: Model, *, beta: Positive = 0.1, sync_every: Count = 100, n: Count = 2, **parts: Any
+) -> Algorithm:
     """Iterated DPO: online DPO in rounds of `sync_every` iterations, each against and on samples of the policy that the
     round began with (as arXiv:2401.10020, and the baseline of SELM, arXiv:2405.19332).
 
@@ -142,8 +145,10 @@ def iterated_dpo(model: Model, *, beta: float = 0.1, sync_every: int = 100, n: i
     return dataclasses.replace(algorithm, roles={**algorithm.roles, "reference": past(model, sync_every)})
 
 
-def osp(model: Model, *, judge: Fn | None = None, verdicts: tuple[int, int] = (4, 5), beta: float = 0.1, n: int = 4,
-        judges: Mapping[str, Role] | None = None, **parts: Any) -> Algorithm:  # fmt: skip
+def osp(
+    model: Model, *, judge: Fn | None = None, verdicts: tuple[Natural, Natural] = (4, 5), beta: Positive = 0.1,
+    n: Count = 4, judges: Mapping[str, Role] | None = None, **parts: Any,
+) -> Algorithm:  # fmt: skip
     """Online self-preferring policy: it judges its own samples and learns from pairs of ranks with the strengths it
     gave (arXiv:2405.14103).
 
@@ -172,11 +177,11 @@ def policy_gradient(
     model: Model,
     *,
     opponent: Fn | str | None = None,
-    opponents: int = 1,
+    opponents: Count = 1,
     others: Mapping[str, Role] | None = None,
-    tau: float,
+    tau: NonNegative,
     kl: str = "sequence",
-    n: int = 1,
+    n: Count = 1,
     **parts: Any,
 ) -> Algorithm:
     """Self-play by policy gradient: the reward of a sample is its mean win rate, with a KL towards the reference.
@@ -206,7 +211,7 @@ def policy_gradient(
     return play.algorithm(experience, learn, {**play.policy_and_reference(), **(others or {}), **play.judges})
 
 
-def nash_md(model: Model, *, tau: float = 0.1, beta: float = 0.125, **parts: Any) -> Algorithm:
+def nash_md(model: Model, *, tau: NonNegative = 0.1, beta: Fraction = 0.125, **parts: Any) -> Algorithm:
     """Nash-MD-PG: a policy gradient on the win rate against the geometric mixture policy^(1-beta) reference^beta
     (arXiv:2312.00886 section 7).
 
@@ -223,7 +228,7 @@ def nash_md(model: Model, *, tau: float = 0.1, beta: float = 0.125, **parts: Any
     return policy_gradient(model, opponent=fn(mixture, beta=beta), tau=tau, **parts)
 
 
-def nash_ema(model: Model, *, tau: float = 0.1, decay: float = 0.999, **parts: Any) -> Algorithm:
+def nash_ema(model: Model, *, tau: NonNegative = 0.1, decay: Fraction = 0.999, **parts: Any) -> Algorithm:
     """Nash-EMA-PG: a policy gradient on the win rate against a policy whose *parameters* are an exponential moving
     average of the policy's (arXiv:2312.00886).
 
@@ -242,7 +247,7 @@ def nash_ema(model: Model, *, tau: float = 0.1, decay: float = 0.999, **parts: A
 
 
 def self_play_pg(
-    model: Model, *, tau: float = 0.1, pool: int = 0, sync_every: int = 1, n: int = 2, **parts: Any
+    model: Model, *, tau: NonNegative = 0.1, pool: Natural = 0, sync_every: Count = 1, n: Count = 2, **parts: Any
 ) -> Algorithm:
     """Self-play policy gradient: the reward of a sample is its mean win rate over the prompt's other samples, or over
     those of past policies (after SPO, arXiv:2401.04056).

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import roles, stages
-from alignjax.config import Fn, fn
+from alignjax.config import Fn, check_ranges, fn
+from alignjax.ranges import Count
 from alignjax.roles import CopyOf
 from alignjax.sampling import own
 from alignjax.types import Algorithm, Model, Role
@@ -63,8 +64,11 @@ class SelfPlay:
     judges: Mapping[str, Role]
     optimizer: Fn
     start: Any
-    max_tokens: int
-    microbatches: int = 1
+    max_tokens: Count
+    microbatches: Count = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def sample(self, n: int, behaviour: Fn | str | None = None) -> Fn:
         """Make the stage that samples n completions of a behavior, of the role of a name, or (None) of the policy."""
@@ -86,7 +90,7 @@ class SelfPlay:
         return policy_and_reference(self.model, start=self.start, optimizer=self.optimizer)
 
     def algorithm(
-        self, experience: Mapping[str, Fn], losses: Mapping[str, Fn], roles: Mapping[str, Role], *, epochs: int = 1
+        self, experience: Mapping[str, Fn], losses: Mapping[str, Fn], roles: Mapping[str, Role], *, epochs: Count = 1
     ) -> Algorithm:
         """Put stages, losses and roles together, with these microbatches."""
         return Algorithm(experience, losses, roles, epochs=epochs, microbatches=self.microbatches)

@@ -53,6 +53,9 @@ def parsed(name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
 
     Returns:
         (flags of the command, words that override a config or a data set), the latter in order.
+
+    Raises:
+        ConfigError: A number is not in its flag's range.
     """
     # One command at a time, so that the hint at a misspelled flag is about this command.
     made: Any = tyro.cli(
@@ -62,7 +65,11 @@ def parsed(name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
         config=(tyro.conf.FlagCreatePairsOff,),
         return_unknown_args=COMMANDS[name] in OPEN_ENDED,
     )
-    return made if COMMANDS[name] in OPEN_ENDED else (made, [])
+    from alignjax.config import check_ranges  # noqa: PLC0415
+
+    made = made if COMMANDS[name] in OPEN_ENDED else (made, [])
+    check_ranges(made[0], lambda field: f"--{field.replace('_', '-')}")
+    return made
 
 
 def _overview() -> None:

@@ -14,6 +14,8 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from alignjax.ranges import Count, Natural, NonNegative, Positive, Seed, Share
+
 
 @dataclasses.dataclass(frozen=True)
 class Train:
@@ -47,11 +49,11 @@ class Train:
     dry_run: bool = False
     topology: Annotated[str | None, arg(metavar="SLICE")] = None
     compile: bool = False
-    slices: int | None = None
+    slices: Count | None = None
     distributed: bool = False
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
-    processes: int | None = None
-    process: int | None = None
+    processes: Count | None = None
+    process: Natural | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +121,12 @@ class Generate:
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
     role: str = "policy"
     prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    max_tokens: int = 64
-    n: int = 1
-    seed: int = 0
+    temperature: NonNegative = 1.0
+    top_k: Natural = 0
+    top_p: Share = 1.0
+    max_tokens: Count = 64
+    n: Count = 1
+    seed: Seed = 0
     format: Literal["text", "json"] = "text"
 
 
@@ -172,7 +174,7 @@ class Export:
     role: str = "policy"
     head: Literal["lm", "reward", "classes"] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    shard_gb: float = 5.0
+    shard_gb: Positive = 5.0
     tokenizer: Annotated[Path | None, arg(metavar="DIR")] = None
 
 
@@ -206,8 +208,8 @@ class Inspect:
     describes: ClassVar[str] = "data.describe"
     what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
     split: Annotated[str | None, arg(metavar="SPLIT")] = None
-    rows: int = 3
-    seed: int = 0
+    rows: Count = 3
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from typing import Any
 import tyro
 
 from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, members, nearest, type_hints, type_name
+from alignjax.ranges import plain
 
 EVERY_STEP = "all"
 SEED = "seed"
@@ -80,7 +81,7 @@ def children(node: Any) -> dict[str, tuple[Any, Any]]:
         return children(node.steps)
     if isinstance(node, Fn):
         known = hyperparameters(node.function)
-        return {name: (value, known[name].annotation) for name, value in node.kwargs.items()}
+        return {name: (value, plain(known[name].annotation)) for name, value in node.kwargs.items()}
     if isinstance(node, Mapping) and all(isinstance(key, str) for key in node):
         return {name: (value, Any) for name, value in node.items()}
     if isinstance(node, tuple) and any(map(_is_node, node)):
@@ -91,7 +92,7 @@ def children(node: Any) -> dict[str, tuple[Any, Any]]:
     values = {field.name: getattr(node, field.name) for field in dataclasses.fields(node) if field.init}
     if any(map(inspect.isroutine, values.values())):
         return {}
-    return {name: (value, hints.get(name, Any)) for name, value in values.items()}
+    return {name: (value, plain(hints.get(name, Any))) for name, value in values.items()}
 
 
 def _is_node(value: Any) -> bool:

@@ -18,9 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
 from alignjax.data.text.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
+from alignjax.ranges import Count
 from alignjax.workspace import Workspace, read_json, write_json
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
@@ -45,7 +46,7 @@ class Dataset:
         suffix: Its end.
     """
 
-    vocab_size: int = 4096
+    vocab_size: Count = 4096
     tokenizer: str | Dataset = ""
     prefix: str = ""
     suffix: str = ""
@@ -54,6 +55,9 @@ class Dataset:
     schema: ClassVar[str] = "prompts"  # what a row holds, a key of SCHEMAS
     splits: ClassVar[tuple[str, ...]] = ("train",)
     answers: ClassVar[bool] = False  # whether rows carry a number for a verifier
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def fingerprint(self) -> str:
         """Returns a short text that changes when what the rows are made from changes."""

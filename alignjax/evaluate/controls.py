@@ -13,6 +13,7 @@ import numpy as np
 
 from alignjax.evaluate.intervals import DataError, as_column, interval
 from alignjax.evaluate.players import Player
+from alignjax.ranges import Count, Seed
 
 
 def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, ...]:
@@ -36,7 +37,7 @@ def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, .
 
 
 def against_best_control(
-    rates: Mapping[str, Any], players: Sequence[str], controls: Sequence[str], *, draws: int = 2000, seed: int = 0
+    rates: Mapping[str, Any], players: Sequence[str], controls: Sequence[str], *, draws: Count = 2000, seed: Seed = 0
 ) -> dict[str, dict[str, Any]]:
     """Compares each player with the control that does best, chosen on other prompts than it is compared on.
 

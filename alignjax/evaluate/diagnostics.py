@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
+from alignjax.ranges import Count, Seed
 
 
-def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: int = 2000, seed: int = 0) -> dict[str, Interval]:
+def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: Count = 2000, seed: Seed = 0) -> dict[str, Interval]:
     """KL(policy || reference) of whole completions, in nats, estimated from the policy's own samples.
 
     The sum over tokens of log policy - log reference is an unbiased estimate (k1,
@@ -55,7 +56,7 @@ def _ratio(means: np.ndarray) -> np.ndarray:
     return np.where(means[..., 1] > 0, means[..., 0] / np.maximum(means[..., 1], 1e-12), 0)
 
 
-def length_bias(margin: Any, extra_length: Any, *, draws: int = 2000, seed: int = 0) -> Interval:
+def length_bias(margin: Any, extra_length: Any, *, draws: Count = 2000, seed: Seed = 0) -> Interval:
     """Correlation of a judge's margin with the difference in length, over judged pairs: near 0 for a judge that does
     not care, near 1 for one that counts words.
 
@@ -86,7 +87,7 @@ def _correlation(means: np.ndarray) -> np.ndarray:
     return np.clip(np.where(variance > 1e-18, (xy - x * y) / np.sqrt(np.maximum(variance, 1e-18)), 0), -1, 1)
 
 
-def agreement(first: Any, second: Any, *, draws: int = 2000, seed: int = 0) -> Interval:
+def agreement(first: Any, second: Any, *, draws: Count = 2000, seed: Seed = 0) -> Interval:
     """Share of pairs [n] on which two judges prefer the same side, from their probabilities that the first text is
     better; an undecided judge (1/2) agrees by half.
 
@@ -115,7 +116,7 @@ def agreement_of(first: Any, second: Any) -> Any:
     return (1 + np.sign(np.asarray(first) - 0.5) * np.sign(np.asarray(second) - 0.5)) / 2
 
 
-def accuracy(probability: Any, label: Any, *, draws: int = 2000, seed: int = 0) -> Interval:
+def accuracy(probability: Any, label: Any, *, draws: Count = 2000, seed: Seed = 0) -> Interval:
     """Share of pairs [n] on which a judge prefers the side that the label does: `agreement` of the judge with labels
     (probabilities or 0/1) that the first text is better.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from alignjax.config import DataError as DataError
+from alignjax.ranges import Count, Seed
 
 Interval = dict[str, Any]  # {"mean", "low", "high": float, "n": int}
 CHUNK = 2**22  # counts held at a time: draws are processed in pieces, so that 10,000 prompts do not cost gigabytes
@@ -42,7 +43,7 @@ def as_column(values: Any, name: str) -> np.ndarray:
     return column
 
 
-def resampled(columns: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
+def resampled(columns: np.ndarray, *, draws: Count, seed: Seed) -> np.ndarray:
     """Average columns over bootstrap resamples of the prompts. The resamples depend on (n, draws, seed) only, never on
     the values.
 
@@ -81,8 +82,8 @@ def interval(
     columns: Any,
     statistic: Callable[[np.ndarray], np.ndarray] | None = None,
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    draws: Count = 2000,
+    seed: Seed = 0,
 ) -> Interval:
     """Compute a statistic of means over prompts, with its 95 % percentile interval of the bootstrap.
 

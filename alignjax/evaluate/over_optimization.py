@@ -12,6 +12,7 @@ import jax
 from alignjax.config import Fn
 from alignjax.evaluate import diagnostics, verdicts, win_rate
 from alignjax.evaluate.players import Player, drawn
+from alignjax.ranges import Count, Seed
 from alignjax.types import Model
 from alignjax.workspace import Workspace
 
@@ -42,9 +43,9 @@ def measure(
     points: tuple[Point, ...],
     judges: tuple[tuple[str, str | Fn], ...],
     source: Fn,
-    batches: int,
-    max_tokens: int,
-    seed: int = 0,
+    batches: Count,
+    max_tokens: Count,
+    seed: Seed = 0,
 ) -> dict[str, Any]:
     """Job that measures, for policies of several strengths of regularization, the KL to the baseline and the win rate
     against it by every judge: over_optimization.json.

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import scoring, stages
-from alignjax.config import Fn, fn
+from alignjax.config import Fn, check_ranges, fn
 from alignjax.data.text.tokenizers import EOS
 from alignjax.evaluate.verdicts import side_by_side
 from alignjax.numerics import fold_name
+from alignjax.ranges import Count, NonNegative
 from alignjax.sampling import own
 from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.types import Array, Batch, Key, Model, Params
@@ -44,11 +45,14 @@ class Player:
     role: str = "policy"
     label: str = ""
     note: str = ""
-    temperature: float = 1.0
+    temperature: NonNegative = 1.0
     behaviour: Fn | None = None
-    best_of: int = 1
+    best_of: Count = 1
     by: str = "training"
     control: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens", "n"))
@@ -95,7 +99,7 @@ def drawn(
     judges: Mapping[str, Callable[[Batch], Array]],
     *,
     key: Key,
-    max_tokens: int,
+    max_tokens: Count,
 ) -> dict[str, list[Batch]]:
     """Samples {player: batches of its answers, N = 1}, each player's with a key of its own name.
 

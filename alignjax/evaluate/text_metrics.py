@@ -13,6 +13,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.evaluate.intervals import DataError, interval
+from alignjax.ranges import Count, Seed
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -95,7 +96,7 @@ def copied(text: str, prompt: str) -> bool:
 
 
 def text_summary(
-    texts: Sequence[str], references: Sequence[str], prompts: Sequence[str], *, draws: int = 2000, seed: int = 0
+    texts: Sequence[str], references: Sequence[str], prompts: Sequence[str], *, draws: Count = 2000, seed: Seed = 0
 ) -> dict[str, Any]:
     """Describe one player's texts in numbers: what a report's table of players shows.
 

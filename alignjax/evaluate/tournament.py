@@ -26,6 +26,7 @@ from alignjax.evaluate.players import (
 )
 from alignjax.evaluate.write_results import FILE as FILE, write as write
 from alignjax.exact_tasks.task import Measure
+from alignjax.ranges import Count, Natural, Seed
 from alignjax.types import Batch, Model
 from alignjax.workspace import Workspace
 
@@ -35,8 +36,8 @@ AGAIN = "again"  # a second draw of the baseline, on which judges without held-o
 def play(
     workspace: Workspace, *, model: Model, judge_model: Model | None = None, players: tuple[Player, ...],
     judges: tuple[tuple[str, str | Fn], ...], source: Fn, judge_source: Fn | None = None, dataset: Dataset,
-    batches: int, max_tokens: int, controls: tuple[Player, ...] | None = None, measures: tuple[Measure, ...] = (),
-    labels: tuple[tuple[str, str], ...] = (), seed: int = 0, samples: int = 10,
+    batches: Count, max_tokens: Count, controls: tuple[Player, ...] | None = None, measures: tuple[Measure, ...] = (),
+    labels: tuple[tuple[str, str], ...] = (), seed: Seed = 0, samples: Natural = 10,
 ) -> dict[str, Any]:  # fmt: skip
     """Plays all pairs of players, their controls and the human texts of `source` on the same held-out prompts:
     tournament.json.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
+from alignjax.ranges import Count, NonNegative, Seed
 
 Judgements = Mapping[tuple[str, str], Any]
 Matrix = dict[str, dict[str, Interval]]
@@ -33,8 +34,8 @@ def win_rate_matrix(
     judgements: Judgements,
     *,
     score: str = "probability",
-    draws: int = 2000,
-    seed: int = 0,
+    draws: Count = 2000,
+    seed: Seed = 0,
 ) -> dict[str, dict[str, Interval]]:
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
@@ -62,7 +63,7 @@ def win_rate_matrix(
     return rates
 
 
-def ties(judgements: Judgements, *, margin: float = 1e-6, draws: int = 2000, seed: int = 0) -> Matrix:
+def ties(judgements: Judgements, *, margin: NonNegative = 1e-6, draws: Count = 2000, seed: Seed = 0) -> Matrix:
     """`ties[a][b]`: the share of prompts on which the judge says 1/2, as for equal answers, in both orders of a pair.
 
     Args:
@@ -80,7 +81,7 @@ def ties(judgements: Judgements, *, margin: float = 1e-6, draws: int = 2000, see
 
 
 def length_controlled(
-    judgements: Judgements, lengths: Mapping[str, Any], *, draws: int = 2000, seed: int = 0
+    judgements: Judgements, lengths: Mapping[str, Any], *, draws: Count = 2000, seed: Seed = 0
 ) -> Matrix:
     """Win rates at equal length: what a regression of P(a beats b) on tanh(length difference / its deviation) says
     where the lengths are equal, in both orders of every pair, which are complements exactly.

@@ -16,6 +16,7 @@ from alignjax.data.prepared import located, read_account
 from alignjax.evaluate import over_optimization
 from alignjax.evaluate.report import write_report
 from alignjax.evaluate.report.learning_curves import read_curves
+from alignjax.ranges import Natural
 from alignjax.train.run_record import git_hash, versions
 from alignjax.workspace import Workspace, read_json
 
@@ -29,7 +30,7 @@ def write(
     dataset: Dataset,
     command: str = "",
     notes: tuple[str, ...] = (),
-    budgets: tuple[tuple[str, int], ...] = (),
+    budgets: tuple[tuple[str, Natural], ...] = (),
 ) -> dict[str, Any]:
     """Job that writes results.json, report.html and report.md into the run folder, from the tournament, the stages'
     curves and the config, and prints the table and where the report is.

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from alignjax.config import fn
 from alignjax.exact_tasks.task import ExactTask, Measure, answer_length, ended, letter_counts, prompt_letters
 from alignjax.pair_layout import all_pairs, preference_matrix
+from alignjax.ranges import NonNegative, Positive
 from alignjax.stages.judge import bradley_terry, probability
 from alignjax.types import Array, Batch, Context, Key
 
@@ -85,7 +86,7 @@ def distinct_exactly(batch: Batch) -> Array:
     return (distinct_score(batch) == 1).astype(jnp.float32)
 
 
-def distinct_gold(context: Context, batch: Batch, key: Key, *, scale: float = 12.0) -> Array:
+def distinct_gold(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0) -> Array:
     """Gold judge of distinct letters: P(y > y') = S(scale (s - s')) of the gold scores s.
 
     Args:
@@ -100,7 +101,7 @@ def distinct_gold(context: Context, batch: Batch, key: Key, *, scale: float = 12
     return bradley_terry(distinct_score(batch), scale)
 
 
-def long_liking(context: Context, batch: Batch, key: Key, *, scale: float = 12.0, bonus: float = 3.0) -> Array:
+def long_liking(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0, bonus: NonNegative = 3.0) -> Array:
     """Annotator who likes length: P(y > y') = S(scale (s - s') + bonus (l - l')), s the gold scores and l the lengths
     in letters.
 

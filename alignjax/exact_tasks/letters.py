@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers
 
-from alignjax.config import ConfigError, Fn
+from alignjax.config import ConfigError, Fn, check_ranges
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.tokenizers import BOS, EOS, PAD, SPECIAL_TOKENS, Tokenizer
 from alignjax.exact_tasks.task import FIRST
 from alignjax.numerics import fold_name
+from alignjax.ranges import Count, Natural
 from alignjax.types import Array, Batch, Key
 from alignjax.workspace import Workspace
 
@@ -36,12 +37,13 @@ class Letters(Dataset):
         vocab_size: Tokens: the four special ones, and as many letters as are left.
     """
 
-    vocab_size: int = 16
+    vocab_size: Count = 16
 
     name: ClassVar[str] = "letters"
     splits: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not 0 < self.kinds <= len(ALPHABET):
             raise ConfigError(
                 f"Letters: vocab_size is {self.vocab_size}; it must be from 5 to 30 (4 marks, 26 letters)"
@@ -102,9 +104,9 @@ def letters(
     seed: int,
     *,
     dataset: Letters,
-    batch_size: int,
-    length: int,
-    max_tokens: int = 0,
+    batch_size: Count,
+    length: Count,
+    max_tokens: Natural = 0,
     demonstrate: Fn | None = None,
     split: str = "train",
 ) -> LetterSource:
@@ -130,9 +132,9 @@ def revised_letters(
     seed: int,
     *,
     dataset: Letters,
-    batch_size: int,
-    length: int,
-    max_tokens: int,
+    batch_size: Count,
+    length: Count,
+    max_tokens: Count,
     demonstrate: Fn,
     solve: Fn,
     split: str = "train",

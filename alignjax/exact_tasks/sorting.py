@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from alignjax.config import fn
 from alignjax.data.text.tokenizers import EOS
 from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, letter_counts, prompt_letters
+from alignjax.ranges import Positive
 from alignjax.stages.judge import bradley_terry
 from alignjax.types import Array, Batch, Context, Key
 
@@ -90,7 +91,7 @@ def _eight(batch: Batch) -> tuple[Array, Array]:
     return tokens[..., :LENGTH], (tokens[..., LENGTH] == EOS) & jnp.all(valid[..., : LENGTH + 1], axis=-1)
 
 
-def sorting_gold(context: Context, batch: Batch, key: Key, *, scale: float = 12.0) -> Array:
+def sorting_gold(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0) -> Array:
     """Gold judge of sorting: P(y > y') = S(scale (s - s')) of the gold scores s.
 
     Args:

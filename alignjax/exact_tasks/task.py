@@ -7,8 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import Fn
+from alignjax.config import Fn, check_ranges
 from alignjax.data.text.tokenizers import EOS, SPECIAL_TOKENS
+from alignjax.ranges import Count
 from alignjax.types import Array, Batch
 
 FIRST = len(SPECIAL_TOKENS)  # the id of the letter a
@@ -54,14 +55,17 @@ class ExactTask:
     """
 
     title: str
-    kinds: int
-    length: int
-    max_tokens: int
+    kinds: Count
+    length: Count
+    max_tokens: Count
     demonstrate: Fn
     solve: Fn
     gold: Fn
     annotator: Fn
     measures: tuple[Measure, ...]
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def prompt_letters(batch: Batch, length: int) -> Array:

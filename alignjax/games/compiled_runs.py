@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError
+from alignjax.ranges import Count, Seed
 from alignjax.roles import Restored
 from alignjax.stages.host_stages import host
 from alignjax.train.state import TrainState, init_state
@@ -65,9 +66,9 @@ def play(
     algorithm: Algorithm,
     batch: Batch,
     *,
-    steps: int,
-    seed: int = 0,
-    every: int | None = None,
+    steps: Count,
+    seed: Seed = 0,
+    every: Count | None = None,
     follow: tuple[str, ...] = ("policy",),
 ) -> Played:
     """Run an algorithm on the same batch of prompts, compiled once for all algorithms that differ only in floats. It
@@ -105,9 +106,9 @@ def grid(
     points: Sequence[Algorithm],
     batch: Batch,
     *,
-    steps: int,
-    seeds: Sequence[int] = (0,),
-    every: int | None = None,
+    steps: Count,
+    seeds: Sequence[Seed] = (0,),
+    every: Count | None = None,
     follow: tuple[str, ...] = ("policy",),
 ) -> Played:
     """Run every algorithm of `points` from every seed, as one compiled program.

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignjax.games.game import GameError, TabularGame
 from alignjax.games.strings import Language, log_distribution
+from alignjax.ranges import Count, Edge, Natural, NonNegative, Seed
 
 
 def _from_logits(logits: Any) -> np.ndarray:
@@ -31,7 +32,7 @@ def rock_paper_scissors(reference: Any, tau: float, strength: float | Sequence[f
     return cycle(reference, tau, strength, actions=3)
 
 
-def cycle(reference: Any, tau: float, strength: float | Sequence[float] = 0.5, *, actions: int = 5) -> TabularGame:
+def cycle(reference: Any, tau: float, strength: float | Sequence[float] = 0.5, *, actions: Count = 5) -> TabularGame:
     """Rock-paper-scissors of an odd number of actions: each beats the (actions - 1) / 2 that follow it, around the
     circle, with probability 1/2 + strength (of the action that wins). With one strength, uniform play is the
     unregularized equilibrium.
@@ -56,7 +57,7 @@ def cycle(reference: Any, tau: float, strength: float | Sequence[float] = 0.5, *
 
 
 def intransitive(
-    reference: Any, tau: float, *, seed: int, scale: float = 1.0, language: Language | None = None
+    reference: Any, tau: float, *, seed: Seed, scale: NonNegative = 1.0, language: Language | None = None
 ) -> TabularGame:
     """P = S(A), A antisymmetric with normal entries of standard deviation `scale`: no order of the actions explains it.
     A reference [X,K] makes X contexts of their own.
@@ -87,7 +88,7 @@ def bradley_terry(reward: Any, reference: Any, tau: float) -> TabularGame:
     return TabularGame(_from_logits(reward[..., :, None] - reward[..., None, :]), reference, tau)
 
 
-def condorcet(reference: Any, tau: float, *, seed: int, edge: float = 0.05, scale: float = 2.0) -> TabularGame:
+def condorcet(reference: Any, tau: float, *, seed: Seed, edge: Edge = 0.05, scale: NonNegative = 2.0) -> TabularGame:
     """Action 0 beats every other with probability 1/2 + edge, while the others beat each other at random and by a lot:
     a Condorcet winner that need not win most often on average (its Borda score), and no Bradley-Terry model fits.
 
@@ -132,13 +133,13 @@ def annotators(rewards: Any, weights: Any, reference: Any, tau: float) -> Tabula
 def sequence_game(
     tau: float,
     *,
-    seed: int,
-    vocab: int = 3,
-    length: int = 2,
-    stop: tuple[int, ...] = (2,),
-    contexts: int = 1,
-    scale: float = 1.0,
-    spread: float = 1.0,
+    seed: Seed,
+    vocab: Count = 3,
+    length: Count = 2,
+    stop: tuple[Natural, ...] = (2,),
+    contexts: Count = 1,
+    scale: NonNegative = 1.0,
+    spread: NonNegative = 1.0,
 ) -> TabularGame:
     """Strings of at most `length` tokens that end at a stop token; an intransitive preference between whole strings,
     and a reference whose next-token logits have standard deviation `spread` at each prefix.

@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 
 from alignjax.config import ConfigError
 from alignjax.games.strings import Language
+from alignjax.ranges import NonNegative
 
 
 class GameError(ConfigError):
@@ -38,7 +39,7 @@ class TabularGame:
 
     preference: np.ndarray
     reference: np.ndarray
-    tau: float
+    tau: NonNegative
     language: Language = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import log_softmax
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, check_ranges
+from alignjax.ranges import Count, Natural
 from alignjax.types import Array
 
 
@@ -27,14 +28,15 @@ class Language:
     Raises ConfigError for a language without strings, or with more than 4096.
     """
 
-    vocab: int
-    length: int = 1
-    stop: tuple[int, ...] = ()
+    vocab: Count
+    length: Count = 1
+    stop: tuple[Natural, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
-        if self.vocab < 1 or self.length < 1 or any(not 0 <= token < self.vocab for token in self.stop):
-            raise ConfigError(f"{self}: vocab and length are positive, and stop tokens are below vocab")
+        check_ranges(self)
+        if any(token >= self.vocab for token in self.stop):
+            raise ConfigError(f"{self}: stop tokens are below vocab")
         if self.nodes > 2**16 or self.size > 4096:
             raise ConfigError(f"{self} has {self.size} strings, too many to enumerate; at most 4096")
 

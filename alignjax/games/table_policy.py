@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language, conditionals, walk
 from alignjax.models.heads import SMALL
 from alignjax.models.kv_cache import Cache, Segment, default_read
+from alignjax.ranges import Count
 from alignjax.roles import Value, value
 from alignjax.types import Array, Batch, Head, Hidden, Key, Model, Params
 
@@ -30,10 +31,11 @@ class TableConfig:
     """The config of a table. outputs: further heads ("reward", "value", "embedding"), a table each."""
 
     language: Language
-    contexts: int = 1
+    contexts: Count = 1
     outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name in self.outputs:
             if name not in SMALL:
                 raise ConfigError(f"unknown model output {name!r}.{nearest(name, SMALL)}")

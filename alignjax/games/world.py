@@ -19,6 +19,7 @@ from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language, log_distribution, string_numbers
 from alignjax.games.table_policy import Tables, context_number, start
 from alignjax.pair_layout import all_pairs, preference_matrix
+from alignjax.ranges import Count, NonNegative
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
 
@@ -94,7 +95,7 @@ class Contexts:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self[0])
 
 
-def contexts(workspace: Workspace | None, seed: int, *, count: int = 1, batch_size: int = 16) -> Contexts:
+def contexts(workspace: Workspace | None, seed: int, *, count: Count = 1, batch_size: Count = 16) -> Contexts:
     """The source of a game: `fn(games.contexts, count=game.contexts, batch_size=16)`.
 
     Args:
@@ -107,7 +108,14 @@ def contexts(workspace: Workspace | None, seed: int, *, count: int = 1, batch_si
 
 
 def measure(
-    context: Context, batch: Batch, key: Key, *, language: Language, tau: float, of: str = "policy", role: str = "game"
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    language: Language,
+    tau: NonNegative,
+    of: str = "policy",
+    role: str = "game",
 ) -> tuple[Batch, Metrics]:
     """Measures what a role's table is worth in the game, exactly and averaged over contexts: "duality_gap" (of the game
     regularized by tau), "exploitability" (without regularization) and "kl" from the reference. The batch goes on as it

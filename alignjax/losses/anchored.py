@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import pair_values, pairwise, score_pairs
+from alignjax.ranges import NonNegative, Number, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
 @pairwise
-def dpo_positive(margin: Array, ratio_w: Array, *, beta: float = 0.3, lam: float = 50.0) -> Array:
+def dpo_positive(margin: Array, ratio_w: Array, *, beta: Positive = 0.3, lam: NonNegative = 50.0) -> Array:
     """DPO-Positive (DPOP): -log S(beta [h - lam max(0, lr_w - lp_w)]) (arXiv:2402.13228).
 
     With a soft label both completions are winners in part, so both are penalized.
@@ -32,7 +33,7 @@ def dpo_positive(margin: Array, ratio_w: Array, *, beta: float = 0.3, lam: float
 
 
 @pairwise
-def nca(ratio_w: Array, ratio_l: Array, *, beta: float = 0.1) -> Array:
+def nca(ratio_w: Array, ratio_l: Array, *, beta: Positive = 0.1) -> Array:
     """NCA on pairs, noise contrastive alignment: -log S(r_w) - 1/2 log S(-r_w) - 1/2 log S(-r_l), r = beta rho
     (arXiv:2402.05369).
 
@@ -58,7 +59,7 @@ def _squares_to_target(ratio_w: Array, ratio_l: Array, target: Array | float) ->
 
 
 @pairwise
-def sppo_hard(ratio_w: Array, ratio_l: Array, *, beta: float = 0.001) -> Array:
+def sppo_hard(ratio_w: Array, ratio_l: Array, *, beta: Positive = 0.001) -> Array:
     """SPPO with hard labels: 1/2 [(rho_w - 1 / (2 beta))^2 + (rho_l + 1 / (2 beta))^2] (arXiv:2405.00675).
 
     A round of self-play has the previous policy as its reference. Minimized at rho_i = (p - 1/2) / beta = -rho_j, so a
@@ -77,7 +78,7 @@ def sppo_hard(ratio_w: Array, ratio_l: Array, *, beta: float = 0.001) -> Array:
 
 
 @pairwise
-def apo_zero(ratio_w: Array, ratio_l: Array, *, beta: float = 0.1) -> Array:
+def apo_zero(ratio_w: Array, ratio_l: Array, *, beta: Positive = 0.1) -> Array:
     """APO-zero, anchored preference optimization that raises the winner and lowers the loser: 1 - S(beta rho_w) +
     S(beta rho_l) (arXiv:2408.06266).
 
@@ -95,7 +96,7 @@ def apo_zero(ratio_w: Array, ratio_l: Array, *, beta: float = 0.1) -> Array:
 
 
 @pairwise
-def apo_down(margin: Array, ratio_w: Array, *, beta: float = 0.1) -> Array:
+def apo_down(margin: Array, ratio_w: Array, *, beta: Positive = 0.1) -> Array:
     """APO-down, anchored preference optimization that lowers both, the loser more: S(beta rho_w) + 1 - S(beta h)
     (arXiv:2408.06266).
 
@@ -113,7 +114,7 @@ def apo_down(margin: Array, ratio_w: Array, *, beta: float = 0.1) -> Array:
 
 
 @pairwise
-def cal_dpo(margin: Array, ratio_w: Array, ratio_l: Array, *, beta: float = 0.001) -> Array:
+def cal_dpo(margin: Array, ratio_w: Array, ratio_l: Array, *, beta: Positive = 0.001) -> Array:
     """Calibrated DPO: -log S(h) + 1/2 [(rho_w - 1 / (2 beta))^2 + (rho_l + 1 / (2 beta))^2] (arXiv:2412.14516).
 
     This is the authors' code; its script runs beta = 0.001 (a target of 500 nats), its config file has 0.002. Whether
@@ -140,7 +141,7 @@ def _classified(ratio_w: Array, ratio_l: Array, *, beta: float, shift: Array | f
 @needs("preference")
 @shared("role", "reference", "pairs", "normalize")
 def bco_pair(
-    context: Context, batch: Batch, *, beta: float = 0.1, shift: float | None = None, **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.1, shift: Number | None = None, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Binary classifier optimization on pairs: -log S(beta rho_w - d) - log S(d - beta rho_l), d = sg mean of beta rho
     over both sides of the batch (arXiv:2404.04656).

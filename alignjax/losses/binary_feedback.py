@@ -22,11 +22,12 @@ from alignjax.losses.decorators.sequences import (
 from alignjax.losses.decorators.unpaired import score_completions, unpaired
 from alignjax.losses.supervised import cross_entropy
 from alignjax.numerics import first_valid
+from alignjax.ranges import Natural, NonNegative, Number, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
 @unpaired
-def pointwise_dpo(ratio: Array, *, beta: float = 0.1, shift: float = 0.0) -> tuple[Array, Array]:
+def pointwise_dpo(ratio: Array, *, beta: Positive = 0.1, shift: Number = 0.0) -> tuple[Array, Array]:
     """Point-wise DPO: -z log S(beta rho + shift) - (1-z) log S(-beta rho - shift), z the label (arXiv:2312.02554).
 
     Minimized at rho = (logit(z) - shift) / beta. The form is our derivation from DPO's implicit reward, beta rho + beta
@@ -52,7 +53,7 @@ def _prospect(logit: Array, lam_desirable: float, lam_undesirable: float) -> tup
 
 @unpaired
 def apo_zero_unpaired(
-    ratio: Array, *, beta: float = 0.1, lam_desirable: float = 1.0, lam_undesirable: float = 1.0
+    ratio: Array, *, beta: Positive = 0.1, lam_desirable: NonNegative = 1.0, lam_undesirable: NonNegative = 1.0
 ) -> tuple[Array, Array]:
     """APO-zero on single completions: z lam_D (1 - S(beta rho)) + (1-z) lam_U S(beta rho), z the label
     (arXiv:2408.06266; unpaired as in TRL).
@@ -78,9 +79,9 @@ def kto(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
-    lam_desirable: float = 1.0,
-    lam_undesirable: float = 1.0,
+    beta: Positive = 0.1,
+    lam_desirable: NonNegative = 1.0,
+    lam_undesirable: NonNegative = 1.0,
     reference: str = "reference",
     **where: Any,
 ) -> tuple[Mean, Metrics]:
@@ -138,11 +139,11 @@ def bco(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
     shift: str | None = "shift",
     pooled: bool = False,
-    min_density_ratio: float = 0.5,
-    max_density_ratio: float = 10.0,
+    min_density_ratio: NonNegative = 0.5,
+    max_density_ratio: Positive = 10.0,
     **where: Any,
 ) -> tuple[Mean, Metrics]:
     """Binary classifier optimization: -z log S(beta rho - d) - (1-z) w log S(d - beta rho), z the label, d the running
@@ -230,9 +231,9 @@ def ulma(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
-    shift: float = 0.0,
-    lam: float = 1.0,
+    beta: Positive = 0.1,
+    shift: Number = 0.0,
+    lam: NonNegative = 1.0,
     pooled: bool = False,
     **where: Any,
 ) -> tuple[Mean, Metrics]:
@@ -273,9 +274,9 @@ def d2o(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
-    alpha: float = 0.1,
-    rejected: int = 0,
+    beta: Positive = 0.1,
+    alpha: NonNegative = 0.1,
+    rejected: Natural = 0,
     role: str = "policy",
     reference_samples: str = "reference",
     reference_rejected: str = "reference",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignjax.config import ConfigError, Fn, as_fn, fn, nearest
+from alignjax.ranges import Number
 from alignjax.types import Batch, Context, Loss, Mean, Metrics
 
 
@@ -58,7 +59,7 @@ def on(view: str, loss: Loss | Fn) -> Fn:
     return fn(on_view, view=view, loss=as_fn(loss))
 
 
-def weighted(context: Context, batch: Batch, *, loss: Any, weight: float) -> tuple[Mean, Metrics]:
+def weighted(context: Context, batch: Batch, *, loss: Any, weight: Number) -> tuple[Mean, Metrics]:
     """A loss times a factor: weight * loss.
 
     To switch a loss off, leave it out: with a weight of 0 its whole pass is still computed.

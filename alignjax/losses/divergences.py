@@ -18,6 +18,7 @@ from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import score_pairs, wrapped_pairs
 from alignjax.losses.decorators.sequences import is_per_token
 from alignjax.losses.margin import dpo
+from alignjax.ranges import Number, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 # exp(40) is 2e17, whose square is a float32 too. Where a log-ratio is beyond, the score is constant.
@@ -39,7 +40,7 @@ def jensen_shannon(ratio: Array) -> Array:
     return jax.nn.log_sigmoid(ratio) + math.log(2)
 
 
-def alpha_divergence(ratio: Array, *, alpha: float = 0.5) -> Array:
+def alpha_divergence(ratio: Array, *, alpha: Number = 0.5) -> Array:
     """Scores by the alpha divergence: (1 - exp(-alpha rho)) / alpha, constant where alpha rho is below -40.
 
     TRL's coefficient is 1 - alpha.
@@ -87,7 +88,7 @@ def with_divergence(
 @needs("preference")
 @shared("role", "reference", "pairs", "normalize")
 def f_dpo(
-    context: Context, batch: Batch, *, beta: float = 0.1, divergence: Any = fn(reverse_kl), **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.1, divergence: Any = fn(reverse_kl), **where: Any
 ) -> tuple[Mean, Metrics]:
     """f-DPO, DPO under a divergence f: -log S(beta f'(exp(rho_w)) - beta f'(exp(rho_l))) (arXiv:2309.16240).
 

@@ -12,6 +12,7 @@ from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import score_pairs
 from alignjax.losses.decorators.sequences import counted, sequence_scores
 from alignjax.losses.margin import dpo
+from alignjax.ranges import Natural, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -36,8 +37,8 @@ def xpo(
     batch: Batch,
     *,
     loss: Any = fn(dpo, beta=0.1),
-    alpha: float = 1e-5,
-    explored: tuple[int, ...] = (1,),
+    alpha: NonNegative = 1e-5,
+    explored: tuple[Natural, ...] = (1,),
     role: str = "policy",
 ) -> tuple[Mean, Metrics]:
     """XPO, exploratory preference optimization: DPO + alpha mean lp(y'), y' a sample of the reference
@@ -68,9 +69,9 @@ def selm(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.01,
-    alpha: float = 1e-3,
-    explored: tuple[int, ...] = (2,),
+    beta: Positive = 0.01,
+    alpha: NonNegative = 1e-3,
+    explored: tuple[Natural, ...] = (2,),
     reference: str = "reference",
     **where: Any,
 ) -> tuple[Mean, Metrics]:
@@ -104,10 +105,10 @@ def vpo(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
-    alpha: float = 1e-3,
+    beta: Positive = 0.1,
+    alpha: NonNegative = 1e-3,
     optimistic: bool | None = None,
-    explored: tuple[int, ...] | None = None,
+    explored: tuple[Natural, ...] | None = None,
     reference: str = "reference",
     **where: Any,
 ) -> tuple[Mean, Metrics]:
@@ -151,7 +152,7 @@ def vpo(
 
 
 @needs("prompts")
-def bootstrapped(context: Context, batch: Batch, *, loss: Any, member: int) -> tuple[Mean, Metrics]:
+def bootstrapped(context: Context, batch: Batch, *, loss: Any, member: Natural) -> tuple[Mean, Metrics]:
     """One member of an ensemble on its own resampling of the batch: loss with pair weights times w[x, member]
     (bootstrap with random weights; our choice where active exploration asks for an uncertainty, arXiv:2312.00267).
 
@@ -181,7 +182,7 @@ def borda(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
     role: str = "policy",
     reference: str = "reference",
     field: str = "optimistic",

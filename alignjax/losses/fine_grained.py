@@ -16,13 +16,14 @@ from alignjax.losses.decorators.pairwise import pair_indices, score_pairs
 from alignjax.losses.decorators.sequences import mask_of, scored
 from alignjax.losses.margin import dpo
 from alignjax.losses.masks import edited_of, normalized, span_mask
+from alignjax.ranges import Limit, Natural, NonNegative, Positive
 from alignjax.types import Batch, Context, Mean, Metrics
 
 
 @needs("preference", "completions")
 @shared("role", "reference", "pairs")
 def dense_dpo(
-    context: Context, batch: Batch, *, beta: float = 0.5, gamma: float = 5.0, **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.5, gamma: NonNegative = 5.0, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Dense DPO of RLHF-V: -log S(beta h) of scores (sum of unchanged tokens + gamma sum of edited tokens) / (number
     unchanged + gamma number edited), for policy and reference alike (arXiv:2312.00849).
@@ -52,7 +53,7 @@ def dense_dpo(
 @needs("preference", "completions")
 @shared("role", "reference", "pairs")
 def iterpref(
-    context: Context, batch: Batch, *, beta: float = 0.1, anchor: float = 1.0, **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.1, anchor: NonNegative = 1.0, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Focal DPO of IterPref: -log S(beta (rho_w - rho_l on its edited tokens)) - anchor lp_w / len(w)
     (arXiv:2503.02783).
@@ -99,12 +100,12 @@ def figa(
     context: Context,
     batch: Batch,
     *,
-    inserted: float = 1.0,
-    deleted: float = 0.5,
-    likely: float = 0.6,
+    inserted: NonNegative = 1.0,
+    deleted: NonNegative = 0.5,
+    likely: NonNegative = 0.6,
     role: str = "policy",
-    revised: int = 0,
-    original: int = 1,
+    revised: Natural = 0,
+    original: Natural = 1,
 ) -> tuple[Mean, Metrics]:
     """Fine-grained imitation of a revision: (inserted sum of -log pi on the tokens that the revision brought in -
     deleted sum of -log pi on those it took out of the original, where -log pi <= likely) / number of such tokens
@@ -155,8 +156,8 @@ def cut(
     context: Context,
     batch: Batch,
     *,
-    lambda_: float = 1.1,
-    alpha: float = 1.0,
+    lambda_: Limit = 1.1,
+    alpha: NonNegative = 1.0,
     role: str = "policy",
     view: str = "judged",
 ) -> tuple[Mean, Metrics]:

@@ -14,6 +14,7 @@ from alignjax.losses.decorators.declared import needs
 from alignjax.losses.decorators.sequences import completion_weights, mask_of, scored, sequence_logps, weighted_rewards
 from alignjax.losses.reads import log_softmax
 from alignjax.numerics import token_logps
+from alignjax.ranges import Decay, NonNegative, Number, Positive, Share
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -22,8 +23,8 @@ def filtered_mle(
     context: Context,
     batch: Batch,
     *,
-    threshold: float | None = None,
-    fraction: float | None = None,
+    threshold: Number | None = None,
+    fraction: Share | None = None,
     role: str = "policy",
 ) -> tuple[Mean, Metrics]:
     """Filtered likelihood: mean of -log policy over the tokens of the completions with reward >= c (arXiv:2308.12050).
@@ -66,7 +67,7 @@ def _top(reward: Array, present: Array, fraction: float) -> Array:
 
 @needs("reward")
 def reward_weighted_regression(
-    context: Context, batch: Batch, *, beta: float = 1.0, role: str = "policy"
+    context: Context, batch: Batch, *, beta: Positive = 1.0, role: str = "policy"
 ) -> tuple[Mean, Metrics]:
     """Reward-weighted regression: mean of -log policy over tokens, weighted with exp(r / beta) of their completion, r
     the reward (arXiv:2308.12050).
@@ -118,9 +119,9 @@ def hir(
     context: Context,
     batch: Batch,
     *,
-    epsilon: float = 0.2,
-    contrast: float = 1.0,
-    entropy: float = 0.001,
+    epsilon: Decay = 0.2,
+    contrast: NonNegative = 1.0,
+    entropy: NonNegative = 0.001,
     role: str = "policy",
 ) -> tuple[Mean, Metrics]:
     """Hindsight instruction relabeling: smoothed NLL(y; match) - contrast [(1-epsilon) log(a / (a + b)) + epsilon log(b

@@ -17,6 +17,7 @@ import numpy as np
 
 from alignjax.config import ConfigError, fn
 from alignjax.losses.decorators.pairwise import pairwise
+from alignjax.ranges import Positive
 from alignjax.types import Array
 
 STATES = np.array(list(itertools.product([False, True], repeat=4)))  # [16, (W, L, RW, RL)]
@@ -139,7 +140,7 @@ def log_odds_of(core: Core, logps: tuple[Array, Array, Array, Array]) -> Array:
 
 @pairwise
 def logical(
-    logps_w: Array, logps_l: Array, ratio_w: Array, ratio_l: Array, *, beta: float = 0.1, core: Any = fn(dpo_core)
+    logps_w: Array, logps_l: Array, ratio_w: Array, ratio_l: Array, *, beta: Positive = 0.1, core: Any = fn(dpo_core)
 ) -> Array:
     """Loss of a propositional core: -log S(beta log[WMC(P and C or A) / WMC(not P and C or A)]), WMC the weighted count
     of states (arXiv:2412.17696).

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.losses.decorators.pairwise import pairwise
+from alignjax.ranges import ErrorRate, Positive, Smoothing, Within
 from alignjax.types import Array
 
 
 @pairwise
-def dpo(margin: Array, preference: Array, *, beta: float = 0.1) -> Array:
+def dpo(margin: Array, preference: Array, *, beta: Positive = 0.1) -> Array:
     """Direct preference optimization: -p log S(beta margin) - (1-p) log S(-beta margin), S the logistic function
     (arXiv:2305.18290 eq. 7).
 
@@ -28,7 +29,7 @@ def dpo(margin: Array, preference: Array, *, beta: float = 0.1) -> Array:
 
 
 @pairwise
-def ipo(margin: Array, preference: Array, *, tau: float = 0.1) -> Array:
+def ipo(margin: Array, preference: Array, *, tau: Positive = 0.1) -> Array:
     """Identity preference optimization: (margin - (2p-1) / (2 tau))^2 (arXiv:2310.12036 eq. 17; on sampled pairs,
     online IPO of arXiv:2403.08635).
 
@@ -49,7 +50,7 @@ def ipo(margin: Array, preference: Array, *, tau: float = 0.1) -> Array:
 
 
 @pairwise
-def slic(margin: Array, preference: Array, *, beta: float = 0.1) -> Array:
+def slic(margin: Array, preference: Array, *, beta: Positive = 0.1) -> Array:
     """Hinge loss of SLiC on log-ratios: p max(0, 1 - beta margin) + (1-p) max(0, 1 + beta margin) (arXiv:2305.10425, as
     online SLiC in arXiv:2403.08635).
 
@@ -68,7 +69,7 @@ def slic(margin: Array, preference: Array, *, beta: float = 0.1) -> Array:
 
 
 @pairwise
-def robust_dpo(margin: Array, *, beta: float = 0.1, epsilon: float = 0.1) -> Array:
+def robust_dpo(margin: Array, *, beta: Positive = 0.1, epsilon: ErrorRate = 0.1) -> Array:
     """Robust DPO, unbiased when labels are flipped at rate epsilon: [-(1-epsilon) log S(beta h) + epsilon log S(-beta
     h)] / (1 - 2 epsilon) (arXiv:2403.00409).
 
@@ -90,7 +91,7 @@ def robust_dpo(margin: Array, *, beta: float = 0.1, epsilon: float = 0.1) -> Arr
 
 
 @pairwise(normalize="length")
-def ln_dpo(margin: Array, *, beta: float = 2.0) -> Array:
+def ln_dpo(margin: Array, *, beta: Positive = 2.0) -> Array:
     """Length-normalized DPO: -log S(beta rho_w / len_w - beta rho_l / len_l) (arXiv:2407.15229).
 
     At equal lengths n it is DPO at beta / n. Minimized at margin = logit(p) / beta nats per token. DPO with
@@ -108,7 +109,7 @@ def ln_dpo(margin: Array, *, beta: float = 2.0) -> Array:
 
 
 @pairwise
-def h_dpo(margin: Array, logps_w: Array, logps_l: Array, *, beta: float = 0.1, alpha: float = 0.9) -> Array:
+def h_dpo(margin: Array, logps_w: Array, logps_l: Array, *, beta: Positive = 0.1, alpha: Positive = 0.9) -> Array:
     """H-DPO, entropy-controlled DPO: -log S(alpha beta (lp_w - lp_l) - beta (lr_w - lr_l)) (arXiv:2411.07595).
 
     Args:
@@ -126,7 +127,7 @@ def h_dpo(margin: Array, logps_w: Array, logps_l: Array, *, beta: float = 0.1, a
 
 
 @pairwise
-def discopop(margin: Array, *, beta: float = 0.05, temperature: float = 0.05) -> Array:
+def discopop(margin: Array, *, beta: Positive = 0.05, temperature: Within = 0.05) -> Array:
     """DiscoPOP, the log-ratio modulated loss: (1-m) (-log S(x)) + m exp(-x), x = beta h, m = S(x / temperature)
     (arXiv:2406.08414).
 
@@ -148,7 +149,7 @@ def discopop(margin: Array, *, beta: float = 0.05, temperature: float = 0.05) ->
 
 
 @pairwise
-def exo(margin: Array, preference: Array, *, beta: float = 0.1, epsilon: float = 1e-3) -> Array:
+def exo(margin: Array, preference: Array, *, beta: Positive = 0.1, epsilon: Smoothing = 1e-3) -> Array:
     """EXO on pairs: the KL divergence of the policy's choice q = S(beta h) from the label's, q log(q / t) + (1-q)
     log((1-q) / (1-t)), t = (1-epsilon) p + epsilon (1-p) (arXiv:2402.00856).
 

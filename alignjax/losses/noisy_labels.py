@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, nearest
 from alignjax.losses.decorators.pairwise import score_pairs, wrapped_pairs
+from alignjax.ranges import Count, Fraction, Reliability
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 # How near to 0 and 1 a reliability may come: beyond, a single pair could no longer change the mind about its label.
@@ -92,7 +93,7 @@ def _reliabilities(context: Context, eta: str) -> Array:
     return context.state[eta]
 
 
-def reliability(key: Key, *, annotators: int = 1, eta: float = 0.9) -> Array:
+def reliability(key: Key, *, annotators: Count = 1, eta: Reliability = 0.9) -> Array:
     """Starts the reliabilities of `lcpo`: one number for all.
 
     Args:
@@ -108,7 +109,7 @@ def reliability(key: Key, *, annotators: int = 1, eta: float = 0.9) -> Array:
 
 
 def reliability_average(
-    state: Any, context: Context, batch: Batch, key: Key, *, of: str = "lcpo", decay: float = 0.9
+    state: Any, context: Context, batch: Batch, key: Key, *, of: str = "lcpo", decay: Fraction = 0.9
 ) -> Array:
     """Moves each annotator's reliability to the mean posterior of the labels just seen: eta <- decay eta + (1-decay)
     mean w (the M-step of `lcpo`, averaged over minibatches; arXiv:2509.24159 eq. 7, whose alpha = 0.1 is 1 - decay).

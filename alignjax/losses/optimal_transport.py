@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import ScoredPairs, score_pairs
+from alignjax.ranges import Count, ErrorRate, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -43,7 +44,7 @@ def _winner_and_loser(pair: ScoredPairs, name: str) -> tuple[Array, Array]:
 @needs("preference")
 @shared("role", "reference", "pairs", "normalize")
 def aot(
-    context: Context, batch: Batch, *, beta: float = 0.1, epsilon: float = 0.0, groups: int = 1, **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.1, epsilon: ErrorRate = 0.0, groups: Count = 1, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Alignment by optimal transport, paired: -(1-epsilon) log S(beta d) - epsilon log S(-beta d), d_n = n-th smallest
     lp_w - lp_l of the batch minus n-th smallest lr_w - lr_l (arXiv:2406.05882).
@@ -75,7 +76,7 @@ def aot(
 @needs("preference")
 @shared("role", "reference", "pairs", "normalize")
 def aot_unpaired(
-    context: Context, batch: Batch, *, beta: float = 0.1, epsilon: float = 0.0, groups: int = 1, **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.1, epsilon: ErrorRate = 0.0, groups: Count = 1, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Alignment by optimal transport, unpaired: -(1-epsilon) log S(beta d) - epsilon log S(-beta d), d_n = n-th
     smallest rho of the winners minus n-th smallest rho of the losers (arXiv:2406.05882).

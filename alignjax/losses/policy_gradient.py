@@ -17,6 +17,7 @@ from alignjax.losses.decorators.sequences import (
     weighted_rewards,
 )
 from alignjax.numerics import masked_sum
+from alignjax.ranges import Limit, NonNegative, Number
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -25,12 +26,12 @@ def reinforce(
     context: Context,
     batch: Batch,
     *,
-    tau: float = 0.1,
-    baseline: float = 0.0,
+    tau: NonNegative = 0.1,
+    baseline: Number = 0.0,
     leave_one_out: bool = False,
     kl: str = "sequence",
     behaviour: str | None = None,
-    cap: float = math.inf,
+    cap: Limit = math.inf,
     role: str = "policy",
     reference: str = "reference",
 ) -> tuple[Mean, Metrics]:

@@ -25,6 +25,7 @@ from alignjax.losses.decorators.listwise import (
     takes_part,
 )
 from alignjax.numerics import MASKED
+from alignjax.ranges import NonNegative, Positive
 from alignjax.types import Array
 
 
@@ -43,7 +44,7 @@ def _growing_nll(nll: Array, reward: Array) -> Array:
 
 
 @listwise
-def plackett_luce(ratio: Array, reward: Array, *, beta: float = 0.1) -> Array:
+def plackett_luce(ratio: Array, reward: Array, *, beta: Positive = 0.1) -> Array:
     """Plackett-Luce DPO: - sum over i of log [exp(beta rho_i) / sum over {i} and the worse j of exp(beta rho_j)], the
     order being that of the rewards (arXiv:2305.18290 appendix A.3).
 
@@ -62,7 +63,7 @@ def plackett_luce(ratio: Array, reward: Array, *, beta: float = 0.1) -> Array:
 
 
 @listwise
-def lipo(ratio: Array, reward: Array, *, beta: float = 0.1, objective: Any = fn(lambda_loss)) -> Array:
+def lipo(ratio: Array, reward: Array, *, beta: Positive = 0.1, objective: Any = fn(lambda_loss)) -> Array:
     """LiPO-lambda: sum over r_i > r_j of sg|2^r_i - 2^r_j| |1/ln(1+rank_i) - 1/ln(1+rank_j)| log(1 + exp(s_j - s_i)),
     with s = beta rho and rank the order of s (arXiv:2402.01878).
 
@@ -84,7 +85,7 @@ def lipo(ratio: Array, reward: Array, *, beta: float = 0.1, objective: Any = fn(
 
 
 @listwise(reference=None, normalize="length")
-def pro(logps: Array, nll: Array, reward: Array, *, weight: float = 0.05, temperatures: bool = True) -> Array:
+def pro(logps: Array, nll: Array, reward: Array, *, weight: NonNegative = 0.05, temperatures: bool = True) -> Array:
     """Preference ranking optimization: - sum over k of log [exp(s_k / T_kk) / (exp(s_k / T_kk) + sum over worse i of
     exp(s_i / T_ki))] + weight (N-1)^2 NLL(best), s token means, T_ki = 1/(r_k - r_i), T_kk = min_i T_ki
     (arXiv:2306.17492).
@@ -112,7 +113,7 @@ def pro(logps: Array, nll: Array, reward: Array, *, weight: float = 0.05, temper
 
 
 @listwise(reference=None, normalize="length")
-def rrhf(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Array:
+def rrhf(logps: Array, nll: Array, reward: Array, *, weight: NonNegative = 1.0) -> Array:
     """Rank responses with human feedback: sum over r_i > r_j of max(0, s_j - s_i) + weight NLL(best), s token means
     (arXiv:2304.05302).
 
@@ -134,7 +135,13 @@ def rrhf(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Arr
 
 @listwise(reference=None, normalize="length")
 def clha(
-    logps: Array, nll: Array, reward: Array, *, gamma: float = 3.0, gap: float = 3.0, weight: float = 0.05
+    logps: Array,
+    nll: Array,
+    reward: Array,
+    *,
+    gamma: NonNegative = 3.0,
+    gap: NonNegative = 3.0,
+    weight: NonNegative = 0.05,
 ) -> Array:
     """Contrastive learning for human alignment: mean over r_i - r_j > gap of max(0, gamma k_ij - (s_i - s_j)) + weight
     (N-1)^2 1[r_best > 0] NLL(best), k_ij places between i and j in the order of rewards, s token means
@@ -165,7 +172,7 @@ def clha(
 
 
 @listwise(reference=None, normalize="length")
-def knowpat(logps: Array, reward: Array, *, weight: float = 0.1 / 3) -> Array:
+def knowpat(logps: Array, reward: Array, *, weight: NonNegative = 0.1 / 3) -> Array:
     """Knowledgeable preference alignment: -s(best) + weight sum over i of sg mu_i [log(1 + exp(-s_i)) + mean over worse
     j of log(1 + exp(s_j))], mu_i = (s_i - min s) / (max s - min s), s token means (arXiv:2311.06503).
 
@@ -192,7 +199,13 @@ def knowpat(logps: Array, reward: Array, *, weight: float = 0.1 / 3) -> Array:
 
 @listwise(reference=None, normalize="length")
 def stable_alignment(
-    logps: Array, reward: Array, *, weight: float = 0.5, gamma: float = 1.0, scale: float = 7.0, hardest: bool = False
+    logps: Array,
+    reward: Array,
+    *,
+    weight: NonNegative = 0.5,
+    gamma: NonNegative = 1.0,
+    scale: Positive = 7.0,
+    hardest: bool = False,
 ) -> Array:
     """Stable Alignment: -s(best) + weight max(0, mean over the worse i of [s_i - s(best) + gamma (r_best - r_i) /
     scale]), s token means (arXiv:2305.16960).
@@ -223,7 +236,7 @@ def stable_alignment(
 
 
 @listwise(reference=None, normalize="length")
-def act(logps: Array, nll: Array, reward: Array, *, weight: float = 1.0) -> Array:
+def act(logps: Array, nll: Array, reward: Array, *, weight: NonNegative = 1.0) -> Array:
     """Alignment by constraint verification: sum over c_i > c_j of (c_i - c_j) log(1 + exp(s_j - s_i)) + weight
     NLL(best), c the share of its constraints that a completion satisfies, s token means (arXiv:2403.06326).
 

@@ -7,12 +7,19 @@ import jax.numpy as jnp
 
 from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.losses.divergences import alpha_divergence
+from alignjax.ranges import NonNegative, Number, Positive
 from alignjax.types import Array
 
 
 @pairwise(reference=None)
 def cpo(
-    margin: Array, logps_w: Array, length_w: Array, *, beta: float = 0.1, alpha: float = 1.0, token_mean: bool = False
+    margin: Array,
+    logps_w: Array,
+    length_w: Array,
+    *,
+    beta: Positive = 0.1,
+    alpha: NonNegative = 1.0,
+    token_mean: bool = False,
 ) -> Array:
     """Contrastive preference optimization: -log S(beta (lp_w - lp_l)) - alpha lp_w (arXiv:2401.08417).
 
@@ -37,7 +44,7 @@ def cpo(
 
 
 @pairwise(reference=None, normalize="length")
-def simpo(margin: Array, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
+def simpo(margin: Array, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -> Array:
     """SimPO: -log S(beta lp_w / len_w - beta lp_l / len_l - gamma) (arXiv:2405.14734).
 
     A label p counts as p l(w, l) + (1-p) l(l, w), so the target margin goes with the winner; TRL's label smoothing
@@ -56,7 +63,9 @@ def simpo(margin: Array, *, beta: float = 2.0, gamma: float = 1.0) -> Array:
 
 
 @pairwise(reference=None, normalize="length")
-def alpha_po(logps_w: Array, logps_l: Array, *, beta: float = 2.0, gamma: float = 0.5, alpha: float = 0.25) -> Array:
+def alpha_po(
+    logps_w: Array, logps_l: Array, *, beta: Positive = 2.0, gamma: NonNegative = 0.5, alpha: Number = 0.25
+) -> Array:
     """AlphaPO, SimPO with a bent reward: -log S(beta (r_w - r_l) - gamma), r = (1 - P^(-alpha)) / alpha, P = exp(lp /
     len) (arXiv:2501.03884).
 
@@ -85,7 +94,7 @@ def log_odds(logps: Array) -> Array:
 
 
 @pairwise(reference=None, normalize="length")
-def orpo(logps_w: Array, logps_l: Array, *, lam: float = 0.1) -> Array:
+def orpo(logps_w: Array, logps_l: Array, *, lam: NonNegative = 0.1) -> Array:
     """Odds ratio preference optimization: -lp_w / len_w - lam log S(log[P_w / (1-P_w)] - log[P_l / (1-P_l)]), P =
     exp(lp / len) (arXiv:2403.07691 eq. 6).
 
@@ -104,7 +113,7 @@ def orpo(logps_w: Array, logps_l: Array, *, lam: float = 0.1) -> Array:
 
 
 @pairwise(reference=None)
-def slic_hf(margin: Array, logps_w: Array, *, gamma: float = 1.0, lam: float = 0.1) -> Array:
+def slic_hf(margin: Array, logps_w: Array, *, gamma: NonNegative = 1.0, lam: NonNegative = 0.1) -> Array:
     """SLiC-HF, rank calibration with a likelihood term: max(0, gamma - lp_w + lp_l) - lam lp_w (arXiv:2305.10425).
 
     The paper regularizes towards the supervised target of the prompt, for which the winner stands here as it does in

@@ -11,6 +11,7 @@ from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.sequences import reference_logps, sequence_scores, weighted_rewards
 from alignjax.losses.margin import ipo
+from alignjax.ranges import Fraction, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -20,10 +21,10 @@ def mnpo(
     context: Context,
     batch: Batch,
     *,
-    eta: float = 0.0075,
-    c: float = 1 / 3,
+    eta: Positive = 0.0075,
+    c: Fraction = 1 / 3,
     history: tuple[str, ...] = ("past1", "past2"),
-    weights: tuple[float, ...] | None = None,
+    weights: tuple[NonNegative, ...] | None = None,
     reference: str = "reference",
     **where: Any,
 ) -> tuple[Mean, Metrics]:
@@ -70,8 +71,8 @@ def inpo(
     context: Context,
     batch: Batch,
     *,
-    eta: float = 0.002,
-    c: float = 1 / 3,
+    eta: Positive = 0.002,
+    c: Fraction = 1 / 3,
     reference: str = "reference",
     previous: str = "previous",
     **where: Any,
@@ -107,7 +108,7 @@ def sppo(
     context: Context,
     batch: Batch,
     *,
-    eta: float = 1000.0,
+    eta: Positive = 1000.0,
     completions: str = "extremes",
     role: str = "policy",
     reference: str = "previous",
@@ -158,7 +159,7 @@ def _extremes(reward: Array, weight: Array) -> Array:
 
 @needs("reward")
 @shared("role", "reference", "pairs", "normalize")
-def egpo(context: Context, batch: Batch, *, tau: float = 0.1, **where: Any) -> tuple[Mean, Metrics]:
+def egpo(context: Context, batch: Batch, *, tau: Positive = 0.1, **where: Any) -> tuple[Mean, Metrics]:
     """Regression onto win rates against an opponent, the step of extragradient preference optimization: (h -
     (r_i - r_j) / tau)^2, r_i = P(i beats the opponent) (arXiv:2503.08942).
 

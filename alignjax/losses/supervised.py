@@ -10,6 +10,7 @@ from alignjax.losses.decorators.pairwise import Pairs, pair_indices, pair_labels
 from alignjax.losses.decorators.sequences import mask_of, scored
 from alignjax.numerics import last_valid
 from alignjax.pair_layout import pair_logits
+from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -55,7 +56,7 @@ def preference_cross_entropy(
     role: str = "preference",
     pairs: Pairs = ((0, 1),),
     reading: str = "joint",
-    separator: int = 3,
+    separator: Natural = 3,
 ) -> tuple[Mean, Metrics]:
     """Cross-entropy of a pairwise preference model: -p log P - (1-p) log(1-P), P = S(f(i, j) - f(j, i)) the probability
     that i beats j (arXiv:2312.00886 section 4).

@@ -17,6 +17,7 @@ from alignjax.losses.decorators.sequences import is_per_token, mask_of, referenc
 from alignjax.losses.margin import dpo
 from alignjax.losses.masks import tail_masks
 from alignjax.numerics import masked_sum
+from alignjax.ranges import Count, Fraction, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -31,8 +32,8 @@ def tdpo(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
-    alpha: float = 0.5,
+    beta: Positive = 0.1,
+    alpha: NonNegative = 0.5,
     variant: Literal["tdpo1", "tdpo2"] = "tdpo2",
     reference: str = "reference",
     **where: Any,
@@ -75,7 +76,7 @@ def tdpo(
 
 
 def length_desensitised(
-    context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), alpha: float = 0.5
+    context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), alpha: Fraction = 0.5
 ) -> tuple[Mean, Metrics]:
     """Any pairwise loss, length-desensitized: log-probs are sum over t <= n + alpha sum over t > n, n = min(len w, len
     l) (arXiv:2409.06411).
@@ -113,7 +114,7 @@ def length_desensitised(
 @needs("preference")
 @shared("role", "reference", "pairs")
 def ld_dpo(
-    context: Context, batch: Batch, *, beta: float = 0.1, alpha: float = 0.5, **where: Any
+    context: Context, batch: Batch, *, beta: Positive = 0.1, alpha: Fraction = 0.5, **where: Any
 ) -> tuple[Mean, Metrics]:
     """Length-desensitized DPO: -log S(beta h), with log-probs sum over t <= n + alpha sum over t > n, n = min(len w,
     len l) (arXiv:2409.06411).
@@ -174,7 +175,7 @@ def wpo(context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), role: 
 
 
 def sparse_masks(
-    key: Key, *, width: int, layers: int, independent: bool = False, scale: float = 0.02
+    key: Key, *, width: Count, layers: Count, independent: bool = False, scale: NonNegative = 0.02
 ) -> dict[str, dict[str, Array]]:
     """Starts the mask parameters of `sparse_po`, for a role with an optimizer:
     Role(None, roles.value(fn(sparse_masks, width=512, layers=8)), optimizer=fn(adamw, learning_rate=1e-4)).
@@ -259,9 +260,9 @@ def sparse_po(
     context: Context,
     batch: Batch,
     *,
-    beta: float = 0.1,
-    l1_reward: float = 0.0,
-    l1_kl: float = 0.0,
+    beta: Positive = 0.1,
+    l1_reward: NonNegative = 0.0,
+    l1_kl: NonNegative = 0.0,
     masks: str = "masks",
     sites: tuple[str, ...] = ("block",),
     reference: str = "reference",

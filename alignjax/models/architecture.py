@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.models.attention import RopeScaling
 from alignjax.models.kernels import check_attention
+from alignjax.ranges import Count, Natural, Positive
 from alignjax.types import Array
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -61,30 +62,30 @@ class TransformerConfig:
         head_bias: The heads in outputs have biases.
     """
 
-    vocab: int
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 0
-    head_dim: int = 0
-    mlp: int = 1024
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-6
-    window: int | None = None
+    vocab: Count
+    width: Count = 256
+    layers: Count = 4
+    heads: Count = 4
+    kv_heads: Natural = 0
+    head_dim: Natural = 0
+    mlp: Count = 1024
+    rope_theta: Positive = 10_000.0
+    norm_eps: Positive = 1e-6
+    window: Count | None = None
     tied: bool = False
     outputs: tuple[str, ...] = ()
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
     attention: str = "xla"
-    group_chunks: int = 1
+    group_chunks: Count = 1
     activation: str = "silu"
     local: tuple[bool, ...] = ()
-    local_rope_theta: float | None = None
+    local_rope_theta: Positive | None = None
     rope_scaling: RopeScaling | None = None
-    query_scale: float | None = None
-    attn_softcap: float | None = None
-    logit_softcap: float | None = None
+    query_scale: Positive | None = None
+    attn_softcap: Positive | None = None
+    logit_softcap: Positive | None = None
     qk_norm: bool = False
     qkv_bias: bool = False
     o_bias: bool = False
@@ -92,10 +93,11 @@ class TransformerConfig:
     post_norms: bool = False
     centred_norms: bool = False
     embed_scale: bool = False
-    classes: int = 0
+    classes: Natural = 0
     head_bias: bool = True
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "head_dim", self.head_dim or self.width // self.heads)
         if self.heads % self.kv_heads:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, check_ranges
 from alignjax.models.kv_cache import Cache, Segment
 from alignjax.numerics import MASKED
+from alignjax.ranges import Natural, Positive
 from alignjax.types import Array
 
 
@@ -26,12 +27,13 @@ class RopeScaling:
     """
 
     kind: str
-    factor: float
-    low: float = 1.0
-    high: float = 4.0
-    original: int = 8192
+    factor: Positive
+    low: Positive = 1.0
+    high: Positive = 4.0
+    original: Natural = 8192
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.kind not in ("linear", "llama3"):
             raise ConfigError(f"RopeScaling.kind is {self.kind!r}; it must be 'linear' or 'llama3'")
 

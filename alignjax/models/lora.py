@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError, Fn
 from alignjax.models.weights import MATRICES, Adapted, Quantized, dense, matching_matrices
 from alignjax.numerics import fold_name
+from alignjax.ranges import Count, Positive
 from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Array, Key, Params
 
@@ -26,7 +27,7 @@ def _is_weight(leaf: Any) -> bool:
     return isinstance(leaf, (Adapted, Quantized))
 
 
-def init(key: Key, params: Params, *, rank: int = 8, targets: str = MATRICES, whole: str = SMALL_HEADS) -> Params:
+def init(key: Key, params: Params, *, rank: Count = 8, targets: str = MATRICES, whole: str = SMALL_HEADS) -> Params:
     """Makes adapters that change nothing yet: a uniform in +-1/sqrt(D), as PEFT draws it, and b = 0.
 
     They are float32 even over weights of fewer bits.
@@ -77,7 +78,7 @@ def scale_of(alpha: Any, rank: int, rank_stabilised: bool) -> Any:
     return alpha / (rank**0.5 if rank_stabilised else rank)
 
 
-def adapt(params: Params, adapters: Params, *, alpha: float, rank_stabilised: bool = False) -> Params:
+def adapt(params: Params, adapters: Params, *, alpha: Positive, rank_stabilised: bool = False) -> Params:
     """Puts an `Adapted` in the place of every weight that has an adapter. Nothing is added up or copied.
 
     Args:
@@ -105,7 +106,7 @@ def build(
     params_of: Callable[[str], Params],
     *,
     base: str,
-    alpha: float,
+    alpha: Positive,
     rank_stabilised: bool = False,
     inner: Fn | None = None,
 ) -> Params:

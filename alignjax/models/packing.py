@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError, Packing
+from alignjax.ranges import Count, Fraction
 from alignjax.types import Array, Batch
 
 
@@ -75,7 +76,7 @@ def packs(packing: Packing, prompt_valid: np.ndarray, valid: np.ndarray, microba
 
 
 def packing_for(
-    tokens: np.ndarray, prompts: int, rows: int = 1, *, padded: float = 0.02, multiple: int = 16
+    tokens: np.ndarray, prompts: int, rows: int = 1, *, padded: Fraction = 0.02, multiple: Count = 16
 ) -> Packing:
     """Makes rows just long enough that few batches are scored with their padding.
 

@@ -18,6 +18,7 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface import config_json, read_json, tensor_name
 from alignjax.models.huggingface.folders import new_folder
 from alignjax.models.transformer import transformer
+from alignjax.ranges import Positive
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Key, Params
 
@@ -54,7 +55,7 @@ def save(
     config: TransformerConfig,
     folder: Path | str,
     *,
-    alpha: float,
+    alpha: Positive,
     rank_stabilised: bool = False,
     base: str = "",
 ) -> list[str]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.numerics import linear
+from alignjax.ranges import Bits
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Params
 
@@ -145,7 +146,7 @@ def matching_matrices(params: Params, targets: str, what: str) -> list[str]:
     return matching
 
 
-def quantize(params: Params, *, bits: int = 4, targets: str = MATRICES) -> Params:
+def quantize(params: Params, *, bits: Bits = 4, targets: str = MATRICES) -> Params:
     """Writes matrices of the layers in few bits; embedding, heads and norms stay as they are.
 
     8 bits are symmetric, with a scale per output; 4 bits are nf4 in blocks of 64 rows (or of the largest power of two

@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from alignjax.config import ConfigError
+from alignjax.ranges import Count
 
 HEARTBEAT_SECONDS = 60  # without a sign of life from a process, until the others are ended
 PARTING_SECONDS = 10.0  # from the error of a collective whose other side has gone to the end of the process, at most
@@ -45,7 +46,7 @@ def connect(
     processes: int | None = None,
     process: int | None = None,
     *,
-    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    heartbeat_seconds: Count = HEARTBEAT_SECONDS,
 ) -> None:
     """Makes this process one of several; to be called before anything asks jax for a device.
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import algorithms, stages
-from alignjax.config import Experiment, Fn, Pipeline, fn
+from alignjax.config import Experiment, Fn, Pipeline, check_ranges, fn
 from alignjax.data import prepare
 from alignjax.evaluate import over_optimization
 from alignjax.evaluate.tournament import Player, play, write
@@ -21,6 +21,7 @@ from alignjax.exact_tasks import SORTING, ExactTask, Letters, letters, revised_l
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pipelines.judged_pairs import recorded_batches, self_play
 from alignjax.pipelines.summarization import of_all_pairs as of_all_pairs, optimizer as optimizer
+from alignjax.ranges import Count, Fraction, Natural, NonNegative
 from alignjax.roles import restored
 from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Model
@@ -37,24 +38,27 @@ class Sizes:
     """
 
     task: ExactTask = SORTING
-    width: int = 64
-    layers: int = 2
-    judge_width: int | None = None
-    judge_layers: int | None = None
-    batch_size: int = 64
-    judge_batch_size: int = 32
-    policy_batch_size: int = 32
-    samples: int = 4
-    sft_steps: int = 600
-    label_steps: int = 60
-    label_noise: float = 0.0
-    judge_steps: int = 600
-    policy_steps: int = 200
-    eval_batches: int = 4
-    eval_batch_size: int = 256
-    sft_rate: float = 3e-3
-    judge_rate: float = 1e-3
-    policy_rate: float = 2e-4
+    width: Count = 64
+    layers: Count = 2
+    judge_width: Count | None = None
+    judge_layers: Count | None = None
+    batch_size: Count = 64
+    judge_batch_size: Count = 32
+    policy_batch_size: Count = 32
+    samples: Natural = 4
+    sft_steps: Count = 600
+    label_steps: Count = 60
+    label_noise: Fraction = 0.0
+    judge_steps: Count = 600
+    policy_steps: Count = 200
+    eval_batches: Count = 4
+    eval_batch_size: Count = 256
+    sft_rate: NonNegative = 3e-3
+    judge_rate: NonNegative = 1e-3
+    policy_rate: NonNegative = 2e-4
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def dataset(self) -> Letters:

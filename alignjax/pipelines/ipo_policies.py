@@ -7,11 +7,12 @@ from typing import Any
 from alignjax import algorithms
 from alignjax.config import Experiment, fn
 from alignjax.evaluate.tournament import Player
+from alignjax.ranges import Fraction, Positive
 from alignjax.sampling import mixture
 
 
 def ipo_policies(
-    parts: Any, sizes: Any, *, tau: float, beta: float
+    parts: Any, sizes: Any, *, tau: Positive, beta: Fraction
 ) -> tuple[dict[str, Experiment], tuple[Player, ...]]:
     """Returns the steps "pairs", "offline_ipo", "online_ipo" and "ipo_md", and the players that they make: the three
     policies, and the mixture that IPO-MD samples from, whose equilibrium is what it learns.

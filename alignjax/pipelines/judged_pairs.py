@@ -7,12 +7,13 @@ from typing import Any
 from alignjax import stages
 from alignjax.config import Experiment, Fn, fn
 from alignjax.data.sources.recorded import recorded
+from alignjax.ranges import Count
 from alignjax.roles import restored
 from alignjax.train.resolve import experience_shapes
 from alignjax.types import Model, Role
 
 
-def self_play(judge_model: Model, *, max_tokens: int, n: int) -> dict[str, Any]:
+def self_play(judge_model: Model, *, max_tokens: Count, n: Count) -> dict[str, Any]:
     """Returns what a recipe of self-play takes beside a policy: the judge of the step "preference", and the weights of
     the step "sft", where everything starts.
 

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import algorithms, stages
-from alignjax.config import Experiment, Fn, Pipeline, fn
+from alignjax.config import Experiment, Fn, Pipeline, check_ranges, fn
 from alignjax.data import Dataset, Docstrings, candidates, instructions, prepare, prompts, revisions
 from alignjax.evaluate.tournament import Player, play, write
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pair_layout import all_pairs
 from alignjax.pipelines.judged_pairs import recorded_batches, self_play
+from alignjax.ranges import Count, Natural, NonNegative
 from alignjax.roles import restored
 from alignjax.train.optimizers import adamw
 from alignjax.train.samples import decoded
@@ -37,24 +38,27 @@ class Sizes:
     """
 
     dataset: Dataset = dataclasses.field(default_factory=Docstrings)
-    vocab: int = 4096
-    width: int = 128
-    layers: int = 4
-    prompt_length: int = 64
-    text_length: int = 24
-    completion_length: int = 32
-    batch_size: int = 32
-    judge_batch_size: int = 32
-    policy_batch_size: int = 16
-    samples: int = 4
-    sft_steps: int = 330
-    judge_steps: int = 90
-    policy_steps: int = 80
-    eval_batches: int = 8
-    eval_batch_size: int = 64
-    sft_rate: float = 3e-3
-    judge_rate: float = 1e-3
-    policy_rate: float = 7e-4
+    vocab: Count = 4096
+    width: Count = 128
+    layers: Count = 4
+    prompt_length: Count = 64
+    text_length: Count = 24
+    completion_length: Count = 32
+    batch_size: Count = 32
+    judge_batch_size: Count = 32
+    policy_batch_size: Count = 16
+    samples: Natural = 4
+    sft_steps: Count = 330
+    judge_steps: Count = 90
+    policy_steps: Count = 80
+    eval_batches: Count = 8
+    eval_batch_size: Count = 64
+    sft_rate: NonNegative = 3e-3
+    judge_rate: NonNegative = 1e-3
+    policy_rate: NonNegative = 7e-4
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def tiny(dataset: Dataset | None = None) -> Sizes:
@@ -215,7 +219,7 @@ def revised_texts(sizes: Sizes) -> Fn:
     return fn(revisions, batch_size=sizes.policy_batch_size, **texts(sizes))
 
 
-def judged_summaries(context: Context, batch: Batch, key: Key, *, judgement: tuple[int, ...]) -> Batch:
+def judged_summaries(context: Context, batch: Batch, key: Key, *, judgement: tuple[Natural, ...]) -> Batch:
     """The stage keeps one text of each pair of `revised_texts`, the corrupted one in about half of the rows, and
     adds the view "judged", in which the prompts of those rows carry the judgment.
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from alignjax.ranges import Fraction
 from alignjax.types import Array
 
 
@@ -45,7 +46,12 @@ def own(logits: Mapping[str, Array], history: History, *, stream: str = "policy"
 
 
 def mixture(
-    logits: Mapping[str, Array], history: History, *, beta: float, policy: str = "policy", reference: str = "reference"
+    logits: Mapping[str, Array],
+    history: History,
+    *,
+    beta: Fraction,
+    policy: str = "policy",
+    reference: str = "reference",
 ) -> Array:
     """The geometric mixture of policy and reference, token by token: policy^(1-beta) * reference^beta, normalized at
     every step.

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError, Fn
+from alignjax.ranges import Count, Natural, NonNegative, Positive, Share
 from alignjax.types import Batch, Context, Key
 
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that another attempt may better
@@ -50,7 +51,7 @@ class _Request(NamedTuple):
     retries: int
 
 
-def engine_shapes(batch: Batch, *, n: int, max_tokens: int, logprobs: bool = True) -> Batch:
+def engine_shapes(batch: Batch, *, n: Count, max_tokens: Count, logprobs: bool = True) -> Batch:
     """Returns the batch with what `ask_engine` fills, as zeros: the `like` of its host stage.
 
     Args:
@@ -75,15 +76,15 @@ def ask_engine(
     *,
     url: str,
     model: str,
-    n: int,
-    max_tokens: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    stop: tuple[int, ...] = (2,),
+    n: Count,
+    max_tokens: Count,
+    temperature: NonNegative = 1.0,
+    top_p: Share = 1.0,
+    stop: tuple[Natural, ...] = (2,),
     logprobs: bool = True,
-    concurrency: int = 16,
-    timeout: float = 600.0,
-    retries: int = 4,
+    concurrency: Count = 16,
+    timeout: Positive = 600.0,
+    retries: Natural = 4,
     api_key_variable: str = "",
     sync: Fn | None = None,
 ) -> Batch:

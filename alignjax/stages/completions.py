@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from alignjax.config import Fn, fn
 from alignjax.numerics import first_valid, last_valid
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
+from alignjax.ranges import Count, Fraction, Natural, NonNegative, Share, Within
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
 from alignjax.sampling.filters import Filters
@@ -22,16 +23,16 @@ def generate(
     batch: Batch,
     key: Key,
     *,
-    n: int,
-    max_tokens: int,
+    n: Count,
+    max_tokens: Count,
     behaviour: Fn = fn(own),
     streams: tuple[Stream, ...] | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    stop: tuple[int, ...] = (2,),
-    slots: int | None = None,
+    temperature: NonNegative = 1.0,
+    top_k: Count | None = None,
+    top_p: Share | None = None,
+    min_p: Fraction | None = None,
+    stop: tuple[Natural, ...] = (2,),
+    slots: Count | None = None,
     weights: str | None = None,
     tensor_parallel: bool = False,
 ) -> tuple[Batch, Metrics]:
@@ -182,7 +183,7 @@ def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") ->
 
 
 def density_ratio(
-    context: Context, batch: Batch, key: Key, *, output: str = "classifier:value", prior: float = 0.5
+    context: Context, batch: Batch, key: Key, *, output: str = "classifier:value", prior: Within = 0.5
 ) -> tuple[Batch, Metrics]:
     """Fills prompts["density_ratio"] [B]: p(prompt | good) / p(prompt | bad) by the classifier that the loss
     `prompt_classifier` trains; `bco` weights bad completions with it (arXiv:2404.04656).

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, as_fn, fn, nearest
 from alignjax.numerics import fold_name
+from alignjax.ranges import Natural
 from alignjax.types import Batch, Context, Key, Metrics, Stage, prefixed, with_metrics
 
 
@@ -70,7 +71,7 @@ def in_view(view: str, stage: Stage | Fn) -> Fn:
     return fn(on_view, view=view, stage=as_fn(stage))
 
 
-def into_view(context: Context, batch: Batch, key: Key, *, view: str, completions: tuple[int, ...]) -> Batch:
+def into_view(context: Context, batch: Batch, key: Key, *, view: str, completions: tuple[Natural, ...]) -> Batch:
     """Puts the prompts with only these completions into a view, for a loss on some of them.
 
     Args:

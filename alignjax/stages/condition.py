@@ -18,9 +18,10 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.numerics import row_keys
+from alignjax.ranges import Natural, Number
 from alignjax.types import Array, Batch, Context, Key
 
-Goals = tuple[tuple[int, ...], ...]
+Goals = tuple[tuple[Natural, ...], ...]
 
 
 def _table(goals: Sequence[Sequence[int]]) -> tuple[Array, Array]:
@@ -89,7 +90,7 @@ def _bins(batch: Batch, edges: tuple[float, ...], goals: Goals, stage: str) -> A
     return jnp.sum(reward[..., None] >= jnp.asarray(edges, reward.dtype)[None, None], axis=-1)
 
 
-def condition_on(context: Context, batch: Batch, key: Key, *, goal: tuple[int, ...]) -> Batch:
+def condition_on(context: Context, batch: Batch, key: Key, *, goal: tuple[Natural, ...]) -> Batch:
     """Puts one goal in front of all prompts: what a policy trained on goals is asked for when it samples.
 
     Args:
@@ -106,7 +107,7 @@ def condition_on(context: Context, batch: Batch, key: Key, *, goal: tuple[int, .
     return _with_goal(batch, (jnp.repeat(tokens, rows, axis=0), jnp.repeat(valid, rows, axis=0)))
 
 
-def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:
+def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tuple[Number, ...], goals: Goals) -> Batch:
     """Each completion under the goal of the reward that it got: with the loss `sft`, a decision transformer on text
     (arXiv:2308.12050, arXiv:2106.01345).
 
@@ -130,7 +131,7 @@ def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tupl
     return _with_goal(_row_per_completion(batch.replace(mask=mask)), (tokens[number], valid[number]))
 
 
-def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:
+def hindsight(context: Context, batch: Batch, key: Key, *, edges: tuple[Number, ...], goals: Goals) -> Batch:
     """Hindsight relabeling: each completion under the instruction (goal) that its reward says it satisfied, and
     another one drawn evenly in prompts["other"] and ["other_valid"], for the loss `hir` (arXiv:2302.05206).
 
@@ -175,7 +176,7 @@ def _preferred_under(batch: Batch, goal: tuple[Array, Array], scores: Array, wei
     return _with_goal(out, (tokens, valid))
 
 
-def goal_pairs(context: Context, batch: Batch, key: Key, *, edges: tuple[float, ...], goals: Goals) -> Batch:
+def goal_pairs(context: Context, batch: Batch, key: Key, *, edges: tuple[Number, ...], goals: Goals) -> Batch:
     """Reward-augmented relabeling: for the reward g of each completion as the goal, prefer the completion whose reward
     is nearer to g (arXiv:2410.08067). A pair becomes two; any pairwise loss then learns from both.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn
+from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -46,7 +47,7 @@ def constraint_rate(
     return batch.replace(reward=rate), metrics
 
 
-def length_within(samples: Batch, *, least: int = 0, most: int) -> Array:
+def length_within(samples: Batch, *, least: Natural = 0, most: Natural) -> Array:
     """Verifies that a completion has between `least` and `most` tokens, an end-of-text token included: bool [B,N].
 
     Args:
@@ -61,7 +62,7 @@ def length_within(samples: Batch, *, least: int = 0, most: int) -> Array:
     return (length >= least) & (length <= most)
 
 
-def required_token(samples: Batch, *, token: int | str, times: int = 1) -> Array:
+def required_token(samples: Batch, *, token: Natural | str, times: Natural = 1) -> Array:
     """Verifies that `token` occurs at least `times` times: bool [B,N]. A name stands for batch.prompts[name] [B], a
     token for each prompt.
 
@@ -76,7 +77,7 @@ def required_token(samples: Batch, *, token: int | str, times: int = 1) -> Array
     return jnp.sum(_is(samples, token), axis=-1) >= times
 
 
-def forbidden_token(samples: Batch, *, token: int | str) -> Array:
+def forbidden_token(samples: Batch, *, token: Natural | str) -> Array:
     """Verifies that `token` does not occur: bool [B,N]. A name stands for batch.prompts[name] [B].
 
     Args:
@@ -89,7 +90,7 @@ def forbidden_token(samples: Batch, *, token: int | str) -> Array:
     return ~jnp.any(_is(samples, token), axis=-1)
 
 
-def in_order(samples: Batch, *, first: int | str, then: int | str) -> Array:
+def in_order(samples: Batch, *, first: Natural | str, then: Natural | str) -> Array:
     """Verifies that both tokens occur and the first `first` stands before the first `then`: bool [B,N]. Names stand for
     fields of batch.prompts [B].
 

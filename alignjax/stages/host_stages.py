@@ -12,6 +12,7 @@ import numpy as np
 
 from alignjax.config import Fn, fn
 from alignjax.numerics import token_logps
+from alignjax.ranges import Count, NonNegative
 from alignjax.sampling.engine_client import ask_engine, engine_shapes
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 from alignjax.workspace import whole_file
@@ -92,7 +93,13 @@ def replayed(stage: Fn, name: str, step: int, context: Context, batch: Batch, ke
 
 
 def engine(
-    *, n: int, max_tokens: int, temperature: float = 1.0, logprobs: bool = True, role: str = "policy", **settings: Any
+    *,
+    n: Count,
+    max_tokens: Count,
+    temperature: NonNegative = 1.0,
+    logprobs: bool = True,
+    role: str = "policy",
+    **settings: Any,
 ) -> dict[str, Fn]:
     """Returns the two stages that stand where `generate` does: {"generate": completions of an external engine,
     "engine_logps": their log-probs by our scorer}.
@@ -112,7 +119,13 @@ def engine(
 
 
 def engine_logps(
-    context: Context, batch: Batch, key: Key, *, role: str = "policy", temperature: float = 1.0, truncated: bool = False
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    role: str = "policy",
+    temperature: NonNegative = 1.0,
+    truncated: bool = False,
 ) -> tuple[Batch, Metrics]:
     """Fills logps[role] and, of what was sampled untruncated, logps["sampler"]: log-probs by our scorer, the latter at
     the temperature of the engine.

@@ -13,6 +13,7 @@ import numpy as np
 from alignjax.config import ConfigError, Fn
 from alignjax.numerics import last_valid, row_uniforms
 from alignjax.pair_layout import all_pairs, pair_logits, pair_view, preference_matrix
+from alignjax.ranges import Count, Fraction, Natural
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, with_metrics
 
 
@@ -60,7 +61,7 @@ def preference_model(
     *,
     role: str = "preference",
     reading: str = "joint",
-    separator: int = 3,
+    separator: Natural = 3,
 ) -> Array:
     """A trained pairwise preference model judges, possibly intransitively (arXiv:2312.00886 section 4).
 
@@ -103,9 +104,9 @@ def annotator(
     key: Key,
     *,
     role: str = "annotator",
-    verdicts: tuple[int, int],
-    question: tuple[int, ...] = (),
-    separator: int = 3,
+    verdicts: tuple[Natural, Natural],
+    question: tuple[Natural, ...] = (),
+    separator: Natural = 3,
 ) -> Array:
     """A language model asked for its verdict: S of how much more likely it says `verdicts[0]` than `verdicts[1]` after
     "prompt y separator y' question" (the annotator of arXiv:2402.04792; of the policy itself, a self-judge).
@@ -166,7 +167,7 @@ def bernoulli(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[A
     return preference_matrix((_pair_uniforms(batch, draw, n) < p).astype(p.dtype), all_pairs(n), n), metrics
 
 
-def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: float) -> tuple[Array, Metrics]:
+def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: Fraction) -> tuple[Array, Metrics]:
     """Judges wrongly with probability epsilon: the label p of a pair becomes 1 - p.
 
     Args:
@@ -209,7 +210,7 @@ def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batc
     return batch.replace(preference=preference), {**metrics, "judge_confidence": confidence}
 
 
-def overlap(context: Context, batch: Batch, key: Key, *, vocab: int, field: str = "quality") -> Batch:
+def overlap(context: Context, batch: Batch, key: Key, *, vocab: Count, field: str = "quality") -> Batch:
     """Fills completions[field] [B,N]: F1 of the tokens that a completion shares with the first one, counted with
     repetition (ROUGE-1 on token numbers), in [0, 1].
 

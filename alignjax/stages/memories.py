@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.parallel.mesh import shard_rows
+from alignjax.ranges import Count
 from alignjax.sampling.behaviors import own
 from alignjax.stages.completions import generate
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
@@ -40,7 +41,7 @@ def regret(context: Context, batch: Batch, key: Key) -> tuple[Batch, Metrics]:
 
 
 def select_prompts(
-    context: Context, batch: Batch, key: Key, *, count: int, role: str = "prompts"
+    context: Context, batch: Batch, key: Key, *, count: Count, role: str = "prompts"
 ) -> tuple[Batch, Metrics]:
     """Replaces the first `count` prompts of the batch by remembered ones, drawn without replacement in proportion to
     their priority (eva's creator, arXiv:2411.00062); where too few are remembered, the batch's own stay.
@@ -88,7 +89,7 @@ def select_prompts(
 
 
 def rewrite(
-    context: Context, batch: Batch, key: Key, *, count: int, role: str = "rewriter", behaviour: Fn | None = None
+    context: Context, batch: Batch, key: Key, *, count: Count, role: str = "rewriter", behaviour: Fn | None = None
 ) -> tuple[Batch, Metrics]:
     """Replaces the first `count` prompts by what `role` says when it reads them, a variant of each as long as a prompt
     may be (eva's evolution, arXiv:2411.00062). A prompt about which it says nothing stays.
@@ -146,9 +147,9 @@ def regenerate(
     batch: Batch,
     key: Key,
     *,
-    count: int,
-    n: int,
-    max_tokens: int,
+    count: Count,
+    n: Count,
+    max_tokens: Count,
     role: str = "responses",
     behaviour: Fn = fn(own),
 ) -> tuple[Batch, Metrics]:
@@ -202,7 +203,7 @@ def regenerate(
 
 
 def recall(
-    context: Context, batch: Batch, key: Key, *, rows: int, max_age: int, role: str = "memory", view: str = "replay"
+    context: Context, batch: Batch, key: Key, *, rows: Count, max_age: Count, role: str = "memory", view: str = "replay"
 ) -> tuple[Batch, Metrics]:
     """Puts `rows` remembered examples, drawn uniformly with replacement, into a view that a loss may read
     (`losses.on("replay", ...)`).

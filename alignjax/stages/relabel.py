@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
+from alignjax.ranges import Count, Number, Positive
 from alignjax.stages.judge import bradley_terry, probability
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
@@ -60,7 +61,7 @@ def _rewards(batch: Batch, stage: str, unknown: float) -> tuple[Array, Array]:
     return jnp.where(weight != 0, reward, unknown), weight
 
 
-def thumbs(context: Context, batch: Batch, key: Key, *, threshold: float = 0.5) -> tuple[Batch, Metrics]:
+def thumbs(context: Context, batch: Batch, key: Key, *, threshold: Number = 0.5) -> tuple[Batch, Metrics]:
     """Replaces reward [B,N] by binary feedback, 1 where it is above `threshold`, 0 where it is below, and 1/2 where it
     is neither, as `verdict` does for pairs: what unpaired losses read.
 
@@ -118,7 +119,7 @@ def _different(n: int) -> Array:
     return ~jnp.eye(n, dtype=bool)[None]
 
 
-def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | None = None) -> tuple[Batch, Metrics]:
+def win_rate_against(context: Context, batch: Batch, key: Key, *, own: Count | None = None) -> tuple[Batch, Metrics]:
     """Fills reward [B,N]: the mean probability of beating the opponents among a prompt's completions, in [0, 1].
 
     A completion is no opponent of its own. Pairs count by their `pair_weight`, marked at (i, j), (j, i) or both.
@@ -158,7 +159,7 @@ def win_rate_against(context: Context, batch: Batch, key: Key, *, own: int | Non
     return players.replace(pair_weight=known[:, :, None] * known[:, None, :]), metrics
 
 
-def prefer_by_rivals(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:
+def prefer_by_rivals(context: Context, batch: Batch, key: Key, *, scale: Positive = 1.0) -> Batch:
     """Replaces preference [B,N,N] by S(scale (g_i - g_j)), g the mean win rates of i and j against the same other N - 2
     completions: the labels of DNO (arXiv:2404.03715).
 
@@ -190,7 +191,7 @@ def prefer_by_rivals(context: Context, batch: Batch, key: Key, *, scale: float =
     return batch.replace(preference=probability(scale * gap), pair_weight=common / (n - 2))
 
 
-def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: float = 1.0) -> Batch:
+def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: Positive = 1.0) -> Batch:
     """Replaces preference [B,N,N] by S(scale (r_i - r_j)), r the batch's rewards: Bradley-Terry labels of a score.
 
     Pairs count as they did.

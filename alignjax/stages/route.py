@@ -5,11 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
+from alignjax.ranges import Natural, NonNegative
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
 def route_targets(
-    context: Context, batch: Batch, key: Key, *, by: str = "factual", targets: tuple[tuple[int, ...], ...]
+    context: Context, batch: Batch, key: Key, *, by: str = "factual", targets: tuple[tuple[Natural, ...], ...]
 ) -> Batch:
     """Leaves in `mask` only the completions that the class of a prompt trains on, as FLAME takes the model's own answer
     for prompts that ask for facts and a human's for all others (arXiv:2405.01525).
@@ -38,7 +39,12 @@ def route_targets(
 
 
 def route_pairs(
-    context: Context, batch: Batch, key: Key, *, by: str = "factual", pairs: tuple[tuple[tuple[int, int], ...], ...]
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    by: str = "factual",
+    pairs: tuple[tuple[tuple[Natural, Natural], ...], ...],
 ) -> Batch:
     """Sets `pair_weight` to 0 for the pairs that the class of a prompt does not train on, as FLAME adds pairs ordered
     by factuality for prompts that ask for facts alone (arXiv:2405.01525).
@@ -83,10 +89,10 @@ def prefer_configured(
     risks: str = "risks",
     answered: str = "answered",
     allowed: str = "allowed",
-    accepted: float = 0.1,
-    missed: float = 1.0,
-    breached: float = 3.0,
-    gap: float = 0.0,
+    accepted: NonNegative = 0.1,
+    missed: NonNegative = 1.0,
+    breached: NonNegative = 3.0,
+    gap: NonNegative = 0.0,
 ) -> tuple[Batch, Metrics]:
     """Prefers the completion with the smaller error under the safety configuration of its prompt: error = accepted *
     allowed risks + breached * forbidden risks + missed * (1 - answered), as CoSAlign makes its pairs

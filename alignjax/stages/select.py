@@ -9,10 +9,11 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.numerics import masked_sum, row_uniforms
+from alignjax.ranges import Count, Index, Natural, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
-def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[int, ...] = ()) -> Batch:
+def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[Index, ...] = ()) -> Batch:
     """Keeps two completions of every prompt, the first of the best and the last of the worst by reward, in this order;
     after them, the completions `keep` (what SELM explores; -1 is the last).
 
@@ -73,7 +74,7 @@ def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
     return batch.replace(pair_weight=gap if batch.pair_weight is None else batch.pair_weight * gap)
 
 
-def bootstrap(context: Context, batch: Batch, key: Key, *, members: int) -> Batch:
+def bootstrap(context: Context, batch: Batch, key: Key, *, members: Count) -> Batch:
     """Fills prompts["bootstrap"] [B,members]: how much each member of an ensemble counts a prompt, independent
     exponential draws of mean 1 (the Bayesian bootstrap).
 
@@ -91,8 +92,8 @@ def bootstrap(context: Context, batch: Batch, key: Key, *, members: int) -> Batc
 
 
 def active_pairs(
-    context: Context, batch: Batch, key: Key, *, count: int, members: tuple[str, ...], beta: float = 0.1,
-    width: float = 2.0, rivals: int | None = None, reference: str = "reference",
+    context: Context, batch: Batch, key: Key, *, count: Count, members: tuple[str, ...], beta: Positive = 0.1,
+    width: NonNegative = 2.0, rivals: Count | None = None, reference: str = "reference",
 ) -> tuple[Batch, Metrics]:  # fmt: skip
     """Spends labels where the best answer is least certain: keeps one pair of each of `count` prompts and gives all
     others pair_weight 0 (AE-DPO and AE-Borda-DPO, arXiv:2312.00267).
@@ -166,7 +167,9 @@ def _implicit_rewards(context: Context, batch: Batch, members: tuple[str, ...], 
     return beta * jnp.stack([summed(member) - against for member in members])
 
 
-def query_budget(context: Context, batch: Batch, key: Key, *, per_iteration: int, total: int | None = None) -> Batch:
+def query_budget(
+    context: Context, batch: Batch, key: Key, *, per_iteration: Natural, total: Natural | None = None
+) -> Batch:
     """Keeps the labels of `per_iteration` pairs of the batch drawn at random, and none once `total` labels were spent;
     the others get pair_weight 0.
 

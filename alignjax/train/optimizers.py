@@ -16,6 +16,7 @@ import jax
 import optax
 
 from alignjax.config import ConfigError, hyperparameters, nearest
+from alignjax.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Stacked layers give a norm's scale [layers, width] the rank of a matrix, so rank alone does not tell it.
@@ -26,11 +27,11 @@ Optimizer: TypeAlias = Callable[..., optax.GradientTransformation]
 
 def schedule_of(
     *,
-    learning_rate: float,
+    learning_rate: NonNegative,
     schedule: str = "constant",
-    warmup_steps: int = 0,
-    total_steps: int | None = None,
-    final_fraction: float = 0.0,
+    warmup_steps: Natural = 0,
+    total_steps: Count | None = None,
+    final_fraction: Fraction = 0.0,
 ) -> optax.Schedule:
     """Makes a schedule: a linear rise from 0 to the peak, then constant or falling (arXiv:1608.03983 eq. 5).
 
@@ -51,8 +52,6 @@ def schedule_of(
     peak = learning_rate
     if schedule not in SCHEDULES:
         raise ConfigError(f"there is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)}")
-    if warmup_steps < 0:
-        raise ConfigError(f"warmup_steps is {warmup_steps}; it must be 0 or more")
     if schedule == "constant":
         rest = optax.constant_schedule(peak)
     elif total_steps is None or total_steps <= warmup_steps:
@@ -84,8 +83,8 @@ def decayed(params: Any) -> Any:
 def _chain(
     rule: optax.GradientTransformation,
     *,
-    weight_decay: float | None = None,
-    max_grad_norm: float | None = None,
+    weight_decay: NonNegative | None = None,
+    max_grad_norm: Positive | None = None,
     **schedule: Any,
 ) -> optax.GradientTransformation:
     """clip -> rule -> decoupled decay -> learning rate (arXiv:1711.05101 alg. 2)."""
@@ -123,7 +122,7 @@ def _optimizer(**defaults: Any) -> Callable[[Optimizer], Optimizer]:
 
 
 @_optimizer(learning_rate=3e-4, weight_decay=0.01, max_grad_norm=1.0)
-def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+def adamw(*, b1: Decay = 0.9, b2: Decay = 0.999, eps: NonNegative = 1e-8) -> optax.GradientTransformation:
     """Adam with decoupled weight decay (arXiv:1711.05101); weight_decay=None makes it Adam (arXiv:1412.6980 alg. 1).
 
     Args:
@@ -138,13 +137,13 @@ def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.Gra
 
 
 @_optimizer(learning_rate=1e-2)
-def sgd(*, momentum: float | None = None) -> optax.GradientTransformation:
+def sgd(*, momentum: Decay | None = None) -> optax.GradientTransformation:
     """Gradient descent, with momentum when it is given."""
     return optax.identity() if momentum is None else optax.trace(decay=momentum)
 
 
 @_optimizer(learning_rate=1e-4, weight_decay=0.1, max_grad_norm=1.0)
-def lion(*, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
+def lion(*, b1: Decay = 0.9, b2: Decay = 0.99) -> optax.GradientTransformation:
     """Sign of an interpolated momentum (arXiv:2302.06675 alg. 2): one moment instead of Adam's two.
 
     Args:
@@ -158,7 +157,9 @@ def lion(*, b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
 
 
 @_optimizer(learning_rate=1e-2)
-def adafactor(*, min_dim_size_to_factor: int = 128, clipping_threshold: float = 1.0) -> optax.GradientTransformation:
+def adafactor(
+    *, min_dim_size_to_factor: Count = 128, clipping_threshold: Positive = 1.0
+) -> optax.GradientTransformation:
     """Factored second moments, steps relative to a parameter's size (arXiv:1804.04235 alg. 4): little memory.
 
     Args:

@@ -13,6 +13,7 @@ from rich.console import Console
 from alignjax.config import Experiment
 from alignjax.data import Dataset, tokenizer_of
 from alignjax.parallel.processes import gather_to_host, is_main_process, is_multi_process
+from alignjax.ranges import Count
 from alignjax.train import metrics
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
@@ -21,7 +22,7 @@ OnStep = Callable[[int, Any, Any], None]  # (step, state, batch or metrics)
 
 
 def decoded(
-    experiment: Experiment, workspace: Workspace, *, dataset: Dataset, rows: int = 2
+    experiment: Experiment, workspace: Workspace, *, dataset: Dataset, rows: Count = 2
 ) -> Callable[[Any, Any, int], list[dict[str, str]]]:
     """Shows the first rows of the present batch as text: for the `sample` slot of an Experiment.
 

@@ -159,8 +159,8 @@ MUTANTS = (
     Mutant(
         "active pairs look one deviation far",
         "stages/select.py",
-        "width: float = 2.0",
-        "width: float = 1.0",
+        "width: NonNegative = 2.0",
+        "width: NonNegative = 1.0",
         (f"{SELECT}::test_bounds_lie_two_deviations_from_the_mean",),
     ),
     Mutant(

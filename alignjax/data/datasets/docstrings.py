@@ -23,9 +23,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.prepared import Dataset, Report
+from alignjax.ranges import Fraction, Natural, Share, Within
 
 SKIPPED_FOLDERS = frozenset(("test", "tests", "testing", "idle_test", "_vendor", "vendor", "__pycache__"))
 SKIPPED_PACKAGES = frozenset(("site-packages", "dist-packages", "alignjax", "lib2to3"))
@@ -62,12 +63,12 @@ class Docstrings(Dataset):
         ConfigError: A share is out of its range.
     """
 
-    test_fraction: float = 0.1
-    dev_fraction: float = 0.0
-    max_share: float = 0.12
+    test_fraction: Within = 0.1
+    dev_fraction: Fraction = 0.0
+    max_share: Share = 0.12
     signature: bool = True
     roots: tuple[str, ...] = ()
-    workers: int = dataclasses.field(default=0, compare=False)
+    workers: Natural = dataclasses.field(default=0, compare=False)
     suffix: str = "\nTL;DR:"
 
     name: ClassVar[str] = "docstrings"
@@ -75,9 +76,8 @@ class Docstrings(Dataset):
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         object.__setattr__(self, "roots", tuple(str(root) for root in self.roots))
-        if not 0 < self.test_fraction < 1 or not 0 < self.max_share <= 1:
-            raise ConfigError("Docstrings needs 0 < test_fraction < 1 and 0 < max_share <= 1")
         if not 0 <= self.dev_fraction < 1 - self.test_fraction:
             raise ConfigError("Docstrings needs 0 <= dev_fraction < 1 - test_fraction")
 

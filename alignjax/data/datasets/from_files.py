@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets.parsing import (
     BadRow,
     checked_text,
@@ -23,6 +23,7 @@ from alignjax.data.datasets.parsing import (
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.chat import completion_text, prompt_text, shared_turns, split_transcript
+from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
 
@@ -43,16 +44,15 @@ class File(Dataset):
 
     path: str
     test: str = ""
-    test_fraction: float = 0.1
+    test_fraction: Decay = 0.1
     bad_rows: str = "skip"
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.bad_rows not in ("skip", "refuse"):
             raise ConfigError(f"{type(self).__name__}.bad_rows is {self.bad_rows!r}; it must be 'skip' or 'refuse'")
-        if not 0 <= self.test_fraction < 1:
-            raise ConfigError(f"{type(self).__name__}.test_fraction is {self.test_fraction}; it must be in [0, 1)")
 
     def parse(self, row: Row) -> Record:
         """Returns a row of a file as a record. Raises BadRow."""

@@ -18,6 +18,7 @@ from alignjax.data.sources.source import Source
 from alignjax.data.text.corruptions import corrupted, two_kinds
 from alignjax.data.text.edits import edit_masks, line_edit_masks
 from alignjax.data.text.tokenizers import Tokenizer
+from alignjax.ranges import Count
 from alignjax.types import Batch
 
 
@@ -42,7 +43,7 @@ def revisions(texts: Texts, *, level: Literal["token", "line"] = "token") -> Sou
 
 @text_source(buckets=())
 def judgements(
-    texts: Texts, *, judgement_length: int, long_judgements: Literal["refuse", "truncate"] = "refuse"
+    texts: Texts, *, judgement_length: Count, long_judgements: Literal["refuse", "truncate"] = "refuse"
 ) -> Source:
     """Gives responses, N = 1, and what is wrong with them.
 

@@ -22,10 +22,11 @@ from alignjax.data.sources.batch_layout import batch_spec, pad_right, pair_field
 from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, text_source
 from alignjax.data.sources.source import Source
 from alignjax.data.text.corruptions import corrupted, two_kinds
+from alignjax.ranges import Count
 
 
 @text_source(completion_length=0, long_completions="skip")
-def prompts(texts: Texts, *, answers: bool = False, buckets: tuple[int, ...] = ()) -> Source:
+def prompts(texts: Texts, *, answers: bool = False, buckets: tuple[Count, ...] = ()) -> Source:
     """Gives prompts only: what an online algorithm starts from.
 
     Args:
@@ -93,7 +94,7 @@ def joint_preferences(texts: Texts, *, instructions: Literal["joint", "condition
 
 
 @text_source()
-def rankings(texts: Texts, *, completions: int, uneven: Literal["refuse", "skip"] = "refuse") -> Source:
+def rankings(texts: Texts, *, completions: Count, uneven: Literal["refuse", "skip"] = "refuse") -> Source:
     """Gives scored lists: reward [B,N] holds the scores, preference says who has the higher one, and pair_weight marks
     i < j with different scores.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.data.sources.source import Buckets, OpenedSource, Source, bucket_shapes, endless
+from alignjax.ranges import Count, Natural
 from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Batch
 from alignjax.workspace import Workspace, whole_file
@@ -63,11 +64,11 @@ def recorded(
     seed: int,
     *,
     stage: str,
-    batch_size: int,
+    batch_size: Count,
     shuffle: bool = True,
     like: Callable[[], Batch] | None = None,
     buckets: Buckets = (),
-    shard: tuple[int, int] = (0, 1),
+    shard: tuple[Natural, Count] = (0, 1),
 ) -> Source:
     """Gives the rows of all batches that a stage has written, in a new order every epoch.
 

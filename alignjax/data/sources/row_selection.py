@@ -15,12 +15,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from alignjax.config import ConfigError, fn, hyperparameters
+from alignjax.config import ConfigError, check_ranges, fn, hyperparameters
 from alignjax.data.datasets.records import SCHEMAS, completions_of
 from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
 from alignjax.data.sources.batch_layout import batch_spec, completion_fields, pad_left, prompt_ids
 from alignjax.data.sources.source import ROW, Buckets, OpenedSource, Source, Subset, bucket_shapes, endless
 from alignjax.data.text.tokenizers import Tokenizer
+from alignjax.ranges import Count, Natural, Seed
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
@@ -59,20 +60,21 @@ class Texts:
     """
 
     workspace: Workspace | None
-    seed: int
+    seed: Seed
     _: dataclasses.KW_ONLY
     dataset: Dataset
     split: str = "train"
-    batch_size: int
-    prompt_length: int
-    completion_length: int
+    batch_size: Count
+    prompt_length: Count
+    completion_length: Natural
     long_prompts: LongPrompts = "refuse"
     long_completions: LongCompletions = "refuse"
     shuffle: bool = True
     buckets: Buckets = ()
-    shard: tuple[int, int] = (0, 1)
+    shard: tuple[Natural, Count] = (0, 1)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.split not in self.dataset.splits:
             options = ", ".join(self.dataset.splits)
             raise ConfigError(f"split of {self.dataset.name} is {self.split!r}; it must be one of {options}")

@@ -20,6 +20,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.data.sources.batch_layout import cut, stacked
+from alignjax.ranges import Count, Natural
 from alignjax.types import Batch
 
 ENDLESS = 2**31 - 1  # batches: what a stream without an end says its length is
@@ -28,7 +29,7 @@ WINDOW = 32  # batches among which rows are sorted into buckets: how far a row m
 # What random numbers are drawn for, after the seed and before the number: no two share a stream.
 ROW, ORDER = 1, 2
 
-Buckets = tuple[tuple[int, int], ...]  # (prompt tokens, completion tokens), each pair at least the one before
+Buckets = tuple[tuple[Count, Natural], ...]  # (prompt tokens, completion tokens), each pair at least the one before
 
 
 @dataclasses.dataclass(frozen=True)

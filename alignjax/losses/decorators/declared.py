@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from alignjax.config import ConfigError, Fn
+from alignjax.ranges import Natural
 
 
 def needs(*fields: str) -> Callable[[Any], Any]:
@@ -85,7 +86,7 @@ def check_inputs(math: Callable[..., Any], known: Collection[str], has: str) -> 
 _SHARED = {
     "role": (str, "policy"),
     "reference": (str | None, "reference"),
-    "pairs": (tuple[tuple[int, int], ...], ((0, 1),)),
+    "pairs": (tuple[tuple[Natural, Natural], ...], ((0, 1),)),
     "normalize": (str, "none"),
 }
 

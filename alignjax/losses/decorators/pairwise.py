@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError, Fn, as_fn
 from alignjax.losses.decorators.declared import as_loss, check_inputs, math_inputs
 from alignjax.losses.decorators.sequences import mask_of, neutral, reference_logps, scored, sequence_logps
+from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
-Pairs = tuple[tuple[int, int], ...]
+Pairs = tuple[tuple[Natural, Natural], ...]
 
 # What the math of a pair may ask for by parameter name; each is [B,K] for K pairs (i, j).
 FIELDS = {

@@ -15,6 +15,7 @@ import safetensors
 
 from alignjax import workspace
 from alignjax.config import ConfigError
+from alignjax.ranges import Count
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 HEADERS = 1.05  # bytes on disk for a byte of weights: headers, indices and a checkpoint's own records are far below
@@ -130,7 +131,7 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
     return tensors
 
 
-def fingerprint(folder: Path | str, *, pieces: int = 64, size: int = 4096) -> str:
+def fingerprint(folder: Path | str, *, pieces: Count = 64, size: Count = 4096) -> str:
     """Gives 16 hexadecimal digits that tell one checkpoint from another without reading it all.
 
     They are of config.json, the weight files' names, sizes and headers, and evenly spread stretches of each file.

@@ -15,6 +15,7 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface.config_codec import config_json
 from alignjax.models.huggingface.families import Family, is_transposed, tensor_name
 from alignjax.models.huggingface.folders import CONFIG, DTYPES, INDEX, WEIGHTS, new_folder
+from alignjax.ranges import Bytes
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Params
 
@@ -44,7 +45,7 @@ def save(
     *,
     head: str = "lm",
     dtype: str = "float32",
-    shard_bytes: int = 5_000_000_000,
+    shard_bytes: Bytes = 5_000_000_000,
     extra: Mapping[str, Any] | None = None,
     beside: Callable[[Path], None] = lambda folder: None,
     report_progress: Callable[[str, int, int], None] = lambda name, number, of: None,
