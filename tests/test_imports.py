@@ -21,13 +21,14 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in pa
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "__pycache__" not in path.parts)
 
 # What each part may import of the others, nearest first. A part may always import itself.
-FOUNDATION = {"config", "ranges", "types", "numerics", "tree_names", "workspace"}
+FOUNDATION = {"config", "ranges", "types", "numerics", "tree_names", "workspace", "outside"}
 ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling", "stages"}
 TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data"}
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
     "config": {"ranges"},
-    "workspace": {"config"},
+    "outside": {"config"},
+    "workspace": {"config", "outside"},
     "numerics": set(),
     "tree_names": set(),
     "types": {"config", "ranges"},

@@ -127,7 +127,10 @@ def test_parquet_is_the_same_as_json_lines(tmp_path: Path, monkeypatch) -> None:
     lines = Preferences(path=written(tmp_path / "rows.jsonl", rows), **QUIET)
     assert texts_of(table) == texts_of(lines)
     parsed = parse_file(Path(table.path), table.parse, "skip")
-    assert parsed.sentence() == "1 bad row: missing field 'rejected' (1; row 3)"
+    assert parsed.sentence() == (
+        "1 bad row: missing field 'rejected' (1; row 3): it has chosen, prompt; "
+        "'prompt, chosen and rejected' needs prompt, chosen, rejected"
+    )
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="cannot be read as parquet"):
         Preferences(path=str(tmp_path / "bad.parquet")).prepare()

@@ -1,31 +1,35 @@
-"""Datasets that live in files named by path: public formats, and JSON lines or parquet in the usual conventions."""
+"""Datasets that live in files named by path: public formats, and JSON or parquet in the usual conventions."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from alignjax.config import ConfigError, check_ranges
+from alignjax.config import ConfigError, check_ranges, nearest
+from alignjax.data.datasets import layouts
 from alignjax.data.datasets.parsing import (
     BadRow,
     checked_text,
     existing_file,
     field,
     file_hash,
+    is_text,
     number_field,
     parse_file,
     text_field,
 )
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.prepared import Dataset, Report
-from alignjax.data.text.chat import completion_text, prompt_text, shared_turns, split_transcript
+from alignjax.data.text.chat import completion_text, prompt_text, split_transcript
 from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
+READER = 2  # raise it when other rows are read of the same file: old prepared folders are then left alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class File(Dataset):
     """A dataset in one or two files. `parse` is what tells the formats apart.
 
     Args:
-        path: The .jsonl, .jsonl.gz or .parquet file of the train split.
+        path: The file of the train split: JSON lines, a JSON array or parquet, packed or not, whatever it is called.
         test: The file of the test split; without one, a hash of the prompt puts `test_fraction` of the prompts aside.
         test_fraction: The share of the prompts that are put aside, in [0, 1).
         bad_rows: "skip" counts rows that cannot be used, "refuse" makes them an error.
@@ -64,18 +68,31 @@ class File(Dataset):
         return {name: existing_file(getattr(self, name), f"{type(self).__name__}.{name}") for name in names}
 
     def fingerprint(self) -> str:
-        """Returns the hashes of the files."""
-        return " ".join(file_hash(file) for file in self._files().values())
+        """Returns the hashes of the files, behind the number of the reader."""
+        return " ".join([str(READER), *(file_hash(file) for file in self._files().values())])
+
+    def columns(self) -> frozenset[str] | None:
+        """Returns the columns that `parse` looks at, so that a table is not read whole; None for all."""
+        held = [each for kind in type(self).__mro__ for each in layouts.of_dataset(kind.__name__)]
+        return frozenset(name for each in held for name in (*each.columns, *each.absent, *each.more)) if held else None
 
     def collect(self, report: Report) -> tuple[dict[str, list[Record]], dict[str, Any]]:
         """Parses the files; bad rows are reported and stand in the account."""
-        parsed = {name: parse_file(file, self.parse, self.bad_rows) for name, file in self._files().items()}
+        columns = self.columns()
+        parsed = {name: parse_file(file, self.parse, self.bad_rows, columns) for name, file in self._files().items()}
         for name, file in parsed.items():
             if file.bad:
                 report(f"{self.name}: {getattr(self, name)}: skipped {file.sentence()}")
+            if file.layouts:
+                read = ", ".join(f"{layout} ({count:,} rows)" for layout, count in file.layouts.items())
+                report(f"{self.name}: {getattr(self, name)}: read as {read}")
+            if not file.records:
+                why = file.sentence() or "it holds none"
+                raise ConfigError(f"{self.name}: no usable rows in the file of {name!r}, {getattr(self, name)}: {why}")
         splits: dict[str, list[Record]] = {"train": [], "test": list(parsed["test"].records) if self.test else []}
         for record in parsed["path"].records:
-            aside = not self.test and is_aside(record.prompt, self.test_fraction)
+            # A prompt in either form of its accents is one prompt, and on one side.
+            aside = not self.test and is_aside(unicodedata.normalize("NFC", record.prompt), self.test_fraction)
             splits["test" if aside else "train"].append(record)
         return splits, {"files": {getattr(self, name): file.account() for name, file in parsed.items()}}
 
@@ -120,7 +137,7 @@ class AlpacaEval(File):
 
     def parse(self, row: Row) -> Record:
         prompt, first, second = (text_field(row, name) for name in ("instruction", "output_1", "output_2"))
-        meta = {key: row.get(key) for key in ("dataset", "generator_1", "generator_2")}
+        meta = {key: row[key] if is_text(row.get(key)) else None for key in ("dataset", "generator_1", "generator_2")}
         return _pair(prompt, first, second, preference=2 - number_field(row, "preference", 1.0, 2.0), meta=meta)
 
 
@@ -145,7 +162,7 @@ def final_number(solution: str) -> float:
     match = re.search(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*%?\s*$", solution)
     if not match:
         raise BadRow("field 'answer' does not end in '#### number'")
-    return float(match.group(1).replace(",", ""))
+    return number_field({"answer": float(match.group(1).replace(",", ""))}, "answer", -math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,15 +172,52 @@ class ChatFile(File):
     Args:
         chat_template: A Jinja text or file that renders messages; "" for a plain default.
         prompt_field: The name of the field that holds the prompt.
+        layout: The name of the layout of the rows, where their columns fit two; "" tells it by them.
+
+    Raises:
+        ConfigError: There is no such layout of this dataset.
     """
 
     chat_template: str = ""
     prompt_field: str = "prompt"
+    layout: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [each.name for each in self._layouts("")]
+        if self.layout and self.layout not in names:
+            raise ConfigError(f"{type(self).__name__}.layout is {self.layout!r}.{nearest(self.layout, names)}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-able settings; a layout that is not named is left out, as in what was prepared before there were any."""
+        return {key: value for key, value in super().settings.items() if key != "layout" or value}
+
+    def columns(self) -> frozenset[str] | None:
+        """Returns the columns that `parse` looks at, by the names that the settings give them."""
+        held = super().columns()
+        named = {getattr(self, setting) for setting in vars(self) if setting.endswith("_field")} | {"weight"}
+        return None if held is None else held | named
+
+    def _layouts(self, named: str) -> tuple[layouts.Layout, ...]:
+        return tuple(each for kind in type(self).__mro__ for each in layouts.of_dataset(kind.__name__, named))
+
+    def told(self, row: Row) -> tuple[str, Row]:
+        """Returns the name of the layout that a row has, and its fields by our names. Raises BadRow."""
+        spelled = {
+            setting.removesuffix("_field"): getattr(self, setting)
+            for setting in vars(self)
+            if setting.endswith("_field")
+        }
+        layout, fields = layouts.told(
+            row, self._layouts(self.layout), {k: v for k, v in spelled.items() if v not in ("", k)}
+        )
+        return layout.name, fields
 
     def prompt_of(self, row: Row, name: str = "") -> str:
         """Returns the prompt in a field, by default prompt_field, as text. Raises BadRow."""
         name = name or self.prompt_field
-        return prompt_text(field(row, name), name, self.chat_template)
+        return prompt_text(layouts.plain(field(row, name)), name, self.chat_template)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +227,8 @@ class Prompts(ChatFile):
     name = schema = "prompts"
 
     def parse(self, row: Row) -> Record:
-        return Record(self.prompt_of(row))
+        layout, fields = self.told(row)
+        return Record(prompt_text(fields["prompt"], self.prompt_field, self.chat_template), layout=layout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,12 +239,12 @@ class Instructions(ChatFile):
     name = schema = "instructions"
 
     def parse(self, row: Row) -> Record:
-        if self.prompt_field not in row and "messages" in row:
-            turns, last, _ = shared_turns(row["messages"], row["messages"])
-            if last[0]["role"] != "assistant":
-                raise BadRow("field 'messages' does not end in an assistant message")
-            return Record(prompt_text(turns, "messages", self.chat_template), (completion_text(last, "messages"),))
-        return Record(self.prompt_of(row), (_completion_of(row, self.completion_field),))
+        layout, fields = self.told(row)
+        asked, answered = (
+            (self.prompt_field, self.completion_field) if self.completion_field in row else ("messages",) * 2
+        )
+        prompt = prompt_text(fields["prompt"], asked, self.chat_template)
+        return Record(prompt, (completion_text(fields["completion"], answered),), layout=layout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,14 +258,12 @@ class Preferences(ChatFile):
     name = schema = "preferences"
 
     def parse(self, row: Row) -> Record:
-        chosen, rejected = field(row, self.chosen_field), field(row, self.rejected_field)
-        if self.prompt_field in row:
-            prompt = self.prompt_of(row)
-        else:
-            turns, chosen, rejected = shared_turns(chosen, rejected)
-            prompt = prompt_text(turns, self.chosen_field, self.chat_template)
-        texts = completion_text(chosen, self.chosen_field), completion_text(rejected, self.rejected_field)
-        return _pair(prompt, *texts, **_judged(row, self.label_field))
+        layout, fields = self.told(row)
+        asked = self.prompt_field if self.prompt_field in row else self.chosen_field
+        prompt = prompt_text(fields["prompt"], asked, self.chat_template)
+        names = {"chosen": self.chosen_field, "rejected": self.rejected_field}
+        texts = (completion_text(fields[side], name) for side, name in names.items())
+        return _pair(prompt, *texts, **_judged(row, self.label_field), layout=layout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,7 +283,7 @@ class JointPreferences(ChatFile):
                 name = self.prompt_field
             prompts.append(self.prompt_of(row, name))
             texts.append(_completion_of(row, side))
-        if prompts[0] == prompts[1] and texts[0] == texts[1]:
+        if same_text(prompts[0], prompts[1]) and same_text(texts[0], texts[1]):
             raise BadRow("both sides are the same")
         return Record(prompts[0], (*texts, prompts[1]), **_judged(row, self.label_field))
 
@@ -242,12 +295,14 @@ class Rankings(ChatFile):
     name = schema = "rankings"
 
     def parse(self, row: Row) -> Record:
-        texts, scores = field(row, "completions"), field(row, "scores")
+        layout, fields = self.told(row)
+        texts, scores = field(fields, "completions"), field(fields, "scores")
         if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores) or len(texts) < 2:
             raise BadRow("fields 'completions' and 'scores' are not two lists of one length, 2 or more")
-        completions = tuple(completion_text(text, "completions") for text in texts)
+        completions = tuple(completion_text(layouts.plain(text), "completions") for text in texts)
         numbers = tuple(number_field({"scores": score}, "scores", -math.inf, math.inf) for score in scores)
-        return Record(self.prompt_of(row), completions, scores=numbers)
+        prompt = prompt_text(fields["prompt"], self.prompt_field, self.chat_template)
+        return Record(prompt, completions, scores=numbers, layout=layout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,8 +314,10 @@ class Thumbs(ChatFile):
     name = schema = "thumbs"
 
     def parse(self, row: Row) -> Record:
-        completion, prompt = _completion_of(row, self.completion_field), self.prompt_of(row)
-        return Record(prompt, (completion,), scores=(number_field(row, self.label_field, 0.0, 1.0),))
+        layout, fields = self.told(row)
+        prompt = prompt_text(fields["prompt"], self.prompt_field, self.chat_template)
+        completion = completion_text(fields["completion"], self.completion_field)
+        return Record(prompt, (completion,), scores=(number_field(row, self.label_field, 0.0, 1.0),), layout=layout)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,14 +337,16 @@ class Judgements(ChatFile):
     name = schema = "judgements"
 
     def parse(self, row: Row) -> Record:
-        response, judgement = _completion_of(row, self.response_field), row.get(self.judgement_field)
+        layout, fields = self.told(row)
+        response, judgement = completion_text(fields["response"], self.response_field), row.get(self.judgement_field)
         blank = judgement is None or (isinstance(judgement, str) and not judgement.strip())
         judgement = "" if blank else checked_text(judgement, self.judgement_field).strip()
-        return Record(self.prompt_of(row), (response,), meta={"judgement": judgement})
+        prompt = prompt_text(fields["prompt"], self.prompt_field, self.chat_template)
+        return Record(prompt, (response,), meta={"judgement": judgement}, layout=layout)
 
 
 def _completion_of(row: Row, name: str) -> str:
-    return completion_text(field(row, name), name)
+    return completion_text(layouts.plain(field(row, name)), name)
 
 
 def _judged(row: Row, label_field: str) -> dict[str, Any]:
@@ -298,6 +357,11 @@ def _judged(row: Row, label_field: str) -> dict[str, Any]:
 
 def _pair(prompt: str, first: str, second: str, **judged: Any) -> Record:
     texts = checked_text(first, "chosen"), checked_text(second, "rejected")
-    if texts[0] == texts[1]:
+    if same_text(*texts):
         raise BadRow("both completions are the same")
     return Record(prompt, texts, **judged)
+
+
+def same_text(first: str, second: str) -> bool:
+    """Says whether two texts are the same to a reader: an accented letter may be one character or two (NFC)."""
+    return first == second or unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)

@@ -1,25 +1,52 @@
-"""Rows of JSON lines and parquet files, with an account of the bad ones: why, how many and on which lines."""
+"""Rows of JSON lines, JSON arrays and parquet files, with an account of the bad ones: why, how many and where."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignjax.config import ConfigError, DataError
 from alignjax.data.datasets.records import Record
+from alignjax.outside import (
+    Huge,
+    Unreadable,
+    decoded,
+    head_of,
+    line_text,
+    lines_of,
+    parse_array,
+    parse_json,
+    reading,
+    unpacked,
+    user_path,
+)
+from alignjax.outside.json_values import BLANK
 
 SHOWN_LINES = 10
+FORMATS = "JSON lines, a JSON array or parquet"
+_LARGEST = float(np.finfo(np.float32).max)
+_LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
 
 class BadRow(ValueError):
-    """A reason why one row cannot be used. Raised by parsers, counted by `parse_file`."""
+    """A reason why one row cannot be used. Raised by parsers, counted by `parse_file`.
+
+    Args:
+        why: The reason, in words that many rows may share.
+        where: What is wrong with this one: the place, the value.
+        fatal: Whether no row of the file can be trusted.
+    """
+
+    def __init__(self, why: str, where: str = "", fatal: bool = False) -> None:
+        super().__init__(f"{why}: {where}" if where else why)
+        self.why, self.where, self.fatal = why, where, fatal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +57,33 @@ class ParsedFile:
         records: The good rows, with their line numbers in `meta`.
         bad: The line numbers of the bad rows, by the reason why they are bad.
         unit: What the numbers count: "line" or "row".
+        wheres: What is wrong with the first row of each reason, where there is more to say.
+        layouts: How many rows have each layout.
     """
 
     records: Sequence[Record]
     bad: Mapping[str, Sequence[int]]
     unit: str = "line"
+    wheres: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layouts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def account(self) -> dict[str, Any]:
         """Returns how many rows were read, and how many bad ones there are by reason, with the first of their lines."""
-        bad = {why: {"count": len(lines), "first": list(lines[:SHOWN_LINES])} for why, lines in self.bad.items()}
-        return {"read": len(self.records) + sum(map(len, self.bad.values())), "bad_rows": bad}
+        bad = {
+            why: {"count": len(lines), "first": list(lines[:SHOWN_LINES]), "where": self.wheres.get(why, "")}
+            for why, lines in self.bad.items()
+        }
+        read = len(self.records) + sum(map(len, self.bad.values()))
+        return {"read": read, "bad_rows": bad, "layouts": dict(self.layouts)}
 
     def sentence(self) -> str:
-        """Returns '3 bad rows: empty field 'chosen' (2; lines 4, 9); not JSON (1; line 7)', or nothing."""
+        """Returns '3 bad rows: empty field 'chosen' (2; lines 4, 9); not JSON (1; line 7): column 2', or nothing."""
         total = sum(map(len, self.bad.values()))
         parts = []
         for why, lines in sorted(self.bad.items(), key=lambda item: -len(item[1])):
             shown = ", ".join(map(str, lines[:SHOWN_LINES])) + (", ..." if len(lines) > SHOWN_LINES else "")
-            parts.append(f"{why} ({len(lines)}; {self.unit}{'s' if len(lines) > 1 else ''} {shown})")
+            where = f": {self.wheres[why]}" if why in self.wheres else ""
+            parts.append(f"{why} ({len(lines)}; {self.unit}{'s' if len(lines) > 1 else ''} {shown}){where}")
         return f"{total:,} bad row{'s' if total > 1 else ''}: {'; '.join(parts)}" if total else ""
 
 
@@ -119,11 +155,22 @@ def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> 
         BadRow: If it is missing, no number, or outside (NaN is).
     """
     value = field(row, name)
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float, Decimal, Huge)):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be a number")
-    if not low <= value <= high:  # not true of NaN either
-        raise BadRow(f"field {name!r} is outside [{low:g}, {high:g}]")
+    if isinstance(value, Huge) or not abs(value) <= _LARGEST:  # not true of NaN either
+        raise BadRow(f"field {name!r} is no number that float32 holds", shown_number(value))
+    if not low <= value <= high:
+        raise BadRow(f"field {name!r} is outside [{low:g}, {high:g}]", shown_number(value))
+    if value and abs(value) < _LEAST:
+        raise BadRow(f"field {name!r} is too near 0 for float32", shown_number(value))
     return float(value)
+
+
+def shown_number(value: Any) -> str:
+    """Writes a number for a message, a very long one by its first digits."""
+    if isinstance(value, int) and abs(value).bit_length() > 14_000:  # Python refuses to write it
+        return f"a whole number of {value.bit_length():,} bits"
+    return str(value if isinstance(value, Huge) else Huge(str(value)))
 
 
 def existing_file(path: str, what: str) -> Path:
@@ -136,7 +183,9 @@ def existing_file(path: str, what: str) -> Path:
     Raises:
         ConfigError: If there is none; it says where it was looked for and what to do.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
+    if file.is_dir():
+        raise ConfigError(f"{file.absolute()} is a folder ({what}); give the path of one file in it")
     if not file.is_file():
         raise ConfigError(
             f"there is no file {file.absolute()} ({what}); give the path of your own copy. Nothing is downloaded"
@@ -145,73 +194,139 @@ def existing_file(path: str, what: str) -> Path:
 
 
 @lru_cache(maxsize=32)
-def _hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
+def _hash(path: Path, size: int, changed: int, inode: int) -> str:
+    with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """Returns the hash of a file's content, computed again only when its size or time changed."""
+    """Returns the hash of a file's content, computed again only when its size, time or inode changed."""
     stat = path.stat()
-    return _hash(path.absolute(), stat.st_size, stat.st_mtime_ns)
+    return _hash(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number, line) of a file. Blank lines are not rows."""
-    with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-        try:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+# ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def _json_row(line: bytes) -> dict[str, Any]:
+def kind_of(path: Path) -> str:
+    """Returns what a file holds: "parquet", "array" (of JSON) or "lines" (of JSON), told by its content alone.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ReadError: It is none of them; what it looks like is said.
+    """
+    with reading(path), unpacked(path) as file:
+        if head_of(file).startswith(b"PAR1"):
+            with path.open("rb") as whole:
+                if head_of(whole).startswith(b"PAR1"):
+                    return "parquet"
+            raise Unreadable("a packed parquet file", advice="unpack it: parquet is packed inside already")
+        lines = (line.strip(BLANK) for _, line in lines_of(file))
+        first = next(filter(None, lines), b"")
+        if first.startswith(b"["):
+            return "lines" if _is_json(first) and any(lines) else "array"
+        # A bad first line is one bad row; a file without any line that begins an object is of another kind.
+        if first.startswith(b"{") or any(line.startswith(b"{") for line, _ in zip(lines, range(1000), strict=False)):
+            return "lines"
+        looks = "CSV or TSV" if {b",", b"\t", b";"} & {first[k : k + 1] for k in range(len(first))} else "no rows"
+        shown = first[:60].decode(errors="replace")
+        raise Unreadable(
+            f"it is not {FORMATS}, but looks like {looks} (it begins {shown!r})", advice="write it as JSON lines"
+        )
+
+
+def _is_json(line: bytes) -> bool:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise BadRow("not UTF-8") from None
-    except (json.JSONDecodeError, RecursionError):
-        raise BadRow("not JSON") from None
-    if not isinstance(row, dict):
-        raise BadRow("not a JSON object")
-    return row
+        parse_json(line_text(line))
+    except Unreadable:
+        return False
+    return True
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    """(row number from 1, row) of a parquet file."""
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, value, or in its place the Unreadable). Blank lines are not rows."""
+    with reading(path), unpacked(path) as file:
+        for number, line in lines_of(file):
+            if line.strip(BLANK):
+                try:
+                    value = parse_json(line_text(line), drop_nulls=True)
+                except Unreadable as error:
+                    value = error
+                yield number, value
+
+
+def _array(path: Path) -> Iterator[tuple[int, Any]]:
+    """(row number from 1, value, or in its place the Unreadable) of a file that is one JSON array."""
+    with reading(path, "mend it there: of an array no row can be skipped"), unpacked(path) as file:
+        yield from enumerate(parse_array(decoded(file.read()), drop_nulls=True), 1)
+
+
+def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Any]]:
+    """(row number from 1, row) of a parquet file, of which only these columns are read."""
     try:
         import pyarrow.parquet as parquet  # noqa: PLC0415 (optional)
     except ImportError as error:
         raise ConfigError(f"reading {path} needs pyarrow: pip install 'alignjax[parquet]'") from error
-    try:
-        batches = parquet.ParquetFile(path).iter_batches()
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid and friends
-        raise DataError(f"{path} cannot be read as parquet: {error}") from error
+    with reading(path, kind=" as parquet"):
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
+        names = file.schema_arrow.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise Unreadable(f"column {twice[0]!r} stands twice")
+        used = None if columns is None else [name for name in names if name in columns]
+        number = 0
+        for batch in file.iter_batches(batch_size=1024, columns=used):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _without_nulls(row)
 
 
-def parse_file(path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_rows: str) -> ParsedFile:
-    """Reads a .jsonl, .jsonl.gz or .parquet file.
+def _without_nulls(value: Any) -> Any:
+    """Arrow gives every row every key that any row has: one that is null is not there."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(each) for name, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
+def parse_file(
+    path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_rows: str, columns: Collection[str] | None = None
+) -> ParsedFile:
+    """Reads a file of JSON lines, a JSON array or parquet, packed or not; its content tells which. A null is not there.
 
     Args:
         path: The file.
         parse: Makes a record of a row, or raises BadRow.
         bad_rows: "skip" counts the rows that `parse` refuses; "refuse" makes them an error.
+        columns: The columns of a parquet file that are read; None for all.
 
     Raises:
         DataError: The file is damaged, or holds bad rows that are refused; all of them are named.
         ConfigError: A parquet file cannot be read without pyarrow.
     """
-    is_parquet = path.suffix == ".parquet"
-    records, bad = [], {}
-    for number, row in _parquet(path) if is_parquet else _json_lines(path):
+    # Reading has its own boundary, inside the generators; what `parse` raises beside BadRow is a bug and passes.
+    kind = kind_of(path)
+    unit = "line" if kind == "lines" else "row"
+    rows = _parquet(path, columns) if kind == "parquet" else _lines(path) if kind == "lines" else _array(path)
+    records, bad, wheres, layouts = [], {}, {}, {}
+    for number, row in rows:
         try:
-            record = parse(_json_row(row) if isinstance(row, bytes) else row)
+            if isinstance(row, Unreadable):
+                raise BadRow(row.why, row.where)
+            if not isinstance(row, dict):
+                raise BadRow("not a JSON object")
+            record = parse(row)
         except BadRow as error:
-            bad.setdefault(str(error), []).append(number)
+            if error.fatal:
+                raise DataError(f"{path}, {unit} {number}: {error}") from error
+            bad.setdefault(error.why, []).append(number)
+            if error.where:
+                wheres.setdefault(error.why, error.where)
         else:
+            if record.layout:
+                layouts[record.layout] = layouts.get(record.layout, 0) + 1
             records.append(dataclasses.replace(record, meta={**record.meta, "line": number}))
-    parsed = ParsedFile(records, bad, "row" if is_parquet else "line")
+    parsed = ParsedFile(records, bad, unit, wheres, layouts)
     if bad and bad_rows == "refuse":
         raise DataError(f"{path} has {parsed.sentence()}. Mend them, or set bad_rows='skip'")
     return parsed

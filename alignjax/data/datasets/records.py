@@ -42,6 +42,7 @@ class Record:
         weight: How much the row counts.
         answer: The number that a verifier compares with; NaN for none.
         meta: JSON-able notes that say where the row comes from.
+        layout: The layout that the row was read by; it is not written.
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Record:
     weight: float = 1.0
     answer: float = math.nan
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layout: str = ""
 
 
 def is_aside(text: str, fraction: float) -> bool:
