@@ -18,16 +18,8 @@ from typing import Annotated, Any, Literal
 
 import jax
 
+from alignjax.outside.errors import ConfigError as ConfigError, DataError as DataError
 from alignjax.ranges import Count, Seed, plain, undeclared, violation
-
-
-class ConfigError(ValueError):
-    """Says that a config cannot be meant. The message names the place and what to write instead."""
-
-
-class DataError(ValueError):
-    """Data cannot be used: a file holds something that the settings refuse, or measurements cannot be averaged. The
-    message names the place and the way out."""
 
 
 def nearest(word: str, options: typing.Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alignjax.config import ConfigError
+from alignjax import outside
 
 DOWNLOAD_AGAIN = "it may be cut short: download it again"
 
@@ -20,12 +20,15 @@ class Workspace:
     """A run folder and the pipeline step at work in it.
 
     Attributes:
-        root: The run folder.
+        root: The run folder; its ~ is written out.
         stage: The name of the step; None for a single experiment, which works in the root itself.
     """
 
     root: Path
     stage: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", outside.user_path(self.root))
 
     @property
     def folder(self) -> Path:
@@ -40,7 +43,7 @@ class Workspace:
         """Returns the folder of an earlier step of this pipeline or, if none has that name, the folder of another run
         given as a path."""
         step = self.root / stage_or_path
-        return step if step.is_dir() else Path(stage_or_path).expanduser()
+        return step if step.is_dir() else outside.user_path(stage_or_path)
 
 
 @contextlib.contextmanager
@@ -52,14 +55,22 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Yields:
         The file to write in, which takes its name at the end.
+
+    Raises:
+        WriteError: It cannot be written; nothing is left of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with outside.writing(path, "make room there, or name another folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,11 +92,6 @@ def read_json(path: Path, advice: str = "restore it, or use another --run-dir") 
         advice: What to do about a damaged one, for the message.
 
     Raises:
-        ConfigError: The file is not JSON.
+        ReadError: The file cannot be read or is not JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); {advice}") from None
+    return outside.read_json(path, advice) if path.exists() else None

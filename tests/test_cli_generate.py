@@ -162,8 +162,8 @@ def test_generate_greedily_from_jsonl_and_from_standard_input(run, capsys, tmp_p
     [
         (["--role", "polcy"], "with a role 'polcy'"),
         (["--prompt-file", "nowhere.txt"], "no such prompt file: nowhere.txt"),
-        (["--prompt-file", "bad.jsonl"], 'bad.jsonl:2 is not a JSON object with a text "prompt"'),
-        (["--prompt-file", "latin.txt"], "is not UTF-8"),
+        (["--prompt-file", "bad.jsonl"], 'bad.jsonl:2 cannot be read: not a JSON object with a text "prompt"'),
+        (["--prompt-file", "latin.txt"], "latin.txt cannot be read: not UTF-8 (byte "),
         (["--temperature", "-1"], "--temperature is -1.0"),
         (["--temperature", "hot"], "hot"),
     ],

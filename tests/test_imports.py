@@ -26,8 +26,8 @@ ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling
 TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data"}
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
-    "config": {"ranges"},
-    "outside": {"config"},
+    "config": {"ranges", "outside"},
+    "outside": set(),
     "workspace": {"config", "outside"},
     "numerics": set(),
     "tree_names": set(),

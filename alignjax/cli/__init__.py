@@ -6,6 +6,7 @@ runs, so that `alignjax --help` answers before jax could be imported.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import logging
@@ -13,14 +14,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from alignjax.cli.compile_cache import keep_compiled_programs
 from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Sweep, Train
+from alignjax.outside import reason, user_path, visible
+from alignjax.outside.terminal import ready_streams, silence
 
 USER_ERROR = 2
+REPORT = "If the traceback ends in alignjax, please report it with these lines."
 INTERRUPTED = 130
 
 COMMANDS: dict[str, Any] = {
@@ -67,9 +72,10 @@ def parsed(name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
     )
     from alignjax.config import check_ranges  # noqa: PLC0415
 
-    made = made if COMMANDS[name] in OPEN_ENDED else (made, [])
-    check_ranges(made[0], lambda field: f"--{field.replace('_', '-')}")
-    return made
+    flags, overrides = made if COMMANDS[name] in OPEN_ENDED else (made, [])
+    check_ranges(flags, lambda field: f"--{field.replace('_', '-')}")
+    paths = {field: user_path(value) for field, value in vars(flags).items() if isinstance(value, Path)}
+    return dataclasses.replace(flags, **paths), overrides
 
 
 def _overview() -> None:
@@ -127,16 +133,15 @@ def _plain_messages() -> None:
         return len(said) > before
 
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.format = lambda record: visible(record.getMessage())  # which may hold words of data
     handler.addFilter(once)
     logger.handlers, logger.propagate = [handler], False
 
 
 def is_users(error: BaseException) -> bool:
-    """Tells whether an error's message alone says what to do: the errors that alignjax words itself, and files that are
-    missing or closed. Anything else is a bug, of ours or of the person's own function, and shows its traceback."""
-    ours = isinstance(error, Exception) and type(error).__module__.partition(".")[0] == "alignjax"
-    return ours or isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError))
+    """Tells whether an error's message alone says what to do: those that alignjax words itself, to which the boundary
+    around all reading and writing turns the others. What is left is a bug, of ours or of the person's own function."""
+    return isinstance(error, Exception) and type(error).__module__.partition(".")[0] == "alignjax"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,27 +151,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `alignjax`; those of the process if None.
 
     Returns:
-        The exit status: 0, 2 for an error with a message, 75 where another process of the run cannot be reached, 130
-        after Ctrl-C.
+        The exit status: 0, 1 for a bug, 2 for an error with a message, 75 where another process of the run cannot be
+        reached, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # the process is ours, and with it how messages look and what is kept of it
+        ready_streams()
         _plain_messages()
         if words[:1] and words[0] in COMPILING and not {"-h", "--help"} & set(words):
             keep_compiled_programs()
     show = "--traceback" in words or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
     try:
-        return run([word for word in words if word != "--traceback"])
+        status = run([word for word in words if word != "--traceback"])
+        sys.stdout.flush()
+        return status
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `alignjax list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence("stdout")
         return 0
     except Exception as error:
-        if show or not is_users(error):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", USER_ERROR) if is_users(error) else 1
+        return _said(error, show)
+
+
+def _said(error: Exception, show: bool) -> int:
+    """Says on stderr what ended a command, and returns its exit status."""
+    if isinstance(error, OSError) and (lost := _lost_output()):
+        print(f"error: standard output cannot be written: {lost}", file=sys.stderr)
+        return 1
+    users = is_users(error)
+    if show or not users:
+        print(visible(traceback.format_exc()), end="", file=sys.stderr)
+    print(f"error: {visible(str(error))}", file=sys.stderr)
+    if not users:
+        print(f"Nobody expected this {type(error).__name__}. {REPORT}", file=sys.stderr)
+    return getattr(error, "exit_status", USER_ERROR) if users else 1
+
+
+def _lost_output() -> str:
+    """Why standard output takes nothing any more, a full disk for example; "" if it does."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        silence("stdout")
+        return reason(error)
+    return ""

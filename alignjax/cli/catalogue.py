@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignjax import outside
 from alignjax.cli.flags import List
 from alignjax.config import ConfigError, nearest
 
@@ -155,5 +155,5 @@ def listing(flags: List) -> int:
         # Text, because "[B,N]" in a summary is not markup.
         table.add_row(*map(Text, (kind_cell, entry.name, entry.summary, entry.paper or "")))
         previous = entry.kind
-    Console(highlight=False).print(table)
+    outside.console().print(table)
     return 0

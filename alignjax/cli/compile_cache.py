@@ -13,6 +13,9 @@ import stat
 import sys
 from pathlib import Path
 
+from alignjax.outside import cache_root
+from alignjax.outside.errors import ConfigError
+
 SWITCH = "ALIGNJAX_COMPILE_CACHE"
 THEIRS = "JAX_COMPILATION_CACHE_DIR"
 # Also programs that compile in no time are kept: there are hundreds of them. The bound is jax's, which drops what was
@@ -26,8 +29,7 @@ SETTINGS = {
 
 def program_folder() -> Path:
     """Returns the folder of the programs that were compiled for CPUs like this one; it need not exist."""
-    root = os.environ.get("ALIGNJAX_CACHE") or "~/.cache/alignjax"
-    return Path(root).expanduser() / "xla" / _cpu_key()
+    return cache_root(default="~/.cache/alignjax") / "xla" / _cpu_key()
 
 
 def _cpu_key() -> str:
@@ -68,10 +70,10 @@ def keep_compiled_programs() -> Path | None:
     """
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "false", "no") or THEIRS in os.environ:
         return None
-    folder = program_folder()
     try:
+        folder = program_folder()
         _make_private(folder)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         print(f"compiled programs are not kept for the next run: {error} ({SWITCH}=off is quiet)", file=sys.stderr)
         return None
     import jax  # noqa: PLC0415

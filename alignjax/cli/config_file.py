@@ -16,6 +16,7 @@ from typing import Any
 
 from alignjax.cli import overrides
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest, type_hints
+from alignjax.outside import reading, user_path
 from alignjax.workspace import read_json, write_json
 
 COMMAND_FILE = "command.json"  # in a run folder: how to build its config again
@@ -68,11 +69,11 @@ def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()
 
 def _split(where: str) -> tuple[Path, str | None]:
     """The file and the mode of `CONFIG[:MODE]`."""
-    whole = Path(where).expanduser()
+    whole = user_path(where)
     if whole.is_file():
         return whole, None
     name, colon, mode = where.rpartition(":")
-    path = Path(name).expanduser() if colon else whole
+    path = user_path(name) if colon else whole
     if path.is_file():
         return path, mode or None
     folder = path if path.is_dir() else path.parent
@@ -89,6 +90,11 @@ def imported(path: Path) -> ModuleType:
     """The module in the file. Its folder is put on the import path first, as `python FILE` does, so that it may import
     its siblings; a file inside a package is imported as part of that package."""
     path = path.resolve()
+    with reading(path, "a config is a .py file with get_config(mode)"):
+        try:
+            compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        except SyntaxError as error:
+            raise ConfigError(f"{path} is not valid Python: {error}") from error
     folder, parts = path.parent, [path.stem]
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.name)
@@ -108,7 +114,7 @@ def imported(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, SyntaxError):
+        if isinstance(error, SyntaxError):  # of a file that it imports
             raise ConfigError(f"{path} is not valid Python: {error}") from error
         raise
     return module
@@ -164,7 +170,7 @@ def run_folder(where: str) -> tuple[Path, str | None]:
     Raises:
         ConfigError: neither the folder nor its parent is a run of `alignjax train`.
     """
-    folder = Path(where).expanduser()
+    folder = user_path(where)
     if (folder / COMMAND_FILE).is_file():
         return folder, None
     if (folder.parent / COMMAND_FILE).is_file():
@@ -192,7 +198,9 @@ def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
     path = Path(record["config"])
     if not path.is_file():
         raise ConfigError(f"{run_dir} was trained with {path}, which is not there any more")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
+    with reading(path):
+        content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != record["sha256"]:
         print(f"warning: {path} has changed since {run_dir} was trained", file=sys.stderr)
     where = str(path) if record["mode"] is None else f"{path}:{record['mode']}"
     return load(where, [*record["overrides"], *arguments])

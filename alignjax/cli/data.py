@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from alignjax import data
+from alignjax import data, outside
 from alignjax.cli import overrides
 from alignjax.cli.catalogue import summary
 from alignjax.cli.config_file import load
@@ -35,7 +35,7 @@ def prepare(flags: Prepare, options: Sequence[str]) -> int:
         options: Flags of the dataset, or overrides of the config.
     """
     for dataset in datasets(flags.what, options):
-        show_account(dataset, Console(markup=False, highlight=False))
+        show_account(dataset, outside.console())
     return 0
 
 
@@ -48,9 +48,7 @@ def inspect(flags: Inspect, options: Sequence[str]) -> int:
         options: Flags of the dataset, or overrides of the config.
     """
     for dataset in datasets(flags.what, options):
-        show_rows(
-            dataset, flags.split or dataset.splits[0], flags.rows, flags.seed, Console(markup=False, highlight=False)
-        )
+        show_rows(dataset, flags.split or dataset.splits[0], flags.rows, flags.seed, outside.console())
     return 0
 
 

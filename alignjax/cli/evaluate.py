@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from alignjax import outside
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Evaluate, Report
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
@@ -54,6 +53,6 @@ def report(flags: Report) -> int:
     if not flags.run_dir.is_dir():
         raise ConfigError(f"no such run folder: {flags.run_dir}")
     paths = rebuild(flags.run_dir)
-    terminal_table(schema.load(flags.run_dir), Console())
+    terminal_table(schema.load(flags.run_dir), outside.console())
     print(f"\n{paths['html']}")
     return 0

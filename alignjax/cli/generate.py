@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -22,7 +21,9 @@ from alignjax.cli.flags import Generate
 from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
+from alignjax.data.datasets.parsing import is_text
 from alignjax.data.sources.batch_layout import pad_left
+from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading, visible, visible_json
 from alignjax.sampling import Filters, Sampled, Sampling, generate as sample
 from alignjax.train import checkpoint
 from alignjax.train.state import restored_params
@@ -70,31 +71,38 @@ def _typed() -> Iterator[str]:
     """Prompts from the terminal, until an empty line or the end of the input."""
     if sys.stdin.isatty():
         print("Type a prompt; an empty line ends.", file=sys.stderr)
-    with contextlib.suppress(EOFError):
-        while (prompt := input("> " if sys.stdin.isatty() else "")).strip():
-            yield prompt
+    while (prompt := _asked()).strip():
+        yield prompt
+
+
+def _asked() -> str:
+    """A typed line, or "" at the end of the input."""
+    with reading("standard input", "give it text in UTF-8"):
+        try:
+            return input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return ""
 
 
 def _prompts(file: Path) -> Iterator[str]:
-    """Prompts of a text file, one a line, or of a JSONL file. Raises ConfigError naming the line that is not one."""
-    if str(file) != "-" and not file.is_file():
-        raise ConfigError(f"no such prompt file: {file}")
-    try:
-        lines = (sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")).splitlines()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 ({error.reason} at byte {error.start})") from None
-    for number, line in enumerate(lines, start=1):
+    """Prompts of a text file, one a line, or of a JSONL file. Raises ReadError naming the line that is not one."""
+    if str(file) == "-":
+        with reading("standard input", "give it text in UTF-8"):
+            text = decoded(sys.stdin.buffer.read()) if hasattr(sys.stdin, "buffer") else sys.stdin.read()
+    else:
+        text = read_text(file, "save it as UTF-8, one prompt a line")
+    in_json = ".jsonl" in file.suffixes
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.removesuffix("\r")
         if not line.strip():
             continue
-        if file.suffix != ".jsonl":
-            yield line
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (ValueError, TypeError, KeyError):
-            prompt = None
-        if not isinstance(prompt, str):
-            raise ConfigError(f'{file}:{number} is not a JSON object with a text "prompt"')
+        prompt = line
+        if in_json:
+            with reading(f"{file}:{number}", 'write a JSON object with a text "prompt"'):
+                row = parse_json(line)
+                if not isinstance(row, dict) or not is_text(row.get("prompt")):
+                    raise Unreadable('not a JSON object with a text "prompt"')
+                prompt = row["prompt"]
         yield prompt
 
 
@@ -202,10 +210,12 @@ def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str,
 
 def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bool) -> None:
     if form == "json":
-        print(json.dumps({"prompt": prompt, "completions": completions}, ensure_ascii=False), flush=True)
+        row = json.dumps({"prompt": prompt, "completions": completions}, ensure_ascii=False)
+        print(visible_json(row), flush=True)
         return
     if echo:
-        print(f"> {prompt}")
+        print(visible(f"> {prompt}"))
     for number, completion in enumerate(completions, start=1):
-        print(completion["text"] if len(completions) == 1 else f"[{number}] {completion['text']}")
+        text = visible(completion["text"])
+        print(text if len(completions) == 1 else f"[{number}] {text}")
     print(flush=True)

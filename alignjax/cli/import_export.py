@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from rich.console import Console
 
+from alignjax import outside
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Export, Import
 from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
@@ -17,6 +17,7 @@ from alignjax.config import ConfigError, Experiment, nearest
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
+from alignjax.outside import user_path
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
 from alignjax.train import checkpoint
 from alignjax.train.checkpoint.checksums import in_units, tree_bytes
@@ -44,12 +45,12 @@ def import_folder(flags: Import) -> int:
     """
     # The folder is made beside its place and has its name at the end. It holds one step of one role, and a record like
     # a run's, from which `export` knows the architecture again.
-    source, to, role = flags.source.expanduser(), flags.to.expanduser(), flags.role
+    source, to, role = user_path(flags.source), user_path(flags.to), flags.role
     model = transformer(huggingface.config_of(source, param_dtype=flags.dtype))
     huggingface.check(source, model)
     like = jax.eval_shape(model.init, jax.random.key(0))
     published = huggingface.read_json(source / CONFIG)
-    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    say = outside.console(stderr=True, soft_wrap=True)
     say.print(f"{source}: {published['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
     with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
@@ -107,14 +108,14 @@ def export(flags: Export) -> int:
         CheckpointError: Nothing was trained.
     """
     # Whatever may fail is looked up before the first byte is written, because the weights are the slow part.
-    source, to, dtype = Path(flags.source).expanduser(), flags.to.expanduser(), flags.dtype
-    if flags.tokenizer is not None and not _has_tokenizer(flags.tokenizer.expanduser()):
+    source, to, dtype = user_path(flags.source), user_path(flags.to), flags.dtype
+    if flags.tokenizer is not None and not _has_tokenizer(user_path(flags.tokenizer)):
         raise ConfigError(f"{flags.tokenizer} has no tokenizer.json or tokenizer.model")
     record = _record_of_import(source)
     exported = _of_run(flags.source, flags.role) if record is None else _of_import(source, record, flags.role)
     head = flags.head or next((name for name in ("reward", "classes") if name in exported.config.outputs), "lm")
     if flags.tokenizer is not None:
-        exported = _with_tokenizer(exported, flags.tokenizer.expanduser())
+        exported = _with_tokenizer(exported, user_path(flags.tokenizer))
     ids = _ids(exported.extra)
 
     def beside(part: Path) -> None:
@@ -122,7 +123,7 @@ def export(flags: Export) -> int:
         if head == "lm" and "eos_token_id" in ids:
             _write_generation(part / GENERATION, ids)
 
-    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    say = outside.console(stderr=True, soft_wrap=True)
     with say.status("writing") as status:
         left = huggingface.save(
             exported.params,
@@ -246,7 +247,7 @@ def _tokenizer(
     if isinstance(start, Restored) and (record := _record_of_import(folder := workspace.find(start.stage))) is not None:
         return record["config"]["imported"]["beside"], folder / TOKENIZER
     if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
-        folder = Path(start.folder).expanduser()
+        folder = user_path(start.folder)
         published = huggingface.read_json(folder / CONFIG)
         return {key: published[key] for key in BESIDE if key in published}, folder
     try:
@@ -274,5 +275,5 @@ def _tokenizer_folder(dataset: Dataset) -> Path | None:
     """The folder of a published tokenizer that a dataset is written with, if it is one."""
     while isinstance(dataset.tokenizer, Dataset):
         dataset = dataset.tokenizer
-    folder = Path(dataset.tokenizer).expanduser() if dataset.tokenizer else None
+    folder = user_path(dataset.tokenizer) if dataset.tokenizer else None
     return folder if folder is not None and (folder / "tokenizer_config.json").is_file() else None

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-from rich.console import Console
 
+from alignjax import outside
 from alignjax.cli import overrides
 from alignjax.cli.config_file import COMMAND_FILE, Loaded, load, remember
 from alignjax.cli.dry_run import dry_run
@@ -58,7 +58,7 @@ def train(flags: Train, arguments: Sequence[str]) -> int:
         if not (flags.resume or flags.dry_run):
             check_unused(workspace.root)
     if flags.dry_run:
-        console = Console(highlight=False, markup=False, soft_wrap=True)
+        console = outside.console(soft_wrap=True)
         dry_run(loaded.config, workspace, console, topology=place, compile_=flags.compile)
     else:
         _run_and_remember(loaded, workspace, resume=flags.resume)

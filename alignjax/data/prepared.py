@@ -21,17 +21,19 @@ from typing import Any, ClassVar
 from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
 from alignjax.data.text.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
+from alignjax.outside import cache_root, writing
 from alignjax.ranges import Count
 from alignjax.workspace import Workspace, read_json, write_json
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
+WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
 PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
 Report = Callable[[str], Any]
 
 
 def cache_folder() -> Path:
     """Returns the folder of all prepared datasets: $ALIGNJAX_CACHE, or ~/.cache/alignjax/data."""
-    return Path(os.environ.get("ALIGNJAX_CACHE") or "~/.cache/alignjax/data").expanduser()
+    return cache_root()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,8 @@ class Dataset:
             The account: rows by split, seconds, bad rows, ...; `reused` says that nothing had to be done.
 
         Raises:
-            ConfigError: A file is missing, or no row is usable.
-            DataError: A file holds rows that the settings refuse.
+            ConfigError: A file is missing, no row is usable, or the cache cannot be written.
+            DataError: A file cannot be read, or holds rows that the settings refuse.
         """
         # All is written into a folder beside the final one and renamed at the end, so that whoever sees the final
         # folder sees it whole, also when two processes prepare the same data.
@@ -106,32 +108,40 @@ class Dataset:
             account = read_account(folder)
             report(f"{self.name}: {account['sentence']}, reused from {folder}")
             return {**account, "reused": True}
-        began = time.perf_counter()
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(cache_folder())
-        building = Path(tempfile.mkdtemp(prefix=".preparing-", dir=cache_folder()))
+        began, cache = time.perf_counter(), cache_folder()
+        with writing(cache, WRITABLE):
+            cache.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(cache)
+            building = Path(tempfile.mkdtemp(prefix=".preparing-", dir=cache))
         try:
-            account = self._write(building, report)
-            account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
-            (building / "account.json").write_text(json.dumps(account, indent=1))
-            _move(building, folder)
+            splits, account = self.collect(report)
+            records = splits.get(self.splits[0])
+            if not records:
+                raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
+            tokenizer = self._make_tokenizer(records, report)
+            with writing(cache, WRITABLE):
+                account = self._write(building, splits, account, tokenizer)
+                account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
+                (building / "account.json").write_text(json.dumps(account, indent=1), encoding="utf-8")
+                _move(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
         report(f"{self.name}: {account['sentence']}, prepared in {account['seconds']:.1f} s at {folder}")
         return {**account, "reused": False}
 
-    def _write(self, building: Path, report: Report) -> dict[str, Any]:
-        splits, account = self.collect(report)
-        records = splits.get(self.splits[0])
-        if not records:
-            raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
-        tokenizer = self._make_tokenizer(records, report)
+    def _write(
+        self,
+        building: Path,
+        splits: Mapping[str, Sequence[Record]],
+        collected: Mapping[str, Any],
+        tokenizer: Tokenizer,
+    ) -> dict[str, Any]:
         tokenizer.save(building / "tokenizer.json")
         write_records(building, splits, tokenizer)
         counts = {split: len(records) for split, records in splits.items()}
         return {
             "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
-            **account,
+            **collected,
             "settings": self.settings,
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
@@ -200,7 +210,7 @@ def is_prepared(folder: Path) -> bool:
 
 def read_account(folder: Path) -> dict[str, Any]:
     """Returns what `Dataset.prepare` said about the files in a folder."""
-    return json.loads((folder / "account.json").read_text())
+    return read_json(folder / "account.json", f"remove {folder}, and it is prepared again")
 
 
 @lru_cache(maxsize=8)

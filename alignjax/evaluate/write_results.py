@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
+from alignjax import outside
 from alignjax.config import ConfigError
 from alignjax.data import Dataset
 from alignjax.data.prepared import located, read_account
@@ -84,7 +84,7 @@ def write(
 
 def _reported(results: Mapping[str, Any], root: Path) -> str:
     """Writes the report into the run folder, prints its table and says where it is."""
-    report, console = write_report.write_report(results, root)["html"], Console()
+    report, console = write_report.write_report(results, root)["html"], outside.console()
     write_report.terminal_table(results, console)
     console.print(f"\n{report}", highlight=False, soft_wrap=True)
     return str(report)

@@ -18,6 +18,7 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface import config_json, read_json, tensor_name
 from alignjax.models.huggingface.folders import new_folder
 from alignjax.models.transformer import transformer
+from alignjax.outside import user_path
 from alignjax.ranges import Positive
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Key, Params
@@ -123,7 +124,7 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
             shapes than the model's; the message names the file, setting or tensor.
     """
     # Tensors are taken out of the file's as each matrix finds its own, so that what is left over belongs nowhere.
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     settings, file = _settings(folder / CONFIG), folder / WEIGHTS
     try:
         with safetensors.safe_open(file, framework="np") as opened:

@@ -4,8 +4,10 @@ from alignjax.outside.boundary import (
     FETCH_AGAIN as FETCH_AGAIN,
     ReadError as ReadError,
     Unreadable as Unreadable,
+    WriteError as WriteError,
     reading as reading,
     reason as reason,
+    writing as writing,
 )
 from alignjax.outside.json_values import (
     Huge as Huge,
@@ -22,4 +24,5 @@ from alignjax.outside.packed_text import (
     read_text as read_text,
     unpacked as unpacked,
 )
+from alignjax.outside.terminal import console as console, visible as visible, visible_json as visible_json
 from alignjax.outside.user_paths import cache_root as cache_root, user_path as user_path

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignjax.config import DataError
+from alignjax.outside.errors import ConfigError, DataError
 
 FETCH_AGAIN = "fetch or write the file again"
 
@@ -53,6 +53,27 @@ def reading(what: Path | str, advice: str = FETCH_AGAIN, *, kind: str = "") -> I
         if isinstance(error, PermissionError | IsADirectoryError):
             raise ReadError(f"{what} cannot be read: {reason(error)}; name a file that you may read") from error
         raise ReadError(f"{what} cannot be read{kind}: {reason(error)}; {advice}") from error
+
+
+class WriteError(ConfigError):
+    """Says that something cannot be written: where, why, and what to do."""
+
+
+@contextlib.contextmanager
+def writing(where: Path | str, advice: str) -> Iterator[None]:
+    """Turns what the system says while files are written into a WriteError; anything else passes.
+
+    Args:
+        where: The file or folder.
+        advice: What to do about it.
+
+    Raises:
+        WriteError: The disk is full, the folder is a file or not to be written, or the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{where} cannot be written: {reason(error)}; {advice}") from error
 
 
 def reason(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from alignjax.config import ConfigError
 from alignjax.outside.boundary import FETCH_AGAIN, Unreadable, bad_byte, reading, reason
+from alignjax.outside.errors import ConfigError
 
 LONGEST_LINE = 1 << 29  # bytes: a packed file of a few megabytes can hold one of any length
 

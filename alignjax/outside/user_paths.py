@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from alignjax.config import ConfigError
+from alignjax.outside.errors import ConfigError
 
 
 def user_path(path: Path | str) -> Path:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from alignjax import outside
 from alignjax.config import Experiment
 from alignjax.data.sources.recorded import BatchWriter
 from alignjax.data.sources.source import Source
@@ -118,7 +119,7 @@ def train(
     """
     # The request to stop is looked at once more after the last step, so that all processes leave alike, and the files
     # are closed before the process ends: sinks then see no exception, and the last checkpoint is complete.
-    console = (console or Console()) if is_main_process() else Console(quiet=True)
+    console = (console or outside.console()) if is_main_process() else Console(quiet=True)
     with raise_on_all_processes():
         resolved = resolve(experiment, workspace, make_mesh(experiment.mesh))
     with opened(resolved, workspace, console, resume) as run:

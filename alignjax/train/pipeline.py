@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from alignjax import outside
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline
 from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
@@ -49,7 +50,7 @@ def run_pipeline(
     """
     # All done.json are read before the first step runs, so that a step that was configured otherwise is refused now and
     # not hours later.
-    console = (console or Console()) if is_main_process() else Console(quiet=True)
+    console = (console or outside.console()) if is_main_process() else Console(quiet=True)
     with raise_on_all_processes():
         if not resume:
             check_unused(workspace.root)

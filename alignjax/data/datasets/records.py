@@ -152,7 +152,12 @@ def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenize
         first_id += len(records)
     builder = Records(rows=rows, data_dir=str(folder))
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, of which there are none
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except RuntimeError as error:  # how array_record says what the system answered
+            if "() failed: " not in str(error):
+                raise
+            raise OSError(str(error).partition("() failed: ")[2].partition(";")[0]) from error
     arrays: dict[str, Any] = {split: np.asarray(sizes, np.int32).reshape(-1, 3) for split, sizes in lengths.items()}
     np.savez(folder / "lengths.npz", **arrays)
 

@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
 from alignjax.data.text.tokenizers import Tokenizer, json_object
+from alignjax.outside import user_path
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
 DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
@@ -87,7 +88,7 @@ def load_template(template: str) -> str:
         return DEFAULT_TEMPLATE
     if "{{" in template or "{%" in template:
         return template
-    path = Path(template).expanduser()
+    path = user_path(template)
     if path.is_dir():
         return _published(path)
     if not path.is_file():

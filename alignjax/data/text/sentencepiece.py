@@ -17,6 +17,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from alignjax.config import ConfigError
+from alignjax.outside import user_path
 from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 SPACE = "▁"  # U+2581, what a space is in a piece
@@ -211,7 +212,7 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
     """
     # A model is checked for what tokenizers would read differently, then put together from parts that stand for its
     # parts: pieces and scores, normalizer, what is cut out before, decoder, control pieces, added tokens.
-    path = Path(path).expanduser()
+    path = user_path(path)
     model = _parsed(path)
     _check(path, model)
     kind = _unigram if model.trainer_spec.model_type == _UNIGRAM else _bpe

@@ -17,6 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from alignjax.config import ConfigError
 from alignjax.data.text.sentencepiece import read_sentencepiece
+from alignjax.outside import user_path
 from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
@@ -79,7 +80,7 @@ class Tokenizer:
 
     def save(self, path: Path | str) -> None:
         """Writes a tokenizer.json."""
-        self.backend.save(str(path))
+        Path(path).write_text(self.backend.to_str(pretty=True), encoding="utf-8")  # its own `save` raises no OSError
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
@@ -120,7 +121,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 def tokenizer_file(path: Path | str) -> Path:
     """Returns the file that a path means: itself, or of a folder its tokenizer.json, else its SentencePiece model."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_dir() or (path / "tokenizer.json").is_file():
         return path / "tokenizer.json" if path.is_dir() else path
     pieces = [path / "tokenizer.model"] if (path / "tokenizer.model").is_file() else sorted(path.glob("*.model"))

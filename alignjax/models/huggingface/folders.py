@@ -15,6 +15,7 @@ import safetensors
 
 from alignjax import workspace
 from alignjax.config import ConfigError
+from alignjax.outside import user_path
 from alignjax.ranges import Count
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -33,7 +34,7 @@ class Stored(NamedTuple):
 
 def folder_of(folder: Path | str) -> Path:
     """The folder as a path. Raises ConfigError if it does not exist."""
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     if not path.is_dir():
         raise ConfigError(f"there is no folder {path} with a checkpoint; download it there first")
     return path
@@ -66,7 +67,7 @@ def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
     """
     # All checks come before the first write, and the rename at the end is atomic, so a crash leaves the old state and
     # never half a folder that looks whole.
-    folder = folder.expanduser()
+    folder = user_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and not empty; name another folder")
     above = next(parent for parent in folder.absolute().parents if parent.is_dir())

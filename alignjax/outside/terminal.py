@@ -1,0 +1,61 @@
+"""Texts on a terminal: nothing from data steers it, is read as markup, or fails because it cannot be encoded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from typing import Any
+
+from rich.console import Console
+
+# Control characters but line feeds and tabs, escape sequences with them; marks that turn the direction of text around;
+# line ends that only some programs know; halves of surrogate pairs.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Returns a text with what would steer a terminal written out, such as \x1b; line feeds and tabs stay."""
+    return _STEERING.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+def visible_json(text: str) -> str:
+    r"""Returns a JSON text that means the same and cannot steer a terminal: \u009b for what JSON leaves as it is."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def console(*, stderr: bool = False, **settings: Any) -> Console:
+    """Returns a console that shows what it is given as it is: without markup, and `visible`.
+
+    Args:
+        stderr: Whether it writes to standard error.
+        settings: Further settings of rich's Console.
+    """
+    made = Console(**{"stderr": stderr, "markup": False, "highlight": False, "emoji": False, **settings})
+    # All that is printed passes through `render` as segments: text of data on its own, rich's codes for colors apart.
+    render = made.render
+
+    def rendered(*arguments: Any, **named: Any) -> Any:
+        for segment in render(*arguments, **named):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+    made.render = rendered  # type: ignore[method-assign]
+    return made
+
+
+def ready_streams() -> None:
+    """Makes this process's standard output and error take any text: what their encoding lacks is written as escapes,
+    and a stream that was closed swallows what it is sent."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def silence(name: str) -> None:
+    """Points a standard stream at nothing: its reader has gone, and Python would say so once more at the end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), getattr(sys, name).fileno())
