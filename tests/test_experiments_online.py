@@ -1,5 +1,5 @@
-"""The experiments that train online methods on text: one runs as a whole in its tiny mode, the other's data are held to
-the run they come from, and what both report follows from the numbers beside it."""
+"""The experiments on exact tasks run as a whole in their tiny modes, and what an online run has left are the data that
+it learned from."""
 
 from __future__ import annotations
 
@@ -21,74 +21,75 @@ from tests.support.commands import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
 
 PLACE = ROOT / "experiments"
-COMPARISON = imported(PLACE / "online_preference" / "run.py")
-ABLATIONS = imported(PLACE / "online_vs_offline" / "run.py")
-MODULES = {"online_preference": COMPARISON, "online_vs_offline": ABLATIONS}
-REPORTED = [name for name in MODULES if (PLACE / name / "results.json").is_file()]
+COMPARISON, ABLATIONS, LOSSES = (
+    imported(PLACE / name / "run.py") for name in ("online_preference", "online_vs_offline", "offline_losses")
+)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Path:
-    """A run folder of online_preference, with its results beside the seeds."""
-    folder = tmp_path_factory.mktemp("online")
+def folder(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Path:
+    """A folder whose seed 0 all experiments on the sorting task share; results of each in a folder of its name."""
+    folder = tmp_path_factory.mktemp("exact")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
-        arguments = ["--tiny", "--seeds", "0", "--recipes", "rlhf", "nash_md", "--folder", str(folder)]
-        COMPARISON.main([*arguments, "--out", str(folder)])
+        shared = ["--mode", "tiny", "--seeds", "0", "--folder", str(folder)]
+        for name, module, more in (
+            ("online_vs_offline", ABLATIONS, ["--groups", "data"]),
+            ("offline_losses", LOSSES, ["--losses", "dpo", "ipo_soft", "simpo"]),
+        ):
+            (folder / name).mkdir()
+            module.main([*shared, *more, "--out", str(folder / name)])
     return folder
 
 
-def test_every_pair_of_policies_is_judged(run: Path) -> None:
-    results = json.loads((run / "results.json").read_text())
-    rates = results["win_rates"]
-    players = {"sft", "rlhf", "nash_md", "human", "sft_cool", "sft_greedy", "sft_best_of_4"}
-    assert {row["name"] for row in results["rows"]} == set(rates) == players
-    for a in players:
-        assert set(rates[a]) == players - {a}
-        for b in rates[a]:
-            assert rates[a][b]["mean"] + rates[b][a]["mean"] == pytest.approx(1)
-
-
-def test_a_human_text_exploits_nobody(run: Path) -> None:
-    """It is no policy; everybody's worst opponent is one of the pool."""
-    results = json.loads((run / "results.json").read_text())
-    (rates,) = results["win_rates_by_seed"]
-    for row in results["rows"]:
-        (seed,) = row["by_seed"]
-        if row["name"] == "human":
-            assert seed["exploitability"] is None
-        else:
-            against = [rates[name][row["name"]]["mean"] for name in {*rates} - {"human", row["name"]}]
-            assert seed["exploitability"]["mean"] == pytest.approx(max(against))
-
-
-def test_paths_go_through_every_checkpoint(run: Path) -> None:
-    (along,) = json.loads((run / "results.json").read_text())["along"]
-    for name in ("rlhf", "nash_md"):
-        step = COMPARISON.pipeline("tiny", ("rlhf", "nash_md")).steps[name]
-        assert int([*along[name]][-1]) == step.steps
-        assert all(0 < point[judge]["mean"] < 1 for point in along[name].values() for judge, _ in COMPARISON.JUDGES)
+def test_every_curve_has_a_point_for_every_tau(folder: Path) -> None:
+    results = json.loads((folder / "online_vs_offline" / "results.json").read_text())
+    (run,) = results["runs"]
+    assert list(run["curves"]) == [*ABLATIONS.GROUPS["data"]]
+    for curve, points in run["curves"].items():
+        assert [point["stage"] for point in points] == [f"{curve}-{tau}" for tau in ABLATIONS.TAUS]
+        assert all({"exact", "score"} == set(point["measures"]) for point in points)
+    assert len(results["claims"]) + len(results["not_reached"]) == len(ABLATIONS.CLAIMS["data"])
 
 
 def test_replayed_in_order_the_data_make_the_online_policy(
-    run: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an online run has seen, learned from offline in the same order, gives the same bits, and shuffled others."""
     monkeypatch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
-    steps = ABLATIONS.pipeline("tiny").steps
-    names = (ABLATIONS.ONLINE, "history", "in_order", "shuffled")
-    place = Workspace(run / "seed-0")
-    run_pipeline(Pipeline({name: steps[name] for name in names}), place, resume=True, console=Console(quiet=True))
-    online, again, shuffled = (restore_role(place.find(name), "policy") for name in (names[0], *names[2:]))
+    steps = ABLATIONS.pipeline("tiny", ["data"]).steps
+    last = ABLATIONS.name("online_ipo", ABLATIONS.KEPT)
+    shuffled = ABLATIONS.name("shuffled", ABLATIONS.KEPT)
+    place = Workspace(folder / "seed-0")
+    in_order = ABLATIONS.replayed(steps[shuffled], shuffle=False)
+    run_pipeline(Pipeline({"in_order": in_order}), place, resume=True, console=Console(quiet=True))
+    online, again, other = (restore_role(place.find(name), "policy") for name in (last, "in_order", shuffled))
     jax.tree.map(np.testing.assert_array_equal, online, again)
-    assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (online, shuffled)), strict=True)) > 0
+    assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (online, other)), strict=True)) > 0
 
 
-@pytest.mark.parametrize("name", REPORTED)
-def test_what_is_reported_follows_from_the_numbers(name: str) -> None:
-    place, module = PLACE / name, MODULES[name]
-    results = json.loads((place / "results.json").read_text())
-    assert (place / "results.md").read_text() == module.markdown(results)
-    for figure, text in module.figures(results).items():
-        assert text.startswith("<svg")
-        assert f"{figure}.svg" in (place / "README.md").read_text(), "the README shows it"
+def test_losses_are_measured_on_what_they_learned_from_and_on_other_prompts(folder: Path) -> None:
+    results = json.loads((folder / "offline_losses" / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]] == ["dpo", "ipo_soft", "simpo"]
+    for row in results["rows"]:
+        assert set(row["over_seeds"]) == set(LOSSES.COLUMNS)
+        assert all(0 <= row["by_seed"][0][key]["mean"] <= 1 for key in ("gold", "learned", "exact", "accuracy"))
+
+
+def test_strengths_are_chosen_on_one_seed_and_played_on_another(
+    tmp_path: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
+    monkeypatch.setattr(COMPARISON, "STRENGTHS", (0.1,))
+    monkeypatch.setattr(COMPARISON, "METHODS", {name: COMPARISON.METHODS[name] for name in ("rlhf", "nash_md")})
+    monkeypatch.setattr(COMPARISON, "CLAIMS", (("rlhf", "nash_md_mixture"),))
+    shared = ["--mode", "tiny", "--folder", str(tmp_path), "--out", str(tmp_path)]
+    COMPARISON.main([*shared, "--tune"])
+    COMPARISON.main([*shared, "--seeds", "0"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["tuning"]["chosen"] == {"rlhf": 0.1, "nash_md": 0.1}
+    players = {"sft", "rlhf", "nash_md", "nash_md_mixture", "sft_cool", "sft_greedy", "sft_best_of_4", "human"}
+    assert set(results["labels"]) == players
+    for a in players:
+        for b in players - {a}:
+            assert results["win_rates"][a][b]["mean"] + results["win_rates"][b][a]["mean"] == pytest.approx(1)

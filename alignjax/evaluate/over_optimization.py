@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from alignjax.config import Fn
 from alignjax.evaluate import diagnostics, verdicts, win_rate
+from alignjax.evaluate.intervals import Interval, interval
 from alignjax.evaluate.players import Player, drawn
+from alignjax.exact_tasks.task import Measure
 from alignjax.ranges import Count, Seed
 from alignjax.types import Model
 from alignjax.workspace import Workspace
@@ -45,6 +49,7 @@ def measure(
     source: Fn,
     batches: Count,
     max_tokens: Count,
+    measures: tuple[Measure, ...] = (),
     seed: Seed = 0,
 ) -> dict[str, Any]:
     """Job that measures, for policies of several strengths of regularization, the KL to the baseline and the win rate
@@ -60,11 +65,12 @@ def measure(
         source: Prompts.
         batches: How many batches of them.
         max_tokens: The length of a completion in tokens at most.
+        measures: Exact numbers about answers.
         seed: Of source and samples.
 
     Returns:
         How many policies were measured. The file holds {curve: [{"setting", "stage", "kl": interval, "win_rates":
-        {judge: interval}}]}, in the order of the points.
+        {judge: interval}, "measures": {name: interval}}]}, in the order of the points.
     """
     # Everybody answers the same prompts; each policy meets the baseline alone, and every judge compares the two.
     asked = verdicts.judges_of(workspace, judge_model, dict(judges))
@@ -84,6 +90,18 @@ def measure(
         kl = diagnostics.sequence_kl(batch.logps["sampler"], batch.logps["reference"], batch.valid)["kl"]
         curves.setdefault(point.curve, []).append(
             {"setting": point.setting, "stage": point.player.stage, "kl": kl, "win_rates": rates}
+            | {"measures": measured(batch, measures)}
         )
     (workspace.folder / FILE).write_text(json.dumps(curves, indent=1))
     return {"points": len(points)}
+
+
+def measured(batch: Any, measures: Sequence[Measure]) -> dict[str, Interval]:
+    """Computes exact numbers about answers, with their intervals over prompts.
+
+    Args:
+        batch: The answers of one player, N = 1.
+        measures: The numbers.
+    """
+    numbers = {measure.name: jax.jit(measure.function)(batch) for measure in measures}
+    return {name: interval(np.asarray(values)[:, 0]) for name, values in numbers.items()}

@@ -18,6 +18,7 @@ from alignjax.data import Dataset, tokenizer_of
 from alignjax.evaluate import diagnostics, text_metrics, verdicts, win_rate
 from alignjax.evaluate.controls import against_best_control, default_controls, warnings
 from alignjax.evaluate.intervals import interval
+from alignjax.evaluate.over_optimization import measured
 from alignjax.evaluate.players import (
     Player as Player,
     drawn,
@@ -235,8 +236,7 @@ def _player_statistics(
     batch: Any = table[name]
     statistics: dict[str, Any] = {"finished": interval(finished(batch)[:, 0].astype(np.float64))}
     if measures:
-        numbers = {measure.name: jax.jit(measure.function)(batch) for measure in measures}
-        statistics["measures"] = {key: interval(np.asarray(values)[:, 0]) for key, values in numbers.items()}
+        statistics["measures"] = measured(batch, measures)
         statistics["length"] = interval([float(len(text)) for text in texts[name]])
     else:
         statistics |= text_metrics.text_summary(texts[name], texts["human"], texts["prompt"])

@@ -279,7 +279,8 @@ def tournament(sizes: Sizes, *players: Player) -> Fn:
 
 def along_kl(sizes: Sizes, *points: over_optimization.Point) -> Fn:
     """Returns the step that measures over-optimization: gold and learned win rates of the points over their KL."""
-    return fn(over_optimization.measure, baseline=SFT, points=points, **held_out(sizes))
+    measures = sizes.task.measures
+    return fn(over_optimization.measure, baseline=SFT, points=points, measures=measures, **held_out(sizes))
 
 
 def budgets(sizes: Sizes) -> tuple[tuple[str, int], ...]:

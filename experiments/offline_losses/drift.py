@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import Fn
-from alignjax.evaluate.intervals import interval
+from alignjax.evaluate.intervals import Interval, interval
+from alignjax.evaluate.verdicts import TIE
 from alignjax.numerics import token_logps
 from alignjax.pair_layout import all_pairs
 from alignjax.scoring import context as context_of
@@ -45,16 +46,26 @@ def _all(model: Model, params: Params, batches: list[Batch]) -> dict[str, np.nda
 
 
 def _moved(now: dict[str, np.ndarray], before: dict[str, np.ndarray], preference: np.ndarray) -> dict[str, Any]:
-    """Intervals over posts, each post being the mean of its pairs: how far the chosen and the rejected side have moved
-    from the SFT policy (nats), how often the margin has the sign of the label, the entropy (nats per token)."""
+    """Intervals over prompts: how far the chosen and the rejected side have moved from the SFT policy (nats, means over
+    a prompt's decided pairs), how often the margin has the sign of the label, the entropy (nats per token). Pairs that
+    the label leaves even, and prompts that have no others, do not count."""
     i, j = (np.array(side) for side in zip(*all_pairs(preference.shape[1]), strict=True))
-    ratio, first = now["logps"] - before["logps"], preference[:, i, j] >= 0.5
-    chosen = np.where(first, ratio[:, i], ratio[:, j])
-    rejected = np.where(first, ratio[:, j], ratio[:, i])
+    label = preference[:, i, j] - 0.5
+    ratio, decided = now["logps"] - before["logps"], np.abs(label) > TIE
+    chosen = np.where(label >= 0, ratio[:, i], ratio[:, j])
+    rejected = np.where(label >= 0, ratio[:, j], ratio[:, i])
     right = (np.sign(chosen - rejected) + 1) / 2
     columns = {"chosen": chosen, "rejected": rejected, "margin": chosen - rejected, "accuracy": right}
-    columns |= {"chosen_rises": (chosen > 0).astype(np.float64), "entropy": now["entropy"]}
-    return {name: interval(values.mean(axis=1)) for name, values in columns.items()}
+    columns |= {"chosen_rises": (chosen > 0).astype(np.float64)}
+    count = decided.sum(axis=1)
+
+    def over_decided(values: np.ndarray) -> Interval:
+        # Whole prompts are resampled: a ratio of means, of sums over a prompt's decided pairs.
+        sums = np.stack([(values * decided).sum(axis=1), count], 1)
+        return interval(sums, lambda means: means[..., 0] / np.maximum(means[..., 1], 1e-12))
+
+    means = {name: over_decided(values) for name, values in columns.items()}
+    return means | {"entropy": interval(now["entropy"].mean(axis=1))}
 
 
 def measure(

@@ -26,18 +26,24 @@ PLACES = [
 
 def both(results: Mapping[str, Any]) -> dict[str, str]:
     """{name of the file: <svg>} of what run.py has found."""
-    shown = [row for row in results["rows"] if row["name"] not in ("sft", "human")]
+    shown = [_with_means(row) for row in results["rows"]]
     free = {name for name, hyper in results["losses"].items() if "reference" in hyper and hyper["reference"] is None}
     return {"frontier": _frontier(shown, free), "displacement": _displacement(shown, free)}
 
 
+def _with_means(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the mean of every number and half the width of its interval over seeds, 0 for one seed."""
+    halves = {key: float(np.nan_to_num(value["half"])) for key, value in row["over_seeds"].items()}
+    return {"name": row["name"], "half": halves, "mean": {key: v["mean"] for key, v in row["over_seeds"].items()}}
+
+
 def _frontier(rows: Sequence[Mapping[str, Any]], free: set[str]) -> str:
     with mpl.rc_context(STYLE):
-        axes = _axes("KL to the SFT policy (nats per completion)", "win rate against SFT (%)")
+        axes = _axes("KL to the SFT policy (nats per completion)", "gold win rate against SFT (%)")
         axes.set_xscale("log")
         axes.axhline(50, color=BASELINE, lw=0.9, ls=(0, (4, 3)), zorder=1)
-        inside = _shown(axes, rows, lambda row: row["mean"]["win"] > 0.38, "kl", "win", 100)
-        _points(axes, inside, free, "kl", "win", 100)
+        inside = _shown(axes, rows, lambda row: row["mean"]["gold"] > 0.38, "kl", "gold", 100)
+        _points(axes, inside, free, "kl", "gold", 100)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         return svg(axes.figure, "frontier", "Win rate against the SFT policy over KL to it, a point per loss")
@@ -79,14 +85,14 @@ def _axes(across: str, up: str) -> Axes:
 
 
 def _points(axes: Axes, rows: Sequence[Mapping[str, Any]], free: set[str], x: str, y: str, factor: float) -> None:
-    """Means over seeds; bars are standard deviations over seeds."""
+    """Means over seeds; bars are 95 % intervals over seeds."""
     for colour, label, own in (
         (ANCHORED, "with a reference", [row for row in rows if row["name"] not in free]),
         (FREE, "without a reference", [row for row in rows if row["name"] in free]),
     ):
         if own:
             across, up = [row["mean"][x] for row in own], [factor * row["mean"][y] for row in own]
-            bars = {"xerr": [row["spread"][x] for row in own], "yerr": [factor * row["spread"][y] for row in own]}
+            bars = {"xerr": [row["half"][x] for row in own], "yerr": [factor * row["half"][y] for row in own]}
             axes.errorbar(across, up, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.3, **bars)
             axes.plot(across, up, "o", color=colour, ms=5.5, mec="white", mew=0.6, label=label, zorder=4)
     axes.legend(frameon=False, fontsize=8, loc="best")

@@ -1,10 +1,10 @@
-"""Online methods against each other at equal budget, over seeds: all pairs of policies before a held-out judge.
+"""Online methods against each other on a preference that is a cycle by construction, whose Nash mixture is known.
 
-    python experiments/online_preference/run.py --seeds 0 1 2 --folder runs/online
+    python experiments/online_preference/run.py --tune --folder runs/styles       # strengths, on a seed of its own
+    python experiments/online_preference/run.py --seeds 0 1 2 3 4 --folder runs/styles
 
-A seed is one pipeline: SFT, two judges, a reward model, a policy per line of configs/online.py, the tournament. Runs
-what is not there yet (an interrupted run goes on where it stopped), then writes results.json, results.md and the two
-figures beside this file.
+Runs what is not there yet (an interrupted run goes on where it stopped). The first writes tuning.json, which the second
+reads; that writes results.json, results.md and the figure beside this file.
 """
 
 from __future__ import annotations
@@ -12,224 +12,297 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import along
-import frontiers
-import numpy as np
-
-from alignjax.cli import overrides
+from alignjax import algorithms, losses, stages
 from alignjax.cli.config_file import imported
-from alignjax.config import Experiment, Pipeline, fn
-from alignjax.data import instructions, prepare
-from alignjax.evaluate import tournament, win_rate
-from alignjax.pipelines import summarization as parts
-from alignjax.train.pipeline import run_pipeline
-from alignjax.workspace import Workspace
+from alignjax.config import Experiment, Fn, Pipeline, fn
+from alignjax.evaluate import over_optimization, tournament
+from alignjax.evaluate.over_optimization import Point
+from alignjax.evaluate.tournament import Player
+from alignjax.exact_tasks import STYLES
+from alignjax.models import TransformerConfig, transformer
+from alignjax.pipelines import exact_study as parts
+from alignjax.pipelines.judged_pairs import recorded_batches
+from alignjax.roles import copy_of, restored
+from alignjax.sampling import mixture
+from alignjax.types import Algorithm, Model, Role
 
 HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "configs"
-table = imported(CONFIGS / "online.py")
+study = imported(HERE.parent / "online_ipo" / "over_seeds.py")
+
+DEVELOPMENT = 100  # the seed on which strengths are chosen, which is not reported
+TUNED = HERE / "tuning.json"
+STRENGTHS = (0.2, 0.1, 0.05)  # tau, the trials of every method
+NEAR = 0.01  # trials whose exploitability differs by less are not told apart
+BETA = 0.25  # weight of the reference in the mixtures of IPO-MD and Nash-MD, not tuned
+RIVALS = ("beaten_by_ascending", "beaten_by_descending", "beaten_by_as_they_stand")
 LABELS = {
-    "sft": "SFT",
-    "rlhf": "RL on a reward",
+    "rlhf": "RL on a Bradley-Terry reward",
     "online_dpo": "online DPO",
     "online_slic": "online SLiC",
     "online_ipo": "online IPO",
-    "ipo_md": "IPO-MD 1/8",
-    "ipo_md_half": "IPO-MD 1/2",
+    "ipo_md": "IPO-MD",
     "nash_md": "Nash-MD",
-    "nash_ema": "Nash-EMA",
-    "human": "human",
 }
-NAMES = tuple(name for name in LABELS if name in table.RECIPES)
-STEPS = 60  # iterations of 16 posts with 4 completions each
-EVERY = 15  # iterations between checkpoints, of which all are kept
-JUDGES = (("held_out", "held_out"), ("training", "preference"))
+MIXED = ("ipo_md", "nash_md")  # their equilibrium is that of the mixture that they sample from
+# What is claimed to be above 0, settled before the seeds were run: differences of exploitability by gold.
+CLAIMS = (
+    ("rlhf", "online_ipo"),
+    ("rlhf", "ipo_md_mixture"),
+    ("rlhf", "nash_md_mixture"),
+    ("online_dpo", "online_ipo"),
+    ("online_slic", "online_ipo"),
+    ("ipo_md", "ipo_md_mixture"),
+)
 
 
-def budget(sizes: Any) -> Any:
-    """Sizes with this experiment's number of iterations."""
-    return dataclasses.replace(sizes, policy_steps=min(STEPS, sizes.policy_steps))
+# ------------------------------------------------------------------------------------------------------------- policies
 
 
-def policy(sizes: Any, name: str) -> Experiment:
-    """A line of configs/online.py at this experiment's budget, with checkpoints along the way."""
-    return kept(table.trained(budget(sizes), name))
+def sizes_of(mode: str) -> parts.Sizes:
+    """The sizes of this experiment: the quickstart's but for shorter runs, since the letters are six."""
+    if mode == "tiny":
+        return parts.tiny(STYLES)
+    return dataclasses.replace(parts.Sizes(STYLES), sft_steps=400, judge_steps=400, policy_rate=5e-4)
 
 
-def kept(step: Experiment) -> Experiment:
-    return dataclasses.replace(step, sample=None, checkpoint_every=EVERY, keep=-(-step.steps // EVERY))
+def reward_network(sizes: parts.Sizes) -> Model:
+    """The judge's backbone with a reward as its output."""
+    config = parts.policy_model(sizes).config
+    assert isinstance(config, TransformerConfig)
+    return transformer(dataclasses.replace(config, outputs=("reward",)))
 
 
-def alongside(sizes: Any, model: Any, *players: str) -> Any:
-    """The job that measures policies along their training, on half of the tournament's posts."""
-    held_out = {"split": "test", "batch_size": sizes.eval_batch_size}
-    return fn(
-        along.measure,
-        model=model,
-        judge_model=parts.judge_model(sizes),
-        players=players,
-        judges=JUDGES,
-        source=fn(instructions, **parts.texts(sizes), **held_out),
-        batches=max(1, sizes.eval_batches // 2),
-        max_tokens=sizes.completion_length,
+def reward(sizes: parts.Sizes) -> Experiment:
+    """The step that trains a Bradley-Terry reward model as the judge is: same start, labels, order, steps."""
+    taught = parts.judge(sizes, seed=1)
+    algorithm = algorithms.reward_model(
+        reward_network(sizes),
+        n=sizes.samples,
+        optimizer=parts.optimizer(sizes.judge_rate, sizes.judge_steps),
+        start=restored("sft", "policy", grow=True),
+    )
+    return dataclasses.replace(
+        taught, algorithm=algorithm, source=recorded_batches("labels", parts.labels(sizes), sizes.judge_batch_size)
     )
 
 
-def pipeline(mode: str, names: Sequence[str]) -> Pipeline:
-    """The whole of one seed. Its first steps are those of configs/online.py."""
-    sizes = parts.sizes_of(mode)
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            **table.reward(sizes),
-            **{name: policy(sizes, name) for name in names},
-            "along": alongside(sizes, parts.policy_model(sizes), "sft", *names),
-            "evaluate": parts.tournament(sizes, *(tournament.Player(name, name, label=LABELS[name]) for name in names)),
-        }
-    )
-
-
-def trained(whole: Pipeline, seed: int, folder: Path) -> dict[str, Any]:
-    """What one seed has found, trained if need be: the tournament, the paths."""
-    place = Workspace(folder / f"seed-{seed}")
-    run_pipeline(overrides.apply(whole, ["--seed", str(seed)]), place, resume=True)
-    found = json.loads((place.of("evaluate").folder / tournament.FILE).read_text())
-    return {
-        "tournament": found,
-        "along": json.loads((place.of("along").folder / along.FILE).read_text()),
-        "pool": pool(found["win_rates"]),
+def rlhf(sizes: parts.Sizes, tau: float) -> Algorithm:
+    """Policy gradient on the reward with a KL towards SFT; baseline: the mean reward of the prompt's other samples.
+    Rewards are log-odds, which rise four times as steeply as win rates near 1/2, so its KL counts 4 tau."""
+    experience = {
+        "generate": fn(stages.generate, n=sizes.samples, max_tokens=sizes.completion_length),
+        "reward": fn(stages.reward),
+        "reference": fn(stages.logprobs, role="reference"),
     }
+    model = parts.policy_model(sizes)
+    roles = {
+        "policy": Role(model, restored("sft", "policy"), parts.policy_optimizer(sizes)),
+        "reference": Role(model, copy_of("policy")),
+        "reward": Role(reward_network(sizes), restored("reward", "reward")),
+    }
+    return Algorithm(experience, {"reinforce": fn(losses.reinforce, tau=4 * tau, leave_one_out=True)}, roles)
 
 
-def pool(rates: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Exploitability of every policy by the best of the others: a human summary is no policy."""
-    policies = [name for name in rates if name != "human"]
-    return win_rate.exploitability({a: {b: rates[a][b] for b in policies if b != a} for a in policies})
+def played(recipe: Callable[..., Algorithm], scale: float = 1.0, key: str = "tau", **more: Any) -> Any:
+    """A recipe of self-play at a strength: its hyper-parameter `key` is `scale` times tau."""
+
+    def made(sizes: parts.Sizes, tau: float) -> Algorithm:
+        options = {"optimizer": parts.policy_optimizer(sizes), **parts.judged(sizes), **more, key: scale * tau}
+        return recipe(parts.policy_model(sizes), **options)
+
+    return made
 
 
-def by_seed(one: Mapping[str, Any], name: str) -> dict[str, Any]:
+def nash_md(sizes: parts.Sizes, tau: float) -> Algorithm:
+    """Half of the samples are the opponent's, the price of having one."""
+    half = max(1, sizes.samples // 2)
+    return played(algorithms.nash_md, beta=BETA, n=half, opponents=half)(sizes, tau)
+
+
+METHODS: dict[str, Callable[[parts.Sizes, float], Algorithm]] = {
+    "rlhf": rlhf,
+    "online_dpo": played(algorithms.online_dpo, 4.0, "beta"),
+    "online_slic": played(algorithms.online_slic, 2.0, "beta"),
+    "online_ipo": played(algorithms.online_ipo),
+    "ipo_md": played(algorithms.ipo_md, beta=BETA),
+    "nash_md": nash_md,
+}
+
+
+def policy(sizes: parts.Sizes, method: str, tau: float) -> Experiment:
+    """The step of a method at a strength."""
+    return dataclasses.replace(parts.online(sizes, METHODS[method](sizes, tau)), sample=None)
+
+
+def player(method: str, stage: str, mixed: bool) -> Player:
+    """A method's policy, or the mixture that it samples from."""
+    label = LABELS[method] + (", mixture" if mixed else "")
+    behaviour = fn(mixture, beta=BETA) if mixed else None
+    return Player(f"{stage}_mixture" if mixed else stage, stage, label=label, behaviour=behaviour)
+
+
+def prepared(sizes: parts.Sizes) -> dict[str, Any]:
+    """SFT, labels, the judge and the reward model."""
+    return {**parts.prepared(sizes), "reward": reward(sizes)}
+
+
+# --------------------------------------------------------------------------------------------------------------- tuning
+
+
+def exploitability(measures: Mapping[str, Any]) -> float:
+    """How often the best of three rivals, each of which keeps to a style, beats a player by gold."""
+    return max(measures[rival]["mean"] for rival in RIVALS)
+
+
+def trials(mode: str) -> Pipeline:
+    """Every method at every strength, on prompts of a split of their own."""
+    sizes = sizes_of(mode)
+    names = {(method, tau): f"{method}-{tau}" for method in METHODS for tau in STRENGTHS}
+    points = [Point(method, f"{tau}", player(method, name, method in MIXED)) for (method, tau), name in names.items()]
+    measure: Fn = parts.along_kl(sizes, *points)
+    source = measure.kwargs["source"].replace(split="dev")
+    policies = {name: policy(sizes, *of) for of, name in names.items()}
+    return Pipeline({**prepared(sizes), **policies, "trials": measure.replace(source=source)})
+
+
+def chosen(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """The rule, the same for all: the least exploitability by gold, of the mixture where a method samples from one; of
+    trials within NEAR of it the one with the least KL."""
+    rows = {
+        method: [
+            {"tau": float(point["setting"]), "exploitability": exploitability(point["measures"])}
+            | {"kl": point["kl"]["mean"], "gold": point["win_rates"]["held_out"]["mean"]}
+            | {"faultless": point["measures"]["faultless"]["mean"]}
+            for point in points
+        ]
+        for method, points in curves.items()
+    }
+    best: dict[str, float] = {}
+    for method, found in rows.items():
+        least = min(row["exploitability"] for row in found)
+        near = [row for row in found if row["exploitability"] < least + NEAR]
+        best[method] = min(near, key=lambda row: row["kl"])["tau"]
+    return {"seed": DEVELOPMENT, "chosen": best, "trials": rows}
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+def pipeline(mode: str, taus: Mapping[str, float]) -> Pipeline:
+    """The whole of one seed, at the strengths that were chosen."""
+    sizes = sizes_of(mode)
+    policies = {method: policy(sizes, method, tau) for method, tau in taus.items()}
+    players = [
+        player(method, method, mixed) for method in taus for mixed in (False, True) if method in MIXED or not mixed
+    ]
+    return Pipeline({**prepared(sizes), **policies, "evaluate": parts.tournament(sizes, *players)})
+
+
+def by_seed(found: Mapping[str, Any], name: str) -> dict[str, float | None]:
     """The numbers of one player in one seed."""
-    found = one["tournament"]
-    player, judges = found["players"][name], found["win_rates_by_judge"]
+    row, learned = found["players"][name], found["win_rates_by_judge"]["training"][name]
+    wins = found["win_rates"][name].get("sft")
+    shares = {
+        key: row["measures"][key]["mean"]
+        for key in ("faultless", "against_nash", "ascending", "descending", "as_they_stand")
+    }
     return {
-        "win": found["win_rates"][name].get("sft"),
-        "hard": found["win_rates_hard"][name].get("sft"),
-        "training": judges["training"][name].get("sft"),
-        "kl": player.get("kl"),
-        "words": player["length"],
-        "exploitability": one["pool"].get(name),
+        "exploitability": exploitability(row["measures"]),
+        "win": wins["mean"] if wins else None,
+        "learned": learned["sft"]["mean"] if wins else None,
+        "kl": row["kl"]["mean"] if row.get("kl") else None,
+        **shares,
     }
 
 
-def rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per player: its numbers by seed, their mean and their spread (standard deviation over seeds)."""
-    answer = []
-    for name, player in found[0]["tournament"]["players"].items():  # controls are named by the tournament
-        seeds = [by_seed(one, name) for one in found]
-        label = LABELS.get(name, player["label"])
-        row: dict[str, Any] = {"name": name, "label": label, "by_seed": seeds, "mean": {}, "spread": {}}
-        for key in seeds[0]:
-            values = [seed[key]["mean"] if isinstance(seed[key], dict) else seed[key] for seed in seeds]
-            if all(value is not None for value in values):
-                row["mean"][key] = float(np.mean(values))
-                row["spread"][key] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        answer.append(row)
-    return answer
-
-
-def matrix(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{a: {b: mean over seeds; what their intervals over posts cover together; "above", "below": seeds whose interval
-    excludes 1/2}}."""
-    tables = [one["tournament"]["win_rates"] for one in found]
-
-    def over_seeds(a: str, b: str) -> dict[str, Any]:
-        own = [rates[a][b] for rates in tables]
-        means = [rate["mean"] for rate in own]
-        sides = {"above": sum(rate["low"] > 0.5 for rate in own), "below": sum(rate["high"] < 0.5 for rate in own)}
-        ends = {"low": min(rate["low"] for rate in own), "high": max(rate["high"] for rate in own)}
-        return {"mean": float(np.mean(means)), **ends, "n": len(means), **sides}
-
-    return {a: {b: over_seeds(a, b) for b in tables[0][a]} for a in tables[0]}
-
-
-COLUMNS = {  # heading -> (key of a row, format, factor)
-    "win rate (%)": ("win", "{:.1f}", 100),
-    "hard wins (%)": ("hard", "{:.1f}", 100),
-    "training judge (%)": ("training", "{:.1f}", 100),
-    "KL (nats)": ("kl", "{:.2f}", 1),
-    "words": ("words", "{:.1f}", 1),
-    "exploitability (%)": ("exploitability", "{:.1f}", 100),
+COLUMNS = {  # key -> heading, factor, digits
+    "exploitability": ("exploitability (%)", 100, 1),
+    "against_nash": ("against the Nash mixture (%)", 100, 1),
+    "win": ("gold win rate (%)", 100, 1),
+    "learned": ("learned judge's (%)", 100, 1),
+    "faultless": ("faultless (%)", 100, 1),
+    "ascending": ("ascending (%)", 100, 0),
+    "descending": ("descending (%)", 100, 0),
+    "as_they_stand": ("as they stand (%)", 100, 0),
+    "kl": ("KL (nats)", 1, 2),
 }
+
+
+def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Players over seeds, all pairs of them, and the comparisons."""
+    labels = {name: row["label"] for name, row in found[0]["players"].items()}
+    rows = {name: [by_seed(one, name) for one in found] for name in labels}
+    matrix = {
+        a: {b: study.over_seeds([one["win_rates"][a][b]["mean"] for one in found]) for b in labels if b != a}
+        for a in labels
+    }
+    gaps = {
+        f"{labels[worse]} more exploitable than {labels[better]}": [
+            a["exploitability"] - b["exploitability"] for a, b in zip(rows[worse], rows[better], strict=True)
+        ]
+        for worse, better in CLAIMS
+    }
+    return {"labels": labels, "by_seed": rows, "win_rates": matrix, "claims": study.compared(gaps)}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Both tables of results.md: the players, best first; and the win rates of all pairs in the same order."""
-    rates, seeds = results["win_rates"], len(results["seeds"])
-    order = sorted(results["rows"], key=lambda row: -row["mean"].get("win", 0.5))
-    lines = [["player", "above 50 %", *COLUMNS], ["---"] * (len(COLUMNS) + 2)]
-    for row in order:
-        above = "-" if row["name"] == "sft" else f"{rates[row['name']]['sft']['above']} of {seeds}"
-        lines.append([row["label"], above, *(cell(row, *column) for column in COLUMNS.values())])
-    labels = {row["name"]: row["label"] for row in order}
-    lines += [[], ["row against column (%)", *labels.values()], ["---"] * (len(labels) + 1)]
-    lines += [[label, *(_rate(rates[a].get(b)) for b in labels)] for a, label in labels.items()]
-    return "".join(f"| {' | '.join(line)} |\n" if line else "\n" for line in lines)
+    """The players, least exploitable first; the win rates of all pairs by gold; the comparisons; the trials."""
+    labels, rows = results["labels"], results["by_seed"]
+    means = {
+        name: {key: study.over_seeds([seed[key] for seed in seeds]) for key in COLUMNS} for name, seeds in rows.items()
+    }
+    order = sorted(rows, key=lambda name: means[name]["exploitability"]["mean"])
+    lines = [
+        [labels[name], *(study.number(means[name][key], *how[1:]) for key, how in COLUMNS.items())] for name in order
+    ]
+    text = study.markdown(["player", *(how[0] for how in COLUMNS.values())], lines)
+    pairs = [[labels[a], *(study.number(results["win_rates"][a].get(b), 100, 1) for b in order)] for a in order]
+    text += "\n" + study.markdown(["row against column, gold (%)", *(labels[name] for name in order)], pairs)
+    trial = [
+        [LABELS[method], f"{row['tau']:g}", f"{100 * row['exploitability']:.1f}", f"{100 * row['gold']:.1f}",
+         f"{row['kl']:.2f}", "chosen" if row["tau"] == results["tuning"]["chosen"][method] else ""]
+        for method, found in results["tuning"]["trials"].items() for row in found
+    ]  # fmt: skip
+    heading = ["trial, seed 100", "tau", "exploitability (%)", "gold win rate (%)", "KL (nats)", ""]
+    return f"{text}\n{study.claims_table(results['claims'])}\n{study.markdown(heading, trial)}"
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, str]:
     """{name of the file: <svg>}."""
-    return frontiers.both(results)
-
-
-def cell(row: Mapping[str, Any], key: str, form: str, factor: float) -> str:
-    """A mean with its spread over seeds, of a single seed with its interval over posts, or a dash."""
-    if key not in row["mean"]:
-        return "-"
-    if len(row["by_seed"]) == 1:
-        values = (round(factor * row["by_seed"][0][key][end], 6) + 0.0 for end in ("mean", "low", "high"))  # no -0.00
-        mean, *ends = map(form.format, values)
-        return f"{mean} ({' to '.join(ends)})"
-    return f"{form.format(factor * row['mean'][key])} ± {form.format(factor * row['spread'][key])}"
-
-
-def _rate(rate: Mapping[str, Any] | None) -> str:
-    """A mean over seeds; + or - for each seed whose interval over posts lies on one side of 1/2."""
-    return "" if rate is None else f"{100 * rate['mean']:.1f}{'+' * rate['above']}{'-' * rate['below']}"
+    labels, by_player = results["labels"], results["by_seed"]
+    rows = {labels[name]: [seed["exploitability"] for seed in seeds] for name, seeds in by_player.items()}
+    words = "Exploitability of every player by seed, with the interval over seeds"
+    return {"exploitability": study.dots(rows, "beaten by the best of three rivals, gold (%)", "exploitability", words)}
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=Path("runs/online"))
-    parser.add_argument("--recipes", nargs="+", default=NAMES, choices=NAMES)
-    parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--tune", action="store_true", help=f"choose strengths on seed {DEVELOPMENT}, and stop")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--folder", type=Path, default=Path("runs/styles"))
+    parser.add_argument(
+        "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
+    )
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args(arguments)
-    logging.getLogger("alignjax.data").setLevel(logging.ERROR)  # what was cut is in the account of the data
-    whole = pipeline("tiny" if given.tiny else "full", tuple(given.recipes))
-    found = [trained(whole, seed, given.folder) for seed in given.seeds]
-    results = {
-        "seeds": given.seeds,
-        "rows": rows(found),
-        "win_rates": matrix(found),
-        "win_rates_by_seed": [one["tournament"]["win_rates"] for one in found],
-        "judges": [one["tournament"]["judges"] for one in found],
-        "agreement": [one["tournament"]["agreement"] for one in found],
-        "along": [one["along"] for one in found],
-    }
+    if given.tune:
+        place = study.trained(trials(given.mode), DEVELOPMENT, given.folder)
+        tuning = chosen(study.read(place, "trials", over_optimization.FILE))
+        (given.out / TUNED.name).write_text(json.dumps(tuning, indent=1))
+        return
+    tuning = json.loads((given.out / TUNED.name).read_text())
+    whole = pipeline(given.mode, tuning["chosen"])
+    found = [study.read(study.trained(whole, seed, given.folder), "evaluate", tournament.FILE) for seed in given.seeds]
+    results = {"seeds": given.seeds, "tuning": tuning, **summary(found)}
     (given.out / "results.json").write_text(json.dumps(results, indent=1))
     (given.out / "results.md").write_text(markdown(results))
-    for name, picture in figures(results).items():
-        (given.out / f"{name}.svg").write_text(picture)
+    for file, picture in figures(results).items():
+        (given.out / f"{file}.svg").write_text(picture)
     print(markdown(results))
 
 

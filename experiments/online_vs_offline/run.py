@@ -1,10 +1,9 @@
-"""Why online beats offline, or does not: four hypotheses about the gap, an ablation each, over seeds.
+"""Why online beats offline, or does not: hypotheses about the gap on the sorting task, an ablation each, over seeds.
 
-    python experiments/online_vs_offline/run.py --seeds 0 1 --folder runs/online
+    python experiments/online_vs_offline/run.py --seeds 0 1 2 3 4 --folder runs/exact
 
-Shares its first steps, online DPO and online SLiC with experiments/online_preference, so the same folder saves time.
-Runs what is not there yet (an interrupted run goes on where it stopped), then writes results.json, results.md and the
-three figures beside this file.
+Shares its first steps with experiments/online_ipo, so the same folder saves time. Runs what is not there yet (an
+interrupted run goes on where it stopped), then writes results.json, results.md and the figure beside this file.
 """
 
 from __future__ import annotations
@@ -12,280 +11,256 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ablations
+import curves
 import history
-import numpy as np
 
 from alignjax import algorithms
-from alignjax.cli import overrides
 from alignjax.cli.config_file import imported
 from alignjax.config import Experiment, Fn, Pipeline, fn
-from alignjax.data import instructions, prepare, prompts
 from alignjax.data.sources.recorded import recorded
-from alignjax.evaluate import tournament
-from alignjax.pipelines import summarization as parts
+from alignjax.evaluate import over_optimization
+from alignjax.evaluate.over_optimization import Point
+from alignjax.evaluate.tournament import Player
+from alignjax.exact_tasks import letters
+from alignjax.pipelines import exact_study as parts
 from alignjax.roles import restored
-from alignjax.train.pipeline import run_pipeline
 from alignjax.train.resolve import experience_shapes
-from alignjax.types import Algorithm, Role
-from alignjax.workspace import Workspace
 
 HERE = Path(__file__).parent
-comparison = imported(HERE.parent / "online_preference" / "run.py")
+study = imported(HERE.parent / "online_ipo" / "over_seeds.py")
 drift = imported(HERE.parent / "offline_losses" / "drift.py")
-table = comparison.table
-ONLINE = "online_ipo_kept"
+
+TAUS = (0.15, 0.09, 0.05)  # the points of every curve; DPO's beta is four times as much
+KEPT = TAUS[-1]  # the online run whose samples are learned from offline
+RATE = 2e-4  # everybody's learning rate
 LABELS = {
-    "sft": "SFT",
+    "online_ipo": "online IPO",
     "offline_ipo": "offline IPO",
     "shuffled": "offline IPO on the online run's data, shuffled",
-    "in_order": "offline IPO on the online run's data, in order",
-    "offline_final": "offline IPO on samples of the final online policy",
-    "offline_human": "offline IPO on SFT samples and the human text",
-    ONLINE: "online IPO",
-    "offline_dpo": "offline DPO",
+    "final": "offline IPO on samples of the final online policy",
     "online_dpo": "online DPO",
-    "offline_slic": "offline SLiC",
-    "online_slic": "online SLiC",
-    "human": "human",
+    "offline_dpo": "offline DPO",
 }
-SMALL = {"sft": "SFT", "small_offline": "offline IPO", "small_online": "online IPO", "human": "human"}
-TRAINED = tuple(name for name in LABELS if name not in ("sft", "human"))
-PATHS = ("offline_ipo", "shuffled", "offline_final", "offline_human", ONLINE)
+GROUPS = {"data": ("online_ipo", "offline_ipo", "shuffled", "final"), "loss": ("online_dpo", "offline_dpo")}
+NATS = (1.0, 2.0)  # where curves are compared; the claims are about the first
+# What is claimed to be above 0, settled before the seeds were run: differences of gold win rates at one nat.
+CLAIMS = {
+    "data": (
+        ("online_ipo", "offline_ipo"),  # there is a gap
+        ("shuffled", "offline_ipo"),  # coverage explains some of it
+        ("online_ipo", "shuffled"),  # coverage does not explain all of it
+        ("final", "offline_ipo"),  # better data explain some of it
+        ("online_ipo", "final"),  # better data do not explain all of it
+    ),
+    "loss": (("online_dpo", "offline_dpo"),),
+}
+ACCURACIES = {"seen": "pairs of SFT samples", "fresh": "pairs of the final online policy's samples"}
 
 
 # ------------------------------------------------------------------------------------------------------ data, policies
 
 
-def asked(sizes: Any, judge: str = "preference", start: str = "sft") -> dict[str, Any]:
-    """What sampling and self-play need beside a policy: a judge of the width in `sizes`, where the policy starts."""
-    judges = {"preference": Role(parts.judge_model(sizes), restored(judge, "preference"))}
-    return {**parts.judged(sizes), "judges": judges, "start": restored(start, "policy")}
+def name(curve: str, tau: float) -> str:
+    """The step of a policy."""
+    return f"{curve}-{tau}"
 
 
-def labelled(sizes: Any, source: Fn, steps: int, **changes: Any) -> Experiment:
-    """Completions of posts, all their pairs labelled by a judge, written as a data set."""
-    return Experiment(algorithms.labelled_samples(parts.policy_model(sizes), **changes), source, steps)
+def online(sizes: parts.Sizes, recipe: Callable[..., Any], **strength: float) -> Experiment:
+    """A recipe of self-play from SFT."""
+    optimizer = parts.optimizer(RATE, sizes.policy_steps)
+    step = parts.online(
+        sizes, recipe(parts.policy_model(sizes), optimizer=optimizer, **parts.judged(sizes), **strength)
+    )
+    return dataclasses.replace(step, sample=None)
 
 
-def posts(sizes: Any) -> Fn:
-    return fn(prompts, batch_size=sizes.policy_batch_size, **parts.posts(sizes))
+def offline(sizes: parts.Sizes, data: str, recipe: Callable[..., Any], **strength: float) -> Experiment:
+    """An offline recipe on the pairs that a step has written, in an order of its own."""
+    given = {"optimizer": parts.optimizer(RATE, sizes.policy_steps), "start": restored("sft", "policy")}
+    algorithm = recipe(parts.policy_model(sizes), n=sizes.samples, **given, **strength)
+    return Experiment(algorithm, fn(recorded, stage=data, batch_size=sizes.policy_batch_size), sizes.policy_steps)
 
 
-def online_kept(sizes: Any) -> Experiment:
-    """Online IPO of configs/online.py, whose experience stays."""
-    step = comparison.policy(sizes, "online_ipo")
+def keeping(step: Experiment) -> Experiment:
+    """An online run whose experience stays."""
     stages = {**step.algorithm.experience, history.NAME: history.keeping()}
     return dataclasses.replace(step, algorithm=dataclasses.replace(step.algorithm, experience=stages))
 
 
-def offline(sizes: Any, recipe: Any, data: str, start: str = "sft", shuffle: bool = True, **hyper: Any) -> Experiment:
-    """An offline recipe on the data set of a step, with the online runs' optimizer, batch size and iterations."""
-    sizes = comparison.budget(sizes)
-    given = {"optimizer": parts.policy_optimizer(sizes), "start": restored(start, "policy"), "n": sizes.samples}
-    source = fn(recorded, stage=data, batch_size=sizes.policy_batch_size, shuffle=shuffle)
-    step = Experiment(recipe(parts.policy_model(sizes), **given, **hyper), source, sizes.policy_steps)
-    return comparison.kept(step)
+def replayed(step: Experiment, shuffle: bool = True) -> Experiment:
+    """An offline run on what an online one has filed, which holds the reference's log-probs too: no stages."""
+    source = step.source.replace(shuffle=shuffle)
+    return dataclasses.replace(step, source=source, algorithm=dataclasses.replace(step.algorithm, experience={}))
 
 
-def replayed(step: Experiment) -> Experiment:
-    """Without a stage: what the online run has filed holds the reference's log-probs too."""
-    algorithm: Algorithm = step.algorithm
-    return dataclasses.replace(step, algorithm=dataclasses.replace(algorithm, experience={}))
+def policies(sizes: parts.Sizes, group: str) -> dict[str, Any]:
+    """The curves of a group, and the data that they learn from."""
+    if group == "loss":
+        return {
+            **{name("online_dpo", tau): online(sizes, algorithms.online_dpo, beta=4 * tau) for tau in TAUS},
+            **{name("offline_dpo", tau): offline(sizes, "pairs", algorithms.dpo, beta=4 * tau) for tau in TAUS},
+        }
+    own = {name("online_ipo", tau): online(sizes, algorithms.online_ipo, tau=tau) for tau in TAUS}
+    last = name("online_ipo", KEPT)
+    own[last] = keeping(own[last])
+    again = {**parts.judged(sizes), "start": restored(last, "policy")}
+    on = {"offline_ipo": "pairs", "shuffled": "history", "final": "final_pairs"}
+    taught = {
+        name(curve, tau): offline(sizes, data, algorithms.ipo, tau=tau) for curve, data in on.items() for tau in TAUS
+    }
+    return {
+        **own,
+        "history": fn(history.write, stage=last, steps=sizes.policy_steps, like=lambda: experience_shapes(own[last])),
+        "final_pairs": parts.online(sizes, algorithms.labelled_samples(parts.policy_model(sizes), **again)),
+        **{key: replayed(step) if key.startswith("shuffled") else step for key, step in taught.items()},
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- pipeline
 
 
-def ablated(sizes: Any) -> dict[str, Any]:
-    """Policies of one width: coverage, quality, losses."""
-    steps, ipo = comparison.budget(sizes).policy_steps, {"recipe": algorithms.ipo, "tau": table.TAU}
-    online = online_kept(sizes)
-    humans = fn(instructions, batch_size=sizes.policy_batch_size, **parts.texts(sizes))
-    final = asked(sizes, start=ONLINE)
-    return {
-        "pairs": parts.sampled_pairs(sizes),
-        ONLINE: online,
-        "history": fn(history.write, stage=ONLINE, steps=steps, like=lambda: experience_shapes(online)),
-        "final_pairs": labelled(sizes, posts(sizes), steps, **final),
-        "human_pairs": labelled(sizes, humans, steps, **{**asked(sizes), "n": sizes.samples - 1}),
-        "offline_ipo": offline(sizes, data="pairs", **ipo),
-        "shuffled": replayed(offline(sizes, data="history", **ipo)),
-        "in_order": replayed(offline(sizes, data="history", shuffle=False, **ipo)),
-        "offline_final": offline(sizes, data="final_pairs", **ipo),
-        "offline_human": offline(sizes, data="human_pairs", **ipo),
-        "offline_dpo": offline(sizes, algorithms.dpo, "pairs", beta=table.BETA),
-        "offline_slic": offline(sizes, algorithms.slic, "pairs", beta=table.HINGE),
-        "online_dpo": comparison.policy(sizes, "online_dpo"),
-        "online_slic": comparison.policy(sizes, "online_slic"),
-    }
+def gold_pairs(sizes: parts.Sizes, start: str) -> Experiment:
+    """Samples of a policy on other prompts, with gold's labels: what implicit rewards are measured on."""
+    asked = {"judge": sizes.task.gold, "judges": {}, "start": restored(start, "policy")}
+    more = {"max_tokens": sizes.completion_length, "n": sizes.samples}
+    source = fn(letters, batch_size=sizes.eval_batch_size, split="accuracy", **parts.posts(sizes))
+    return Experiment(algorithms.labelled_samples(parts.policy_model(sizes), **asked, **more), source, 2)
 
 
-def half_as_wide(sizes: Any) -> dict[str, Any]:
-    """SFT, offline and online IPO of networks of half the width, before the same judges."""
-    small = dataclasses.replace(sizes, width=sizes.width // 2)
-    ask, model = asked(sizes, start="small_sft"), parts.policy_model(small)
-    budget = comparison.budget(small)
-    online = algorithms.online_ipo(model, tau=table.TAU, optimizer=parts.policy_optimizer(budget), **ask)
-    return {
-        "small_sft": parts.sft(small),
-        "small_pairs": labelled(small, posts(small), budget.policy_steps, **ask),
-        "small_offline": offline(small, algorithms.ipo, "small_pairs", start="small_sft", tau=table.TAU),
-        "small_online": comparison.kept(Experiment(online, posts(small), budget.policy_steps)),
-    }
-
-
-def pipeline(mode: str) -> Pipeline:
-    """The whole of one seed."""
-    sizes = parts.sizes_of(mode)
-    model, half = parts.policy_model(sizes), max(1, sizes.eval_batches // 2)
-    fresh = fn(prompts, **parts.posts(sizes) | {"batch_size": sizes.eval_batch_size, "split": "test"})
+def accuracy(sizes: parts.Sizes, names: Sequence[str]) -> Fn:
+    """The job that measures how well implicit rewards order pairs."""
     several = {"batch_size": sizes.eval_batch_size, "shuffle": False}
-    pairs = {where: fn(recorded, stage=f"test_{where}", **several) for where in ("sft", "online")}
-    players = [tournament.Player(name, name, label=LABELS[name]) for name in TRAINED]
-    versus = parts.tournament(sizes, *players)
-    small = [("sft", "small_sft"), ("small_offline", "small_offline"), ("small_online", "small_online")]
-    few = tuple(tournament.Player(name, stage, label=SMALL[name]) for name, stage in small)
-    narrow = parts.policy_model(dataclasses.replace(sizes, width=sizes.width // 2))
-    return Pipeline(
-        {
-            "data": fn(prepare, dataset=sizes.dataset),
-            "sft": parts.sft(sizes),
-            "preference": parts.judge(sizes, seed=1),
-            "held_out": parts.judge(sizes, seed=2),
-            **ablated(sizes),
-            **half_as_wide(sizes),
-            "test_sft": labelled(sizes, fresh, half, **asked(sizes, "held_out")),
-            "test_online": labelled(sizes, fresh, half, **asked(sizes, "held_out", start=ONLINE)),
-            "accuracy": fn(
-                drift.measure,
-                model=model,
-                players=("sft", *TRAINED),
-                seen=pairs["sft"],
-                fresh=pairs["online"],
-                batches=half,
-            ),
-            "ablations_along": comparison.alongside(sizes, model, "sft", *PATHS),
-            "ablations": versus,
-            "ablations_small": versus.replace(model=narrow, players=few),
-        }
-    )
+    seen, fresh = (fn(recorded, stage=f"gold_pairs_{where}", **several) for where in ("sft", "online"))
+    options = {"model": parts.policy_model(sizes), "players": ("sft", *names), "batches": 2}
+    return fn(drift.measure, seen=seen, fresh=fresh, **options)
+
+
+def pipeline(mode: str, groups: Sequence[str]) -> Pipeline:
+    """The whole of one seed. A group is measured when its policies are there, so that another one may follow later."""
+    sizes = parts.sizes_of(mode)
+    steps = {**parts.prepared(sizes), "pairs": parts.sampled_pairs(sizes)}
+    for group in groups:
+        steps |= policies(sizes, group)
+        if group == "data":
+            steps["gold_pairs_sft"] = gold_pairs(sizes, "sft")
+            steps["gold_pairs_online"] = gold_pairs(sizes, name("online_ipo", KEPT))
+        names = [name(curve, tau) for curve in GROUPS[group] for tau in TAUS]
+        points = [
+            Point(curve, f"{tau:g}", Player(name(curve, tau), name(curve, tau)))
+            for curve in GROUPS[group]
+            for tau in TAUS
+        ]
+        steps[f"along_kl_{group}"] = parts.along_kl(sizes, *points)
+        steps[f"accuracy_{group}"] = accuracy(sizes, names)
+    return Pipeline(steps)
 
 
 # -------------------------------------------------------------------------------------------------------------- results
 
 
-def trained(whole: Pipeline, seed: int, folder: Path) -> dict[str, Any]:
-    """What one seed has found, trained if need be."""
-    place = Workspace(folder / f"seed-{seed}")
-    run_pipeline(overrides.apply(whole, ["--seed", str(seed)]), place, resume=True)
+def trained(whole: Pipeline, groups: Sequence[str], seed: int, folder: Path) -> dict[str, Any]:
+    """What one seed says: {"curves": {curve: points}, "accuracy": {step: ..}}."""
+    place = study.trained(whole, seed, folder)
+    found: dict[str, Any] = {"curves": {}, "accuracy": {}}
+    for group in groups:
+        found["curves"] |= study.read(place, f"along_kl_{group}", over_optimization.FILE)
+        found["accuracy"] |= study.read(place, f"accuracy_{group}", drift.FILE)
+    return found
 
-    def read(step: str, file: str) -> Any:
-        return json.loads((place.of(step).folder / file).read_text())
 
+def at_nats(runs: Sequence[Mapping[str, Any]], curve: str, nats: float, what: str = "held_out") -> list[float | None]:
+    """A curve's gold win rate against SFT at a KL, by seed."""
+    return [curves.at_kl(run["curves"][curve], what, nats, 0.5) for run in runs]
+
+
+def best(points: Sequence[Any]) -> float:
+    """The highest gold win rate of a curve's points."""
+    return max(curves.value(point, "held_out") for point in points)
+
+
+def right(run: Mapping[str, Any], curve: str, where: str) -> float:
+    """How often the implicit reward of a curve's last policy orders a pair as gold does."""
+    return float(run["accuracy"][name(curve, KEPT)][where]["accuracy"]["mean"])
+
+
+def summary(runs: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[str, Any]:
+    """Curves over seeds, their values at a KL, and the comparisons."""
+    names = [curve for group in groups for curve in GROUPS[group]]
+    gaps, missing = {}, []
+    for better, worse in (claim for group in groups for claim in CLAIMS[group]):
+        both = list(zip(at_nats(runs, better, NATS[0]), at_nats(runs, worse, NATS[0]), strict=True))
+        claim = f"{LABELS[better]} above {LABELS[worse]}"
+        if any(a is None or b is None for a, b in both):
+            missing.append(claim)
+        else:
+            gaps[claim] = [a - b for a, b in both if a is not None and b is not None]
     return {
-        "tournament": read("ablations", tournament.FILE),
-        "small": read("ablations_small", tournament.FILE),
-        "accuracy": read("accuracy", drift.FILE),
-        "along": read("ablations_along", comparison.along.FILE),
-    }
-
-
-def by_seed(one: Mapping[str, Any], name: str, table_of: str = "tournament") -> dict[str, Any]:
-    """The numbers of one player in one seed."""
-    found = one[table_of]
-    player, judges = found["players"][name], found["win_rates_by_judge"]
-    rates = found["win_rates"][name]
-    right = one["accuracy"].get(name, {}) if name != "sft" else {}  # SFT's margins are 0
-    return {
-        "win": rates.get("sft"),
-        "online": rates.get(ONLINE) or rates.get("small_online"),
-        "training": judges["training"][name].get("sft"),
-        "kl": player.get("kl"),
-        "words": player["length"],
-        "accuracy_sft": right.get("seen", {}).get("accuracy"),
-        "accuracy_online": right.get("fresh", {}).get("accuracy"),
-    }
-
-
-def rows(found: Sequence[Mapping[str, Any]], labels: Mapping[str, str], table_of: str) -> list[dict[str, Any]]:
-    """Per player: its numbers by seed, their mean and their spread (standard deviation over seeds)."""
-    answer = []
-    for name, label in labels.items():
-        seeds = [by_seed(one, name, table_of) for one in found]
-        row: dict[str, Any] = {"name": name, "label": label, "by_seed": seeds, "mean": {}, "spread": {}}
-        for key in seeds[0]:
-            values = [seed[key]["mean"] for seed in seeds if seed[key]]
-            if len(values) == len(seeds):
-                row["mean"][key] = float(np.mean(values))
-                row["spread"][key] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        for key, ends in (("win", "above"), ("online", "below")):
-            if key in row["mean"]:
-                row[ends] = sum(s[key]["low"] > 0.5 if ends == "above" else s[key]["high"] < 0.5 for s in seeds)
-        answer.append(row)
-    return answer
-
-
-COLUMNS = {  # heading -> (key of a row, format, factor)
-    "win rate (%)": ("win", "{:.1f}", 100),
-    "against online IPO (%)": ("online", "{:.1f}", 100),
-    "training judge (%)": ("training", "{:.1f}", 100),
-    "KL (nats)": ("kl", "{:.2f}", 1),
-    "words": ("words", "{:.1f}", 1),
-    "accuracy, SFT pairs (%)": ("accuracy_sft", "{:.1f}", 100),
-    "accuracy, online pairs (%)": ("accuracy_online", "{:.1f}", 100),
-}
+        "at_nats": {f"{nats:g}": {curve: at_nats(runs, curve, nats) for curve in names} for nats in NATS},
+        "best": {curve: [best(run["curves"][curve]) for run in runs] for curve in names},
+        "accuracy": {
+            where: {curve: [right(run, curve, where) for run in runs] for curve in names} for where in ACCURACIES
+        },
+        "claims": study.compared(gaps),
+        "not_reached": missing,
+    }  # fmt: skip
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """A table per width."""
-    text, seeds = "", len(results["seeds"])
-    for heading, players in results["rows"].items():
-        lines = [[heading, "above 50 %", *COLUMNS], ["---"] * (len(COLUMNS) + 2)]
-        for row in players:
-            above = f"{row['above']} of {seeds}" if "above" in row else "-"
-            lines.append([row["label"], above, *(comparison.cell(row, *column) for column in COLUMNS.values())])
-        text += "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
-    return text.rstrip("\n") + "\n"
+    """Every policy, every curve at a KL, and the comparisons, as tables."""
+    runs, rows = results["runs"], []
+    for curve in runs[0]["curves"]:
+        for place, point in enumerate(runs[0]["curves"][curve]):
+            own = [run["curves"][curve][place] for run in runs]
+            cells = [
+                study.over_seeds([curves.value(one, what) for one in own])
+                for what in ("held_out", "training", "exact", "kl")
+            ]
+            shown = [study.number(cell, *scale) for cell, scale in zip(cells, [(100, 1)] * 3 + [(1, 2)], strict=True)]
+            rows.append([LABELS[curve], point["setting"], *shown])
+    heading = ["policy", "tau", "gold win rate (%)", "learned judge's (%)", "exactly sorted (%)", "KL (nats)"]
+    values = [
+        [LABELS[curve],
+         *(study.number(study.over_seeds(results["at_nats"][f"{nats:g}"][curve]), 100, 1) for nats in NATS),
+         study.number(study.over_seeds(results["best"][curve]), 100, 1),
+         *(study.number(study.over_seeds(results["accuracy"][where][curve]), 100, 1) for where in ACCURACIES)]
+        for curve in runs[0]["curves"]
+    ]  # fmt: skip
+    at = [f"gold win rate at {nats:g} nats (%)" for nats in NATS]
+    headings = [f"accuracy on {pairs}, tau = {KEPT} (%)" for pairs in ACCURACIES.values()]
+    second = study.markdown(["curve", *at, "best of its points (%)", *headings], values)
+    rest = "".join(f"\nNot compared, one of the two never came as far: {claim}.\n" for claim in results["not_reached"])
+    return f"{study.markdown(heading, rows)}\n{second}\n{study.claims_table(results['claims'])}{rest}"
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, str]:
     """{name of the file: <svg>}."""
-    return ablations.all_of(results, comparison.frontiers.paths)
+    panels = {"held_out": ("gold win rate against SFT (%)", 0.5), "training": ("the learned judge's (%)", 0.5)}
+    seeds = [{LABELS[curve]: points for curve, points in run["curves"].items()} for run in results["runs"]]
+    return {"curves": curves.picture(seeds, panels)}
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--folder", type=Path, default=Path("runs/online"))
-    parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--groups", nargs="+", choices=[*GROUPS], default=[*GROUPS])
+    parser.add_argument("--folder", type=Path, default=Path("runs/exact"))
+    parser.add_argument(
+        "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
+    )
     parser.add_argument("--out", type=Path, default=HERE)
     given = parser.parse_args(arguments)
-    logging.getLogger("alignjax.data").setLevel(logging.ERROR)  # what was cut is in the account of the data
-    mode = "tiny" if given.tiny else "full"
-    whole, width = pipeline(mode), parts.sizes_of(mode).width
-    found = [trained(whole, seed, given.folder) for seed in given.seeds]
-    tables = {
-        f"width {width}": rows(found, LABELS, "tournament"),
-        f"width {width // 2}": rows(found, SMALL, "small"),
-    }
-    results = {
-        "seeds": given.seeds,
-        "rows": tables,
-        "win_rates_by_seed": [one["tournament"]["win_rates"] for one in found],
-        "judges": [one["tournament"]["judges"] for one in found],
-        "along": [one["along"] for one in found],
-    }
+    whole = pipeline(given.mode, given.groups)
+    runs = [trained(whole, given.groups, seed, given.folder) for seed in given.seeds]
+    results = {"seeds": given.seeds, **summary(runs, given.groups), "runs": runs}
     (given.out / "results.json").write_text(json.dumps(results, indent=1))
     (given.out / "results.md").write_text(markdown(results))
-    for name, picture in figures(results).items():
-        (given.out / f"{name}.svg").write_text(picture)
+    for file, picture in figures(results).items():
+        (given.out / f"{file}.svg").write_text(picture)
     print(markdown(results))
 
 

@@ -41,7 +41,8 @@ Optional keys:
     agreement_sampled  interval: as agreement, over pairs of sampled texts that the held-out judge decides
     measures        {measure: {"label": str, "maximum": float, "chance": float or null, "share": bool}}, of the exact
                     numbers that players have; chance: without reading the prompt
-    over_optimization  {curve: [{"setting": str, "stage": str, "kl": interval, "win_rates": {judge: interval}}]}
+    over_optimization  {curve: [{"setting": str, "stage": str, "kl": interval, "win_rates": {judge: interval},
+                       "measures": {name: interval}}]}
     budgets         {what: int}: labels and steps that the results cost
     warnings        [str]: what the numbers do not show; stands among the notes too
     by_seed         {seed: {"win_rates": {a: {b: interval}}, "players": {player: {"kl": interval}}}}: further runs of

@@ -1,0 +1,81 @@
+"""Statistics of experiments: a curve at a KL, comparisons corrected for their number, a rule of tuning; and what is
+reported follows from the numbers beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from alignjax.cli.config_file import imported
+from tests.support.commands import ROOT
+
+PLACE = ROOT / "experiments"
+MODULES = {name: imported(PLACE / name / "run.py") for name in ("online_ipo", "online_vs_offline", "online_preference")}
+REPORTED = [name for name in MODULES if (PLACE / name / "results.json").is_file()]
+CURVES, STUDY = MODULES["online_vs_offline"].curves, MODULES["online_vs_offline"].study
+
+
+def point(kl: float, win: float) -> dict[str, Any]:
+    return {"kl": {"mean": kl}, "win_rates": {"held_out": {"mean": win}}}
+
+
+def test_a_curve_that_rises_with_the_root_of_its_kl_is_met_everywhere() -> None:
+    points = [point(nats, 0.5 + 0.1 * math.sqrt(nats)) for nats in (4.0, 0.25, 1.5)]
+    for nats in (0.0, 0.1, 0.25, 1.0, 1.5, 3.9, 4.0):
+        assert CURVES.at_kl(points, "held_out", nats, 0.5) == pytest.approx(0.5 + 0.1 * math.sqrt(nats))
+    assert CURVES.at_kl(points, "held_out", 4.1, 0.5) is None, "nothing is known beyond the farthest point"
+
+
+def test_holm_goes_on_until_the_first_that_is_not_shown() -> None:
+    """Of p values 0.001, 0.02, 0.03, 0.3 the thresholds are 0.05 / 4, / 3, / 2, / 1: the second fails, and so does the
+    third, which alone would be below its own if it were not behind it."""
+    draw = np.array([-1.1, -0.4, 0.1, 0.5, 0.9])
+
+    def with_p(p: float, sign: float = 1.0) -> list[float]:
+        t = stats.t.ppf(1 - p / 2, len(draw) - 1)
+        return list(sign * (draw - draw.mean() + t * stats.sem(draw)))
+
+    gaps = {"b": with_p(0.02), "d": with_p(0.3), "a": with_p(0.001, -1.0), "c": with_p(0.024)}
+    rows = STUDY.compared(gaps)
+    assert [row["claim"] for row in rows] == ["a", "b", "c", "d"]
+    assert [row["p"] for row in rows] == pytest.approx([0.001, 0.02, 0.024, 0.3])
+    assert [row["threshold"] for row in rows] == pytest.approx([0.0125, 0.05 / 3, 0.025, 0.05])
+    assert [row["verdict"] for row in rows] == ["the opposite holds", "not shown", "not shown", "not shown"]
+
+
+def test_an_interval_over_seeds_excludes_zero_where_its_p_value_is_below_a_twentieth() -> None:
+    values = np.array([0.3, 1.1, 0.2, 0.7])
+    for shift in np.linspace(-2, 2, 41):
+        (row,) = STUDY.compared({"": list(values + shift)})
+        assert (abs(row["mean"]) > row["half"]) == (row["p"] < 0.05)
+    assert STUDY.over_seeds([0.1, None]) is None
+
+
+def test_the_weaker_move_is_taken_of_trials_that_are_not_told_apart() -> None:
+    preference = MODULES["online_preference"]
+
+    def trial(tau: float, beaten: float, kl: float) -> dict[str, Any]:
+        rivals = dict(zip(preference.RIVALS, (0.4, beaten, 0.3), strict=True))
+        measures = {name: {"mean": value} for name, value in {**rivals, "faultless": 0.9}.items()}
+        return {"setting": f"{tau}", "measures": measures} | point(kl, 0.6)
+
+    trials = {
+        "near": [trial(0.2, 0.609, 1.0), trial(0.1, 0.601, 2.0), trial(0.05, 0.7, 0.5)],
+        "far": [trial(0.2, 0.62, 1.0), trial(0.1, 0.601, 2.0), trial(0.05, 0.7, 0.5)],
+    }
+    assert preference.chosen(trials)["chosen"] == {"near": 0.2, "far": 0.1}
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_what_is_reported_follows_from_the_numbers(name: str) -> None:
+    place, module = PLACE / name, MODULES[name]
+    results = json.loads((place / "results.json").read_text())
+    assert (place / "results.md").read_text() == module.markdown(results)
+    for figure, text in module.figures(results).items():
+        assert text.startswith("<svg")
+        assert f"{figure}.svg" in (place / "README.md").read_text(), "the README shows it"
