@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Pat
         patch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
         shared = ["--mode", "tiny", "--seeds", "0", "--folder", str(folder)]
         for name, module, more in (
-            ("online_vs_offline", ABLATIONS, ["--groups", "data"]),
+            ("online_vs_offline", ABLATIONS, ["--groups", "data", "quality"]),
             ("offline_losses", LOSSES, ["--losses", "dpo", "ipo_soft", "simpo"]),
         ):
             (folder / name).mkdir()
@@ -45,11 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Pat
 def test_every_curve_has_a_point_for_every_tau(folder: Path) -> None:
     results = json.loads((folder / "online_vs_offline" / "results.json").read_text())
     (run,) = results["runs"]
-    assert list(run["curves"]) == [*ABLATIONS.GROUPS["data"]]
+    assert list(run["curves"]) == [*ABLATIONS.GROUPS["data"], *ABLATIONS.GROUPS["quality"]]
     for curve, points in run["curves"].items():
         assert [point["stage"] for point in points] == [f"{curve}-{tau}" for tau in ABLATIONS.TAUS]
         assert all({"exact", "score"} == set(point["measures"]) for point in points)
-    assert len(results["claims"]) + len(results["not_reached"]) == len(ABLATIONS.CLAIMS["data"])
+    assert len(results["claims"]) + len(results["not_reached"]) == 5
 
 
 def test_replayed_in_order_the_data_make_the_online_policy(

@@ -34,10 +34,12 @@ from alignjax.train.resolve import experience_shapes
 HERE = Path(__file__).parent
 study = imported(HERE.parent / "online_ipo" / "over_seeds.py")
 drift = imported(HERE.parent / "offline_losses" / "drift.py")
+losses_run = imported(HERE.parent / "offline_losses" / "run.py")
 
 TAUS = (0.15, 0.09, 0.05)  # the points of every curve; DPO's beta is four times as much
 KEPT = TAUS[-1]  # the online run whose samples are learned from offline
 RATE = 2e-4  # everybody's learning rate
+PROMPTS = 8  # of a step: a quarter of the quickstart's, and of its pairs a quarter is seen
 LABELS = {
     "online_ipo": "online IPO",
     "offline_ipo": "offline IPO",
@@ -46,7 +48,12 @@ LABELS = {
     "online_dpo": "online DPO",
     "offline_dpo": "offline DPO",
 }
-GROUPS = {"data": ("online_ipo", "offline_ipo", "shuffled", "final"), "loss": ("online_dpo", "offline_dpo")}
+# Each group may be run after the one before it.
+GROUPS = {
+    "data": ("online_ipo", "offline_ipo", "shuffled"),
+    "quality": ("final",),
+    "loss": ("online_dpo", "offline_dpo"),
+}
 NATS = (1.0, 2.0)  # where curves are compared; the claims are about the first
 # What is claimed to be above 0, settled before the seeds were run: differences of gold win rates at one nat.
 CLAIMS = {
@@ -54,6 +61,8 @@ CLAIMS = {
         ("online_ipo", "offline_ipo"),  # there is a gap
         ("shuffled", "offline_ipo"),  # coverage explains some of it
         ("online_ipo", "shuffled"),  # coverage does not explain all of it
+    ),
+    "quality": (
         ("final", "offline_ipo"),  # better data explain some of it
         ("online_ipo", "final"),  # better data do not explain all of it
     ),
@@ -83,6 +92,8 @@ def offline(sizes: parts.Sizes, data: str, recipe: Callable[..., Any], **strengt
     """An offline recipe on the pairs that a step has written, in an order of its own."""
     given = {"optimizer": parts.optimizer(RATE, sizes.policy_steps), "start": restored("sft", "policy")}
     algorithm = recipe(parts.policy_model(sizes), n=sizes.samples, **given, **strength)
+    if data == "pairs":  # samples of the reference itself, written with their log-probs
+        algorithm = dataclasses.replace(algorithm, experience={"reference": fn(losses_run.as_sampled)})
     return Experiment(algorithm, fn(recorded, stage=data, batch_size=sizes.policy_batch_size), sizes.policy_steps)
 
 
@@ -100,24 +111,24 @@ def replayed(step: Experiment, shuffle: bool = True) -> Experiment:
 
 def policies(sizes: parts.Sizes, group: str) -> dict[str, Any]:
     """The curves of a group, and the data that they learn from."""
+    last = name("online_ipo", KEPT)
     if group == "loss":
         return {
             **{name("online_dpo", tau): online(sizes, algorithms.online_dpo, beta=4 * tau) for tau in TAUS},
             **{name("offline_dpo", tau): offline(sizes, "pairs", algorithms.dpo, beta=4 * tau) for tau in TAUS},
         }
-    own = {name("online_ipo", tau): online(sizes, algorithms.online_ipo, tau=tau) for tau in TAUS}
-    last = name("online_ipo", KEPT)
-    own[last] = keeping(own[last])
-    again = {**parts.judged(sizes), "start": restored(last, "policy")}
-    on = {"offline_ipo": "pairs", "shuffled": "history", "final": "final_pairs"}
-    taught = {
-        name(curve, tau): offline(sizes, data, algorithms.ipo, tau=tau) for curve, data in on.items() for tau in TAUS
-    }
+    if group == "quality":
+        again = {**parts.judged(sizes), "start": restored(last, "policy")}
+        return {
+            "final_pairs": parts.online(sizes, algorithms.labelled_samples(parts.policy_model(sizes), **again)),
+            **{name("final", tau): offline(sizes, "final_pairs", algorithms.ipo, tau=tau) for tau in TAUS},
+        }
+    own = {name("online_ipo", tau): keeping(online(sizes, algorithms.online_ipo, tau=tau)) for tau in TAUS}
     return {
         **own,
         "history": fn(history.write, stage=last, steps=sizes.policy_steps, like=lambda: experience_shapes(own[last])),
-        "final_pairs": parts.online(sizes, algorithms.labelled_samples(parts.policy_model(sizes), **again)),
-        **{key: replayed(step) if key.startswith("shuffled") else step for key, step in taught.items()},
+        **{name("offline_ipo", tau): offline(sizes, "pairs", algorithms.ipo, tau=tau) for tau in TAUS},
+        **{name("shuffled", tau): replayed(offline(sizes, "history", algorithms.ipo, tau=tau)) for tau in TAUS},
     }
 
 
@@ -144,6 +155,7 @@ def pipeline(mode: str, groups: Sequence[str]) -> Pipeline:
     """The whole of one seed. A group is measured when its policies are there, so that another one may follow later."""
     sizes = parts.sizes_of(mode)
     steps = {**parts.prepared(sizes), "pairs": parts.sampled_pairs(sizes)}
+    sizes = dataclasses.replace(sizes, policy_batch_size=PROMPTS)
     for group in groups:
         steps |= policies(sizes, group)
         if group == "data":
