@@ -90,6 +90,8 @@ def _prompts(file: Path) -> Iterator[str]:
         with reading("standard input", "give it text in UTF-8"):
             text = decoded(sys.stdin.buffer.read()) if hasattr(sys.stdin, "buffer") else sys.stdin.read()
     else:
+        if not file.exists():
+            raise ConfigError(f"no such prompt file: {file}")
         text = read_text(file, "save it as UTF-8, one prompt a line")
     in_json = ".jsonl" in file.suffixes
     for number, line in enumerate(text.split("\n"), start=1):
