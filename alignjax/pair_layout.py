@@ -20,7 +20,7 @@ def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(combinations(range(n), 2))
 
 
-def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
+def pair_view(batch: Batch, pairs: Pairs, separator: int | None) -> Batch:
     """Makes the batch of completions "y separator y'" for every pair, in both orders, which share their prompt.
 
     The padding that stays between y and the separator is harmless, since positions count valid tokens.
@@ -32,7 +32,14 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
 
     Returns:
         A batch of completions [B,2K,2T+1]: all (i, j), then all (j, i).
+
+    Raises:
+        ConfigError: Nobody says what separates completions.
     """
+    if separator is None:
+        raise ConfigError(
+            "separator=None: no data set says which token stands between completions that are read together; name it"
+        )
     tokens, valid = batch.need("tokens", of="pair_view"), batch.need("valid", of="pair_view")
     first = jnp.array([i for i, _ in pairs] + [j for _, j in pairs])
     second = jnp.array([j for _, j in pairs] + [i for i, _ in pairs])
@@ -53,7 +60,7 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int) -> Batch:
 
 
 def pair_logits(
-    context: Context, batch: Batch, *, role: str, pairs: Pairs, reading: str = "joint", separator: Natural = 3
+    context: Context, batch: Batch, *, role: str, pairs: Pairs, reading: str = "joint", separator: Natural | None = None
 ) -> Array:
     """Returns the logit of P(i beats j | prompt) for every pair, antisymmetric by construction and free to be
     intransitive.
@@ -67,13 +74,13 @@ def pair_logits(
             "y separator y'". "apart" reads each completion once, by the "embedding" head after its last token, and they
             meet in s_i - s_j + u_i . v_j - u_j . v_i (a general antisymmetric form of bounded rank, as in
             arXiv:2410.02197). It costs N sequences instead of N(N-1) of twice the length.
-        separator: The token between the two completions of a joint reading.
+        separator: The token between the two completions of a joint reading, which needs one.
 
     Returns:
         Logits [B,K].
 
     Raises:
-        ConfigError: There is no such reading.
+        ConfigError: There is no such reading, or nobody says what separates completions.
     """
     # Antisymmetry is made by taking a difference of the two orders, not learned: p(i, j) + p(j, i) = 1 exactly.
     if reading == "apart":

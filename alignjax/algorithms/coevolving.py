@@ -48,7 +48,7 @@ def rival(
         reward_start: The reward model's first value.
         judge: Ignored, as no judge is needed.
         judges: Ignored.
-        **parts: `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     # One batch serves both sides: completion 0 is the strong text and 1..n the samples, so the reward model ranks the
     # whole batch, while the view "own" leaves the strong text out of the policy gradient (the policy never sampled it).
@@ -103,7 +103,8 @@ def eva(
     # after the judge's scores, and the memory's rule stores it once the iteration is over.
     labels = {"score": fn(stages.win_rate_against) if score is None else score, "regret": fn(stages.regret)}
     algorithm = online(model, loss=loss, n=n, labels=labels, **parts)
-    evolve = {} if rewriter is None else {"evolve": fn(stages.rewrite, count=count, role=rewriter)}
+    rewrite = fn(stages.rewrite, count=count, role=rewriter or "", stop=parts.get("stop"))
+    evolve = {} if rewriter is None else {"evolve": rewrite}
     prompt = (prompt_tokens,)
     empty = roles.memory(slots, prompt=(prompt, "int32"), prompt_valid=(prompt, "bool"), priority=((), "float32"))
     return dataclasses.replace(

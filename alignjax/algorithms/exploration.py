@@ -39,7 +39,7 @@ def xpo(model: Model, *, loss: Fn = fn(losses.dpo, beta=0.1), alpha: NonNegative
         model: The network of the policy.
         loss: The pairwise loss that the bonus joins.
         alpha: Weight of the bonus.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     return _against_reference(model, loss=fn(losses.xpo, loss=loss, alpha=alpha, explored=(1,)), samples=1, **parts)
 
@@ -55,7 +55,7 @@ def vpo(model: Model, *, beta: Positive = 0.1, alpha: NonNegative = 1e-3, **part
         model: The network of the policy.
         beta: Scale of the margin, per nat.
         alpha: Weight of the bonus.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     return _against_reference(model, loss=fn(losses.vpo, beta=beta, alpha=alpha, explored=(2,)), samples=2, **parts)
 
@@ -83,7 +83,7 @@ def selm(
         alpha: Weight of the bonus.
         n: Samples per prompt.
         sync_every: Iterations after which the previous policy is renewed.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     play = SelfPlay(model, **parts)
     experience = {
@@ -183,13 +183,13 @@ def optune(
         slots: How many prompts are remembered, by example_id modulo slots.
         score: A stage that fills `reward`, by default the reward head of role "reward" (give it in `judges`).
         n: Completions per prompt.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     # Rewards of remembered responses come from the memory's last visit, so choosing what to sample anew costs no
     # scoring; the memory's rule stores tokens and rewards together, that they never belong to different responses.
     play = SelfPlay(model, **parts)
     experience = {
-        "generate": fn(stages.regenerate, count=count, n=n, max_tokens=play.max_tokens),
+        "generate": fn(stages.regenerate, count=count, n=n, max_tokens=play.max_tokens, stop=play.stop),
         "reward": fn(stages.reward) if score is None else score,
         "weights": fn(stages.gap_weights),
         "prefer": play.label(),

@@ -41,7 +41,7 @@ def rounds(
         others: Further roles.
         score: Those of the roles whose log-probs are stored before the update.
         epochs: Optimizer steps on the same samples.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     # The snapshot "previous" samples and is scored like any other role, so a round needs no loop of its own: its
     # `sync_every` alone says when the next round begins.
@@ -221,7 +221,7 @@ def spin(
         epochs: Optimizer steps on the same samples.
         judge: Ignored, as no judge is needed.
         judges: Ignored.
-        **parts: `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     # The source's text is completion 0 and preferred by construction, so no judge is asked; one snapshot is both
     # sampler and reference, because SPIN's opponent is the policy of the round before in both parts.
@@ -255,7 +255,7 @@ def egpo(
         n: The policy's samples per prompt.
         opponents: The opponent's samples per prompt.
         restore_moments: False lets the optimizer's moments see the gradients of look-aheads too.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     # Two snapshots of different periods make the extragradient step without a second update: "centre" (every 2) is the
     # point to return to, "opponent" (every 1) the look-ahead, which in even iterations is the policy itself.

@@ -36,6 +36,7 @@ def preference_model(
     reading: str = "joint",
     sampler: Role | None = None,
     max_tokens: Natural = 0,
+    stop: tuple[Natural, ...] | None = None,
     start: Any = Fresh(),
     microbatches: Count = 1,
 ) -> Algorithm:
@@ -49,6 +50,7 @@ def preference_model(
         sampler: A role that adds a completion of its own to the n of the source; the first is then taken to be the
             human one and to beat all others.
         max_tokens: The length of such a completion in tokens at most.
+        stop: The tokens that end it; None: those that the tokenizer of the source's data names.
         start: The first value of the preference model.
         microbatches: The number of pieces that a scoring pass is cut into.
     """
@@ -58,7 +60,10 @@ def preference_model(
     if sampler is not None:
         state["policy"] = sampler
         pairs = tuple((0, j) for j in range(1, n + 1))
-        experience = {"generate": fn(stages.generate, n=1, max_tokens=max_tokens), "label": fn(stages.prefer_first)}
+        experience = {
+            "generate": fn(stages.generate, n=1, max_tokens=max_tokens, stop=stop),
+            "label": fn(stages.prefer_first),
+        }
     pair = fn(losses.preference_cross_entropy, pairs=pairs, reading=reading)
     return Algorithm(experience, {"pair": pair}, state, microbatches=microbatches)
 
@@ -142,7 +147,14 @@ def vpo_offline(model: Model, *, beta: Positive = 0.1, alpha: NonNegative = 1e-3
 
 
 def labelled_samples(
-    model: Model, *, judge: Fn, judges: Mapping[str, Role], start: Any, max_tokens: Count, n: Count = 2
+    model: Model,
+    *,
+    judge: Fn,
+    judges: Mapping[str, Role],
+    start: Any,
+    max_tokens: Count,
+    n: Count = 2,
+    stop: tuple[Natural, ...] | None = None,
 ) -> Algorithm:
     """No losses: completions sampled by a frozen "policy" and labeled by a judge, written as a data set of pairs.
 
@@ -153,8 +165,12 @@ def labelled_samples(
         start: The policy's value.
         max_tokens: The length of a completion in tokens at most.
         n: Completions per prompt.
+        stop: The tokens that end a completion; None: those that the tokenizer of the source's data names.
     """
-    experience = {"generate": fn(stages.generate, n=n, max_tokens=max_tokens), "prefer": fn(stages.prefer, judge=judge)}
+    experience = {
+        "generate": fn(stages.generate, n=n, max_tokens=max_tokens, stop=stop),
+        "prefer": fn(stages.prefer, judge=judge),
+    }
     return Algorithm(experience, {}, {"policy": Role(model, start), **judges})
 
 

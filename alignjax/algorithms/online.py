@@ -39,7 +39,7 @@ def online(
             policy that is renewed every so many iterations; a number above the run's length samples from the start
             for ever.
         epochs: Optimizer steps on the same samples.
-        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens` and `microbatches`, see `parts.SelfPlay`.
+        **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
 
     Raises:
         ConfigError: For a `behaviour` together with sync_every > 1: let the behavior name a `snapshot` role instead.

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignjax import roles, stages
 from alignjax.config import Fn, check_ranges, fn
-from alignjax.ranges import Count
+from alignjax.ranges import Count, Natural
 from alignjax.roles import CopyOf
 from alignjax.sampling import own
 from alignjax.types import Algorithm, Model, Role
@@ -56,6 +56,7 @@ class SelfPlay:
         start: The policy's first value, such as `roles.fresh()` or `roles.restored("sft", "policy")`.
         max_tokens: The length of a completion in tokens at most.
         microbatches: The number of pieces that a scoring pass is cut into to save memory.
+        stop: The tokens that end a completion; None: those that the tokenizer of the source's data names.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class SelfPlay:
     start: Any
     max_tokens: Count
     microbatches: Count = 1
+    stop: tuple[Natural, ...] | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -73,9 +75,9 @@ class SelfPlay:
     def sample(self, n: int, behaviour: Fn | str | None = None) -> Fn:
         """Make the stage that samples n completions of a behavior, of the role of a name, or (None) of the policy."""
         if behaviour is None:
-            return fn(stages.generate, n=n, max_tokens=self.max_tokens)
+            return fn(stages.generate, n=n, max_tokens=self.max_tokens, stop=self.stop)
         behaviour = fn(own, stream=behaviour) if isinstance(behaviour, str) else behaviour
-        return fn(stages.generate, n=n, max_tokens=self.max_tokens, behaviour=behaviour)
+        return fn(stages.generate, n=n, max_tokens=self.max_tokens, behaviour=behaviour, stop=self.stop)
 
     def label(self) -> Fn:
         """Make the stage that asks the judge about every pair."""

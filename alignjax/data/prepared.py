@@ -20,13 +20,16 @@ from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
-from alignjax.data.text.tokenizers import NAMING, Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
+from alignjax.data.text.chat import turn_end
+from alignjax.data.text.special_tokens import ADDED, MARKS, NAMING
+from alignjax.data.text.tokenizers import Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
 from alignjax.outside import cache_root, writing
 from alignjax.ranges import Count
 from alignjax.workspace import Workspace, read_json, write_json
 
 FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
 WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
+TOKENIZER_RULES = b"2"  # likewise, where the way in which somebody else's tokenizer is read changes
 PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
 Report = Callable[[str], Any]
 
@@ -46,12 +49,20 @@ class Dataset:
             tokenizer is to be shared.
         prefix: The start of the instruction frame around every prompt, never cut when a prompt is truncated.
         suffix: Its end.
+        eos_token: The spelling of the token that ends a completion, instead of what the files of `tokenizer` say.
+        bos_token: That of the token that begins every prompt; "" for prompts without any.
+        pad_token: That of padding.
+        sep_token: That of the token between two completions that are read together.
     """
 
     vocab_size: Count = 4096
     tokenizer: str | Dataset = ""
     prefix: str = ""
     suffix: str = ""
+    eos_token: str | None = None
+    bos_token: str | None = None
+    pad_token: str | None = None
+    sep_token: str | None = None
 
     name: ClassVar[str] = "dataset"
     schema: ClassVar[str] = "prompts"  # what a row holds, a key of SCHEMAS
@@ -78,8 +89,13 @@ class Dataset:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """JSON-able settings, nested datasets included."""
-        return {"dataset": type(self).__name__, **dataclasses.asdict(self)}
+        """JSON-able settings, nested datasets included; special tokens where they are named."""
+        return {"dataset": type(self).__name__, **_without_unnamed(dataclasses.asdict(self))}
+
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The special tokens that the settings spell, by mark."""
+        return {mark: token for mark in MARKS if (token := getattr(self, f"{mark}_token")) is not None}
 
     @property
     def folder(self) -> Path:
@@ -115,10 +131,12 @@ class Dataset:
             building = Path(tempfile.mkdtemp(prefix=".preparing-", dir=cache))
         try:
             splits, account = self.collect(report)
-            records = splits.get(self.splits[0])
-            if not records:
+            records = splits.get(self.splits[0], ()) if self.splits else ()
+            if self.splits and not records:
                 raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
             tokenizer = self._make_tokenizer(records, report)
+            if template := getattr(self, "chat_template", ""):
+                tokenizer = dataclasses.replace(tokenizer, closing=turn_end(tokenizer, template))
             with writing(cache, WRITABLE):
                 account = self._write(building, splits, account, tokenizer)
                 account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
@@ -137,7 +155,8 @@ class Dataset:
         tokenizer: Tokenizer,
     ) -> dict[str, Any]:
         tokenizer.save(building / "tokenizer.json")
-        write_records(building, splits, tokenizer)
+        if splits:
+            write_records(building, splits, tokenizer)
         counts = {split: len(records) for split, records in splits.items()}
         return {
             "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
@@ -145,15 +164,22 @@ class Dataset:
             "settings": self.settings,
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
-            "special": {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep", "stops")},
+            "special": tokenizer.special,
         }
 
     def _make_tokenizer(self, records: Sequence[Record], report: Report) -> Tokenizer:
+        named = self.named_tokens
+        if named and not (self.tokenizer and isinstance(self.tokenizer, str)):
+            raise ConfigError(
+                f"{self.name}: {', '.join(f'{mark}_token={token!r}' for mark, token in named.items())} names a token "
+                "of a published tokenizer, and this one is trained here, with marks of its own: leave it out, or name "
+                "a file in tokenizer="
+            )
         if isinstance(self.tokenizer, Dataset):
             self.tokenizer.prepare(report)
             return tokenizer_in(self.tokenizer.folder)
         if self.tokenizer:
-            return load_tokenizer(self.tokenizer)
+            return load_tokenizer(self.tokenizer, **named)
         texts = (text for r in records for text in (r.prompt, *r.completions, self.prefix, self.suffix) if text)
         return train_bpe(texts, self.vocab_size)
 
@@ -216,8 +242,10 @@ def read_account(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def tokenizer_in(folder: Path) -> Tokenizer:
     """Returns the tokenizer of a prepared dataset, with the special ids it was prepared with."""
-    special = read_account(folder)["special"]
-    return Tokenizer(backend_of(folder), **{**special, "stops": tuple(special.get("stops", ()))})
+    # Files that were prepared before prompts could be without BOS say nothing of it.
+    special = {"adds_bos": True, **read_account(folder)["special"]}
+    lists = {name: tuple(special.get(name, ())) for name in ("stops", "closing")}
+    return Tokenizer(backend_of(folder), **{**special, **lists})
 
 
 def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokenizer:
@@ -253,13 +281,20 @@ def rows_of(dataset: Dataset, split: str, workspace: Workspace | None = None) ->
     return read_records(folder, split), lengths
 
 
+def _without_unnamed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the special tokens that nobody names, so that files which are prepared already are found."""
+    unnamed = {f"{mark}_token" for mark in MARKS if settings.get(f"{mark}_token") is None}
+    nested = {name: _without_unnamed(value) for name, value in settings.items() if isinstance(value, dict)}
+    return {name: nested.get(name, value) for name, value in settings.items() if name not in unnamed}
+
+
 def _digest_file(path: str | Dataset) -> str:
     if isinstance(path, Dataset) or not path:
         return ""
     file = tokenizer_file(path)
-    beside = [file.with_name(name) for name in (*NAMING, "added_tokens.json")]  # which say what the special ids are
+    beside = [file.with_name(name) for name in (*NAMING, ADDED)]  # which say what the special ids are
     content = b"".join(part.read_bytes() for part in (file, *beside) if part.is_file())
-    return hashlib.sha256(content).hexdigest() if file.is_file() else ""
+    return hashlib.sha256(TOKENIZER_RULES + content).hexdigest() if file.is_file() else ""
 
 
 def _move(building: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from alignjax.evaluate.intervals import Interval, interval
 from alignjax.evaluate.players import Player, drawn
 from alignjax.exact_tasks.task import Measure
 from alignjax.ranges import Count, Seed
+from alignjax.train.token_ids import ends_of
 from alignjax.types import Model
 from alignjax.workspace import Workspace
 
@@ -68,6 +69,9 @@ def measure(
         measures: Exact numbers about answers.
         seed: Of source and samples.
 
+    Raises:
+        ConfigError: If the source names no dataset, whose tokenizer says which tokens end a completion.
+
     Returns:
         How many policies were measured. The file holds {curve: [{"setting", "stage", "kl": interval, "win_rates":
         {judge: interval}, "measures": {name: interval}}]}, in the order of the points.
@@ -76,8 +80,8 @@ def measure(
     asked = verdicts.judges_of(workspace, judge_model, dict(judges))
     prompts = [source(workspace, seed)[step] for step in range(batches)]
     players = (baseline, *(point.player for point in points))
-    key = jax.random.key(seed)
-    answers = drawn(workspace, model, players, prompts, asked, key=key, max_tokens=max_tokens)
+    key, stop = jax.random.key(seed), ends_of(source, workspace)
+    answers = drawn(workspace, model, players, prompts, asked, key=key, max_tokens=max_tokens, stop=stop)
     curves: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         name = point.player.name

@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax import scoring, stages
 from alignjax.config import Fn, check_ranges, fn
-from alignjax.data.text.tokenizers import EOS
 from alignjax.evaluate.verdicts import side_by_side
 from alignjax.numerics import fold_name
-from alignjax.ranges import Count, NonNegative
+from alignjax.ranges import Count, Natural, NonNegative
 from alignjax.sampling import own
 from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.types import Array, Batch, Key, Model, Params
@@ -55,10 +55,10 @@ class Player:
         check_ranges(self)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_tokens", "n"))
+@functools.partial(jax.jit, static_argnames=("model", "max_tokens", "n", "stop"))
 def sampled(
     model: Model, policy: Params, reference: Params, batch: Batch, key: Key, max_tokens: int, n: int = 1,
-    behaviour: Fn = fn(own), temperature: float | Array = 1.0,
+    behaviour: Fn = fn(own), temperature: float | Array = 1.0, *, stop: tuple[int, ...],
 ) -> Batch:  # fmt: skip
     """Sample completions of the prompts, with their log-probs under policy and reference.
 
@@ -72,13 +72,14 @@ def sampled(
         n: Completions per prompt.
         behaviour: How the streams "policy" and "reference" combine.
         temperature: Divides the logits; 0 is greedy.
+        stop: The tokens that end a completion.
 
     Returns:
         The batch with tokens [B,n,T] and logps {"policy", "reference", "sampler"} [B,n,T] in nats.
     """
     context = scoring.context({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
     prompts = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=batch.example_id)
-    options = {"n": n, "max_tokens": max_tokens, "behaviour": behaviour, "temperature": temperature}
+    options = {"n": n, "max_tokens": max_tokens, "behaviour": behaviour, "temperature": temperature, "stop": stop}
     answers, _ = stages.generate(context, prompts, key, **options)
     return stages.logprobs(context, answers, key, role="reference")
 
@@ -100,6 +101,7 @@ def drawn(
     *,
     key: Key,
     max_tokens: Count,
+    stop: tuple[Natural, ...],
 ) -> dict[str, list[Batch]]:
     """Samples {player: batches of its answers, N = 1}, each player's with a key of its own name.
 
@@ -111,6 +113,7 @@ def drawn(
         judges: What picks the best of several samples, by name: (batch) -> preference [B,N,N].
         key: Random key.
         max_tokens: The length of a completion in tokens at most.
+        stop: The tokens that end a completion.
     """
     # Weights are read once for all players that share them; all draws are one compiled program.
     places = {(player.stage, player.role): None for player in players}
@@ -128,6 +131,7 @@ def drawn(
             max_tokens,
             behaviour=player.behaviour or fn(own),
             temperature=jnp.float32(player.temperature),
+            stop=stop,
         )
 
     def answers(player: Player, batch: Batch) -> Batch:
@@ -141,6 +145,6 @@ def drawn(
     return {player.name: [jax.device_get(answers(player, batch)) for batch in prompts] for player in players}
 
 
-def finished(batch: Any) -> Any:
-    """Says which completions [B,N] of a batch of arrays have ended: their last token is the end token."""
-    return (batch.valid & (batch.tokens == EOS)).any(-1)
+def finished(batch: Any, stop: tuple[int, ...]) -> Any:
+    """Says which completions [B,N] of a batch of arrays have ended: one of the tokens that end them is among theirs."""
+    return (batch.valid & np.isin(batch.tokens, stop)).any(-1)

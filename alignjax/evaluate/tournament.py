@@ -75,10 +75,11 @@ def play(
     # Everybody answers the same prompts, the human last; each judge compares all answers; the rest is statistics.
     controls = default_controls(players[0], list(dict(judges))) if controls is None else controls
     again = () if judge_source else (Player(AGAIN, players[0].stage, players[0].role),)
-    asked = verdicts.judges_of(workspace, judge_model, dict(judges))
+    asked, tokenizer = verdicts.judges_of(workspace, judge_model, dict(judges)), tokenizer_of(dataset, workspace)
     people = [source(workspace, seed)[step] for step in range(batches)]
     every = (*players, *controls, *again)
-    answers = drawn(workspace, model, every, people, asked, key=jax.random.key(seed), max_tokens=max_tokens)
+    draw = {"key": jax.random.key(seed), "max_tokens": max_tokens, "stop": tokenizer.ends}
+    answers = drawn(workspace, model, every, people, asked, **draw)
     answers["human"] = people
     tables = [verdicts.side_by_side(parts) for parts in zip(*answers.values(), strict=True)]
     said = {name: verdicts.verdicts(judge, tables, list(answers)) for name, judge in asked.items()}
@@ -86,9 +87,7 @@ def play(
     judged = _judges(workspace, dict(judges), said, dict(labels), players[0].name)
     accuracies = {name: verdicts.accuracy_on_candidates(asked[name], checks) for name in asked if checks}
     table = {name: verdicts.rows(parts) for name, parts in answers.items() if name != AGAIN}
-    outcome = _outcome(
-        said, table, players, controls, measures, dict(labels), tokenizer_of(dataset, workspace), samples
-    )
+    outcome = _outcome(said, table, players, controls, measures, dict(labels), tokenizer, samples)
     outcome["judges"] = {name: row | accuracies.get(name, {}) for name, row in judged.items()}
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
     return {name: row[players[0].name] for name, row in outcome["win_rates"].items() if name != players[0].name}
@@ -105,9 +104,11 @@ def _outcome(
     return {
         "baseline": baseline,
         **_statistics(said),
-        **_honesty(said["held_out"], table, baseline),
+        **_honesty(said["held_out"], table, baseline, tokenizer.ends),
         **_against_controls(said["held_out"], baseline, players, untrained, labels),
-        "players": {name: labels[name] | _player_statistics(name, table, texts, measures) for name in table},
+        "players": {
+            name: labels[name] | _player_statistics(name, table, texts, measures, tokenizer.ends) for name in table
+        },
         "measures": {measure.name: _described(measure) for measure in measures},
         "samples": _shown(texts, list(table), samples),
     }
@@ -180,11 +181,13 @@ def _of_policies(rates: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     return {a: {b: rate for b, rate in row.items() if b != "human"} for a, row in rates.items() if a != "human"}
 
 
-def _honesty(held_out: verdicts.Judgements, table: Mapping[str, Batch], baseline: str) -> dict[str, Any]:
+def _honesty(
+    held_out: verdicts.Judgements, table: Mapping[str, Batch], baseline: str, stop: tuple[int, ...]
+) -> dict[str, Any]:
     """What a win rate may owe to length or to the end of a text: rates at equal length and where both sides ended, and
     the correlation of the judge's margin over the baseline with how much longer a text is."""
     lengths = {name: np.asarray(table[name].valid)[:, 0].sum(-1) for name in table}
-    ends = {name: finished(table[name])[:, 0] for name in table}
+    ends = {name: finished(table[name], stop)[:, 0] for name in table}
     bias = {}
     for name in table:
         if name != baseline:
@@ -229,12 +232,16 @@ def _texts(table: Mapping[str, Batch], tokenizer: Any) -> dict[str, list[str]]:
 
 
 def _player_statistics(
-    name: str, table: Mapping[str, Batch], texts: Mapping[str, list[str]], measures: Sequence[Measure]
+    name: str,
+    table: Mapping[str, Batch],
+    texts: Mapping[str, list[str]],
+    measures: Sequence[Measure],
+    stop: tuple[int, ...],
 ) -> dict[str, Any]:
     """Compute one player's KL to the baseline (none for the human), the share that ended, and what its answers are
     like: the measures, or statistics of texts where there are none."""
     batch: Any = table[name]
-    statistics: dict[str, Any] = {"finished": interval(finished(batch)[:, 0].astype(np.float64))}
+    statistics: dict[str, Any] = {"finished": interval(finished(batch, stop)[:, 0].astype(np.float64))}
     if measures:
         statistics["measures"] = measured(batch, measures)
         statistics["length"] = interval([float(len(text)) for text in texts[name]])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from alignjax.config import ConfigError, Fn, check_ranges
 from alignjax.data.prepared import Dataset, Report
-from alignjax.data.text.tokenizers import BOS, EOS, PAD, SPECIAL_TOKENS, Tokenizer
+from alignjax.data.text.tokenizers import BOS, EOS, PAD, SPECIAL_TOKENS, Tokenizer, own_tokenizer
 from alignjax.exact_tasks.task import FIRST
 from alignjax.numerics import fold_name
 from alignjax.ranges import Count, Natural
@@ -60,24 +59,15 @@ class Letters(Dataset):
 
     def collect(self, report: Report) -> tuple[Mapping[str, Sequence[Any]], Mapping[str, Any]]:
         """Returns no rows."""
-        return {}, {}
+        return {}, {"sentence": f"{self.kinds} letters, prompts made on the spot"}
 
-    def _write(self, building: Path, report: Report) -> dict[str, Any]:
-        """Writes the tokenizer alone."""
+    def _make_tokenizer(self, records: Sequence[Any], report: Report) -> Tokenizer:
         words = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *ALPHABET[: self.kinds]))}
         backend = hf.Tokenizer(models.WordLevel(words))
         backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
         backend.decoder = decoders.Fuse()
         backend.encode_special_tokens = True
-        tokenizer = Tokenizer(backend)
-        tokenizer.save(building / "tokenizer.json")
-        return {
-            "sentence": f"{self.kinds} letters, prompts made on the spot",
-            "settings": self.settings,
-            "rows": {},
-            "vocab_size": tokenizer.vocab_size,
-            "special": {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos", "sep", "stops")},
-        }
+        return own_tokenizer(backend)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

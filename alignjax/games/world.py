@@ -39,19 +39,15 @@ def parts(game: TabularGame) -> dict[str, Any]:
         game: A game.
 
     Returns:
-        The keywords judge, judges, start (the game's reference) and max_tokens; equal ones for equal games, also where
-        only tau differs.
-
-    Raises:
-        ConfigError: For strings with a stop token that is not 2, the one that recipes generate with.
+        The keywords judge, judges, start (the game's reference), max_tokens and stop; equal ones for equal games, also
+        where only tau differs.
     """
-    if game.language.length > 1 and game.language.stop != (2,):
-        raise ConfigError(f"recipes stop at token 2; give `generate` stop={game.language.stop} yourself")
     return {
         "judge": fn(table_judge, language=game.language),
         "judges": {"game": role_of(game)},
         "start": start(game),
         "max_tokens": game.language.length,
+        "stop": game.language.stop,
     }
 
 

@@ -56,7 +56,7 @@ def preference_cross_entropy(
     role: str = "preference",
     pairs: Pairs = ((0, 1),),
     reading: str = "joint",
-    separator: Natural = 3,
+    separator: Natural | None = None,
 ) -> tuple[Mean, Metrics]:
     """Cross-entropy of a pairwise preference model: -p log P - (1-p) log(1-P), P = S(f(i, j) - f(j, i)) the probability
     that i beats j (arXiv:2312.00886 section 4).
@@ -69,7 +69,7 @@ def preference_cross_entropy(
         role: The preference model.
         pairs: Which completions are compared.
         reading: "joint" or "apart", see `pair_layout.pair_logits`.
-        separator: The token between two completions.
+        separator: The token between two completions; None: that of the source's tokenizer.
 
     Returns:
         The mean over pairs in nats, weighted by `pair_weight`; `accuracy` and `margin` (nats).

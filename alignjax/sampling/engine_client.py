@@ -80,7 +80,7 @@ def ask_engine(
     max_tokens: Count,
     temperature: NonNegative = 1.0,
     top_p: Share = 1.0,
-    stop: tuple[Natural, ...] = (2,),
+    stop: tuple[Natural, ...] | None = None,
     logprobs: bool = True,
     concurrency: Count = 16,
     timeout: Positive = 600.0,
@@ -104,6 +104,7 @@ def ask_engine(
         temperature: Divides the logits.
         top_p: Keeps the smallest set of tokens of this probability.
         stop: The tokens at which the engine ends, its end token too; a completion keeps the one that ended it, valid.
+            None: those that the tokenizer of the source's data names.
         logprobs: Asks for the engine's own log-probs too.
         concurrency: Requests at a time.
         timeout: Seconds without an answer.
@@ -117,11 +118,14 @@ def ask_engine(
 
     Raises:
         EngineError: If any prompt failed; says how many did and why the first. Nothing is kept then.
-        ConfigError: If the batch has completions already, or the environment variable does not exist.
+        ConfigError: If the batch has completions already, nobody says what ends one, or the environment variable does
+            not exist.
     """
     # One request is made and filled in per prompt, in threads that share an event: the first failure ends them all.
     if batch.tokens is not None:
         raise ConfigError("ask_engine samples the first completions of a batch; this one has some")
+    if stop is None:
+        raise ConfigError("ask_engine(stop=None): no data set says which tokens end a completion; name them")
     body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
     body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
     template = _Request(0, f"{url.rstrip('/')}/completions", body, _headers(api_key_variable), float(timeout), retries)

@@ -57,7 +57,8 @@ class Sampling:
     behaviour: Fn = dataclasses.field(default_factory=lambda: fn(own))
     streams: tuple[Stream, ...] | None = _static(None)
     filters: Filters = dataclasses.field(default_factory=Filters)
-    stop: tuple[int, ...] = _static((2,))
+    _: dataclasses.KW_ONLY
+    stop: tuple[int, ...] = _static()
     slots: int | None = _static(None)
     weights: str | None = _static(None)
 

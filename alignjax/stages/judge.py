@@ -61,7 +61,7 @@ def preference_model(
     *,
     role: str = "preference",
     reading: str = "joint",
-    separator: Natural = 3,
+    separator: Natural | None = None,
 ) -> Array:
     """A trained pairwise preference model judges, possibly intransitively (arXiv:2312.00886 section 4).
 
@@ -71,7 +71,7 @@ def preference_model(
         key: Not used.
         role: The preference model.
         reading: "joint" or "apart", see `pair_layout.pair_logits`.
-        separator: The token between two completions that are read jointly.
+        separator: The token between two completions that are read jointly; None: that of the source's tokenizer.
 
     Returns:
         The preference [B,N,N].
@@ -106,7 +106,7 @@ def annotator(
     role: str = "annotator",
     verdicts: tuple[Natural, Natural],
     question: tuple[Natural, ...] = (),
-    separator: Natural = 3,
+    separator: Natural | None = None,
 ) -> Array:
     """A language model asked for its verdict: S of how much more likely it says `verdicts[0]` than `verdicts[1]` after
     "prompt y separator y' question" (the annotator of arXiv:2402.04792; of the policy itself, a self-judge).
@@ -121,7 +121,7 @@ def annotator(
         role: The language model.
         verdicts: The tokens that name the first and the second text.
         question: Tokens that stand before the verdict.
-        separator: The token between two completions.
+        separator: The token between two completions; None: that of the source's tokenizer.
 
     Returns:
         The preference [B,N,N].

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.parallel.mesh import shard_rows
-from alignjax.ranges import Count
+from alignjax.ranges import Count, Natural
 from alignjax.sampling.behaviors import own
 from alignjax.stages.completions import generate
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
@@ -89,7 +89,14 @@ def select_prompts(
 
 
 def rewrite(
-    context: Context, batch: Batch, key: Key, *, count: Count, role: str = "rewriter", behaviour: Fn | None = None
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    count: Count,
+    role: str = "rewriter",
+    behaviour: Fn | None = None,
+    stop: tuple[Natural, ...] | None = None,
 ) -> tuple[Batch, Metrics]:
     """Replaces the first `count` prompts by what `role` says when it reads them, a variant of each as long as a prompt
     may be (eva's evolution, arXiv:2411.00062). A prompt about which it says nothing stays.
@@ -101,6 +108,7 @@ def rewrite(
         count: How many prompts are rewritten.
         role: Who rewrites.
         behaviour: How it is sampled; None: from the role alone.
+        stop: The tokens that end a variant, as of `generate`.
 
     Returns:
         The batch, and `generate`'s metrics. A variant has an example_id of its own, the old one's hash. The stop token
@@ -116,7 +124,8 @@ def rewrite(
     if not 0 <= count <= rows:
         raise ConfigError(f"rewrite(count={count}) of {rows} prompts")
     old = Batch(prompt=prompt, prompt_valid=prompt_valid, example_id=example_id).take(jnp.arange(count))
-    variants, metrics = generate(context, old, key, n=1, max_tokens=length, behaviour=behaviour or fn(own, stream=role))
+    how = behaviour or fn(own, stream=role)
+    variants, metrics = generate(context, old, key, n=1, max_tokens=length, behaviour=how, stop=stop)
     tokens, valid = (variants.need(name, of="rewrite")[:, 0] for name in ("tokens", "valid"))
     # Prompts are padded on the left: what is valid, and comes first in a completion, goes last.
     order = jnp.argsort(valid, axis=1)
@@ -152,6 +161,7 @@ def regenerate(
     max_tokens: Count,
     role: str = "responses",
     behaviour: Fn = fn(own),
+    stop: tuple[Natural, ...] | None = None,
 ) -> tuple[Batch, Metrics]:
     """Samples n new completions for the `count` prompts that need them most and takes the remembered ones of all others
     (OPTune's saving, arXiv:2406.07657): first prompts without any, then those whose mean reward was lowest.
@@ -167,6 +177,7 @@ def regenerate(
         max_tokens: Longest completion, in tokens.
         role: A memory of "tokens", "valid" [slots,n,max_tokens] and "reward" (`roles.memory`).
         behaviour: How streams combine.
+        stop: The tokens that end a completion, as of `generate`.
 
     Returns:
         The batch with completions; a prompt that has no responses yet and gets none now has empty ones and pair_weight
@@ -189,7 +200,7 @@ def regenerate(
     worth = jnp.where(known, jnp.mean(memory["reward"][slot], axis=-1), -jnp.inf)
     chosen = jnp.argsort(worth)[:count]
     bare = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=example_id)
-    new, metrics = generate(context, bare.take(chosen), key, n=n, max_tokens=max_tokens, behaviour=behaviour)
+    new, metrics = generate(context, bare.take(chosen), key, n=n, max_tokens=max_tokens, behaviour=behaviour, stop=stop)
     valid = (memory["valid"][slot] & known[:, None, None]).at[chosen].set(new.need("valid", of="regenerate"))
     present = known.at[chosen].set(True).astype(jnp.float32)
     filled = batch.replace(

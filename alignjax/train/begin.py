@@ -103,7 +103,7 @@ def first_state(resolved: Resolved, workspace: Workspace, console: Console, resu
         return create_state(experiment.algorithm, experiment.seed, workspace, shardings), Log()
     state, meta, step = _newest_good(folder, resolved.state, steps[-1], console)
     with raise_on_all_processes():
-        check_same(meta["config"], experiment, folder)
+        check_same(meta["config"], resolved.given, folder)
     if meta["versions"] != versions() or meta["config"]["mesh"] != config_json(experiment.mesh):
         console.print("warning: versions, devices or mesh have changed since; the same bits are not promised")
     done = "has taken all" if step == experiment.steps else f"goes on after step {step} of"

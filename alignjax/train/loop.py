@@ -27,7 +27,7 @@ from alignjax.data.sources.source import Source
 from alignjax.parallel.mesh import make_mesh, place_batch, process_shard
 from alignjax.parallel.processes import gather_to_host, is_main_process, raise_on_all_processes, translate_lost_peer
 from alignjax.train import checkpoint, metrics
-from alignjax.train.begin import Log, claim, first_state, warn_of_no_reuse
+from alignjax.train.begin import Log, check_unused, claim, first_state, warn_of_no_reuse
 from alignjax.train.checkpoint.checksums import not_finite
 from alignjax.train.logp_cache.reference_logps import with_logps
 from alignjax.train.overlap import ahead
@@ -121,7 +121,9 @@ def train(
     # are closed before the process ends: sinks then see no exception, and the last checkpoint is complete.
     console = (console or outside.console()) if is_main_process() else Console(quiet=True)
     with raise_on_all_processes():
-        resolved = resolve(experiment, workspace, make_mesh(experiment.mesh))
+        if not resume:
+            check_unused(workspace.folder)  # before its data is prepared
+        resolved = resolve(experiment, workspace, make_mesh(experiment.mesh), prepare=True)
     with opened(resolved, workspace, console, resume) as run:
         state = run_steps(run, on_step)
         stopped = run.stop.agreed(ask_all=True)
@@ -147,8 +149,8 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
     # expensive has run. Files are closed in the order opposite to their opening, checkpoints last, also after an error.
     experiment, algorithm, folder = resolved.experiment, resolved.algorithm, workspace.folder
     with raise_on_all_processes():
-        claim(experiment, folder, resume)
-    record = write_config(folder, experiment)
+        claim(resolved.given, folder, resume)
+    record = write_config(folder, resolved.given)
     with raise_on_all_processes():
         if is_main_process():
             once = unchanging(algorithm.roles)

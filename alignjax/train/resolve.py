@@ -16,6 +16,7 @@ from alignjax.train.logp_cache.reference_logps import without_cached
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience
+from alignjax.train.token_ids import with_token_ids
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -25,7 +26,8 @@ class Resolved:
     """An experiment, resolved.
 
     Attributes:
-        experiment: The experiment.
+        given: The experiment as it is configured, which files keep.
+        experiment: The experiment, with the token ids of its data.
         source: The source of its batches.
         algorithm: Its algorithm, without the stages that cached log-probs answer.
         state: The shapes and dtypes of its state, with shardings where there is a mesh, and then of an overlapped run
@@ -33,6 +35,7 @@ class Resolved:
         mesh: The mesh that it runs on, or would: it may be abstract, or None.
     """
 
+    given: Experiment
     experiment: Experiment
     source: Any
     algorithm: Algorithm
@@ -56,20 +59,24 @@ class Resolved:
         return abstract_experience(self.experiment.algorithm, self.bare_state, self.spec)[0]
 
 
-def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = None) -> Resolved:
+def resolve(
+    experiment: Experiment, workspace: Workspace | None, mesh: Any = None, *, prepare: bool = False
+) -> Resolved:
     """Makes the source and the abstract state of an experiment and checks that its parts go together.
 
-    No row is read and no array allocated.
+    No row is read and no array allocated, and no dataset prepared unless that is asked for.
 
     Args:
         experiment: The experiment.
         workspace: The workspace that the source may read from.
         mesh: The mesh that the shardings are for, real or abstract; None leaves them out.
+        prepare: Prepares the datasets, so that their tokenizers are known for sure.
 
     Raises:
-        ConfigError: A role cannot start, cached log-probs or overlap do not go with the algorithm, or batches of
-            several shapes with something that has room for one.
+        ConfigError: A role cannot start, cached log-probs or overlap do not go with the algorithm, batches of several
+            shapes with something that has room for one, or the token ids of data and models disagree.
     """
+    given, experiment = experiment, with_token_ids(experiment, workspace, prepare)
     source = experiment.source(workspace, experiment.seed)
     state = abstract_state(experiment.algorithm, experiment.seed)
     algorithm = without_cached(experiment, source, state)
@@ -81,7 +88,7 @@ def resolve(experiment: Experiment, workspace: Workspace | None, mesh: Any = Non
         made = abstract_experience(algorithm, state, source.spec) if experiment.overlap else None
         state = with_shardings(state, state_shardings(algorithm, state, mesh))
         state = dataclasses.replace(state, pending=with_shardings(made, batch_shardings(made, mesh)))
-    return Resolved(experiment, source, algorithm, state, mesh)
+    return Resolved(given, experiment, source, algorithm, state, mesh)
 
 
 def experience_shapes(experiment: Experiment) -> Batch:

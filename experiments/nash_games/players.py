@@ -81,7 +81,13 @@ def _taught(made: Algorithm, game: TabularGame) -> Algorithm:
     """The algorithm with a text of the source in front of its samples, drawn from the game's equilibrium."""
     logits = games.conditionals(game.language, games.nash(game)[None])
     teacher = Role(games.table_policy(game), roles.value(lambda key: {"logits": jnp.asarray(logits)}))
-    text = fn(stages.generate, n=1, max_tokens=game.language.length, behaviour=fn(own, stream="teacher"))
+    text = fn(
+        stages.generate,
+        n=1,
+        max_tokens=game.language.length,
+        behaviour=fn(own, stream="teacher"),
+        stop=game.language.stop,
+    )
     return dataclasses.replace(
         made, experience={"text": text, **made.experience}, roles={**made.roles, "teacher": teacher}
     )

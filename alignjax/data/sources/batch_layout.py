@@ -1,4 +1,5 @@
-"""How token ids lie in a Batch: prompts left-padded behind BOS, completions right-padded before EOS."""
+"""How token ids lie in a Batch: prompts left-padded, behind BOS where there is one; completions right-padded, behind
+their end."""
 
 from __future__ import annotations
 
@@ -19,27 +20,34 @@ PER_COMPLETION_TOKEN = ("tokens", "valid", "mask", "advantage", "returns")
 
 
 def prompt_ids(
-    body: Ids, prefix: Sequence[int], suffix: Sequence[int], bos: int, length: int, keep: str = "start"
+    body: Ids, prefix: Sequence[int], suffix: Sequence[int], bos: int | None, length: int, keep: str = "start"
 ) -> list[int]:
-    """Returns BOS + prefix + body + suffix in at most `length` tokens. Only the body is ever cut.
+    """Returns BOS + prefix + body + suffix in at most `length` tokens. Only the body is ever cut. A frame or body that
+    begins with BOS itself gets no second one.
 
     Args:
         body: Token ids of the prompt itself.
         prefix: Token ids of the frame before it.
         suffix: Token ids of the frame behind it.
-        bos: The id of BOS.
+        bos: The id of BOS; None for none.
         length: The most tokens that the result may have.
         keep: "start" drops the body's last tokens, "end" its first.
 
     Raises:
         ValueError: The frame alone does not fit.
     """
-    room = length - 1 - len(prefix) - len(suffix)
+    before = [*prefix] if bos is None else [bos, *_without_first(prefix, bos)]
+    body = body if bos is None else _without_first(body, bos)
+    room = length - len(before) - len(suffix)
     if room < 0:
         raise ValueError(f"the prompt frame alone takes {length - room} tokens of {length}")
     if len(body) > room:
         body = body[:room] if keep == "start" else body[len(body) - room :]
-    return [bos, *prefix, *body, *suffix]
+    return [*before, *body, *suffix]
+
+
+def _without_first(ids: Ids, token: int) -> Ids:
+    return ids[1:] if len(ids) and ids[0] == token else ids
 
 
 def pad_left(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,14 +84,15 @@ def pad_right(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
 def completion_fields(texts: Sequence[Ids], length: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns tokens, valid and mask [N, length] of the token ids of N completions.
 
-    Each ends with EOS, unless it had to be cut: then it has not ended, and nothing says it has.
+    Each ends with EOS, or with the end that it has already, unless it had to be cut: then it has not ended, and nothing
+    says it has.
 
     Args:
-        texts: The token ids of each of the N completions, without EOS.
+        texts: The token ids of each of the N completions.
         length: The length that they are cut or padded to, in tokens.
-        tokenizer: Names EOS and padding.
+        tokenizer: Names EOS, the other ends and padding.
     """
-    padded = [pad_right([*ids, tokenizer.eos][:length], length, tokenizer.pad) for ids in texts]
+    padded = [pad_right(tokenizer.closed(ids)[:length], length, tokenizer.pad) for ids in texts]
     tokens, valid = (np.stack(field) for field in zip(*padded, strict=True))
     return {"tokens": tokens, "valid": valid, "mask": valid.astype(np.float32)}
 

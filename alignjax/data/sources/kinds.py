@@ -72,10 +72,10 @@ def joint_preferences(texts: Texts, *, instructions: Literal["joint", "condition
     """Gives pairs whose sides have instructions of their own, N = 2: with any pairwise loss, joint preference
     optimization (DOVE, arXiv:2404.00530).
 
-    The instruction stands in front of each completion, and the prompt is BOS alone: batches have P = 1 and T =
-    prompt_length - 1 + completion_length. Where the instructions match, margins are those of the same pairs from
-    `preferences` either way, and DPO is DPO. Takes JointPreferences, and datasets of preferences. To know which rows
-    fit it reads them all once.
+    The instruction stands in front of each completion, and the prompt is BOS alone, or the token that both sides begin
+    with: batches have P = 1 and T = prompt_length - 1 + completion_length. Where the instructions match, margins are
+    those of the same pairs from `preferences` either way, and DPO is DPO. Takes JointPreferences, and datasets of
+    preferences. To know which rows fit it reads them all once.
 
     Args:
         texts: The settings that all sources share.
@@ -152,7 +152,17 @@ def _sides(row: Row) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _rules(rows: TextRows) -> list[Rule]:
-    """The rules of the longer instruction and the longer response of every row."""
+    """The rules of the longer instruction and the longer response of every row. Raises ConfigError where both sides do
+    not begin with one token."""
+    if rows.tokenizer.opening is None:
+        starts = [[rows.prompt_ids(prompt)[:1] for prompt, _ in _sides(row)] for row in rows.rows]
+        which = np.array([not first or first != second for first, second in starts])
+        if which.any():
+            raise ConfigError(
+                f"{rows.texts.name}: sides of {which.sum():,} rows begin with different tokens ({rows.origin(which)}), "
+                "and joint_preferences needs one token before both, which the tokenizer's files do not ask for; name "
+                "it with bos_token of the dataset"
+            )
     longest = [np.max([[len(a), len(b)] for a, b in _sides(row)], axis=0) for row in rows.rows]
     return length_rules(dataclasses.replace(rows, lengths=np.array(longest)))
 
@@ -161,14 +171,14 @@ def _joint_pair(row: Row, rows: TextRows, rng: np.random.Generator, *, length: i
     """tokens, valid, mask [2, length] of both sides. Of an instruction only its own tokens are cut, never the frame."""
     tokenizer, most, sides = rows.tokenizer, rows.texts.completion_length, []
     for instruction, response in _sides(row):
-        before = rows.prompt_ids(instruction)[1:]  # BOS is the prompt
-        after = [*response, tokenizer.eos][:most]  # a response that was cut has not ended, and has no EOS
+        first, *before = rows.prompt_ids(instruction)  # BOS is the prompt
+        after = tokenizer.closed(response)[:most]  # a response that was cut has not ended, and has no EOS
         tokens, valid = pad_right([*before, *after], length, tokenizer.pad)
         counts = valid & (joint | (np.arange(length) >= len(before)))
+        start = {"prompt": np.array([first], np.int32), "prompt_valid": np.array([True])}
         sides.append({"tokens": tokens, "valid": valid, "mask": counts.astype(np.float32)})
     fields = {name: np.stack([side[name] for side in sides]) for name in sides[0]}
-    prompt = {"prompt": np.array([tokenizer.bos], np.int32), "prompt_valid": np.array([True])}
-    return fields | prompt | two_completions(row["preference"], row["weight"])
+    return fields | start | two_completions(row["preference"], row["weight"])
 
 
 def _ranking(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any]:

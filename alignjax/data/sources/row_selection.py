@@ -156,13 +156,14 @@ class TextRows:
 
     @property
     def room(self) -> int:
-        """Counts the tokens of a prompt that fit between BOS and its frame."""
-        return self.texts.prompt_length - 1 - len(self.prefix) - len(self.suffix)
+        """Counts the tokens of a prompt that fit into its frame, behind BOS where there is one."""
+        opening = int(self.tokenizer.opening is not None)
+        return self.texts.prompt_length - opening - len(self.prefix) - len(self.suffix)
 
     def prompt_ids(self, prompt: Any) -> list[int]:
         """Returns BOS and a prompt in its frame, prompt_length tokens at most; only the prompt itself is cut."""
         keep = "end" if self.texts.long_prompts == "truncate_left" else "start"
-        return prompt_ids(prompt, self.prefix, self.suffix, self.tokenizer.bos, self.texts.prompt_length, keep)
+        return prompt_ids(prompt, self.prefix, self.suffix, self.tokenizer.opening, self.texts.prompt_length, keep)
 
     def completions(self, texts: Row | Sequence[Any]) -> dict[str, Any]:
         """Returns tokens, valid and mask [N,T] of the completions of a row, or of the token ids of N texts."""

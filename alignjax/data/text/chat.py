@@ -18,7 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
-from alignjax.data.text.tokenizers import Tokenizer, json_object
+from alignjax.data.text.special_tokens import json_object
+from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.outside import user_path
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.

@@ -17,8 +17,8 @@ import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from alignjax.config import ConfigError
+from alignjax.data.text.special_tokens import NAMING, json_object
 from alignjax.outside import user_path
-from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 SPACE = "▁"  # U+2581, what a space is in a piece
 
@@ -169,27 +169,6 @@ def _decoder(model: Any) -> decoders.Decoder:
     return decoders.Sequence([*steps, decoders.Replace(SPACE, " ")])
 
 
-def _add_tokens(folder: Path, backend: hf.Tokenizer) -> None:
-    """Adds tokens that came after the model was trained: added_tokens.json and those of tokenizer_config.json."""
-    try:
-        later = read_json(folder / "added_tokens.json", DOWNLOAD_AGAIN) or {}
-        config = read_json(folder / "tokenizer_config.json", DOWNLOAD_AGAIN) or {}
-        listed = config.get("added_tokens_decoder", {}).items()
-        added = {int(i): (token, True) for token, i in later.items()}
-        added |= {int(i): (token["content"], bool(token.get("special"))) for i, token in listed}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"the tokens added to {folder} cannot be read ({error}); download it again") from error
-    for i, (token, special) in sorted(added.items()):
-        present = backend.token_to_id(token)
-        if present is None and i == backend.get_vocab_size():
-            backend.add_tokens([hf.AddedToken(token, normalized=False, special=special)])
-        elif present != i:
-            raise ConfigError(
-                f"{folder}: token {token!r} is to have id {i}, but it has {present} of {backend.get_vocab_size()}; the "
-                "files beside tokenizer.model belong to another one"
-            )
-
-
 def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
     """Reads a SentencePiece model file (unigram or BPE). Needs the `sentencepiece` extra.
 
@@ -202,7 +181,8 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
     otherwise than in `sentencepiece`. Such models are read with a warning; text in NFKC form has none of this.
 
     Args:
-        path: The file; added_tokens.json and tokenizer_config.json beside it are read too.
+        path: The file; of tokenizer_config.json beside it add_prefix_space is read, which counts more than the model's
+            own dummy prefix. Tokens that other files add are not (`special_tokens.read_marks`).
 
     Returns:
         (a tokenizer with the same ids, the ids that the model names of pad, bos, eos and unk).
@@ -214,6 +194,9 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
     # parts: pieces and scores, normalizer, what is cut out before, decoder, control pieces, added tokens.
     path = user_path(path)
     model = _parsed(path)
+    prefix = json_object(path.parent / NAMING[0]).get("add_prefix_space")
+    if isinstance(prefix, bool):
+        model.normalizer_spec.add_dummy_prefix = prefix
     _check(path, model)
     kind = _unigram if model.trainer_spec.model_type == _UNIGRAM else _bpe
     rules, splits = kind(path, model)
@@ -231,6 +214,5 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
         )
     marks = _pieces(model, _CONTROL, _UNKNOWN)
     backend.add_special_tokens([hf.AddedToken(mark, normalized=False, special=True) for mark in marks])
-    _add_tokens(path.parent, backend)
     named = {name: getattr(model.trainer_spec, f"{name}_id") for name in ("pad", "bos", "eos", "unk")}
     return backend, {name: i for name, i in named.items() if 0 <= i < len(model.pieces)}

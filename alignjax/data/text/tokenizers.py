@@ -2,6 +2,7 @@
 
 Ids pad 0, bos 1, eos 2 and sep 3 are fixed in what we train; in a file that somebody else trained they are those that
 the files beside it name (tokenizer_config.json, special_tokens_map.json, generation_config.json), or are looked up.
+What belongs to a call (truncation and padding, kept by whoever saved the file last) is switched off.
 """
 
 from __future__ import annotations
@@ -17,14 +18,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from alignjax.config import ConfigError
 from alignjax.data.text.sentencepiece import read_sentencepiece
+from alignjax.data.text.special_tokens import MARKS, FileMarks, read_marks, written_before
 from alignjax.outside import user_path
-from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<sep>")
-
-# Files beside a tokenizer that say which of its tokens are special.
-NAMING = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
 # Spellings of the special tokens in published tokenizer files, most specific first.
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -42,18 +40,43 @@ class Tokenizer:
     Args:
         backend: The tokenizer itself.
         pad: The id of padding.
-        bos: The id in front of every prompt.
+        bos: The id that begins a text; None if there is none.
         eos: The id that ends a completion.
         sep: The id between two completions that are read together.
         stops: Further ids that end a completion, of models with several.
+        adds_bos: Whether every prompt begins with BOS, as the tokenizer's files ask for.
+        closing: The ids that are written behind a completion, the last of which ends it; () for EOS.
     """
 
     backend: hf.Tokenizer = dataclasses.field(repr=False)
-    pad: int = PAD
-    bos: int = BOS
-    eos: int = EOS
-    sep: int = SEP
+    pad: int
+    bos: int | None
+    eos: int
+    sep: int
     stops: tuple[int, ...] = ()
+    adds_bos: bool = False
+    closing: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end a completion, `eos` first."""
+        return tuple(dict.fromkeys((self.eos, *self.stops, *self.closing[-1:])))
+
+    @property
+    def opening(self) -> int | None:
+        """The id that every prompt begins with; None if the files ask for none."""
+        return self.bos if self.adds_bos else None
+
+    @property
+    def special(self) -> dict[str, Any]:
+        """All but the backend, JSON-able: what an account of a prepared dataset keeps."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
+
+    @cached_property
+    def hidden(self) -> frozenset[int]:
+        """The ids that `decode` leaves out: those with a meaning, and all that the files mark as special."""
+        marked = (i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+        return frozenset((*marked, self.pad, self.sep, *self.ends, *(() if self.bos is None else (self.bos,))))
 
     @cached_property
     def vocab_size(self) -> int:
@@ -70,13 +93,17 @@ class Tokenizer:
         return [text.ids for text in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of token ids; the special ids are dropped, wherever they stand."""
-        special = {self.pad, self.bos, self.eos, self.sep, *self.stops}
-        return self.backend.decode([int(i) for i in ids if int(i) not in special], skip_special_tokens=False)
+        """Returns the text of token ids; special tokens are dropped, wherever they stand."""
+        return self.backend.decode([i for i in map(int, ids) if i not in self.hidden], skip_special_tokens=False)
 
     def decode_batch(self, rows: Iterable[Iterable[int]]) -> list[str]:
         """Returns the text of each row of token ids."""
         return [self.decode(row) for row in rows]
+
+    def closed(self, ids: Iterable[int]) -> list[int]:
+        """Returns the ids of a completion with its end behind them, unless one stands there already."""
+        ids = list(ids)
+        return ids if ids and ids[-1] in self.ends else [*ids, *(self.closing or (self.eos,))]
 
     def save(self, path: Path | str) -> None:
         """Writes a tokenizer.json."""
@@ -109,14 +136,17 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096) -> Tokenizer:
     backend.train_from_iterator(texts, trainer)
     # A post that happens to contain "<eos>" must not turn into an end token: special tokens are ids, never spellings.
     backend.encode_special_tokens = True
-    return Tokenizer(backend)
+    return own_tokenizer(backend)
 
 
-def json_object(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file; {} if the file does not exist or holds something else. Raises ConfigError for
-    a file that is not JSON."""
-    content = read_json(path, DOWNLOAD_AGAIN)
-    return content if isinstance(content, dict) else {}
+def own_tokenizer(backend: hf.Tokenizer) -> Tokenizer:
+    """Returns a tokenizer whose first four tokens are ours, SPECIAL_TOKENS."""
+    return Tokenizer(backend, PAD, BOS, EOS, SEP, adds_bos=True)
+
+
+def is_own(backend: hf.Tokenizer) -> bool:
+    """Says whether the first four tokens are ours."""
+    return all(backend.id_to_token(i) == token for i, token in enumerate(SPECIAL_TOKENS))
 
 
 def tokenizer_file(path: Path | str) -> Path:
@@ -135,7 +165,7 @@ def backend_of(path: Path | str) -> hf.Tokenizer:
 
 
 def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
-    """The tokenizer of a file, and the special ids that the file itself names."""
+    """The tokenizer of a file, without truncation and padding, and the special ids that a model file itself names."""
     if not path.is_file():
         raise ConfigError(
             f"there is no tokenizer at {path}; give the path of a tokenizer.json, of a SentencePiece tokenizer.model, "
@@ -147,37 +177,91 @@ def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
         backend = hf.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
-    if all(backend.id_to_token(i) == token for i, token in enumerate(SPECIAL_TOKENS)):
-        backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = is_own(backend)
     return backend, {}
 
 
-def _named_ids(path: Path | str) -> tuple[Path, hf.Tokenizer, dict[str, int], tuple[int, ...]]:
-    """(file, tokenizer, the special ids that it or the files beside it name, all ids that end a completion)."""
-    # Of several files that name an id the first one in NAMING counts, and all count more than the model file.
+def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
+    """Reads a `tokenizer.json` or a SentencePiece `tokenizer.model` from disk.
+
+    Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside it name,
+    in this order, then those of the model file; what they leave out is looked up by its usual spellings, and pad and
+    sep are eos for want of better. Name them to be sure: `load_tokenizer(path, eos="<|eot_id|>")`. A prompt begins with
+    BOS where the files ask for it: add_bos_token says so, or else the post-processor of tokenizer.json writes one;
+    beside a tokenizer.model it is the default, if that has one.
+
+    Args:
+        path: The file, or the folder that holds it (with both, the tokenizer.json counts).
+        special: The spelling of eos, bos, pad or sep; bos="" for texts without any.
+
+    Raises:
+        ConfigError: A file is missing or unreadable, or a special token cannot be found.
+    """
+    # What the caller spells wins over what files name, and that over a guess by usual spellings: a wrong eos is silent
+    # (no completion ever ends), so a missing one is an error. A wrong name is one too, unless the caller names another.
+    if unknown := set(special) - set(MARKS):
+        raise ConfigError(f"load_tokenizer names {', '.join(sorted(unknown))}; it may name {', '.join(MARKS)}")
     path = tokenizer_file(path)
     backend, in_file = _read(path)
-    ids: dict[str, int] = {}
-    for name in NAMING[:2]:
-        for key, token in json_object(path.parent / name).items():
-            mark, spelling = key.removesuffix("_token"), token.get("content") if isinstance(token, dict) else token
-            if not key.endswith("_token") or mark not in _SPELLINGS or mark in ids or not isinstance(spelling, str):
-                continue
-            if (number := backend.token_to_id(spelling)) is None:
-                raise ConfigError(f"{path.parent / name}: {key} is {spelling!r}, which the tokenizer does not have")
-            ids[mark] = number
-    generation = json_object(path.parent / NAMING[2])
-    values = {mark: generation.get(f"{mark}_token_id") for mark in _SPELLINGS}
-    lists = {mark: value if isinstance(value, list) else [value] for mark, value in values.items() if value is not None}
-    in_file = {mark: number for mark, number in in_file.items() if mark in _SPELLINGS}
-    named = in_file | {mark: numbers[0] for mark, numbers in lists.items()} | ids
-    return path, backend, named, tuple(lists.get("eos", ()))
+    said = read_marks(path.parent, backend, later=path.suffix == ".model")
+    ids = {mark: _number(path, backend, mark, said, in_file, special.get(mark)) for mark in MARKS}
+    if ids["eos"] is None:
+        raise ConfigError(
+            f"{path} has no eos token under any usual name ({', '.join(_SPELLINGS['eos'])}); "
+            "say which one it is: load_tokenizer(path, eos='...'), or eos_token of a dataset"
+        )
+    before = written_before(backend)
+    if len(before) > 1 and said.adds_bos is None and "bos" not in special:
+        tokens = " ".join(map(str, map(backend.id_to_token, before)))
+        raise ConfigError(
+            f"{path} writes {len(before)} tokens before every text ({tokens}), and at most one can be: say which one "
+            "with load_tokenizer(path, bos='...'), or bos_token of a dataset; '' for none"
+        )
+    if "bos" in special:
+        adds_bos = bool(special["bos"])
+    elif said.adds_bos is not None:
+        adds_bos = said.adds_bos
+    elif before:
+        ids["bos"], adds_bos = before[0], True
+    else:
+        adds_bos = is_own(backend) or (ids["bos"] is not None and ids["bos"] == in_file.get("bos"))
+    if adds_bos and ids["bos"] is None:
+        raise ConfigError(
+            f"{path.parent}: add_bos_token is true, and no file says which token is BOS; say load_tokenizer(path, "
+            "bos='...'), or bos_token of a dataset, '' for none"
+        )
+    end, numbers = ids["eos"], {"pad": ids["eos"], "sep": ids["eos"], **{k: i for k, i in ids.items() if i is not None}}
+    stops = tuple(stop for stop in said.numbered.get("eos", ()) if stop != end)
+    return Tokenizer(backend, numbers["pad"], ids["bos"], end, numbers["sep"], stops, adds_bos)
 
 
-def _usual(backend: hf.Tokenizer, mark: str) -> int | None:
-    """The id of a special token under its first usual spelling that the tokenizer has."""
-    ids = (backend.token_to_id(spelling) for spelling in _SPELLINGS[mark])
-    return next((number for number in ids if number is not None), None)
+def _number(
+    path: Path, backend: hf.Tokenizer, mark: str, said: FileMarks, in_file: dict[str, int], spelling: str | None
+) -> int | None:
+    """The id of a mark: by the caller's spelling, by what the files name, or under its usual spellings."""
+    if spelling is not None or said.spelled.get(mark):
+        name, place = (spelling, path) if spelling is not None else said.spelled[mark] or ("", path)
+        if not name and mark == "bos":
+            return None
+        number = backend.token_to_id(name)
+        if number is None and spelling is not None:
+            raise ConfigError(f"{path} has no token {name!r}, given as {mark}")
+        if number is None:
+            raise ConfigError(
+                f"{place}: {mark}_token is {name!r}, which the tokenizer does not have; name one that it has: "
+                f"load_tokenizer(path, {mark}='...'), or {mark}_token of a dataset"
+            )
+        return number
+    if mark in said.numbered:
+        return said.numbered[mark][0]
+    if mark in in_file:
+        return in_file[mark]
+    if mark in said.spelled and mark in ("bos", "eos"):
+        return None  # a file says that there is none
+    usual = (backend.token_to_id(spelling) for spelling in _SPELLINGS[mark])
+    return next((number for number in usual if number is not None), None)
 
 
 def special_ids(path: Path | str) -> dict[str, tuple[int, ...]]:
@@ -192,45 +276,13 @@ def special_ids(path: Path | str) -> dict[str, tuple[int, ...]]:
     Raises:
         ConfigError: As of `load_tokenizer`.
     """
-    _, backend, named, stops = _named_ids(path)
-    ids = {mark: (named[mark],) for mark in ("pad", "bos") if mark in named}
-    first = named.get("eos", _usual(backend, "eos"))
-    ends = tuple(dict.fromkeys(stops if first is None else (first, *stops)))
-    return {**ids, "eos": ends} if ends else ids
-
-
-def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
-    """Reads a `tokenizer.json` or a SentencePiece `tokenizer.model` from disk.
-
-    Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside it name,
-    in this order, then those of the model file; what they leave out is looked up by its usual spellings, and where
-    anything was named pad and sep are eos for want of better. Name them to be sure:
-    `load_tokenizer(path, eos="<|eot_id|>")`.
-
-    Args:
-        path: The file, or the folder that holds it (with both, the tokenizer.json counts).
-        special: The spelling of eos, bos, pad or sep.
-
-    Raises:
-        ConfigError: The file is missing or unreadable, or a special token cannot be found.
-    """
-    # What the caller spells wins over what files name, and that over a guess by usual spellings: a wrong eos is silent
-    # (no completion ever ends), so a missing mark is an error. eos comes first, for pad and sep fall back on it.
-    path, backend, named, stops = _named_ids(path)
-    ids: dict[str, int] = {}
-    for mark in ("eos", "bos", "pad", "sep"):
-        if mark in special:
-            number = backend.token_to_id(special[mark])
-            if number is None:
-                raise ConfigError(f"{path} has no token {special[mark]!r}, given as {mark}")
-        else:
-            number = named[mark] if mark in named else _usual(backend, mark)
-            if number is None and named and mark in ("pad", "sep"):
-                number = ids["eos"]
-        if number is None:
-            raise ConfigError(
-                f"{path} has no {mark} token under any usual name ({', '.join(_SPELLINGS[mark])}); "
-                f"say which one it is: load_tokenizer(path, {mark}='...')"
-            )
-        ids[mark] = number
-    return Tokenizer(backend, **ids, stops=tuple(stop for stop in dict.fromkeys(stops) if stop != ids["eos"]))
+    path = tokenizer_file(path)
+    backend, in_file = _read(path)
+    said = read_marks(path.parent, backend, later=path.suffix == ".model")
+    named = [
+        mark for mark in MARKS[:3] if mark == "eos" or {mark} & {*said.numbered, *in_file} or said.spelled.get(mark)
+    ]
+    ids = {mark: number for mark in named if (number := _number(path, backend, mark, said, in_file, None)) is not None}
+    ends = tuple(dict.fromkeys((*([ids["eos"]] if "eos" in ids else []), *said.numbered.get("eos", ()))))
+    single: dict[str, tuple[int, ...]] = {mark: (number,) for mark, number in ids.items() if mark != "eos"}
+    return single | ({"eos": ends} if ends else {})

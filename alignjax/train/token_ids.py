@@ -1,0 +1,185 @@
+"""Token ids of an experiment: they come from the tokenizer of its data, and every model has a row for each.
+
+A hyper-parameter `stop` or `separator` of any stage or loss that is None becomes what the tokenizer says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import tokenizers as hf
+from tokenizers import models
+
+from alignjax.config import ConfigError, Experiment, Fn
+from alignjax.data.prepared import Dataset, is_prepared, tokenizer_in, tokenizer_of
+from alignjax.data.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer, own_tokenizer
+from alignjax.train.on_policy import functions_within
+from alignjax.workspace import Workspace
+
+STOP, SEPARATOR = "stop", "separator"  # the hyper-parameters
+_UNTRAINED = own_tokenizer(hf.Tokenizer(models.WordLevel({token: i for i, token in enumerate(SPECIAL_TOKENS)})))
+
+
+class TokenIds(NamedTuple):
+    """What the tokenizer of a data set says.
+
+    Attributes:
+        dataset: The name of the data set.
+        size: The number of its tokens; None before it is trained.
+        ends: The ids that end a completion, EOS first.
+        separator: The id between two completions.
+    """
+
+    dataset: str
+    size: int | None
+    ends: tuple[int, ...]
+    separator: int
+
+
+def datasets_of(functions: Any) -> list[Dataset]:
+    """Returns the datasets that a function (or those in a mapping) names, and those within it do, once each."""
+    values = [value for function in functions_within(functions) for value in function.kwargs.values()]
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return list(dict.fromkeys(part for part in parts if isinstance(part, Dataset)))
+
+
+def ends_of(source: Fn, workspace: Workspace | None) -> tuple[int, ...]:
+    """Returns the ids that end a completion, by the tokenizer of a source's data; which is prepared if need be.
+
+    Args:
+        source: The source.
+        workspace: The run that asks.
+
+    Raises:
+        ConfigError: The source names no dataset.
+    """
+    datasets = datasets_of(source)
+    if not datasets:
+        raise ConfigError(f"the source {source.name} names no dataset, so nothing says which tokens end a completion")
+    return tokenizer_of(datasets[0], workspace).ends
+
+
+def with_token_ids(experiment: Experiment, workspace: Workspace | None, prepare: bool) -> Experiment:
+    """Fills in the token ids that an experiment leaves to its data, and checks all that it has.
+
+    Args:
+        experiment: The experiment.
+        workspace: The run that asks, which goes on using the prepared files that it used before.
+        prepare: Prepares datasets; else a tokenizer that is not there yet is taken to be one that is trained here, and
+            of a file that is missing nothing is known.
+
+    Returns:
+        The experiment, without None where a token id is meant.
+
+    Raises:
+        ConfigError: Data and models disagree, a token id is out of range, or nothing says which tokens end a
+            completion.
+    """
+    datasets = datasets_of([experiment.source, experiment.sample])
+    ids = _ids_of_all(datasets, workspace, prepare)
+    algorithm, rows = experiment.algorithm, _rows(experiment.algorithm.roles)
+    if ids is not None and ids.size is not None:
+        for role, count in rows.items():
+            if ids.size > count:
+                raise ConfigError(
+                    f"the tokenizer of {ids.dataset} has {ids.size:,} tokens and the model of role {role!r} a vocab of "
+                    f"{count:,}, so that ids {count:,} to {ids.size - 1:,} have no row: raise vocab, or take the "
+                    "tokenizer that the model was made for"
+                )
+    for name, stage in {**algorithm.experience, **algorithm.losses}.items():
+        _check(name, stage, ids, rows)
+    unread = ids is None and bool(datasets)  # nothing is sampled before a data set is read
+    filled = {STOP: () if unread else None, SEPARATOR: 0 if unread else None}
+    filled = filled if ids is None else {STOP: ids.ends, SEPARATOR: ids.separator}
+    experience = {name: _filled(stage, filled) for name, stage in algorithm.experience.items()}
+    losses = {name: _filled(loss, filled) for name, loss in algorithm.losses.items()}
+    for name, stage in experience.items():
+        if any(function.kwargs.get(STOP, ()) is None for function in functions_within(stage)):
+            raise ConfigError(
+                f"stage {name!r} samples with stop=None, and the source {experiment.source.name} names no dataset that "
+                "says which tokens end a completion: give stop=(...) to the recipe or stage, () for none"
+            )
+    changed = dataclasses.replace(algorithm, experience=experience, losses=losses)
+    return dataclasses.replace(experiment, algorithm=changed)
+
+
+def _ids_of_all(datasets: list[Dataset], workspace: Workspace | None, prepare: bool) -> TokenIds | None:
+    """The ids of the one tokenizer that all datasets have. Raises ConfigError if they have several."""
+    first: tuple[TokenIds, Tokenizer] | None = None
+    for dataset in datasets:
+        tokenizer, whole = (tokenizer_of(dataset, workspace), True) if prepare else _expected(dataset)
+        if tokenizer is None:
+            continue
+        ids = TokenIds(dataset.name, tokenizer.vocab_size if whole else None, tokenizer.ends, tokenizer.sep)
+        first = first or (ids, tokenizer)
+        if ids[2:] != first[0][2:] or (prepare and tokenizer.backend.to_str() != first[1].backend.to_str()):
+            raise ConfigError(
+                f"the experiment reads {first[0].dataset} and {ids.dataset}, whose tokenizers differ "
+                f"({_said(first[0])}; {_said(ids)}): give one the other's, tokenizer=<the data set>"
+            )
+    return first[0] if first else None
+
+
+def _expected(dataset: Dataset) -> tuple[Tokenizer | None, bool]:
+    """The tokenizer that a dataset has or will have, without preparing it, and whether it is whole."""
+    while isinstance(dataset.tokenizer, Dataset):
+        dataset = dataset.tokenizer
+    try:
+        if is_prepared(dataset.folder):
+            return tokenizer_in(dataset.folder), True
+        if dataset.tokenizer:
+            return load_tokenizer(dataset.tokenizer, **dataset.named_tokens), True
+    except ConfigError:  # its files are not on this machine; the run itself will say so
+        if dataset.tokenizer:
+            return None, False
+    return _UNTRAINED, False
+
+
+def _said(ids: TokenIds) -> str:
+    size = "one to be trained" if ids.size is None else f"{ids.size:,} tokens"
+    return f"{size}, ends {', '.join(map(str, ids.ends))}, separator {ids.separator}"
+
+
+def _rows(roles: Mapping[str, Any]) -> dict[str, int]:
+    """The vocabulary of each role's model, of those that have one."""
+    sizes = {name: getattr(getattr(role.model, "config", None), "vocab", None) for name, role in roles.items()}
+    return {name: size for name, size in sizes.items() if isinstance(size, int)}
+
+
+def _check(name: str, stage: Fn, ids: TokenIds | None, rows: Mapping[str, int]) -> None:
+    """Raises ConfigError for token ids that a stage or loss names itself and that no model has, or that are not those
+    of the data."""
+    limits = {f"the model of role {role!r}": count for role, count in rows.items()}
+    if ids is not None and ids.size is not None:
+        limits[f"the tokenizer of {ids.dataset}"] = ids.size
+    for function in functions_within(stage):
+        for slot in (STOP, SEPARATOR):
+            value = function.kwargs.get(slot)
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            for number in numbers:
+                whose, count = min(limits.items(), key=lambda pair: pair[1], default=("", number + 1))
+                if not 0 <= number < count:
+                    raise ConfigError(
+                        f"{slot}={value!r} of {name!r} names token {number}, and {whose} has {count:,}, of ids 0 to "
+                        f"{count - 1:,}"
+                    )
+        stop = function.kwargs.get(STOP)
+        if stop and ids is not None and not set(stop) & set(ids.ends):
+            raise ConfigError(
+                f"stop={stop!r} of {name!r} has none of the tokens that end a text of {ids.dataset} "
+                f"({', '.join(map(str, ids.ends))}): leave stop out, or add one"
+            )
+
+
+def _filled(value: Any, filled: Mapping[str, Any]) -> Any:
+    """A function, and those within it, with the token ids that were left open."""
+    if isinstance(value, Fn):
+        kwargs = {name: _filled(inner, filled) for name, inner in value.kwargs.items()}
+        kwargs |= {slot: number for slot, number in filled.items() if slot in kwargs and kwargs[slot] is None}
+        changed = {name: inner for name, inner in kwargs.items() if inner is not value.kwargs[name]}
+        return value.replace(**changed) if changed else value
+    if isinstance(value, tuple) and any(isinstance(part, Fn) for part in value):
+        return tuple(_filled(part, filled) for part in value)
+    return value
