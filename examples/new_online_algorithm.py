@@ -23,7 +23,7 @@ STEPS = 1000
 def average_opponent(model, *, tau: float, decay: float, learning_rate: float) -> Algorithm:
     """Builds IPO on one sample of the policy and one of its exponential moving average."""
     parts = games.parts(GAME)
-    sample = {"max_tokens": parts["max_tokens"], "n": 1}
+    sample = {"max_tokens": parts["max_tokens"], "stop": parts["stop"], "n": 1}
     experience = {
         "generate": fn(stages.generate, **sample),
         "opponent": fn(stages.generate, behaviour=fn(own, stream="average"), **sample),

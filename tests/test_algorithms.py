@@ -17,6 +17,7 @@ from alignjax.config import fn
 from alignjax.sampling import mixture
 from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
+from alignjax.train.token_ids import fill_token_ids
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support.tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd
@@ -28,10 +29,11 @@ FULL = as_jax(ragged()).replace(logps={})
 PROMPTS = FULL.replace(tokens=None, valid=None, mask=None, preference=None)
 OPTIMIZER = fn(sgd, learning_rate=0.05)
 SELF_PLAY = {
-    "judge": fn(stages.preference_model, role="judge"),
+    "judge": fn(stages.preference_model, role="judge", separator=3),
     "judges": {"judge": Role(NETWORK, roles.fresh())},
     "start": roles.fresh(),
     "max_tokens": 5,
+    "stop": (2,),
 }
 
 
@@ -51,7 +53,11 @@ def at_squared_label(p: np.ndarray) -> float:
 # name: (algorithm, its batch, its loss where policy = reference and preferences are as given; None: not known)
 RECIPES = {
     "sft": (algorithms.sft(NETWORK, optimizer=OPTIMIZER), FULL, None),
-    "preference_model": (algorithms.preference_model(NETWORK, optimizer=OPTIMIZER), FULL, None),
+    "preference_model": (
+        fill_token_ids(algorithms.preference_model(NETWORK, optimizer=OPTIMIZER), stop=(2,), separator=3),
+        FULL,
+        None,
+    ),
     "reward_model": (algorithms.reward_model(NETWORK, optimizer=OPTIMIZER), FULL, None),
     "dpo": (algorithms.dpo(NETWORK, optimizer=OPTIMIZER, start=roles.fresh()), FULL, at_ln_2),
     "ipo": (algorithms.ipo(NETWORK, tau=0.5, optimizer=OPTIMIZER, start=roles.fresh()), FULL, at_squared_label),
@@ -144,6 +150,7 @@ def test_labelled_samples_have_no_loss_and_fill_preferences() -> None:
 def test_a_preference_model_is_trained_on_its_samplers_texts() -> None:
     sampler = Role(NETWORK, roles.fresh())
     algorithm = algorithms.preference_model(NETWORK, optimizer=OPTIMIZER, sampler=sampler, max_tokens=4)
+    algorithm = fill_token_ids(algorithm, stop=(2,), separator=3)
     given, _ = make_experience(algorithm)(create_state(algorithm, 0, NOWHERE), FULL)
     assert given.tokens.shape == (4, 3, 7)
     np.testing.assert_array_equal(given.tokens[:, :2], FULL.tokens)

@@ -13,6 +13,7 @@ from alignjax.cli.start_checks import check_starts
 from alignjax.models import parameter_count
 from alignjax.train.state import abstract_state
 from alignjax.train.step import abstract_experience, make_update
+from alignjax.train.token_ids import with_token_ids
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
@@ -26,6 +27,7 @@ def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
     config = TABLE.get_config(name + TABLE.TINY)
     check_starts(config, Workspace(tmp_path))
     step = config.steps[name]
+    step = with_token_ids(step, Workspace(tmp_path), prepare=False)
     state = abstract_state(step.algorithm)
     batch, _ = abstract_experience(step.algorithm, state, step.source(Workspace(tmp_path), step.seed).spec)
     after, metrics = jax.eval_shape(make_update(step.algorithm), state, batch)

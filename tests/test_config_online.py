@@ -17,6 +17,7 @@ from alignjax.config import Experiment
 from alignjax.train.run_record import config_json
 from alignjax.train.state import abstract_state
 from alignjax.train.step import abstract_experience, make_update
+from alignjax.train.token_ids import with_token_ids
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
@@ -36,6 +37,7 @@ def steps(mode: str) -> Mapping[str, Any]:
 def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
     step = steps(name)[name]
     assert isinstance(step, Experiment)
+    step = with_token_ids(step, Workspace(tmp_path), prepare=False)
     state = abstract_state(step.algorithm)
     batch, _ = abstract_experience(step.algorithm, state, step.source(Workspace(tmp_path), step.seed).spec)
     after, metrics = jax.eval_shape(make_update(step.algorithm), state, batch)

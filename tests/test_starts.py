@@ -63,7 +63,7 @@ def test_a_merge_of_a_role_that_is_not_there_names_those_that_are(tmp_path: Path
 
 def reinforced(loss: Fn) -> Algorithm:
     parts = {"policy": Role(NETWORK, roles.fresh(), SGD), "reference": Role(NETWORK, copy_of("policy"))}
-    return Algorithm({"generate": fn(stages.generate, n=2, max_tokens=2)}, {"learn": loss}, parts)
+    return Algorithm({"generate": fn(stages.generate, n=2, max_tokens=2, stop=(2,))}, {"learn": loss}, parts)
 
 
 def wrapped(loss: Fn) -> Fn:
@@ -81,8 +81,11 @@ def test_reinforce_is_overlapped_with_importance_weights_or_not_at_all(wrap: Any
 
 
 def test_iterations_that_take_turns_are_not_overlapped(tmp_path: Path) -> None:
-    judged = {"judge": fn(stages.preference_model, role="judge"), "judges": {"judge": Role(NETWORK, roles.fresh())}}
-    algorithm = algorithms.egpo(NETWORK, **judged, optimizer=SGD, start=roles.fresh(), max_tokens=2)
+    judged = {
+        "judge": fn(stages.preference_model, role="judge", separator=3),
+        "judges": {"judge": Role(NETWORK, roles.fresh())},
+    }
+    algorithm = algorithms.egpo(NETWORK, **judged, optimizer=SGD, start=roles.fresh(), max_tokens=2, stop=(2,))
     with pytest.raises(ConfigError, match="role 'policy' has the rule return_to"):
         check_starts(experiment(algorithm, overlap=True), Workspace(tmp_path))
 

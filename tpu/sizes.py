@@ -79,6 +79,7 @@ def experiment(size: str, slice_: Topology, precision: str) -> Experiment:
         judges={"preference": Role(transformer(judge), fresh())},
         start=fresh(),
         max_tokens=LENGTH,
+        stop=(),
         n=COMPLETIONS,
         microbatches=PROMPTS,
     )

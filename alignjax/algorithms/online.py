@@ -109,7 +109,7 @@ def ipo_md(model: Model, *, tau: Positive = 0.1, beta: Fraction = 0.25, **parts:
 
 
 def oaif(
-    model: Model, *, judge: Fn | None = None, verdicts: tuple[Natural, Natural] = (4, 5),
+    model: Model, *, judge: Fn | None = None, verdicts: tuple[Natural, Natural] | None = None,
     loss: Fn = fn(losses.dpo, beta=0.1), **parts: Any,
 ) -> Algorithm:  # fmt: skip
     """Online AI feedback: a language model annotates pairs of the policy's samples with hard labels (arXiv:2402.04792).
@@ -117,12 +117,21 @@ def oaif(
     Args:
         model: The network of the policy.
         judge: `fn(stages.annotator, verdicts=...)` in role "annotator" unless given; its verdict is made a hard label.
-        verdicts: The two tokens with which the annotator answers "the first" and "the second".
+        verdicts: The two tokens with which the annotator answers "the first" and "the second"; needed without a judge.
         loss: `dpo`, or `ipo` and `slic`, which the paper has too.
         **parts: See `online`.
     """
-    annotator = fn(stages.annotator, verdicts=verdicts) if judge is None else judge
+    annotator = _annotator("annotator", verdicts) if judge is None else judge
     return online(model, judge=annotator, loss=loss, labels={"verdict": fn(stages.verdict)}, **parts)
+
+
+def _annotator(role: str, verdicts: tuple[Natural, Natural] | None) -> Fn:
+    """Make the judge that is a language model's answer."""
+    if verdicts is None:
+        raise ConfigError(
+            f"the annotator in role {role!r} answers with one of two tokens of its tokenizer: name them in verdicts"
+        )
+    return fn(stages.annotator, role=role, verdicts=verdicts)
 
 
 def iterated_dpo(
@@ -146,7 +155,7 @@ def iterated_dpo(
 
 
 def osp(
-    model: Model, *, judge: Fn | None = None, verdicts: tuple[Natural, Natural] = (4, 5), beta: Positive = 0.1,
+    model: Model, *, judge: Fn | None = None, verdicts: tuple[Natural, Natural] | None = None, beta: Positive = 0.1,
     n: Count = 4, judges: Mapping[str, Role] | None = None, **parts: Any,
 ) -> Algorithm:  # fmt: skip
     """Online self-preferring policy: it judges its own samples and learns from pairs of ranks with the strengths it
@@ -159,13 +168,13 @@ def osp(
     Args:
         model: The network of the policy.
         judge: The policy itself by `stages.annotator` unless given.
-        verdicts: The two tokens with which the policy answers "the first" and "the second".
+        verdicts: The two tokens with which the policy answers "the first" and "the second"; needed without a judge.
         beta: Scale of the margin, per nat.
         n: Completions per prompt.
         judges: The roles that a given judge reads.
         **parts: See `online`.
     """
-    annotator = fn(stages.annotator, role="policy", verdicts=verdicts) if judge is None else judge
+    annotator = _annotator("policy", verdicts) if judge is None else judge
     ranks = {"win_rate": fn(stages.win_rate_against), "ranked": fn(stages.ranked)}
     loss = fn(losses.dpo, beta=beta)
     algorithm = online(model, judge=annotator, judges=judges or {}, loss=loss, n=n, labels=ranks, **parts)

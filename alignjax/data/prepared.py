@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, check_ranges, nearest
+from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
 from alignjax.data.text.chat import turn_end
 from alignjax.data.text.special_tokens import ADDED, MARKS, NAMING
@@ -134,9 +135,7 @@ class Dataset:
             records = splits.get(self.splits[0], ()) if self.splits else ()
             if self.splits and not records:
                 raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
-            tokenizer = self._make_tokenizer(records, report)
-            if template := getattr(self, "chat_template", ""):
-                tokenizer = dataclasses.replace(tokenizer, closing=turn_end(tokenizer, template))
+            tokenizer = self._with_turn_end(self._make_tokenizer(records, report))
             with writing(cache, WRITABLE):
                 account = self._write(building, splits, account, tokenizer)
                 account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
@@ -166,6 +165,14 @@ class Dataset:
             "vocab_size": tokenizer.vocab_size,
             "special": tokenizer.special,
         }
+
+    def _with_turn_end(self, tokenizer: Tokenizer) -> Tokenizer:
+        if not (template := getattr(self, "chat_template", "")):
+            return tokenizer
+        try:
+            return dataclasses.replace(tokenizer, closing=turn_end(tokenizer, template))
+        except BadRow as error:
+            raise ConfigError(f"{self.name}: chat_template writes no assistant's turn: {error}") from error
 
     def _make_tokenizer(self, records: Sequence[Record], report: Report) -> Tokenizer:
         named = self.named_tokens

@@ -16,6 +16,7 @@ from alignjax.config import ConfigError, Experiment, Fn
 from alignjax.data.prepared import Dataset, is_prepared, tokenizer_in, tokenizer_of
 from alignjax.data.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer, own_tokenizer
 from alignjax.train.on_policy import functions_within
+from alignjax.types import Algorithm
 from alignjax.workspace import Workspace
 
 STOP, SEPARATOR = "stop", "separator"  # the hyper-parameters
@@ -91,18 +92,29 @@ def with_token_ids(experiment: Experiment, workspace: Workspace | None, prepare:
     for name, stage in {**algorithm.experience, **algorithm.losses}.items():
         _check(name, stage, ids, rows)
     unread = ids is None and bool(datasets)  # nothing is sampled before a data set is read
-    filled = {STOP: () if unread else None, SEPARATOR: 0 if unread else None}
-    filled = filled if ids is None else {STOP: ids.ends, SEPARATOR: ids.separator}
-    experience = {name: _filled(stage, filled) for name, stage in algorithm.experience.items()}
-    losses = {name: _filled(loss, filled) for name, loss in algorithm.losses.items()}
-    for name, stage in experience.items():
+    stop, separator = (() if unread else None, 0 if unread else None) if ids is None else ids[2:]
+    changed = fill_token_ids(algorithm, stop=stop, separator=separator)
+    for name, stage in changed.experience.items():
         if any(function.kwargs.get(STOP, ()) is None for function in functions_within(stage)):
             raise ConfigError(
                 f"stage {name!r} samples with stop=None, and the source {experiment.source.name} names no dataset that "
                 "says which tokens end a completion: give stop=(...) to the recipe or stage, () for none"
             )
-    changed = dataclasses.replace(algorithm, experience=experience, losses=losses)
     return dataclasses.replace(experiment, algorithm=changed)
+
+
+def fill_token_ids(algorithm: Algorithm, *, stop: tuple[int, ...] | None, separator: int | None) -> Algorithm:
+    """Returns an algorithm in whose stages and losses a hyper-parameter stop or separator that was None has a value.
+
+    Args:
+        algorithm: The algorithm.
+        stop: The tokens that end a completion.
+        separator: The token between two completions that are read together.
+    """
+    filled = {STOP: stop, SEPARATOR: separator}
+    experience = {name: _filled(stage, filled) for name, stage in algorithm.experience.items()}
+    losses = {name: _filled(loss, filled) for name, loss in algorithm.losses.items()}
+    return dataclasses.replace(algorithm, experience=experience, losses=losses)
 
 
 def _ids_of_all(datasets: list[Dataset], workspace: Workspace | None, prepare: bool) -> TokenIds | None:

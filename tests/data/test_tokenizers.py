@@ -67,9 +67,13 @@ def test_errors_name_the_file_and_the_way_out(tmp_path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"bad\.json is not a Hugging Face"):
         load_tokenizer(tmp_path / "bad.json")
-    _foreign(tmp_path / "t.json", ["</s>"])
-    with pytest.raises(ConfigError, match="no bos token"):
+    _foreign(tmp_path / "t.json", ["<s>"])
+    with pytest.raises(ConfigError, match="no eos token"):
         load_tokenizer(tmp_path / "t.json")
+    with pytest.raises(ConfigError, match=r"names bso; it may name eos, bos, pad, sep"):
+        load_tokenizer(tmp_path / "t.json", bso="<s>")
+    _foreign(tmp_path / "t.json", ["</s>"])
+    assert load_tokenizer(tmp_path / "t.json").bos is None
     with pytest.raises(ConfigError, match="no token '<nope>'"):
         load_tokenizer(tmp_path / "t.json", bos="<nope>")
     with pytest.raises(ConfigError, match="at least 260"):

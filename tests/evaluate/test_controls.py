@@ -194,7 +194,8 @@ def test_texts_have_ended_where_the_end_token_is_valid():
     tokens = np.array([[[4, 2, 0], [4, 5, 6], [4, 5, 2]]])
     valid = np.array([[[True, True, False], [True, True, True], [True, True, False]]])
     batch = Batch(tokens=jax.numpy.asarray(tokens), valid=jax.numpy.asarray(valid))
-    assert np.asarray(players.finished(batch)).tolist() == [[True, False, False]]
+    assert players.finished(batch, (2,)).tolist() == [[True, False, False]]
+    assert players.finished(batch, (2, 6)).tolist() == [[True, True, False]]
 
 
 def test_texts_of_unequal_room_stand_side_by_side() -> None:

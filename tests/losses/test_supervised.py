@@ -46,7 +46,8 @@ def test_sft_with_real_weights_and_without_any(batch: Batch) -> None:
 
 def judged(batch: Batch, numbers: Array, loss: str) -> tuple[Array, dict[str, Array]]:
     context = standin(reward_reward=numbers, preference_preference=numbers)
-    mean, metrics = getattr(losses, loss)(context, batch)
+    more = {"separator": 3} if loss == "preference_cross_entropy" else {}
+    mean, metrics = getattr(losses, loss)(context, batch, **more)
     return mean.value(), {name: metric.value() for name, metric in metrics.items()}
 
 

@@ -109,7 +109,7 @@ def test_turns_are_those_of_a_queue() -> None:
 @pytest.mark.parametrize("slots", [None, 3])
 def test_a_step_copies_no_cache(slots: int | None) -> None:
     """In the compiled program, which is what counts: XLA is free to copy a buffer that is written and read."""
-    stage = fn(stages.generate, n=1, max_tokens=37, slots=slots)
+    stage = fn(stages.generate, n=1, max_tokens=37, stop=(2,), slots=slots)
     text = _jitted.lower(POLICY, REFERENCE, PROMPTS, jax.random.key(0), stage).compile().as_text()
     turn = max(re.findall(r"(?ms)^%?\S+ \(.*?\{$(.*?)^\}", text), key=lambda body: body.count(" dot("))
     assert "37,4]" in turn  # the caches are there

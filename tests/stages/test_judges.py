@@ -37,7 +37,7 @@ def exactly_complementary(p: Array) -> bool:
     return bool(jnp.all(p + jnp.swapaxes(p, 1, 2) == 1))
 
 
-JUDGES = [fn(stages.preference_model, role="judge"), fn(stages.reward_difference, role="judge")]
+JUDGES = [fn(stages.preference_model, role="judge", separator=3), fn(stages.reward_difference, role="judge")]
 judges = pytest.mark.parametrize("judge", JUDGES, ids=lambda judge: judge.name)
 
 

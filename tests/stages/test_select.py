@@ -174,7 +174,7 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
         memory = remembered(16, old, **fields)
         base = context_of(network, policy=tree)
         there = context(base.roles, {"policy": tree, "responses": memory}, step=5)
-        return stages.regenerate(there, batch, KEY, count=count, n=2, max_tokens=5)[0]
+        return stages.regenerate(there, batch, KEY, count=count, n=2, max_tokens=5, stop=(2,))[0]
 
     same = lambda out: [bool(np.all(out.tokens[row] == 7)) for row in range(4)]  # noqa: E731
     one, two = regenerated(1), regenerated(2)
@@ -184,7 +184,7 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
     np.testing.assert_array_equal(two.pair_weight, 1)
     bare = remembered(16, old.replace(example_id=jnp.array([100, 101, 102])), **fields)
     there = context({"policy": Role(network, None)}, {"policy": tree, "responses": bare}, step=5)
-    out, _ = stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=5)
+    out, _ = stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=5, stop=(2,))
     assert np.sum(np.asarray(out.pair_weight[:, 0, 1])) == 1  # the others have nothing, and count nothing
     np.testing.assert_array_equal(np.any(out.valid, axis=(1, 2)), out.pair_weight[:, 0, 1] > 0)
     with pytest.raises(ConfigError, match=r"remembers \(2, 5\)"):
@@ -319,15 +319,15 @@ def test_an_annotator_has_no_favourite_place() -> None:
     network = model(layers=1)
     there = context_of(network, annotator=parameters(network))
     batch = as_jax(ragged(n=3))
-    p = stages.annotator(there, batch, KEY, verdicts=(4, 5), question=(6, 7))
+    p = stages.annotator(there, batch, KEY, verdicts=(4, 5), separator=3, question=(6, 7))
     np.testing.assert_array_equal(p + p.swapaxes(1, 2), 1)
     order = jnp.broadcast_to(jnp.array([2, 0, 1]), (4, 3))
-    moved = stages.annotator(there, batch.pick(order), KEY, verdicts=(4, 5), question=(6, 7))
+    moved = stages.annotator(there, batch.pick(order), KEY, verdicts=(4, 5), separator=3, question=(6, 7))
     np.testing.assert_allclose(moved, np.asarray(p)[:, [2, 0, 1]][:, :, [2, 0, 1]], atol=1e-5)
-    other = stages.annotator(there, batch, KEY, verdicts=(5, 4), question=(6, 7))
+    other = stages.annotator(there, batch, KEY, verdicts=(5, 4), separator=3, question=(6, 7))
     np.testing.assert_allclose(other, 1 - p, atol=1e-6)
     assert np.abs(p - 0.5).max() > 1e-3
-    asked_otherwise = stages.annotator(there, batch, KEY, verdicts=(4, 5))
+    asked_otherwise = stages.annotator(there, batch, KEY, verdicts=(4, 5), separator=3)
     assert np.abs(asked_otherwise - p).max() > 1e-4
     with pytest.raises(ConfigError, match="same token"):
         stages.annotator(there, batch, KEY, verdicts=(4, 4))
@@ -344,7 +344,7 @@ def test_a_rewritten_prompt_is_a_prompt() -> None:
     network = model(layers=1)
     there = context_of(network, rewriter=parameters(network))
     batch = as_jax(ragged(n=1))
-    out, _ = stages.rewrite(there, batch, KEY, count=2)
+    out, _ = stages.rewrite(there, batch, KEY, count=2, stop=(2,))
     np.testing.assert_array_equal(out.prompt[2:], batch.prompt[2:])
     assert np.all(np.diff(out.prompt_valid.astype(int), axis=1) >= 0)  # padded on the left
     changed = np.asarray(out.example_id != batch.example_id)

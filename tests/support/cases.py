@@ -315,7 +315,7 @@ NOISE = [
 SUPERVISED = [
     Case(fn(losses.weighted, loss=fn(losses.sft), weight=0.7)),
     Case(fn(losses.bradley_terry, role="policy")),
-    Case(fn(losses.preference_cross_entropy, role="policy")),
+    Case(fn(losses.preference_cross_entropy, role="policy", separator=3)),
 ]
 
 PAST = {name: Role(NETWORK, roles.fresh()) for name in ("past1", "past2")}

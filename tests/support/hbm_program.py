@@ -52,6 +52,7 @@ def ipo_md(mesh: MeshConfig) -> Experiment:
         judges={"preference": Role(judge, fresh())},
         start=fresh(),
         max_tokens=64,
+        stop=(2,),
         n=4,
     )
     return Experiment(algorithm, fn(prompts), steps=1, mesh=mesh)

@@ -35,7 +35,7 @@ from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from tests.support.collectives import Gather, all_gathers
 from tests.support.tiny import model as tiny_model, ragged
-from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, judged
+from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, filled, judged
 
 # Beside jax_disable_most_optimizations: what runs for milliseconds is to compile in one second, not in three.
 QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
@@ -76,12 +76,12 @@ def replay(network: Model, **parts: Any) -> Algorithm:
 
 def pool(network: Model, **parts: Any) -> Algorithm:
     """Self-play against one of the past policies."""
-    return judged(algorithms.self_play_pg)(network, pool=2, **parts)
+    return filled(judged(algorithms.self_play_pg))(network, pool=2, **parts)
 
 
 def look_ahead(network: Model, **parts: Any) -> Algorithm:
     """EGPO whose first iteration leaves its gradient in the moments, where it is looked at."""
-    return judged(algorithms.egpo)(network, tau=0.5, restore_moments=False, **parts)
+    return filled(judged(algorithms.egpo))(network, tau=0.5, restore_moments=False, **parts)
 
 
 def changed(name: str, **changes: Any) -> Callable[..., Algorithm]:

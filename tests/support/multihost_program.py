@@ -122,11 +122,12 @@ def experiment(arguments: argparse.Namespace) -> Experiment:
     judge = transformer(TransformerConfig(**SMALL, outputs=("preference",)))
     algorithm: Algorithm = algorithms.ipo_md(
         policy,
-        judge=fn(stages.preference_model, role="judge"),
+        judge=fn(stages.preference_model, role="judge", separator=3),
         judges={"judge": Role(judge, roles.fresh())},
         optimizer=fn(adamw, learning_rate=arguments.learning_rate),
         start=roles.fresh(),
         max_tokens=4,
+        stop=(2,),
     )
     extra = {"judge": fn(host, stage=fn(heaviest_wins), like=fn(with_preference))} if arguments.host_judge else {}
     extra |= {"asks": fn(host, stage=fn(asks_the_model), like=fn(same))} if arguments.host_scores else {}

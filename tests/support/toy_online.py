@@ -45,11 +45,12 @@ def experiment(adapters: bool = False) -> Experiment:
     judge = transformer(TransformerConfig(**SMALL, outputs=("preference",)))
     algorithm = algorithms.ipo_md(
         policy,
-        judge=fn(stages.preference_model, role="judge"),
+        judge=fn(stages.preference_model, role="judge", separator=3),
         judges={"judge": Role(judge, roles.fresh())},
         optimizer=fn(adamw, learning_rate=1e-2),
         start=roles.fresh(),
         max_tokens=4,
+        stop=(2,),
     )
     if adapters:
         algorithm = algorithms.with_lora(algorithm, rank=2)

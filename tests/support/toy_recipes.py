@@ -16,6 +16,7 @@ from alignjax.losses.decorators.sequences import sequence_logps
 from alignjax.pair_layout import all_pairs
 from alignjax.train.state import TrainState
 from alignjax.train.step import make_experience, make_update
+from alignjax.train.token_ids import fill_token_ids
 from alignjax.types import Algorithm, Array, Batch, Context, Mean, Metrics, Model, Role
 from tests.support.tiny import all_finite, model, sgd
 
@@ -108,6 +109,11 @@ def optune(network: Model, **parts: Any) -> Algorithm:
     return algorithms.optune(network, count=2, slots=8, **more, **parts)
 
 
+def filled(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    """The recipe with the token ids of a tokenizer that is trained here."""
+    return lambda network, **parts: fill_token_ids(build(network, **parts), stop=(2,), separator=3)
+
+
 RECIPES: dict[str, Callable[..., Algorithm]] = {
     "sft": algorithms.sft,
     "preference_model": functools.partial(algorithms.preference_model, n=2),
@@ -120,10 +126,11 @@ RECIPES: dict[str, Callable[..., Algorithm]] = {
     "online_slic": judged(functools.partial(algorithms.online_slic, beta=0.3)),
     "ipo_md": judged(functools.partial(algorithms.ipo_md, tau=0.3, beta=0.25)),
 }
+RECIPES = {name: filled(build) for name, build in RECIPES.items()}
 # Played by a policy against itself and asked about by a judge: on a language model, and on games.
 SELF_PLAY: dict[str, Callable[..., Algorithm]] = {
     "iterated_dpo": functools.partial(algorithms.iterated_dpo, sync_every=2),
-    "oaif": algorithms.oaif,
+    "oaif": functools.partial(algorithms.oaif, verdicts=(4, 5)),
     "nash_md": functools.partial(algorithms.nash_md, beta=0.25, n=2),
     "nash_ema": functools.partial(algorithms.nash_ema, decay=0.5),
     "self_play_pg": algorithms.self_play_pg,
@@ -134,7 +141,7 @@ SELF_PLAY: dict[str, Callable[..., Algorithm]] = {
     "comal": functools.partial(algorithms.comal, outer=2),
     "onpo": algorithms.onpo,
     "egpo": functools.partial(algorithms.egpo, tau=0.5),
-    "osp": algorithms.osp,
+    "osp": functools.partial(algorithms.osp, verdicts=(4, 5)),
     "xpo": functools.partial(algorithms.xpo, alpha=0.1),
     "vpo": functools.partial(algorithms.vpo, alpha=0.1),
     "selm": functools.partial(algorithms.selm, sync_every=2),
@@ -143,8 +150,8 @@ SELF_PLAY: dict[str, Callable[..., Algorithm]] = {
 # Of these, `test_played.py` says what it does of RECIPES; their losses stand in tests/losses/cases.py.
 PLAYED: dict[str, Callable[..., Algorithm]] = {
     **{name: judged(build) for name, build in SELF_PLAY.items()},
-    "osp": self_judged(algorithms.osp),
-    "oaif": lambda network, **parts: self_judged(algorithms.oaif, annotator=Role(network, roles.fresh()))(
+    "osp": self_judged(SELF_PLAY["osp"]),
+    "oaif": lambda network, **parts: self_judged(SELF_PLAY["oaif"], annotator=Role(network, roles.fresh()))(
         network, **parts
     ),
     "vpo_offline": offline(algorithms.vpo_offline),
@@ -155,6 +162,7 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
     "ofs_dpo": offline(functools.partial(algorithms.ofs_dpo, slow_optimizer=fn(sgd, learning_rate=0.1))),
     "cofs_dpo": offline(functools.partial(algorithms.cofs_dpo, domains=2, slow_optimizer=fn(sgd, learning_rate=0.1))),
 }
+PLAYED = {name: filled(build) for name, build in PLAYED.items()}
 # Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.
 FROM_TEXT = ("spin", "rival")
 COUPLED: dict[str, Callable[..., Algorithm]] = {

@@ -71,8 +71,8 @@ def test_a_recipe_has_the_shapes_of_a_run(name: str) -> None:
 def test_a_pool_holds_adapters() -> None:
     """A queue of past policies over one base: what is played is the base with the adapters in a slot."""
     recipe = algorithms.self_play_pg(
-        NETWORK, judge=fn(stages.preference_model), judges={}, optimizer=FAST, start=roles.fresh(), max_tokens=3,
-        pool=2, sync_every=1, opponents=1,
+        NETWORK, judge=fn(stages.preference_model, separator=3), judges={}, optimizer=FAST, start=roles.fresh(),
+        max_tokens=3, stop=(2,), pool=2, sync_every=1, opponents=1,
     )  # fmt: skip
     algorithm = algorithms.with_lora(recipe, rank=2)
     (queue,) = (name for name, role in algorithm.roles.items() if isinstance(role.start, roles.PoolOf))
@@ -138,9 +138,16 @@ def test_sampling_and_learning_are_those_of_the_merged_policy() -> None:
     same loss."""
     network = model(layers=1, outputs=("preference",))
     judge = Role(network, roles.value(network.init))
-    ask = fn(stages.preference_model, role="judge")
+    ask = fn(stages.preference_model, role="judge", separator=3)
     plain = algorithms.ipo_md(
-        network, beta=0.25, judge=ask, judges={"judge": judge}, optimizer=FAST, start=roles.fresh(), max_tokens=4
+        network,
+        beta=0.25,
+        judge=ask,
+        judges={"judge": judge},
+        optimizer=FAST,
+        start=roles.fresh(),
+        max_tokens=4,
+        stop=(2,),
     )
     small = algorithms.with_lora(dataclasses.replace(plain, microbatches=2), rank=2)
     prompts = PAIRS.replace(tokens=None, valid=None, mask=None, preference=None)
