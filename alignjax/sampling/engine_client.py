@@ -22,6 +22,7 @@ import numpy as np
 
 from alignjax.config import ConfigError, Fn
 from alignjax.ranges import Count, Natural, NonNegative, Positive, Share
+from alignjax.sampling.logit_streams import known_stop
 from alignjax.types import Batch, Context, Key
 
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers that another attempt may better
@@ -103,8 +104,7 @@ def ask_engine(
         max_tokens: Longest completion, in tokens.
         temperature: Divides the logits.
         top_p: Keeps the smallest set of tokens of this probability.
-        stop: The tokens at which the engine ends, its end token too; a completion keeps the one that ended it, valid.
-            None: those that the tokenizer of the source's data names.
+        stop: The tokens at which the engine ends, which a completion keeps, valid; None: those of the data's tokenizer.
         logprobs: Asks for the engine's own log-probs too.
         concurrency: Requests at a time.
         timeout: Seconds without an answer.
@@ -118,16 +118,13 @@ def ask_engine(
 
     Raises:
         EngineError: If any prompt failed; says how many did and why the first. Nothing is kept then.
-        ConfigError: If the batch has completions already, nobody says what ends one, or the environment variable does
-            not exist.
+        ConfigError: If the batch has completions, nobody says what ends one, or there is no such environment variable.
     """
-    # One request is made and filled in per prompt, in threads that share an event: the first failure ends them all.
     if batch.tokens is not None:
         raise ConfigError("ask_engine samples the first completions of a batch; this one has some")
-    if stop is None:
-        raise ConfigError("ask_engine(stop=None): no data set says which tokens end a completion; name them")
+    asked = {"logprobs": 1} if logprobs else {}
     body = {"model": model, "n": n, "max_tokens": max_tokens, "temperature": float(temperature), "top_p": float(top_p)}
-    body |= {"stop_token_ids": list(stop), "return_token_ids": True} | ({"logprobs": 1} if logprobs else {})
+    body |= {"stop_token_ids": list(known_stop(stop, of="ask_engine")), "return_token_ids": True, **asked}
     template = _Request(0, f"{url.rstrip('/')}/completions", body, _headers(api_key_variable), float(timeout), retries)
     if sync is not None:
         sync(context)

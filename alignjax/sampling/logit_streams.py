@@ -131,6 +131,15 @@ class Plan(NamedTuple):
         return jnp.isin(token, jnp.array(self.sampling.stop, jnp.int32))
 
 
+def known_stop(stop: tuple[int, ...] | None, *, of: str) -> tuple[int, ...]:
+    """Returns the tokens that end a completion. Raises ConfigError, which names who asks, if nobody has said them."""
+    if stop is None:
+        raise ConfigError(
+            f"{of}(stop=None): no data set says which tokens end a completion; name them, or stop=() for none"
+        )
+    return stop
+
+
 def default_streams(behaviour: Fn) -> tuple[Stream, ...]:
     """Returns a stream for each role that the behavior names."""
     return tuple(Stream(name, name) for name in stream_names(behaviour.kwargs))

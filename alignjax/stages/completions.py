@@ -7,14 +7,14 @@ import functools
 
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, fn
+from alignjax.config import Fn, fn
 from alignjax.numerics import first_valid, last_valid
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
 from alignjax.ranges import Count, Fraction, Natural, NonNegative, Share, Within
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
 from alignjax.sampling.filters import Filters
-from alignjax.sampling.logit_streams import Sampled, Sampling, Stream
+from alignjax.sampling.logit_streams import Sampled, Sampling, Stream, known_stop
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Params
 
 
@@ -53,8 +53,7 @@ def generate(
         top_k: Keeps the k likeliest tokens; None: all.
         top_p: Keeps the smallest set of this probability; None: all.
         min_p: Keeps tokens at least this many times as likely as the likeliest; None: all.
-        stop: Tokens that end a completion. They are sampled, scored and valid. None: those that the tokenizer of the
-            source's data names (`train/token_ids.py`).
+        stop: Tokens that end a completion. They are sampled, scored and valid. None: those of the data's tokenizer.
         slots: Decode batch size for continuous batching, where a finished completion's slot is refilled from the queue;
             None decodes all completions in lockstep. Samples are the same up to rounding.
         weights: "bfloat16" or "int8" samples with weights that are cast once per call and read faster. The scorer then
@@ -66,17 +65,10 @@ def generate(
         The batch with tokens, valid, mask and logps [B,N,T]: every stream's at temperature 1, and "sampler". Metrics:
         `length` (tokens), `finished` (share that stopped) and, with `weights`, sampler_gap/STREAM, how far the
         sampler's log-probs were from the scorer's, in nats per token.
-
-    Raises:
-        ConfigError: If nobody says what ends a completion.
     """
     # The sampler has a layout of its own on a mesh, so the context that it is given lays out params on the way.
     filters = Filters(temperature, top_k, top_p, min_p)
-    if stop is None:
-        raise ConfigError(
-            "generate(stop=None): no data set says which tokens end a completion; name them, stop=(2,), or stop=() for "
-            "completions of max_tokens"
-        )
+    stop = known_stop(stop, of="generate")
     sampling = Sampling(n, max_tokens, behaviour, streams, filters, stop=stop, slots=slots, weights=weights)
     laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))
     rows = batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT)

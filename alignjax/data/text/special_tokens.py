@@ -14,7 +14,7 @@ from typing import Any
 
 import tokenizers as hf
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, DataError
 from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 MARKS = ("eos", "bos", "pad", "sep")
@@ -133,7 +133,7 @@ def _add_listed(
         listed = {int(i): _token(config, f"added_tokens_decoder[{i}]", value) for i, value in decoder.items()}
         counted = json_object(folder / ADDED) if later else {}
         both = {int(i): hf.AddedToken(token, normalized=False, special=True) for token, i in counted.items()}
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         raise ConfigError(f"the tokens added to {folder} cannot be read ({error})") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"the tokens added to {folder} cannot be read ({error}); download it again") from error
