@@ -13,7 +13,7 @@ import numpy as np
 
 from alignjax.evaluate.intervals import DataError, as_column, interval
 from alignjax.evaluate.players import Player
-from alignjax.ranges import Count, Seed
+from alignjax.ranges import Count
 
 
 def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, ...]:
@@ -37,7 +37,7 @@ def default_controls(baseline: Player, judges: Sequence[str]) -> tuple[Player, .
 
 
 def against_best_control(
-    rates: Mapping[str, Any], players: Sequence[str], controls: Sequence[str], *, draws: Count = 2000, seed: Seed = 0
+    rates: Mapping[str, Any], players: Sequence[str], controls: Sequence[str], *, draws: Count = 2000
 ) -> dict[str, dict[str, Any]]:
     """Compares each player with the control that does best, chosen on other prompts than it is compared on.
 
@@ -49,7 +49,6 @@ def against_best_control(
         players: Who is compared.
         controls: What with.
         draws: Resamples of the bootstrap over prompts.
-        seed: Seed of the resamples.
 
     Returns:
         {player: {"controls": the one or two that were chosen, "mean", "low", "high", "n"}}: the paired difference of
@@ -70,7 +69,7 @@ def against_best_control(
     ]  # on odd prompts, on even ones
     control = np.where(odd, columns[chosen[1]], columns[chosen[0]])
     names = list(dict.fromkeys(chosen))
-    return {name: {"controls": names, **interval(columns[name] - control, draws=draws, seed=seed)} for name in players}
+    return {name: {"controls": names, **interval(columns[name] - control, draws=draws)} for name in players}
 
 
 def warnings(compared: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> list[str]:

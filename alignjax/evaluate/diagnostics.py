@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
-from alignjax.ranges import Count, Seed
+from alignjax.ranges import Count
 
 
-def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: Count = 2000, seed: Seed = 0) -> dict[str, Interval]:
+def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: Count = 2000) -> dict[str, Interval]:
     """KL(policy || reference) of whole completions, in nats, estimated from the policy's own samples.
 
     The sum over tokens of log policy - log reference is an unbiased estimate (k1,
@@ -22,7 +22,6 @@ def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: Count = 2000, 
         reference: Those of the same tokens under the reference.
         mask: [B,N,T], 1 on tokens that the policy chose (its end token too), 0 elsewhere.
         draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
 
     Returns:
         {"kl": per completion, the mean over N and then over prompts, "kl_per_token": all nats over all tokens}, each
@@ -46,8 +45,8 @@ def sequence_kl(policy: Any, reference: Any, mask: Any, *, draws: Count = 2000, 
     tokens = mask.sum(-1).mean(-1)
     as_column(nats, "the log-ratio")
     return {
-        "kl": interval(nats, draws=draws, seed=seed),
-        "kl_per_token": interval(np.stack([nats, tokens], 1), _ratio, draws=draws, seed=seed),
+        "kl": interval(nats, draws=draws),
+        "kl_per_token": interval(np.stack([nats, tokens], 1), _ratio, draws=draws),
     }
 
 
@@ -56,7 +55,7 @@ def _ratio(means: np.ndarray) -> np.ndarray:
     return np.where(means[..., 1] > 0, means[..., 0] / np.maximum(means[..., 1], 1e-12), 0)
 
 
-def length_bias(margin: Any, extra_length: Any, *, draws: Count = 2000, seed: Seed = 0) -> Interval:
+def length_bias(margin: Any, extra_length: Any, *, draws: Count = 2000) -> Interval:
     """Correlation of a judge's margin with the difference in length, over judged pairs: near 0 for a judge that does
     not care, near 1 for one that counts words.
 
@@ -64,7 +63,6 @@ def length_bias(margin: Any, extra_length: Any, *, draws: Count = 2000, seed: Se
         margin: [n], the judge's log-odds (or probability - 1/2) that the first text is better.
         extra_length: [n], length of the first text minus that of the second.
         draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
 
     Returns:
         Pearson's r in [-1, 1] with its bootstrap interval; 0 where either does not vary.
@@ -77,7 +75,7 @@ def length_bias(margin: Any, extra_length: Any, *, draws: Count = 2000, seed: Se
         raise DataError(f"{len(margin)} margins but {len(extra_length)} length differences; give one of each per pair")
     # Standardized first, so that the moments below do not cancel; a correlation does not notice.
     x, y = ((column - column.mean()) / (column.std() or 1) for column in (margin, extra_length))
-    return interval(np.stack([x, y, x * x, y * y, x * y], 1), _correlation, draws=draws, seed=seed)
+    return interval(np.stack([x, y, x * x, y * y, x * y], 1), _correlation, draws=draws)
 
 
 def _correlation(means: np.ndarray) -> np.ndarray:
@@ -87,15 +85,13 @@ def _correlation(means: np.ndarray) -> np.ndarray:
     return np.clip(np.where(variance > 1e-18, (xy - x * y) / np.sqrt(np.maximum(variance, 1e-18)), 0), -1, 1)
 
 
-def agreement(first: Any, second: Any, *, draws: Count = 2000, seed: Seed = 0) -> Interval:
+def agreement(first: Any, second: Any) -> Interval:
     """Share of pairs [n] on which two judges prefer the same side, from their probabilities that the first text is
     better; an undecided judge (1/2) agrees by half.
 
     Args:
         first: [n], one judge's probabilities.
         second: [n], the other's.
-        draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
 
     Raises:
         DataError: For columns of unequal length, or values that are not finite.
@@ -103,7 +99,7 @@ def agreement(first: Any, second: Any, *, draws: Count = 2000, seed: Seed = 0) -
     first, second = as_column(first, "the first judge"), as_column(second, "the second judge")
     if len(first) != len(second):
         raise DataError(f"{len(first)} judgments against {len(second)}; give both judges the same pairs")
-    return interval(agreement_of(first, second), draws=draws, seed=seed)
+    return interval(agreement_of(first, second))
 
 
 def agreement_of(first: Any, second: Any) -> Any:
@@ -116,14 +112,12 @@ def agreement_of(first: Any, second: Any) -> Any:
     return (1 + np.sign(np.asarray(first) - 0.5) * np.sign(np.asarray(second) - 0.5)) / 2
 
 
-def accuracy(probability: Any, label: Any, *, draws: Count = 2000, seed: Seed = 0) -> Interval:
+def accuracy(probability: Any, label: Any) -> Interval:
     """Share of pairs [n] on which a judge prefers the side that the label does: `agreement` of the judge with labels
     (probabilities or 0/1) that the first text is better.
 
     Args:
         probability: [n], the judge's probabilities.
         label: [n], the labels.
-        draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
     """
-    return agreement(probability, label, draws=draws, seed=seed)
+    return agreement(probability, label)

@@ -13,7 +13,6 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.evaluate.intervals import DataError, interval
-from alignjax.ranges import Count, Seed
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -95,17 +94,13 @@ def copied(text: str, prompt: str) -> bool:
     return bool(words) and f" {' '.join(words)} " in f" {' '.join(_words(prompt))} "
 
 
-def text_summary(
-    texts: Sequence[str], references: Sequence[str], prompts: Sequence[str], *, draws: Count = 2000, seed: Seed = 0
-) -> dict[str, Any]:
+def text_summary(texts: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> dict[str, Any]:
     """Describe one player's texts in numbers: what a report's table of players shows.
 
     Args:
         texts: One text per prompt.
         references: The reference of each.
         prompts: The prompt of each.
-        draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
 
     Returns:
         Intervals over prompts ({"mean", "low", "high", "n"}) for `rouge_l`, `length` (words) and `repetition`
@@ -127,7 +122,7 @@ def text_summary(
         "length": lengths,
         "repetition": [repetition(text) for text in texts],
     }
-    summary: dict[str, Any] = {name: interval(row, draws=draws, seed=seed) for name, row in rows.items()}
+    summary: dict[str, Any] = {name: interval(row) for name, row in rows.items()}
     summary["distinct_2"] = distinct_n(texts)
     summary["copied"] = float(np.mean([copied(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]))
     summary["empty"] = float(np.mean([length == 0 for length in lengths]))

@@ -9,13 +9,13 @@ A judge gives `p[i]`, the probability that player a's answer to prompt i is bett
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from alignjax.evaluate.intervals import DataError, Interval, as_column, interval
-from alignjax.ranges import Count, NonNegative, Seed
+from alignjax.ranges import Count, NonNegative
 
 Judgements = Mapping[tuple[str, str], Any]
 Matrix = dict[str, dict[str, Interval]]
@@ -30,13 +30,7 @@ def _scored(probability: Any, score: str = "probability") -> np.ndarray:
     return probability if score == "probability" else (np.sign(probability - 0.5) + 1) / 2
 
 
-def win_rate_matrix(
-    judgements: Judgements,
-    *,
-    score: str = "probability",
-    draws: Count = 2000,
-    seed: Seed = 0,
-) -> dict[str, dict[str, Interval]]:
+def win_rate_matrix(judgements: Judgements, *, score: str = "probability", draws: Count = 2000) -> Matrix:
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
 
@@ -47,42 +41,46 @@ def win_rate_matrix(
             complementary; all pairs on the same prompts in the same order, for their resamples are shared.
         score: "probability" or "hard", see above.
         draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
 
     Raises:
         DataError: For numbers outside [0, 1], pairs of unequal length, a player against itself, or two orders that do
             not add up to one.
     """
-    # Each pair is resampled once and the other order is its complement: two resamples would differ by noise, and the
-    # matrix would contradict itself.
-    pairs = _checked(judgements)
-    rates: dict[str, dict[str, Interval]] = {player: {} for pair in pairs for player in pair}
-    for (a, b), probability in pairs.items():
-        rates[a][b] = interval(_scored(probability, score), draws=draws, seed=seed)
-        rates[b][a] = _complement(rates[a][b])
-    return rates
+    return _both_orders(judgements, lambda a, b, probability: interval(_scored(probability, score), draws=draws))
 
 
-def ties(judgements: Judgements, *, margin: NonNegative = 1e-6, draws: Count = 2000, seed: Seed = 0) -> Matrix:
+def _both_orders(
+    judgements: Judgements,
+    measured: Callable[[str, str, np.ndarray], Interval | None],
+    turned: Callable[[Interval], Interval] | None = None,
+) -> Matrix:
+    """Measures each judged pair, by its players and P(a beats b) [n], and turns what it gets (into the complement) for
+    the other order; a pair that gives None is left out."""
+    # Each pair is resampled once: two resamples would differ by noise, and the matrix would contradict itself.
+    matrix: Matrix = {}
+    for (a, b), probability in _checked(judgements).items():
+        if (rate := measured(a, b, probability)) is not None:
+            matrix.setdefault(a, {})[b] = rate
+            matrix.setdefault(b, {})[a] = (turned or _complement)(rate)
+    return matrix
+
+
+def ties(judgements: Judgements, *, margin: NonNegative = 1e-6, draws: Count = 2000) -> Matrix:
     """`ties[a][b]`: the share of prompts on which the judge says 1/2, as for equal answers, in both orders of a pair.
 
     Args:
         judgements: As of `win_rate_matrix`.
         margin: How near to 1/2 a judgment is a tie.
         draws: Resamples of the bootstrap.
-        seed: Seed of the resamples.
     """
-    pairs = _checked(judgements)
-    shares: Matrix = {player: {} for pair in pairs for player in pair}
-    for (a, b), probability in pairs.items():
-        even = (np.abs(probability - 0.5) <= margin).astype(np.float64)
-        shares[a][b] = shares[b][a] = interval(even, draws=draws, seed=seed)
-    return shares
+
+    def even(a: str, b: str, probability: np.ndarray) -> Interval:
+        return interval((np.abs(probability - 0.5) <= margin).astype(np.float64), draws=draws)
+
+    return _both_orders(judgements, even, turned=dict)
 
 
-def length_controlled(
-    judgements: Judgements, lengths: Mapping[str, Any], *, draws: Count = 2000, seed: Seed = 0
-) -> Matrix:
+def length_controlled(judgements: Judgements, lengths: Mapping[str, Any], *, draws: Count = 2000) -> Matrix:
     """Win rates at equal length: what a regression of P(a beats b) on tanh(length difference / its deviation) says
     where the lengths are equal, in both orders of every pair, which are complements exactly.
 
@@ -94,14 +92,12 @@ def length_controlled(
         judgements: As of `win_rate_matrix`.
         lengths: The length of every answer, [n] by player.
         draws: Resamples of the bootstrap over prompts, regression included.
-        seed: Seed of the resamples.
 
     Raises:
         DataError: As of `win_rate_matrix`, or for lengths of another number of prompts.
     """
-    pairs = _checked(judgements)
-    rates: Matrix = {player: {} for pair in pairs for player in pair}
-    for (a, b), probability in pairs.items():
+
+    def at_equal_length(a: str, b: str, probability: np.ndarray) -> Interval:
         extra = as_column(lengths[a], f"the length of {a}") - as_column(lengths[b], f"the length of {b}")
         if len(extra) != len(probability):
             raise DataError(
@@ -109,9 +105,9 @@ def length_controlled(
             )
         longer = np.tanh(extra / (extra.std() or 1))
         columns = np.stack([probability, longer, longer**2, probability * longer], 1)
-        rates[a][b] = interval(columns, _at_equal_length, draws=draws, seed=seed)
-        rates[b][a] = _complement(rates[a][b])
-    return rates
+        return interval(columns, _at_equal_length, draws=draws)
+
+    return _both_orders(judgements, at_equal_length)
 
 
 def _at_equal_length(means: np.ndarray) -> np.ndarray:
@@ -131,13 +127,12 @@ def where_both(judgements: Judgements, counted: Mapping[str, Any], baseline: str
         counted: Which prompts count, bool [n] by player.
         baseline: The player of every pair.
     """
-    rates: Matrix = {}
-    for (a, b), probability in _checked(judgements).items():
+
+    def where_counted(a: str, b: str, probability: np.ndarray) -> Interval | None:
         both = np.asarray(counted[a], bool) & np.asarray(counted[b], bool)
-        if baseline in (a, b) and both.any():
-            rates.setdefault(a, {})[b] = interval(probability[both])
-            rates.setdefault(b, {})[a] = _complement(rates[a][b])
-    return rates
+        return interval(probability[both]) if baseline in (a, b) and both.any() else None
+
+    return _both_orders(judgements, where_counted)
 
 
 def _complement(rate: Interval) -> Interval:

@@ -6,6 +6,8 @@ p[i,j] + p[j,i] = 1 exactly; one that has metrics returns (preference, metrics).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,11 +49,6 @@ def _sides(n: int) -> np.ndarray:
 def _per_pair(matrix: Array) -> Array:
     i, j = _sides(matrix.shape[1])
     return matrix[:, i, j]
-
-
-def _pair_uniforms(batch: Batch, key: Key, n: int) -> Array:
-    """One uniform per (prompt, pair) [B,K], a function of the example and the pair only."""
-    return row_uniforms(key, batch.ids(), len(all_pairs(n)))
 
 
 def preference_model(
@@ -162,9 +159,7 @@ def bernoulli(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[A
     Returns:
         The preference [B,N,N] of zeros and ones, and the judge's metrics.
     """
-    p, draw, metrics = _judged(context, batch, key, judge)
-    n = batch.need("tokens", of="bernoulli").shape[1]
-    return preference_matrix((_pair_uniforms(batch, draw, n) < p).astype(p.dtype), all_pairs(n), n), metrics
+    return _noisy(context, batch, key, judge, lambda p, uniform: (uniform < p).astype(p.dtype))
 
 
 def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: Fraction) -> tuple[Array, Metrics]:
@@ -180,16 +175,19 @@ def flipped(context: Context, batch: Batch, key: Key, *, judge: Fn, epsilon: Fra
     Returns:
         The preference [B,N,N], and the judge's metrics.
     """
-    p, draw, metrics = _judged(context, batch, key, judge)
-    n = batch.need("tokens", of="flipped").shape[1]
-    return preference_matrix(jnp.where(_pair_uniforms(batch, draw, n) < epsilon, 1 - p, p), all_pairs(n), n), metrics
+    return _noisy(context, batch, key, judge, lambda p, uniform: jnp.where(uniform < epsilon, 1 - p, p))
 
 
-def _judged(context: Context, batch: Batch, key: Key, judge: Fn) -> tuple[Array, Key, Metrics]:
-    """A judge's probabilities per pair [B,K], a key for what is drawn on top, and the judge's metrics."""
+def _noisy(
+    context: Context, batch: Batch, key: Key, judge: Fn, drawn: Callable[[Array, Array], Array]
+) -> tuple[Array, Metrics]:
+    """Asks a judge, and makes of its probabilities [B,K] and of a uniform number per (prompt, pair), a function of the
+    example and the pair only, the probabilities that count."""
     ask, draw = jax.random.split(key)
     preference, metrics = with_metrics(judge(context, batch, ask))
-    return _per_pair(preference), draw, metrics
+    n = preference.shape[1]
+    uniform = row_uniforms(draw, batch.ids(), len(all_pairs(n)))
+    return preference_matrix(drawn(_per_pair(preference), uniform), all_pairs(n), n), metrics
 
 
 def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batch, Metrics]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -23,7 +23,7 @@ from alignjax.evaluate.report import schema, wording
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B5EA7", "#8C6D31")
 BASELINE, HUMAN = "#7A7A7A", "#1A1A1A"
-INK, MUTED, GRID = "#222222", "#5F6368", "#E3E5E8"
+INK, MUTED, GRID, EMPTY = "#222222", "#5F6368", "#E3E5E8", "#F1F3F4"
 # Orange loses, blue wins, white is even.
 DIVERGING = LinearSegmentedColormap.from_list("win", ["#C8641B", "#F2C9A1", "#FFFFFF", "#A9CCE8", "#1F6FB0"])
 STYLE: dict[Any, Any] = {
@@ -95,30 +95,35 @@ def svg(figure: Figure, name: str, description: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{plain}" ', 1)
 
 
-def frontier_figure(results: schema.Results, name: str = "frontier") -> str:
+def frontier_figure(results: schema.Results) -> str:
     """Draw win rate against the baseline (%) over KL to the reference (nats per completion): up and to the left is
     better. Bars are 95 % intervals; small points are other seeds; the human reference, which has no KL, is a line.
 
     Args:
         results: The contents of results.json.
-        name: What the ids inside the picture begin with.
 
     Returns:
         The figure as an <svg> element.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 4.1), layout="constrained")
-        axes = figure.add_subplot()
-        frame(axes)
-        axes.axhline(50, color=BASELINE, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        figure, axes = over_kl(results)
         for player, color in colors(results).items():
             _frontier_point(axes, results, player, color)
-        axes.set_xlabel("KL to the reference (nats per completion)")
-        axes.set_ylabel(f"win rate against {short(results, results['baseline'])} (%)")
         axes.margins(x=0.1, y=0.14)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor="linecolor")
-        return svg(figure, name, "Win rate against the baseline over KL to the reference, one point per player")
+        return svg(figure, "frontier", "Win rate against the baseline over KL to the reference, one point per player")
+
+
+def over_kl(results: schema.Results) -> tuple[Figure, Axes]:
+    """Begin a plot of win rates against the baseline (%) over KL to the reference, with a line where wins are even."""
+    figure = Figure(figsize=(5.2, 4.1), layout="constrained")
+    axes = figure.add_subplot()
+    frame(axes)
+    axes.axhline(50, color=BASELINE, lw=0.9, ls=(0, (4, 3)), zorder=1)
+    axes.set_xlabel("KL to the reference (nats per completion)")
+    axes.set_ylabel(f"win rate against {short(results, results['baseline'])} (%)")
+    return figure, axes
 
 
 def frame(axes: Axes) -> None:
@@ -145,21 +150,22 @@ def _frontier_point(axes: Axes, results: schema.Results, player: str, color: str
                 axes.plot(other_kl["mean"], 100 * other["mean"], "o", color=color, ms=4, mew=0, alpha=0.45, zorder=2)
         style: dict[str, Any] = {"fmt": "o", "ms": 7.5, "elinewidth": 1.6, "mec": "white", "mew": 0.8, "zorder": 4}
         style |= {"mfc": "white", "mec": color, "mew": 1.4} if results["players"][player].get("control") else {}
-        bars = {"xerr": _bars(kl), "yerr": _bars(rate, 100)}
-        axes.errorbar(kl["mean"], 100 * rate["mean"], **bars, color=color, label=label, **style)
+        spans = {"xerr": bars([kl]), "yerr": bars([rate], 100)}
+        axes.errorbar(kl["mean"], 100 * rate["mean"], **spans, color=color, label=label, **style)
 
 
-def _bars(rate: Mapping[str, float], factor: float = 1) -> list[list[float]]:
-    return [[max(rate["mean"] - rate["low"], 0) * factor], [max(rate["high"] - rate["mean"], 0) * factor]]
+def bars(rates: Sequence[Mapping[str, float]], factor: float = 1) -> list[list[float]]:
+    """Return the lengths of error bars, below and above, of intervals times a factor."""
+    sides = (("mean", "low"), ("high", "mean"))
+    return [[max(rate[upper] - rate[lower], 0) * factor for rate in rates] for upper, lower in sides]
 
 
-def win_rate_figure(results: schema.Results, name: str = "win_rates") -> str:
+def win_rate_figure(results: schema.Results) -> str:
     """Draw the win-rate matrix as a heat map with numbers: the row's player against the column's, in %, with
     intervals.
 
     Args:
         results: The contents of results.json.
-        name: What the ids inside the picture begin with.
 
     Returns:
         The figure as an <svg> element.
@@ -185,15 +191,14 @@ def win_rate_figure(results: schema.Results, name: str = "win_rates") -> str:
         axes.tick_params(length=0)
         axes.set_title("win rate of the row against the column (%)", fontweight="normal", color=MUTED, pad=10)
         axes.spines[:].set_visible(False)
-        return svg(figure, name, "Win rate of each row's player against each column's player, in per cent")
+        return svg(figure, "win_rates", "Win rate of each row's player against each column's player, in per cent")
 
 
 def _cell(axes: Axes, column: int, row: int, rate: Mapping[str, float] | None) -> None:
-    if rate is None:
-        axes.fill_between([column - 0.48, column + 0.48], row - 0.46, row + 0.46, color="#F1F3F4", lw=0)
-        return
-    ground, ink = shade(rate["mean"])
+    ground, ink = shade(rate["mean"]) if rate else (EMPTY, INK)
     axes.fill_between([column - 0.48, column + 0.48], row - 0.46, row + 0.46, color=ground, lw=0)
+    if rate is None:
+        return
     axes.text(column, row - 0.08, f"{100 * rate['mean']:.1f}", ha="center", va="center", color=ink, fontsize=11)
     _, span = wording.interval_parts(rate, 1, 100)
     axes.text(column, row + 0.26, span, ha="center", va="center", color=ink, fontsize=7)

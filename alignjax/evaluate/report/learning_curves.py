@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -40,7 +41,8 @@ UNITS = {
     "rejected_logps": "log-prob of the other (nats)",
 }
 HIDDEN = ("time/", "completion_tokens")  # of the machine, not of the learning: in results.json only
-PANELS = 6  # of a group in a report
+PANELS, COLUMNS = 6, 3  # of a group in a report, and in a row of the picture of all
+SMOOTHING = 0.045  # standard deviation of the Gaussian, as a share of the number of values
 Curve = tuple[str, str, Sequence[float], Sequence[float | None]]  # label, color, steps, values
 
 
@@ -61,12 +63,10 @@ def read_curves(
     """
     rows: dict[int, dict[str, Any]] = {}
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(ValueError):
             row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.setdefault(row["step"], {}).update(row)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.setdefault(row["step"], {}).update(row)
     names = list(dict.fromkeys(name for row in rows.values() for name in row if name != "step"))
     curves = {}
     for name in names if metrics is None else metrics:
@@ -89,20 +89,19 @@ def _thinned(pairs: list[tuple[int, float]], points: int) -> dict[str, list[Any]
     }
 
 
-def smoothed(values: Sequence[float | None], share: float = 0.045) -> np.ndarray:
-    """Take the local mean under a Gaussian whose width is `share` of the curve: centered, so that it does not lag
+def smoothed(values: Sequence[float | None]) -> np.ndarray:
+    """Take the local mean under a Gaussian whose width is SMOOTHING of the curve: centered, so that it does not lag
     behind a trend. Gaps (None, NaN) stay gaps.
 
     Args:
         values: One value per step of the curve.
-        share: Standard deviation of the Gaussian, as a share of the number of values.
 
     Returns:
         As many values.
     """
-    raw = np.array([np.nan if value is None else value for value in values], np.float64)
+    raw = np.array(values, np.float64)  # None becomes NaN
     known = np.isfinite(raw)
-    spread = functools.partial(ndimage.gaussian_filter1d, sigma=max(share * len(raw), 1e-3), mode="constant")
+    spread = functools.partial(ndimage.gaussian_filter1d, sigma=max(SMOOTHING * len(raw), 1e-3), mode="constant")
     weight = spread(known.astype(float))
     mean = spread(np.where(known, raw, 0)) / np.where(weight > 0, weight, 1)
     return np.where(known, mean, np.nan)
@@ -116,7 +115,7 @@ def kind(metric: str) -> str | None:
 
 def axis_label(metric: str) -> str:
     """Say what a metric measures, with its unit where that is known, and whose samples it is of if not the policy's."""
-    label = UNITS[kind(metric) or ""] if kind(metric) else metric.replace("_", " ")[:40]
+    label = UNITS.get(kind(metric) or "", metric.replace("_", " ")[:40])
     stage, _, name = metric.rpartition("/")
     return f"{label}, {stage}" if name in ("length", "finished") and stage not in ("", "generate") else label
 
@@ -165,7 +164,7 @@ def draw_curves(axes: Axes, metric: str, curves: Sequence[Curve]) -> None:
     axes.set_title(axis_label(metric))
     factor = 100 if "(%)" in axis_label(metric) else 1
     for text, color, steps, values in curves:
-        raw = np.array([np.nan if value is None else value for value in values], float) * factor
+        raw = np.array(values, np.float64) * factor
         smooth = smoothed(values) * factor
         if len(raw) > 20:
             axes.plot(steps, raw, color=color, lw=0.7, alpha=0.25)
@@ -213,13 +212,11 @@ def curve_panel(group: str, metric: str, curves: Sequence[Curve]) -> str:
         return svg(figure, safe, f"{group}: {axis_label(metric)} over training steps")
 
 
-def curves_figure(results: schema.Results, name: str = "learning_curves", columns: int = 3) -> str | None:
+def curves_figure(results: schema.Results) -> str | None:
     """Draw all learning curves in one picture, a band per group of stages.
 
     Args:
         results: The contents of results.json.
-        name: What the ids inside the picture begin with.
-        columns: Panels in a row.
 
     Returns:
         The figure as an <svg> element, or None when there are no curves.
@@ -227,14 +224,13 @@ def curves_figure(results: schema.Results, name: str = "learning_curves", column
     groups = curve_groups(results)
     if not groups:
         return None
-    rows = {group: -(-len(metrics) // columns) for group, metrics in groups.items()}
+    rows = {group: -(-len(metrics) // COLUMNS) for group, metrics in groups.items()}
+    heights = [2.15 * count + 0.32 for count in rows.values()]
     with mpl.rc_context(STYLE):
-        height = sum(2.15 * count + 0.32 for count in rows.values())
-        figure = Figure(figsize=(3.15 * columns, height), layout="constrained")
-        ratios = [2.15 * count + 0.32 for count in rows.values()]
-        bands = np.atleast_1d(np.asarray(figure.subfigures(len(groups), 1, height_ratios=ratios)))
+        figure = Figure(figsize=(3.15 * COLUMNS, sum(heights)), layout="constrained")
+        bands = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)
         for band, (group, metrics) in zip(bands.ravel(), groups.items(), strict=True):
             band.suptitle(group[:80], x=0.012, ha="left", fontweight="bold", fontsize=11)
             for index, (metric, curves) in enumerate(metrics.items()):
-                draw_curves(band.add_subplot(rows[group], columns, index + 1), metric, curves)
-        return svg(figure, name, "Learning curves of every training stage")
+                draw_curves(band.add_subplot(rows[group], COLUMNS, index + 1), metric, curves)
+        return svg(figure, "learning_curves", "Learning curves of every training stage")

@@ -7,23 +7,21 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from alignjax.evaluate.report import schema
-from alignjax.evaluate.report.figures import BASELINE, INK, PALETTE, STYLE, colors, frame, short, svg
+from alignjax.evaluate.report.figures import INK, PALETTE, STYLE, bars, colors, over_kl, svg
 from alignjax.evaluate.report.wording import judge_name
 
 DASHES = ("--", ":", "-.")  # of the judges beside the one that decides, whose line is solid
 
 
-def over_optimization_figure(results: schema.Results, name: str = "over_optimization") -> str | None:
+def over_optimization_figure(results: schema.Results) -> str | None:
     """Draw win rate against the baseline (%) over KL (nats), a line for every curve and judge: solid by the judge that
     decides, dashed by a learned one. Where they part, the policy pleases the learned judge and not the other.
 
     Args:
         results: The contents of results.json.
-        name: What the ids inside the picture begin with.
 
     Returns:
         The figure as an <svg> element, or None if nothing was measured.
@@ -32,16 +30,11 @@ def over_optimization_figure(results: schema.Results, name: str = "over_optimiza
     if not curves:
         return None
     palette = {schema.label(results, player): color for player, color in colors(results).items()}
-    judges = list(
-        dict.fromkeys(judge for points in curves.values() for point in points for judge in point["win_rates"])
-    )
-    judges.sort(key=lambda judge: judge != "held_out")
-    styles: dict[str, str] = dict(zip(judges, ("-", *DASHES), strict=False))
+    judges = dict.fromkeys(judge for points in curves.values() for point in points for judge in point["win_rates"])
+    in_order = sorted(judges, key=lambda judge: judge != "held_out")
+    styles: dict[str, str] = dict(zip(in_order, ("-", *DASHES), strict=False))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 4.1), layout="constrained")
-        axes = figure.add_subplot()
-        frame(axes)
-        axes.axhline(50, color=BASELINE, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        figure, axes = over_kl(results)
         handles = []
         for index, (curve, points) in enumerate(curves.items()):
             color = palette.get(curve, PALETTE[index % len(PALETTE)])
@@ -51,11 +44,13 @@ def over_optimization_figure(results: schema.Results, name: str = "over_optimiza
             Line2D([], [], color=INK, lw=1.7, ls=style, label=judge_name(results, judge))
             for judge, style in styles.items()
         ]
-        axes.set_xlabel("KL to the reference (nats per completion)")
-        axes.set_ylabel(f"win rate against {short(results, results['baseline'])} (%)")
         axes.margins(x=0.1, y=0.12)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-        return svg(figure, name, "Win rate by the deciding judge and by the learned one over KL to the reference")
+        return svg(
+            figure,
+            "over_optimization",
+            "Win rate by the deciding judge and by the learned one over KL to the reference",
+        )
 
 
 def _draw(axes: Axes, points: list[Any], styles: dict[str, str], color: str) -> None:
@@ -64,10 +59,10 @@ def _draw(axes: Axes, points: list[Any], styles: dict[str, str], color: str) -> 
     for judge, style in styles.items():
         rates = [point["win_rates"][judge] for point in points]
         means = [100 * rate["mean"] for rate in rates]
-        bars = [[100 * max(rate["mean"] - rate["low"], 0) for rate in rates],
-                [100 * max(rate["high"] - rate["mean"], 0) for rate in rates]]  # fmt: skip
         look: dict[str, Any] = {"marker": "o", "ms": 5.5, "lw": 1.7, "elinewidth": 1.2, "mec": "white", "mew": 0.7}
-        axes.errorbar(nats, means, yerr=bars, color=color, ls=style, alpha=1 if style == "-" else 0.75, **look)
+        axes.errorbar(
+            nats, means, yerr=bars(rates, 100), color=color, ls=style, alpha=1 if style == "-" else 0.75, **look
+        )
         if style == "-":
             for x, y, point in zip(nats, means, points, strict=True):
                 axes.annotate(point["setting"], (x, y), xytext=(4, -10), textcoords="offset points", fontsize=6.5,

@@ -74,53 +74,6 @@ def pair_labels(batch: Batch, i: Array, j: Array) -> tuple[Array, Array]:
     return jnp.where(weight != 0, label, 0.5), weight
 
 
-def pair_fields(
-    context: Context,
-    batch: Batch,
-    i: Array,
-    j: Array,
-    *,
-    role: str,
-    reference: str | None,
-    normalize: str = "none",
-    masks: tuple[Array, Array] | None = None,
-) -> dict[str, Array]:
-    """Scores both sides of every pair.
-
-    Args:
-        context: Scores the role, and the reference unless the batch has its log-probs.
-        batch: The completions.
-        i: First completion of every pair [K].
-        j: Second completion [K].
-        role: What is trained.
-        reference: What log-ratios are against; None: log-ratios are log-probs.
-        normalize: "none" for sums over tokens, "length" for means.
-        masks: How much the tokens of the two sides count, [B,K,T] each, where that depends on the pair; batch.mask
-            otherwise.
-
-    Returns:
-        All `FIELDS` but the preference, [B,K] each.
-    """
-    # Numbers are summed over tokens before pairs are gathered, N sequences and not K, unless the mask is the pair's.
-    logps = scored(context, batch, role)
-    against = None if reference is None else reference_logps(context, batch, reference)
-    mask = mask_of(batch)
-
-    def totals(values: Array, index: Array, weight: Array | None) -> Array:
-        if weight is None:
-            return sequence_logps(values, mask, normalize)[:, index]
-        return sequence_logps(values[:, index], weight, normalize)
-
-    fields = {}
-    for side, index, weight in zip("ij", (i, j), masks or (None, None), strict=True):
-        total = totals(logps, index, weight)
-        length = jnp.sum(mask, axis=-1)[:, index] if weight is None else jnp.sum(weight, axis=-1)
-        fields[f"logps_{side}"] = total
-        fields[f"ratio_{side}"] = total if against is None else total - totals(against, index, weight)
-        fields[f"length_{side}"] = length.astype(total.dtype)
-    return fields | {"margin": fields["ratio_i"] - fields["ratio_j"]}
-
-
 class ScoredPairs(NamedTuple):
     """Pairs with all that is known of them; K pairs of each prompt."""
 
@@ -153,16 +106,17 @@ def score_pairs(
     normalize: str = "none",
     masks: tuple[Array, Array] | None = None,
 ) -> ScoredPairs:
-    """Labels and scores the pairs of a batch: `pair_indices`, `pair_labels` and `pair_fields` in one.
+    """Labels and scores the pairs of a batch.
 
     Args:
-        context: Scores the role and the reference.
+        context: Scores the role, and the reference unless the batch has its log-probs.
         batch: Completions [B,N,T] with a preference [B,N,N].
         role: What is scored.
-        reference: What log-ratios are against; None: reference-free.
+        reference: What log-ratios are against; None: log-ratios are log-probs.
         pairs: Which completions are compared.
         normalize: "none" for sums over tokens, "length" for means.
-        masks: Masks of the first and of the second completions [B,K,T], in place of the batch's.
+        masks: How much the tokens of the two sides count, [B,K,T] each, where that depends on the pair; batch.mask
+            otherwise.
 
     Returns:
         The pairs, their labels and weights [B,K], and their fields.
@@ -170,12 +124,28 @@ def score_pairs(
     Raises:
         ConfigError: If the batch has no preference, or not the completions that `pairs` names.
     """
-    # Labels come first: a batch without a preference then fails before any model is traced.
+    # Labels come first: a batch without a preference then fails before any model is traced. Numbers are summed over
+    # tokens before pairs are gathered, N sequences and not K, unless the mask is the pair's.
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
-    how = {"role": role, "reference": reference, "normalize": normalize}
-    fields = neutral(pair_fields(context, batch, i, j, **how, masks=masks), weight != 0)
-    return ScoredPairs(i, j, label.astype(fields["margin"].dtype), weight, fields)
+    logps, mask = scored(context, batch, role), mask_of(batch)
+    against = None if reference is None else reference_logps(context, batch, reference)
+
+    def summed(values: Array, index: Array, pair_mask: Array | None) -> Array:
+        if pair_mask is None:
+            return sequence_logps(values, mask, normalize)[:, index]
+        return sequence_logps(values[:, index], pair_mask, normalize)
+
+    fields = {}
+    for side, index, pair_mask in zip("ij", (i, j), masks or (None, None), strict=True):
+        total = summed(logps, index, pair_mask)
+        length = jnp.sum(mask, axis=-1)[:, index] if pair_mask is None else jnp.sum(pair_mask, axis=-1)
+        fields[f"logps_{side}"] = total
+        fields[f"ratio_{side}"] = total if against is None else total - summed(against, index, pair_mask)
+        fields[f"length_{side}"] = length.astype(total.dtype)
+    margin = fields["ratio_i"] - fields["ratio_j"]
+    fields = neutral(fields | {"margin": margin}, weight != 0)
+    return ScoredPairs(i, j, label.astype(margin.dtype), weight, fields)
 
 
 def pair_values(
