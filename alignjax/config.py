@@ -37,6 +37,21 @@ def nearest(word: str, options: typing.Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(options)) or 'none'}."
 
 
+def check_known(word: str, options: typing.Collection[str], message: str) -> None:
+    """Checks that something exists.
+
+    Args:
+        word: What was asked for.
+        options: What exists.
+        message: What is wrong where it does not, without a full stop; the nearest option follows.
+
+    Raises:
+        ConfigError: It does not exist.
+    """
+    if word not in options:
+        raise ConfigError(f"{message}.{nearest(str(word), options)}")
+
+
 def members(annotation: Any) -> tuple[Any, ...]:
     """Returns the members of a union, without ranges; any other annotation is its own only member."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:

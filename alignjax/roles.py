@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alignjax.config import ConfigError, Fn, fn, nearest
+from alignjax.config import ConfigError, Fn, check_known, fn
 from alignjax.ranges import Count, Fraction, Natural
 from alignjax.types import Batch, Context, Key, Mean, Role, frozen as frozen
 
@@ -223,8 +223,7 @@ def running_mean(state: Any, context: Context, batch: Batch, key: Key, *, of: st
 
     def added(name: str, mean: Mean) -> Mean:
         metric = f"{of}/{name}"
-        if metric not in context.metrics:
-            raise ConfigError(f"running_mean finds no metric {metric!r}.{nearest(metric, context.metrics)}")
+        check_known(metric, context.metrics, f"running_mean finds no metric {metric!r}")
         new = context.metrics[metric]
         both = Mean(mean.total + new.total, mean.weight + new.weight)
         return jax.tree.map(lambda old, now: (decay * now).astype(old.dtype), mean, both)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Packing, nearest
+from alignjax.config import ConfigError, Packing, check_known, nearest
 from alignjax.numerics import in_pieces
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.ranges import Count
@@ -55,8 +55,7 @@ class Output(NamedTuple):
         rest, _, site = text.partition("@")
         role, _, head = rest.partition(":")
         head = head or "lm"
-        if role not in roles:
-            raise ConfigError(f"score({text!r}): there is no role {role!r}.{nearest(role, roles)}")
+        check_known(role, roles, f"score({text!r}): there is no role {role!r}")
         model = roles[role].model
         if model is None or head not in model.heads:
             known = model.heads if model else ()
@@ -81,8 +80,7 @@ def params_of(roles: Mapping[str, Role], state: Mapping[str, Any]) -> Callable[[
     """
 
     def params(name: str) -> Params:
-        if name not in roles:
-            raise ConfigError(f"there is no role {name!r}.{nearest(name, roles)}")
+        check_known(name, roles, f"there is no role {name!r}")
         build = roles[name].build
         return state[name] if build is None else build(state[name], params)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import roles
-from alignjax.config import ConfigError, Fn, fn, nearest
+from alignjax.config import ConfigError, Fn, check_known, fn
 from alignjax.models import lora, quantize
 from alignjax.models.weights import MATRICES
 from alignjax.ranges import Bits, Count, Positive
@@ -57,8 +57,7 @@ def with_lora(
     # map over it: each adapted role, its followers and the mixtures of them are replaced, everything else stays.
     graph, changed, bases = algorithm.roles, {}, {}
     for name in adapted:
-        if name not in graph:
-            raise ConfigError(f"with_lora: there is no role {name!r}.{nearest(name, graph)}")
+        check_known(name, graph, f"with_lora: there is no role {name!r}")
         base = "base" if len(adapted) == 1 else f"base_{name}"
         family = _followers(graph, name)
         _check(graph, name, family, base)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from alignjax import outside
 from alignjax.cli.flags import List
-from alignjax.config import ConfigError, nearest
+from alignjax.config import check_known
 
 KINDS = ("algorithm", "loss", "sampler", "judge", "stage", "rule", "metric", "game")
 # Where to look, and which kinds stand there. A function of another kind is a helper and is not listed.
@@ -138,8 +138,8 @@ def listing(flags: List) -> int:
     """
     # Only the first row of a kind names it, so that the kinds read as groups; programs get every field in every entry.
     kind = flags.kind
-    if kind is not None and kind not in KINDS:
-        raise ConfigError(f"there is no kind {kind!r}.{nearest(kind, KINDS)}")
+    if kind is not None:
+        check_known(kind, KINDS, f"there is no kind {kind!r}")
     chosen = [entry for entry in entries() if kind in (None, entry.kind)]
     if flags.format == "json":
         print(json.dumps([dataclasses.asdict(entry) for entry in chosen], indent=2))

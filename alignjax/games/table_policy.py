@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.config import ConfigError, check_ranges, nearest
+from alignjax.config import ConfigError, check_known, check_ranges
 from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language, conditionals, walk
 from alignjax.models.heads import SMALL
@@ -37,8 +37,7 @@ class TableConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         for name in self.outputs:
-            if name not in SMALL:
-                raise ConfigError(f"unknown model output {name!r}.{nearest(name, SMALL)}")
+            check_known(name, SMALL, f"unknown model output {name!r}")
         if self.contexts * self.language.nodes > 2**24:
             raise ConfigError(f"{self.contexts} contexts of {self.language.nodes} nodes are too many for a table")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignjax.config import ConfigError, Fn, as_fn, fn, nearest
+from alignjax.config import Fn, as_fn, check_known, fn
 from alignjax.ranges import Number
 from alignjax.types import Batch, Context, Loss, Mean, Metrics
 
@@ -22,8 +22,7 @@ def view_of(batch: Batch, view: str) -> Batch:
     Raises:
         ConfigError: If there is none of this name; the message names the nearest.
     """
-    if view not in batch.views:
-        raise ConfigError(f"the batch has no view {view!r}.{nearest(view, batch.views)}")
+    check_known(view, batch.views, f"the batch has no view {view!r}")
     return batch.views[view]
 
 

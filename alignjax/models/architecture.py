@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from alignjax.config import ConfigError, check_ranges, nearest
+from alignjax.config import ConfigError, check_known, check_ranges
 from alignjax.models.attention import RopeScaling
 from alignjax.models.kernels import check_attention
 from alignjax.ranges import Count, Natural, Positive
@@ -107,8 +107,7 @@ class TransformerConfig:
         if self.remat not in ("none", "layer"):
             raise ConfigError(f"remat={self.remat!r}; it must be 'none' or 'layer'")
         check_attention(self)
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"unknown activation {self.activation!r}.{nearest(self.activation, ACTIVATIONS)}")
+        check_known(self.activation, ACTIVATIONS, f"unknown activation {self.activation!r}")
         if self.local and (self.window is None or len(self.local) != self.layers or len(set(self.local)) < 2):
             raise ConfigError(
                 f"local={self.local}, window={self.window}: local says True or False for each of {self.layers} layers, "

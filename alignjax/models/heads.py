@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_known
 from alignjax.models.attention import soft_cap
 from alignjax.numerics import linear
 from alignjax.types import Array, Head, Key, Params
@@ -27,8 +27,7 @@ SMALL = {
 
 def _small(config: Any) -> tuple[str, ...]:
     for name in config.outputs:
-        if name not in SMALL:
-            raise ConfigError(f"unknown model output {name!r}.{nearest(name, SMALL)}")
+        check_known(name, SMALL, f"unknown model output {name!r}")
     if ("classes" in config.outputs) != (config.classes > 0):
         raise ConfigError(f"outputs={config.outputs} and classes={config.classes}: the output 'classes' needs a number")
     return config.outputs

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_known
 from alignjax.models.packing import Packed
 from alignjax.types import Array
 
@@ -48,8 +48,7 @@ def check_attention(config: Any) -> None:
     Raises:
         ConfigError: It is unknown, or names a kernel that cannot run the config.
     """
-    if config.attention not in ATTENTION:
-        raise ConfigError(f"unknown attention {config.attention!r}.{nearest(config.attention, ATTENTION)}")
+    check_known(config.attention, ATTENTION, f"unknown attention {config.attention!r}")
     if config.attention != "auto" and (obstacle := _obstacle(config.attention, config)):
         raise ConfigError(f"attention={config.attention!r}: {obstacle}; write 'xla', or 'auto' for what can run")
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import check_known
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past
 from alignjax.models.block import Block, rms_norm
@@ -137,10 +137,7 @@ def run_layers(
     # has gathered its weights, and needs none.
     edits = edits or {}
     for site in (*edits, *states):
-        if site not in SITES:
-            raise ConfigError(
-                f"a transformer has no site {site!r}; its sites: {', '.join(SITES)}.{nearest(site, SITES)}"
-            )
+        check_known(site, SITES, f"a transformer has no site {site!r}; its sites: {', '.join(SITES)}")
     one_by_one = isinstance(params["layers"], tuple)
     (definition, axes), layer_sites = block_of(config), [site for site in states if site != "embed"]
 

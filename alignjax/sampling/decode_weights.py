@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_known
 from alignjax.models import Adapted, Quantized, TransformerConfig, dense, quantize, transformer
 from alignjax.models.weights import MATRICES
 from alignjax.types import Model, Params
@@ -35,8 +35,7 @@ def decode_weights(role: str, model: Model, params: Params, weights: str) -> tup
     """
     # Adapters are merged first: a decoding step is bound by reading weights, and one matrix is read where an adapter
     # would make it three.
-    if weights not in WEIGHTS:
-        raise ConfigError(f"generate(weights={weights!r}).{nearest(weights, WEIGHTS)}")
+    check_known(weights, WEIGHTS, f"generate(weights={weights!r})")
     config = model.config
     if not isinstance(config, TransformerConfig):
         raise ConfigError(f"generate(weights={weights!r}): role {role!r} is no transformer; leave `weights` out")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, fn, nearest
+from alignjax.config import ConfigError, Fn, check_known, fn
 from alignjax.models.kv_cache import Cache, share, unrolled
 from alignjax.numerics import take_token
 from alignjax.sampling.behaviors import History, as_float32, own, stream_names
@@ -168,13 +168,10 @@ def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
             raise ConfigError(
                 f"a stream cannot be called {SAMPLER!r}: that is the name of what all streams together give"
             )
-        if stream.role not in context.roles:
-            raise ConfigError(
-                f"stream {stream.name!r} samples from role {stream.role!r}, which does not exist."
-                + nearest(stream.role, context.roles)
-            )
-        if stream.view and stream.view not in batch.views:
-            raise ConfigError(f"stream {stream.name!r} reads view {stream.view!r}.{nearest(stream.view, batch.views)}")
+        who = f"stream {stream.name!r}"
+        check_known(stream.role, context.roles, f"{who} samples from role {stream.role!r}, which does not exist")
+        if stream.view:
+            check_known(stream.view, batch.views, f"{who} reads view {stream.view!r}")
         model = context.roles[stream.role].model
         if model is None or model.extend is None:
             raise ConfigError(f"role {stream.role!r} cannot be sampled from: its model has no `extend`")

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from alignjax.config import ConfigError, hyperparameters, nearest
+from alignjax.config import ConfigError, check_known, hyperparameters
 from alignjax.ranges import Count, Decay, Fraction, Natural, NonNegative, Positive
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -50,8 +50,7 @@ def schedule_of(
     """
     # Warm-up and the rest are two schedules of optax, joined; the second counts its steps from the end of the first.
     peak = learning_rate
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"there is no schedule {schedule!r}.{nearest(schedule, SCHEDULES)}")
+    check_known(schedule, SCHEDULES, f"there is no schedule {schedule!r}")
     if schedule == "constant":
         rest = optax.constant_schedule(peak)
     elif total_steps is None or total_steps <= warmup_steps:

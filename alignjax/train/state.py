@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError, check_known, nearest
 from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
 from alignjax.numerics import fold_name, strong
@@ -271,8 +271,7 @@ def restored_params(folder: Path, algorithm: Algorithm, role: str) -> Params:
         CheckpointError: There is no good checkpoint.
     """
     roles = algorithm.roles
-    if role not in roles:
-        raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
+    check_known(role, roles, f"{folder} has no role {role!r}")
     like = abstract_state(algorithm).roles
     names = roles if roles[role].build is not None else (role,)  # a build may read any other role
     trees = {name: restore_role(folder, name, like=like[name]) for name in names}

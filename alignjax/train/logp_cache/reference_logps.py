@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from alignjax import models, numerics, scoring, stages
-from alignjax.config import ConfigError, Experiment, nearest
+from alignjax.config import ConfigError, Experiment, check_known
 from alignjax.data.prepared import cache_folder
 from alignjax.data.sources.batch_layout import stacked
 from alignjax.data.sources.source import Source
@@ -92,8 +92,7 @@ def without_cached(experiment: Experiment, source: Any, state: TrainState) -> Al
 
 def _check_frozen(algorithm: Algorithm, name: str, state: TrainState) -> None:
     roles = algorithm.roles
-    if name not in roles:
-        raise ConfigError(f"cached_logps names {name!r}, which is no role.{nearest(name, roles)}")
+    check_known(name, roles, f"cached_logps names {name!r}, which is no role")
     model = roles[name].model
     if model is None or model.config is None:
         raise ConfigError(f"cached_logps: role {name!r} has no model with a config that says what it is; take it out")
