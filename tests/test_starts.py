@@ -96,7 +96,7 @@ def test_an_engine_that_is_sent_weights_is_asked_by_one_process_only(monkeypatch
         return dataclasses.replace(reinforced(fn(losses.reinforce)), experience=asked)
 
     make_experience(asking(sync=fn(never)))
-    monkeypatch.setattr(step, "is_multi_process", lambda: True)
+    monkeypatch.setattr(step.processes, "is_multi_process", lambda: True)
     make_experience(asking())
     with pytest.raises(ConfigError, match=r"stage 'generate': ask_engine\(sync=..\) cannot send weights"):
         make_experience(asking(sync=fn(never)))

@@ -9,13 +9,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs
-from alignjax.losses.decorators.sequences import (
-    mask_of,
-    reference_logps,
-    scored,
-    sequence_logps,
-    weighted_rewards,
-)
+from alignjax.losses.decorators.sequences import mask_of, reference_logps, scored, sequence_logps, weighted_rewards
 from alignjax.numerics import masked_sum
 from alignjax.ranges import Limit, NonNegative, Number
 from alignjax.types import Array, Batch, Context, Mean, Metrics

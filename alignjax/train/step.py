@@ -20,14 +20,8 @@ from jax.sharding import NamedSharding
 from alignjax.config import ConfigError, Fn
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
+from alignjax.parallel import processes
 from alignjax.parallel.mesh import place_batch, shard_rows
-from alignjax.parallel.processes import (
-    broadcast_from_main,
-    gather_to_host,
-    is_main_process,
-    is_multi_process,
-    raise_on_all_processes,
-)
 from alignjax.sampling.engine_client import ask_engine
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
 from alignjax.stages.host_stages import host, replayed
@@ -57,7 +51,7 @@ def _packed_if_it_fits(algorithm: Algorithm, batch: Batch) -> Algorithm:
     masks = (batch.prompt_valid, batch.valid)
     if any(isinstance(leaf, Tracer | jax.ShapeDtypeStruct) for leaf in masks):
         return algorithm
-    prompt_valid, valid = gather_to_host(masks)
+    prompt_valid, valid = processes.gather_to_host(masks)
     fits = packs(algorithm.packing, prompt_valid, valid, algorithm.microbatches)
     return algorithm if fits else dataclasses.replace(algorithm, packing=None)
 
@@ -134,7 +128,7 @@ def make_experience(
 def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, answers: Path | None) -> Any:
     """Asks a host stage, or replays its answer, and puts the answer on the mesh of the question."""
     stage, step, key = algorithm.experience[name], int(state.step), fold_name(state.key(), name)
-    if is_multi_process():
+    if processes.is_multi_process():
         answer = _ask_for_all(stage, name, step, algorithm, batch, key, answers)
     else:
         answer = replayed(stage, name, step, _context(algorithm, state, {}), batch, key, answers)
@@ -147,15 +141,15 @@ def _ask_for_all(
     stage: Fn, name: str, step: int, algorithm: Algorithm, batch: Batch, key: Key, answers: Path | None
 ) -> Any:
     """Asks a host stage on the first process alone, which tells the others."""
-    question = gather_to_host(batch)
+    question = processes.gather_to_host(batch)
     shapes = jax.eval_shape(stage.kwargs["like"], question)
     answer = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    key = jax.random.wrap_key_data(gather_to_host(jax.random.key_data(key)))
+    key = jax.random.wrap_key_data(processes.gather_to_host(jax.random.key_data(key)))
     context = Context(algorithm.roles, {}, step, {}, _not_on_one_process, _not_on_one_process)
-    with raise_on_all_processes():
-        if is_main_process():
+    with processes.raise_on_all_processes():
+        if processes.is_main_process():
             answer = replayed(stage, name, step, context, question, key, answers)
-    return broadcast_from_main(answer)
+    return processes.broadcast_from_main(answer)
 
 
 def check_asked(algorithm: Algorithm) -> None:
@@ -166,7 +160,7 @@ def check_asked(algorithm: Algorithm) -> None:
             process asks alone, and cannot run or gather the weights that all hold together.
     """
     for name, stage in algorithm.experience.items():
-        asks = stage.kwargs["stage"] if is_multi_process() and stage.function is host else None
+        asks = stage.kwargs["stage"] if processes.is_multi_process() and stage.function is host else None
         if isinstance(asks, Fn) and asks.function is ask_engine and asks.kwargs["sync"] is not None:
             raise ConfigError(
                 f"stage {name!r}: ask_engine(sync=..) cannot send weights from a run of several processes, since the "

@@ -159,7 +159,7 @@ def test_an_interruption_keeps_what_was_scored(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_processes_that_read_other_rows_stop_before_they_score(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setattr(reference_logps, "all_gather_text", lambda looked: [looked, looked, "others"])
+    monkeypatch.setattr(reference_logps.processes, "all_gather_text", lambda looked: [looked, looked, "others"])
     with pytest.raises(ConfigError, match="process 2 of this run reads other rows than process 0"):
         prepared(experiment())
     assert not list(cache.glob("*/*.npz"))

@@ -30,15 +30,8 @@ from alignjax.config import ConfigError, Experiment, check_known
 from alignjax.data.prepared import cache_folder
 from alignjax.data.sources.batch_layout import stacked
 from alignjax.data.sources.source import Source
+from alignjax.parallel import processes
 from alignjax.parallel.mesh import place_batch
-from alignjax.parallel.processes import (
-    all_gather_text,
-    broadcast_bytes_from_main,
-    gather_to_host,
-    is_main_process,
-    is_multi_process,
-    raise_on_all_processes,
-)
 from alignjax.train.checkpoint.checksums import digest
 from alignjax.train.logp_cache.shards import content_keys, decoded, encoded, read_shards, write_shard
 from alignjax.train.run_record import config_json, versions
@@ -175,9 +168,9 @@ def with_logps(
         fresh: Known = {}
         spoken = written = time.monotonic()
         for new, done in progress:
-            fresh |= new if is_main_process() else {}
+            fresh |= new if processes.is_main_process() else {}
             now, stopping, scored = time.monotonic(), stop.agreed(ask_all=True), f"{len(known) - before:,}"
-            with raise_on_all_processes():
+            with processes.raise_on_all_processes():
                 if fresh and (now - written > SHARD_SECONDS or done == len(positions) or stopping):
                     write_json(folder / "about.json", about)
                     write_shard(folder, fresh)
@@ -253,7 +246,7 @@ def _scorer(
         rows = [*waiting.values()]
         full = rows + rows[-1:] * (source.batch_size - len(rows))
         batch = stacked([Batch(**{field: getattr(row, field) for field in scoring.SCORED}) for row in full])
-        logps = np.asarray(gather_to_host(run(state.roles, place_batch(batch, mesh))))
+        logps = np.asarray(processes.gather_to_host(run(state.roles, place_batch(batch, mesh))))
         return {
             key: logps[number, n][np.asarray(row.valid)[n]]
             for number, (keys, row) in enumerate(waiting.items())
@@ -288,7 +281,7 @@ def _scored(
 
 def _check_same_rows(looked_up: str) -> None:
     """Raises ConfigError, on all processes and before they run a program together, where one has looked up others."""
-    hashes = all_gather_text(looked_up)
+    hashes = processes.all_gather_text(looked_up)
     if wrong := [number for number, other in enumerate(hashes) if other != hashes[0]]:
         raise ConfigError(
             f"cached_logps: process {wrong[0]} of this run reads other rows than process 0; give all processes the "
@@ -303,10 +296,10 @@ def _stored(folder: Path, console: Console) -> Known:
         console.print(f"warning: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
 
     known: Known = {}
-    with raise_on_all_processes():
-        if is_main_process():
+    with processes.raise_on_all_processes():
+        if processes.is_main_process():
             known = read_shards(folder, warn)
-    return decoded(broadcast_bytes_from_main(encoded(known))) if is_multi_process() else known
+    return decoded(processes.broadcast_bytes_from_main(encoded(known))) if processes.is_multi_process() else known
 
 
 def _answering(source: Source, name: str, known: Known) -> Source:
