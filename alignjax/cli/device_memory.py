@@ -19,6 +19,7 @@ from rich.table import Table
 
 from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
+from alignjax.parallel.processes import first_line
 from alignjax.parallel.tpu_topologies import Topology
 from alignjax.stages.host_stages import host
 from alignjax.train.checkpoint.checksums import in_units
@@ -175,11 +176,11 @@ def slice_mesh(config: MeshConfig, topology: Topology) -> Mesh:
     try:
         devices = compilers.get_topology_desc(topology.compiler_name, "tpu", **slices).devices
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         busy = "lockfile" in reason  # one process of a machine at a time
         advice = "wait for the other process that uses it" if busy else 'pip install "jax[tpu]", on Linux and x86'
         raise ConfigError(
-            f"the TPU compiler cannot be asked about {topology} ({reason[:160]}): {advice}, or leave out --compile"
+            f"the TPU compiler cannot be asked about {topology} ({reason}): {advice}, or leave out --compile"
         ) from None
     return make_mesh(config, devices)
 
@@ -196,10 +197,9 @@ def mesh_for(config: MeshConfig, topology: Topology | None, compile_: bool) -> t
         ConfigError: The mesh has not the devices' size, or there is no compiler for them.
     """
     if topology is not None:
-        abstract = mesh_on(config, topology)
-        return slice_mesh(
-            config, topology
-        ) if compile_ else abstract, f"each of the {topology.devices} devices of {topology}"
+        mesh = mesh_on(config, topology)
+        place = f"each of the {topology.devices} devices of {topology}"
+        return slice_mesh(config, topology) if compile_ else mesh, place
     if compile_:
         return make_mesh(config), f"each of the {jax.device_count()} x {jax.default_backend()} here"
     sizes = [max(size, 1) for size in dataclasses.astuple(config)]

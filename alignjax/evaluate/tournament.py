@@ -31,6 +31,7 @@ from alignjax.ranges import Count, Natural, Seed
 from alignjax.types import Batch, Model
 from alignjax.workspace import Workspace
 
+DESCRIBED = ("label", "maximum", "chance", "share")  # what a report says of a measure
 AGAIN = "again"  # a second draw of the baseline, on which judges without held-out rows of their own are measured
 
 
@@ -109,7 +110,7 @@ def _outcome(
         "players": {
             name: labels[name] | _player_statistics(name, table, texts, measures, tokenizer.ends) for name in table
         },
-        "measures": {measure.name: _described(measure) for measure in measures},
+        "measures": {measure.name: {key: getattr(measure, key) for key in DESCRIBED} for measure in measures},
         "samples": _shown(texts, list(table), samples),
     }
 
@@ -123,11 +124,6 @@ def _labels(players: Sequence[Player], names: Mapping[str, str]) -> dict[str, di
     }
     human = {"label": names.get("human", "human"), "note": "" if "human" in names else "the author's own summary line"}
     return labels | {"human": human}
-
-
-def _described(measure: Measure) -> dict[str, Any]:
-    """What a report says of a measure."""
-    return {"label": measure.label, "maximum": measure.maximum, "chance": measure.chance, "share": measure.share}
 
 
 def _shown(texts: Mapping[str, Sequence[str]], names: Sequence[str], count: int) -> list[dict[str, Any]]:

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 
 from alignjax.config import fn
 from alignjax.exact_tasks.task import ExactTask, Measure, answer_length, ended, letter_counts, prompt_letters
-from alignjax.pair_layout import all_pairs, preference_matrix
 from alignjax.ranges import NonNegative, Positive
-from alignjax.stages.judge import bradley_terry, probability
+from alignjax.stages.judge import bradley_terry
 from alignjax.types import Array, Batch, Context, Key
 
 KINDS, LENGTH = 12, 8
@@ -115,10 +114,7 @@ def long_liking(context: Context, batch: Batch, key: Key, *, scale: Positive = 1
     Returns:
         The preference [B,N,N].
     """
-    worth = scale * distinct_score(batch) + bonus * answer_length(batch)
-    pairs = all_pairs(worth.shape[1])
-    i, j = (jnp.array([pair[side] for pair in pairs], int) for side in (0, 1))
-    return preference_matrix(probability(worth[:, i] - worth[:, j]), pairs, worth.shape[1])
+    return bradley_terry(scale * distinct_score(batch) + bonus * answer_length(batch))
 
 
 def _kinds_in(number: int) -> int:
@@ -140,6 +136,8 @@ def blind_score() -> float:
     return best
 
 
+LIKELIEST_SET = max(map(_kinds_in, range(1, LENGTH + 1)))  # prompts that have just the letters of one answer, at most
+
 DISTINCT = ExactTask(
     title="write each letter of eight once",
     kinds=KINDS,
@@ -150,13 +148,7 @@ DISTINCT = ExactTask(
     gold=fn(distinct_gold),
     annotator=fn(long_liking),
     measures=(
-        Measure(
-            "exact",
-            "each letter once",
-            fn(distinct_exactly),
-            1.0,
-            max(map(_kinds_in, range(1, LENGTH + 1))) / KINDS**LENGTH,
-        ),
+        Measure("exact", "each letter once", fn(distinct_exactly), 1.0, LIKELIEST_SET / KINDS**LENGTH),
         Measure("score", "gold score", fn(distinct_score), 1.0, blind_score()),
     ),
 )

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import fn
-from alignjax.data.text.tokenizers import EOS
-from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, letter_counts, prompt_letters
+from alignjax.exact_tasks.task import ExactTask, Measure, first_letters, letter_counts, prompt_letters, slipped
 from alignjax.ranges import Positive
 from alignjax.stages.judge import bradley_terry
 from alignjax.types import Array, Batch, Context, Key
@@ -43,8 +42,7 @@ def lazily_sorted(prompt: Array, key: Key) -> tuple[Array, Array]:
         return jnp.where(number < passes, after, text), None
 
     text, _ = jax.lax.scan(bubbled, prompt, jnp.arange(LENGTH))
-    wrong = text.at[jax.random.randint(place, (), 0, LENGTH)].set(jax.random.randint(letter, (), FIRST, FIRST + KINDS))
-    return jnp.where(jax.random.bernoulli(slip, SLIP), wrong, text), jnp.array(LENGTH)
+    return slipped(text, SLIP, KINDS, (slip, place, letter)), jnp.array(LENGTH)
 
 
 def in_order(prompt: Array, key: Key) -> tuple[Array, Array]:
@@ -62,7 +60,7 @@ def sorting_score(batch: Batch) -> Array:
     Args:
         batch: Prompts of eight letters with answers [B,N,T].
     """
-    tokens, exact = _eight(batch)
+    tokens, exact = first_letters(batch, LENGTH)
     first, second = jnp.triu_indices(LENGTH, 1)
     order = jnp.mean(tokens[..., first] <= tokens[..., second], axis=-1)
     wanted = letter_counts(prompt_letters(batch, LENGTH), KINDS)[:, None]
@@ -78,17 +76,9 @@ def sorted_exactly(batch: Batch) -> Array:
     Args:
         batch: Prompts of eight letters with answers [B,N,T].
     """
-    tokens, exact = _eight(batch)
+    tokens, exact = first_letters(batch, LENGTH)
     right = jnp.all(tokens == jnp.sort(prompt_letters(batch, LENGTH), axis=1)[:, None], axis=-1)
     return (right & exact).astype(jnp.float32)
-
-
-def _eight(batch: Batch) -> tuple[Array, Array]:
-    """The first eight tokens [B,N,8] of every answer, and whether the end token follows them [B,N]."""
-    tokens, valid = batch.need("tokens", of="sorting"), batch.need("valid", of="sorting")
-    tokens = jnp.pad(tokens, [(0, 0), (0, 0), (0, max(0, LENGTH + 1 - tokens.shape[2]))])
-    valid = jnp.pad(valid, [(0, 0), (0, 0), (0, tokens.shape[2] - valid.shape[2])])
-    return tokens[..., :LENGTH], (tokens[..., LENGTH] == EOS) & jnp.all(valid[..., : LENGTH + 1], axis=-1)
 
 
 def sorting_gold(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0) -> Array:

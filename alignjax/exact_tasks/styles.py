@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import fn
-from alignjax.data.text.tokenizers import EOS
-from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, prompt_letters
+from alignjax.exact_tasks.task import ExactTask, Measure, first_letters, prompt_letters, slipped
 from alignjax.pair_layout import all_pairs, preference_matrix
 from alignjax.ranges import Positive, Style
 from alignjax.stages.judge import probability
@@ -41,8 +40,7 @@ def in_a_style(prompt: Array, key: Key) -> tuple[Array, Array]:
     """
     style, slip, place, letter = jax.random.split(key, 4)
     text = _styles(prompt)[jax.random.choice(style, 3, p=jnp.array(SHARES))]
-    wrong = text.at[jax.random.randint(place, (), 0, LENGTH)].set(jax.random.randint(letter, (), FIRST, FIRST + KINDS))
-    return jnp.where(jax.random.bernoulli(slip, SLIP), wrong, text), jnp.array(LENGTH)
+    return slipped(text, SLIP, KINDS, (slip, place, letter)), jnp.array(LENGTH)
 
 
 def by_nash(prompt: Array, key: Key) -> tuple[Array, Array]:
@@ -66,12 +64,9 @@ def _styles(letters: Array) -> Array:
 
 def _read(batch: Batch) -> tuple[Array, Array]:
     """The style of every answer, as one of three [B,N,3], and its quality [B,N]."""
-    tokens, valid = batch.need("tokens", of="styles"), batch.need("valid", of="styles")
-    room = max(0, LENGTH + 1 - tokens.shape[2])
-    tokens, valid = (jnp.pad(part, [(0, 0), (0, 0), (0, room)]) for part in (tokens, valid))
-    exact = (tokens[..., LENGTH] == EOS) & jnp.all(valid[..., : LENGTH + 1], axis=-1)
+    tokens, exact = first_letters(batch, LENGTH)
     targets = _styles(prompt_letters(batch, LENGTH))[:, None]
-    match = jnp.mean(tokens[..., None, :LENGTH] == targets, axis=-1)
+    match = jnp.mean(tokens[..., None, :] == targets, axis=-1)
     style = jax.nn.one_hot(jnp.argmax(match, axis=-1), 3)
     return style, jnp.where(exact, jnp.max(match, axis=-1), 0)
 

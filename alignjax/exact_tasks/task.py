@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from alignjax.config import Fn, check_ranges
 from alignjax.data.text.tokenizers import EOS, SPECIAL_TOKENS
 from alignjax.ranges import Count
-from alignjax.types import Array, Batch
+from alignjax.types import Array, Batch, Key
 
 FIRST = len(SPECIAL_TOKENS)  # the id of the letter a
 
@@ -88,13 +88,45 @@ def letter_counts(tokens: Array, kinds: int, where: Array | None = None) -> Arra
     return jnp.sum(hits if where is None else hits & where[..., None], axis=-2)
 
 
+def _answers(batch: Batch) -> tuple[Array, Array]:
+    """The tokens of the answers and which are valid, [B,N,T] both."""
+    return batch.need("tokens", of="an exact task"), batch.need("valid", of="an exact task")
+
+
 def answer_length(batch: Batch) -> Array:
     """Counts the tokens [B,N] of every answer before its end token."""
-    tokens, valid = batch.need("tokens", of="an exact task"), batch.need("valid", of="an exact task")
+    tokens, valid = _answers(batch)
     return jnp.sum(valid & (tokens != EOS), axis=-1)
 
 
 def ended(batch: Batch) -> Array:
     """Says which answers [B,N] have ended: an end token is among their tokens."""
-    tokens, valid = batch.need("tokens", of="an exact task"), batch.need("valid", of="an exact task")
+    tokens, valid = _answers(batch)
     return jnp.any(valid & (tokens == EOS), axis=-1)
+
+
+def first_letters(batch: Batch, length: int) -> tuple[Array, Array]:
+    """Returns the first `length` tokens [B,N,length] of every answer, and whether the end token follows them [B,N].
+
+    Args:
+        batch: Answers [B,N,T].
+        length: The number of letters of a right answer.
+    """
+    room = [(0, 0), (0, 0), (0, length + 1)]
+    tokens, valid = (jnp.pad(part, room)[..., : length + 1] for part in _answers(batch))
+    return tokens[..., :length], (tokens[..., length] == EOS) & jnp.all(valid, axis=-1)
+
+
+def slipped(text: Array, share: float, kinds: int, keys: tuple[Key, Key, Key]) -> Array:
+    """Returns a text [L] in which, with probability `share`, one letter is another one.
+
+    Args:
+        text: The letters [L].
+        share: The probability of a slip.
+        kinds: The number of letters of the alphabet.
+        keys: Random keys of whether there is one, of its place, and of the letter.
+    """
+    slip, place, letter = keys
+    spot = jax.random.randint(place, (), 0, len(text))
+    wrong = text.at[spot].set(jax.random.randint(letter, (), FIRST, FIRST + kinds))
+    return jnp.where(jax.random.bernoulli(slip, share), wrong, text)

@@ -21,6 +21,7 @@ from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language
 from alignjax.games.table_policy import context_number, start, table_policy
 from alignjax.games.world import Contexts, role_of, table_judge
+from alignjax.losses.reads import raw_states
 from alignjax.numerics import take_token
 from alignjax.sampling import History, mixture, own
 from alignjax.sampling.logit_streams import default_streams
@@ -28,11 +29,6 @@ from alignjax.scoring import context
 from alignjax.stages import memories, select
 from alignjax.train.on_policy import functions_within
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role, with_metrics
-
-
-def _logits(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-    """Read the logits themselves: there are few strings and few tokens."""
-    return dict(outputs)
 
 
 def _strings(batch: Batch, language: Language) -> Batch:
@@ -51,7 +47,8 @@ def _strings(batch: Batch, language: Language) -> Batch:
 def _sampler_logps(context: Context, every: Batch, behaviour: Fn) -> dict[str, Array]:
     """Compute {"sampler", stream: log-prob of each token [B,K,T]} as `behaviour` samples the strings token by token."""
     streams = default_streams(behaviour)
-    logits = context.score(tuple(stream.role for stream in streams), every, _logits)
+    # The logits themselves: there are few strings and few tokens.
+    logits = context.score(tuple(stream.role for stream in streams), every, raw_states)
     tokens, valid = (every.need(field, of="every_pair") for field in ("tokens", "valid"))
     logps = {name: jax.nn.log_softmax(value) for name, value in logits.items()}
     by_stream = {name: jnp.where(valid, take_token(value, tokens), 0) for name, value in logps.items()}

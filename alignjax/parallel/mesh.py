@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import mesh_utils
@@ -144,12 +145,7 @@ def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
 
 def replicate(tree: Any) -> Any:
     """Replicates every array of a tree on every device of its mesh, inside a jitted function."""
-
-    def replicated(leaf: Any) -> Any:
-        mesh = _mesh_of(leaf)
-        return leaf if mesh is None else jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec()))
-
-    return jax.tree.map(replicated, tree)
+    return jax.tree.map(lambda leaf: constrain(leaf, (None,) * jnp.ndim(leaf), {}), tree)
 
 
 def shard_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = STORAGE_LAYOUT) -> Any:

@@ -64,10 +64,8 @@ def warn_of_no_reuse(resolved: Resolved, console: Console) -> None:
     """Says so where responses are remembered for prompts that come again, and none does in the whole run."""
     stages = resolved.algorithm.experience
     name = next((name for name, stage in stages.items() if stage.function is regenerate), None)
-    size = None if name is None else getattr(resolved.source, "size", None)
-    if (
-        name is None or size is None
-    ):  # no such stage, or a source that never comes back to a prompt and need not have any
+    size = getattr(resolved.source, "size", None)
+    if name is None or size is None:  # no such stage, or a source that never comes back to a prompt
         return
     seen = resolved.experiment.steps * resolved.spec.need("prompt", of="the source").shape[0]
     if seen <= size:

@@ -237,14 +237,14 @@ MUTANTS = (
     # games, statistics
     Mutant(
         "both players pay for their own distance",
-        "games/game.py",
+        "games/distances.py",
         "(kl(p, game.reference) - kl(q, game.reference))",
         "(kl(p, game.reference) + kl(q, game.reference))",
         (f"{EQUILIBRIA}::test_no_policy_gains_on_a_best_response", TABULAR),
     ),
     Mutant(
         "a duality gap is half of itself",
-        "games/game.py",
+        "games/distances.py",
         "return 2 * game.tau * np.sum(",
         "return game.tau * np.sum(",
         (TABULAR, EQUILIBRIA),

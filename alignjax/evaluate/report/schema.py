@@ -137,9 +137,9 @@ def validate(results: Results) -> None:
         _check_matrix(rates, players, path)
     for stage, metrics in results["curves"].items():
         for metric, curve in metrics.items():
-            counts = f"{len(curve['step'])} steps but {len(curve['value'])} values"
-            if len(curve["step"]) != len(curve["value"]):
-                raise ResultsError(f"{f'curves.{stage}.{metric}'!r} of results.json has {counts}")
+            steps, values = len(curve["step"]), len(curve["value"])
+            if steps != values:
+                raise ResultsError(f"'curves.{stage}.{metric}' of results.json has {steps} steps but {values} values")
 
 
 def _check(value: Any, shape: Any, path: str) -> None:
