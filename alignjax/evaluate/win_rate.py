@@ -30,7 +30,9 @@ def _scored(probability: Any, score: str = "probability") -> np.ndarray:
     return probability if score == "probability" else (np.sign(probability - 0.5) + 1) / 2
 
 
-def win_rate_matrix(judgements: Judgements, *, score: str = "probability", draws: Count = 2000) -> Matrix:
+def win_rate_matrix(
+    judgements: Judgements, *, score: str = "probability", draws: Count = 2000
+) -> dict[str, dict[str, Interval]]:
     """`win_rates[a][b]` = {"mean", "low", "high", "n"} for both orders of every judged pair, by the bootstrap over
     prompts.
 
