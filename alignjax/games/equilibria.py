@@ -15,6 +15,7 @@ from alignjax.games.game import GameError, TabularGame, best_response, log_best_
 # Residuals of log pi in nats, of the equation that `nash` solves: what is enough for a tau on the way down, and what
 # (at tau = 1) may be nothing but rounding.
 ON_THE_WAY, ROUNDING = 1e-6, 1e-12
+NEWTON_STEPS = 60  # at most, for one tau
 
 
 def _one_by_one(game: TabularGame) -> list[TabularGame]:
@@ -53,16 +54,14 @@ def _residual(game: TabularGame, theta: np.ndarray, tau: float) -> np.ndarray:
     return theta - log_best_response(game, np.exp(theta), tau)
 
 
-def _newton(
-    game: TabularGame, theta: np.ndarray, tau: float, enough: float, steps: int = 60
-) -> tuple[np.ndarray, float]:
+def _newton(game: TabularGame, theta: np.ndarray, tau: float, enough: float) -> tuple[np.ndarray, float]:
     """Solve for theta = log pi at `tau` until the largest residual is `enough` or no step lowers it; return both.
 
     A step is halved until the residual falls, but not where it is that of rounding alone: there whole steps converge,
     and one that lowers nothing is the last.
     """
     value = _residual(game, theta, tau)
-    for _ in range(steps):
+    for _ in range(NEWTON_STEPS):
         before = np.abs(value).max()
         if before <= enough:
             break

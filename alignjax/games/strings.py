@@ -139,9 +139,8 @@ def conditionals(language: Language, distribution: np.ndarray) -> np.ndarray:
     tokens, valid = language.strings
     distribution = np.asarray(distribution, np.float64)
     mass = np.zeros((*distribution.shape[:-1], language.prefixes, language.vocab))
-    for number in range(language.size):
-        for node, token in zip(language.before[number][valid[number]], tokens[number][valid[number]], strict=True):
-            mass[..., node, token] += distribution[..., number]
+    strings = np.nonzero(valid)[0]  # of each token
+    np.add.at(mass, (..., language.before[valid], tokens[valid]), distribution[..., strings])
     total = mass.sum(-1, keepdims=True)
     logits = np.log(np.where(total > 0, mass, 1)) - np.log(np.where(total > 0, total, 1))
     return logits[..., 0, :] if language.length == 1 else logits

@@ -35,7 +35,7 @@ from alignjax.train.resolve import Resolved, resolve
 from alignjax.train.run_record import write_config
 from alignjax.train.samples import OnStep, sampler
 from alignjax.train.state import TrainState, trained, unchanging
-from alignjax.train.step import make_experience, make_update
+from alignjax.train.step import Experience, Update, make_experience, make_update
 from alignjax.train.stop_signal import Interrupted, StopRequest, stop_requests
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
@@ -73,9 +73,9 @@ class Run:
     state: TrainState
     log: Log
     batches: Iterator[Batch]
-    experience: Callable[[TrainState, Batch], tuple[Batch, dict[str, Any]]]
+    experience: Experience
     pending: Callable[[], Any]
-    update: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+    update: Update
     writer: checkpoint.Writer
     write: metrics.Write
     sample: OnStep
@@ -254,7 +254,7 @@ def _save(run: Run, state: TrainState, step: int, log: Log) -> None:
 @contextlib.contextmanager
 def _experience(
     resolved: Resolved, source: Any, state: TrainState, folder: Path
-) -> Iterator[tuple[Iterator[Batch], Callable[..., Any], Callable[[], Any]]]:
+) -> Iterator[tuple[Iterator[Batch], Experience, Callable[[], Any]]]:
     """A `Run`'s batches, what makes experience of them, and what of it a checkpoint has to hold."""
     experience = make_experience(resolved.algorithm, folder / "answers")
     first, last = int(state.step), resolved.experiment.steps

@@ -24,10 +24,8 @@ from alignjax.roles import return_to
 from alignjax.stages.host_stages import host
 from alignjax.train.on_policy import ON_POLICY, functions_within, on_policy
 from alignjax.train.state import TrainState
+from alignjax.train.step import Experience, Made
 from alignjax.types import Algorithm, Batch
-
-Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metrics of the stages
-Experience = Callable[[TrainState, Batch], Made]
 
 
 def check_overlap(experiment: Experiment) -> None:

@@ -29,6 +29,10 @@ from alignjax.train.on_policy import ON_POLICY, on_policy
 from alignjax.train.state import TrainState, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
 
+Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metrics of the stages
+Experience = Callable[[TrainState, Batch], Made]
+Update = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+
 
 def _only(algorithm: Algorithm, **parts: Any) -> Algorithm:
     """Takes out of the algorithm what a jitted function does not read, so that it compiles once for all that share the
@@ -66,9 +70,7 @@ def _values(metrics: Metrics) -> dict[str, Array]:
 
 
 @functools.partial(jax.jit, static_argnames="names")
-def _experience(
-    algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]
-) -> tuple[Batch, dict[str, Array]]:
+def _experience(algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]) -> Made:
     """Runs some stages in one program; the values of their metrics."""
     metrics: Metrics = {}
     context = _context(algorithm, state, {}, packed=batch)
@@ -89,9 +91,7 @@ def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
     return [tuple(names) for _, names in groups]
 
 
-def make_experience(
-    algorithm: Algorithm, answers: Path | None = None
-) -> Callable[[TrainState, Batch], tuple[Batch, dict[str, Array]]]:
+def make_experience(algorithm: Algorithm, answers: Path | None = None) -> Experience:
     """Makes the function that runs the stages in order, jitted; `host` stages run in Python between jitted segments.
 
     Args:
@@ -111,7 +111,7 @@ def make_experience(
     segments = _segments(algorithm)
     algorithm = _only(algorithm, losses={})
 
-    def experience(state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Array]]:
+    def experience(state: TrainState, batch: Batch) -> Made:
         metrics: dict[str, Array] = {}
         for names in segments:
             if _is_host(algorithm, names[0]):
@@ -176,7 +176,7 @@ def _not_on_one_process(*arguments: Any, **keywords: Any) -> Any:
     )
 
 
-def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Batch, dict[str, Any]]:
+def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Made:
     """Returns the shapes of what `experience` makes from shapes: nothing runs, and a host stage answers with its
     declared `like`.
 
@@ -331,7 +331,7 @@ def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Trai
     return dataclasses.replace(new, step=state.step + 1), values
 
 
-def make_update(algorithm: Algorithm) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+def make_update(algorithm: Algorithm) -> Update:
     """Makes the function that learns from a batch: gradients, one optimizer step per minibatch and epoch, then the
     rules.
 

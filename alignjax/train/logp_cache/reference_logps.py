@@ -48,6 +48,7 @@ LOOKED = 256  # rows that are looked up, at most, until processes hear whether o
 
 Known = dict[bytes, np.ndarray]  # log-probs of a completion's valid tokens, by content
 Keys = tuple[bytes, ...]  # of the completions of a row
+Scorer = Callable[[Mapping[Keys, Batch]], Known]  # rows by their keys -> log-probs by key
 
 
 # --------------------------------------------------------------------------------------------------------------- checks
@@ -182,9 +183,8 @@ def with_logps(
             if stopping:
                 _say(console, f"stopped; {scored} log-probs of {name!r} are kept in {folder}")
                 raise Interrupted(stop.number, int(state.step))
-        _say(
-            console, f"log-probs of {name!r}: {len(known) - before:,} completions scored, {before:,} found in {folder}"
-        )
+        total = f"{len(known) - before:,} completions scored, {before:,} found"
+        _say(console, f"log-probs of {name!r}: {total} in {folder}")
         source = _answering(source, name, known)
     return source
 
@@ -230,10 +230,8 @@ def _code(model: Model) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
-def _scorer(
-    algorithm: Algorithm, name: str, source: Source, state: TrainState, mesh: jax.sharding.Mesh
-) -> Callable[[Mapping[Keys, Batch]], Known]:
-    """Makes rows by their keys -> log-probs by key; at most a batch of rows at once, in one compiled program."""
+def _scorer(algorithm: Algorithm, name: str, source: Source, state: TrainState, mesh: jax.sharding.Mesh) -> Scorer:
+    """Makes what scores at most a batch of rows at once, in one compiled program."""
     request = scoring.request(name, None)
 
     @jax.jit
@@ -256,9 +254,7 @@ def _scorer(
     return scored
 
 
-def _scored(
-    rows: Any, positions: range, known: Known, scorer: Callable[[Mapping[Keys, Batch]], Known], size: int
-) -> Iterator[tuple[Known, int]]:
+def _scored(rows: Any, positions: range, known: Known, scorer: Scorer, size: int) -> Iterator[tuple[Known, int]]:
     """Scores what is not in `known` and adds it; yields, after the same rows on every process, what was scored since
     and how many rows have been looked up."""
     waiting: dict[Keys, Batch] = {}
