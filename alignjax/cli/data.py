@@ -214,7 +214,9 @@ def _row_panel(dataset: Dataset, split: str, number: int, row: dict[str, Any]) -
     if not math.isnan(row["answer"]):
         body += Text(f"\nanswer {row['answer']:g}", style="bold")
     meta = ", ".join(f"{key} {value}" for key, value in json.loads(row["meta"]).items())
-    title = f"{split} row {number}, {len(row['prompt_tokens'])} + {[len(c) for c in completions_of(row)]} tokens"
+    title = (
+        f"{split} row {number}, {len(row['prompt_tokens'])} + {[len(each.ids) for each in completions_of(row)]} tokens"
+    )
     return Panel(body, title=Text(title), subtitle=Text(meta), title_align="left", subtitle_align="right")
 
 

@@ -5,12 +5,7 @@ A dataset (`Docstrings()`, `Aeslc(path=...)`, `Preferences(path=...)`) says wher
 """
 
 from alignjax.config import DataError as DataError
-from alignjax.data.datasets.docstrings import Docstrings as Docstrings
-from alignjax.data.datasets.from_files import (
-    Aeslc as Aeslc,
-    AlpacaEval as AlpacaEval,
-    Gsm8k as Gsm8k,
-    HelpfulHarmless as HelpfulHarmless,
+from alignjax.data.datasets.chat_files import (
     Instructions as Instructions,
     JointPreferences as JointPreferences,
     Judgements as Judgements,
@@ -18,6 +13,13 @@ from alignjax.data.datasets.from_files import (
     Prompts as Prompts,
     Rankings as Rankings,
     Thumbs as Thumbs,
+)
+from alignjax.data.datasets.docstrings import Docstrings as Docstrings
+from alignjax.data.datasets.from_files import (
+    Aeslc as Aeslc,
+    AlpacaEval as AlpacaEval,
+    Gsm8k as Gsm8k,
+    HelpfulHarmless as HelpfulHarmless,
 )
 from alignjax.data.prepared import Dataset as Dataset, prepare as prepare, tokenizer_of as tokenizer_of
 from alignjax.data.sources.edited import judgements as judgements, revisions as revisions

@@ -21,14 +21,14 @@ from typing import Any, ClassVar
 from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
-from alignjax.data.text.chat import turn_end
+from alignjax.data.text.chat import load_template, turn_end
 from alignjax.data.text.special_tokens import ADDED, MARKS, NAMING
 from alignjax.data.text.tokenizers import Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
 from alignjax.outside import cache_root, writing
 from alignjax.ranges import Count
 from alignjax.workspace import Workspace, read_json, write_json
 
-FORMAT = 1  # raise it when what is written changes: old folders are then left alone and new ones made
+FORMAT = 2  # raise it when what is written changes: old folders are then left alone and new ones made
 WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
 TOKENIZER_RULES = b"2"  # likewise, where the way in which somebody else's tokenizer is read changes
 PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
@@ -99,11 +99,23 @@ class Dataset:
         return {mark: token for mark in MARKS if (token := getattr(self, f"{mark}_token")) is not None}
 
     @property
+    def tokenizer_owner(self) -> Dataset:
+        """The dataset whose tokenizer this one has: itself, or one that shares its own."""
+        return self.tokenizer.tokenizer_owner if isinstance(self.tokenizer, Dataset) else self
+
+    @property
+    def template(self) -> str:
+        """The text of the chat template that conversations are rendered with."""
+        return load_template("")
+
+    @property
     def folder(self) -> Path:
         """The folder where the prepared files are or will be."""
-        inner = self.tokenizer.fingerprint() if isinstance(self.tokenizer, Dataset) else _digest_file(self.tokenizer)
-        # The settings, the things read and the tokenizer: all that what is written depends on.
-        return cache_folder() / f"{self.name}-{_key([FORMAT, self.settings, self.fingerprint(), inner])}"
+        # The settings, the things read and the tokenizer: all that what is written depends on. Of tokenizer and chat
+        # template it is the contents, and not the paths.
+        inner = self.tokenizer.folder.name if isinstance(self.tokenizer, Dataset) else _digest_file(self.tokenizer)
+        settings = {key: value for key, value in self.settings.items() if key not in ("tokenizer", "chat_template")}
+        return cache_folder() / f"{self.name}-{_key([FORMAT, settings, self.fingerprint(), inner])}"
 
     def prepare(self, report: Report = print) -> dict[str, Any]:
         """Makes the prepared files unless they exist.
@@ -135,7 +147,7 @@ class Dataset:
             records = splits.get(self.splits[0], ()) if self.splits else ()
             if self.splits and not records:
                 raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
-            tokenizer = self._with_turn_end(self._make_tokenizer(records, report))
+            tokenizer = self._with_turn_end(self._make_tokenizer(records, report), any(each.framed for each in records))
             with writing(cache, WRITABLE):
                 account = self._write(building, splits, account, tokenizer)
                 account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
@@ -143,6 +155,11 @@ class Dataset:
                 _move(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+        if straddling := account.get("straddling"):
+            report(
+                f"{self.name}: {straddling:,} prompts end within a token of the whole conversation; there prompt and "
+                "completion have the tokens that each has by itself, as in sampling"
+            )
         report(f"{self.name}: {account['sentence']}, prepared in {account['seconds']:.1f} s at {folder}")
         return {**account, "reused": False}
 
@@ -154,23 +171,23 @@ class Dataset:
         tokenizer: Tokenizer,
     ) -> dict[str, Any]:
         tokenizer.save(building / "tokenizer.json")
-        if splits:
-            write_records(building, splits, tokenizer)
+        straddling = write_records(building, splits, tokenizer) if splits else 0
         counts = {split: len(records) for split, records in splits.items()}
         return {
             "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
             **collected,
+            **({"straddling": straddling} if straddling else {}),
             "settings": self.settings,
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
             "special": tokenizer.special,
         }
 
-    def _with_turn_end(self, tokenizer: Tokenizer) -> Tokenizer:
-        if not (template := getattr(self, "chat_template", "")):
+    def _with_turn_end(self, tokenizer: Tokenizer, conversations: bool) -> Tokenizer:
+        if not (conversations or getattr(self, "chat_template", "")):
             return tokenizer
         try:
-            return dataclasses.replace(tokenizer, closing=turn_end(tokenizer, template))
+            return dataclasses.replace(tokenizer, closing=turn_end(tokenizer, self.template))
         except BadRow as error:
             raise ConfigError(f"{self.name}: chat_template writes no assistant's turn: {error}") from error
 

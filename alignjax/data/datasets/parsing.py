@@ -290,7 +290,11 @@ def _without_nulls(value: Any) -> Any:
 
 
 def parse_file(
-    path: Path, parse: Callable[[Mapping[str, Any]], Record], bad_rows: str, columns: Collection[str] | None = None
+    path: Path,
+    parse: Callable[[Mapping[str, Any]], Record],
+    bad_rows: str,
+    columns: Collection[str] | None = None,
+    finish: Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None = None,
 ) -> ParsedFile:
     """Reads a file of JSON lines, a JSON array or parquet, packed or not; its content tells which. A null is not there.
 
@@ -299,6 +303,8 @@ def parse_file(
         parse: Makes a record of a row, or raises BadRow.
         bad_rows: "skip" counts the rows that `parse` refuses; "refuse" makes them an error.
         columns: The columns of a parquet file that are read; None for all.
+        finish: Does the rest of the work on records, many at a time, in their order; with each it gives the reason why
+            it cannot be used, or None.
 
     Raises:
         DataError: The file is damaged, or holds bad rows that are refused; all of them are named.
@@ -309,23 +315,34 @@ def parse_file(
     unit = "line" if kind == "lines" else "row"
     rows = _parquet(path, columns) if kind == "parquet" else _lines(path) if kind == "lines" else _array(path)
     records, bad, wheres, layouts = [], {}, {}, {}
-    for number, row in rows:
-        try:
-            if isinstance(row, Unreadable):
-                raise BadRow(row.why, row.where)
-            if not isinstance(row, dict):
-                raise BadRow("not a JSON object")
-            record = parse(row)
-        except BadRow as error:
-            if error.fatal:
-                raise DataError(f"{path}, {unit} {number}: {error}") from error
-            bad.setdefault(error.why, []).append(number)
-            if error.where:
-                wheres.setdefault(error.why, error.where)
-        else:
-            if record.layout:
-                layouts[record.layout] = layouts.get(record.layout, 0) + 1
-            records.append(dataclasses.replace(record, meta={**record.meta, "line": number}))
+
+    def refuse(number: int, error: BadRow) -> None:
+        if error.fatal:
+            raise DataError(f"{path}, {unit} {number}: {error}") from error
+        bad.setdefault(error.why, []).append(number)
+        if error.where:
+            wheres.setdefault(error.why, error.where)
+
+    def read() -> Iterator[Record]:
+        for number, row in rows:
+            try:
+                if isinstance(row, Unreadable):
+                    raise BadRow(row.why, row.where)
+                if not isinstance(row, dict):
+                    raise BadRow("not a JSON object")
+                record = parse(row)
+            except BadRow as error:
+                refuse(number, error)
+            else:
+                yield dataclasses.replace(record, meta={**record.meta, "line": number})
+
+    for record, error in finish(read()) if finish else ((record, None) for record in read()):
+        if error is not None:
+            refuse(record.meta["line"], error)
+            continue
+        if record.layout:
+            layouts[record.layout] = layouts.get(record.layout, 0) + 1
+        records.append(record)
     parsed = ParsedFile(records, bad, unit, wheres, layouts)
     if bad and bad_rows == "refuse":
         raise DataError(f"{path} has {parsed.sentence()}. Mend them, or set bad_rows='skip'")

@@ -16,7 +16,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import gcs_utils
 
+from alignjax.data.datasets.framing import FRAME, Framed, Tokens, encoded
 from alignjax.data.text.tokenizers import Tokenizer
+
+ALIKE = 2**31 - 1  # tokens that two completions have in common which are the same
 
 # What a row holds, by the name of its schema.
 SCHEMAS = {
@@ -43,6 +46,9 @@ class Record:
         answer: The number that a verifier compares with; NaN for none.
         meta: JSON-able notes that say where the row comes from.
         layout: The layout that the row was read by; it is not written.
+        chats: Of a row of messages, the conversations that a template is to write (see `conversation`): that of the
+            prompt and its completions, or of each of two prompts and its one completion.
+        framed: Those conversations, written.
     """
 
     prompt: str
@@ -53,6 +59,8 @@ class Record:
     answer: float = math.nan
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     layout: str = ""
+    chats: tuple[Mapping[str, Any], ...] = ()
+    framed: tuple[Framed, ...] = ()
 
 
 def is_aside(text: str, fraction: float) -> bool:
@@ -92,6 +100,8 @@ class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "prompt_tokens": tokens,
             "completion_tokens": tokens,  # of all K, one after another
             "completion_lengths": tokens,  # K
+            "prompt_parts": tokens,  # what each token of a conversation is part of; none in a plain text
+            "completion_parts": tokens,  # likewise, of all K
         }
         # Rows stay in order, so that a row's number says the same thing on every machine.
         return tfds.core.DatasetInfo(
@@ -105,19 +115,61 @@ class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
 
+def _tokens_of(records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[tuple[Tokens, list[Tokens]]], int]:
+    """((prompt, its completions) of every record, the completions where a token reaches over the border to the prompt),
+    all encoded together, so that all cores encode."""
+    plain = [record for record in records if not record.framed]
+    prompts = iter(tokenizer.encode_batch([record.prompt for record in plain]))
+    texts = iter(tokenizer.encode_batch([text for record in plain for text in record.completions]))
+    chats, straddling = encoded([chat for record in records for chat in record.framed], tokenizer)
+    rest, rows = iter(chats), []
+    for record in records:
+        if record.framed:
+            (prompt, completions), *more = [next(rest) for _ in record.framed]
+            # of a row with two prompts the second one is the third completion
+            rows.append((prompt, [*completions, *(each for other, own in more for each in (*own, other))]))
+        else:
+            rows.append((Tokens(next(prompts)), [Tokens(next(texts)) for _ in record.completions]))
+    return rows, straddling
+
+
+def frame_size(prompt: Tokens) -> int:
+    """Returns the number of tokens of a prompt's frame where a template wrote it, else -1."""
+    return int(np.sum(np.asarray(prompt.parts) == FRAME)) if len(prompt.parts) else -1
+
+
+def ended(completion: Tokens, tokenizer: Tokenizer) -> list[int]:
+    """Returns the ids of a completion with its end: its own if a template wrote it, else that of the tokenizer."""
+    return [*completion.ids] if len(completion.parts) else tokenizer.closed(completion.ids)
+
+
+def _measures(prompt: Tokens, completions: Sequence[Tokens], tokenizer: Tokenizer) -> list[int]:
+    """The row of `read_lengths` for a row of tokens."""
+    ends = [ended(tokens, tokenizer) for tokens in completions]
+    shared = min((_shared(ends[0], other) for other in ends[1:]), default=-1)
+    sizes = [len(ids) - 1 for ids in ends] or [0]
+    return [len(prompt.ids), max(sizes), len(completions), frame_size(prompt), shared, min(sizes)]
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of tokens that two completions have in common from the start on; ALIKE of those that are the same."""
+    if list(first) == list(second):
+        return ALIKE
+    ends = (k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(ends, min(len(first), len(second)))
+
+
 def _rows(
-    records: Sequence[Record], tokenizer: Tokenizer, first_id: int, lengths: list[list[int]]
+    records: Sequence[Record], tokenizer: Tokenizer, first_id: int, lengths: list[list[int]], straddling: list[int]
 ) -> Iterator[dict[str, Any]]:
-    # TFDS asks for rows one by one and keeps none of them, so their lengths are noted in `lengths` on the way.
-    # Texts are tokenized a thousand rows at a time, so that all cores encode.
+    # TFDS asks for rows one by one and keeps none of them, so their lengths are noted in `lengths` on the way, and in
+    # `straddling` how many completions begin within a token. Texts are tokenized a thousand rows at a time.
     for start in range(0, len(records), 1000):
         block = records[start : start + 1000]
-        prompts = tokenizer.encode_batch([record.prompt for record in block])
-        texts = iter(tokenizer.encode_batch([text for record in block for text in record.completions]))
-        for offset, (record, prompt) in enumerate(zip(block, prompts, strict=True)):
-            tokens = [next(texts) for _ in record.completions]
-            sizes = [len(ids) for ids in tokens]
-            lengths.append([len(prompt), max(sizes, default=0), len(sizes)])
+        tokens, over = _tokens_of(block, tokenizer)
+        straddling.append(over)
+        for offset, (record, (prompt, completions)) in enumerate(zip(block, tokens, strict=True)):
+            lengths.append(_measures(prompt, completions, tokenizer))
             yield {
                 "prompt": record.prompt,
                 "completions": list(record.completions),
@@ -127,13 +179,15 @@ def _rows(
                 "answer": record.answer,
                 "example_id": first_id + start + offset,
                 "meta": json.dumps(dict(record.meta), sort_keys=True),
-                "prompt_tokens": np.asarray(prompt, np.int32),
-                "completion_tokens": np.asarray([token for ids in tokens for token in ids], np.int32),
-                "completion_lengths": np.asarray(sizes, np.int32),
+                "prompt_tokens": np.asarray(prompt.ids, np.int32),
+                "completion_tokens": np.asarray([token for each in completions for token in each.ids], np.int32),
+                "completion_lengths": np.asarray([len(each.ids) for each in completions], np.int32),
+                "prompt_parts": np.asarray(prompt.parts, np.int32),
+                "completion_parts": np.asarray([part for each in completions for part in each.parts], np.int32),
             }
 
 
-def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenizer: Tokenizer) -> None:
+def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenizer: Tokenizer) -> int:
     """Writes splits as a TFDS dataset (array_record), and the token counts of every row beside it, from which sources
     know which rows are too long without reading them all.
 
@@ -141,14 +195,18 @@ def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenize
         folder: The folder to write into.
         splits: Records by split.
         tokenizer: What the rows are tokenized with.
+
+    Returns:
+        The number of completions whose first characters share a token with the end of their prompt.
     """
     tfds.disable_progress_bar()
     gcs_utils._is_gcs_disabled = True  # no look-up in a bucket, whatever the environment says
     lengths: dict[str, list[list[int]]] = {split: [] for split in splits}
+    straddling: list[int] = []
     rows, first_id = {}, 0
     for split, records in splits.items():
         if records:  # tfds refuses to write an empty split
-            rows[split] = _rows(records, tokenizer, first_id, lengths[split])
+            rows[split] = _rows(records, tokenizer, first_id, lengths[split], straddling)
         first_id += len(records)
     builder = Records(rows=rows, data_dir=str(folder))
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, of which there are none
@@ -158,8 +216,9 @@ def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenize
             if "() failed: " not in str(error):
                 raise
             raise OSError(str(error).partition("() failed: ")[2].partition(";")[0]) from error
-    arrays: dict[str, Any] = {split: np.asarray(sizes, np.int32).reshape(-1, 3) for split, sizes in lengths.items()}
+    arrays: dict[str, Any] = {split: np.asarray(sizes, np.int32).reshape(-1, 6) for split, sizes in lengths.items()}
     np.savez(folder / "lengths.npz", **arrays)
+    return sum(straddling)
 
 
 def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
@@ -182,14 +241,26 @@ def read_lengths(folder: Path, split: str) -> np.ndarray:
         split: The name of the split.
 
     Returns:
-        int32 [rows, 3]: tokens of the prompt, tokens of the longest completion (special tokens not counted), and number
-        of completions.
+        int32 [rows, 6]: tokens of the prompt; tokens of the longest completion without the one that ends it; number of
+        completions; tokens of the prompt's frame where a template wrote it, else -1; tokens that all completions have
+        in common from the start on (ALIKE where they are the same; -1 of fewer than two); tokens of the
+        shortest completion, as of the longest.
     """
     with np.load(folder / "lengths.npz") as lengths:
         return lengths[split]
 
 
-def completions_of(row: Mapping[str, Any]) -> list[np.ndarray]:
-    """Returns the tokens of each completion of a row, K arrays of int32."""
-    ends = np.cumsum(row["completion_lengths"])
-    return np.split(np.asarray(row["completion_tokens"], np.int32), ends[:-1]) if len(ends) else []
+def completions_of(row: Mapping[str, Any]) -> list[Tokens]:
+    """Returns the tokens of each of a row's K completions. Those that a template wrote have their end, and say of each
+    token what it is part of."""
+    ends = np.cumsum(row["completion_lengths"])[:-1]
+    if not len(row["completion_lengths"]):
+        return []
+    ids = np.split(np.asarray(row["completion_tokens"], np.int32), ends)
+    parts = np.asarray(row["completion_parts"], np.int32)
+    return [Tokens(*pair) for pair in zip(ids, np.split(parts, ends) if len(parts) else [()] * len(ids), strict=True)]
+
+
+def prompt_of(row: Mapping[str, Any]) -> Tokens:
+    """Returns the tokens of a row's prompt, which say what they are part of where a template wrote them."""
+    return Tokens(np.asarray(row["prompt_tokens"], np.int32), np.asarray(row["prompt_parts"], np.int32))

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from alignjax.data.datasets.framing import CONTENT, FRAME, OTHERS, SYSTEM, Tokens
 from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.types import Batch
 
@@ -50,6 +51,54 @@ def _without_first(ids: Ids, token: int) -> Ids:
     return ids[1:] if len(ids) and ids[0] == token else ids
 
 
+def framed_ids(tokens: Tokens, length: int, keep: str = "start") -> list[int]:
+    """Returns the ids of a prompt that a template wrote in at most `length` tokens. Only contents are ever cut, and
+    those of system messages last.
+
+    Args:
+        tokens: The ids, and what each is part of.
+        length: The most tokens that the result may have.
+        keep: "start" drops the last tokens of the contents, "end" the first: the oldest turns.
+
+    Raises:
+        ValueError: The frame alone does not fit.
+    """
+    ids, parts = np.asarray(tokens.ids, np.int32), np.asarray(tokens.parts, np.int32)
+    contents = [np.flatnonzero(parts == part) for part in (CONTENT, SYSTEM)]
+    order = np.concatenate([places if keep == "end" else places[::-1] for places in contents])
+    excess = max(len(ids) - length, 0)
+    if excess > len(order):
+        raise ValueError(f"the prompt frame alone takes {len(ids) - len(order)} tokens of {length}")
+    return np.delete(ids, order[:excess]).tolist()
+
+
+def completion_ids(tokens: Tokens, length: int, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """Returns the ids of a completion in at most `length` tokens, and which of them are learned.
+
+    It ends with its end, unless it had to be cut: then it has not ended, and nothing says it has. No part of an end is
+    left of one that was cut, nor what others say behind its last words.
+
+    Args:
+        tokens: The ids; without parts those of a plain text, which has no end yet.
+        length: The length that it is cut to, in tokens.
+        tokenizer: Says what ends a text.
+    """
+    ids, parts = list(map(int, tokens.ids)), list(map(int, tokens.parts))
+    if not parts:
+        whole = tokenizer.closed(ids)
+        ids = whole if len(whole) <= length else ids[:length]
+        return ids, [True] * len(ids)
+    if len(ids) > length:
+        said = len(parts)
+        while said and parts[said - 1] == FRAME:
+            said -= 1
+        last = min(said, length)
+        while last and parts[last - 1] == OTHERS:
+            last -= 1
+        ids = ids[:last]
+    return ids, [part != OTHERS for part in parts[: len(ids)]]
+
+
 def pad_left(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Pads token ids in front, as prompts are.
 
@@ -81,20 +130,20 @@ def pad_right(ids: Ids, length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens, valid
 
 
-def completion_fields(texts: Sequence[Ids], length: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Returns tokens, valid and mask [N, length] of the token ids of N completions.
-
-    Each ends with EOS, or with the end that it has already, unless it had to be cut: then it has not ended, and nothing
-    says it has.
+def completion_fields(texts: Sequence[Tokens], length: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Returns tokens, valid and mask [N, length] of N completions; the mask is 0 for what others say in one.
 
     Args:
-        texts: The token ids of each of the N completions.
+        texts: The tokens of each of the N completions, see `completion_ids`.
         length: The length that they are cut or padded to, in tokens.
-        tokenizer: Names EOS, the other ends and padding.
+        tokenizer: Names padding, and says what ends a text.
     """
-    padded = [pad_right(tokenizer.closed(ids)[:length], length, tokenizer.pad) for ids in texts]
-    tokens, valid = (np.stack(field) for field in zip(*padded, strict=True))
-    return {"tokens": tokens, "valid": valid, "mask": valid.astype(np.float32)}
+    cut_to = [completion_ids(text, length, tokenizer) for text in texts]
+    tokens, valid = (
+        np.stack(field) for field in zip(*(pad_right(ids, length, tokenizer.pad) for ids, _ in cut_to), strict=True)
+    )
+    mask = np.stack([pad_right(learned, length, 0)[0] for _, learned in cut_to])
+    return {"tokens": tokens, "valid": valid, "mask": mask.astype(np.float32)}
 
 
 def pair_fields(preference: np.ndarray, marked: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from alignjax.data.datasets.from_files import Judgements
-from alignjax.data.datasets.records import completions_of
+from alignjax.data.datasets.chat_files import Judgements
+from alignjax.data.datasets.framing import FRAME
+from alignjax.data.datasets.records import completions_of, prompt_of
 from alignjax.data.sources.batch_layout import batch_spec, pad_left, two_completions
 from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, text_source
 from alignjax.data.sources.source import Source
@@ -76,8 +77,7 @@ def _revision(row: Row, rows: TextRows, rng: np.random.Generator, *, by_line: bo
         texts = texts[::-1] if row["preference"] < 0.5 else texts
     else:
         original = corrupted(row["completions"][0].decode(), two_kinds(rng)[0], rng)
-        original_ids = rows.tokenizer.encode(original)[: rows.texts.completion_length - 1]
-        texts, weight = [completions_of(row)[0], original_ids], 1
+        texts, weight = [completions_of(row)[0], rows.rewritten(row, original)], 1
     fields = rows.completions(texts)
     revised, original = (ids[valid] for ids, valid in zip(fields["tokens"], fields["valid"], strict=True))
     if by_line:
@@ -97,9 +97,12 @@ def _newline_tokens(tokenizer: Tokenizer) -> frozenset[int]:
 
 def _judged(row: Row, rows: TextRows, rng: np.random.Generator, *, most: int) -> dict[str, Any]:
     # The judgment stands between the prompt and the frame's suffix, so that the response follows the same tokens.
-    judgement, ids = _judgement(row, rows), rows.prompt_ids(row["prompt_tokens"])
+    prompt = prompt_of(row)
+    judgement, ids = _judgement(row, rows), rows.prompt_ids(prompt)
     words = rows.tokenizer.encode(judgement)[:most] if judgement else []
-    before = len(ids) - len(rows.suffix)
+    # behind what was said, before what opens the answer: the suffix, or what a template writes after the last content
+    behind = np.flatnonzero(np.asarray(prompt.parts) != FRAME)
+    before = len(ids) - (len(prompt.ids) - 1 - int(behind[-1]) if len(behind) else len(rows.suffix))
     ids = [*ids[:before], *words, *ids[before:]]
     prompt, prompt_valid = pad_left(ids, rows.texts.prompt_length + most, rows.tokenizer.pad)
     fields, example = rows.completions(row), np.asarray(row["example_id"], np.int32)

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from alignjax.config import ConfigError
-from alignjax.data.datasets.records import completions_of
-from alignjax.data.sources.batch_layout import batch_spec, pad_right, pair_fields, two_completions
+from alignjax.data.datasets.framing import Tokens
+from alignjax.data.datasets.records import ALIKE, completions_of, ended, frame_size, prompt_of
+from alignjax.data.sources.batch_layout import batch_spec, completion_ids, pad_right, pair_fields, two_completions
 from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, text_source
 from alignjax.data.sources.source import Source
 from alignjax.data.text.corruptions import corrupted, two_kinds
@@ -144,27 +145,39 @@ def _pair(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any]:
     return rows.completions(row) | two_completions(row["preference"], row["weight"])
 
 
-def _sides(row: Row) -> list[tuple[np.ndarray, np.ndarray]]:
+def _sides(row: Row) -> list[tuple[Tokens, Tokens]]:
     """(instruction, response) tokens of both sides of a row of JointPreferences, or of a pair that shares a prompt."""
     first, second, *other = completions_of(row)
-    prompt = np.asarray(row["prompt_tokens"], np.int32)
+    prompt = prompt_of(row)
     return [(prompt, first), (other[0] if other else prompt, second)]
 
 
 def _rules(rows: TextRows) -> list[Rule]:
-    """The rules of the longer instruction and the longer response of every row. Raises ConfigError where both sides do
-    not begin with one token."""
-    if rows.tokenizer.opening is None:
-        starts = [[rows.prompt_ids(prompt)[:1] for prompt, _ in _sides(row)] for row in rows.rows]
-        which = np.array([not first or first != second for first, second in starts])
-        if which.any():
-            raise ConfigError(
-                f"{rows.texts.name}: sides of {which.sum():,} rows begin with different tokens ({rows.origin(which)}), "
-                "and joint_preferences needs one token before both, which the tokenizer's files do not ask for; name "
-                "it with bos_token of the dataset"
+    """The rules of the longer instruction and the longer response of every row, and of sides that are the same. Raises
+    ConfigError where both sides do not begin with one token."""
+    starts, lengths = [], []
+    for row, room in zip(rows.rows, rows.rooms, strict=True):
+        sides = _sides(row)
+        longest = max(len(prompt.ids) for prompt, _ in sides)
+        frame = max(frame_size(prompt) for prompt, _ in sides)
+        starts.append([list(prompt.ids[:1] if frame >= 0 else rows.prompt_ids(prompt)[:1]) for prompt, _ in sides])
+        sizes = [len(ended(response, rows.tokenizer)) - 1 for _, response in sides]
+        same = longest <= room or rows.texts.long_prompts.startswith("truncate")
+        if same and frame < rows.texts.prompt_length:
+            first, second = (
+                (rows.prompt_ids(prompt), completion_ids(response, rows.texts.completion_length, rows.tokenizer))
+                for prompt, response in sides
             )
-    longest = [np.max([[len(a), len(b)] for a, b in _sides(row)], axis=0) for row in rows.rows]
-    return length_rules(dataclasses.replace(rows, lengths=np.array(longest)))
+            same = first == second
+        lengths.append([longest, max(sizes), 2, frame, ALIKE if same else -1, min(sizes)])
+    which = np.array([not first or first != second for first, second in starts])
+    if which.any():
+        raise ConfigError(
+            f"{rows.texts.name}: sides of {which.sum():,} rows begin with different tokens ({rows.origin(which)}), "
+            "and joint_preferences needs one token before both, which the tokenizer's files do not ask for; name "
+            "it with bos_token of the dataset"
+        )
+    return length_rules(dataclasses.replace(rows, lengths=np.array(lengths)))
 
 
 def _joint_pair(row: Row, rows: TextRows, rng: np.random.Generator, *, length: int, joint: bool) -> dict[str, Any]:
@@ -172,7 +185,7 @@ def _joint_pair(row: Row, rows: TextRows, rng: np.random.Generator, *, length: i
     tokenizer, most, sides = rows.tokenizer, rows.texts.completion_length, []
     for instruction, response in _sides(row):
         first, *before = rows.prompt_ids(instruction)  # BOS is the prompt
-        after = tokenizer.closed(response)[:most]  # a response that was cut has not ended, and has no EOS
+        after, _ = completion_ids(response, most, tokenizer)  # a response that was cut has not ended, and has no end
         tokens, valid = pad_right([*before, *after], length, tokenizer.pad)
         counts = valid & (joint | (np.arange(length) >= len(before)))
         start = {"prompt": np.array([first], np.int32), "prompt_valid": np.array([True])}
@@ -182,9 +195,10 @@ def _joint_pair(row: Row, rows: TextRows, rng: np.random.Generator, *, length: i
 
 
 def _ranking(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any]:
-    scores = np.asarray(row["scores"], np.float32)
-    gap = scores[:, None] - scores[None, :]
-    return rows.completions(row) | pair_fields((np.sign(gap) + 1) / 2, np.triu(gap != 0, 1)) | {"reward": scores}
+    scores, fields = np.asarray(row["scores"], np.float32), rows.completions(row)
+    gap, tokens = scores[:, None] - scores[None, :], np.where(fields["valid"], fields["tokens"], -1)
+    unlike = np.any(tokens[:, None] != tokens[None, :], axis=-1)  # what is the same once it is cut says nothing
+    return fields | pair_fields((np.sign(gap) + 1) / 2, np.triu((gap != 0) & unlike, 1)) | {"reward": scores}
 
 
 def _scored(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any]:
@@ -192,8 +206,8 @@ def _scored(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any
 
 
 def _candidates(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any]:
-    text, most = row["completions"][0].decode(), rows.texts.completion_length - 1
-    negatives = [rows.tokenizer.encode(corrupted(text, kind, rng))[:most] for kind in two_kinds(rng)]
+    text = row["completions"][0].decode()
+    negatives = [rows.rewritten(row, corrupted(text, kind, rng)) for kind in two_kinds(rng)]
     other = completions_of(rows.another(row, rng))[0]
     label, marked = np.full((4, 4), 0.5), np.zeros((4, 4))
     label[0, 1:], marked[0, 1:] = 1, 1

@@ -16,9 +16,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from alignjax.config import ConfigError, check_ranges, fn, hyperparameters
-from alignjax.data.datasets.records import SCHEMAS, completions_of
+from alignjax.data.datasets.framing import CONTENT, Tokens
+from alignjax.data.datasets.records import SCHEMAS, completions_of, prompt_of
 from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
-from alignjax.data.sources.batch_layout import batch_spec, completion_fields, pad_left, prompt_ids
+from alignjax.data.sources.batch_layout import batch_spec, completion_fields, framed_ids, pad_left, prompt_ids
 from alignjax.data.sources.source import ROW, Buckets, OpenedSource, Source, Subset, bucket_shapes, endless
 from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.ranges import Count, Natural, Seed
@@ -118,17 +119,19 @@ class Texts:
         usable = dataclasses.replace(rows, rows=Subset(rows.rows, numbers), lengths=rows.lengths[numbers])
 
         def laid_out(position: int, row: Row) -> Batch:
-            ids = usable.prompt_ids(row["prompt_tokens"])
+            ids = usable.prompt_ids(prompt_of(row))
             prompt, prompt_valid = pad_left(ids, self.prompt_length, usable.tokenizer.pad)
             example = np.asarray(row["example_id"], np.int32)
             rng = np.random.default_rng((self.seed % 2**32, ROW, position))
             fields: dict[str, Any] = {"prompt": prompt, "prompt_valid": prompt_valid, "example_id": example}
             return Batch(**{**fields, **layout(row, usable, rng)})
 
-        most = np.array([rows.room, max(self.completion_length - 1, 0)])
-        # BOS and the frame around a prompt, EOS behind a completion
-        marks = np.array([self.prompt_length - rows.room, min(most[1], 1)])
-        tokens = np.minimum(usable.lengths[:, :2], most) + marks
+        longest = max(self.completion_length - 1, 0)
+        # BOS and the frame around a prompt that no template wrote, what ends a completion
+        around = np.where(usable.lengths[:, 3] < 0, self.prompt_length - rows.room, 0)
+        before = np.minimum(usable.lengths[:, 0] + around, self.prompt_length)
+        behind = np.minimum(usable.lengths[:, 1], longest) + min(longest, 1)
+        tokens = np.stack([before, behind], axis=1)
         order = endless(range(len(numbers)), self.seed, self.shuffle)
         batches = endless(usable.rows, self.seed, self.shuffle).map_with_index(laid_out)
         return OpenedSource(batches, len(numbers), counts, lengths=lambda position: tuple(tokens[order[position]]))
@@ -141,7 +144,7 @@ class TextRows:
     Args:
         texts: The settings of the source.
         rows: Random access to the rows.
-        lengths: int [rows, 3]: tokens of the prompt, tokens of the longest completion, number of completions.
+        lengths: int [rows, 6], see `read_lengths`.
         tokenizer: The tokenizer that the rows are written with.
         prefix: Tokens of the frame before every prompt.
         suffix: Tokens of the frame behind it.
@@ -160,13 +163,34 @@ class TextRows:
         opening = int(self.tokenizer.opening is not None)
         return self.texts.prompt_length - opening - len(self.prefix) - len(self.suffix)
 
-    def prompt_ids(self, prompt: Any) -> list[int]:
+    @property
+    def rooms(self) -> np.ndarray:
+        """The tokens that fit of each row's prompt [rows]; one that a template wrote has BOS and frame in it."""
+        return np.where(self.lengths[:, 3] < 0, self.room, self.texts.prompt_length)
+
+    def prompt_ids(self, prompt: Tokens) -> list[int]:
         """Returns BOS and a prompt in its frame, prompt_length tokens at most; only the prompt itself is cut."""
         keep = "end" if self.texts.long_prompts == "truncate_left" else "start"
-        return prompt_ids(prompt, self.prefix, self.suffix, self.tokenizer.opening, self.texts.prompt_length, keep)
+        if len(prompt.parts):
+            return framed_ids(prompt, self.texts.prompt_length, keep)
+        frame = (self.prefix, self.suffix, self.tokenizer.opening)
+        return prompt_ids(prompt.ids, *frame, self.texts.prompt_length, keep)
 
-    def completions(self, texts: Row | Sequence[Any]) -> dict[str, Any]:
-        """Returns tokens, valid and mask [N,T] of the completions of a row, or of the token ids of N texts."""
+    def rewritten(self, row: Row, text: str) -> Tokens:
+        """Returns the tokens of another text in the place of a row's first completion, in the frame of that one. Where
+        it is too long it is cut before its end, which stays."""
+        first, most = completions_of(row)[0], self.texts.completion_length
+        if not len(first.parts):
+            return Tokens(self.tokenizer.encode(text)[: most - 1])
+        parts = np.asarray(first.parts)
+        said = int(np.flatnonzero(parts == CONTENT)[-1]) + 1
+        before, old = self.tokenizer.backend.decode(first.ids[:said].tolist()), row["completions"][0].decode().strip()
+        start = before[: max(before.rfind(old), 0)]
+        ids = self.tokenizer.encode(start + text)[: most - len(parts) + said]
+        return Tokens([*ids, *first.ids[said:]], [CONTENT] * len(ids) + parts[said:].tolist())
+
+    def completions(self, texts: Row | Sequence[Tokens]) -> dict[str, Any]:
+        """Returns tokens, valid and mask [N,T] of the completions of a row, or of the tokens of N texts."""
         ids = completions_of(texts) if isinstance(texts, Mapping) else texts
         return completion_fields(ids, self.texts.completion_length, self.tokenizer)
 
@@ -211,14 +235,24 @@ class Rule:
 
 
 def length_rules(rows: TextRows) -> list[Rule]:
-    """Returns the rules about prompts and completions that are too long."""
+    """Returns the rules about prompts and completions that are too long, and about rows that say nothing: completions
+    without a token, and pairs or lists whose completions are the same tokens once they are cut."""
     texts, most = rows.texts, rows.texts.completion_length - 1
-    long = rows.lengths[:, 0] > rows.room, (rows.lengths[:, 1] > most) & (most >= 0)
+    prompt, longest, number, frame, alike, shortest = rows.lengths.T
+    long = prompt > rows.rooms, (longest > most) & (most >= 0)
     prompts, completions = f"prompts of more than {rows.room} tokens", f"completions of more than {most} tokens"
-    return [
+    rules = [
         Rule("long_prompts", texts.long_prompts, long[0], prompts, get_args(LongPrompts)[1:]),
         Rule("long_completions", texts.long_completions, long[1], completions, get_args(LongCompletions)[1:]),
     ]
+    if texts.long_prompts.startswith("truncate"):  # all of a frame stays, and a token of content
+        whole = (frame >= texts.prompt_length) & long[0]
+        rules.append(Rule("long_frames", "skip", whole, "prompts whose frame alone is too long", ()))
+    if texts.completion_length:
+        rules.append(Rule("empty_completions", "skip", (number > 0) & (shortest < 1), "empty completions", ()))
+        same = (number > 1) & (alike >= texts.completion_length)
+        rules.append(Rule("alike_completions", "skip", same, "rows of completions alike", ()))
+    return rules
 
 
 def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[..., Source]]:

@@ -1,29 +1,23 @@
-"""Chat messages and transcripts as text: Jinja templates in a sandbox, and the split of a transcript into prompt and
+"""Chat messages and transcripts as text: templates, what ends a turn, and the split of a transcript into prompt and
 completion."""
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
-
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 from alignjax.config import ConfigError
+from alignjax.data.datasets.framing import end_of
 from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
-from alignjax.data.text.special_tokens import json_object
-from alignjax.data.text.tokenizers import Tokenizer
+from alignjax.data.text.special_tokens import NAMING, json_object
+from alignjax.data.text.template_process import rendered
+from alignjax.data.text.tokenizers import Tokenizer, tokenizer_file
 from alignjax.outside import user_path
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
-DEFAULT_TEMPLATE = """{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
+DEFAULT_TEMPLATE = """{{ bos_token }}{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
 ASSISTANT = "\n\nAssistant:"
@@ -31,84 +25,63 @@ ASSISTANT = "\n\nAssistant:"
 # Stands for the content of a message where the text around it is asked for: of Unicode's private use, so in no text.
 _CONTENT = "\U000f0000"
 
-# Templates of published models expect the next functions besides the messages; tests hold the rendering against
-# `transformers`.
 
-
-def _refuse(message: str) -> None:
-    raise BadRow(f"the chat template says: {message}")
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """JSON as templates want it: Jinja's own filter escapes HTML, which no model was trained on."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
-
-
-class _Generation(Extension):
-    """A tag {% generation %} that marks the assistant's words for whoever trains on them; here it is only its body."""
-
-    tags: ClassVar[set[str]] = {"generation"}
-
-    def parse(self, parser: Parser) -> Any:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
-
-
-@lru_cache(maxsize=16)
-def _compiled(template: str) -> jinja2.Template:
-    # A template comes with a data set or a model file, from strangers: no attribute access out of the sandbox.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
-    environment.filters["tojson"] = _to_json
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise ConfigError(f"the chat template does not parse: {error.message} (its line {error.lineno})") from error
-
-
-def load_template(template: str) -> str:
+def load_template(template: str, tokenizer: str = "") -> str:
     """Returns a chat template as text.
 
     Args:
         template: The text itself (anything with Jinja marks in it), the path of a file or of the folder of a published
-            tokenizer, or "" for the default.
+            tokenizer, or "" for that of the tokenizer, or a plain one if it has none.
+        tokenizer: The file or folder of the tokenizer, if it was published.
 
     Raises:
-        ConfigError: No such file exists, or the folder has no template.
+        ConfigError: No such file exists, it is no text, or the folder has no template.
     """
     if not template:
-        return DEFAULT_TEMPLATE
+        folder = tokenizer_file(tokenizer).parent if tokenizer else None
+        return (_published(folder) if folder else None) or DEFAULT_TEMPLATE
     if "{{" in template or "{%" in template:
         return template
     path = user_path(template)
     if path.is_dir():
-        return _published(path)
+        published = _published(path)
+        if not published:
+            raise ConfigError(
+                f"{path} has no chat template: neither chat_template.jinja nor one in tokenizer_config.json"
+            )
+        return published
     if not path.is_file():
         raise ConfigError(f"chat_template is {template!r}: neither a Jinja template nor a file that exists")
-    return path.read_text()
+    return _text_of(path)
 
 
-def _published(folder: Path) -> str:
+def _published(folder: Path) -> str | None:
     """The template of a published tokenizer: chat_template.jinja, else the one in tokenizer_config.json, of several the
     one that is called "default"."""
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return _text_of(folder / "chat_template.jinja")
     config = folder / "tokenizer_config.json"
     template = json_object(config).get("chat_template")
     if isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    if not template:
-        raise ConfigError(f"{folder} has no chat template: neither chat_template.jinja nor one in {config.name}")
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+        if template is None and named:
+            raise ConfigError(
+                f"{config} has chat templates {', '.join(map(repr, named))} and none that is called 'default'; put the "
+                "text of one into chat_template"
+            )
+    if template is not None and not isinstance(template, str):
+        raise ConfigError(
+            f"{config}: chat_template is {type(template).__name__}, must be text or a list of named texts"
+        )
     return template
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the chat template {path} cannot be read as text in UTF-8: {error}") from None
 
 
 def messages_of(value: Any, field: str) -> list[dict[str, str]]:
@@ -124,13 +97,36 @@ def messages_of(value: Any, field: str) -> list[dict[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise BadRow(f"field {field!r} is not a list of messages")
     for message in value:
-        if not isinstance(message, Mapping) or not is_text(message.get("role")) or not is_text(message.get("content")):
+        content = (
+            message.get("content", "" if message.get("tool_calls") else None) if isinstance(message, Mapping) else None
+        )
+        if not is_text(content) or not is_text(message.get("role")):
             raise BadRow(f"field {field!r} holds a message without a role and a content that are text")
     return [dict(message) for message in value]
 
 
+def template_words(tokenizer: Tokenizer | None, path: str = "") -> dict[str, str]:
+    """Returns what templates read beside the messages: the special tokens that a tokenizer's files name.
+
+    Ours has none to write: it puts BOS in front of every prompt and EOS behind every completion by their ids, and to it
+    "<bos>" is text.
+
+    Args:
+        tokenizer: The tokenizer that the text will be encoded with; None for ours.
+        path: Its file or folder, if it was published.
+    """
+    if tokenizer is None or tokenizer.backend.encode_special_tokens:
+        return dict.fromkeys(("bos_token", "eos_token"), "")
+    folder = tokenizer_file(path).parent if path else None
+    files = [json_object(folder / name) for name in NAMING[:2]] if folder else []
+    named = {name: token for file in reversed(files) for name, token in file.items() if name.endswith("_token")}
+    spelled = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
+    words = {name: token for name, token in spelled.items() if isinstance(token, str)}
+    return words if named else {"eos_token": tokenizer.backend.id_to_token(tokenizer.eos)}
+
+
 def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn: bool = True, **words: Any) -> str:
-    """Returns messages as text.
+    """Returns messages as text, rendered in a process of its own.
 
     BOS is put in front of a prompt when it is encoded: templates that write bos_token or eos_token get empty strings.
 
@@ -141,17 +137,23 @@ def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn:
         words: What else the template reads (tools, bos_token="<s>", enable_thinking=False, ...).
 
     Raises:
-        BadRow: The template refuses the messages.
-        ConfigError: The template does not parse.
+        BadRow: The template refuses the messages, or fails.
+        ConfigError: The template does not parse, or takes more time or memory than a template may.
     """
-    compiled = _compiled(load_template(template))
+    row = {"turns": _plain(list(messages), "messages"), "open": open_turn}
+    words = {"bos_token": "", "eos_token": "", **_plain(words, "words of the template")}
+    (answer,) = rendered(load_template(template), words, [row])
+    if "bad" in answer:
+        raise BadRow(answer["bad"])
+    return answer["prompt"]
+
+
+def _plain(value: Any, what: str) -> Any:
+    """A value as JSON has it, all that templates are given. Raises BadRow for another one."""
     try:
-        names = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **words}
-        return compiled.render(messages=list(messages), add_generation_prompt=open_turn, **names)
-    except BadRow:
-        raise
-    except (jinja2.TemplateError, TypeError, ValueError) as error:  # the latter are the template's own slips
-        raise BadRow(f"the chat template failed: {error}") from error
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRow(f"the {what} are not JSON: {error}") from None
 
 
 def turn_end(tokenizer: Tokenizer, template: str = "") -> tuple[int, ...]:
@@ -169,34 +171,13 @@ def turn_end(tokenizer: Tokenizer, template: str = "") -> tuple[int, ...]:
         BadRow: The template refuses a conversation of two messages, also after a system message.
         ConfigError: The template does not parse.
     """
-    text = load_template(template)
     talk = [{"role": role, "content": _CONTENT} for role in ("system", "user", "assistant")]
-    words = (
-        {} if tokenizer.backend.encode_special_tokens else {"eos_token": tokenizer.backend.id_to_token(tokenizer.eos)}
-    )
     try:
-        written = render(talk[1:], text, open_turn=False, **words)
+        written = render(talk[1:], template, open_turn=False, **template_words(tokenizer))
     except BadRow:
-        written = render(talk, text, open_turn=False, **words)
-    ids = tokenizer.encode(written.rpartition(_CONTENT)[2])
-    added = tokenizer.backend.get_added_tokens_decoder()
-    special = {tokenizer.eos, *tokenizer.stops, *(number for number, token in added.items() if token.special)}
-    first = next((place for place, number in enumerate(ids) if number in special), None)
-    return (tokenizer.eos,) if first is None else tuple(ids[: first + 1])
-
-
-def prompt_text(value: Any, field: str, template: str) -> str:
-    """Returns a prompt as text: itself, or its messages rendered with the assistant's turn opened.
-
-    Args:
-        value: Text or messages.
-        field: The name of the field, for the message.
-        template: The chat template, see `load_template`.
-
-    Raises:
-        BadRow: If it is neither, or blank.
-    """
-    return checked_text(value if isinstance(value, str) else render(messages_of(value, field), template), field)
+        written = render(talk, template, open_turn=False, **template_words(tokenizer))
+    ids, text = end_of(tokenizer, written.rpartition(_CONTENT)[2])
+    return tuple(ids) if text else (tokenizer.eos,)
 
 
 def completion_text(value: Any, field: str) -> str:
@@ -214,7 +195,8 @@ def completion_text(value: Any, field: str) -> str:
     messages = messages_of(value, field)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise BadRow(f"field {field!r} must be text or one assistant message, and has {len(messages)} messages")
-    return checked_text(messages[0]["content"], field)
+    called = json.dumps(messages[0]["tool_calls"], default=str) if messages[0].get("tool_calls") else ""
+    return checked_text(messages[0].get("content", "") + called, field)
 
 
 def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any, Any]:

@@ -1,0 +1,350 @@
+"""The process in which chat templates are rendered: Jinja in a sandbox, with limits on time and memory.
+
+`template_process` runs this file by its path, so that it imports neither jax nor alignjax. It reads requests from its
+input, writes an answer to each, and ends at the end of its input: with whoever started it. What a template sees and
+does is what `transformers` gives it, which tests hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import marshal
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+with contextlib.suppress(ImportError):  # not on Windows
+    import resource
+
+Message = dict[str, Any]
+Words = Mapping[str, Any]
+
+SECONDS = 1.0  # of computing for one row, after which Python is interrupted; within one more second the process ends
+MEBIBYTES = 1024  # of address space of this process
+TEXT = 2**26  # characters that one rendering may have
+SENTENCE = 300  # characters of a template's own words in a message
+SKELETONS = 1024  # kept at once
+
+# Stands for the content of message k as chr(MARK + k), of Unicode's private use: what is written around it is frame.
+MARK, MARKS = 0xF0000, 65_000
+_MARKED = re.compile(f"([{chr(MARK)}-{chr(MARK + MARKS)}])")
+
+# Names under which messages carry their reasoning, as transformers hands them on.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+class Refused(Exception):
+    """Says in a sentence why a row cannot be rendered."""
+
+
+class Spent(BaseException):
+    """Says that the time of a row is over. No Exception, so that nothing in Jinja takes it for an error of its own."""
+
+
+class _Generation(Extension):
+    """A tag {% generation %} that marks the assistant's words for whoever trains on them; here it is only its body."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class _Namespace(Namespace):
+    """Jinja's namespace without names that begin with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # so that a template may set a name "self"
+        for name in (values := dict(*args[1:], **kwargs)):
+            _check_name(name)
+        Namespace.__init__(args[0], values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        Namespace.__setitem__(self, name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace takes no name that begins with an underscore: {name!r}")
+
+
+def _refuse(message: Any) -> None:
+    raise Refused(f"the chat template says: {str(message)[:SENTENCE]}")
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """JSON as templates want it: Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def compiled(template: str) -> jinja2.Template:
+    """Returns a template compiled in a sandbox.
+
+    Args:
+        template: Its text.
+
+    Raises:
+        Exception: Whatever the text of a stranger makes Jinja and Python raise.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": _Namespace}
+    environment.filters["tojson"] = _to_json
+    return environment.from_string(template)
+
+
+def _as_templates_see(message: Message) -> Message:
+    """A message without null fields, and with its reasoning under every name that templates read."""
+    plain = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((plain[key] for key in _REASONING if key in plain), None)
+    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
+class Renderer:
+    """A compiled template, and what it writes around the contents of messages.
+
+    Args:
+        template: The text of the template.
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template = compiled(template)
+        self.skeletons: dict[Any, list[str] | None] = {}
+
+    def text(self, messages: Sequence[Message], open_turn: bool, words: Words) -> str:
+        """Returns messages as text; `open_turn` adds the start of the assistant's next turn. Raises Refused."""
+        names = {"tools": None, "documents": None, **words}
+        text = self.template.render(messages=list(messages), add_generation_prompt=open_turn, **names)
+        if len(text) > TEXT:
+            raise Refused(f"the chat template failed: it writes more than {TEXT:,} characters for one row")
+        return text
+
+    def skeleton(self, messages: Sequence[Message], open_turn: bool, words: Words) -> list[str] | None:
+        """Returns what the template writes around contents: [frame, mark, frame, mark, ..., frame]; None if it refuses
+        messages with marks in the place of their contents."""
+        plain = not words and all(len(message) == 2 for message in messages)
+        roles = tuple([(message["role"], _has_content(message)) for message in messages])
+        key = (open_turn, roles) if plain else json.dumps([open_turn, words, roles, *map(_beside_content, messages)])
+        if key not in self.skeletons:
+            if len(self.skeletons) >= SKELETONS:
+                self.skeletons.clear()
+            marked = [m | {"content": chr(MARK + k)} if _has_content(m) else m for k, m in enumerate(messages[:MARKS])]
+            try:
+                self.skeletons[key] = _MARKED.split(self.text(marked, open_turn, words))
+            except Exception:  # a template may well refuse messages that nobody would write
+                self.skeletons[key] = None
+        return self.skeletons[key]
+
+    def row(self, row: Mapping[str, Any], words: Words) -> dict[str, Any]:
+        """Returns a conversation and its completions as text.
+
+        Args:
+            row: turns (messages), ends (messages, each of which may follow them), open (whether the assistant's next
+                turn is started), words (more of them), and each_turn (whether the starts of the assistant's turns
+                among the first are asked for).
+            words: What else the template reads.
+
+        Returns:
+            prompt (text), slots ([start, end, number of the message] of every content in it; None if that is not
+            known), ends ([what is written after the prompt, where its content ends]), and opens (the number of each
+            assistant's message and where its turn starts).
+
+        Raises:
+            Refused: Or anything else that a template may raise.
+        """
+        turns, words = [_as_templates_see(message) for message in row["turns"]], {**words, **row.get("words", {})}
+        prompt = self.text(turns, row.get("open", True), words)
+        slots = _located(self.skeleton(turns, row.get("open", True), words), prompt, turns)
+        ends = [self._end(turns, _as_templates_see(end), prompt, words) for end in row.get("ends", ())]
+        answers = [k for k, m in enumerate(turns) if k and m["role"] == "assistant"] if row.get("each_turn") else []
+        starts = [(k, self.text(turns[:k], True, words)) for k in answers]
+        opens = [(k, len(start)) for k, start in starts if prompt.startswith(start)]
+        return {"prompt": prompt, "slots": slots, "ends": ends, "opens": opens}
+
+    def _end(self, turns: Sequence[Message], end: Message, prompt: str, words: Words) -> tuple[str, int]:
+        """(what the template writes for `end` after the prompt, where in it the content ends)."""
+        whole = self.text([*turns, end], False, words)
+        if not whole.startswith(prompt):
+            raise Refused("the chat template writes the prompt otherwise once it is answered; use another one")
+        rest, content = whole[len(prompt) :], str(end.get("content", "")).strip()
+        frames = self.skeleton([*turns, {"role": end["role"], "content": "-"}], False, words)
+        if frames and len(frames) > 1 and ord(frames[-2]) == MARK + len(turns) and rest.endswith(frames[-1]):
+            stop = len(rest) - len(frames[-1])
+        else:
+            stop = rest.rfind(content) + len(content) if content and content in rest else 0
+        if not rest[:stop].strip():
+            raise Refused("the chat template writes nothing of the assistant's last message")
+        return rest, stop
+
+
+def _has_content(message: Message) -> bool:
+    return isinstance(message.get("content"), str) and not message["content"].isspace() and message["content"] != ""
+
+
+def _beside_content(message: Message) -> Message:
+    return {name: value for name, value in message.items() if name != "content"} if _has_content(message) else message
+
+
+def _located(frames: list[str] | None, text: str, messages: Sequence[Message]) -> list[tuple[int, int, int]] | None:
+    """(start, end, number of the message) of every content in a text, by the frames that must stand around them."""
+    # Contents are looked for as they are and without their outer spaces; else the next frame says where one ends. If
+    # anything is left over, the template writes other frames for these contents, and nothing is known.
+    if frames is None or not text.startswith(frames[0]):
+        return None
+    slots, place = [], len(frames[0])
+    for mark, frame, later in zip(frames[1::2], frames[2::2], range(len(frames) // 2 - 1, -1, -1), strict=True):
+        content = messages[ord(mark) - MARK]["content"]
+        end = place + len(content)
+        if not (text.startswith(content, place) and text.startswith(frame, end)):
+            forms = (content.strip(), content.lstrip(), content.rstrip())
+            ends = [place + len(form) for form in forms if text.startswith(form, place)]
+            end = next((end for end in ends if text.startswith(frame, end)), -1)
+        if end < 0 and frame:
+            end = text.find(frame, place) if later else len(text) - len(frame)
+        if end < place or not text.startswith(frame, end):
+            return None
+        slots.append((place, end, ord(mark) - MARK))
+        place = end + len(frame)
+    return slots if place == len(text) else None
+
+
+def limit_memory() -> bool:
+    """Limits the address space of this process and what it may leave on disk; says whether the system does so."""
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (MEBIBYTES * 2**20, MEBIBYTES * 2**20))
+    except (NameError, ValueError, OSError):
+        return False
+    return sys.platform != "darwin"  # which takes the number and does nothing
+
+
+def _interrupt(*_: Any) -> None:
+    raise Spent
+
+
+@contextlib.contextmanager
+def limited_time() -> Any:
+    """Raises Spent in what takes more than SECONDS of computing; a single operation that cannot be interrupted ends the
+    process within a second more."""
+    if "resource" in globals():
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime + 2 * SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        yield
+    finally:
+        if "resource" in globals():
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def sentence(error: BaseException) -> str:
+    """Returns what went wrong in a template, in words."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "the chat template failed: it calls itself without an end, or is nested too deep"
+    return f"the chat template failed: {str(error)[:SENTENCE] or type(error).__name__}"
+
+
+def _rendered(renderer: Renderer, row: Mapping[str, Any], words: Words) -> dict[str, Any]:
+    """The texts of a row; or "bad" with a sentence; or "stop" with one that no further row is to be tried after."""
+    try:
+        with limited_time():
+            return renderer.row(row, words)
+    except Spent:
+        return {"stop": f"the chat template takes more than {SECONDS:g} s of computing for one row"}
+    except MemoryError:
+        return {"stop": f"the chat template takes more than {MEBIBYTES} MiB of memory for one row"}
+    except Exception as error:
+        return {"bad": sentence(error)}
+
+
+def _answer(request: Mapping[str, Any], renderers: dict[str, Renderer]) -> dict[str, Any]:
+    """The rows of a request rendered up to the first "stop"; or "stop" alone, where the template does not compile."""
+    template = request["template"]
+    try:
+        if template not in renderers:
+            renderers.clear()  # a run has one template, rarely two
+            with limited_time():
+                renderers[template] = Renderer(template)
+    except jinja2.TemplateSyntaxError as error:
+        return {"stop": f"the chat template does not parse: {error.message} (its line {error.lineno})"}
+    except Spent:
+        return {"stop": f"the chat template takes more than {SECONDS:g} s to compile"}
+    except MemoryError:
+        return {"stop": f"the chat template takes more than {MEBIBYTES} MiB of memory to compile"}
+    except Exception as error:
+        return {"stop": f"the chat template does not parse: {str(error)[:SENTENCE] or type(error).__name__}"}
+    rows = []
+    for row in request["rows"]:
+        rows.append(_rendered(renderers[template], row, request["words"]))
+        if "stop" in rows[-1]:
+            break
+    return {"rows": rows}
+
+
+def send(pipe: Any, *parts: bytes) -> None:
+    """Writes parts to a pipe, each behind its length."""
+    for part in parts:
+        pipe.write(len(part).to_bytes(8, "little"))
+        pipe.write(part)
+    pipe.flush()
+
+
+def receive(pipe: Any) -> bytes:
+    """Returns the next part of a pipe. Raises EOFError at its end."""
+    size = pipe.read(8)
+    part = pipe.read(int.from_bytes(size, "little")) if len(size) == 8 else b""
+    if len(size) < 8 or len(part) < int.from_bytes(size, "little"):
+        raise EOFError
+    return part
+
+
+def _send_answer(pipe: Any, answer: dict[str, Any]) -> None:
+    """Writes an answer: its numbers as JSON, in which a text is its length, and all texts one after another."""
+    texts: list[str] = []
+    for row in answer.get("rows", ()):
+        if "prompt" in row:
+            texts += [row["prompt"], *(text for text, _ in row["ends"])]
+            row |= {"prompt": len(row["prompt"]), "ends": [(len(text), stop) for text, stop in row["ends"]]}
+    send(pipe, json.dumps(answer).encode(), "".join(texts).encode("utf-8", "surrogatepass"))
+
+
+def main() -> None:
+    """Answers requests until the input ends."""
+    pipes, renderers = (sys.stdin.buffer, sys.stdout.buffer), {}
+    sys.stdin = sys.stdout = None  # nothing else may write there
+    if hasattr(signal, "SIGPROF"):
+        signal.signal(signal.SIGPROF, _interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
+    send(pipes[1], json.dumps({"memory_limited": limit_memory()}).encode())
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            # marshal, which must not read what strangers wrote, is quick, and whoever started this process is none
+            _send_answer(pipes[1], _answer(marshal.loads(receive(pipes[0])), renderers))
+
+
+if __name__ == "__main__":
+    main()
