@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alignjax import outside
+from alignjax.config import ConfigError
 
 DOWNLOAD_AGAIN = "it may be cut short: download it again"
+MOST_JSON = 256_000_000  # bytes; large published tokenizers have some 30 million
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,5 +95,12 @@ def read_json(path: Path, advice: str = "restore it, or use another --run-dir") 
 
     Raises:
         ReadError: The file cannot be read or is not JSON.
+        ConfigError: It is larger than MOST_JSON.
     """
-    return outside.read_json(path, advice) if path.exists() else None
+    if not path.exists():
+        return None
+    if path.is_file() and (size := path.stat().st_size) > MOST_JSON:
+        raise ConfigError(
+            f"{path} has {size / 1e6:,.0f} MB, and at most {MOST_JSON / 1e6:,.0f} MB of JSON are read; {advice}"
+        )
+    return outside.read_json(path, advice)

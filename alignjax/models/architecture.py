@@ -102,6 +102,8 @@ class TransformerConfig:
         object.__setattr__(self, "head_dim", self.head_dim or self.width // self.heads)
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if self.head_dim < 1:
+            raise ConfigError(f"width={self.width} is less than heads={self.heads}, and no head_dim is given")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim={self.head_dim} is odd; rotary embeddings need pairs")
         if self.remat not in ("none", "layer"):

@@ -4,35 +4,59 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors.numpy import save_file
 
 from alignjax.config import ConfigError
+from alignjax.json_shapes import check_shape
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface import config_json, read_json, tensor_name
-from alignjax.models.huggingface.folders import new_folder
+from alignjax.models.huggingface.folders import new_folder, opened
+from alignjax.models.huggingface.known_keys import check_keys
 from alignjax.models.transformer import transformer
 from alignjax.outside import user_path
-from alignjax.ranges import Positive
+from alignjax.ranges import Count, Positive
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Key, Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+_OFF = (None, False)
 # Settings that would change the numbers and are not built, with the values that change nothing.
-_PLAIN = {
-    "peft_type": ("LORA",), "bias": ("none",), "use_dora": (False, None), "lora_bias": (False, None),
-    "fan_in_fan_out": (False, None), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
-    "layer_replication": (None,), "trainable_token_indices": (None,),
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",), "bias": ("none",), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
+    "layers_to_transform": (None, []), "layers_pattern": (None, [], ""), "target_parameters": (None, []),
+    "loftq_config": ({}, None),
+    **dict.fromkeys(("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "ensure_weight_tying"), (False, None)),
+    **dict.fromkeys(("megatron_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"), _OFF),
+    **dict.fromkeys(("alora_invocation_tokens", "monteclora_config", "arrow_config", "kasa_config"), _OFF),
+    **dict.fromkeys(("layer_replication", "trainable_token_indices", "use_bdlora"), _OFF),
     # The others (pissa, olora, corda, loftq, ..) change the base too, and its change is not in the folder.
     "init_lora_weights": (True, False, None, "gaussian"),
 }  # fmt: skip
+# What changes no number of adapters that have been trained.
+_NOTES = (
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "lora_dropout", "exclude_modules", "megatron_core", "qalora_group_size", "runtime_config",
+)  # fmt: skip
+
+
+class _Needed(TypedDict):
+    r: Count
+    lora_alpha: Positive
+
+
+class _Settings(_Needed, total=False):
+    peft_type: str
+    use_rslora: bool | None
+    rank_pattern: dict[str, Count] | None
+    target_modules: str | list[str] | None
 
 
 class Loaded(NamedTuple):
@@ -103,10 +127,17 @@ def save(
 
 def _settings(path: Path) -> dict[str, Any]:
     settings = read_json(path)
-    for key, harmless in _PLAIN.items():
-        if key in settings and settings[key] not in harmless:
-            raise ConfigError(f"{path}: {key} is {settings[key]!r}, and only {harmless[0]!r} is read")
-    return settings
+    check_keys(settings, path, {*_Settings.__annotations__} - {"peft_type"}, _NOTES, _PLAIN)
+    return check_shape(settings, _Settings, path, "save the adapters again with peft")
+
+
+def _rank(module: str, settings: Mapping[str, Any]) -> int:
+    """The rank that the settings give a module: that of the first pattern which its name ends in, as peft reads it."""
+    patterns = (settings.get("rank_pattern") or {}).items()
+    try:
+        return next((r for name, r in patterns if re.match(rf"(.*\.)?({name})$", module)), settings["r"])
+    except re.error as error:
+        raise ConfigError(f"rank_pattern of adapters is no pattern ({error})") from None
 
 
 def load(folder: Path | str, config: TransformerConfig) -> Loaded:
@@ -126,11 +157,13 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
     # Tensors are taken out of the file's as each matrix finds its own, so that what is left over belongs nowhere.
     folder = user_path(folder)
     settings, file = _settings(folder / CONFIG), folder / WEIGHTS
-    try:
-        with safetensors.safe_open(file, framework="np") as opened:
-            tensors = {name: np.asarray(opened.get_tensor(name), np.float32) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{file} cannot be read ({error})") from None
+    if not file.exists() and (pickled := sorted(path.name for path in folder.glob("*.bin"))):
+        raise ConfigError(
+            f"{folder} has its adapters only as pickle ({pickled[0]}), which runs code when it is read and is never "
+            "read here. Convert it where you trust it: save_pretrained of a recent peft writes safetensors"
+        )
+    with opened(file) as stored:
+        tensors = {name: np.asarray(stored.get_tensor(name), np.float32) for name in stored.keys()}  # noqa: SIM118
     shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))["layers"]
     layers: dict[str, dict[str, Array]] = {}
     for name, module in _modules(config).items():
@@ -143,9 +176,24 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
                 f"{file}: {stems[0]} is for a matrix {[a.shape[1], b.shape[2]]}, and this model's is "
                 f"{list(shapes[name].shape[1:])}"
             )
+        for stem in stems:
+            rank = _rank(stem.removeprefix(PREFIX), settings)
+            if a.shape[2] != rank or b.shape[1] != rank:
+                raise ConfigError(
+                    f"{file}: {stem} has rank {a.shape[2]} and {b.shape[1]}, and {CONFIG} says {rank}; they are of two "
+                    "trainings"
+                )
         layers[name] = {"a": a, "b": b}
     if tensors:
         raise ConfigError(f"{file}: {next(iter(tensors))} belongs to no matrix of this model's layers")
+    targets = settings.get("target_modules")
+    absent = set(targets if isinstance(targets, list) else ()) - {
+        module.rpartition(".")[2] for name, module in _modules(config).items() if name in layers
+    }
+    if absent := sorted(name for name in absent if "." not in name):
+        raise ConfigError(f"{file} has no adapters of {absent[0]}, and {CONFIG} names it in target_modules")
+    if not layers:
+        raise ConfigError(f"{file} has no adapters of this model's layers")
     return Loaded({"layers": layers}, float(settings["lora_alpha"]), bool(settings.get("use_rslora")))
 
 

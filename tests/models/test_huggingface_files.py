@@ -167,10 +167,10 @@ def test_what_a_config_says_and_leaves_unsaid(kind: str, older: bool) -> None:
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
-def changed(key: str, value: Any) -> Callable[[Path], None]:
+def changed(key: str, value: Any, **more: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        (folder / "config.json").write_text(json.dumps({**config, key: value, **more}))
 
     return change
 
@@ -193,21 +193,36 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def indexed(folder: Path) -> None:
-    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+def indexed(name: Any = "model-00001-of-00002.safetensors") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+
+    return change
+
+
+def piped(folder: Path) -> None:
+    os.mkfifo(folder / "model-1.safetensors")
+    indexed("model-1.safetensors")(folder)
+
+
+def dangling(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "blob")
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "family": (changed("model_type", "lama"), "unknown model_type 'lama'. Did you mean 'llama'"),
+    "family": (changed("model_type", "lama"), "model_type is 'lama', a family that is not read. llama, mistral, qwen2"),
     "architecture": (changed("architectures", ["LlamaModel"]), "architectures is ['LlamaModel']; of llama there are"),
-    "quantized": (changed("quantization_config", {"bits": 4}), "quantization_config is set"),
+    "quantized": (
+        changed("quantization_config", {"bits": 4}),
+        'quantization_config is {"bits": 4}, which is not built',
+    ),
     "rope": (changed("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}), "rotary scaling 'yarn' is not"),
     "activation": (changed("hidden_act", "relu"), "unknown activation 'relu'"),
     "no width": (changed("hidden_size", None), "config.json does not say hidden_size"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "cut config": (lambda folder: (folder / "config.json").write_text('{"a'), "config.json is not JSON"),
+    "cut config": (lambda folder: (folder / "config.json").write_text('{"a'), "config.json cannot be read: not JSON"),
     "missing": (tensors(lambda found: found.pop(UP)), f"{UP} is missing"),
     "spare": (
         tensors(lambda found: found.update({"model.vision.weight": found[UP]})),
@@ -224,7 +239,37 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "cut": (cut, "model.safetensors is not a whole safetensors file"),
     "pickle": (pickled, "only as pickle (pytorch_model.bin)"),
-    "index": (indexed, "names model-00001-of-00002.safetensors, which is not there"),
+    "index": (indexed(), "names model-00001-of-00002.safetensors, which is not there"),
+    "outside": (indexed("../model/model.safetensors"), 'names "../model/model.safetensors"; only .safetensors files'),
+    "absolute": (indexed("/etc/passwd"), 'names "/etc/passwd"'),
+    "no name": (indexed(3), "weight_map.model.norm.weight is 3; it must be text"),
+    "a pipe": (piped, "names model-1.safetensors, which is not there"),
+    "a link to nothing": (dangling, "has neither model.safetensors nor"),
+    "deep": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        "config.json cannot be read: not JSON that",
+    ),
+    "unknown key": (changed("use_new_idea", True), "use_new_idea is true, a key that is not known here"),
+    "code": (changed("auto_map", {"AutoModel": "code.Model"}), "auto_map is"),
+    "partial": (changed("partial_rotary_factor", 0.5), "partial_rotary_factor is 0.5"),
+    "text for a number": (changed("hidden_size", "16"), 'hidden_size is "16"; it must be a whole number from 1'),
+    "no number": (changed("rms_norm_eps", float("nan")), "rms_norm_eps is NaN"),
+    "a bool for a number": (changed("num_hidden_layers", True), "num_hidden_layers is true"),
+    "yes": (changed("tie_word_embeddings", "yes"), 'tie_word_embeddings is "yes"; it must be true or false or null'),
+    "a factor alone": (
+        changed("rope_parameters", {"factor": 2.0, "rope_theta": 1e4}),
+        "rope_parameters: factor is 2.0",
+    ),
+    "no factor": (changed("rope_parameters", {"rope_type": "linear"}), "rotary scaling 'linear' needs factor"),
+    "kinds": (changed("architectures", "LlamaForCausalLM"), "architectures is LlamaForCausalLM; of llama there are"),
+    "more heads than width": (
+        changed("head_dim", None, num_attention_heads=32, num_key_value_heads=32),
+        "config.json: width=16 is less than heads=32",
+    ),
+    "another table": (
+        tensors(lambda found: found.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, np.float32)})),
+        "is not the table of rope_theta=10000",
+    ),
     "nothing": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
 }
 
@@ -240,6 +285,77 @@ def test_what_is_refused(what: str, root: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ConfigError) as refused:
         loaded(folder)
     assert message in str(refused.value)
+
+
+def test_a_head_of_its_own_is_not_passed_over(root: Path, tmp_path: Path) -> None:
+    """A second copy of a tied embedding is; so are tables of rotary frequencies that say what the config says."""
+    shutil.copytree(written("llama3", root), tmp_path / "tied")
+    _, expected = loaded(tmp_path / "tied")
+
+    def copied(found: dict[str, np.ndarray]) -> None:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"].copy()
+        found["model.layers.1.self_attn.rotary_emb.inv_freq"] = (100.0 ** (-np.arange(4) / 4)).astype(np.float16)
+
+    tensors(copied)(tmp_path / "tied")
+    jax.tree.map(np.testing.assert_array_equal, expected, loaded(tmp_path / "tied")[1])
+    tensors(lambda found: found["lm_head.weight"].__setitem__((30, 7), 0.5))(tmp_path / "tied")
+    with pytest.raises(ConfigError, match=r"lm_head\.weight .* is another matrix .* set it to false in config\.json"):
+        loaded(tmp_path / "tied")
+
+
+def test_links_of_a_cache_are_read(root: Path, tmp_path: Path) -> None:
+    """A cache of downloads keeps its files under hashes, and a folder of links to them."""
+    source = written("llama2", root)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(source / name)
+    jax.tree.map(np.testing.assert_array_equal, loaded(source)[1], loaded(tmp_path)[1])
+
+
+@pytest.mark.parametrize("kind", ["mistral", "qwen2"])
+def test_a_bias_that_the_family_has_not_is_refused(kind: str) -> None:
+    sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    raw = {"model_type": kind, "architectures": [huggingface.FAMILIES[kind].causal], "num_attention_heads": 8, **sizes}
+    huggingface.config_codec.fields_in({**raw, "num_key_value_heads": 8, "attention_bias": False}, "file")
+    with pytest.raises(ConfigError, match="file: attention_bias is true, which is not built"):
+        huggingface.config_codec.fields_in({**raw, "num_key_value_heads": 8, "attention_bias": True}, "file")
+
+
+def test_a_tensor_in_two_files_is_refused(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(written("llama2", root), tmp_path / "twice")
+    shutil.copy(tmp_path / "twice" / "model.safetensors", tmp_path / "twice" / "more.safetensors")
+    index = {"model.norm.weight": "more.safetensors", "lm_head.weight": "model.safetensors"}
+    (tmp_path / "twice" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(ConfigError, match=r"stands in model.safetensors and in more.safetensors"):
+        loaded(tmp_path / "twice")
+
+
+GOOD_HEADER = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {**GOOD_HEADER, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}},
+        {**GOOD_HEADER, "b": {"dtype": "F32", "shape": [2], "data_offsets": [12, 20]}},
+        {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F64", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "Q2", "shape": [2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 8]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}},
+        {"a": [1]},
+        [],
+        "x" * 10,
+    ],
+    ids=["overlap", "hole", "shape", "dtype", "unknown", "negative", "huge", "backwards", "list", "no object", "text"],
+)
+@pytest.mark.parametrize("longer", [0, 50, 2**62], ids=["", "longer", "endless"])
+def test_headers_that_cannot_be_meant(header: Any, longer: int, tmp_path: Path) -> None:
+    text = json.dumps(header).encode()
+    whole = (len(text) + longer).to_bytes(8, "little") + text + bytes(20)
+    (tmp_path / "model.safetensors").write_bytes(whole)
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not a whole safetensors file .*download it again"):
+        huggingface.folders.tensors_of(tmp_path)
 
 
 def test_another_model_is_refused(root: Path) -> None:

@@ -101,9 +101,19 @@ def test_what_is_not_read_is_said(ours: tuple[Model, Params], tmp_path: Path) ->
     model, params = ours
     for number, (settings, message) in enumerate(
         [
-            ({"use_dora": True}, "use_dora is True"),
-            ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-            ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+            ({"use_dora": True}, "use_dora is true, which is not built; only false or null is read"),
+            ({"peft_type": "IA3"}, 'peft_type is "IA3"'),
+            ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa"'),
+            ({"layers_to_transform": [1]}, r"layers_to_transform is \[1\]"),
+            ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens is \[5, 6\]"),
+            ({"of_next_year": {"a": 1}}, "of_next_year is .* not known here"),
+            ({"lora_alpha": None}, "lora_alpha is null; it must be a finite float32 number above 0"),
+            ({"lora_alpha": float("inf")}, "lora_alpha is Infinity"),
+            ({"r": 0}, "r is 0; it must be a whole number from 1"),
+            ({"r": 5}, "has rank 2 and 2, and adapter_config.json says 5"),
+            ({"rank_pattern": {"q_proj": 7}}, "says 7"),
+            ({"rank_pattern": {"q_proj": "2"}}, 'rank_pattern.q_proj is "2"'),
+            ({"target_modules": ["q_proj", "o_proj"]}, "has no adapters of o_proj"),
         ]
     ):
         broken(tmp_path / str(number), model, params, **settings)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from alignjax.config import ConfigError, nearest
+from alignjax.json_shapes import check_shape
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
 from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, family_of
 from alignjax.models.huggingface.folders import CONFIG, folder_of, read_json
+from alignjax.models.huggingface.known_keys import OF_IMAGES, Rope, check_config, check_keys
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _SIZES = {
@@ -37,6 +39,10 @@ _SAME = {
 _SWITCHES = (
     "local_rope_theta", "query_scale", "attn_softcap", "logit_softcap", "post_norms", "centred_norms", "embed_scale",
 )  # fmt: skip
+# What each kind of rotary scaling needs to say; the last mapping has what is taken where it says nothing.
+_LLAMA3 = {"factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_ROPES: Mapping[str, tuple[str, ...]] = {"default": (), "linear": ("factor",), "llama3": tuple(_LLAMA3)}
+_WHOLE_HEADS = {"partial_rotary_factor": (1.0,)}
 _KINDS = {"full_attention": False, "sliding_attention": True}
 
 
@@ -58,7 +64,11 @@ def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
         ConfigError: Something is missing, unknown, or would change the numbers and is not built (quantized weights,
             other rotary scalings, bidirectional attention); the message names the file and the key.
     """
-    config = TransformerConfig(**fields_in(*config_in(folder)))
+    raw, where = config_in(folder)
+    try:
+        config = TransformerConfig(**fields_in(raw, where))
+    except ConfigError as error:
+        raise error if str(error).startswith(str(where)) else ConfigError(f"{where}: {error}") from None
     if "outputs" in changes:
         changes["outputs"] = (*config.outputs, *(name for name in changes["outputs"] if name not in config.outputs))
     return dataclasses.replace(config, **changes)
@@ -76,8 +86,13 @@ def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
     where = folder_of(folder) / CONFIG
     raw = read_json(where)
     if raw.get("architectures") == [WITH_IMAGES]:
-        text = {"tie_word_embeddings": raw.get("tie_word_embeddings", True), **(raw.get("text_config") or {})}
-        raw = {**text, "model_type": "gemma3_text", "architectures": [FAMILIES["gemma3_text"].causal]}
+        text, family = raw.get("text_config"), FAMILIES["gemma3_text"]
+        if not isinstance(text, dict):
+            raise ConfigError(f"{where} has no text_config, which describes the part that reads and writes text")
+        outer = {key: value for key, value in raw.items() if key not in OF_IMAGES}
+        inner = {key: value for key, value in text.items() if key not in ("model_type", "architectures")}
+        raw = {"tie_word_embeddings": True, **outer, **inner, "model_type": family.name}
+        raw["architectures"] = [family.causal]
     return raw, where
 
 
@@ -95,11 +110,7 @@ def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:
         ConfigError: See `config_of`.
     """
     family = family_of(raw, where)
-    for key, harmless in (("quantization_config", (None,)), ("use_bidirectional_attention", (None, False))):
-        if raw.get(key) not in harmless:
-            raise ConfigError(f"{where}: {key} is set, and models of that kind are not read")
-    if "attn_logit_softcapping" not in family.defaults and raw.get("attn_logit_softcapping") is not None:
-        raise ConfigError(f"{where}: attn_logit_softcapping is set, which {family.name} does not use")
+    check_config(raw, family, where)
     keys = {key: raw.get(key, default) for key, default in family.defaults.items()}
     missing = [key for key in _SIZES.values() if keys[key] is None]
     if missing:
@@ -236,6 +247,8 @@ def _rope(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     old = {"rope_theta": keys["rope_theta"], **(keys["rope_scaling"] or {})}
     new = keys["rope_parameters"] or {}
     by_kind = {kind: new[kind] for kind in _KINDS if isinstance(new.get(kind), Mapping)}
+    if by_kind and (other := [key for key in new if key not in _KINDS]):
+        raise ConfigError(f"{where}: rope_parameters has {other[0]} beside {next(iter(by_kind))}, which is not read")
     theta, scaling = _one_rope(by_kind.get("full_attention") or (old if by_kind else {**old, **new}), keys, where)
     everywhere = {"rope_theta": theta, "rope_scaling": scaling}
     if "rope_local_base_freq" not in keys:
@@ -251,22 +264,19 @@ def _rope(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
 
 
 def _one_rope(rope: Mapping[str, Any], keys: Mapping[str, Any], where: Any) -> tuple[float, RopeScaling | None]:
+    rope = {key: value for key, value in rope.items() if value is not None}
+    check_shape(rope, Rope, f"{where}: rope_parameters", "download it again")
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-        raise ConfigError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']}; only whole heads turn")
-    theta = float(rope.get("rope_theta") or keys["rope_theta"])
-    if kind == "default":
-        return theta, None
-    try:
-        if kind == "linear":
-            return theta, RopeScaling("linear", float(rope["factor"]))
-        if kind == "llama3":
-            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-            original = rope["original_max_position_embeddings"]
-            return theta, RopeScaling("llama3", float(rope["factor"]), low, high, original)
-    except KeyError as error:
-        raise ConfigError(f"{where}: rotary scaling {kind!r} needs {error.args[0]}") from None
-    raise ConfigError(f"{where}: rotary scaling {kind!r} is not built; there are default, linear and llama3")
+    if kind not in _ROPES:
+        raise ConfigError(f"{where}: rotary scaling {kind!r} is not built; there are {', '.join(_ROPES)}")
+    check_keys(rope, f"{where}: rope_parameters", {"rope_type", "type", "rope_theta", *_ROPES[kind]}, (), _WHOLE_HEADS)
+    theta = rope.get("rope_theta") or keys["rope_theta"]
+    if missing := [key for key in _ROPES[kind] if key not in rope]:
+        raise ConfigError(f"{where}: rotary scaling {kind!r} needs {missing[0]}")
+    if theta is None:
+        raise ConfigError(f"{where} does not say rope_theta")
+    *numbers, original = (rope.get(key, default) for key, default in _LLAMA3.items())
+    return float(theta), None if kind == "default" else RopeScaling(kind, *map(float, numbers), original=original)
 
 
 def _their_scaling(config: TransformerConfig) -> dict[str, Any]:

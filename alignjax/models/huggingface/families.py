@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from alignjax.config import ConfigError, nearest
+from alignjax.config import ConfigError
 
 # Our leaf -> their module, "{}" standing for the number of the layer. A leaf "layers/q_bias" is the bias of "layers/q".
 _LLAMA: Mapping[str, str] = {
@@ -127,11 +127,11 @@ def family_of(config: Mapping[str, Any], where: Any) -> Family:
             classifier.
     """
     kind, architectures = config.get("model_type"), config.get("architectures") or []
-    if kind not in FAMILIES:
-        raise ConfigError(f"{where}: unknown model_type {kind!r}.{nearest(str(kind), FAMILIES)}")
-    family = FAMILIES[str(kind)]
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ConfigError(f"{where}: model_type is {kind!r}, a family that is not read. {', '.join(FAMILIES)} are")
+    family = FAMILIES[kind]
     known = (family.causal, family.classifier)
-    if len(architectures) != 1 or architectures[0] not in known:
+    if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in known:
         raise ConfigError(f"{where}: architectures is {architectures}; of {kind} there are {' and '.join(known)}")
     return family
 

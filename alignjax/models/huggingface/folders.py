@@ -5,22 +5,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import safetensors
 
 from alignjax import workspace
 from alignjax.config import ConfigError
+from alignjax.json_shapes import check_shape, shown
 from alignjax.outside import user_path
 from alignjax.ranges import Count
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 HEADERS = 1.05  # bytes on disk for a byte of weights: headers, indices and a checkpoint's own records are far below
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
 
 
 class Stored(NamedTuple):
@@ -90,10 +96,15 @@ def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
 def _weight_files(folder: Path) -> dict[Path, tuple[str, ...]]:
     """The weight files, each with the tensors that the index promises (none without an index)."""
     if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(index, dict) or not index:
-            raise ConfigError(f"{folder / INDEX} has no weight_map")
+        index = check_shape(read_json(folder / INDEX), _Index, folder / INDEX, "download it again")["weight_map"]
+        if not index:
+            raise ConfigError(f"{folder / INDEX}: weight_map names no tensor; download it again")
         names = sorted(set(index.values()))
+        if outside := [name for name in names if not re.fullmatch(r"[\w.-]+\.safetensors", name)]:
+            raise ConfigError(
+                f"{folder / INDEX} names {shown(outside[0])}; only .safetensors files beside it are read, so download "
+                "the folder again from where you trust it"
+            )
         if missing := [name for name in names if not (folder / name).is_file()]:
             raise ConfigError(f"{folder / INDEX} names {missing[0]}, which is not there; download it")
         return {folder / name: tuple(key for key, where in index.items() if where == name) for name in names}
@@ -109,6 +120,23 @@ def _weight_files(folder: Path) -> dict[Path, tuple[str, ...]]:
     raise ConfigError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Opens a safetensors file, through a link too, as caches of downloads have them.
+
+    Raises:
+        ConfigError: It is not a regular file, or not whole: the header is longer than the file, is not JSON, or its
+            tensors overlap, leave holes, or have not the size of their shape.
+    """
+    if not path.is_file():  # a folder, a pipe, a link to nothing: safetensors would wait for some of them
+        raise ConfigError(f"{path} is no file that can be read; download it again")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            yield file
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+
+
 def tensors_of(folder: Path | str) -> dict[str, Stored]:
     """Lists the tensors of a folder by name. Only headers are read.
 
@@ -118,15 +146,17 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
     folder = folder_of(folder)
     tensors: dict[str, Stored] = {}
     for path, promised in _weight_files(folder).items():
-        try:
-            with safetensors.safe_open(path, framework="np") as file:
-                views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-                headers = {key: (view.get_dtype(), tuple(view.get_shape())) for key, view in views.items()}
-        except safetensors.SafetensorError as error:
-            raise ConfigError(f"{path} is not a whole safetensors file ({error}); download it again") from None
+        with opened(path) as file:
+            views = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            headers = {key: (view.get_dtype(), tuple(view.get_shape())) for key, view in views.items()}
         missing = [key for key in promised if key not in headers]
         if missing:
             raise ConfigError(f"{path} has no tensor {missing[0]!r}, which {INDEX} says it has")
+        if twice := [key for key in headers if key in tensors]:
+            raise ConfigError(
+                f"{twice[0]!r} stands in {tensors[twice[0]].file.name} and in {path.name} of {folder}; which is meant "
+                "is not known, so download the folder again"
+            )
         for key, (dtype, shape) in headers.items():
             tensors[key] = Stored(path, key, str(DTYPES.get(dtype, dtype)), shape)
     return tensors

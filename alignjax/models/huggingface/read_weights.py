@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from alignjax.config import ConfigError
+from alignjax.models.attention import rope_frequencies
 from alignjax.models.huggingface.config_codec import config_in, fields_in
 from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
-from alignjax.models.huggingface.folders import CONFIG, Stored, fingerprint, folder_of, read_json, tensors_of
+from alignjax.models.huggingface.folders import CONFIG, Stored, fingerprint, folder_of, opened, read_json, tensors_of
 from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Array, Model, Params
 
@@ -39,6 +39,11 @@ def pretrained(folder: Path | str) -> Pretrained:
     return Pretrained(str(folder), fingerprint(folder))
 
 
+# What is looked at and then passed over: a second copy, by what it is a copy of, and tables of rotary frequencies.
+_COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
+_TABLE = "rotary_emb.inv_freq"
+
+
 class Part(NamedTuple):
     """The tensors that a leaf is made of (those of the layers in order, if it is stacked), each transposed or not."""
 
@@ -48,7 +53,8 @@ class Part(NamedTuple):
 
 
 def check(folder: Path | str, model: Model) -> dict[str, Part]:
-    """Checks that a folder holds a model's weights, and finds what each leaf is made of. Reads headers alone.
+    """Checks that a folder holds a model's weights, and finds what each leaf is made of. Reads headers, and of the
+    tensors those that are passed over.
 
     Args:
         folder: A folder of published weights.
@@ -87,11 +93,12 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
             problem for name in names if (problem := _problem(name, stored, shape[::-1] if transposed else shape))
         ]
     taken = {name for part in parts.values() for name in part.tensors}
-    spare = [name for name in stored if name not in taken and not _is_spare(name, model)]
+    spare = [name for name in stored if name not in taken and name not in _COPIES and not name.endswith(_TABLE)]
     wrong += [f"{name} in {stored[name].file.name} belongs nowhere in a {family.name} of this config" for name in spare]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise ConfigError(f"{where.parent} does not fit its {CONFIG}: {'; '.join(wrong[:4])}{more}")
+    _check_passed_over({name: stored[name] for name in stored if name not in taken}, stored, model)
     return parts
 
 
@@ -100,7 +107,13 @@ def _stored(folder: Path | str) -> dict[str, Stored]:
     tensors = tensors_of(folder)
     if read_json(folder_of(folder) / CONFIG).get("architectures") != [WITH_IMAGES]:
         return tensors
-    return {name: stored for key, stored in tensors.items() if (name := text_name(key)) is not None}
+    named: dict[str, Stored] = {}
+    for key, stored in tensors.items():
+        name = text_name(key)
+        if name in named:
+            raise ConfigError(f"{stored.file} has both {key!r} and {named[name].name!r}, which are one tensor here")
+        named |= {} if name is None else {name: stored}
+    return named
 
 
 def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) -> str | None:
@@ -114,9 +127,41 @@ def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) ->
     return None
 
 
-def _is_spare(name: str, model: Model) -> bool:
-    """Tells whether a tensor says nothing: tables that older files kept, and the second copy of a tied embedding."""
-    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and model.config.tied)
+def _check_passed_over(spare: Mapping[str, Stored], stored: Mapping[str, Stored], model: Model) -> None:
+    """Looks at what is passed over because it says nothing new: tables of rotary frequencies, which older files kept,
+    and the second copy of a tied embedding. Raises ConfigError for one that says something else."""
+    for name, tensor in spare.items():
+        if name.endswith(_TABLE):
+            table, c = np.asarray(_numbers(tensor), np.float64), model.config
+            # Older files kept the table before it was scaled.
+            meant = [rope_frequencies(c.head_dim // 2, c.rope_theta, scaling) for scaling in (None, c.rope_scaling)]
+            close = {"float32": (1e-4, 0.0)}.get(tensor.dtype, (1e-2, 1e-4))
+            if not any(table.shape == each.shape and np.allclose(table, each, *close) for each in meant):
+                raise ConfigError(
+                    f"{name} in {tensor.file} is not the table of rope_theta={c.rope_theta:g}; set the rope_theta in "
+                    f"{CONFIG} that the weights were trained with, or take the tensor out"
+                )
+        elif not _same(tensor, stored[_COPIES[name]]):
+            raise ConfigError(
+                f"{name} in {tensor.file} is another matrix than {_COPIES[name]}, and tie_word_embeddings says that "
+                f"they are one; set it to false in {CONFIG} to use the head, or take {name} out of the file"
+            )
+
+
+def _same(one: Stored, other: Stored, rows: int = 4096) -> bool:
+    """Tells whether two tensors hold the same numbers; few rows are in memory at a time."""
+    if one.shape != other.shape:
+        return False
+    with opened(one.file) as file, opened(other.file) as beside:
+        first, second = file.get_slice(one.name), beside.get_slice(other.name)
+        size = one.shape[0]
+        pieces = [slice(start, min(start + rows, size)) for start in range(0, size, rows)]
+        return all(np.array_equal(first[piece], second[piece]) for piece in pieces)
+
+
+def _numbers(tensor: Stored) -> np.ndarray:
+    with opened(tensor.file) as file:
+        return file.get_tensor(tensor.name)
 
 
 def load(
@@ -152,7 +197,7 @@ def load(
     params: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         files = {
-            path: stack.enter_context(safetensors.safe_open(path, framework="np"))
+            path: stack.enter_context(opened(path))
             for path in {stored[name].file for part in parts.values() for name in part.tensors}
         }
         for number, (leaf, part) in enumerate(parts.items()):
