@@ -180,7 +180,7 @@ class Dataset:
             "settings": self.settings,
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
-            "special": tokenizer.special,
+            "special": tokenizer.settings,
         }
 
     def _with_turn_end(self, tokenizer: Tokenizer, conversations: bool) -> Tokenizer:
@@ -268,7 +268,7 @@ def tokenizer_in(folder: Path) -> Tokenizer:
     """Returns the tokenizer of a prepared dataset, with the special ids it was prepared with."""
     # Files that were prepared before prompts could be without BOS say nothing of it.
     special = {"adds_bos": True, **read_account(folder)["special"]}
-    lists = {name: tuple(special.get(name, ())) for name in ("stops", "closing")}
+    lists = {name: tuple(value) for name, value in special.items() if isinstance(value, list)}
     return Tokenizer(backend_of(folder), **{**special, **lists})
 
 

@@ -25,6 +25,7 @@ ADDED = "added_tokens.json"  # beside a SentencePiece model: tokens that came af
 
 _USUAL = tuple(f"{mark}_token" for mark in (*MARKS, "unk", "cls", "mask"))
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_UNNAMED = "additional_special_tokens["
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -35,11 +36,13 @@ class FileMarks:
     Attributes:
         spelled: mark -> (its spelling, the file that gives it); None for a mark that a file says there is none of.
         numbered: mark -> the ids that generation_config.json gives it.
+        special: The ids of all tokens that any file marks as special.
         adds_bos: The setting add_bos_token; None where there is no such setting.
     """
 
     spelled: Mapping[str, tuple[str, Path] | None]
     numbered: Mapping[str, tuple[int, ...]]
+    special: tuple[int, ...]
     adds_bos: bool | None = None
 
 
@@ -74,25 +77,34 @@ def read_marks(folder: Path, backend: hf.Tokenizer, later: bool) -> FileMarks:
             f"{folder / NAMING[0]}: split_special_tokens is {settings['split_special_tokens']!r}, which would cut "
             "special tokens into pieces of text; set it to false"
         )
-    listed = _add_listed(folder, backend, settings, later)
-    # `transformers` takes the flags of a named token from the list of added tokens, of the first file with a list.
-    known = {token.content: token for token in (listed or backend.get_added_tokens_decoder()).values()}
+    special = {*special_ids_of(backend)}
+    _add_listed(folder, backend, settings, later)
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}  # whose flags stay as they are
     spelled: dict[str, tuple[str, Path] | None] = {}
     for name, values in zip(NAMING, (settings, spellings), strict=False):
         for key, value in _named(folder / name, values).items():
-            token = None if value is None else _token(folder / name, key, value, known)
-            if token is not None and backend.token_to_id(token.content) is not None:
+            token = None if value is None else _token(folder / name, key, value, special=True)
+            number = None if token is None else backend.token_to_id(token.content)
+            if token is not None and number is not None and token.content not in added:
                 backend.add_special_tokens([token])
+            if number is not None and not key.startswith(_UNNAMED):
+                special.add(number)
             if (mark := key.removesuffix("_token")) in MARKS and mark not in spelled:
                 spelled[mark] = None if token is None else (token.content, folder / name)
     adds_bos = settings.get("add_bos_token")
     if not isinstance(adds_bos, bool | None):
         raise ConfigError(f"{folder / NAMING[0]}: add_bos_token is {adds_bos!r}; it must be true or false")
-    return FileMarks(spelled, _numbered(folder / NAMING[2], backend), adds_bos)
+    every = tuple(sorted(special.union(special_ids_of(backend))))  # what was special once stays it
+    return FileMarks(spelled, _numbered(folder / NAMING[2], backend), every, adds_bos)
+
+
+def special_ids_of(backend: hf.Tokenizer) -> tuple[int, ...]:
+    """Returns the ids of the tokens that a tokenizer marks as special."""
+    return tuple(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
 
 
 def _named(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The special tokens of a file by key: KEY_token, and every token of its lists or mappings of further ones."""
+    """The special tokens of a file by key: KEY_token, and those of its lists or mappings of further ones."""
     tokens = {
         key: value
         for key, value in values.items()
@@ -103,14 +115,14 @@ def _named(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(more, list | tuple | dict):
             raise ConfigError(f"{path}: {key} is {more!r}; it must be a list of tokens")
         pairs = more.items() if isinstance(more, dict) else enumerate(more)
-        tokens |= {f"{key}[{name!r}]": token for name, token in pairs}
+        tokens |= {name if isinstance(more, dict) else f"{_UNNAMED}{name}]": token for name, token in pairs}
     return tokens
 
 
-def _token(path: Path, key: str, value: Any, known: Mapping[str, hf.AddedToken] | None = None) -> hf.AddedToken:
+def _token(path: Path, key: str, value: Any, special: bool = False) -> hf.AddedToken:
     """A token as a file writes it: its text, or an object with its content and flags."""
     if isinstance(value, str) and value:
-        return (known or {}).get(value) or hf.AddedToken(value, special=True, normalized=False)
+        return hf.AddedToken(value, special=True, normalized=False)
     flags = value if isinstance(value, dict) else {}
     flags = {name: flag for name, flag in flags.items() if name not in ("__type", "id")}
     content = flags.pop("content", None)
@@ -120,13 +132,11 @@ def _token(path: Path, key: str, value: Any, known: Mapping[str, hf.AddedToken] 
             f"{path}: {key} is {value!r}; it must be the text of a token, or an object with its content and the flags "
             f"{', '.join(_FLAGS)}"
         )
-    return hf.AddedToken(content, **(flags if known is None else {"normalized": False, **flags, "special": True}))
+    return hf.AddedToken(content, **({"normalized": False, **flags, "special": True} if special else flags))
 
 
-def _add_listed(
-    folder: Path, backend: hf.Tokenizer, settings: Mapping[str, Any], later: bool
-) -> dict[int, hf.AddedToken]:
-    """Adds the tokens of added_tokens_decoder (and, where they count, of added_tokens.json), and returns the former."""
+def _add_listed(folder: Path, backend: hf.Tokenizer, settings: Mapping[str, Any], later: bool) -> None:
+    """Adds the tokens of added_tokens_decoder and, where they count, of added_tokens.json."""
     config = folder / NAMING[0]
     decoder = settings.get("added_tokens_decoder") or {}
     try:
@@ -148,7 +158,6 @@ def _add_listed(
             )
         if repr(token) != repr(backend.get_added_tokens_decoder().get(i)):
             backend.add_tokens([token])
-    return listed
 
 
 def _as_written(token: hf.AddedToken) -> hf.AddedToken:

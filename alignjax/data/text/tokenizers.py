@@ -18,7 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from alignjax.config import ConfigError
 from alignjax.data.text.sentencepiece import read_sentencepiece
-from alignjax.data.text.special_tokens import MARKS, FileMarks, read_marks, written_before
+from alignjax.data.text.special_tokens import MARKS, FileMarks, read_marks, special_ids_of, written_before
 from alignjax.outside import user_path
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
@@ -45,6 +45,7 @@ class Tokenizer:
         sep: The id between two completions that are read together.
         stops: Further ids that end a completion, of models with several.
         adds_bos: Whether every prompt begins with BOS, as the tokenizer's files ask for.
+        special: The ids of further tokens that `decode` leaves out; None for those that the backend marks as special.
         closing: The ids that are written behind a completion, the last of which ends it; () for EOS.
     """
 
@@ -56,6 +57,7 @@ class Tokenizer:
     stops: tuple[int, ...] = ()
     adds_bos: bool = False
     closing: tuple[int, ...] = ()
+    special: tuple[int, ...] | None = None
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -68,14 +70,14 @@ class Tokenizer:
         return self.bos if self.adds_bos else None
 
     @property
-    def special(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """All but the backend, JSON-able: what an account of a prepared dataset keeps."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
 
     @cached_property
     def hidden(self) -> frozenset[int]:
         """The ids that `decode` leaves out: those with a meaning, and all that the files mark as special."""
-        marked = (i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+        marked = special_ids_of(self.backend) if self.special is None else self.special
         return frozenset((*marked, self.pad, self.sep, *self.ends, *(() if self.bos is None else (self.bos,))))
 
     @cached_property
@@ -234,7 +236,7 @@ def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
         )
     end, numbers = ids["eos"], {"pad": ids["eos"], "sep": ids["eos"], **{k: i for k, i in ids.items() if i is not None}}
     stops = tuple(stop for stop in said.numbered.get("eos", ()) if stop != end)
-    return Tokenizer(backend, numbers["pad"], ids["bos"], end, numbers["sep"], stops, adds_bos)
+    return Tokenizer(backend, numbers["pad"], ids["bos"], end, numbers["sep"], stops, adds_bos, special=said.special)
 
 
 def _number(

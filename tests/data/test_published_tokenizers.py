@@ -1,0 +1,205 @@
+"""Tokenizers of other people's, by the files that they are published with: ids, texts and special tokens are those of
+`transformers`, for tokenizers of each family's shape and files that say odd things of their tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers as hf
+import transformers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from alignjax.config import ConfigError
+from alignjax.data import load_tokenizer
+from alignjax.data.sources.batch_layout import prompt_ids
+
+CORPUS = [
+    "The judge reads two texts, and says which one is better.",
+    "naïve 語 cafés: 3.5 of 7!",
+    "tabs\tand  spaces\n",
+]
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<|turn|>", "<|end|>", "[MASK]")
+BITS = ("The judge", " reads", "語", "  ", "\n", "naïve", "<s>", "</s>", "<|turn|>", "<|end|>", "[MASK]", "<tool>",
+        "<Tool>", " x", "X", "[mask]", ".", "<|en", "d|>", "é", "🙂")  # fmt: skip
+
+
+def byte_level() -> hf.Tokenizer:
+    backend = hf.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder, backend.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    return backend
+
+
+def byte_fallback() -> hf.Tokenizer:
+    """Pieces behind a mark for spaces, and bytes for what is in none: the shape of Llama 2."""
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        *sorted(set("".join(CORPUS)) - {" "}),
+    ]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, "▁T", "re", "ad", "read"]))}
+    merges = [("▁", "T"), ("r", "e"), ("a", "d"), ("re", "ad")]
+    backend = hf.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    strip = decoders.Strip(" ", 1, 0)
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    backend.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in ("<unk>", "<s>", "</s>")])
+    backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return backend
+
+
+def unigram() -> hf.Tokenizer:
+    backend = hf.Tokenizer(models.Unigram())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    backend.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return backend
+
+
+def word_piece() -> hf.Tokenizer:
+    backend = hf.Tokenizer(models.WordPiece(unk_token="<unk>"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=90, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    backend.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 1))
+    return backend
+
+
+def odd(rng: random.Random, token: str) -> dict[str, Any]:
+    """A token with any flags."""
+    flags = {name: rng.random() < 0.4 for name in ("single_word", "lstrip", "rstrip", "normalized")}
+    return {"content": token, "special": rng.random() < 0.5, **flags}
+
+
+def write(folder: Path, backend: hf.Tokenizer, rng: random.Random) -> dict[str, Any]:
+    """A folder whose files name special tokens in one of the ways in use; returns the settings."""
+    later = [token for token in (*SPECIAL, "<tool>") if backend.token_to_id(token) is None]
+    backend.add_tokens([AddedToken(**odd(rng, token)) for token in later])
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    config |= rng.choice([{}, {"pad_token": "<pad>"}, {"pad_token": None, "unk_token": "<unk>"}])
+    backend.enable_truncation(4)
+    if config.get("pad_token"):  # `transformers` takes the pad token from here, too
+        backend.enable_padding(length=9, pad_token="<pad>", pad_id=backend.token_to_id("<pad>"))
+    backend.save(str(folder / "tokenizer.json"))
+    more = rng.sample(["<|turn|>", "<|end|>", "[MASK]"], k=rng.randint(0, 3))
+    if more:
+        as_list = {rng.choice(["additional_special_tokens", "extra_special_tokens"]): more}
+        as_mapping = {"extra_special_tokens": {f"mark_{i}": token for i, token in enumerate(more)}}
+        config |= rng.choice([as_list, as_mapping])
+    if rng.random() < 0.6:
+        known = backend.get_added_tokens_decoder()
+        listed = {i: odd(rng, token.content) if rng.random() < 0.5 else spelled(token) for i, token in known.items()}
+        config["added_tokens_decoder"] = {str(i): token for i, token in listed.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return config
+
+
+def spelled(token: AddedToken) -> dict[str, Any]:
+    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+    return {"content": token.content, **flags}
+
+
+@pytest.mark.parametrize("family", [byte_level, byte_fallback, unigram, word_piece])
+def test_ids_texts_and_special_tokens_are_those_of_transformers(family: Any, tmp_path: Path) -> None:
+    rng = random.Random(family.__name__)
+    for number in range(12):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        said = json.dumps(write(folder, family(), rng))
+        ours, theirs = load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+        assert {theirs.bos_token_id, theirs.eos_token_id} <= ours.hidden, said
+        # `tokenizers` does not know a special token again that its normalizer rewrites.
+        first = hf.Tokenizer.from_file(str(folder / "tokenizer.json")).get_added_tokens_decoder()
+        added = [*theirs.added_tokens_decoder.items(), *first.items()]
+        lost = {i for i, token in added if token.normalized and i in ours.hidden}
+        for _ in range(25):
+            text = "".join(rng.choices(BITS, k=rng.randint(1, 9)))
+            ids = theirs(text, add_special_tokens=False, truncation=False, padding=False)["input_ids"]
+            assert ours.encode(text) == ids, (text, said)
+            assert ours.encode_batch([text, "The judge"])[0] == ids
+            several = [*ids, *rng.choices(range(ours.vocab_size), k=5)]
+            shown = [i for i in several if i not in lost and i not in (ours.pad, ours.bos, ours.sep, *ours.ends)]
+            assert ours.decode(shown) == theirs.decode(shown, skip_special_tokens=True), (text, said)
+        begins = theirs("The judge")["input_ids"][:1] == [theirs.bos_token_id]
+        assert (ours.opening is not None) == begins == (family in (byte_fallback, word_piece)), said
+
+
+def published(folder: Path, **config: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    backend = byte_level()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>", **config}))
+    return folder
+
+
+def test_bos_stands_where_the_files_ask_for_it_and_once(tmp_path: Path) -> None:
+    for settings, begins in (
+        ({}, False),
+        ({"add_bos_token": True}, True),
+        ({"add_bos_token": False}, False),
+        ({"bos_token": None}, False),
+    ):
+        found = load_tokenizer(published(tmp_path, **settings))
+        assert (found.opening is not None) == begins, settings
+    assert found.bos is None
+    named = load_tokenizer(tmp_path, bos="<|turn|>")
+    bos = named.opening
+    assert bos == named.backend.token_to_id("<|turn|>")
+    assert load_tokenizer(published(tmp_path, add_bos_token=True), bos="").opening is None
+    with pytest.raises(ConfigError, match="add_bos_token is true, and no file says which token is BOS"):
+        load_tokenizer(published(tmp_path, bos_token=None, add_bos_token=True))
+    # One, never two, wherever a text or its frame has it already; and a cut takes others.
+    for frame, body in (([], [bos, 5, 6, 7]), ([bos, 8], [5, 6, 7]), ([bos, 8], [bos, 5, 6, 7]), ([8], [bos, 5, 6, 7])):
+        whole = prompt_ids(body, frame, [9], bos, 20)
+        assert whole == [bos, *([8] if frame else []), 5, 6, 7, 9]
+        assert prompt_ids(body, frame, [9], bos, len(whole) - 2, keep="end") == [bos, *([8] if frame else []), 7, 9]
+    assert prompt_ids([5, 6], [], [], None, 4) == [5, 6]
+    assert named.closed([5]) == [5, named.eos]
+    assert named.closed([5, named.eos]) == [5, named.eos]
+
+
+def test_what_cannot_be_meant_is_refused_by_name(tmp_path: Path) -> None:
+    for settings, words in (
+        ({"pad_token": "[PAD]"}, r"pad_token is '\[PAD\]', which the tokenizer does not have.*pad_token of a dataset"),
+        ({"eos_token": 7}, "eos_token is 7; it must be the text of a token"),
+        ({"eos_token": {"content": "</s>", "weight": 2}}, "eos_token is .*weight.* flags single_word, lstrip"),
+        ({"additional_special_tokens": "<|end|>"}, "additional_special_tokens is '<|end|>'; it must be a list"),
+        ({"added_tokens_decoder": {"x": {"content": "<|end|>"}}}, "cannot be read"),
+        ({"added_tokens_decoder": {"9": {"content": "<|end|>"}}}, "'<|end|>' is to have id 9, but it has"),
+        ({"split_special_tokens": True}, "split_special_tokens is True"),
+        ({"add_bos_token": "yes"}, "add_bos_token is 'yes'; it must be true or false"),
+    ):
+        folder = published(tmp_path, **settings)
+        with pytest.raises(ConfigError, match=words):
+            load_tokenizer(folder)
+    folder = published(tmp_path, pad_token="[PAD]")
+    assert load_tokenizer(folder, pad="<pad>").pad == load_tokenizer(published(tmp_path, pad_token="<pad>")).pad
+    size = load_tokenizer(folder).vocab_size
+    for ids, words in (
+        (-1, "is -1"),
+        ("2", "is '2'"),
+        (True, "is True"),
+        ([2, size], rf"{size}\], and the tokenizer has"),
+    ):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        with pytest.raises(ConfigError, match=rf"generation_config.json: eos_token_id .*{words}"):
+            load_tokenizer(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8, 7]}))
+    found = load_tokenizer(folder)
+    assert found.ends == (found.backend.token_to_id("</s>"), 7, 8)
