@@ -233,8 +233,9 @@ def spin(
 
 
 def egpo(
-    model: Model, *, tau: Positive = 0.1, n: Count = 2, opponents: Count = 1, restore_moments: bool = True, **parts: Any
-) -> Algorithm:
+    model: Model, *, tau: Positive = 0.1, n: Count = 2, opponents: Count = 1, restore_moments: bool = True,
+    pairs_from_look_ahead: bool = False, **parts: Any,
+) -> Algorithm:  # fmt: skip
     """Extragradient preference optimization: of every two iterations the first only looks ahead, and the second steps
     from the same policy against the one that was seen there (arXiv:2503.08942).
 
@@ -247,7 +248,7 @@ def egpo(
     sampler of full support has the same minimum: the paper's tables draw pairs uniformly; its code for language models
     samples them at temperature 2 from the 10 likeliest tokens, which is not quite of full support, and restores the
     policy only after sampling, so that those of odd iterations come from the look-ahead as the opponent does. Write
-    temperature and top_k into the stage "generate" for the former.
+    temperature and top_k into the stage "generate" for the former, and ask for `pairs_from_look_ahead` for the latter.
 
     Args:
         model: The network of the policy.
@@ -255,13 +256,14 @@ def egpo(
         n: The policy's samples per prompt.
         opponents: The opponent's samples per prompt.
         restore_moments: False lets the optimizer's moments see the gradients of look-aheads too.
+        pairs_from_look_ahead: Whether odd iterations draw their pairs from the look-ahead, as their opponent.
         **parts: `judge`, `judges`, `optimizer`, `start`, `max_tokens`, `microbatches` and `stop`, see `parts.SelfPlay`.
     """
     # Two snapshots of different periods make the extragradient step without a second update: "centre" (every 2) is the
     # point to return to, "opponent" (every 1) the look-ahead, which in even iterations is the policy itself.
     play = SelfPlay(model, **parts)
     experience = {
-        "generate": play.sample(n),
+        "generate": play.sample(n, "opponent" if pairs_from_look_ahead else None),
         "opponent": play.sample(opponents, "opponent"),
         "prefer": play.label(),
         "win_rate": fn(stages.win_rate_against, own=n),

@@ -233,6 +233,19 @@ def counts(state: Any) -> list[int]:
     return [int(part.count) for part in of_type(state, optax.ScaleByScheduleState)]
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_pairs_of_egpo_may_come_from_the_look_ahead(ahead: bool) -> None:
+    """An opponent that always answers alike shows who has drawn the pairs."""
+    parts = {"tau": 0.3, "optimizer": fn(sgd, learning_rate=0.1), **games.parts(GAME)}
+    algorithm = algorithms.egpo(games.table_policy(GAME), pairs_from_look_ahead=ahead, **parts)
+    state = create_state(algorithm, 0, NOWHERE)
+    logits = state.roles["opponent"]["logits"]
+    sure = {**state.roles["opponent"], "logits": jnp.where(jnp.arange(logits.shape[-1]) == 1, 50.0, 0.0) + 0 * logits}
+    sure_state = dataclasses.replace(state, roles={**state.roles, "opponent": sure})
+    batch, _ = make_experience(algorithm)(sure_state, Contexts(1, 16)[0])
+    assert (np.unique(batch.tokens[:, :2, 0]).size == 1) == ahead
+
+
 def test_egpo_looks_ahead_and_steps_from_where_it_was(float64: None) -> None:
     algorithm = algorithms.egpo(
         games.table_policy(GAME), tau=0.3, optimizer=fn(sgd, learning_rate=0.1), **games.parts(GAME)
