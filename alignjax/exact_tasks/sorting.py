@@ -35,10 +35,9 @@ def lazily_sorted(prompt: Array, key: Key) -> tuple[Array, Array]:
     passes = jax.random.choice(count, jnp.array(PASSES), p=jnp.array(SHARES))
 
     def bubbled(text: Array, number: Array) -> tuple[Array, None]:
-        after = text
-        for i in range(LENGTH - 1):
-            low, high = jnp.minimum(after[i], after[i + 1]), jnp.maximum(after[i], after[i + 1])
-            after = after.at[i].set(low).at[i + 1].set(high)
+        # What a pass carries along is the largest letter so far; it leaves the smaller one of that and the next behind.
+        largest = jax.lax.cummax(text)
+        after = jnp.append(jnp.minimum(largest[:-1], text[1:]), largest[-1])
         return jnp.where(number < passes, after, text), None
 
     text, _ = jax.lax.scan(bubbled, prompt, jnp.arange(LENGTH))

@@ -99,7 +99,7 @@ def tiny(task: ExactTask = SORTING) -> Sizes:
     """
     steps = {"sft_steps": 6, "label_steps": 2, "judge_steps": 4, "policy_steps": 4}
     batches = {"batch_size": 8, "judge_batch_size": 8, "policy_batch_size": 8, "samples": 2}
-    return Sizes(task, width=16, layers=1, **batches, **steps, eval_batches=2, eval_batch_size=16)
+    return Sizes(task, width=16, layers=1, **batches, **steps, eval_batches=4, eval_batch_size=8)
 
 
 def sizes_of(mode: str, task: ExactTask = SORTING) -> Sizes:

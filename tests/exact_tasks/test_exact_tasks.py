@@ -200,6 +200,26 @@ def test_batches_are_functions_of_seed_and_example_alone():
     assert len({tuple(row) for row in whole.prompt.tolist()}) == 8
 
 
+def test_demonstrations_are_passes_of_bubble_sort_and_slips():
+    task = TASKS["sorting"]
+    prompts = np.random.default_rng(0).integers(4, 16, (64, 8))
+    texts, _ = jax.jit(jax.vmap(task.demonstrate))(jnp.asarray(prompts), jax.random.split(jax.random.key(0), 64))
+
+    def bubbled(text, passes):
+        text = [int(letter) for letter in text]
+        for _ in range(passes):
+            for i in range(7):
+                text[i : i + 2] = sorted(text[i : i + 2])
+        return text
+
+    apart = [
+        min(sum(a != b for a, b in zip(bubbled(prompt, passes), text, strict=True)) for passes in (1, 2, 3, 8))
+        for prompt, text in zip(prompts, np.asarray(texts), strict=True)
+    ]
+    assert max(apart) == 1
+    assert 0 < sum(apart) < 20
+
+
 def test_demonstrators_are_as_lazy_as_they_are_said_to_be():
     """Of prompts that take all passes, a quarter is finished; slips are one in ten."""
     task = TASKS["sorting"]
