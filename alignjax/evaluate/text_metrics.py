@@ -1,25 +1,19 @@
 """Metrics of texts: overlap with a reference, length, diversity, repetition, copying, obedience to a configuration.
 
-Words are maximal runs of letters and digits, lower-cased ("read_csv" is two words), without stemming.
+Words are maximal runs of letters and digits, lower-cased ("read_csv" is two words), without stemming; of scripts that
+have no spaces each letter (`alignjax.data.text.words`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from alignjax.config import ConfigError
+from alignjax.data.text.words import words_of
 from alignjax.evaluate.intervals import DataError, interval
-
-_WORD = re.compile(r"[^\W_]+")
-
-
-def _words(text: str) -> list[str]:
-    """List the lower-cased words of a text, in order."""
-    return _WORD.findall(text.lower())
 
 
 def lcs_length(a: Sequence[str], b: Sequence[str]) -> int:
@@ -49,14 +43,14 @@ def rouge_l(candidate: str, reference: str) -> float:
         candidate: A text.
         reference: The text that it is compared with.
     """
-    left, right = _words(candidate), _words(reference)
+    left, right = words_of(candidate), words_of(reference)
     # 2 P R / (P + R) with P = L/m, R = L/n is 2 L / (m + n).
     return 2 * lcs_length(left, right) / (len(left) + len(right)) if left and right else 0.0
 
 
 def _ngrams(text: str, order: int) -> list[tuple[str, ...]]:
     """List all runs of `order` words, in order, with repeats."""
-    words = _words(text)
+    words = words_of(text)
     return list(zip(*(words[start:] for start in range(order)), strict=False))
 
 
@@ -90,8 +84,8 @@ def copied(text: str, prompt: str) -> bool:
         text: A text.
         prompt: The prompt that it answers.
     """
-    words = _words(text)
-    return bool(words) and f" {' '.join(words)} " in f" {' '.join(_words(prompt))} "
+    words = words_of(text)
+    return bool(words) and f" {' '.join(words)} " in f" {' '.join(words_of(prompt))} "
 
 
 def text_summary(texts: Sequence[str], references: Sequence[str], prompts: Sequence[str]) -> dict[str, Any]:
@@ -116,7 +110,7 @@ def text_summary(texts: Sequence[str], references: Sequence[str], prompts: Seque
             f"{len(texts)} texts, {len(references)} references and {len(prompts)} prompts: "
             "give the same number of each, at least one"
         )
-    lengths = [len(_words(text)) for text in texts]
+    lengths = [len(words_of(text)) for text in texts]
     rows = {
         "rouge_l": [rouge_l(text, reference) for text, reference in zip(texts, references, strict=True)],
         "length": lengths,

@@ -11,11 +11,12 @@ from typing import Any
 from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.conversations import BESIDE, conversation, written
-from alignjax.data.datasets.from_files import File, same_text, unlike
+from alignjax.data.datasets.from_files import File, unlike
 from alignjax.data.datasets.parsing import BadRow, checked_text, field, number_field
 from alignjax.data.datasets.records import Record
 from alignjax.data.text.chat import DEFAULT_TEMPLATE, load_template, template_words
 from alignjax.data.text.tokenizers import load_tokenizer
+from alignjax.data.text.words import same_text
 
 Row = Mapping[str, Any]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +24,7 @@ from alignjax.data.datasets.parsing import (
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.chat import split_transcript
+from alignjax.data.text.words import nfc, same_text
 from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
@@ -95,7 +95,7 @@ class File(Dataset):
         splits: dict[str, list[Record]] = {"train": [], "test": list(parsed["test"].records) if self.test else []}
         for record in parsed["path"].records:
             # A prompt in either form of its accents is one prompt, and on one side.
-            aside = not self.test and is_aside(unicodedata.normalize("NFC", record.prompt), self.test_fraction)
+            aside = not self.test and is_aside(nfc(record.prompt), self.test_fraction)
             splits["test" if aside else "train"].append(record)
         return splits, {"files": {getattr(self, name): file.account() for name, file in parsed.items()}}
 
@@ -178,8 +178,3 @@ def unlike(pair: Record) -> Record:
     if same_text(*pair.completions):
         raise BadRow("both completions are the same")
     return pair
-
-
-def same_text(first: str, second: str) -> bool:
-    """Says whether two texts are the same to a reader: an accented letter may be one character or two (NFC)."""
-    return first == second or unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)

@@ -22,6 +22,7 @@ from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
 from alignjax.data.sources.batch_layout import batch_spec, completion_fields, framed_ids, pad_left, prompt_ids
 from alignjax.data.sources.source import ROW, Buckets, OpenedSource, Source, Subset, bucket_shapes, endless
 from alignjax.data.text.tokenizers import Tokenizer
+from alignjax.data.text.words import same_text
 from alignjax.ranges import Count, Natural, Seed
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
@@ -198,7 +199,7 @@ class TextRows:
         """Draws another row evenly. Raises ConfigError if there is none with another completion."""
         for _ in range(64):
             other = self.rows[int(rng.integers(len(self.rows)))]
-            if other["completions"][0] != row["completions"][0]:
+            if not same_text(other["completions"][0].decode(), row["completions"][0].decode()):
                 return other
         raise ConfigError("candidates needs at least two rows with different completions")
 

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from alignjax.data.text.words import joined, pieces_of
+
 Words = list[str]
+STOPS = ".!?,\u3002\uff01\uff1f\uff0c"  # the latter four of Chinese and Japanese
 
 
 def _cut(words: Words, rng: np.random.Generator) -> Words:
     """The sentence ends midway, without its full stop."""
     keep = int(rng.integers(1, max(2, (2 * len(words)) // 3 + 1)))
-    return [*words[: keep - 1], words[keep - 1].rstrip(".!?,")]
+    return [*words[: keep - 1], words[keep - 1].rstrip(STOPS)]
 
 
 def _shuffled(words: Words, rng: np.random.Generator) -> Words:
@@ -48,14 +51,14 @@ def corrupted(text: str, kind: str, rng: np.random.Generator) -> str:
         kind: A key of KINDS.
         rng: Decides how it is corrupted.
     """
-    words = text.split()
+    words = pieces_of(text)
     if len(words) < 2:
-        return " ".join(words * 2)
+        return joined(words * 2)
     for _ in range(8):
-        changed = " ".join(KINDS[kind](words, rng))
-        if changed and changed != " ".join(words):
+        changed = joined(KINDS[kind](words, rng))
+        if changed and changed != joined(words):
             return changed
-    return " ".join(words[1:] + words[:1] + words[-1:])
+    return joined(words[1:] + words[:1] + words[-1:])
 
 
 def two_kinds(rng: np.random.Generator) -> tuple[str, str]:
