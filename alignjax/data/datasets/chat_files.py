@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -191,7 +192,7 @@ class JointPreferences(ChatFile):
             raise BadRow("the prompt of one side is text and that of the other is messages")
         texts, prompts = (*first.completions, *second.completions), (first.prompt, second.prompt)
         if first.chats:
-            same = first.chats == second.chats
+            same = same_text(*(json.dumps(side.chats, ensure_ascii=False) for side in sides))
             return _both(same, Record("", texts, chats=first.chats + second.chats, **_judged(row, self.label_field)))
         same = same_text(*prompts) and same_text(*texts)
         return _both(same, Record(prompts[0], (*texts, prompts[1]), **_judged(row, self.label_field)))
