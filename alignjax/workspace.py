@@ -12,8 +12,10 @@ from typing import Any, BinaryIO
 
 from alignjax import outside
 from alignjax.config import ConfigError
+from alignjax.json_shapes import check_shape
 
 DOWNLOAD_AGAIN = "it may be cut short: download it again"
+PUT_BACK = "put a copy of it back, or use another --run-dir"
 MOST_JSON = 256_000_000  # bytes; large published tokenizers have some 30 million
 
 
@@ -86,7 +88,7 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
-def read_json(path: Path, advice: str = "restore it, or use another --run-dir") -> Any:
+def read_json(path: Path, advice: str = PUT_BACK) -> Any:
     """Reads the value in `path`; None if there is no such file.
 
     Args:
@@ -104,3 +106,18 @@ def read_json(path: Path, advice: str = "restore it, or use another --run-dir") 
             f"{path} has {size / 1e6:,.0f} MB, and at most {MOST_JSON / 1e6:,.0f} MB of JSON are read; {advice}"
         )
     return outside.read_json(path, advice)
+
+
+def read_record(path: Path, kind: Any, advice: str = PUT_BACK) -> Any:
+    """Reads a JSON file that must hold a value of a kind; None if there is no such file.
+
+    Args:
+        path: The file.
+        kind: A `TypedDict`, or another kind that `json_shapes.misfit` knows.
+        advice: What to do about a damaged file, for the message.
+
+    Raises:
+        ReadError: The file cannot be read or is not JSON.
+        ConfigError: It holds something else.
+    """
+    return check_shape(read_json(path, advice), kind, path, advice) if path.exists() else None

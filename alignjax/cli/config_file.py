@@ -12,15 +12,24 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypedDict
 
 from alignjax.cli import overrides
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest, type_hints
 from alignjax.outside import reading, user_path
-from alignjax.workspace import read_json, write_json
+from alignjax.workspace import read_record, write_json
 
 COMMAND_FILE = "command.json"  # in a run folder: how to build its config again
 DEFAULT_MODE = "full"
+
+
+class Command(TypedDict):
+    """What stands in COMMAND_FILE."""
+
+    config: str
+    mode: str | None
+    overrides: list[str]
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +203,9 @@ def reload(run_dir: Path, arguments: Sequence[str] = ()) -> Loaded:
     Raises:
         ConfigError: the config file does not exist any more.
     """
-    record = read_json(run_dir / COMMAND_FILE)
+    record = read_record(
+        run_dir / COMMAND_FILE, Command, f"`alignjax train CONFIG --run-dir {run_dir} --resume` writes it"
+    )
     path = Path(record["config"])
     if not path.is_file():
         raise ConfigError(f"{run_dir} was trained with {path}, which is not there any more")

@@ -26,7 +26,7 @@ from alignjax.data.text.special_tokens import ADDED, MARKS, NAMING
 from alignjax.data.text.tokenizers import Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
 from alignjax.outside import cache_root, writing
 from alignjax.ranges import Count
-from alignjax.workspace import Workspace, read_json, write_json
+from alignjax.workspace import Workspace, read_json, read_record, write_json
 
 FORMAT = 2  # raise it when what is written changes: old folders are then left alone and new ones made
 WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
@@ -342,7 +342,7 @@ def _key(value: Any) -> str:
 
 def _pins(workspace: Workspace | None) -> dict[str, str]:
     """The prepared folders that a run uses, by the key of the dataset's settings."""
-    return (read_json(workspace.root / PINS) if workspace else None) or {}
+    return (read_record(workspace.root / PINS, dict[str, str]) if workspace else None) or {}
 
 
 def _pin(workspace: Workspace, dataset: Dataset) -> None:

@@ -58,7 +58,7 @@ class Player:
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens", "n", "stop"))
 def sampled(
     model: Model, policy: Params, reference: Params, batch: Batch, key: Key, max_tokens: int, n: int = 1,
-    behaviour: Fn = fn(own), temperature: float | Array = 1.0, *, stop: tuple[int, ...],
+    behaviour: Fn = fn(own), temperature: float | Array = 1.0, *, stop: tuple[Natural, ...],
 ) -> Batch:  # fmt: skip
     """Sample completions of the prompts, with their log-probs under policy and reference.
 

@@ -16,9 +16,10 @@ from alignjax.config import ConfigError, Fn
 from alignjax.evaluate.intervals import Interval, interval
 from alignjax.pair_layout import all_pairs
 from alignjax.train.checkpoint.read_steps import restore_role
+from alignjax.train.pipeline import Done
 from alignjax.train.run_record import config_json
 from alignjax.types import Array, Batch, Context, Model, Params, with_metrics
-from alignjax.workspace import Workspace, read_json
+from alignjax.workspace import Workspace, read_record
 
 Judged = Callable[[Batch], Array]  # preference [B,N,N] of all completions of a batch
 Judgements = Mapping[tuple[str, str], np.ndarray]  # P(a beats b) on every prompt
@@ -155,7 +156,7 @@ def shared(workspace: Workspace, judges: Mapping[str, str | Fn], name: str) -> d
 
 def _config(workspace: Workspace, stage: str) -> dict[str, Any]:
     """The config of a finished step."""
-    return (read_json(Path(workspace.find(stage)) / "done.json") or {}).get("config") or {}
+    return (read_record(Path(workspace.find(stage)) / "done.json", Done) or {}).get("config") or {}
 
 
 def _labels(workspace: Workspace, config: Mapping[str, Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from alignjax.evaluate import over_optimization
 from alignjax.evaluate.report import write_report
 from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.ranges import Natural
+from alignjax.train.pipeline import Done
 from alignjax.train.run_record import git_hash, versions
-from alignjax.workspace import Workspace, read_json
+from alignjax.workspace import Workspace, read_record
 
 FILE = "tournament.json"
+ANEW = "run the evaluation step again (`alignjax evaluate`) to write it anew"
 
 
 def write(
@@ -54,12 +55,12 @@ def write(
     outcome = next(iter(sorted(root.glob(f"*/{FILE}"))), None)
     if outcome is None:
         raise ConfigError(f"no {FILE} below {root}: run the evaluation step first")
-    played = json.loads(outcome.read_text())
+    played = read_record(outcome, dict[str, Any], ANEW)
     account = read_account(located(dataset, workspace))
-    done = {path.parent.name: read_json(path) for path in sorted(root.glob("*/done.json"), key=_age)}
-    config = read_json(root / "config.json") or {}
+    done = {path.parent.name: read_record(path, Done) for path in sorted(root.glob("*/done.json"), key=_age)}
+    config: Any = read_record(root / "config.json", dict[str, Any]) or {}
     curve = next(iter(sorted(root.glob(f"*/{over_optimization.FILE}"))), None)
-    further = json.loads(curve.read_text()) if curve else {}
+    further = read_record(curve, dict[str, list[dict[str, Any]]], ANEW) if curve else {}
     # Policies that are points of a curve only have no learning curves in the report, or nobody would find the others.
     unseen = {point["stage"] for points in further.values() for point in points} - {*played["players"]}
     logs = [path for path in sorted(root.glob("*/metrics.jsonl"), key=_age) if path.parent.name not in unseen]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment
+from alignjax.json_shapes import check_shape
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.stages import regenerate
 from alignjax.train import checkpoint, metrics
 from alignjax.train.checkpoint.read_steps import CheckpointError
 from alignjax.train.resolve import Resolved
-from alignjax.train.run_record import FILE, check_same, config_json, versions
+from alignjax.train.run_record import FILE, Record, check_same, config_json, versions
 from alignjax.train.state import TrainState, create_state
-from alignjax.workspace import Workspace, read_json
+from alignjax.workspace import PUT_BACK, Workspace, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,16 @@ class Log:
     pending: tuple[metrics.Row, ...] = ()
     seconds: float = 0.0
     written: float = 0.0
+
+
+class _Log(TypedDict):
+    pending: list[dict[str, Any]]
+    seconds: float
+    written: float
+
+
+class _Meta(Record):
+    log: _Log
 
 
 def check_unused(folder: Path) -> None:
@@ -54,8 +65,8 @@ def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
     """
     if not resume:
         check_unused(folder)
-    if (record := read_json(folder / FILE)) is not None:
-        check_same(record.get("config"), experiment, folder)
+    if (record := read_record(folder / FILE, Record)) is not None:
+        check_same(record["config"], experiment, folder)
     if (done := max(checkpoint.steps(folder), default=0)) > experiment.steps:
         raise ConfigError(f"{folder} holds a run of {done} steps already; this config asks for {experiment.steps} only")
 
@@ -101,8 +112,9 @@ def first_state(resolved: Resolved, workspace: Workspace, console: Console, resu
         return create_state(experiment.algorithm, experiment.seed, workspace, shardings), Log()
     state, meta, step = _newest_good(folder, resolved.state, steps[-1], console)
     with raise_on_all_processes():
+        check_shape(meta, _Meta, f"the JSON of step {step} in {folder}", PUT_BACK)
         check_same(meta["config"], resolved.given, folder)
-    if meta["versions"] != versions() or meta["config"]["mesh"] != config_json(experiment.mesh):
+    if meta["versions"] != versions() or meta["config"].get("mesh") != config_json(experiment.mesh):
         console.print("warning: versions, devices or mesh have changed since; the same bits are not promised")
     done = "has taken all" if step == experiment.steps else f"goes on after step {step} of"
     console.print(f"{folder} {done} {experiment.steps} steps", highlight=False, markup=False, soft_wrap=True)

@@ -12,17 +12,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from alignjax import outside
 from alignjax.config import ConfigError
+from alignjax.json_shapes import check_shape
 from alignjax.parallel.processes import is_main_process
+from alignjax.ranges import Natural
 from alignjax.types import Batch
-from alignjax.workspace import whole_file
+from alignjax.workspace import PUT_BACK, whole_file
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
@@ -111,23 +114,56 @@ def cut_back(path: Path, step: int) -> int:
 
     Returns:
         The number of lines that were dropped.
+
+    Raises:
+        ReadError, ConfigError: See `read_rows`: what is damaged elsewhere is not dropped, but said.
     """
     if not path.exists():
         return 0
 
-    def is_kept(line: bytes) -> bool:
-        try:
-            return line.endswith(b"\n") and json.loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
-            return False
-
-    with path.open("rb") as file:  # in bytes: text may hold other characters that Python takes for line ends
-        lines = file.readlines()
-    rest = [line for line in lines if is_kept(line)]
-    if len(rest) < len(lines):
+    with outside.reading(path, PUT_BACK):
+        content = path.read_bytes()
+    rest = [line for line, row in read_rows(path) if row["step"] <= step]
+    if b"".join(rest) != content:
         with whole_file(path) as file:
             file.write(b"".join(rest))
-    return len(lines) - len(rest)
+    return content.count(b"\n") + (not content.endswith(b"\n")) * bool(content) - len(rest)
+
+
+class Line(TypedDict):
+    """What every line of a metrics.jsonl or samples.jsonl has."""
+
+    step: Natural
+
+
+def read_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
+    """Yields the lines of a file of rows, each with what it holds; without the last one if a crash left it
+    half-written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ReadError: The file cannot be read, or a line before the last is none.
+        ConfigError: A line has no step.
+    """
+    # Lines end at a line feed alone: text may hold other characters that Python takes for line ends.
+    with outside.reading(path, PUT_BACK):
+        lines = path.read_bytes().split(b"\n")
+    last = len(lines) - (not lines[-1])
+    for number, line in enumerate(lines[:last], 1):
+        place = f"{path}:{number}"
+        advice = f"take the line out of it if you do not need it, or {PUT_BACK}"
+        try:
+            with outside.reading(place, advice):
+                row = outside.parse_json(outside.line_text(line))
+            check_shape(row, Line, place, advice)
+        except (outside.ReadError, ConfigError):
+            if number == last:
+                return
+            raise
+        if number < len(lines):
+            yield line + b"\n", row
 
 
 def _scalars(row: Row) -> Row:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console
 
@@ -16,9 +15,9 @@ from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import check_unused
 from alignjax.train.loop import train
-from alignjax.train.run_record import FILE, check_same, config_hash, config_json, write_config
+from alignjax.train.run_record import FILE, Record, check_same, config_hash, config_json, write_config
 from alignjax.train.stop_signal import Interrupted
-from alignjax.workspace import Workspace, read_json, write_json
+from alignjax.workspace import Workspace, read_record, write_json
 
 DONE = "done.json"
 # What may change in a finished step: not its number of steps, which an unfinished one may still change.
@@ -69,13 +68,22 @@ def run_pipeline(
     return {name: record["summary"] for name, record in done.items()}
 
 
+class Done(TypedDict):
+    """What stands in DONE."""
+
+    config: dict[str, Any]
+    hash: str
+    seconds: float
+    summary: dict[str, Any]
+
+
 def _finished(name: str, step: Experiment | Fn, folder: Path) -> dict[str, Any] | None:
     """The done.json of a step, or None. Raises ConfigError if the step was finished, or begun, with another config."""
     if Path(name).name != name or not name:
         raise ConfigError(f"pipeline step {name!r} must be a name that a folder can have")
-    if (record := read_json(folder / DONE)) is not None:
+    if (record := read_record(folder / DONE, Done)) is not None:
         check_same(record["config"], step, folder, free=FREE if isinstance(step, Experiment) else ())
-    elif isinstance(step, Experiment) and (begun := read_json(folder / FILE)) is not None:
+    elif isinstance(step, Experiment) and (begun := read_record(folder / FILE, Record)) is not None:
         check_same(begun["config"], step, folder)
     return record
 
@@ -91,7 +99,7 @@ def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[
             summary = _trained(workspace.folder) if isinstance(step, Experiment) else _job(step, workspace, console)
             record = {"config": config_json(step), "hash": config_hash(step), "seconds": time.perf_counter() - begun}
             write_json(workspace.folder / DONE, record | {"summary": summary})
-    return read_json(workspace.folder / DONE)
+    return read_record(workspace.folder / DONE, Done)
 
 
 def _job(job: Fn, workspace: Workspace, console: Console) -> dict[str, Any]:
@@ -105,6 +113,6 @@ def _job(job: Fn, workspace: Workspace, console: Console) -> dict[str, Any]:
 
 def _trained(folder: Path) -> dict[str, Any]:
     """The last line of metrics.jsonl, without the clock."""
-    lines = (folder / metrics.METRICS).read_bytes().splitlines()
-    row = json.loads(lines[-1]) if lines else {"step": checkpoint.steps(folder)[-1]}
+    rows = [row for _, row in metrics.read_rows(folder / metrics.METRICS)]
+    row = rows[-1] if rows else {"step": checkpoint.steps(folder)[-1]}
     return {name: value for name, value in row.items() if not name.startswith(metrics.CLOCK)}

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ import numpy as np
 from alignjax.config import ConfigError, Fn
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
 from alignjax.types import Model
-from alignjax.workspace import read_json, write_json
+from alignjax.workspace import read_record, write_json
 
 FILE = "config.json"
 PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
@@ -161,6 +161,15 @@ def git_hash() -> str | None:
     return done.stdout.strip() or None
 
 
+class Record(TypedDict):
+    """What stands in FILE."""
+
+    config: dict[str, Any]
+    hash: str
+    versions: dict[str, str]
+    git: str | None
+
+
 def write_config(folder: Path, config: Any) -> dict[str, Any]:
     """Writes folder/config.json and returns it: {"config", "hash", "versions", "git"}.
 
@@ -188,7 +197,7 @@ def write_config(folder: Path, config: Any) -> dict[str, Any]:
                 f"cannot write the run folder {folder}: {error.strerror}. Use another --run-dir."
             ) from None
     with raise_on_all_processes():
-        written = read_json(folder / FILE)
+        written = read_record(folder / FILE, Record)
         if written is None or written["hash"] != record["hash"]:
             raise ConfigError(
                 f"{folder} is not the folder that process 0 writes to; all processes need one that all of them see"

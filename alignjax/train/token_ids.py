@@ -15,6 +15,7 @@ from tokenizers import models
 from alignjax.config import ConfigError, Experiment, Fn
 from alignjax.data.prepared import Dataset, is_prepared, tokenizer_in, tokenizer_of
 from alignjax.data.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer, own_tokenizer
+from alignjax.ranges import Natural
 from alignjax.train.on_policy import functions_within
 from alignjax.types import Algorithm
 from alignjax.workspace import Workspace
@@ -103,7 +104,7 @@ def with_token_ids(experiment: Experiment, workspace: Workspace | None, prepare:
     return dataclasses.replace(experiment, algorithm=changed)
 
 
-def fill_token_ids(algorithm: Algorithm, *, stop: tuple[int, ...] | None, separator: int | None) -> Algorithm:
+def fill_token_ids(algorithm: Algorithm, *, stop: tuple[Natural, ...] | None, separator: Natural | None) -> Algorithm:
     """Returns an algorithm in whose stages and losses a hyper-parameter stop or separator that was None has a value.
 
     Args:

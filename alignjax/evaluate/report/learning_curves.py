@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from scipy import ndimage
 from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.figures import INK, STYLE, colors, frame, short, svg
 from alignjax.evaluate.report.wording import capital
+from alignjax.train.metrics import read_rows
 
 # How metrics are labeled, and in this order which of them a report shows; others follow while there is room.
 UNITS = {
@@ -62,11 +61,8 @@ def read_curves(
         {metric: {"step": [..], "value": [..]}}.
     """
     rows: dict[int, dict[str, Any]] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                rows.setdefault(row["step"], {}).update(row)
+    for _, row in read_rows(Path(path)):
+        rows.setdefault(row["step"], {}).update(row)
     names = list(dict.fromkeys(name for row in rows.values() for name in row if name != "step"))
     curves = {}
     for name in names if metrics is None else metrics:

@@ -12,16 +12,21 @@ step's JSON says; who reads by name need not know.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 
 from alignjax.config import nearest
+from alignjax.json_shapes import misfit, shown
 from alignjax.parallel.processes import all_gather_text, first_line
+from alignjax.ranges import Natural
 from alignjax.train.checkpoint.array_files import read_json, read_leaves, with_sharding
 from alignjax.train.checkpoint.checksums import as_key, checksums, form, is_key, plain
 from alignjax.tree_names import leaves_by_name, nested
@@ -30,6 +35,7 @@ FOLDER = "checkpoints"
 FROZEN = "frozen"  # beside the steps: what none of them changes
 COMPLETE = "_CHECKPOINT_METADATA"
 FORMAT = "alignjax state 2"
+DIGEST = "digest"
 
 
 class CheckpointError(ValueError):
@@ -47,7 +53,8 @@ class CheckpointError(ValueError):
 def steps(folder: Path) -> list[int]:
     """Lists the complete steps of a run folder, oldest first; what a crash left half-written does not count."""
     root = folder / FOLDER
-    numbers = [int(path.name) for path in root.iterdir() if path.name.isdigit()] if root.is_dir() else []
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    numbers = [int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", name)]
     return sorted(step for step in numbers if (root / str(step) / COMPLETE).exists())
 
 
@@ -66,11 +73,48 @@ def _meta(folder: Path, step: int | None) -> tuple[int, dict[str, Any]]:
         meta = read_json(root / str(step))
     except Exception as error:
         raise _damage(folder, step, str(step), error) from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    if isinstance(meta, dict) and meta.get("format") != FORMAT:
         raise CheckpointError(
             f"{root / str(step)} was not written by this version of alignjax (its format is not {FORMAT!r})"
         )
+    if words := _misfit(meta):
+        raise _damage(folder, step, str(step), words)
     return step, meta
+
+
+class _Meta(TypedDict):
+    format: str
+    leaves: dict[str, list[Any]]
+    checksums: dict[str, int]
+    frozen: dict[str, list[str]]
+
+
+def digest_of(meta: Mapping[str, Any]) -> str:
+    """Computes a hash of a step's JSON without its own entry, so that no changed byte of it is taken for a number."""
+    rest = {key: value for key, value in meta.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _misfit(meta: Any) -> str | None:
+    """Says where a step's JSON is not one that `write_steps.save` can have written."""
+    if words := misfit(meta, _Meta):
+        return f"in its JSON {words}"
+    for name, described in meta["leaves"].items():
+        words = "it must be a dtype and a shape" if len(described) != 2 else misfit(described[1], list[Natural])
+        words = words or misfit(described[0], str)
+        try:
+            if words or jnp.dtype(described[0]).itemsize < 0:
+                return f"in its JSON leaves.{name} is {shown(described)}; {words}"
+        except TypeError:
+            return f"in its JSON leaves.{name} is of dtype {shown(described[0])}, which does not exist"
+    if meta["checksums"].keys() != meta["leaves"].keys():
+        return "its JSON has not a checksum for each leaf"
+    for part, names in meta["frozen"].items():
+        if not re.fullmatch(rf"{FROZEN}/[0-9a-f]{{16}}", part) or not meta["leaves"].keys() >= set(names):
+            return f"its JSON names a folder {shown(part)} with leaves that it has not"
+    if DIGEST in meta and meta[DIGEST] != digest_of(meta):  # steps of before had none
+        return "its JSON is not what was written"
+    return None
 
 
 def _before(folder: Path, step: int) -> int | None:

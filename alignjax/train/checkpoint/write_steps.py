@@ -16,7 +16,17 @@ import orbax.checkpoint as ocp
 from alignjax.parallel.processes import Unreachable, all_gather_text, first_line, translate_lost_peer
 from alignjax.train.checkpoint.array_files import as_saved, by_itself, write_leaves
 from alignjax.train.checkpoint.checksums import checksums, form, in_units, plain, tree_bytes
-from alignjax.train.checkpoint.read_steps import COMPLETE, FOLDER, FORMAT, FROZEN, CheckpointError, of_roles, steps
+from alignjax.train.checkpoint.read_steps import (
+    COMPLETE,
+    DIGEST,
+    FOLDER,
+    FORMAT,
+    FROZEN,
+    CheckpointError,
+    digest_of,
+    of_roles,
+    steps,
+)
 from alignjax.tree_names import leaves_by_name
 
 Writer = ocp.CheckpointManager
@@ -85,6 +95,7 @@ def save(writer: Writer, step: int, state: Any, extra: Mapping[str, Any], *, onc
     apart = {name: full.pop(name) for name in of_roles([*full], once)}
     with _write_errors(writer):
         meta["frozen"] = {_write_once(Path(writer.directory), apart, meta): [*apart]} if apart else {}
+        meta[DIGEST] = digest_of(meta)
         items = ocp.args.Composite(state=as_saved(full), meta=ocp.args.JsonSave(meta))
         if not writer.save(step, args=items):  # what Orbax does with a step that is not newer than all others
             raise FileExistsError(f"step {step} or a later one is already there")
