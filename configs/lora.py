@@ -10,7 +10,7 @@ The policy is adapters of rank RANK over the SFT policy's weights, which stay as
 there is one copy of them. For adapters in a recipe of your own: `algorithms.with_lora(recipe(...))`.
 
 What `dpo` reaches, against whole weights (configs/dpo.py, rate 7e-4) on the same SFT policies, judges and pairs, those
-of three seeds of experiments/offline_losses; win rates (%) on 512 posts by the judge that was held out, with 95 %
+of three seeds of experiments/offline_losses on docstrings; win rates (%) on 512 posts by the judge that was held out, with 95 %
 intervals over posts:
 
     seed                  0                   1                   2
