@@ -10,8 +10,8 @@ The policy is adapters of rank RANK over the SFT policy's weights, which stay as
 there is one copy of them. For adapters in a recipe of your own: `algorithms.with_lora(recipe(...))`.
 
 What `dpo` reaches, against whole weights (configs/dpo.py, rate 7e-4) on the same SFT policies, judges and pairs, those
-of three seeds of experiments/offline_losses on docstrings; win rates (%) on 512 posts by the judge that was held out, with 95 %
-intervals over posts:
+of three seeds of experiments/offline_losses when that was on docstrings; win rates (%) on 512 posts by the judge that
+was held out, with 95 % intervals over posts:
 
     seed                  0                   1                   2
     LoRA against SFT      53.3 (52.1-54.5)    54.7 (53.1-56.3)    53.8 (52.8-54.9)
