@@ -319,18 +319,17 @@ def with_shared_passes(
     # view in one pass, and phase 3 replays: `run` again, looking the answers up.
     names = {id(leaf): jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
 
+    answer = functools.partial(one_pass, roles, params, microbatches=microbatches)
+
     def ask(view: Batch, question: Request) -> Answer:
-        return one_pass(roles, params, view, [question], microbatches=microbatches)[question]
+        return answer(view, [question])[question]
 
     requests = _recorded(run, ask, names)
     answers: dict[Any, dict[Request, Answer]] = {}
     for view in _views(batch):
         identity = _identity(view, names)
         if identity in requests and identity not in answers:
-            rows = packing if view is batch else None
-            answers[identity] = one_pass(
-                roles, params, view, requests[identity], microbatches=microbatches, packing=rows
-            )
+            answers[identity] = answer(view, requests[identity], packing=packing if view is batch else None)
 
     def look_up(outputs: str | tuple[str, ...], view: Batch, read: Read | None = None) -> Answer:
         question = request(outputs, read)

@@ -30,6 +30,11 @@ def _scored(probability: Any, score: str = "probability") -> np.ndarray:
     return probability if score == "probability" else (np.sign(probability - 0.5) + 1) / 2
 
 
+def _complement(rate: Interval) -> Interval:
+    """Turn a win rate into that of the other player."""
+    return {"mean": 1 - rate["mean"], "low": 1 - rate["high"], "high": 1 - rate["low"], "n": rate["n"]}
+
+
 def win_rate_matrix(
     judgements: Judgements, *, score: str = "probability", draws: Count = 2000
 ) -> dict[str, dict[str, Interval]]:
@@ -54,16 +59,16 @@ def win_rate_matrix(
 def _both_orders(
     judgements: Judgements,
     measured: Callable[[str, str, np.ndarray], Interval | None],
-    turned: Callable[[Interval], Interval] | None = None,
+    turned: Callable[[Interval], Interval] = _complement,
 ) -> Matrix:
-    """Measures each judged pair, by its players and P(a beats b) [n], and turns what it gets (into the complement) for
-    the other order; a pair that gives None is left out."""
+    """Measure each judged pair, by its players and P(a beats b) [n], and turn what that gives into the other order's;
+    a pair that gives None is left out."""
     # Each pair is resampled once: two resamples would differ by noise, and the matrix would contradict itself.
     matrix: Matrix = {}
     for (a, b), probability in _checked(judgements).items():
         if (rate := measured(a, b, probability)) is not None:
             matrix.setdefault(a, {})[b] = rate
-            matrix.setdefault(b, {})[a] = (turned or _complement)(rate)
+            matrix.setdefault(b, {})[a] = turned(rate)
     return matrix
 
 
@@ -135,11 +140,6 @@ def where_both(judgements: Judgements, counted: Mapping[str, Any], baseline: str
         return interval(probability[both]) if baseline in (a, b) and both.any() else None
 
     return _both_orders(judgements, where_counted)
-
-
-def _complement(rate: Interval) -> Interval:
-    """Turn a win rate into that of the other player."""
-    return {"mean": 1 - rate["mean"], "low": 1 - rate["high"], "high": 1 - rate["low"], "n": rate["n"]}
 
 
 def _checked(judgements: Judgements) -> dict[tuple[str, str], np.ndarray]:

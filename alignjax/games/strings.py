@@ -139,8 +139,8 @@ def conditionals(language: Language, distribution: np.ndarray) -> np.ndarray:
     tokens, valid = language.strings
     distribution = np.asarray(distribution, np.float64)
     mass = np.zeros((*distribution.shape[:-1], language.prefixes, language.vocab))
-    strings = np.nonzero(valid)[0]  # of each token
-    np.add.at(mass, (..., language.before[valid], tokens[valid]), distribution[..., strings])
+    places: Any = (..., language.before[valid], tokens[valid])  # of each token; its string is the row of `valid`
+    np.add.at(mass, places, distribution[..., np.nonzero(valid)[0]])
     total = mass.sum(-1, keepdims=True)
     logits = np.log(np.where(total > 0, mass, 1)) - np.log(np.where(total > 0, total, 1))
     return logits[..., 0, :] if language.length == 1 else logits
