@@ -21,14 +21,18 @@ from alignjax.cli.flags import Generate
 from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
-from alignjax.data.datasets.parsing import is_text
-from alignjax.data.sources.batch_layout import pad_left
+from alignjax.data.datasets.chat_files import ChatFile
+from alignjax.data.datasets.framing import encoded
+from alignjax.data.datasets.parsing import BadRow, is_text
+from alignjax.data.sources.batch_layout import pad_left, prompt_ids
 from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading, visible, visible_json
 from alignjax.sampling import Filters, Sampled, Sampling, generate as sample
 from alignjax.train import checkpoint
 from alignjax.train.state import restored_params
 from alignjax.types import Batch, Key, Model, Params
 from alignjax.workspace import Workspace
+
+Prompt = str | list[dict[str, Any]]  # text, or messages
 
 ROWS = 8  # prompts at once: few, so that a short file does not wait, and always so many, so that one program serves
 BUCKET = 32  # prompts are padded to a multiple of it, for the same reason
@@ -57,7 +61,7 @@ def generate(flags: Generate) -> int:
     filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
     file = flags.prompt_file
     prompts = [] if file is None else list(_prompts(file))
-    answer = _answerer(flags, Sampling(flags.n, flags.max_tokens, filters=filters))
+    answer = _answerer(flags, Sampling(flags.n, flags.max_tokens, filters=filters, stop=()))
     in_file = (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS))
     number = 0
     for some in in_file if file is not None else ([prompt] for prompt in _typed()):
@@ -84,7 +88,7 @@ def _asked() -> str:
             return ""
 
 
-def _prompts(file: Path) -> Iterator[str]:
+def _prompts(file: Path) -> Iterator[Prompt]:
     """Prompts of a text file, one a line, or of a JSONL file. Raises ReadError naming the line that is not one."""
     if str(file) == "-":
         with reading("standard input", "give it text in UTF-8"):
@@ -100,11 +104,11 @@ def _prompts(file: Path) -> Iterator[str]:
             continue
         prompt = line
         if in_json:
-            with reading(f"{file}:{number}", 'write a JSON object with a text "prompt"'):
+            with reading(f"{file}:{number}", 'write a JSON object with a "prompt", text or a list of messages'):
                 row = parse_json(line)
-                if not isinstance(row, dict) or not is_text(row.get("prompt")):
-                    raise Unreadable('not a JSON object with a text "prompt"')
-                prompt = row["prompt"]
+                prompt = row.get("prompt") if isinstance(row, dict) else None
+                if not isinstance(prompt, list) and not is_text(prompt):
+                    raise Unreadable('not a JSON object with a text "prompt", or one of messages')
         yield prompt
 
 
@@ -159,7 +163,7 @@ def dataset_of(experiment: Experiment) -> Dataset:
     raise ConfigError(f"the source {experiment.source.name} names no dataset, so there is no tokenizer to speak with")
 
 
-def _answerer(flags: Generate, sampling: Sampling) -> Callable[[Sequence[str], int], list[list[dict[str, Any]]]]:
+def _answerer(flags: Generate, sampling: Sampling) -> Callable[[Sequence[Prompt], int], list[list[dict[str, Any]]]]:
     """(prompts, number of the first) -> the completions of each, by a role of a run; which one it is, is printed."""
     root, step = run_folder(flags.run_dir)
     experiment, workspace = policy_of_run(root, reload(root).config, step, flags.role)
@@ -172,11 +176,11 @@ def _answerer(flags: Generate, sampling: Sampling) -> Callable[[Sequence[str], i
     dataset = dataset_of(experiment)
     params = restored_params(workspace.folder, experiment.algorithm, flags.role)
     tokenizer = tokenizer_of(dataset, workspace)
-    sampling = dataclasses.replace(sampling, stop=(tokenizer.eos, *tokenizer.stops))
+    sampling = dataclasses.replace(sampling, stop=tokenizer.ends)
     number = checkpoint.steps(workspace.folder)[-1]
     print(f"{flags.role} of {workspace.folder}, step {number:,}\n", file=sys.stderr)
 
-    def answer(prompts: Sequence[str], first: int) -> list[list[dict[str, Any]]]:
+    def answer(prompts: Sequence[Prompt], first: int) -> list[list[dict[str, Any]]]:
         batch = _batch(prompts, first, dataset, tokenizer)
         completions = _sampled(model, params, batch, jax.random.key(flags.seed), sampling)
         return [_decoded(tokenizer, completions, row) for row in range(len(prompts))]
@@ -189,16 +193,31 @@ def _sampled(model: Model, params: Params, batch: Batch, key: Key, sampling: Sam
     return sample(scoring.context({"policy": model}, {"policy": params}), batch, key, sampling)
 
 
-def _batch(prompts: Sequence[str], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:
+def _batch(prompts: Sequence[Prompt], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:
     """Prompts as they were in training: BOS, the dataset's frame, left padding. Nothing is cut. The numbers of the
     prompts decide their random numbers, so that an answer does not depend on what stands beside it."""
-    prefix, suffix = tokenizer.encode(dataset.prefix), tokenizer.encode(dataset.suffix)
-    rows = [[tokenizer.bos, *prefix, *tokenizer.encode(prompt), *suffix] for prompt in prompts]
-    rows += [[tokenizer.bos]] * (ROWS - len(rows))
+    rows = [_prompt_ids(prompt, dataset, tokenizer) for prompt in prompts]
+    rows += [rows[0][:1]] * (ROWS - len(rows))
     length = BUCKET * math.ceil(max(map(len, rows)) / BUCKET)
     padded = (pad_left(row, length, tokenizer.pad) for row in rows)
     tokens, valid = (jnp.asarray(np.stack(part)) for part in zip(*padded, strict=True))
     return Batch(prompt=tokens, prompt_valid=valid, example_id=jnp.arange(first, first + ROWS, dtype=jnp.int32))
+
+
+def _prompt_ids(prompt: Prompt, dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a prompt. Raises ConfigError for messages that the chat template of the data cannot write."""
+    if isinstance(prompt, str):
+        prefix, suffix = tokenizer.encode(dataset.prefix), tokenizer.encode(dataset.suffix)
+        return prompt_ids(tokenizer.encode(prompt), prefix, suffix, tokenizer.opening, sys.maxsize)
+    if not isinstance(dataset, ChatFile):
+        raise ConfigError(f"{dataset.name} has no chat template, so a prompt must be text, not a list of messages")
+    try:
+        ((record, bad),) = dataset.finisher()(iter([dataset.record((prompt, "prompt"), (), {})]))
+    except BadRow as error:
+        bad = error
+    if bad is not None:
+        raise ConfigError(f"a prompt cannot be written as a conversation: {bad}")
+    return list(encoded(record.framed, tokenizer)[0][0][0].ids)
 
 
 def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:
@@ -210,13 +229,13 @@ def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str,
     ]
 
 
-def _show(prompt: str, completions: list[dict[str, Any]], form: str, *, echo: bool) -> None:
+def _show(prompt: Prompt, completions: list[dict[str, Any]], form: str, *, echo: bool) -> None:
     if form == "json":
         row = json.dumps({"prompt": prompt, "completions": completions}, ensure_ascii=False)
         print(visible_json(row), flush=True)
         return
     if echo:
-        print(visible(f"> {prompt}"))
+        print(visible(f"> {prompt if isinstance(prompt, str) else prompt[-1]['content']}"))
     for number, completion in enumerate(completions, start=1):
         text = visible(completion["text"])
         print(text if len(completions) == 1 else f"[{number}] {text}")

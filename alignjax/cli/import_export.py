@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from alignjax import outside
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Export, Import
 from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
-from alignjax.config import ConfigError, Experiment, nearest
+from alignjax.config import ConfigError, DataError, Experiment, nearest
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
@@ -89,12 +89,14 @@ def _copy_tokenizer(source: Path, to: Path) -> None:
 
 
 class Exported(NamedTuple):
-    """What is written: params, their configuration, further keys of config.json, and the tokenizer or its folder."""
+    """What is written: params, their configuration, further keys of config.json, the tokenizer or its folder, and the
+    chat template that they were trained with."""
 
     params: Any
     config: TransformerConfig
     extra: dict[str, Any]
     tokenizer: Path | Tokenizer | None
+    template: str = ""
 
 
 def export(flags: Export) -> int:
@@ -120,6 +122,8 @@ def export(flags: Export) -> int:
 
     def beside(part: Path) -> None:
         _write_tokenizer(exported.tokenizer, part)
+        if exported.template:
+            (part / "chat_template.jinja").write_text(exported.template, encoding="utf-8")
         if head == "lm" and "eos_token_id" in ids:
             _write_generation(part / GENERATION, ids)
 
@@ -161,9 +165,9 @@ def _write_tokenizer(tokenizer: Path | Tokenizer | None, part: Path) -> None:
     if isinstance(tokenizer, Path):
         _copy_tokenizer(tokenizer, part)
     elif tokenizer is not None:
-        tokenizer.save(part / "tokenizer.json")
-        spelled = tokenizer.backend.id_to_token
-        tokens = {f"{name}_token": spelled(getattr(tokenizer, name)) for name in ("pad", "bos", "eos")}
+        tokenizer.published().save(part / "tokenizer.json")
+        marks = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
+        tokens = {f"{mark}_token": None if i is None else tokenizer.backend.id_to_token(i) for mark, i in marks.items()}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
         write_json(part / "tokenizer_config.json", settings)
 
@@ -177,9 +181,9 @@ def _with_tokenizer(exported: Exported, folder: Path) -> Exported:
     Raises ConfigError where the model has no such token."""
     ids = _ids(read_json(folder / CONFIG, DOWNLOAD_AGAIN) or {})
     for name, (first, *more) in special_ids(folder).items():
-        if first >= exported.config.vocab:
+        if (last := max((first, *more))) >= exported.config.vocab:
             raise ConfigError(
-                f"{folder}: its {name} token is number {first}, and the model has {exported.config.vocab} tokens: this "
+                f"{folder}: its {name} token is number {last}, and the model has {exported.config.vocab} tokens: this "
                 "is the tokenizer of another model"
             )
         ends = dict.fromkeys((first, *more, *(_listed(ids.get("eos_token_id")) if name == "eos" else ())))
@@ -197,7 +201,7 @@ def _write_generation(path: Path, ids: dict[str, Any]) -> None:
     completion than `ids` say, but not fewer."""
     copied = read_json(path, DOWNLOAD_AGAIN) or {}
     ends = list(dict.fromkeys((*_listed(copied.get("eos_token_id")), *_listed(ids["eos_token_id"]))))
-    write_json(path, {**ids, **copied, "eos_token_id": ends[0] if len(ends) == 1 else ends})
+    write_json(path, {**ids, **copied, "eos_token_id": _one_or_list(ends)})
 
 
 def _record_of_import(folder: Path) -> dict[str, Any] | None:
@@ -236,7 +240,8 @@ def _of_run(source: str, role: str) -> Exported:
     huggingface.config_json(model.config)  # before the weights are read
     params = lora.merged(restored_params(workspace.folder, experiment.algorithm, role))
     earlier = {name: step.algorithm.roles for name, step in experiments_in(config).items()}
-    return Exported(params, model.config, *_tokenizer(experiment, workspace, _first_start(roles, role, earlier)))
+    exported = Exported(params, model.config, *_tokenizer(experiment, workspace, _first_start(roles, role, earlier)))
+    return _trained_with(exported, experiment, workspace)
 
 
 def _tokenizer(
@@ -255,10 +260,30 @@ def _tokenizer(
     except ConfigError:  # trained on numbers or on recorded rows: `export` says that there is no tokenizer
         return {}, None
     tokenizer = tokenizer_of(dataset, workspace)
-    ids: dict[str, Any] = {f"{name}_token_id": getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
-    if tokenizer.stops:
-        ids["eos_token_id"] = [tokenizer.eos, *tokenizer.stops]
-    return ids, _tokenizer_folder(dataset) or tokenizer
+    ids = {"pad_token_id": tokenizer.pad, "bos_token_id": tokenizer.bos, "eos_token_id": _one_or_list(tokenizer.ends)}
+    return _ids(ids), _tokenizer_folder(dataset) or tokenizer
+
+
+def _one_or_list(ends: Sequence[int]) -> int | list[int]:
+    return ends[0] if len(ends) == 1 else list(ends)
+
+
+def _trained_with(exported: Exported, experiment: Experiment, workspace: Workspace) -> Exported:
+    """Exports also what a role was trained with: all tokens that end a completion, and the chat template."""
+    try:
+        dataset = dataset_of(experiment)
+        tokenizer = tokenizer_of(dataset, workspace)
+    except (
+        ConfigError,
+        DataError,
+    ):  # no tokenizer's data, or data that is gone: then the tokenizer's folder says it all
+        return exported
+    ends = dict.fromkeys((*_listed(exported.extra.get("eos_token_id")), *tokenizer.ends))
+    extra = {**exported.extra, "eos_token_id": _one_or_list(list(ends))}
+    if not (tokenizer.closing or getattr(dataset, "chat_template", "")):
+        return exported._replace(extra=extra)  # no conversations
+    opening = "{{ bos_token }}" if tokenizer.backend.encode_special_tokens else ""  # which ours puts there by its id
+    return exported._replace(extra=extra, template=opening + dataset.template)
 
 
 def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str | None, Mapping[str, Role]]) -> Any:

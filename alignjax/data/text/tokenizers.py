@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers as hf
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from alignjax.config import ConfigError
 from alignjax.data.text.sentencepiece import read_sentencepiece
@@ -106,6 +106,16 @@ class Tokenizer:
         """Returns the ids of a completion with its end behind them, unless one stands there already."""
         ids = list(ids)
         return ids if ids and ids[-1] in self.ends else [*ids, *(self.closing or (self.eos,))]
+
+    def published(self) -> Tokenizer:
+        """Returns the tokenizer as others use it, who go by the files: BOS is written by the backend itself."""
+        if not self.adds_bos or self.bos is None or written_before(self.backend):
+            return self
+        backend, bos = hf.Tokenizer.from_str(self.backend.to_str()), str(self.backend.id_to_token(self.bos))
+        opened = processors.TemplateProcessing(f"{bos} $A", f"{bos} $A $B:1", [(bos, self.bos)])
+        former = [backend.post_processor] if backend.post_processor else []
+        backend.post_processor = processors.Sequence([*former, opened])
+        return dataclasses.replace(self, backend=backend)
 
     def save(self, path: Path | str) -> None:
         """Writes a tokenizer.json."""
