@@ -10,7 +10,7 @@ import regex
 
 # Scripts that put no spaces between words. Where their words end only a dictionary knows, so each letter with its marks
 # (a grapheme cluster) counts as one.
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+_UNSPACED = r"[\p{scx=Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
 _LETTER = r"[\p{L}\p{N}]"
 _WORD = regex.compile(rf"(?={_LETTER})(?={_UNSPACED})\X|(?:(?!{_UNSPACED}){_LETTER}[\p{{M}}\u200c\u200d]*)+")
 _PIECE = regex.compile(rf"(?={_UNSPACED})\X|(?:(?!{_UNSPACED})\X)+")
