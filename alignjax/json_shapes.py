@@ -54,17 +54,23 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
         if missing:
             return f"{place + ': ' if place else ''}{missing[0]!r} is missing"
         hints = typing.get_type_hints(kind, include_extras=True)
-        parts = ((value[key], hint, f"{place}.{key}" if place else key) for key, hint in hints.items() if key in value)
+        parts = ((value[key], hint, _below(place, key)) for key, hint in hints.items() if key in value)
         return next((words for part in parts if (words := misfit(*part))), None)
     if origin is list and isinstance(value, list):
         parts = ((item, arguments[0], f"{place}[{number}]") for number, item in enumerate(value))
         return next((words for part in parts if (words := misfit(*part))), None)
     if origin is dict and isinstance(value, dict):
-        parts = ((item, arguments[1], f"{place}.{key}" if place else key) for key, item in value.items())
+        parts = ((item, arguments[1], _below(place, key)) for key, item in value.items())
         return next((words for part in parts if (words := misfit(*part))), None)
     if _is_of(value, kind) and violation(value, kind) is None:
         return None
     return f"{name} is {shown(value)}; it must be {_words(kind)}"
+
+
+def _below(place: str, key: str) -> str:
+    """The path of a key, which may be any text of a file: it stays on one line."""
+    name = key if key.isprintable() and len(key) <= 60 else shown(key)
+    return f"{place}.{name}" if place else name
 
 
 def _is_of(value: Any, kind: Any) -> bool:

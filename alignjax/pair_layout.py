@@ -20,6 +20,12 @@ def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(combinations(range(n), 2))
 
 
+def check_pairs(pairs: Pairs, n: int) -> None:
+    """Checks that every pair is of two different of n completions. Raises ConfigError naming both."""
+    if any(not (0 <= i < n and 0 <= j < n and i != j) for i, j in pairs):
+        raise ConfigError(f"pairs={tuple(pairs)} do not fit a batch with {n} completions a prompt")
+
+
 def pair_view(batch: Batch, pairs: Pairs, separator: int | None) -> Batch:
     """Makes the batch of completions "y separator y'" for every pair, in both orders, which share their prompt.
 
@@ -34,13 +40,14 @@ def pair_view(batch: Batch, pairs: Pairs, separator: int | None) -> Batch:
         A batch of completions [B,2K,2T+1]: all (i, j), then all (j, i).
 
     Raises:
-        ConfigError: Nobody says what separates completions.
+        ConfigError: Nobody says what separates completions, or a pair is not of two of them.
     """
     if separator is None:
         raise ConfigError(
             "separator=None: no data set says which token stands between completions that are read together; name it"
         )
     tokens, valid = batch.need("tokens", of="pair_view"), batch.need("valid", of="pair_view")
+    check_pairs(pairs, tokens.shape[1])
     first = jnp.array([i for i, _ in pairs] + [j for _, j in pairs])
     second = jnp.array([j for _, j in pairs] + [i for i, _ in pairs])
 
@@ -97,6 +104,7 @@ def _apart(context: Context, batch: Batch, role: str, pairs: Pairs) -> Array:
     """The logits of completions that are read apart, [B,K]."""
     (values,) = context.score(f"{role}:embedding", batch).values()
     final = last_valid(jnp.moveaxis(values, -1, 2), batch.need("valid", of="pair_logits")[:, :, None])  # [B,N,1+2m]
+    check_pairs(pairs, batch.need("tokens", of="pair_logits").shape[1])
     i, j = jnp.array([i for i, _ in pairs]), jnp.array([j for _, j in pairs])
     score, first, second = final[..., 0], *jnp.split(final[..., 1:], 2, axis=-1)
     forth, back = (jnp.sum(first[:, a] * second[:, b], axis=-1) for a, b in ((i, j), (j, i)))

@@ -21,12 +21,23 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in pa
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "__pycache__" not in path.parts)
 
 # What each part may import of the others, nearest first. A part may always import itself.
-FOUNDATION = {"config", "ranges", "json_shapes", "types", "numerics", "tree_names", "workspace", "outside"}
+FOUNDATION = {
+    "content_hashes",
+    "config",
+    "ranges",
+    "json_shapes",
+    "types",
+    "numerics",
+    "tree_names",
+    "workspace",
+    "outside",
+}
 ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling", "stages"}
 TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data"}
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
     "config": {"ranges", "outside"},
+    "content_hashes": {"outside", "workspace"},
     "json_shapes": {"config", "ranges"},
     "outside": set(),
     "workspace": {"config", "json_shapes", "outside"},

@@ -26,6 +26,7 @@ class Train:
         config: Python file with get_config(mode), and the mode ("full" unless the file says otherwise).
         run_dir: Folder of the run; runs/<config>-<mode> if not given.
         resume: Continue the run that the folder holds from its last checkpoint.
+        verify: Read large files again whole where only their size, times and inode would be looked at.
         dry_run: Print roles, parameter counts, shapes and bytes of the state; read no data, allocate nothing, train
             nothing.
         topology: With --dry-run: what each device of a TPU slice would hold, for example v5e-16 or v5p-128.
@@ -46,6 +47,7 @@ class Train:
     config: Annotated[Positional[str], arg(metavar="CONFIG[:MODE]")]
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     resume: bool = False
+    verify: bool = False
     dry_run: bool = False
     topology: Annotated[str | None, arg(metavar="SLICE")] = None
     compile: bool = False
@@ -141,6 +143,7 @@ class Import:
         source: Folder with config.json and model.safetensors, in one file or several with their index.
         to: New folder for the checkpoint; roles.restored(DIR, ROLE) starts there.
         role: Name of the role that has the weights.
+        verify: Read large files again whole where only their size, times and inode would be looked at.
         dtype: Of the numbers in the checkpoint: the param_dtype of the model that will start there.
     """
 
@@ -148,6 +151,7 @@ class Import:
     source: Annotated[Positional[Path], arg(metavar="FOLDER")]
     to: Annotated[Path, arg(metavar="DIR")]
     role: str = "policy"
+    verify: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 

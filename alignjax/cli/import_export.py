@@ -14,6 +14,7 @@ from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Export, Import
 from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
 from alignjax.config import ConfigError, DataError, Experiment, nearest
+from alignjax.content_hashes import forget_hashes
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
@@ -46,6 +47,8 @@ def import_folder(flags: Import) -> int:
     # The folder is made beside its place and has its name at the end. It holds one step of one role, and a record like
     # a run's, from which `export` knows the architecture again.
     source, to, role = user_path(flags.source), user_path(flags.to), flags.role
+    if flags.verify:
+        forget_hashes()
     model = transformer(huggingface.config_of(source, param_dtype=flags.dtype))
     huggingface.check(source, model)
     like = jax.eval_shape(model.init, jax.random.key(0))

@@ -14,6 +14,7 @@ from alignjax.cli.dry_run import dry_run
 from alignjax.cli.flags import Train
 from alignjax.cli.start_checks import check_starts
 from alignjax.config import ConfigError, Pipeline, type_name
+from alignjax.content_hashes import forget_hashes
 from alignjax.parallel.mesh import slice_count
 from alignjax.parallel.processes import connect, is_main_process, raise_on_all_processes
 from alignjax.parallel.tpu_topologies import topology
@@ -50,6 +51,8 @@ def train(flags: Train, arguments: Sequence[str]) -> int:
         raise ConfigError("--slices says with --topology SLICE how many such slices there are")
     place = topology(flags.topology, 1 if flags.slices is None else flags.slices) if flags.topology else None
     with raise_on_all_processes():
+        if flags.verify:
+            forget_hashes()
         if flags.slices is not None and not flags.dry_run:
             _check_slices(flags.slices)
         loaded = load(flags.config, arguments, flags=FLAGS)

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from alignjax import outside
-from alignjax.config import Experiment
+from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.recorded import BatchWriter
 from alignjax.data.sources.source import Source
 from alignjax.parallel.mesh import make_mesh, place_batch, process_shard
@@ -158,6 +160,8 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
     update = make_update(algorithm)
     with translate_lost_peer(), stop_requests() as stop:
         state, log = first_state(resolved, workspace, console, resume)
+        with raise_on_all_processes():
+            _check_start(algorithm, state)
         warn_of_no_reuse(resolved, console)
         start, source = int(state.step), resolved.source
         if experiment.cached_logps and start < experiment.steps:
@@ -278,7 +282,7 @@ def _batches(source: Any, start: int, stop: int, mesh: Any) -> Iterator[Batch]:
         batches = itertools.islice(source.prefetched(start), stop - start)
     else:
         batches = (source[step] for step in range(start, stop))
-    return (place_batch(batch, mesh, parts) for batch in batches)
+    return (place_batch(_labels_looked_at(batch, step), mesh, parts) for step, batch in enumerate(batches, start))
 
 
 def _clock(seconds: float) -> Callable[[], float]:
@@ -304,7 +308,42 @@ def _broken(what: str, writer: checkpoint.Writer) -> NotFinite:
     checkpoint.wait(writer)
     steps = checkpoint.steps(Path(writer.directory).parent)
     rest = f"The checkpoint of step {steps[-1]} is kept." if steps else "There is no checkpoint yet."
-    return NotFinite(f"training diverged: {what}. {rest} Try a lower learning rate or a lower max_grad_norm.")
+    return NotFinite(
+        f"training diverged: {what}. {rest} The weights that it began with and the labels of its batches were looked "
+        "at and are finite. Try a lower learning rate or a lower max_grad_norm."
+    )
+
+
+def _check_start(algorithm: Algorithm, state: TrainState) -> None:
+    """Checks the weights before the first step, so that what was broken before is not called diverged. Raises
+    ConfigError naming the role and leaf."""
+    for role, tree in state.roles.items():
+        if algorithm.roles[role].model is not None and (wrong := not_finite(tree)):
+            raise ConfigError(
+                f"role {role!r} starts with numbers that are not finite ({', '.join(wrong[:3])}): look at what it "
+                "starts from; no step was taken"
+            )
+
+
+def _labels_looked_at(batch: Batch, step: int) -> Batch:
+    """The batch, if its labels are numbers: probabilities in `preference`, finite weights from 0. A reward may be NaN,
+    which says that nobody knows it. Raises ConfigError naming the field; arrays on a device are not waited for."""
+    weight = batch.pair_weight if isinstance(batch.pair_weight, np.ndarray) else None
+    for name, most, meant in (
+        ("pair_weight", math.inf, "a finite number from 0"),
+        ("preference", 1.0, "a probability"),
+    ):
+        values = getattr(batch, name)
+        if not isinstance(values, np.ndarray):
+            continue
+        wrong = ~((values >= 0) & (values <= most) & np.isfinite(values))
+        if weight is not None and name == "preference":  # what counts nothing need not be a number
+            wrong &= weight + weight.swapaxes(-1, -2) > 0
+        if wrong.any():
+            raise ConfigError(
+                f"{name} of batch {step} of the source has a value that is not {meant}; look at the labels of its rows"
+            )
+    return batch
 
 
 # -------------------------------------------------------------------------------------------------------------- outputs

@@ -79,7 +79,7 @@ class Done(TypedDict):
 
 def _finished(name: str, step: Experiment | Fn, folder: Path) -> dict[str, Any] | None:
     """The done.json of a step, or None. Raises ConfigError if the step was finished, or begun, with another config."""
-    if Path(name).name != name or not name:
+    if Path(name).name != name or name in ("", ".."):
         raise ConfigError(f"pipeline step {name!r} must be a name that a folder can have")
     if (record := read_record(folder / DONE, Done)) is not None:
         check_same(record["config"], step, folder, free=FREE if isinstance(step, Experiment) else ())

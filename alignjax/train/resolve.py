@@ -10,8 +10,9 @@ import jax
 
 from alignjax.config import ConfigError, Experiment
 from alignjax.data.sources.batch_layout import PER_COMPLETION_TOKEN, PER_PROMPT_TOKEN
+from alignjax.models import huggingface
 from alignjax.parallel.mesh import batch_shardings, state_shardings, with_shardings
-from alignjax.roles import remember
+from alignjax.roles import remember, unwrapped
 from alignjax.train.logp_cache.reference_logps import without_cached
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import TrainState, abstract_state
@@ -88,7 +89,26 @@ def resolve(
         made = abstract_experience(algorithm, state, source.spec) if experiment.overlap else None
         state = with_shardings(state, state_shardings(algorithm, state, mesh))
         state = dataclasses.replace(state, pending=with_shardings(made, batch_shardings(made, mesh)))
-    return Resolved(given, experiment, source, algorithm, state, mesh)
+    resolved = Resolved(given, experiment, source, algorithm, state, mesh)
+    _check_lengths(resolved)
+    return resolved
+
+
+def _check_lengths(resolved: Resolved) -> None:
+    """Raises ConfigError if prompts with completions are longer than published weights have positions for."""
+    for name, role in resolved.algorithm.roles.items():
+        start = unwrapped(role.start)
+        most = huggingface.positions_of(start.folder) if isinstance(start, huggingface.Pretrained) else None
+        if most is None:
+            continue
+        prompt, tokens = resolved.filled.prompt, resolved.filled.tokens
+        lengths = (0 if prompt is None else prompt.shape[1], 0 if tokens is None else tokens.shape[2])
+        if sum(lengths) > most:
+            raise ConfigError(
+                f"role {name!r} reads {lengths[0]} tokens of a prompt and {lengths[1]} of a completion, {sum(lengths)} "
+                f"together, and the weights in {start.folder} are for {most} (max_position_embeddings in its "
+                "config.json): shorten prompt_length, completion_length or max_tokens"
+            )
 
 
 def experience_shapes(experiment: Experiment) -> Batch:

@@ -269,6 +269,8 @@ def text_source(**fixed: Any) -> Callable[[Callable[..., Source]], Callable[...,
     def decorate(function: Callable[..., Source]) -> Callable[..., Source]:
         extra = hyperparameters(function)
         shared = {name: field for name, field in hyperparameters(Texts).items() if name not in {**extra, **fixed}}
+        if "completion_length" in shared:  # only a source that fixes it may do without completions
+            shared["completion_length"] = shared["completion_length"].replace(annotation=Count)
 
         def source(workspace: Workspace | None, seed: int, **settings: Any) -> Source:
             settings = dict(fn(source, **settings).kwargs)  # checked, also where no config does it

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError, Fn, as_fn
 from alignjax.losses.decorators.declared import as_loss, check_inputs, math_inputs
 from alignjax.losses.decorators.sequences import mask_of, neutral, reference_logps, scored, sequence_logps
+from alignjax.pair_layout import check_pairs
 from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
@@ -46,9 +47,7 @@ def pair_indices(batch: Batch, pairs: Sequence[tuple[int, int]]) -> tuple[Array,
     Raises:
         ConfigError: If a pair names a completion that the batch does not have.
     """
-    n = batch.need("tokens", of="a loss of pairs").shape[1]
-    if any(not (0 <= i < n and 0 <= j < n and i != j) for i, j in pairs):
-        raise ConfigError(f"pairs={tuple(pairs)} do not fit a batch with {n} completions a prompt")
+    check_pairs(pairs, batch.need("tokens", of="a loss of pairs").shape[1])
     return jnp.array([i for i, _ in pairs]), jnp.array([j for _, j in pairs])
 
 

@@ -1,6 +1,10 @@
 """Open-weight checkpoints in the format of Hugging Face: config.json and safetensors, in and out. Never pickle."""
 
-from alignjax.models.huggingface.config_codec import config_json as config_json, config_of as config_of
+from alignjax.models.huggingface.config_codec import (
+    config_json as config_json,
+    config_of as config_of,
+    positions_of as positions_of,
+)
 from alignjax.models.huggingface.families import FAMILIES as FAMILIES, tensor_name as tensor_name
 from alignjax.models.huggingface.folders import fingerprint as fingerprint, read_json as read_json
 from alignjax.models.huggingface.read_weights import (

@@ -17,7 +17,7 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
 from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, family_of
 from alignjax.models.huggingface.folders import CONFIG, folder_of, read_json
-from alignjax.models.huggingface.known_keys import OF_IMAGES, Rope, check_config, check_keys
+from alignjax.models.huggingface.known_keys import OF_IMAGES, Note, Rope, check_config, check_keys
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _SIZES = {
@@ -94,6 +94,17 @@ def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
         raw = {"tie_word_embeddings": True, **outer, **inner, "model_type": family.name}
         raw["architectures"] = [family.causal]
     return raw, where
+
+
+def positions_of(folder: Path | str) -> int | None:
+    """Tells for how many tokens the weights of a folder are meant, max_position_embeddings; None if nothing says so.
+
+    Raises:
+        ConfigError: There is no such folder or file, or it says something else than a number.
+    """
+    raw, where = config_in(folder)
+    said = raw.get("max_position_embeddings")
+    return check_shape({"max_position_embeddings": said}, Note, where, "download it again")["max_position_embeddings"]
 
 
 def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:

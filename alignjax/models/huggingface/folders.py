@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -16,9 +15,9 @@ import safetensors
 
 from alignjax import workspace
 from alignjax.config import ConfigError
+from alignjax.content_hashes import content_hash
 from alignjax.json_shapes import check_shape, shown
 from alignjax.outside import user_path
-from alignjax.ranges import Count
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 HEADERS = 1.05  # bytes on disk for a byte of weights: headers, indices and a checkpoint's own records are far below
@@ -162,15 +161,12 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
     return tensors
 
 
-def fingerprint(folder: Path | str, *, pieces: Count = 64, size: Count = 4096) -> str:
-    """Gives 16 hexadecimal digits that tell one checkpoint from another without reading it all.
-
-    They are of config.json, the weight files' names, sizes and headers, and evenly spread stretches of each file.
+def fingerprint(folder: Path | str) -> str:
+    """Gives 16 hexadecimal digits that tell one checkpoint from another: of the contents of config.json and of all
+    weight files, wherever they lie.
 
     Args:
         folder: A folder of published weights.
-        pieces: How many stretches of each file.
-        size: Their length in bytes.
 
     Returns:
         The digits.
@@ -181,13 +177,5 @@ def fingerprint(folder: Path | str, *, pieces: Count = 64, size: Count = 4096) -
     folder = folder_of(folder)
     digest = hashlib.sha256((folder / CONFIG).read_bytes() if (folder / CONFIG).is_file() else b"")
     for path in _weight_files(folder):
-        length = path.stat().st_size
-        digest.update(f"{path.name} {length}".encode())
-        with path.open("rb") as file:
-            start = 8 + struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
-            for piece in range(pieces):
-                file.seek(min(start, length) + max(0, length - start - size) * piece // max(1, pieces - 1))
-                digest.update(file.read(size))
-            file.seek(0)
-            digest.update(file.read(min(start, length, 1 << 24)))
+        digest.update(f"{path.name} {content_hash(path)}".encode())
     return digest.hexdigest()[:16]

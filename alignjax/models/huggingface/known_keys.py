@@ -84,6 +84,12 @@ class Keys(TypedDict, total=False):
     attn_logit_softcapping: Positive | None
 
 
+class Note(TypedDict):
+    """What is no part of a TransformerConfig, and is compared with the lengths of a run."""
+
+    max_position_embeddings: Count | None
+
+
 class Rope(TypedDict, total=False):
     """Of a rope_scaling or rope_parameters, or of one kind of layers in it."""
 
