@@ -21,10 +21,9 @@ from alignjax.cli.flags import Generate
 from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, Tokenizer, tokenizer_of
-from alignjax.data.datasets.chat_files import ChatFile
-from alignjax.data.datasets.framing import encoded
-from alignjax.data.datasets.parsing import BadRow, is_text
-from alignjax.data.sources.batch_layout import pad_left, prompt_ids
+from alignjax.data.datasets.parsing import is_text
+from alignjax.data.sources.asked import asked_tokens
+from alignjax.data.sources.batch_layout import pad_left
 from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading, visible, visible_json
 from alignjax.sampling import Filters, Sampled, Sampling, generate as sample
 from alignjax.train import checkpoint
@@ -89,7 +88,8 @@ def _asked() -> str:
 
 
 def _prompts(file: Path) -> Iterator[Prompt]:
-    """Prompts of a text file, one a line, or of a JSONL file. Raises ReadError naming the line that is not one."""
+    """Prompts of a text file, one a line, or of a JSONL file, which may be messages. Raises ReadError naming the line
+    that is not one."""
     if str(file) == "-":
         with reading("standard input", "give it text in UTF-8"):
             text = decoded(sys.stdin.buffer.read()) if hasattr(sys.stdin, "buffer") else sys.stdin.read()
@@ -181,7 +181,7 @@ def _answerer(flags: Generate, sampling: Sampling) -> Callable[[Sequence[Prompt]
     print(f"{flags.role} of {workspace.folder}, step {number:,}\n", file=sys.stderr)
 
     def answer(prompts: Sequence[Prompt], first: int) -> list[list[dict[str, Any]]]:
-        batch = _batch(prompts, first, dataset, tokenizer)
+        batch = _batch(asked_tokens(prompts, dataset, workspace), first, tokenizer)
         completions = _sampled(model, params, batch, jax.random.key(flags.seed), sampling)
         return [_decoded(tokenizer, completions, row) for row in range(len(prompts))]
 
@@ -193,31 +193,14 @@ def _sampled(model: Model, params: Params, batch: Batch, key: Key, sampling: Sam
     return sample(scoring.context({"policy": model}, {"policy": params}), batch, key, sampling)
 
 
-def _batch(prompts: Sequence[Prompt], first: int, dataset: Dataset, tokenizer: Tokenizer) -> Batch:
-    """Prompts as they were in training: BOS, the dataset's frame, left padding. Nothing is cut. The numbers of the
-    prompts decide their random numbers, so that an answer does not depend on what stands beside it."""
-    rows = [_prompt_ids(prompt, dataset, tokenizer) for prompt in prompts]
-    rows += [rows[0][:1]] * (ROWS - len(rows))
+def _batch(rows: list[list[int]], first: int, tokenizer: Tokenizer) -> Batch:
+    """Token ids of prompts with left padding. The numbers of the prompts decide their random numbers, so that an answer
+    does not depend on what stands beside it."""
+    rows = [*rows, *[rows[0][:1]] * (ROWS - len(rows))]
     length = BUCKET * math.ceil(max(map(len, rows)) / BUCKET)
     padded = (pad_left(row, length, tokenizer.pad) for row in rows)
     tokens, valid = (jnp.asarray(np.stack(part)) for part in zip(*padded, strict=True))
     return Batch(prompt=tokens, prompt_valid=valid, example_id=jnp.arange(first, first + ROWS, dtype=jnp.int32))
-
-
-def _prompt_ids(prompt: Prompt, dataset: Dataset, tokenizer: Tokenizer) -> list[int]:
-    """The tokens of a prompt. Raises ConfigError for messages that the chat template of the data cannot write."""
-    if isinstance(prompt, str):
-        prefix, suffix = tokenizer.encode(dataset.prefix), tokenizer.encode(dataset.suffix)
-        return prompt_ids(tokenizer.encode(prompt), prefix, suffix, tokenizer.opening, sys.maxsize)
-    if not isinstance(dataset, ChatFile):
-        raise ConfigError(f"{dataset.name} has no chat template, so a prompt must be text, not a list of messages")
-    try:
-        ((record, bad),) = dataset.finisher()(iter([dataset.record((prompt, "prompt"), (), {})]))
-    except BadRow as error:
-        bad = error
-    if bad is not None:
-        raise ConfigError(f"a prompt cannot be written as a conversation: {bad}")
-    return list(encoded(record.framed, tokenizer)[0][0][0].ids)
 
 
 def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str, Any]]:

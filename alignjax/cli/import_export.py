@@ -16,6 +16,7 @@ from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
 from alignjax.config import ConfigError, DataError, Experiment, nearest
 from alignjax.content_hashes import forget_hashes
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
+from alignjax.data.prepared import chat_of
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
 from alignjax.outside import user_path
@@ -31,6 +32,9 @@ from alignjax.workspace import DOWNLOAD_AGAIN, Workspace, read_json, write_json
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 BESIDE = (*IDS, "max_position_embeddings")
 GENERATION = "generation_config.json"  # where transformers' generate and vLLM look for what ends a completion
+TEMPLATE = "chat_template.jinja"
+# In training a tokenizer of ours put BOS in front by its id, and the template had no marks to write.
+OWN_MARKS = "{{ bos_token }}{% set bos_token = '' %}{% set eos_token = '' %}\n"
 TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its tokenizer files
 GIGABYTE = 1_000_000_000
 
@@ -125,8 +129,8 @@ def export(flags: Export) -> int:
 
     def beside(part: Path) -> None:
         _write_tokenizer(exported.tokenizer, part)
-        if exported.template:
-            (part / "chat_template.jinja").write_text(exported.template, encoding="utf-8")
+        if exported.template and _has_tokenizer(part):
+            (part / TEMPLATE).write_text(exported.template, encoding="utf-8")
         if head == "lm" and "eos_token_id" in ids:
             _write_generation(part / GENERATION, ids)
 
@@ -283,10 +287,9 @@ def _trained_with(exported: Exported, experiment: Experiment, workspace: Workspa
         return exported
     ends = dict.fromkeys((*_listed(exported.extra.get("eos_token_id")), *tokenizer.ends))
     extra = {**exported.extra, "eos_token_id": _one_or_list(list(ends))}
-    if not (tokenizer.closing or getattr(dataset, "chat_template", "")):
-        return exported._replace(extra=extra)  # no conversations
-    opening = "{{ bos_token }}" if tokenizer.backend.encode_special_tokens else ""  # which ours puts there by its id
-    return exported._replace(extra=extra, template=opening + dataset.template)
+    chat = chat_of(dataset, workspace)
+    own = tokenizer.backend.encode_special_tokens
+    return exported._replace(extra=extra, template=OWN_MARKS * own + chat.template if chat.trained else "")
 
 
 def _first_start(roles: Mapping[str, Role], role: str, earlier: Mapping[str | None, Mapping[str, Role]]) -> Any:

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
-from alignjax.data.text.chat import load_template, turn_end
+from alignjax.data.text.chat import load_template, template_words, turn_end
 from alignjax.data.text.special_tokens import ADDED, MARKS, NAMING
 from alignjax.data.text.tokenizers import Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
 from alignjax.outside import cache_root, writing
@@ -109,6 +109,11 @@ class Dataset:
         return load_template("")
 
     @property
+    def template_words(self) -> dict[str, str]:
+        """What the template reads beside messages."""
+        return template_words(None)
+
+    @property
     def folder(self) -> Path:
         """The folder where the prepared files are or will be."""
         # The settings, the things read and the tokenizer: all that what is written depends on. Of tokenizer and chat
@@ -173,10 +178,12 @@ class Dataset:
         tokenizer.save(building / "tokenizer.json")
         straddling = write_records(building, splits, tokenizer) if splits else 0
         counts = {split: len(records) for split, records in splits.items()}
+        talks = sum(bool(record.framed) for records in splits.values() for record in records)
         return {
             "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
             **collected,
             **({"straddling": straddling} if straddling else {}),
+            **({"chat": {"template": self.template, "words": self.template_words, "rows": talks}} if talks else {}),
             "settings": self.settings,
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
@@ -280,6 +287,30 @@ def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokeni
         workspace: The run that asks; None for no run.
     """
     return tokenizer_in(located(dataset, workspace))
+
+
+class Chat(NamedTuple):
+    """The chat template of a prepared dataset, what it reads beside messages, and whether all rows were conversations;
+    `trained` is False of one that no row was rendered with."""
+
+    template: str
+    words: Mapping[str, str]
+    only: bool
+    trained: bool
+
+
+def chat_of(dataset: Dataset, workspace: Workspace | None = None) -> Chat:
+    """Returns how conversations of a dataset are rendered, as its prepared files say; prepares it if need be.
+
+    Args:
+        dataset: The dataset.
+        workspace: The run that asks; None for no run.
+    """
+    account = read_account(located(dataset, workspace))
+    if "chat" not in account:
+        return Chat(dataset.template, dataset.template_words, only=False, trained=False)
+    chat, rows = account["chat"], sum(account["rows"].values())
+    return Chat(chat["template"], chat["words"], only=chat["rows"] == rows, trained=True)
 
 
 def rows_of(dataset: Dataset, split: str, workspace: Workspace | None = None) -> tuple[Any, Any]:

@@ -62,7 +62,11 @@ class TemplateProcess:
         while block:
             with self.lock:
                 process = self._sent({"template": template, "words": dict(words), "rows": block})
-                block = list(itertools.islice(rows, BLOCK))
+                try:
+                    block = list(itertools.islice(rows, BLOCK))
+                except BaseException:  # the answer that is now under way would be taken for the next one
+                    self.close()
+                    raise
                 answers = self._answers(process)
             if answers and "stop" in answers[-1]:
                 raise ConfigError(f"{answers[-1]['stop']}; use another one")
@@ -135,7 +139,7 @@ class TemplateProcess:
         status, said = process.wait(), process.stderr.read().decode("utf-8", "replace").strip().splitlines()
         self.close()
         if status == -getattr(signal, "SIGXCPU", 0):
-            return f"takes more than {2 * template_worker.SECONDS:g} s of computing for one row"
+            return f"takes more than {template_worker.SECONDS:g} s of computing for one row"
         return f"ended its process with status {status}" + (f" ({said[-1]})" if said else "")
 
 

@@ -30,7 +30,7 @@ with contextlib.suppress(ImportError):  # not on Windows
 Message = dict[str, Any]
 Words = Mapping[str, Any]
 
-SECONDS = 1.0  # of computing for one row, after which Python is interrupted; within one more second the process ends
+SECONDS = 0.5  # of computing for one row, after which Python is interrupted; within one more second the process ends
 MEBIBYTES = 1024  # of address space of this process
 TEXT = 2**26  # characters that one rendering may have
 SENTENCE = 300  # characters of a template's own words in a message
@@ -249,7 +249,7 @@ def limited_time() -> Any:
     process within a second more."""
     if "resource" in globals():
         used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime + 2 * SECONDS)
+        seconds = int(used.ru_utime + used.ru_stime + SECONDS) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:

@@ -1,0 +1,52 @@
+"""Prompts that people ask a trained policy, written as those of the rows that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from alignjax.config import ConfigError
+from alignjax.data.datasets.conversations import conversation, written
+from alignjax.data.datasets.framing import encoded
+from alignjax.data.datasets.parsing import BadRow
+from alignjax.data.datasets.records import Record
+from alignjax.data.prepared import Dataset, chat_of, tokenizer_of
+from alignjax.data.sources.batch_layout import prompt_ids
+from alignjax.workspace import Workspace
+
+
+def asked_tokens(prompts: Sequence[Any], dataset: Dataset, workspace: Workspace | None = None) -> list[list[int]]:
+    """Returns the token ids of prompts as in the rows of a dataset: messages rendered by its chat template, a text in
+    its frame behind BOS. Nothing is cut.
+
+    Where all rows were conversations, a text is a message of the user.
+
+    Args:
+        prompts: Text or a list of messages each.
+        dataset: What the policy was trained on.
+        workspace: Its run, whose prepared files say which template that was; None for no run.
+
+    Raises:
+        ConfigError: A prompt is neither, or the template refuses it; its number is said.
+    """
+    tokenizer, chat = tokenizer_of(dataset, workspace), chat_of(dataset, workspace)
+    prefix, suffix = tokenizer.encode(dataset.prefix), tokenizer.encode(dataset.suffix)
+    try:
+        rows = [
+            [{"role": "user", "content": each}] if isinstance(each, str) and chat.only else each for each in prompts
+        ]
+        records = [Record(**conversation(row, "prompt", (), {})) for row in rows]
+    except BadRow as error:
+        raise ConfigError(f"a prompt cannot be read: {error}") from error
+    ids: list[list[int]] = []
+    for number, (record, error) in enumerate(written(records, chat.template, chat.words), start=1):
+        if error is not None:
+            raise ConfigError(f"prompt {number} of {len(records)}: {error}")
+        if record.framed:
+            ((prompt, _),), _ = encoded(record.framed, tokenizer)
+            ids.append(list(prompt.ids))
+        else:
+            body = tokenizer.encode(record.prompt)
+            most = len(body) + len(prefix) + len(suffix) + 1
+            ids.append(prompt_ids(body, prefix, suffix, tokenizer.opening, most))
+    return ids
