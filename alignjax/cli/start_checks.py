@@ -13,6 +13,7 @@ from alignjax.train.adapter_jobs import merge
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import abstract_state, check_shapes, shapes_of
 from alignjax.train.step import check_asked
+from alignjax.train.token_ids import check_one_tokenizer
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
@@ -30,8 +31,9 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
 
     Raises:
         ConfigError: a role is restored from a step that does not come before, from one that has no such role or one of
-            other shapes, from a name that is neither a step nor a folder, or from published weights that do not fit; a
-            `merge` names a role that does not exist; a step cannot be overlapped, or would ask an engine in vain.
+            other shapes, from one with data of another tokenizer, from a name that is neither a step nor a folder, or
+            from published weights that do not fit; a `merge` names a role that does not exist; a step cannot be
+            overlapped, or would ask an engine in vain.
     """
     before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job
     for name, step in config.steps.items() if isinstance(config, Pipeline) else [("", config)]:
@@ -45,7 +47,11 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
             if isinstance(start, Pretrained) and role.model is not None:
                 huggingface.check(start.folder, role.model)
             if isinstance(start, Restored) and isinstance(config, Pipeline):
-                _check_restored(f"step {name!r}: role {role_name!r}", role, before, config, workspace)
+                who = f"step {name!r}: role {role_name!r}"
+                _check_restored(who, role, before, config, workspace)
+                earlier = config.steps.get(start.stage)
+                if isinstance(earlier, Experiment):
+                    check_one_tokenizer(who, step, start.stage, earlier)
         before[name] = step.algorithm.roles
 
 

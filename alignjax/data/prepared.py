@@ -118,7 +118,7 @@ class Dataset:
         """The folder where the prepared files are or will be."""
         # The settings, the things read and the tokenizer: all that what is written depends on. Of tokenizer and chat
         # template it is the contents, and not the paths.
-        inner = self.tokenizer.folder.name if isinstance(self.tokenizer, Dataset) else _digest_file(self.tokenizer)
+        inner = self.tokenizer.folder.name if isinstance(self.tokenizer, Dataset) else digest_file(self.tokenizer)
         settings = {key: value for key, value in self.settings.items() if key not in ("tokenizer", "chat_template")}
         return cache_folder() / f"{self.name}-{_key([FORMAT, settings, self.fingerprint(), inner])}"
 
@@ -343,7 +343,8 @@ def _without_unnamed(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: nested.get(name, value) for name, value in settings.items() if name not in unnamed}
 
 
-def _digest_file(path: str | Dataset) -> str:
+def digest_file(path: str | Dataset) -> str:
+    """Returns a hash of a tokenizer's file and of those beside it that name its special tokens; "" without a file."""
     if isinstance(path, Dataset) or not path:
         return ""
     file = tokenizer_file(path)

@@ -13,7 +13,7 @@ import tokenizers as hf
 from tokenizers import models
 
 from alignjax.config import ConfigError, Experiment, Fn
-from alignjax.data.prepared import Dataset, is_prepared, tokenizer_in, tokenizer_of
+from alignjax.data.prepared import Dataset, digest_file, is_prepared, tokenizer_in, tokenizer_of
 from alignjax.data.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer, own_tokenizer
 from alignjax.ranges import Natural
 from alignjax.train.on_policy import functions_within
@@ -61,6 +61,33 @@ def ends_of(source: Fn, workspace: Workspace | None) -> tuple[int, ...]:
     if not datasets:
         raise ConfigError(f"the source {source.name} names no dataset, so nothing says which tokens end a completion")
     return tokenizer_of(datasets[0], workspace).ends
+
+
+def check_one_tokenizer(who: str, experiment: Experiment, stage: str, earlier: Experiment) -> None:
+    """Checks that two steps read data of one tokenizer, of which one starts from what the other trained.
+
+    Args:
+        who: The role that starts so, for the message.
+        experiment: The later step.
+        stage: The name of the earlier one.
+        earlier: The earlier one.
+
+    Raises:
+        ConfigError: Their tokenizers are not the same, so that token ids would mean other texts.
+    """
+    here, there = (datasets_of(step.source)[:1] for step in (experiment, earlier))
+    if here and there and _tokenizer_key(here[0]) != _tokenizer_key(there[0]):
+        raise ConfigError(
+            f"{who} starts from step {stage!r}, whose data ({there[0].name}) has another tokenizer than this step's "
+            f"({here[0].name}), so that token ids would mean other texts: share one, tokenizer=<the data set of the other step>"
+        )
+
+
+def _tokenizer_key(dataset: Dataset) -> Any:
+    """What two datasets have in common if and only if their tokenizers are one: the file's contents and the tokens that
+    are named, or the dataset that it is trained on."""
+    owner = dataset.tokenizer_owner
+    return (digest_file(owner.tokenizer), owner.named_tokens) if owner.tokenizer else owner
 
 
 def with_token_ids(experiment: Experiment, workspace: Workspace | None, prepare: bool) -> Experiment:
