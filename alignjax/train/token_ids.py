@@ -79,7 +79,8 @@ def check_one_tokenizer(who: str, experiment: Experiment, stage: str, earlier: E
     if here and there and _tokenizer_key(here[0]) != _tokenizer_key(there[0]):
         raise ConfigError(
             f"{who} starts from step {stage!r}, whose data ({there[0].name}) has another tokenizer than this step's "
-            f"({here[0].name}), so that token ids would mean other texts: share one, tokenizer=<the data set of the other step>"
+            f"({here[0].name}), so that token ids would mean other texts: share one, "
+            "tokenizer=<the data set of the other step>"
         )
 
 

@@ -13,8 +13,9 @@ import tokenizers as hf
 import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from alignjax.cli.import_export import _write_tokenizer
 from alignjax.config import ConfigError
-from alignjax.data import load_tokenizer
+from alignjax.data import load_tokenizer, train_bpe
 from alignjax.data.sources.batch_layout import prompt_ids
 
 CORPUS = [
@@ -203,3 +204,17 @@ def test_what_cannot_be_meant_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8, 7]}))
     found = load_tokenizer(folder)
     assert found.ends == (found.backend.token_to_id("</s>"), 7, 8)
+
+
+def test_ours_is_written_so_that_others_read_a_prompt_as_it_was_trained(tmp_path: Path) -> None:
+    ours = train_bpe(CORPUS, 300)
+    _write_tokenizer(ours, tmp_path)
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = [ours.bos, *ours.encode("The judge reads")]
+    assert theirs("The judge reads")["input_ids"] == ids
+    talk = [{"role": "user", "content": "The judge reads"}]
+    assert theirs.apply_chat_template(talk, return_dict=False) == ids
+    assert load_tokenizer(tmp_path).opening == ours.opening
+    assert ours.published().published().backend.to_str() == ours.published().backend.to_str()

@@ -126,6 +126,22 @@ def test_special_ids_are_the_models_unless_a_file_beside_it_says_so(tmp_path: Pa
     assert load_tokenizer(written(tmp_path, trained())).pad == 2  # it has none: looked up
 
 
+def test_bos_and_the_dummy_prefix_are_what_the_settings_say(tmp_path: Path) -> None:
+    """A model that has BOS begins with it, unless the file beside it says otherwise, as it may of the prefix."""
+    found = load_tokenizer(written(tmp_path, trained(byte_fallback=True)))
+    assert found.opening == 1
+    assert found.backend.id_to_token(found.encode("judge")[0]).startswith("▁")
+    assert load_tokenizer(written(tmp_path, trained(byte_fallback=True, bos_id=-1))).opening is None
+    model = parsed(byte_fallback=True)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False, "add_prefix_space": False}))
+    found = load_tokenizer(written(tmp_path, model.SerializeToString()))
+    model.normalizer_spec.add_dummy_prefix = False
+    plain = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+    assert found.opening is None
+    assert found.encode("judge the") == plain.encode("judge the")
+    assert found.decode(found.encode("judge the")) == "judge the"
+
+
 def test_control_pieces_that_a_text_spells_out_become_their_ids(tmp_path: Path) -> None:
     found = load_tokenizer(written(tmp_path, trained(byte_fallback=True)))
     assert found.encode("<s>the judge</s>") == [1, *found.encode("the judge"), 2]

@@ -17,7 +17,7 @@ from alignjax.config import ConfigError, Experiment, fn
 from alignjax.models import TransformerConfig, transformer
 from alignjax.train.loop import train
 from alignjax.train.optimizers import sgd
-from alignjax.train.token_ids import ends_of, with_token_ids
+from alignjax.train.token_ids import check_one_tokenizer, ends_of, with_token_ids
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
@@ -109,6 +109,24 @@ def test_what_disagrees_is_refused_with_both_numbers(prompts: data.Prompts, tmp_
         with_token_ids(bare, None, prepare=True)
     with pytest.raises(ConfigError, match="names no dataset"):
         ends_of(bare.source, None)
+
+
+def test_a_step_reads_data_of_the_tokenizer_that_it_starts_from(prompts: data.Prompts, tmp_path: Path) -> None:
+    """Files are known by what is in them; a tokenizer that is trained is that of its data set."""
+    copied = dataclasses.replace(prompts, tokenizer=str(published(tmp_path / "copy")), prefix="b ")
+    ours = dataclasses.replace(prompts, tokenizer="", prefix="b ")
+    other = dataclasses.replace(prompts, tokenizer=str(published(tmp_path / "other", WORDS[::-1])))
+    for first, second in ((prompts, copied), (ours, dataclasses.replace(prompts, tokenizer=ours))):
+        check_one_tokenizer("role", experiment(second), "sft", experiment(first))
+    named = dataclasses.replace(prompts, eos_token="<end>")
+    for first, second in (
+        (prompts, other),
+        (prompts, ours),
+        (prompts, named),
+        (ours, dataclasses.replace(ours, prefix="")),
+    ):
+        with pytest.raises(ConfigError, match=r"from step .sft., whose data \(prompts\) has another tokenizer"):
+            check_one_tokenizer("role", experiment(second), "sft", experiment(first))
 
 
 def shows(experiment: Any, workspace: Any, *, dataset: data.Dataset) -> Any:
