@@ -102,7 +102,7 @@ def _prompts(file: Path) -> Iterator[Prompt]:
         line = line.removesuffix("\r")
         if not line.strip():
             continue
-        prompt = line
+        prompt: Any = line
         if in_json:
             with reading(f"{file}:{number}", 'write a JSON object with a "prompt", text or a list of messages'):
                 row = parse_json(line)

@@ -105,7 +105,7 @@ def special_ids_of(backend: hf.Tokenizer) -> tuple[int, ...]:
 
 def _named(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The special tokens of a file by key: KEY_token, and those of its lists or mappings of further ones."""
-    tokens = {
+    tokens: dict[str, Any] = {
         key: value
         for key, value in values.items()
         if key in _USUAL or (key.endswith("_token") and isinstance(value, str | dict))
@@ -114,8 +114,7 @@ def _named(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         more = values.get(key) or ()
         if not isinstance(more, list | tuple | dict):
             raise ConfigError(f"{path}: {key} is {more!r}; it must be a list of tokens")
-        pairs = more.items() if isinstance(more, dict) else enumerate(more)
-        tokens |= {name if isinstance(more, dict) else f"{_UNNAMED}{name}]": token for name, token in pairs}
+        tokens |= more if isinstance(more, dict) else {f"{_UNNAMED}{i}]": token for i, token in enumerate(more)}
     return tokens
 
 

@@ -295,6 +295,6 @@ def special_ids(path: Path | str) -> dict[str, tuple[int, ...]]:
         mark for mark in MARKS[:3] if mark == "eos" or {mark} & {*said.numbered, *in_file} or said.spelled.get(mark)
     ]
     ids = {mark: number for mark in named if (number := _number(path, backend, mark, said, in_file, None)) is not None}
-    ends = tuple(dict.fromkeys((*([ids["eos"]] if "eos" in ids else []), *said.numbered.get("eos", ()))))
-    single: dict[str, tuple[int, ...]] = {mark: (number,) for mark, number in ids.items() if mark != "eos"}
-    return single | ({"eos": ends} if ends else {})
+    every = {mark: (number,) for mark, number in ids.items()} | {"eos": said.numbered.get("eos", ())}
+    every["eos"] = tuple(dict.fromkeys((*([ids["eos"]] if "eos" in ids else []), *every["eos"])))
+    return {mark: numbers for mark, numbers in every.items() if numbers}
