@@ -122,16 +122,16 @@ class Block(nnx.Module):
         q, k = rotate(q, positions, frequency), rotate(k, positions, frequency)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         cache, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap)
-        states = {"heads": mixed + edits["heads"] if "heads" in edits else mixed}
+        states = {"heads": mixed + jnp.broadcast_to(edits["heads"], mixed.shape) if "heads" in edits else mixed}
         added = self._dot(states["heads"].reshape(*x.shape[:3], -1), "o")
         states["attn"] = self._norm("attn_post_norm", added) if c.post_norms else added
         if "attn" in edits:
-            states["attn"] += edits["attn"]
+            states["attn"] += jnp.broadcast_to(edits["attn"], added.shape)
         x = x + states["attn"]
         h = self._norm("mlp_norm", x)
         added = self._dot(ACTIVATIONS[c.activation](self._dot(h, "gate")) * self._dot(h, "up"), "down")
         x = x + (self._norm("mlp_post_norm", added) if c.post_norms else added)
-        states["block"] = x + edits["block"] if "block" in edits else x
+        states["block"] = x + jnp.broadcast_to(edits["block"], x.shape) if "block" in edits else x
         return states["block"], cache, states
 
     def _norm(self, name: str, x: Array) -> Array:

@@ -197,9 +197,9 @@ def packed_mask(packed: Packed, positions: Array, window: int | None) -> Array:
     Returns:
         The slots that each slot sees, [R,1,1,1,L,L] bool.
     """
-    slots = jnp.arange(packed.filled.shape[1])
+    slots = jnp.arange(packed.filled.shape[1])[None]
     same_part = packed.part[:, None, :] == packed.part[:, :, None]
-    see = packed.filled[:, None] & (slots <= slots[:, None]) & (same_part | (packed.part[:, None] == 0))
+    see = packed.filled[:, None] & (slots[:, None] <= slots[..., None]) & (same_part | (packed.part[:, None] == 0))
     see &= packed.prompt[:, None, :] == packed.prompt[:, :, None]
     if window is not None:
         see &= positions[:, 0, :, None] - positions[:, 0, None, :] < window

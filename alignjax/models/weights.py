@@ -86,10 +86,15 @@ def dense(weight: Weight, dtype: jnp.dtype | None = None) -> Array:
     return (blocks * scales[..., :, None, :]).reshape(*layers, 2 * half, out)
 
 
+def _scales_beside(x: Array, weight: Quantized) -> Array:
+    """The scales [1,F] of a matrix's columns with as many axes as x has."""
+    return jnp.broadcast_to(weight.scales.astype(x.dtype), (*[1] * (x.ndim - 1), weight.scales.shape[-1]))
+
+
 @jax.custom_vjp
 def _over_quantized(x: Array, weight: Quantized) -> Array:
     if weight.values.dtype == jnp.int8:
-        return (x @ weight.values.astype(x.dtype)) * weight.scales[..., 0, :].astype(x.dtype)
+        return (x @ weight.values.astype(x.dtype)) * _scales_beside(x, weight)
     return x @ dense(weight, x.dtype)
 
 
@@ -100,7 +105,7 @@ def _forward(x: Array, weight: Quantized) -> tuple[Array, Quantized]:
 def _backward(weight: Quantized, g: Array) -> tuple[Array, None]:
     # The weight is written out a second time rather than kept: kept, all layers' would exist at once.
     if weight.values.dtype == jnp.int8:
-        return (g * weight.scales[..., 0, :].astype(g.dtype)) @ weight.values.astype(g.dtype).T, None
+        return (g * _scales_beside(g, weight)) @ weight.values.astype(g.dtype).T, None
     return g @ dense(weight, g.dtype).T, None
 
 

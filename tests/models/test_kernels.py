@@ -111,7 +111,7 @@ def test_a_window_over_gaps_is_not_answered_wrongly() -> None:
     """Splash attention counts slots where the model counts tokens."""
     batch = tiny.as_jax(tiny.ragged(1, rows=3, gaps=True))
     valid = [x.reshape(3, 1, -1, 1, 1) for x in (batch.prompt_valid, batch.valid)]
-    q = jnp.concatenate(valid, axis=2) * jnp.ones((H, SIZE))
+    q = jnp.concatenate(valid, axis=2) * jnp.ones((1, 1, 1, H, SIZE))
     for window, broken in ((None, False), (3, True)):
         row = kernels.joint_row("splash", (window,), [], batch.prompt_valid, batch.valid)
         mixed = row.attend(q, q[..., :K, :], q[..., :K, :], 1.0, None)[1]

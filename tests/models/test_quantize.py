@@ -29,7 +29,7 @@ def written_out(params: Params) -> Params:
 
 
 def matrix(rows: int = 128, layers: int = 3) -> Any:
-    drawn = jax.random.normal(jax.random.key(0), (layers, rows, 5)) * jnp.array([1e-3, 1, 10, 0, 1])
+    drawn = jax.random.normal(jax.random.key(0), (layers, rows, 5)) * jnp.array([[[1e-3, 1, 10, 0, 1]]])
     return {"layers": {"q": drawn}}
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alignjax import losses
 from alignjax.config import fn
-from alignjax.types import Array, Batch
-from tests.support.tiny import standin
+from alignjax.types import Batch
+from tests.support.tiny import evaluate
 
 # Each with what keeps its terms alive on lists of a few nats; weight=0 leaves the comparisons alone.
 LOSSES: dict[str, Any] = {
@@ -30,36 +28,36 @@ every = pytest.mark.parametrize("name", LOSSES)
 SCORES, FIRST = 2 * np.random.default_rng(0).normal(size=(6, 2)), np.tile([1.0, 0.0], (6, 1))
 
 
-def draws(*shape: int, seed: int = 0) -> Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+def draws(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
 
 
-def list_batch(scores: Any, reward: Any) -> tuple[Array, Batch]:
+def list_batch(scores: Any, reward: Any) -> tuple[np.ndarray, Batch]:
     """Policy log-probs [B,N,1] that are `scores`, and a batch of one-token completions with a reference of 0."""
-    scores = jnp.asarray(scores, float)
-    on = jnp.ones((*scores.shape, 1), bool)
+    scores = np.asarray(scores, float)
+    on = np.ones((*scores.shape, 1), bool)
     batch = Batch(
-        tokens=jnp.zeros(on.shape, jnp.int32), valid=on, mask=on.astype(float), reward=jnp.asarray(reward, float),
-        logps={"reference": jnp.zeros(on.shape)},
+        tokens=np.zeros(on.shape, np.int32), valid=on, mask=on.astype(float), reward=np.asarray(reward, float),
+        logps={"reference": np.zeros(on.shape)},
     )  # fmt: skip
     return scores[..., None], batch
 
 
-def evaluated(loss: Any, scores: Any, batch: Batch) -> tuple[Array, Array]:
+def evaluated(loss: Any, scores: Any, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Value and gradient by log-probs."""
-    return jax.value_and_grad(lambda x: loss(standin(policy=x), batch)[0].value())(scores)
+    return evaluate(loss, batch, policy=scores)
 
 
-def on_lists(loss: Any, scores: Any, reward: Any) -> tuple[Array, Array]:
+def on_lists(loss: Any, scores: Any, reward: Any) -> tuple[np.ndarray, np.ndarray]:
     logps, batch = list_batch(scores, reward)
     value, slope = evaluated(loss, logps, batch)
     return value, slope[..., 0]
 
 
-def pairs_of(scores: Any) -> tuple[Array, Batch]:
+def pairs_of(scores: Any) -> tuple[np.ndarray, Batch]:
     """The same as pairs in which the first is preferred."""
-    logps, batch = list_batch(scores, jnp.zeros(jnp.shape(scores)))
-    return logps, batch.replace(preference=jnp.broadcast_to(jnp.array([[0.5, 1], [0, 0.5]]), (len(logps), 2, 2)))
+    logps, batch = list_batch(scores, np.zeros(np.shape(scores)))
+    return logps, batch.replace(preference=np.tile([[0.5, 1], [0, 0.5]], (len(logps), 1, 1)))
 
 
 def assert_same(one: Any, other: Any) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from alignjax.config import Fn, fn
 from alignjax.models import TransformerConfig, transformer
 from alignjax.scoring import context as context
 from alignjax.types import Batch, Context, Model
@@ -73,6 +74,29 @@ def standin(**logps: Any) -> Any:
         return {role: logps[role.replace(":", "_")]}
 
     return SimpleNamespace(score=score)
+
+
+# One program a kind of loss and shape: its operations compiled one by one, as they come, cost several times as much.
+@jax.jit
+def _evaluated(loss: Fn, logps: dict[str, Any], batch: Batch) -> Any:
+    value = lambda policy: loss(standin(**{**logps, "policy": policy}), batch)[0].value()  # noqa: E731
+    return jax.value_and_grad(value)(logps["policy"])
+
+
+@jax.jit
+def _measured(loss: Fn, logps: dict[str, Any], batch: Batch) -> Any:
+    mean, metrics = loss(standin(**logps), batch)
+    return {name: (metric.value(), metric.weight) for name, metric in {**metrics, "": mean}.items()}
+
+
+def evaluate(loss: Any, batch: Batch, **logps: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The value of a loss that scores nothing but `logps`, by role, and its gradient by those of the policy."""
+    return jax.tree.map(np.asarray, _evaluated(loss if isinstance(loss, Fn) else fn(loss), logps, batch))
+
+
+def measure(loss: Any, batch: Batch, **logps: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{metric: (its value, its weight)} of a loss that scores nothing but `logps`; "" is the loss itself."""
+    return jax.tree.map(np.asarray, _measured(loss if isinstance(loss, Fn) else fn(loss), logps, batch))
 
 
 def context_of(network: Model, **trees: Any) -> Context:
