@@ -15,13 +15,13 @@ from alignjax import losses
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.losses import divergences
 from alignjax.types import Array, Batch
-from tests.support.tiny import as_jax, ragged, standin
+from tests.support.tiny import as_jax, evaluate, measure, ragged, standin
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
 ROWS = 8
 
 
-def given(seed: int = 0, rows: int = ROWS, hard: bool = False, equal: bool = False) -> tuple[Array, Batch]:
+def given(seed: int = 0, rows: int = ROWS, hard: bool = False, equal: bool = False) -> tuple[np.ndarray, Batch]:
     """Token log-probs below 0 and a batch in float64. equal: every completion has 3 tokens that count."""
     batch = ragged(seed, rows=rows)
     if equal:
@@ -31,13 +31,16 @@ def given(seed: int = 0, rows: int = ROWS, hard: bool = False, equal: bool = Fal
         first = (np.arange(rows) % 3 > 0).astype(np.float32)
         batch.preference[:, 0, 1], batch.preference[:, 1, 0] = first, 1 - first
     batch = jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, batch)
-    logps = -np.random.default_rng(seed + 1).gamma(2, 1, batch.tokens.shape)
-    return jnp.asarray(logps), as_jax(batch)
+    return -np.random.default_rng(seed + 1).gamma(2, 1, batch.tokens.shape), batch
 
 
-def run(loss: Fn, logps: Array, batch: Batch) -> tuple[Array, Array]:
+def run(loss: Fn, logps: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Value and gradient by the token log-probs."""
-    return jax.value_and_grad(lambda x: loss(standin(policy=x), batch)[0].value())(logps)
+    return evaluate(loss, batch, policy=logps)
+
+
+def rows_of(batch: Batch, rows: Any) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[rows], batch)
 
 
 def assert_same(one: Fn, other: Fn, logps: Array, batch: Batch, factor: float = 1.0, rtol: float = 1e-9) -> None:
@@ -115,8 +118,8 @@ def test_robust_dpo_is_unbiased_over_flips() -> None:
     epsilon, robust = 0.2, fn(losses.robust_dpo, beta=0.4, epsilon=0.2)
     values, grads, chances = [], [], []
     for flips in itertools.product([False, True], repeat=5):
-        flip = jnp.array(flips)[:, None, None]
-        noisy = batch.replace(preference=jnp.where(flip, 1 - batch.preference, batch.preference))
+        flip = np.array(flips)[:, None, None]
+        noisy = batch.replace(preference=np.where(flip, 1 - batch.preference, batch.preference))
         value, grad = run(robust, logps, noisy)
         values.append(value)
         grads.append(grad)
@@ -187,15 +190,14 @@ def test_ipo_is_a_square_around_what_dpo_bends(p: float) -> None:
 def test_bco_bounds_dpo_from_above_for_any_shift(seed: int) -> None:
     logps, batch = given(seed, hard=True)
     dpo = float(run(DPO, logps, batch)[0])
-    shifted = [
-        float(run(fn(losses.bco_pair, beta=0.4, shift=float(shift)), logps, batch)[0])
-        for shift in np.linspace(-20, 20, 41)
-    ]
+    context, pairs = standin(policy=as_jax(logps)), as_jax(batch)
+    moved = jax.vmap(lambda shift: losses.bco_pair(context, pairs, beta=0.4, shift=shift)[0].value())
+    shifted = jax.jit(moved)(np.linspace(-20, 20, 41))
     assert min(shifted) >= dpo
     assert min(shifted) < dpo + 1.5  # and not by far
-    batch_mean, metrics = losses.bco_pair(standin(policy=logps), batch, beta=0.4)
-    assert float(batch_mean.value()) >= dpo
-    own = float(metrics["shift"].value())
+    metrics = measure(fn(losses.bco_pair, beta=0.4), batch, policy=logps)
+    assert metrics[""][0] >= dpo
+    own = float(metrics["shift"][0])
     assert_same(fn(losses.bco_pair, beta=0.4), fn(losses.bco_pair, beta=0.4, shift=own), logps, batch)
 
 
@@ -217,19 +219,17 @@ def test_transport_of_one_pair_is_dpo(loss: Fn) -> None:
     assert abs(run(loss, logps, batch)[0] - run(DPO, logps, batch)[0]) > 1e-3
 
 
-def permuted(rows: Array, sides: tuple[str, ...], logps: Array, batch: Batch) -> tuple[Array, Batch]:
-    """The second completion ("policy", "reference" log-probs and mask) moved to other rows."""
-    move = lambda x: x.at[:, 1].set(x[rows, 1])  # noqa: E731
-    policy = move(logps) if "policy" in sides else logps
-    reference = move(batch.logps["reference"]) if "reference" in sides else batch.logps["reference"]
-    return policy, batch.replace(mask=move(batch.mask), valid=move(batch.valid), logps={"reference": reference})
+def permuted(rows: np.ndarray, logps: np.ndarray, batch: Batch) -> tuple[np.ndarray, Batch]:
+    """The second completion moved to other rows."""
+    move = lambda x: np.stack([x[:, 0], x[rows, 1]], axis=1)  # noqa: E731
+    reference = {"reference": move(batch.logps["reference"])}
+    return move(logps), batch.replace(mask=move(batch.mask), valid=move(batch.valid), logps=reference)
 
 
 def test_unpaired_transport_does_not_know_who_was_paired() -> None:
     logps, batch = given()
-    batch = batch.replace(preference=jnp.broadcast_to(jnp.array([[0.5, 1], [0, 0.5]]), (ROWS, 2, 2)))
-    rows = jnp.array([3, 0, 7, 1, 4, 2, 6, 5])
-    moved = permuted(rows, ("policy", "reference"), logps, batch)
+    batch = batch.replace(preference=np.tile([[0.5, 1], [0, 0.5]], (ROWS, 1, 1)))
+    moved = permuted(np.array([3, 0, 7, 1, 4, 2, 6, 5]), logps, batch)
     unpaired, paired = AOT[1], AOT[0]
     np.testing.assert_allclose(run(unpaired, *moved)[0], run(unpaired, logps, batch)[0], rtol=1e-12)
     assert abs(run(paired, *moved)[0] - run(paired, logps, batch)[0]) > 1e-6
@@ -238,8 +238,8 @@ def test_unpaired_transport_does_not_know_who_was_paired() -> None:
 def test_paired_transport_sorts_the_reference_by_itself() -> None:
     """Whose margin under the reference is whose plays no part, unlike in DPO."""
     logps, batch = given(equal=True, hard=True)
-    batch = batch.replace(preference=jnp.broadcast_to(jnp.array([[0.5, 1], [0, 0.5]]), (ROWS, 2, 2)))
-    other = batch.with_logps(reference=batch.logps["reference"][jnp.array([3, 0, 7, 1, 4, 2, 6, 5])])
+    batch = batch.replace(preference=np.tile([[0.5, 1], [0, 0.5]], (ROWS, 1, 1)))
+    other = batch.with_logps(reference=batch.logps["reference"][[3, 0, 7, 1, 4, 2, 6, 5]])
     assert_same(AOT[0], AOT[0], logps, batch)
     np.testing.assert_allclose(run(AOT[0], logps, other)[0], run(AOT[0], logps, batch)[0], rtol=1e-12)
     assert abs(run(DPO, logps, other)[0] - run(DPO, logps, batch)[0]) > 1e-4
@@ -249,12 +249,13 @@ def test_paired_transport_sorts_the_reference_by_itself() -> None:
 def test_groups_are_sorted_apart(loss: Fn) -> None:
     """Two groups are the mean of two batches; pairs that do not count are in nobody's way."""
     logps, batch = given(hard=True)
-    halves = [run(loss, logps[half], batch.take(half))[0] for half in (jnp.arange(4), jnp.arange(4, 8))]
+    halves = [run(loss, logps[half], rows_of(batch, half))[0] for half in (np.arange(4), np.arange(4, 8))]
     np.testing.assert_allclose(run(loss.replace(groups=2), logps, batch)[0], np.mean(halves), rtol=1e-12)
-    weight = jnp.ones((ROWS, 2, 2)).at[jnp.array([1, 6])].set(0)
-    out = batch.replace(pair_weight=weight, preference=batch.preference.at[3].set(0.5))
-    kept = jnp.array([0, 2, 4, 5, 7])  # row 3 is a tie, which is on no side
-    np.testing.assert_allclose(run(loss, logps, out)[0], run(loss, logps[kept], batch.take(kept))[0], rtol=1e-12)
+    weight, preference = np.ones((ROWS, 2, 2)), batch.preference.copy()
+    weight[[1, 6]], preference[3] = 0, 0.5
+    out = batch.replace(pair_weight=weight, preference=preference)
+    kept = np.array([0, 2, 4, 5, 7])  # row 3 is a tie, which is on no side
+    np.testing.assert_allclose(run(loss, logps, out)[0], run(loss, logps[kept], rows_of(batch, kept))[0], rtol=1e-12)
     for groups in (3, 0):
         with pytest.raises(ConfigError, match=rf"groups={groups} does not divide the 8 prompts"):
             run(loss.replace(groups=groups), logps, batch)
@@ -266,10 +267,7 @@ def test_a_weighted_sum_is_entries_beside_each_other() -> None:
     parts = [(0.8, DPO), (0.2, fn(losses.bco_pair, beta=0.4)), (1.5, fn(losses.sft))]
     entries = [fn(losses.weighted, loss=loss, weight=weight) for weight, loss in parts]
 
-    def total(x: Array) -> Array:
-        return sum(entry(standin(policy=x), batch)[0].value() for entry in entries)
-
-    value, grad = jax.value_and_grad(total)(logps)
+    value, grad = (sum(one) for one in zip(*(run(entry, logps, batch) for entry in entries), strict=True))
     apart = [run(loss, logps, batch) for _, loss in parts]
     weights = [weight for weight, _ in parts]
     np.testing.assert_allclose(value, sum(w * v for w, (v, _) in zip(weights, apart, strict=True)), rtol=1e-12)
@@ -326,17 +324,17 @@ def exponentials(ratio: Array, *, beta: float = 0.1) -> tuple[Array, Array]:
 def test_an_order_that_the_label_rules_out_is_not_evaluated() -> None:
     """Of exp(-h) at h = 1e4 and a certain label; nor is a pair or a completion that nobody labeled."""
     logps, batch = given(rows=3)
-    on = jnp.ones_like(batch.mask)
-    sums = jnp.array([[1e4, 0.0], [0.0, 1e4], [0.0, 1e4]])
-    logps = (sums[..., None] * on / on.shape[-1]).astype(jnp.float32)
-    label = jnp.array([1.0, 0.0, 1.0])
-    half = jnp.full((3, 2, 2), 0.5)
+    on = np.ones_like(batch.mask)
+    sums = np.array([[1e4, 0.0], [0.0, 1e4], [0.0, 1e4]])
+    logps = (sums[..., None] * on / on.shape[-1]).astype(np.float32)
+    preferring = lambda p: np.moveaxis(np.array([[np.full(3, 0.5), p], [1 - p, np.full(3, 0.5)]]), 2, 0)  # noqa: E731
+    counts = np.array([1.0, 1.0, 0.0])
     batch = batch.replace(
-        valid=on > 0, mask=on, logps={"reference": jnp.zeros_like(logps)},
-        preference=half.at[:, 0, 1].set(label).at[:, 1, 0].set(1 - label),
-        pair_weight=jnp.ones((3, 2, 2)).at[2].set(0),
-        reward=jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
-        completions={"weight": jnp.ones((3, 2)).at[2].set(0)},
+        valid=on > 0, mask=on, logps={"reference": np.zeros_like(logps)},
+        preference=preferring(np.array([1.0, 0.0, 1.0])),
+        pair_weight=np.tile(counts[:, None, None], (1, 2, 2)),
+        reward=np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
+        completions={"weight": np.tile(counts[:, None], (1, 2))},
     )  # fmt: skip
     value, slope = run(fn(exponential), logps, batch)
     np.testing.assert_allclose(value, 0, atol=1e-12)  # both pairs that count are right by 1e4 nats
@@ -344,8 +342,8 @@ def test_an_order_that_the_label_rules_out_is_not_evaluated() -> None:
     value, slope = run(fn(exponentials), logps, batch)
     np.testing.assert_allclose(value, 0.5, rtol=1e-6)  # of each pair one is right, and one is at its reference
     assert np.all(np.isfinite(slope))
-    soft = batch.replace(preference=half.at[:, 0, 1].set(0.3).at[:, 1, 0].set(0.7))
-    value, _ = run(fn(exponential), logps / 1e4, soft)
+    soft = batch.replace(preference=preferring(np.full(3, 0.3)))
+    value, _ = run(fn(exponential), logps / np.float32(1e4), soft)
     np.testing.assert_allclose(value, 0.5 * (np.exp(0.1) + np.exp(-0.1)), rtol=1e-6)
 
 
