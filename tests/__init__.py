@@ -11,6 +11,7 @@ _SETTINGS = {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time to compile; the fixture `full_compile` is the exception
     "JAX_NUMPY_RANK_PROMOTION": "raise",  # [B,N] and [N] meet by a broadcast that is written
 }
 

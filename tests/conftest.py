@@ -40,18 +40,9 @@ def float64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compile() -> Iterator[None]:
-    """Compiles in less than half the time, to code that runs slower: for tests of values, not of programs."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture
 def full_compile() -> Iterator[None]:
-    """Within a module of quick compiles: the program that a run would get."""
+    """The program that a run would get: tests are of values, and compile in half the time to code that runs slower."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield

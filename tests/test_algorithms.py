@@ -22,7 +22,6 @@ from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support.tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))
 NETWORK = model(outputs=("reward", "preference"), layers=1)
 FULL = as_jax(ragged()).replace(logps={})

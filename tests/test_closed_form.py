@@ -15,7 +15,6 @@ FOLDER = ROOT / "experiments" / "closed_form"
 TABLE = imported(FOLDER / "run.py")
 BETA = TABLE.BETA
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 RESULTS = {row["loss"]: row for row in json.loads((FOLDER / "results.json").read_text())["rows"]}
 QUICK = (
     "DPO",

@@ -23,7 +23,7 @@ from alignjax.train.run_record import config_json
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 TABLE = imported(ROOT / "configs" / "losses.py")
 QUIET = Console(quiet=True)

@@ -18,7 +18,7 @@ from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compile")]
+pytestmark = pytest.mark.slow
 
 PLACE = ROOT / "experiments"
 COMPARISON, ABLATIONS, LOSSES = (

@@ -31,7 +31,6 @@ from tests.support.tiny import (
 )
 from tests.support.toy_recipes import entropy, mismatched
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH = as_jax(ragged())
 
 

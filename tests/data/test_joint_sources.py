@@ -88,7 +88,7 @@ def margins(batch: Batch) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("instructions", ["joint", "conditional"])
-def test_with_matching_instructions_it_is_dpo(instructions: str, shared: Preferences, quick_compile: None) -> None:
+def test_with_matching_instructions_it_is_dpo(instructions: str, shared: Preferences) -> None:
     plain = preferences(None, 0, dataset=shared, **SIZES)[0]
     batch = joint_preferences(None, 0, dataset=shared, instructions=instructions, **SIZES)[0]
     for ours, theirs in zip(margins(batch), margins(plain), strict=True):
@@ -96,7 +96,7 @@ def test_with_matching_instructions_it_is_dpo(instructions: str, shared: Prefere
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_with_different_instructions_joint_is_not_conditional(joint: JointPreferences, quick_compile: None) -> None:
+def test_with_different_instructions_joint_is_not_conditional(joint: JointPreferences) -> None:
     """The difference is what the policy says about the instructions themselves."""
     found = [
         margins(joint_preferences(None, 0, dataset=joint, instructions=kind, **SIZES)[0])[1]

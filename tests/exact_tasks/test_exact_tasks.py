@@ -20,8 +20,6 @@ from alignjax.games.equilibria import unregularized_nash
 from alignjax.games.game import TabularGame
 from alignjax.types import Batch, Context
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 TASKS = {"sorting": exact_tasks.SORTING, "styles": exact_tasks.STYLES, "distinct": exact_tasks.DISTINCT}
 EOS, FIRST = 2, 4
 

@@ -23,8 +23,6 @@ from alignjax.workspace import Workspace
 
 SIZES = (3, 5)  # two programs of each kind; they are most of the games
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def oracle(oracles: Any) -> Any:

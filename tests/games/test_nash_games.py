@@ -20,7 +20,7 @@ METHODS, BETA, GAMES, MIX, CLAIMS = PLAYERS.METHODS, POINTS.BETA, SUMMARY.GAMES,
 algorithm, play = PLAYERS.algorithm, imported(FOLDER / "playing.py").play
 gap, total_variation, interval, slope = SUMMARY.gap, SUMMARY.total_variation, SUMMARY.interval, SUMMARY.slope
 
-pytestmark = [pytest.mark.usefixtures("quick_compile"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 GAME = GAMES["rock-paper-scissors"]
 START = float(gap(GAME, GAME.reference))
 

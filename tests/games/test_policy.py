@@ -16,7 +16,6 @@ from alignjax.sampling import mixture, own
 from alignjax.types import Batch
 from tests.support.tiny import as_jax, context_of
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LANGUAGE = games.Language(3, 2, (2,))  # c, ac, bc, aa, ab, ba, bb
 
 

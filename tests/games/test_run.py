@@ -24,8 +24,6 @@ from alignjax.train.optimizers import sgd
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 GAME = games.rock_paper_scissors((0.5, 0.3, 0.2), tau=0.1, strength=(0.5, 0.25, 0.4))
 PROMPTS = games.contexts(None, 0, batch_size=8)[0]
 

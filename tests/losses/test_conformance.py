@@ -20,7 +20,6 @@ from tests.support.network import NETWORK, PROMPT, ROWS, full_batch, parameters
 from tests.support.tiny import all_finite, context_of
 from tests.support.together import TRACES, Program, alone, extra_state, moving, pack
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NAMES = [case.name for case in CASES]
 every = pytest.mark.parametrize("case", CASES, ids=NAMES)
 
@@ -85,7 +84,7 @@ def setting(dtype: str, batch: Batch, scale: float = 1.0, of: Program | None = N
 
 
 @pytest.fixture(scope="module")
-def plain(quick_compile: None) -> Callable[[], Any]:
+def plain() -> Callable[[], Any]:
     """Answers in float64 on the full batch, in two microbatches as everywhere below but in the differences."""
 
     def answers() -> Any:
@@ -126,7 +125,7 @@ def test_the_loss_is_alive(case: Case, plain: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def slopes(quick_compile: None) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
+def slopes() -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     """(values, central differences of every loss along a random direction, the direction; values once more): in one
     microbatch, the reference's log-probs as a source stores them; once more with NaN in them where nothing counts."""
     with jax.enable_x64(True):
@@ -274,11 +273,11 @@ def extremes() -> dict[str, Setting]:
 
 
 @pytest.fixture(scope="module")
-def far(quick_compile: None) -> Callable[[str], Mapping[str, Any]]:
+def far() -> Callable[[str], Mapping[str, Any]]:
     return functools.cache(lambda name: extremes()[name].evaluated(metrics=True))
 
 
-def test_extremes_are_extreme(quick_compile: None) -> None:
+def test_extremes_are_extreme() -> None:
     """Margins of 1e4 and more, both ways."""
     assert tuple(extremes()) == EXTREMES
     reached = []

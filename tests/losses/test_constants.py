@@ -16,7 +16,7 @@ from alignjax.config import fn
 from alignjax.types import Array, Batch
 from tests.support.tiny import ragged, standin
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compile")
+pytestmark = pytest.mark.usefixtures("float64")
 ACTIONS = 5
 DRAW = np.random.default_rng(0)
 THETA, REFERENCE, REWARD = DRAW.normal(size=(3, ACTIONS))

@@ -21,7 +21,7 @@ from tests.support.network import parameters
 from tests.support.over_tokens import a_policy, answer, distributions, masks_of, now, same, sure_pairs, told
 from tests.support.tiny import as_jax, difference, sgd
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from alignjax.losses import logic
 from alignjax.types import Batch
 from tests.support.tiny import standin
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 CORES = [logic.unconstrained_core, logic.odds_core, logic.cpo_core, logic.dpo_core]
 
 

@@ -19,7 +19,6 @@ from alignjax.types import Array, Batch
 from tests.support.cases import CASES, CLOSED_FORMS, Case, public_losses
 from tests.support.tiny import ragged, standin
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LOSSES = [case for case in CASES + CLOSED_FORMS if case.pair is not None]
 every = pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.name)
 in_closed_form = [case for case in LOSSES if case.pair.at_zero is not None]

@@ -17,7 +17,7 @@ from alignjax.losses import divergences
 from alignjax.types import Array, Batch
 from tests.support.tiny import as_jax, evaluate, measure, ragged, standin
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 ROWS = 8
 
 

@@ -29,7 +29,7 @@ from tests.support.graded_lists import (
 )
 from tests.support.tiny import as_jax, ragged, standin
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 # ----------------------------------------------------------------------------------------------- two completions

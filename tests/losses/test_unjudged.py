@@ -15,7 +15,7 @@ from alignjax.config import Fn, fn
 from alignjax.types import Array, Batch, Context
 from tests.support.tiny import as_jax, ragged
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compile")
+pytestmark = pytest.mark.usefixtures("float64")
 
 # On any number of completions of a prompt; `sum` of single completions, each by its weight.
 SINGLE: dict[str, Fn] = {

@@ -18,7 +18,6 @@ from alignjax.types import Batch
 from tests.support.published import CASES, SIZES, theirs, written
 from tests.support.tiny import context_of
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS, P, T = 3, 7, 6
 DRAW = np.random.default_rng(0)
 PROMPT_VALID = np.arange(P) >= P - np.array([[4], [P], [2]])

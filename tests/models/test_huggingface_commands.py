@@ -24,8 +24,6 @@ from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support.published import SIZES, theirs, written
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CONFIG = '''
 """A policy with adapters over published weights."""
 from alignjax import losses

@@ -30,7 +30,6 @@ from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support.published import CASES, SIZES, theirs, written
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 DRAW = np.random.default_rng(1)
 VALID = np.stack([np.arange(9) >= 4, np.arange(9) < 6, np.arange(9) >= 0])
 TOKENS = np.where(VALID, DRAW.integers(3, SIZES["vocab_size"], VALID.shape), 0)

@@ -15,7 +15,6 @@ from alignjax.models import Adapted, lora, quantize, unrolled
 from alignjax.types import Params
 from tests.support.tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(layers=2)
 BATCH = as_jax(ragged(seed=1))
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=BATCH.tokens.shape), jnp.float32)

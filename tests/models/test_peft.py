@@ -19,7 +19,6 @@ from alignjax.types import Model, Params
 from tests.support.published import theirs, written
 from tests.support.tiny import difference
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TOKENS = np.random.default_rng(0).integers(3, 37, (2, 9))
 EVERYTHING = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -16,7 +16,6 @@ from alignjax.models.weights import NF4
 from alignjax.types import Params
 from tests.support.tiny import as_jax, difference, gradient, model, parameters, ragged, scorer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(layers=1)
 BATCH = as_jax(ragged(seed=1))
 WEIGHTS = jnp.ones(BATCH.tokens.shape)

@@ -28,7 +28,6 @@ from tests.support.tiny import (
     scorer,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 BATCH = as_jax(ragged(seed=1, n=3, gaps=True))
 WEIGHTS = jnp.asarray(np.random.default_rng(0).normal(size=BATCH.tokens.shape), jnp.float32)
 

@@ -19,7 +19,6 @@ from alignjax.sampling.decode_weights import decode_weights
 from alignjax.types import Batch, Role
 from tests.support.tiny import as_jax, context, model, parameters, ragged, scorer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(layers=1)
 POLICY, REFERENCE = parameters(NETWORK, 0), parameters(NETWORK, 1)
 PROMPTS = Batch(**{name: getattr(as_jax(ragged(seed=2)), name) for name in ("prompt", "prompt_valid", "example_id")})

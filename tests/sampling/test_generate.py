@@ -16,7 +16,6 @@ from alignjax.sampling import History, Stream, mixture
 from alignjax.types import Batch
 from tests.support.tiny import as_jax, context_of, model, parameters, ragged, scorer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model()
 POLICY, REFERENCE = parameters(NETWORK, 0), parameters(NETWORK, 1)
 PROMPTS = Batch(**{name: getattr(as_jax(ragged(seed=2)), name) for name in ("prompt", "prompt_valid", "example_id")})

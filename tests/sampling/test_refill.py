@@ -16,7 +16,6 @@ from alignjax.sampling import History, Stream, mixture
 from alignjax.types import Batch, Metrics
 from tests.support.tiny import as_jax, context_of, model, parameters, ragged, scorer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(
     window=5, layers=1
 )  # what has fallen out of a window, and what a slot holds of its last completion, is not seen

@@ -205,9 +205,7 @@ def looked_at(relabel: Any, loss: Any, **parts: int) -> dict[str, Any]:
     ],
     ids=["goal_pairs", "hindsight"],
 )
-def test_relabelled_rows_stay_together(
-    relabel: Any, loss: Any, parts: str, metrics: tuple[str, ...], quick_compile: None
-) -> None:
+def test_relabelled_rows_stay_together(relabel: Any, loss: Any, parts: str, metrics: tuple[str, ...]) -> None:
     """Cut into pieces, the mean over pieces is that of the whole: a completion meets its own goal in every piece.
     Contrasts with instructions of another row would differ."""
     stage = fn(relabel, edges=EDGES, goals=GOALS)

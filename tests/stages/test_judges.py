@@ -17,7 +17,6 @@ from alignjax.stages.judge import probability
 from alignjax.types import Array, Batch, Context, Key, with_metrics
 from tests.support.tiny import as_jax, context, context_of, difference, model, parameters, ragged
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NETWORK = model(outputs=("preference", "reward"))
 PARAMS = parameters(NETWORK)
 BATCH = as_jax(ragged(n=3)).replace(preference=None)

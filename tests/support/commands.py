@@ -22,7 +22,6 @@ def environment(shared: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ALIGNJAX_CACHE": str(shared / "data"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # tiny runs wait for the compiler more than for its programs
         "COLUMNS": "100",
     }
 

@@ -22,7 +22,6 @@ from tests.support.collectives import all_gathers
 from tests.support.network import AXES, full_batch, parameters
 from tests.support.together import SCOPE, Program, extra_state, moving
 
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_enable_x64", True)
 QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
 MESHES = {"8x1": (1, 8, 1), "4x2": (1, 4, 2), "2x2x2": (2, 2, 2)}

@@ -37,7 +37,7 @@ from tests.support.collectives import Gather, all_gathers
 from tests.support.tiny import model as tiny_model, ragged
 from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, filled, judged
 
-# Beside jax_disable_most_optimizations: what runs for milliseconds is to compile in one second, not in three.
+# Beside JAX_DISABLE_MOST_OPTIMIZATIONS: what runs for milliseconds is to compile in one second, not in three.
 QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
 # Sizes that 2 x 2 x 2 devices divide, and by which an array's shape says what it is.
 LAYERS, VOCAB, WIDTH, MLP, ROWS, N, T = 2, 40, 16, 24, 8, 2, 7
@@ -375,7 +375,6 @@ def main() -> None:
     gc.set_threshold(100_000)  # tracing makes many objects and little garbage
     os.environ.setdefault("PJRT_NPROC", "16")  # threads: with one per core, devices may wait for each other for ever
     jax.config.update("jax_num_cpu_devices", 8)
-    jax.config.update("jax_disable_most_optimizations", True)
     words = sys.argv[1:]
     if unknown := {*words} - {*MESHES, *BUILDS, "--part"}:
         sys.exit(f"there are no {', '.join(unknown)}; recipes: {', '.join(BUILDS)}; meshes: {', '.join(MESHES)}")

@@ -195,7 +195,6 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    jax.config.update("jax_disable_most_optimizations", True)
     arguments = options()
     if arguments.place:
         coordinator, count, number = arguments.place

@@ -25,7 +25,6 @@ from tests.support.tiny import as_jax, difference, model, ragged, sgd
 from tests.support.toy_recipes import PLAYED
 from tests.train.test_played import SMALL, batch_of
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))
 NETWORK = model(layers=1)
 PAIRS = as_jax(ragged()).replace(logps={}, prompts={"domain": jnp.array([0, 0, 0, 1])})

@@ -31,7 +31,6 @@ from tests.support.commands import ROOT
 from tests.support.tiny import model, sgd
 from tests.support.toy_recipes import PLAYED, RECIPES, iterations
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))
 SMALL = {"vocab": 12, "width": 8, "layers": 1, "heads": 2, "kv_heads": 1, "mlp": 8}
 OPTIMIZER = fn(sgd, learning_rate=0.05)

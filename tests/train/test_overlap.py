@@ -31,7 +31,6 @@ from alignjax.workspace import Workspace
 from tests.support import toy_online, toy_run
 from tests.support.tiny import standin
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 QUIET = Console(quiet=True)
 
 

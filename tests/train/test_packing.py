@@ -24,8 +24,6 @@ from alignjax.types import Batch, Hidden, Model, Role
 from alignjax.workspace import Workspace
 from tests.support import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 ROWS = Packing(prompts=4, length=56)  # of 4 * (6 + 2 * 7) = 80 padded slots
 NOWHERE = Workspace(Path("nowhere"))
 

@@ -32,8 +32,6 @@ from alignjax.types import Algorithm, Batch, Context, Key, Role
 from alignjax.workspace import Workspace
 from tests.support import tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 ROWS, SIZE, STEPS = 10, 4, 6  # two epochs and a bit, and a last batch to be filled up
 
 

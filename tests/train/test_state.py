@@ -18,7 +18,6 @@ from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support.tiny import difference, model, sgd
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NOWHERE = Workspace(Path("nowhere"))
 NETWORK = model(layers=1)
 

@@ -21,7 +21,6 @@ from alignjax.workspace import Workspace
 from tests.support.tiny import all_finite, as_jax, difference, model, parameters, ragged, sgd
 from tests.support.toy_recipes import COUPLED, RECIPES, recipe
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 # The online recipes share the update of the offline ones: `test_online_recipes_share_the_update_of_the_offline_ones`.
 OFFLINE = ["sft", "preference_model", "reward_model", "dpo", "ipo", "slic"]
 UPDATES = [*OFFLINE, *COUPLED]
