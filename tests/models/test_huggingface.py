@@ -16,7 +16,7 @@ from alignjax.models import huggingface, transformer
 from alignjax.sampling import Filters, Sampling, generate
 from alignjax.types import Batch
 from tests.support.published import CASES, SIZES, theirs, written
-from tests.support.tiny import context_of
+from tests.support.tiny import context_of, slow_but
 
 ROWS, P, T = 3, 7, 6
 DRAW = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def expected(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return logits.numpy(), logps, out[:, P:].numpy()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [slow_but("llama3", "gemma2", name=case) for case in CASES])
 def test_a_language_model(case: str, root: Path) -> None:
     folder = written(case, root)
     network = transformer(huggingface.config_of(folder))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from alignjax.config import Fn, fn
 from alignjax.models import TransformerConfig, transformer
@@ -32,6 +33,11 @@ def parameters(network: Model, seed: int = 0) -> Any:
     params = jax.jit(network.init)(jax.random.key(seed))
     heads = {name: jax.tree.map(lambda leaf: 3 * leaf, head) for name, head in params["heads"].items()}
     return {**params, "embed": 2 * params["embed"], "heads": heads}
+
+
+def slow_but(*quick: str, name: str) -> Any:
+    """A parameter of the slow tier, unless it is one of these."""
+    return name if name in quick else pytest.param(name, marks=pytest.mark.slow)
 
 
 def sgd(*, learning_rate: float = 1.0) -> optax.GradientTransformation:

@@ -109,6 +109,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         assert process.wait(timeout=10) == -signal.SIGINT
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_time_only(straight: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     folder, final = straight
     with pytest.raises(SystemExit):

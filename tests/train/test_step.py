@@ -18,7 +18,7 @@ from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, Role
 from alignjax.workspace import Workspace
-from tests.support.tiny import all_finite, as_jax, difference, model, parameters, ragged, sgd
+from tests.support.tiny import all_finite, as_jax, difference, model, parameters, ragged, sgd, slow_but
 from tests.support.toy_recipes import COUPLED, RECIPES, recipe
 
 # The online recipes share the update of the offline ones: `test_online_recipes_share_the_update_of_the_offline_ones`.
@@ -36,11 +36,6 @@ def made(algorithm: Algorithm) -> TrainState:
     return TrainState(own, optimizers, jnp.zeros((), jnp.int32), jnp.uint32(3))
 
 
-def slow_but(*quick: str, name: str) -> Any:
-    """A parameter of the slow tier, unless it is one of these."""
-    return name if name in quick else pytest.param(name, marks=pytest.mark.slow)
-
-
 def copied(state: TrainState) -> TrainState:
     """`update` donates its state; this one may be given away."""
     return jax.tree.map(jnp.copy, state)
@@ -53,11 +48,10 @@ def test_microbatches_change_neither_loss_nor_gradient(name: str) -> None:
     before, (after, metrics) = copied(state).roles, make_update(recipe(name))(copied(state), BATCH)
     gradient = jax.tree.map(lambda a, b: a - b, before, after.roles)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-3
-    for pieces in (2, 4) if name in ("dpo", "sorted") else (4,):
-        other, other_metrics = make_update(recipe(name, pieces))(copied(state), BATCH)
-        np.testing.assert_allclose(metrics["loss"], other_metrics["loss"], rtol=1e-5)
-        assert difference(gradient, jax.tree.map(lambda a, b: a - b, before, other.roles)) < 2e-5
-        assert metrics.keys() == other_metrics.keys()
+    other, other_metrics = make_update(recipe(name, 4 if name == "dpo" else 2))(copied(state), BATCH)
+    np.testing.assert_allclose(metrics["loss"], other_metrics["loss"], rtol=1e-5)
+    assert difference(gradient, jax.tree.map(lambda a, b: a - b, before, other.roles)) < 2e-5
+    assert metrics.keys() == other_metrics.keys()
 
 
 def test_microbatches_that_do_not_divide_are_refused() -> None:
