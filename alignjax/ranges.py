@@ -54,12 +54,12 @@ Number = Annotated[float, Range()]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Limit = Annotated[float, Range(0, math.inf, above=True)]  # infinity is a limit that never binds
+Threshold = Annotated[float, Range(0, math.inf)]  # infinity is reached by nothing
 Fraction = Annotated[float, Range(0, 1)]
 Share = Annotated[float, Range(0, 1, above=True)]
 Decay = Annotated[float, Range(0, 1, below=True)]
 Within = Annotated[float, Range(0, 1, above=True, below=True)]
 ErrorRate = Annotated[float, Range(0, 0.5, below=True)]  # a label that is wrong half of the time says nothing
-Smoothing = Annotated[float, Range(0, 0.5, above=True, below=True)]
 Reliability = Annotated[float, Range(0.5, 1, above=True, below=True)]
 Edge = Annotated[float, Range(0, 0.5, above=True)]
 Bits = typing.Literal[4, 8]

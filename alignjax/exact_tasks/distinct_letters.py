@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from alignjax.config import fn
 from alignjax.exact_tasks.task import ExactTask, Measure, answer_length, ended, letter_counts, prompt_letters
-from alignjax.ranges import NonNegative, Positive
+from alignjax.ranges import NonNegative
 from alignjax.stages.judge import bradley_terry
 from alignjax.types import Array, Batch, Context, Key
 
@@ -85,7 +85,7 @@ def distinct_exactly(batch: Batch) -> Array:
     return (distinct_score(batch) == 1).astype(jnp.float32)
 
 
-def distinct_gold(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0) -> Array:
+def distinct_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 12.0) -> Array:
     """Gold judge of distinct letters: P(y > y') = S(scale (s - s')) of the gold scores s.
 
     Args:
@@ -100,7 +100,9 @@ def distinct_gold(context: Context, batch: Batch, key: Key, *, scale: Positive =
     return bradley_terry(distinct_score(batch), scale)
 
 
-def long_liking(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0, bonus: NonNegative = 3.0) -> Array:
+def long_liking(
+    context: Context, batch: Batch, key: Key, *, scale: NonNegative = 12.0, bonus: NonNegative = 3.0
+) -> Array:
     """Annotator who likes length: P(y > y') = S(scale (s - s') + bonus (l - l')), s the gold scores and l the lengths
     in letters.
 

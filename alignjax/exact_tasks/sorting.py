@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from alignjax.config import fn
 from alignjax.exact_tasks.task import ExactTask, Measure, first_letters, letter_counts, prompt_letters, slipped
-from alignjax.ranges import Positive
+from alignjax.ranges import NonNegative
 from alignjax.stages.judge import bradley_terry
 from alignjax.types import Array, Batch, Context, Key
 
@@ -80,7 +80,7 @@ def sorted_exactly(batch: Batch) -> Array:
     return (right & exact).astype(jnp.float32)
 
 
-def sorting_gold(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0) -> Array:
+def sorting_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 12.0) -> Array:
     """Gold judge of sorting: P(y > y') = S(scale (s - s')) of the gold scores s.
 
     Args:

@@ -15,7 +15,7 @@ import numpy as np
 from alignjax.config import fn
 from alignjax.exact_tasks.task import ExactTask, Measure, first_letters, prompt_letters, slipped
 from alignjax.pair_layout import all_pairs, preference_matrix
-from alignjax.ranges import Positive, Style
+from alignjax.ranges import NonNegative, Style
 from alignjax.stages.judge import probability
 from alignjax.types import Array, Batch, Context, Key
 
@@ -103,7 +103,7 @@ def style_share(batch: Batch, *, style: Style) -> Array:
     return _read(batch)[0][..., style]
 
 
-def beaten_by(batch: Batch, *, style: Style, scale: Positive = 12.0) -> Array:
+def beaten_by(batch: Batch, *, style: Style, scale: NonNegative = 12.0) -> Array:
     """Gives the probability [B,N] that a faultless answer of a style beats the answer.
 
     The largest of a policy's three means is its exploitability by a rival that keeps to one way of answering: without
@@ -119,7 +119,7 @@ def beaten_by(batch: Batch, *, style: Style, scale: Positive = 12.0) -> Array:
     return probability(_log_odds(rival, jnp.ones_like(quality), kind, quality, scale))
 
 
-def against_nash(batch: Batch, *, scale: Positive = 12.0) -> Array:
+def against_nash(batch: Batch, *, scale: NonNegative = 12.0) -> Array:
     """Gives the probability [B,N] that the answer beats one of the Nash mixture: at most 1/2.
 
     Args:
@@ -136,7 +136,7 @@ def _log_odds(style: Array, quality: Array, other: Array, others: Array, scale: 
     return scale * (quality - others) + quality * others * jnp.einsum("...k,kl,...l->...", style, cycle, other)
 
 
-def styles_gold(context: Context, batch: Batch, key: Key, *, scale: Positive = 12.0) -> Array:
+def styles_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 12.0) -> Array:
     """Gold judge of styles, intransitive: P(y > y') = S(scale (q - q') + q q' C[style, style']), q the qualities and C
     the log-odds of the cycle.
 

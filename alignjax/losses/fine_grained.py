@@ -16,7 +16,7 @@ from alignjax.losses.decorators.pairwise import pair_indices, score_pairs
 from alignjax.losses.decorators.sequences import mask_of, scored
 from alignjax.losses.margin import dpo
 from alignjax.losses.masks import edited_of, normalized, span_mask
-from alignjax.ranges import Limit, Natural, NonNegative, Positive
+from alignjax.ranges import Natural, NonNegative, Number, Positive, Threshold
 from alignjax.types import Batch, Context, Mean, Metrics
 
 
@@ -102,7 +102,7 @@ def figa(
     *,
     inserted: NonNegative = 1.0,
     deleted: NonNegative = 0.5,
-    likely: NonNegative = 0.6,
+    likely: Number = 0.6,
     role: str = "policy",
     revised: Natural = 0,
     original: Natural = 1,
@@ -156,7 +156,7 @@ def cut(
     context: Context,
     batch: Batch,
     *,
-    lambda_: Limit = 1.1,
+    lambda_: Threshold = 1.1,
     alpha: NonNegative = 1.0,
     role: str = "policy",
     view: str = "judged",

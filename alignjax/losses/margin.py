@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.losses.decorators.pairwise import pairwise
-from alignjax.ranges import ErrorRate, Positive, Smoothing, Within
+from alignjax.ranges import ErrorRate, Positive, Within
 from alignjax.types import Array
 
 
@@ -149,7 +149,7 @@ def discopop(margin: Array, *, beta: Positive = 0.05, temperature: Within = 0.05
 
 
 @pairwise
-def exo(margin: Array, preference: Array, *, beta: Positive = 0.1, epsilon: Smoothing = 1e-3) -> Array:
+def exo(margin: Array, preference: Array, *, beta: Positive = 0.1, epsilon: ErrorRate = 1e-3) -> Array:
     """EXO on pairs: the KL divergence of the policy's choice q = S(beta h) from the label's, q log(q / t) + (1-q)
     log((1-q) / (1-t)), t = (1-epsilon) p + epsilon (1-p) (arXiv:2402.00856).
 
@@ -161,7 +161,7 @@ def exo(margin: Array, preference: Array, *, beta: Positive = 0.1, epsilon: Smoo
         margin: Difference of the log-ratios [..,K], nats.
         preference: Probability p that the first completion is preferred [..,K].
         beta: Inverse temperature of the log-ratio.
-        epsilon: Smoothing of the label, above 0 (the reverse KL from a hard label is infinite).
+        epsilon: Smoothing of the label; 0 is for soft labels alone (the reverse KL from a hard one is infinite).
 
     Returns:
         Loss per pair [..,K], nats.

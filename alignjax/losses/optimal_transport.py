@@ -26,7 +26,7 @@ def _dominance(
     """Logistic loss of above - below [B,K] by rank. Rows of the batch are cut into groups in order; pairs that have no
     side to be on take no part."""
     rows = above.shape[0]
-    if groups < 1 or rows % groups:
+    if rows % groups:
         raise ConfigError(f"groups={groups} does not divide the {rows} prompts of the batch")
     on = (pair.weight != 0) & (pair.label != 0.5)
     above, below, on = (values.reshape(groups, -1) for values in (above, below, on))

@@ -77,8 +77,8 @@ def axis_sizes(config: MeshConfig, devices: int, slices: int = 1) -> tuple[int, 
     def wrong(what: str) -> ConfigError:
         return ConfigError(f"mesh {dict(zip(AXES, sizes, strict=True))}{what}")
 
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise wrong(": sizes are positive, and at most one is -1 for what is left")
+    if sizes.count(-1) > 1:
+        raise wrong(": at most one size is -1, for what is left")
     known = int(np.prod([size for size in sizes if size != -1]))
     if -1 in sizes:
         sizes[sizes.index(-1)] = devices // known

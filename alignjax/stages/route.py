@@ -77,7 +77,7 @@ def route_pairs(
 
 def _by_class(batch: Batch, by: str, table: Array) -> Array:
     """The row of `table` [C,..] for the class of each prompt, [B,..]; zeros for a class that it does not have."""
-    member = (batch.need("prompts", by, of="a route")[:, None] == jnp.arange(len(table))).astype(table.dtype)
+    member = (batch.need("prompts", by, of="a route")[:, None] == jnp.arange(len(table))[None]).astype(table.dtype)
     return jnp.tensordot(member, table, axes=1)
 
 

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 import transformers
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, DataError
 from alignjax.data import load_tokenizer
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.text.chat import load_template, render, turn_end
@@ -135,7 +135,7 @@ def test_the_template_of_a_folder(tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": given}))
         assert render(TALK, str(tmp_path)) == expected
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ 3')
-    with pytest.raises(ConfigError, match=r"tokenizer_config\.json cannot be read: not JSON"):
+    with pytest.raises(DataError, match=r"tokenizer_config\.json cannot be read: not JSON"):
         load_template(str(tmp_path))
     (tmp_path / "chat_template.jinja").write_text("{{ 4 }}\n")
     assert render(TALK, str(tmp_path)) == "4"

@@ -256,9 +256,8 @@ def test_groups_are_sorted_apart(loss: Fn) -> None:
     out = batch.replace(pair_weight=weight, preference=preference)
     kept = np.array([0, 2, 4, 5, 7])  # row 3 is a tie, which is on no side
     np.testing.assert_allclose(run(loss, logps, out)[0], run(loss, logps[kept], rows_of(batch, kept))[0], rtol=1e-12)
-    for groups in (3, 0):
-        with pytest.raises(ConfigError, match=rf"groups={groups} does not divide the 8 prompts"):
-            run(loss.replace(groups=groups), logps, batch)
+    with pytest.raises(ConfigError, match=r"groups=3 does not divide the 8 prompts"):
+        run(loss.replace(groups=3), logps, batch)
 
 
 def test_a_weighted_sum_is_entries_beside_each_other() -> None:

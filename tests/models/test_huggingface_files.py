@@ -20,7 +20,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from alignjax.config import ConfigError, fn
+from alignjax.config import ConfigError, DataError, fn
 from alignjax.models import TransformerConfig, huggingface, transformer
 from alignjax.roles import copy_of
 from alignjax.train.optimizers import sgd
@@ -281,7 +281,7 @@ def test_what_is_refused(what: str, root: Path, tmp_path: Path, monkeypatch: pyt
     change, message = BROKEN[what]
     change(folder)
     monkeypatch.setattr(jax, "make_array_from_callback", lambda *_: pytest.fail("took memory"))
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises((ConfigError, DataError)) as refused:
         loaded(folder)
     assert message in str(refused.value)
 

@@ -131,14 +131,19 @@ def test_divergence_names_step_and_metric_and_keeps_the_good_checkpoint(tmp_path
 
 
 def test_weights_that_broke_in_the_last_update_are_not_saved(tmp_path: Path) -> None:
+    experiment = toy_run.experiment(steps=1)
+    policy = experiment.algorithm.roles["policy"]
+    far = policy.optimizer.replace(learning_rate=3e38, weight_decay=1e9, warmup_steps=0)
+    roles = {**experiment.algorithm.roles, "policy": dataclasses.replace(policy, optimizer=far)}
+    broken = dataclasses.replace(experiment, algorithm=dataclasses.replace(experiment.algorithm, roles=roles))
     with pytest.raises(NotFinite, match=r"weights policy/x are not finite after step 1"):
-        run(toy_run.experiment(steps=1, learning_rate=float("inf")), tmp_path)
+        run(broken, tmp_path)
     assert checkpoint.steps(tmp_path) == []
 
 
 def test_an_unwritable_folder_and_a_full_disk_are_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot write the run folder"):
+    with pytest.raises(ConfigError, match=r"file/config\.json cannot be written: .*name another folder"):
         run(toy_run.experiment(steps=2), tmp_path / "file")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
     monkeypatch.setattr(step_module, "_update", lambda *_: pytest.fail("trained"))

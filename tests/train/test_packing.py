@@ -155,7 +155,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         score(small(group_chunks=2))
     with pytest.raises(ConfigError, match="'policy' cannot run over packed rows"):
         score(dataclasses.replace(network, hidden=plain))
-    with pytest.raises(ConfigError, match="positive"):
+    with pytest.raises(ConfigError, match=r"Packing\.prompts is 0"):
         Packing(prompts=0, length=8)
     for more in ({"minibatches": 2}, {"epochs": 2}):
         with pytest.raises(ConfigError, match="minibatches=1"):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.config import ConfigError, fn
+from alignjax.config import ConfigError, DataError, fn
 from alignjax.train import run_record
 from alignjax.train.run_record import check_same, config_hash, differences
 from alignjax.types import Model
@@ -99,5 +99,5 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": 1}
     path.write_text('{"a": ')
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(DataError, match="not JSON"):
         read_json(path)

@@ -176,7 +176,7 @@ def bucket_shapes(buckets: Buckets, prompt_length: int, length: int) -> Buckets:
         return ()
     shapes = (*buckets, (prompt_length, length))
     for small, large in itertools.pairwise(shapes):
-        if small == large or small[0] < 1 or any(a > b for a, b in zip(small, large, strict=True)):
+        if small == large or any(a > b for a, b in zip(small, large, strict=True)):
             raise ConfigError(
                 f"buckets={buckets}: {small} comes before {large}; shapes grow up to {(prompt_length, length)}, which "
                 "is present without being named"

@@ -142,8 +142,8 @@ def _add_listed(folder: Path, backend: hf.Tokenizer, settings: Mapping[str, Any]
         listed = {int(i): _token(config, f"added_tokens_decoder[{i}]", value) for i, value in decoder.items()}
         counted = json_object(folder / ADDED) if later else {}
         both = {int(i): hf.AddedToken(token, normalized=False, special=True) for token, i in counted.items()}
-    except (ConfigError, DataError) as error:
-        raise ConfigError(f"the tokens added to {folder} cannot be read ({error})") from error
+    except (ConfigError, DataError):
+        raise  # worded already
     except (ValueError, AttributeError, TypeError) as error:
         raise ConfigError(f"the tokens added to {folder} cannot be read ({error}); download it again") from error
     if later:  # a SentencePiece model reads the text between these tokens, not they the text that it rewrites
