@@ -162,7 +162,8 @@ def test_agreement_counts_what_is_decided():
 def test_a_judge_says_what_it_shares_with_the_training_judge(tmp_path: Path):
     def step(name, **config):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "done.json").write_text(json.dumps({"config": config, "hash": "", "seconds": 1.0}))
+        done = {"config": config, "hash": "", "seconds": 1.0, "summary": {}}
+        (tmp_path / name / "done.json").write_text(json.dumps(done))
 
     def judge(stage, split, seed, sampler="sft"):
         start = {"type": "restored", "stage": stage}
