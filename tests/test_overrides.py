@@ -242,3 +242,10 @@ def test_every_slot_accepts_its_own_value(make):
     for slot in overrides.slots(config):
         again = overrides.override(config, slot.path.replace("self_play", "self-play"), overrides.as_words(slot.value))
         assert value_at(again, slot.path) == slot.value, slot.path
+
+
+def test_a_tuple_that_may_be_left_out_is_written_with_commas() -> None:
+    optional = tuple[int, ...] | None
+    assert overrides.parse("stop", ["(5,-7)"], optional) == (5, -7)
+    assert overrides.parse("stop", ["5"], optional) == (5,)
+    assert overrides.parse("stop", ["None"], optional) is None

@@ -152,7 +152,7 @@ def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
         return words[0]
     if bool in options and (not words or (len(words) == 1 and words[0].lower() in ("true", "false"))):
         return not words or words[0].lower() == "true"
-    if typing.get_origin(annotation) is tuple and len(words) == 1:
+    if len(words) == 1 and words[0].lower() != "none" and any(typing.get_origin(option) is tuple for option in options):
         words = [word.strip() for word in words[0].strip("()[] ").split(",") if word.strip()]
     if words and type(None) in options and words[0].lower() == "none":
         words = ["None", *words[1:]]

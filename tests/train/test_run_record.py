@@ -99,5 +99,5 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": 1}
     path.write_text('{"a": ')
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match=r"not JSON .* put a copy of it back"):
         read_json(path)
