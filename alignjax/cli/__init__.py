@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -21,10 +22,11 @@ import tyro
 
 from alignjax.cli.compile_cache import keep_compiled_programs
 from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Sweep, Train
-from alignjax.outside import reason, user_path, visible
+from alignjax.outside import user_path, visible
 from alignjax.outside.terminal import ready_streams, silence
 
 USER_ERROR = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REPORT = "If the traceback ends in alignjax, please report it with these lines."
 INTERRUPTED = 130
 
@@ -179,9 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _said(error: Exception, show: bool) -> int:
     """Says on stderr what ended a command, and returns its exit status."""
-    if isinstance(error, OSError) and (lost := _lost_output()):
-        print(f"error: standard output cannot be written: {lost}", file=sys.stderr)
-        return 1
+    if isinstance(error, OSError) and error.errno in DISK_FULL:  # wherever it is met, it is nobody's bug
+        silence("stdout")
+        where = f" for {visible(str(error.filename))}" if error.filename else ""
+        print(f"error: {error.strerror}{where}; make room and run the command again", file=sys.stderr)
+        return USER_ERROR
     users = is_users(error)
     if show or not users:
         print(visible(traceback.format_exc()), end="", file=sys.stderr)
@@ -189,13 +193,3 @@ def _said(error: Exception, show: bool) -> int:
     if not users:
         print(f"Nobody expected this {type(error).__name__}. {REPORT}", file=sys.stderr)
     return getattr(error, "exit_status", USER_ERROR) if users else 1
-
-
-def _lost_output() -> str:
-    """Why standard output takes nothing any more, a full disk for example; "" if it does."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        silence("stdout")
-        return reason(error)
-    return ""

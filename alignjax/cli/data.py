@@ -150,7 +150,10 @@ def show_rows(dataset: Dataset, split: str, rows: int, seed: int, console: Conso
         row = records[number]
         console.print(_row_panel(dataset, split, number, row))
         pieces = [tokenizer.decode([token]) for token in row["prompt_tokens"][:24]]
-        console.print(Text("first tokens  ", style="dim") + Text("|".join(pieces).replace("\n", "\\n"), style="cyan"))
+        console.print(
+            Text("first tokens  ", style="dim")
+            + Text(outside.visible("|".join(pieces)).replace("\n", "\\n"), style="cyan")
+        )
 
 
 def summary_table(dataset: Dataset, account: dict[str, Any]) -> Table:
@@ -169,7 +172,8 @@ def summary_table(dataset: Dataset, account: dict[str, Any]) -> Table:
         table.add_row("left out", ", ".join(left_out))
     for path, file in account.get("files", {}).items():
         bad = [f"{rows['count']} {why} ({_lines(rows)})" for why, rows in file["bad_rows"].items()]
-        table.add_row(path, f"{file['read']:,} read; bad: {'; '.join(bad) or 'none'}")
+        told = ", ".join(f"{count:,} as {layout}" for layout, count in file.get("layouts", {}).items())
+        table.add_row(path, f"{file['read']:,} read{told and f' ({told})'}; bad: {'; '.join(bad) or 'none'}")
     special = ", ".join(f"{name} {number}" for name, number in account["special"].items())
     table.add_row("vocabulary", f"{account['vocab_size']:,} tokens ({special})")
     table.add_row("frame", f"{dataset.prefix!r} post {dataset.suffix!r}")
@@ -204,7 +208,7 @@ def length_table(dataset: Dataset, splits: list[str]) -> Table:
 
 
 def _row_panel(dataset: Dataset, split: str, number: int, row: dict[str, Any]) -> Panel:
-    prefix, suffix = (Text(text, style="dim") for text in (dataset.prefix, dataset.suffix))
+    prefix, suffix = (Text(text, style="dim") for text in map(outside.visible, (dataset.prefix, dataset.suffix)))
     body = prefix + Text(_clipped(row["prompt"].decode())) + suffix
     for k, text in enumerate(row["completions"]):
         score = f", score {row['scores'][k]:g}" if len(row["scores"]) else ""
@@ -217,8 +221,11 @@ def _row_panel(dataset: Dataset, split: str, number: int, row: dict[str, Any]) -
     title = (
         f"{split} row {number}, {len(row['prompt_tokens'])} + {[len(each.ids) for each in completions_of(row)]} tokens"
     )
-    return Panel(body, title=Text(title), subtitle=Text(meta), title_align="left", subtitle_align="right")
+    return Panel(
+        body, title=Text(title), subtitle=Text(outside.visible(meta)), title_align="left", subtitle_align="right"
+    )
 
 
 def _clipped(text: str, most: int = 1200) -> str:
+    text = outside.visible(text)
     return text if len(text) <= most else f"{text[:most]} [... {len(text) - most:,} more characters]"

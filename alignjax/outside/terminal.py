@@ -34,14 +34,22 @@ def console(*, stderr: bool = False, **settings: Any) -> Console:
     """
     made = Console(**{"stderr": stderr, "markup": False, "highlight": False, "emoji": False, **settings})
     # All that is printed passes through `render` as segments: text of data on its own, rich's codes for colors apart.
-    render = made.render
+    # Strings are changed before that already, so that columns are as wide as what is shown.
+    render, made_text = made.render, made.render_str
+    made.render_str = lambda text, **named: made_text(visible(text), **named)  # type: ignore[method-assign]
 
     def rendered(*arguments: Any, **named: Any) -> Any:
         for segment in render(*arguments, **named):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     made.render = rendered  # type: ignore[method-assign]
+    made.on_broken_pipe = _reader_gone  # type: ignore[method-assign]
     return made
+
+
+def _reader_gone() -> None:
+    """What rich takes for a failure is a reader that has seen enough: `alignjax list | head`."""
+    raise BrokenPipeError
 
 
 def ready_streams() -> None:

@@ -18,6 +18,7 @@ from alignjax.evaluate.report import figures, learning_curves, schema
 from alignjax.evaluate.report.over_optimization_figure import over_optimization_figure
 from alignjax.evaluate.report.pages import html_report, markdown_report
 from alignjax.evaluate.report.wording import DASH, headline, interval_parts, interval_text, player_rows
+from alignjax.outside import visible
 
 COMPACT = ("player", "win rate", "vs", "KL to", "ROUGE", "length")  # columns of the terminal's table
 LONGEST = 200  # characters of a text in the terminal
@@ -120,8 +121,8 @@ def _answers(results: schema.Results, sample: Any) -> Table:
     grid = Table(show_header=False, pad_edge=False, box=None)
     answers = {schema.label(results, player): text for player, text in sample["outputs"].items()}
     for name, text in {"prompt": sample["post"], **answers}.items():
-        line = " ".join(text.split())
-        grid.add_row(Text(name, style="bold"), Text(line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."))
+        line = visible(" ".join(text.split()))
+        grid.add_row(Text(visible(name), style="bold"), Text(line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."))
     return grid
 
 
