@@ -71,7 +71,9 @@ def generate(flags: Generate) -> int:
 
 
 def _typed() -> Iterator[str]:
-    """Prompts from the terminal, until an empty line or the end of the input."""
+    """Prompts from the terminal, until an empty line or the end of the input. Raises ConfigError if that is closed."""
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed; name a file of prompts, --prompt-file FILE")
     if sys.stdin.isatty():
         print("Type a prompt; an empty line ends.", file=sys.stderr)
     while (prompt := _asked()).strip():
