@@ -242,7 +242,7 @@ def markdown(results: Mapping[str, Any]) -> str:
          *(study.number(study.over_seeds(results["accuracy"][where][curve]), 100, 1) for where in ACCURACIES)]
         for curve in runs[0]["curves"]
     ]  # fmt: skip
-    at = [f"gold win rate at {nats:g} nats (%)" for nats in NATS]
+    at = [f"gold win rate at {nats:g} nat{'s' * (nats != 1)} (%)" for nats in NATS]
     headings = [f"accuracy on {pairs}, tau = {KEPT} (%)" for pairs in ACCURACIES.values()]
     second = study.markdown(["curve", *at, "best of its points (%)", *headings], values)
     rest = "".join(f"\nNot compared, one of the two never came as far: {claim}.\n" for claim in results["not_reached"])
