@@ -3,16 +3,22 @@ up to and with the end of the assistant's turn."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers as hf
 import transformers
 
-from alignjax.data import Instructions, Preferences, Tokenizer, load_tokenizer
+from alignjax.data import Instructions, Preferences, Tokenizer, load_tokenizer, preferences, tokenizer_of
 from alignjax.data.datasets.conversations import written
-from alignjax.data.datasets.framing import CONTENT, FRAME, SYSTEM, Tokens, encoded
+from alignjax.data.datasets.framing import CONTENT, FRAME, OTHERS, SYSTEM, Tokens, encoded
+from alignjax.data.datasets.parsing import BadRow
+from alignjax.data.sources.batch_layout import completion_ids, framed_ids
 from alignjax.data.text.chat import turn_end
 from tests.support.chat_families import FAMILIES, Family, write_tokenizer
 
@@ -92,3 +98,154 @@ def test_prompt_and_completion_are_the_whole_conversation(folder, name: str, tal
     assert texts.get(SYSTEM, "brief").strip() in ("Be brief.", "brief")
     frame = tokenizer.decode(i for i, part in zip(prompt.ids, prompt.parts, strict=True) if part == FRAME)
     assert "two and two" not in frame
+
+
+def test_every_turn_of_the_assistant_is_learned(folder) -> None:
+    """With turns="all" the whole conversation is the same tokens, and the mask is what the template marks itself."""
+    talk, family = [SYSTEM_MESSAGE, ASK, ANSWER, AGAIN, PLAIN], FAMILIES["tools"]
+    prompt, (completion,), tokenizer = rows_of(folder("tools"), {"messages": talk}, turns="all")
+    assert [*prompt.ids, *completion.ids] == whole(folder("tools"), family, talk)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder("tools")).apply_chat_template(
+        talk, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    learned = [0] * len(prompt.ids) + [int(part != OTHERS) for part in completion.parts]
+    assert learned == theirs["assistant_masks"][: len(learned)]
+    assert sum(learned) < len(completion.ids)
+    ids, mask = completion_ids(completion, len(completion.ids) - 3, tokenizer)
+    assert ids == list(completion.ids[:-3])
+    assert mask == [part != OTHERS for part in completion.parts[:-3]]
+    first = completion.parts.index(OTHERS)  # cut within what the user says: back to the end of the assistant's turn
+    ids, mask = completion_ids(completion, first + 4, tokenizer)
+    assert (ids, all(mask)) == (list(completion.ids[:first]), True)
+    assert tokenizer.backend.id_to_token(ids[-1]) == family.end
+
+
+def test_tools_are_written_and_called_as_transformers_does(folder) -> None:
+    row = {"prompt": [ASK], "tools": TOOLS, "chosen": [CALL], "rejected": "no", "chat_template_kwargs": {"x": 1}}
+    prompt, completions, _ = rows_of(folder("tools"), row)
+    for completion, end in zip(completions, (CALL, {"role": "assistant", "content": "no"}), strict=True):
+        assert [*prompt.ids, *completion.ids] == whole(folder("tools"), FAMILIES["tools"], [ASK, end], tools=TOOLS)
+
+
+def test_words_of_a_row_reach_the_template(folder) -> None:
+    at, words = folder("qwen3"), {"chat_template_kwargs": {"enable_thinking": False}}
+    row = {"prompt": [ASK], "completion": "Four.", **words}
+    prompt, (completion,), _ = rows_of(at, row)
+    talk = [ASK, {"role": "assistant", "content": "Four."}]
+    assert [*prompt.ids, *completion.ids] == whole(at, FAMILIES["qwen3"], talk, enable_thinking=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "talk", "sentence"),
+    [
+        ("gemma2", [SYSTEM_MESSAGE, ASK, PLAIN], "says: no system role here"),
+        ("llama2", [ASK, PLAIN, PLAIN], "says: roles must take turns"),
+        ("mistral", [SYSTEM_MESSAGE, ASK, PLAIN], "writes the prompt otherwise once it is answered"),
+    ],
+)
+def test_what_a_template_does_not_write_is_said(folder, name: str, talk: list[dict[str, str]], sentence: str) -> None:
+    with pytest.raises(BadRow, match=sentence):
+        rows_of(folder(name), {"messages": talk})
+
+
+def test_where_a_token_reaches_over_the_border_the_prompt_stands(tmp_path: Path) -> None:
+    """The prompt has the tokens that it has when it is sampled from, and the text is that of the whole."""
+    backend = hf.Tokenizer(hf.models.BPE())
+    backend.decoder = hf.decoders.Fuse()
+    backend.train_from_iterator(["ask:\nyes;"] * 3, hf.trainers.BpeTrainer(vocab_size=50, special_tokens=["</s>"]))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    template = "{% for m in messages %}{{ m.content }}:\n{% endfor %}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", "chat_template": template}))
+    dataset = Instructions(path="unread", tokenizer=str(tmp_path))
+    row = {"prompt": [{"role": "user", "content": "ask"}], "completion": "yes;"}
+    ((record, _),) = written([dataset.parse(row)], dataset.template, dataset.template_words)
+    tokenizer = load_tokenizer(tmp_path)
+    ((prompt, (completion,)),), straddling = encoded(record.framed, tokenizer)
+    assert straddling == 1
+    assert list(prompt.ids) == tokenizer.encode("ask:\n")
+    assert tokenizer.encode("ask:\nyes;")[: len(prompt.ids)] != list(prompt.ids)
+    assert backend.decode([*prompt.ids, *completion.ids]) == "ask:\nyes;"
+    assert completion.ids[-1] == tokenizer.eos
+
+
+# ----------------------------------------------------------------------------------------------------------- truncation
+
+
+@pytest.mark.parametrize("keep", ["start", "end"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_frame_is_never_cut(folder, name: str, keep: str) -> None:
+    """At every length that holds the frame: frame tokens stay, contents are cut from one side, system messages last."""
+    talk = [SYSTEM_MESSAGE, ASK, ANSWER, AGAIN, PLAIN][0 if FAMILIES[name].system else 1 :]
+    prompt, _, _ = rows_of(folder(name), {"messages": talk})
+    ids, parts = list(prompt.ids), list(prompt.parts)
+    frame = [number for number, part in zip(ids, parts, strict=True) if part == FRAME]
+    for length in range(len(frame), len(ids) + 1):
+        cut = framed_ids(prompt, length, keep)
+        assert len(cut) == length
+        places = range(len(ids)) if keep == "end" else range(len(ids))[::-1]
+        order = [k for kind in (CONTENT, SYSTEM) for k in places if parts[k] == kind]
+        dropped = set(order[: len(ids) - length])
+        assert cut == [number for k, number in enumerate(ids) if k not in dropped]
+    assert framed_ids(prompt, len(frame), keep) == frame
+    with pytest.raises(ValueError, match="frame alone"):
+        framed_ids(prompt, len(frame) - 1, keep)
+
+
+def test_a_cut_completion_has_no_part_of_its_end(folder) -> None:
+    _, (completion,), tokenizer = rows_of(folder("llama2", True), {"messages": [ASK, ANSWER]})
+    end = completion.parts.index(FRAME)
+    assert len(completion.ids) - end == 2  # a space and the token
+    for length in range(1, len(completion.ids)):
+        assert completion_ids(completion, length, tokenizer)[0] == list(completion.ids[: min(length, end)])
+    assert completion_ids(completion, len(completion.ids), tokenizer)[0] == list(completion.ids)
+
+
+def test_rows_that_cannot_be_cut_and_pairs_alike_are_skipped_and_said(tmp_path: Path, caplog) -> None:
+    head = "the same long beginning of both answers, said at length: "
+    talk = [{"role": "user", "content": "many words " * 9}]
+    turns = [{"role": ("user", "assistant")[k % 2], "content": "x"} for k in range(15)]
+    rows = [
+        {"prompt": talk, "chosen": "yes", "rejected": "no"},
+        {"prompt": talk, "chosen": head + "good", "rejected": head + "bad"},
+        {"prompt": talk, "chosen": " fine", "rejected": "fine  "},  # alike as the template writes them
+        {"prompt": turns, "chosen": "yes", "rejected": "no"},
+    ]
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"
+    template += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"vocab_size": 300, "test_fraction": 0.0, "chat_template": template}
+    dataset = Preferences(path=str(tmp_path / "rows.jsonl"), **settings)
+    sizes = {"batch_size": 1, "prompt_length": 48, "completion_length": 3, "long_completions": "truncate"}
+    with caplog.at_level(logging.WARNING, "alignjax.data"):
+        source = preferences(None, 0, dataset=dataset, long_prompts="truncate_left", **sizes)
+        batch = source[0]
+    assert {key: source.counts[key] for key in ("rows", "skipped_long_frames", "skipped_alike_completions")} == {
+        "rows": 1,
+        "skipped_long_frames": 1,
+        "skipped_alike_completions": 2,
+    }
+    (line,) = caplog.messages
+    assert "2 skipped alike completions (lines 2, 3)" in line
+    assert "1 skipped long frames (line 4)" in line
+    text = tokenizer_of(dataset).decode(batch.prompt[0][batch.prompt_valid[0]])
+    assert text.startswith("<user>")
+    assert text.endswith("words<assistant>")
+
+
+def test_prepared_rows_are_known_by_the_contents_of_a_template(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    for name in ("one", "two", "three"):
+        write_tokenizer(tmp_path / name, FAMILIES["zephyr" if name == "three" else "chatml"])
+        (tmp_path / f"{name}.jinja").write_text(name[:1])
+    path = str(tmp_path / "rows.jsonl")
+    kinds = {name: Preferences(path=path, tokenizer=str(tmp_path / name)) for name in ("one", "two")}
+    assert kinds["one"].folder == kinds["two"].folder  # the same contents under two paths
+    third = Preferences(path=str(tmp_path / "rows.jsonl"), tokenizer=str(tmp_path / "three"))
+    assert third.folder != kinds["one"].folder
+    shared = dataclasses.replace(kinds["one"], tokenizer=kinds["two"])
+    before = shared.folder
+    named = dataclasses.replace(kinds["one"], chat_template=str(tmp_path / "two.jinja"))
+    assert named.folder == dataclasses.replace(named, chat_template=str(tmp_path / "three.jinja")).folder
+    assert named.folder != kinds["one"].folder
+    write_tokenizer(tmp_path / "two", FAMILIES["zephyr"])
+    assert shared.folder != before
