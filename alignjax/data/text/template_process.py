@@ -57,20 +57,24 @@ class TemplateProcess:
         Raises:
             ConfigError: The template does not compile, or takes more time or memory than a template may.
         """
-        rows = iter(rows)
+        # The answer to a block is taken apart while the next one is rendered.
+        rows, before = iter(rows), None
         block = list(itertools.islice(rows, BLOCK))
         while block:
             with self.lock:
                 process = self._sent({"template": template, "words": dict(words), "rows": block})
                 try:
                     block = list(itertools.islice(rows, BLOCK))
+                    answers = [] if before is None else _taken_apart(*before)
                 except BaseException:  # the answer that is now under way would be taken for the next one
                     self.close()
                     raise
-                answers = self._answers(process)
-            if answers and "stop" in answers[-1]:
-                raise ConfigError(f"{answers[-1]['stop']}; use another one")
+                before = self._received(process)
             yield from answers
+            if b'"stop"' in before[0] and (why := _stop(before[0])):
+                raise ConfigError(f"{why}; use another one")
+        if before is not None:
+            yield from _taken_apart(*before)
 
     def close(self) -> None:
         """Ends the process, by the end of its input."""
@@ -89,17 +93,9 @@ class TemplateProcess:
             send(process.stdin, marshal.dumps(request))
         return process
 
-    def _answers(self, process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
+    def _received(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
         with self._in_words(process):
-            answer = json.loads(receive(process.stdout))
-            texts = receive(process.stdout).decode("utf-8", "surrogatepass")
-        rows, place = answer.get("rows", [answer]), 0
-        for row in rows:
-            if "prompt" in row:
-                row["prompt"], place = texts[place : place + row["prompt"]], place + row["prompt"]
-                for end in row["ends"]:
-                    end[0], place = texts[place : place + end[0]], place + end[0]
-        return rows
+            return receive(process.stdout), receive(process.stdout)
 
     @contextlib.contextmanager
     def _in_words(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
@@ -122,6 +118,7 @@ class TemplateProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pipesize=2**20,  # a block passes in one piece; ignored where a system has no such setting
             env={**passed, "PYTHONPATH": os.pathsep.join(paths)},
         )
         assert process.stdout is not None
@@ -141,6 +138,29 @@ class TemplateProcess:
         if status == -getattr(signal, "SIGXCPU", 0):
             return f"takes more than {template_worker.SECONDS:g} s of computing for one row"
         return f"ended its process with status {status}" + (f" ({said[-1]})" if said else "")
+
+
+def _stop(numbers: bytes) -> str:
+    """The sentence of an answer that nothing further is rendered after; "" if it only looks like one."""
+    answer = json.loads(numbers)
+    return next((row["stop"] for row in (answer, *answer["rows"]) if isinstance(row, dict) and "stop" in row), "")
+
+
+def _taken_apart(numbers: bytes, texts: bytes) -> list[dict[str, Any]]:
+    """The answers to a block out of their numbers, in which a text is its length, and all texts."""
+    text, place, answers = texts.decode("utf-8", "surrogatepass"), 0, []
+    for row in json.loads(numbers)["rows"]:
+        if isinstance(row, dict):
+            answers.append(row)
+            continue
+        size, slots, ends, opens = row
+        answer = {"prompt": text[place : place + size], "slots": slots, "ends": [], "opens": opens}
+        place += size
+        for length, stop in ends:
+            answer["ends"].append((text[place : place + length], stop))
+            place += length
+        answers.append(answer)
+    return answers
 
 
 @functools.lru_cache(maxsize=1)

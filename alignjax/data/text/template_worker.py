@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import marshal
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jinja2
@@ -30,7 +31,7 @@ with contextlib.suppress(ImportError):  # not on Windows
 Message = dict[str, Any]
 Words = Mapping[str, Any]
 
-SECONDS = 0.5  # of computing for one row, after which Python is interrupted; within one more second the process ends
+SECONDS = 0.5  # of computing for one row, after which Python is interrupted: twice that at most; the process ends later
 MEBIBYTES = 1024  # of address space of this process
 TEXT = 2**26  # characters that one rendering may have
 SENTENCE = 300  # characters of a template's own words in a message
@@ -239,24 +240,40 @@ def limit_memory() -> bool:
     return sys.platform != "darwin"  # which takes the number and does nothing
 
 
-def _interrupt(*_: Any) -> None:
-    raise Spent
+class Clock:
+    """Notices when one piece of work takes all of SECONDS, and raises Spent in it: nothing is asked of the system for
+    each row, a timer looks whether the work is still the one that it saw last.
 
+    A single operation of C cannot be interrupted so; it meets the limit of the process, which every look puts off.
+    """
 
-@contextlib.contextmanager
-def limited_time() -> Any:
-    """Raises Spent in what takes more than SECONDS of computing; a single operation that cannot be interrupted ends the
-    process within a second more."""
-    if "resource" in globals():
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime + SECONDS) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    try:
-        yield
-    finally:
+    def __init__(self) -> None:
+        self.work, self.seen = 0, 0
         if "resource" in globals():
-            signal.setitimer(signal.ITIMER_PROF, 0)
+            self.put_off()
+            signal.signal(signal.SIGPROF, self.look)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS)
+
+    def put_off(self) -> None:
+        """Moves the limit of the process on, to more than two looks from now."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime + 2 * SECONDS) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+    def look(self, *_: Any) -> None:
+        """Raises Spent if the work is the one of the last look."""
+        self.put_off()
+        spent, self.seen = self.work and self.work == self.seen, self.work
+        if spent:
+            raise Spent
+
+    def limited(self, number: int, work: Callable[[], Any]) -> Any:
+        """Returns what a piece of work returns, or raises Spent; `number` is another one for each."""
+        self.work = number
+        try:
+            return work()
+        finally:
+            self.work = 0
 
 
 def sentence(error: BaseException) -> str:
@@ -268,11 +285,10 @@ def sentence(error: BaseException) -> str:
     return f"the chat template failed: {str(error)[:SENTENCE] or type(error).__name__}"
 
 
-def _rendered(renderer: Renderer, row: Mapping[str, Any], words: Words) -> dict[str, Any]:
+def _rendered(renderer: Renderer, row: Mapping[str, Any], words: Words, clock: Clock, number: int) -> dict[str, Any]:
     """The texts of a row; or "bad" with a sentence; or "stop" with one that no further row is to be tried after."""
     try:
-        with limited_time():
-            return renderer.row(row, words)
+        return clock.limited(number, lambda: renderer.row(row, words))
     except Spent:
         return {"stop": f"the chat template takes more than {SECONDS:g} s of computing for one row"}
     except MemoryError:
@@ -281,14 +297,15 @@ def _rendered(renderer: Renderer, row: Mapping[str, Any], words: Words) -> dict[
         return {"bad": sentence(error)}
 
 
-def _answer(request: Mapping[str, Any], renderers: dict[str, Renderer]) -> dict[str, Any]:
+def _answer(
+    request: Mapping[str, Any], renderers: dict[str, Renderer], clock: Clock, numbers: Iterator[int]
+) -> dict[str, Any]:
     """The rows of a request rendered up to the first "stop"; or "stop" alone, where the template does not compile."""
     template = request["template"]
     try:
         if template not in renderers:
             renderers.clear()  # a run has one template, rarely two
-            with limited_time():
-                renderers[template] = Renderer(template)
+            renderers[template] = clock.limited(next(numbers), lambda: Renderer(template))
     except jinja2.TemplateSyntaxError as error:
         return {"stop": f"the chat template does not parse: {error.message} (its line {error.lineno})"}
     except Spent:
@@ -299,7 +316,7 @@ def _answer(request: Mapping[str, Any], renderers: dict[str, Renderer]) -> dict[
         return {"stop": f"the chat template does not parse: {str(error)[:SENTENCE] or type(error).__name__}"}
     rows = []
     for row in request["rows"]:
-        rows.append(_rendered(renderers[template], row, request["words"]))
+        rows.append(_rendered(renderers[template], row, request["words"], clock, next(numbers)))
         if "stop" in rows[-1]:
             break
     return {"rows": rows}
@@ -325,25 +342,30 @@ def receive(pipe: Any) -> bytes:
 def _send_answer(pipe: Any, answer: dict[str, Any]) -> None:
     """Writes an answer: its numbers as JSON, in which a text is its length, and all texts one after another."""
     texts: list[str] = []
+    rows: list[Any] = []
     for row in answer.get("rows", ()):
         if "prompt" in row:
-            texts += [row["prompt"], *(text for text, _ in row["ends"])]
-            row |= {"prompt": len(row["prompt"]), "ends": [(len(text), stop) for text, stop in row["ends"]]}
-    send(pipe, json.dumps(answer).encode(), "".join(texts).encode("utf-8", "surrogatepass"))
+            texts.append(row["prompt"])
+            texts += [text for text, _ in row["ends"]]
+            rows.append(
+                [len(row["prompt"]), row["slots"], [(len(text), stop) for text, stop in row["ends"]], row["opens"]]
+            )
+        else:
+            rows.append(row)
+    send(pipe, json.dumps({**answer, "rows": rows}).encode(), "".join(texts).encode("utf-8", "surrogatepass"))
 
 
 def main() -> None:
     """Answers requests until the input ends."""
-    pipes, renderers = (sys.stdin.buffer, sys.stdout.buffer), {}
+    pipes, renderers, numbers = (sys.stdin.buffer, sys.stdout.buffer), {}, itertools.count(1)
     sys.stdin = sys.stdout = None  # nothing else may write there
-    if hasattr(signal, "SIGPROF"):
-        signal.signal(signal.SIGPROF, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
-    send(pipes[1], json.dumps({"memory_limited": limit_memory()}).encode())
+    limited, clock = limit_memory(), Clock()
+    send(pipes[1], json.dumps({"memory_limited": limited}).encode())
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             # marshal, which must not read what strangers wrote, is quick, and whoever started this process is none
-            _send_answer(pipes[1], _answer(marshal.loads(receive(pipes[0])), renderers))
+            _send_answer(pipes[1], _answer(marshal.loads(receive(pipes[0])), renderers, clock, numbers))
 
 
 if __name__ == "__main__":
