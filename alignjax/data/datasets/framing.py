@@ -40,8 +40,8 @@ class Framed:
 class Tokens(NamedTuple):
     """Token ids, and for each what it is part of; without parts, ids of a plain text."""
 
-    ids: Sequence[int]
-    parts: Sequence[int] = ()
+    ids: Any  # a list or an array, as `parts` is
+    parts: Any = ()
 
 
 def framed(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Framed:

@@ -122,7 +122,7 @@ def template_words(tokenizer: Tokenizer | None, path: str = "") -> dict[str, str
     named = {name: token for file in reversed(files) for name, token in file.items() if name.endswith("_token")}
     spelled = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
     words = {name: token for name, token in spelled.items() if isinstance(token, str)}
-    return words if named else {"eos_token": tokenizer.backend.id_to_token(tokenizer.eos)}
+    return words if named else {"eos_token": str(tokenizer.backend.id_to_token(tokenizer.eos))}
 
 
 def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn: bool = True, **words: Any) -> str:

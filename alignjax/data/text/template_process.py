@@ -90,7 +90,7 @@ class TemplateProcess:
     def _sent(self, request: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         process = self.process if self.process is not None and self.process.poll() is None else self._started()
         with self._in_words(process):
-            send(process.stdin, marshal.dumps(request))
+            send(process.stdin, marshal.dumps(dict(request)))
         return process
 
     def _received(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:

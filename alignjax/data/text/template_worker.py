@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import itertools
 import json
 import marshal
@@ -360,6 +361,7 @@ def main() -> None:
     pipes, renderers, numbers = (sys.stdin.buffer, sys.stdout.buffer), {}, itertools.count(1)
     sys.stdin = sys.stdout = None  # nothing else may write there
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
+    gc.set_threshold(20_000)  # a block makes many objects, and few of them in cycles
     limited, clock = limit_memory(), Clock()
     send(pipes[1], json.dumps({"memory_limited": limited}).encode())
     with contextlib.suppress(EOFError, BrokenPipeError):
