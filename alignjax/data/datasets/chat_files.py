@@ -68,7 +68,7 @@ class ChatFile(File):
             tokenizer is not None and self.template == DEFAULT_TEMPLATE
         ):  # ours begins as any other text of the tokenizer
             opening = tokenizer.opening
-            words["bos_token"] = "" if opening is None else tokenizer.backend.id_to_token(opening)
+            words["bos_token"] = "" if opening is None else str(tokenizer.backend.id_to_token(opening))
         return words
 
     def fingerprint(self) -> str:
