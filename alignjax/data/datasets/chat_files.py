@@ -63,10 +63,8 @@ class ChatFile(File):
         owner = self.tokenizer_owner
         path, named = str(owner.tokenizer), owner.named_tokens
         tokenizer = load_tokenizer(path, **named) if path else None
-        words = template_words(tokenizer, path) | {f"{mark}_token": token for mark, token in named.items()}
-        if (
-            tokenizer is not None and self.template == DEFAULT_TEMPLATE
-        ):  # ours begins as any other text of the tokenizer
+        words = template_words(tokenizer, path) | {f"{mark}_token": token or "" for mark, token in named.items()}
+        if tokenizer is not None and self.template == DEFAULT_TEMPLATE:  # begins as any text of the tokenizer does
             opening = tokenizer.opening
             words["bos_token"] = "" if opening is None else str(tokenizer.backend.id_to_token(opening))
         return words
