@@ -67,8 +67,9 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
     return f"{name} is {shown(value)}; it must be {_words(kind)}"
 
 
-def _below(place: str, key: str) -> str:
-    """The path of a key, which may be any text of a file: it stays on one line."""
+def _below(place: str, key: Any) -> str:
+    """The path of a key, which may be any text of a file: it stays on one line. A dict of Python may have numbers."""
+    key = str(key)
     name = key if key.isprintable() and len(key) <= 60 else shown(key)
     return f"{place}.{name}" if place else name
 

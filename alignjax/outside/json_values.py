@@ -29,36 +29,34 @@ class Huge:
         return self.text if len(self.text) <= 24 else f"{self.text[:12]}... ({len(self.text)} characters)"
 
 
-def parse_json(text: str, *, drop_nulls: bool = False) -> Any:
+def parse_json(text: str) -> Any:
     """Returns the value of a JSON text.
 
     Whole numbers stay exact and those that no float holds become Huge; NaN and Infinity, as Python writes, are read.
 
     Args:
         text: The text.
-        drop_nulls: Leaves out the keys whose value is null.
 
     Raises:
         Unreadable: It is not JSON, holds a key twice in one object, or is nested more than MOST_NESTED deep.
     """
-    (value,) = _values(text, drop_nulls, array=False)
+    (value,) = _values(text, array=False)
     return value
 
 
-def parse_array(text: str, *, drop_nulls: bool = False) -> Iterator[Any]:
+def parse_array(text: str) -> Iterator[Any]:
     """Yields the values of a JSON array one by one; in the place of one that holds a key twice, the Unreadable.
 
     Args:
         text: The text of the array.
-        drop_nulls: As of `parse_json`.
 
     Raises:
         Unreadable: The text is not a JSON array, or is nested too deep.
     """
-    return _values(text, drop_nulls, array=True)
+    return _values(text, array=True)
 
 
-def _values(text: str, drop_nulls: bool, array: bool) -> Iterator[Any]:
+def _values(text: str, array: bool) -> Iterator[Any]:
     # Elements are decoded one at a time at their place in the whole text, so that errors name its lines and columns.
     repeated: list[str] = []
 
@@ -67,7 +65,7 @@ def _values(text: str, drop_nulls: bool, array: bool) -> Iterator[Any]:
         if len(whole) < len(pairs):
             names = [name for name, _ in pairs]
             repeated.append(next(name for name in names if names.count(name) > 1))
-        return {name: value for name, value in pairs if value is not None} if drop_nulls else whole
+        return whole
 
     decoder = json.JSONDecoder(object_pairs_hook=made, parse_int=_whole_number, parse_float=_number)
     _refuse_deep(text)

@@ -59,3 +59,5 @@ def test_transcripts() -> None:
     assert split_transcript(text) == ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "d")
     with pytest.raises(BadRow, match="no assistant turn"):
         split_transcript("\n\nHuman: a")
+    with pytest.raises(BadRow, match="does not end in an assistant turn"):
+        split_transcript(f"{text}\n\nHuman: e")

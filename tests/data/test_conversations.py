@@ -28,7 +28,10 @@ AGAIN = {"role": "user", "content": "Why is the sky blue — say?"}
 THOUGHT = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nBecause of the air."}
 PLAIN = {"role": "assistant", "content": "Because of the air é."}
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"b": 1, "a": [2]}}}]
-CALL = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]}
+CALL = {
+    "role": "assistant",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": None}}}],
+}
 
 TALKS = {
     "single": [ASK, ANSWER],

@@ -22,7 +22,7 @@ import pytest
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, JointPreferences, Preferences, Prompts, Rankings
 from alignjax.data.datasets import layouts, records
-from alignjax.data.datasets.parsing import ParsedFile, parse_file
+from alignjax.data.datasets.parsing import ParsedFile, existing_file, parse_file
 from alignjax.data.prepared import Dataset
 from alignjax.data.text.corruptions import KINDS, corrupted
 from alignjax.data.text.words import joined, pieces_of, same_text, words_of
@@ -141,6 +141,34 @@ def test_bad_lines_are_named_by_place(tmp_path: Path) -> None:
     assert "not JSON (2; lines 5, 12): column 16: " in file.sentence()
     assert "not UTF-8 (1; line 6): byte 13 (0xe9)" in file.sentence()
     assert "no number that float32 holds (3; lines 7, 8, 9): 1e400" in file.sentence()
+
+
+def test_a_null_is_a_value_within_tools_and_arguments_alone(tmp_path: Path) -> None:
+    """A column or a field of a message that is null is not there; deeper, a template writes it."""
+    arguments = {"x": None, "y": [None]}
+    turns = [
+        {"role": "user", "content": "a", "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": arguments}]},
+    ]
+    row = {"messages": turns, "tools": [{"default": None}], "documents": None}
+    dataset = Instructions(path=str(tmp_path / "x"))
+    for content in (json.dumps(row), json.dumps([row])):
+        ((chat,),) = [record.chats for record in parsed(tmp_path / "x", content, dataset, "refuse").records]
+        assert chat["turns"] == [{"role": "user", "content": "a"}]
+        assert chat["ends"] == [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}]
+        assert chat["words"] == {"tools": [{"default": None}]}
+
+
+def test_a_weight_of_a_message_is_not_passed_over(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    with pytest.raises(DataError, match="a message has a weight, which is not read"):
+        parsed(tmp_path / "x", json.dumps({"messages": turns}), Instructions(path=str(tmp_path / "x")), "refuse")
+
+
+def test_a_path_that_no_system_takes_is_worded() -> None:
+    for path, words in (("a" * 5000, "cannot be read: File name too long"), ("", "the path is empty")):
+        with pytest.raises((ConfigError, DataError), match=words):
+            existing_file(path, "pairs")
 
 
 def test_whole_numbers_stay_exact() -> None:

@@ -139,7 +139,7 @@ OLDER: dict[str, dict[str, Any]] = {
     "mistral": {"rope_theta": 1e6, "sliding_window": None},
     "qwen2": {"rope_theta": 1e6, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     "qwen3": {"rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}},
-    "gemma2": {"hidden_act": "gelu", "rope_theta": 5e4},
+    "gemma2": {"hidden_act": "gelu", "rope_theta": 5e4, "sliding_window_size": 4096},
     "gemma3_text": {
         "rope_theta": 2e6,
         "rope_local_base_freq": 3e4,

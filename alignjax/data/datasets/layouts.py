@@ -37,7 +37,7 @@ def _two_talks_and_prompt(row: Row) -> Row:
 
 def _talk(row: Row) -> Row:
     """Prompt and answer out of one conversation, which the assistant ends."""
-    turns, last, _ = shared_turns(row["messages"], row["messages"])
+    turns, last, _ = shared_turns(row["messages"], row["messages"], ("messages", "messages"))
     if last[0]["role"] != "assistant":
         raise BadRow("field 'messages' does not end in an assistant message")
     return {"prompt": turns, "completion": last}
@@ -144,6 +144,10 @@ def plain(value: Any) -> Any:
 
 
 def _plain_turn(turn: Any) -> Any:
+    if isinstance(turn, Mapping) and turn.get("weight", 1) != 1:
+        raise BadRow(
+            "a message has a weight, which is not read: leave the row out, or the weight", str(turn["weight"])[:40]
+        )
     parts = turn.get("content") if isinstance(turn, Mapping) else None
     if not isinstance(parts, list):
         return turn

@@ -183,10 +183,14 @@ def existing_file(path: str, what: str) -> Path:
     Raises:
         ConfigError: If there is none; it says where it was looked for and what to do.
     """
+    if not path:
+        raise ConfigError(f"the path is empty ({what}); give that of a file")
     file = user_path(path)
-    if file.is_dir():
+    with reading(f"{str(path)[:100]} ({what})", "give the path of a file"):  # a name may be longer than systems take
+        is_folder, is_file = file.is_dir(), file.is_file()
+    if is_folder:
         raise ConfigError(f"{file.absolute()} is a folder ({what}); give the path of one file in it")
-    if not file.is_file():
+    if not is_file:
         raise ConfigError(
             f"there is no file {file.absolute()} ({what}); give the path of your own copy. Nothing is downloaded"
         )
@@ -251,7 +255,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in lines_of(file):
             if line.strip(BLANK):
                 try:
-                    value = parse_json(line_text(line), drop_nulls=True)
+                    value = _row(parse_json(line_text(line)))
                 except Unreadable as error:
                     value = error
                 yield number, value
@@ -260,7 +264,23 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _array(path: Path) -> Iterator[tuple[int, Any]]:
     """(row number from 1, value, or in its place the Unreadable) of a file that is one JSON array."""
     with reading(path, "mend it there: of an array no row can be skipped"), unpacked(path) as file:
-        yield from enumerate(parse_array(decoded(file.read()), drop_nulls=True), 1)
+        yield from enumerate(map(_row, parse_array(decoded(file.read()))), 1)
+
+
+def _row(value: Any) -> Any:
+    """A row without nulls: one is a column, or a field of a message, that is not there. Within tools, documents and
+    the arguments of calls it is a value, which templates write."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_null_fields(each) for name, each in value.items() if each is not None}
+
+
+def _without_null_fields(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_null_fields(each) for each in value]
+    if isinstance(value, dict) and "role" in value:
+        return {name: each for name, each in value.items() if each is not None}
+    return value
 
 
 def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Any]]:
@@ -283,7 +303,7 @@ def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int,
 
 
 def _without_nulls(value: Any) -> Any:
-    """Arrow gives every row every key that any row has: one that is null is not there."""
+    """Arrow gives every row every key that any row has, at every depth: one that is null is not there."""
     if isinstance(value, dict):
         return {name: _without_nulls(each) for name, each in value.items() if each is not None}
     return [_without_nulls(each) for each in value] if isinstance(value, list) else value

@@ -20,7 +20,7 @@ from alignjax.outside import user_path
 DEFAULT_TEMPLATE = """{{ bos_token }}{% for message in messages %}{{ message.role | capitalize }}: {{ message.content }}
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
-ASSISTANT = "\n\nAssistant:"
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 # Stands for the content of a message where the text around it is asked for: of Unicode's private use, so in no text.
 _CONTENT = "\U000f0000"
@@ -199,13 +199,16 @@ def completion_text(value: Any, field: str) -> str:
     return checked_text(messages[0].get("content", "") + called, field)
 
 
-def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any, Any]:
+def shared_turns(
+    chosen: Any, rejected: Any, names: tuple[str, str] = ("chosen", "rejected")
+) -> tuple[list[dict[str, str]], Any, Any]:
     """Separates two conversations that start alike into their common prompt and their ends: the convention where rows
     have no prompt.
 
     Args:
         chosen: The messages of the better one.
         rejected: The messages of the other.
+        names: Their fields, for messages.
 
     Returns:
         (prompt messages, rest of chosen, rest of rejected).
@@ -213,11 +216,16 @@ def shared_turns(chosen: Any, rejected: Any) -> tuple[list[dict[str, str]], Any,
     Raises:
         BadRow: If they do not start alike.
     """
-    first, second = messages_of(chosen, "chosen"), messages_of(rejected, "rejected")
+    first, second = messages_of(chosen, names[0]), messages_of(rejected, names[1])
     most = min(len(first), len(second)) - 1
     same = next((k for k in range(most) if first[k] != second[k]), most)
     if same < 1:
-        raise BadRow("no prompt, and chosen and rejected share no first message")
+        alone = names[0] == names[1]
+        raise BadRow(
+            f"field {names[0]!r} has no message before the last one"
+            if alone
+            else f"no prompt, and {names[0]} and {names[1]} share no first message"
+        )
     return first[:same], first[same:], second[same:]
 
 
@@ -237,4 +245,6 @@ def split_transcript(text: str, field: str = "transcript") -> tuple[str, str]:
     head, mark, tail = text.rpartition(ASSISTANT)
     if not mark:
         raise BadRow(f"field {field!r} has no assistant turn")
+    if HUMAN in tail:
+        raise BadRow(f"field {field!r} does not end in an assistant turn")
     return head + mark, tail.strip()

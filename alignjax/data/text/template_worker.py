@@ -135,6 +135,10 @@ class Renderer:
 
     def text(self, messages: Sequence[Message], open_turn: bool, words: Words) -> str:
         """Returns messages as text; `open_turn` adds the start of the assistant's next turn. Raises Refused."""
+        if taken := {"messages", "add_generation_prompt"} & {*words}:
+            raise Refused(
+                f"chat_template_kwargs names {min(taken)}, which alignjax gives to the template; leave it out"
+            )
         names = {"tools": None, "documents": None, **words}
         text = self.template.render(messages=list(messages), add_generation_prompt=open_turn, **names)
         if len(text) > TEXT:

@@ -26,6 +26,10 @@ NOTES = frozenset((
     "max_length", "min_length", "length_penalty", "repetition_penalty", "no_repeat_ngram_size",
     "encoder_no_repeat_ngram_size", "early_stopping", "bad_words_ids", "num_return_sequences", "output_scores",
     "return_dict_in_generate", "exponential_decay_length_penalty", "unsloth_fixed", "unsloth_version",
+    "max_sequence_length", "model_max_length", "max_new_tokens", "is_llama_config", "transformers.js_config",
+    "gradient_checkpointing", "neftune_noise_alpha", "keys_to_ignore_at_inference", "_attn_implementation_internal",
+    "use_flash_attention", "summary_type", "embd_pdrop", "resid_pdrop", "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
 ))  # fmt: skip
 # What would change numbers, with the values at which it does not; keys that a family reads are not looked up here.
 HARMLESS: Mapping[str, tuple[Any, ...]] = {
@@ -39,6 +43,7 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "cross_attention_hidden_size": (None,), "head_dim": (None,), "query_pre_attn_scalar": (None,),
     "embedding_multiplier": (None, 1.0), "residual_multiplier": (None, 1.0), "attention_multiplier": (None,),
     "logits_scaling": (None, 1.0), "logit_scale": (None, 1.0), "multi_query": (None, False),
+    "is_causal": (None, True),
 }  # fmt: skip
 _OUTLINE = ("model_type", "architectures", "num_labels", "id2label", "label2id")
 # An older name that a newer key of the family stands for.
@@ -134,6 +139,7 @@ def check_config(raw: Mapping[str, Any], family: Family, where: Any) -> None:
     """Checks the keys of a family's config.json. Raises ConfigError: one is unknown, of another type, out of its range,
     or would change the numbers and is not built."""
     older = {name for key in family.defaults for name in _OLDER.get(key, ())}
-    check_keys(raw, where, {*family.defaults, *_OUTLINE, *older}, NOTES, HARMLESS)
+    harmless = {**HARMLESS, "sliding_window_size": (None, raw.get("sliding_window"))}  # Gemma 2 writes it twice
+    check_keys(raw, where, {*family.defaults, *_OUTLINE, *older}, NOTES, harmless)
     known = {key: value for key, value in raw.items() if key in family.defaults or key in _OUTLINE}
     check_shape(known, Keys, where, "download it again")
