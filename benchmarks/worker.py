@@ -160,6 +160,9 @@ class Side:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self.log.close()
 
 
 if __name__ == "__main__":

@@ -95,25 +95,6 @@ def test_all_completions_are_compared() -> None:
             assert all(len(found) == 6 for found in compared), name
 
 
-def test_the_experiment_compares_losses_of_pairs(tmp_path: Path, session_cache: Path) -> None:
-    """experiments/offline_losses, on docstrings, says of every loss what its table needs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
-        experiment = imported(ROOT / "experiments" / "offline_losses" / "run.py")
-        folders = ["--folder", str(tmp_path / "runs"), "--out", str(tmp_path)]
-        experiment.main(["--tiny", "--seeds", "0", "--losses", "dpo", "simpo", *folders])
-    rows = {row["name"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    assert set(rows) == {"sft", "dpo", "simpo", "human"}
-    assert rows["sft"]["mean"]["chosen"] == rows["sft"]["mean"]["rejected"] == 0, "drift is measured from SFT"
-    for name in ("dpo", "simpo"):
-        assert set(rows[name]["mean"]) >= {key for key, _ in experiment.COLUMNS.values()} - {"above", "dpo"}
-    assert rows["dpo"]["mean"]["entropy"] > 0
-    table = (tmp_path / "results.md").read_text()
-    assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()[2:]].count("simpo") == 1
-    for picture in ("frontier", "displacement"):
-        assert (tmp_path / f"{picture}.svg").read_text().startswith("<svg")
-
-
 def test_the_experiment_takes_losses_of_pairs_only() -> None:
     taken = set(imported(ROOT / "experiments" / "offline_losses" / "run.py").PAIRWISE)
     assert {"dpo", "simpo", "ld_dpo", "tdpo", "wpo", "aot", "orpo"} <= taken

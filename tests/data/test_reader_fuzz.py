@@ -356,7 +356,9 @@ def check_row(row: dict[str, Any]) -> None:
             record = dataset.parse(row)
         except BadRow:
             continue
-        texts = (record.prompt, *record.completions)
+        texts = (
+            record.completions if record.chats else (record.prompt, *record.completions)
+        )  # chats are yet to be written
         assert all(text.encode() and text.strip() for text in texts)
         assert all(math.isfinite(number) for number in (*record.scores, record.weight))
         json.dumps(dict(record.meta))

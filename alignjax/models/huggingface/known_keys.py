@@ -139,7 +139,8 @@ def check_config(raw: Mapping[str, Any], family: Family, where: Any) -> None:
     """Checks the keys of a family's config.json. Raises ConfigError: one is unknown, of another type, out of its range,
     or would change the numbers and is not built."""
     older = {name for key in family.defaults for name in _OLDER.get(key, ())}
-    harmless = {**HARMLESS, "sliding_window_size": (None, raw.get("sliding_window"))}  # Gemma 2 writes it twice
+    window = raw.get("sliding_window", family.defaults.get("sliding_window"))
+    harmless = {**HARMLESS, "sliding_window_size": (None, window)}  # Gemma 2 writes it twice
     check_keys(raw, where, {*family.defaults, *_OUTLINE, *older}, NOTES, harmless)
     known = {key: value for key, value in raw.items() if key in family.defaults or key in _OUTLINE}
     check_shape(known, Keys, where, "download it again")
