@@ -88,7 +88,8 @@ class Ten:
 @pytest.mark.parametrize(("steps", "warned"), [(5, True), (6, False)])
 def test_a_run_that_can_reuse_nothing_is_told_so(steps: int, warned: bool) -> None:
     made = PLAYED["optune"](model(**SMALL, outputs=("reward", "preference")), optimizer=OPTIMIZER)
-    resolved = Resolved(Experiment(made, fn(Contexts), steps), Ten(), made, abstract_state(made))
+    experiment = Experiment(made, fn(Contexts), steps)
+    resolved = Resolved(experiment, experiment, Ten(), made, abstract_state(made))
     out = io.StringIO()
     warn_of_no_reuse(resolved, Console(file=out, width=500))
     assert ("no prompt of the 10 comes twice in 10" in out.getvalue()) == warned

@@ -241,7 +241,8 @@ def test_pairs_of_egpo_may_come_from_the_look_ahead(ahead: bool) -> None:
     algorithm = algorithms.egpo(games.table_policy(GAME), pairs_from_look_ahead=ahead, **parts)
     state = create_state(algorithm, 0, NOWHERE)
     logits = state.roles["opponent"]["logits"]
-    sure = {**state.roles["opponent"], "logits": jnp.where(jnp.arange(logits.shape[-1]) == 1, 50.0, 0.0) + 0 * logits}
+    always = jnp.where(jnp.arange(logits.shape[-1]) == 1, 50.0, 0.0)
+    sure = {**state.roles["opponent"], "logits": jnp.broadcast_to(always, logits.shape).astype(logits.dtype)}
     sure_state = dataclasses.replace(state, roles={**state.roles, "opponent": sure})
     batch, _ = make_experience(algorithm)(sure_state, Contexts(1, 16)[0])
     assert (np.unique(batch.tokens[:, :2, 0]).size == 1) == ahead
