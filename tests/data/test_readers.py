@@ -159,6 +159,14 @@ def test_a_null_is_a_value_within_tools_and_arguments_alone(tmp_path: Path) -> N
         assert chat["words"] == {"tools": [{"default": None}]}
 
 
+def test_a_system_prompt_in_a_column_of_its_own_is_not_passed_over(tmp_path: Path) -> None:
+    rows = [{**row, "system": system} for row, system in zip(ROWS, ("", None, "be terse"), strict=True)]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    assert len(parsed(tmp_path / "x", content[: content.rindex("{")]).records) == 2
+    with pytest.raises(DataError, match="column 'system' would change the prompt and is not read"):
+        parsed(tmp_path / "x", content)
+
+
 def test_a_weight_of_a_message_is_not_passed_over(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
     with pytest.raises(DataError, match="a message has a weight, which is not read"):

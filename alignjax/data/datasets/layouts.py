@@ -16,6 +16,7 @@ from alignjax.data.text.chat import shared_turns
 
 Row = Mapping[str, Any]
 
+SYSTEM = ("system", "system_prompt")  # columns of what stands before a prompt
 TALK, NO_TALK, ANY = True, False, None  # a column holds a whole conversation, must not, or may
 
 
@@ -200,6 +201,13 @@ def told(row: Row, layouts: Sequence[Layout], spelled: Mapping[str, str]) -> tup
             f"columns {columns} fit two layouts, {names}: name one with layout=..., or drop a column", fatal=True
         )
     if fits:
+        asked = next((name for name in SYSTEM if renamed.get(name) and name not in wanted), None)
+        if asked:
+            raise BadRow(
+                f"column {asked!r} would change the prompt and is not read: write prompts as messages that begin with "
+                "the system's, or drop the column",
+                fatal=True,
+            )
         return fits[0], fits[0].fields(renamed)
     nearest = layouts[distances.index(min(distances))]
     raise _fits_none(row, nearest, layouts, held, spelled)
