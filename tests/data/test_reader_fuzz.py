@@ -210,7 +210,9 @@ def check_json_file(file: tuple[bytes, str]) -> None:
     if ours is None:
         return
     parsed, rows = ours
-    assert other is not None
+    if other is None:  # what is packed no longer, its first bytes being others, is a text of bad lines
+        assert not rows
+        return
     expected, total = other
     assert parsed.account()["read"] == total
     numbers = [record.meta["line"] for record in parsed.records]
