@@ -173,8 +173,16 @@ def _filled(batch: Batch, answers: list[list[Mapping[str, Any]]], shape: tuple[i
 def _all_answers(requests: list[_Request], concurrency: int) -> list[list[Mapping[str, Any]]]:
     """The choices of every request, in order. After a first failure no further request is begun, nor attempt made."""
     failure = threading.Event()
+
+    def choices(request: _Request) -> list[Mapping[str, Any]]:
+        try:
+            return _choices(request, failure)
+        except BaseException:
+            failure.set()  # here, before this worker takes the next request
+            raise
+
     with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, concurrency)) as pool:
-        futures = [pool.submit(_choices, request, failure) for request in requests]
+        futures = [pool.submit(choices, request) for request in requests]
         try:
             concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
         finally:
