@@ -14,32 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
 from alignjax.config import ConfigError, DataError
-from alignjax.data import Instructions, JointPreferences, Preferences, Prompts, Rankings
+from alignjax.data import Instructions, Preferences, Prompts, Rankings
 from alignjax.data.datasets import layouts, records
-from alignjax.data.datasets.parsing import ParsedFile, existing_file, parse_file
-from alignjax.data.prepared import Dataset
-from alignjax.data.text.corruptions import KINDS, corrupted
-from alignjax.data.text.words import joined, pieces_of, same_text, words_of
+from alignjax.data.datasets.parsing import existing_file, parse_file
 from alignjax.outside import ReadError, Unreadable, WriteError, parse_json, read_text, reading, user_path, writing
+from tests.support.row_files import parsed, prompts_of
 
 ROWS = [{"prompt": f"p {n}", "chosen": "yes", "rejected": "no"} for n in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
-
-
-def parsed(path: Path, content: bytes | str, dataset: Dataset | None = None, rows: str = "skip") -> ParsedFile:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    dataset = dataset or Preferences(path=str(path))
-    return parse_file(path, dataset.parse, rows, dataset.columns())
-
-
-def prompts_of(file: ParsedFile) -> list[str]:
-    return [record.prompt for record in file.records]
 
 
 PACKED = {
@@ -289,49 +276,6 @@ def test_a_row_that_fits_none_names_its_columns_and_what_is_near(tmp_path: Path)
 def test_every_layout_belongs_to_a_dataset_and_none_to_two() -> None:
     names = [(layout.dataset, layout.name) for layout in layouts.LAYOUTS]
     assert len(set(names)) == len(names)
-
-
-# --------------------------------------------------------------------------------------------------- words and writing
-
-
-def test_accents_may_be_written_either_way(tmp_path: Path) -> None:
-    one, two = "caf\u00e9", "cafe\u0301"
-    assert same_text(one, two)
-    assert words_of(one) == words_of(two)
-    file = parsed(tmp_path / "x", json.dumps({"prompt": "a", "chosen": one, "rejected": two}))
-    assert file.bad == {"both completions are the same": [1]}
-    sides = {"prompt_chosen": one, "chosen": "a", "prompt_rejected": two, "rejected": "a"}
-    file = parsed(tmp_path / "x", json.dumps(sides), JointPreferences(path="x"))
-    assert file.bad == {"both sides are the same": [1]}
-    file = parsed(tmp_path / "x", json.dumps({"prompt": two, "chosen": "a", "rejected": "b"}))
-    assert prompts_of(file) == [two]  # what is learned stays as it is
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Read_csv isn't 3.5", ["read", "csv", "isn", "t", "3", "5"]),
-        (
-            "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902",
-            ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u092e\u0947\u0902"],
-        ),
-        ("\u6211\u7231\u4f60\u3002Hello", ["\u6211", "\u7231", "\u4f60", "hello"]),
-        ("\u0e01\u0e34\u0e19", ["\u0e01\u0e34", "\u0e19"]),
-    ],
-)
-def test_words_of_every_script(text: str, words: list[str]) -> None:
-    assert words_of(text) == words
-    assert joined(pieces_of(text)) == text
-
-
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_sentence_without_spaces_is_corrupted_within(kind: str) -> None:
-    text = "\u6211\u4eec\u660e\u5929\u53bb\u5b66\u6821\u3002"
-    spoilt = {corrupted(text, kind, np.random.default_rng(seed)) for seed in range(8)}
-    assert text not in spoilt
-    assert text * 2 not in spoilt
-    assert not any(" " in each for each in spoilt)
-    assert len(spoilt) > 2
 
 
 @pytest.mark.parametrize("place", ["write_records", "save", "account"])

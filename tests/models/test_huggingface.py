@@ -32,11 +32,6 @@ TOKENS = DRAW.integers(3, SIZES["vocab_size"], (ROWS, P + T))
 VALID = np.stack([np.arange(P + T) >= 5, np.arange(P + T) < 9, np.arange(P + T) >= 0])
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("published")
-
-
 @functools.partial(jax.jit, static_argnames="network")
 def ours(network: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Logits of the padded rows, log-probs of the completions, and a greedy continuation of the prompts."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from alignjax.models import huggingface, transformer
+
 SIZES = {
     "vocab_size": 37, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 64,
@@ -69,3 +71,8 @@ def written(case: str, root: Path, labels: int | None = None, dtype: str = "floa
     folder = root / f"{case}-{labels}-{dtype}-{limit}"
     theirs(case, labels=labels).to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=limit)
     return folder
+
+
+def loaded(folder: Path, **changes: Any) -> tuple[Any, Any]:
+    network = transformer(huggingface.config_of(folder, **changes))
+    return network, huggingface.load(folder, network)

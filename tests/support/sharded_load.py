@@ -1,5 +1,5 @@
 """Loads the folder of published weights named on the command line onto eight simulated devices, through the start of a
-role, and prints what was read as JSON; `test_huggingface_files.py` reads it.
+role, and prints what was read as JSON; `test_huggingface_starts.py` reads it.
 
 A program of its own, because the number of devices is set before jax starts."""
 
