@@ -44,7 +44,7 @@ def cpo(
 
 
 @pairwise(reference=None, normalize="length")
-def simpo(margin: Array, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -> Array:
+def simpo(margin: Array, *, beta: Positive = 2.0, gamma: Number = 1.0) -> Array:
     """SimPO: -log S(beta lp_w / len_w - beta lp_l / len_l - gamma) (arXiv:2405.14734).
 
     A label p counts as p l(w, l) + (1-p) l(l, w), so the target margin goes with the winner; TRL's label smoothing
@@ -64,7 +64,7 @@ def simpo(margin: Array, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -> A
 
 @pairwise(reference=None, normalize="length")
 def alpha_po(
-    logps_w: Array, logps_l: Array, *, beta: Positive = 2.0, gamma: NonNegative = 0.5, alpha: Number = 0.25
+    logps_w: Array, logps_l: Array, *, beta: Positive = 2.0, gamma: Number = 0.5, alpha: Number = 0.25
 ) -> Array:
     """AlphaPO, SimPO with a bent reward: -log S(beta (r_w - r_l) - gamma), r = (1 - P^(-alpha)) / alpha, P = exp(lp /
     len) (arXiv:2501.03884).

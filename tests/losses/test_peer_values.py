@@ -4,6 +4,7 @@ log-ratio (or score, under another divergence) by its completion's length; `labe
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from alignjax.types import Array, Batch
 from tests.support.tiny import standin
 
 OURS = ("dpo", "cpo", "orpo")  # what TRL calls an algorithm; SimPO and AlphaPO are loss types of its CPO
-Entries = list[tuple[float, Fn]]  # weights and losses, whose weighted sum is TRL's loss
+Entries = list[tuple[float, Callable[..., Any]]]  # weights and losses, whose weighted sum is TRL's loss
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,11 @@ def dpo_entry(kind: str, hyper: dict[str, Any]) -> tuple[float, Fn]:
     return factor, loss if divergence is None else fn(losses.with_divergence, loss=loss, divergence=divergence)
 
 
+def with_sides_swapped(loss: Fn) -> Callable[..., Any]:
+    """The loss of the same batch with each label's opposite."""
+    return lambda roles, batch: loss(roles, batch.replace(preference=jnp.swapaxes(batch.preference, 1, 2)))
+
+
 def cpo_entries(kind: str, hyper: dict[str, Any]) -> Entries:
     """The loss types of TRL's CPO trainer, without the likelihood, which it is given as a number. Its label smoothing
     of SimPO leaves the target margin with the labelled side: S(-z) for z = beta h - gamma."""
@@ -77,7 +83,7 @@ def cpo_entries(kind: str, hyper: dict[str, Any]) -> Entries:
         assert not epsilon
         return [(1, fn(losses.alpha_po, beta=beta, gamma=gamma, alpha=hyper["alpha"]))]
     simpo = fn(losses.simpo, beta=beta, gamma=gamma)
-    return [(1 - epsilon, simpo), (epsilon, simpo.replace(beta=-beta, gamma=-gamma))]
+    return [(1 - epsilon, simpo), (epsilon, with_sides_swapped(simpo.replace(gamma=-gamma)))]
 
 
 def entries_of(case: dict[str, Any]) -> tuple[Entries, float, float]:
@@ -120,7 +126,7 @@ def batch_of(case: dict[str, Any], label: float) -> Batch:
     """The chosen come first. The view "chosen" counts nothing else."""
     given = case["inputs"]
     length = columns(given["chosen_lengths"], given["rejected_lengths"])
-    mask = (jnp.arange(int(length.max()) + 3) < length[..., None]).astype(jnp.float64)
+    mask = (jnp.arange(int(length.max()) + 3)[None, None] < length[..., None]).astype(jnp.float64)
     batch = Batch(
         tokens=jnp.zeros(mask.shape, jnp.int32), valid=mask > 0, mask=mask,
         preference=jnp.broadcast_to(jnp.array([[0.5, label], [1 - label, 0.5]]), (len(length), 2, 2)),
