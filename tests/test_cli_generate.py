@@ -135,7 +135,7 @@ def test_a_run_speaks_on_a_machine_without_its_kernel(run, capsys, tmp_path, mon
         steps = {**pipeline.steps, "sft": dataclasses.replace(step, algorithm=algorithm)}
         return SimpleNamespace(config=dataclasses.replace(pipeline, steps=steps))
 
-    monkeypatch.setattr("alignjax.cli.generate.reload", reload)
+    monkeypatch.setattr("alignjax.cli.open_model.reload", reload)
     assert main(line) == 0
     shown = capsys.readouterr()
     assert shown.out == wanted

@@ -59,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": TRAIN | {"games", "exact_tasks"},
     "exact_tasks": FOUNDATION | {"pair_layout", "stages", "data"},
     "pipelines": TRAIN | {"games", "evaluate", "exact_tasks"},
+    "serving": FOUNDATION | {"parallel", "models", "scoring", "sampling", "data"},
 }
 # The command line stands on everything, and nothing stands on it.
 OUTSIDE = {"cli"}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import scoring
-from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Generate
-from alignjax.cli.plain_attention import runnable_here
-from alignjax.config import ConfigError, Experiment, Pipeline, nearest
-from alignjax.data import Dataset, Tokenizer, tokenizer_of
+from alignjax.cli.open_model import open_model
+from alignjax.config import ConfigError
+from alignjax.data import Tokenizer
 from alignjax.data.datasets.parsing import is_text
-from alignjax.data.sources.asked import asked_tokens
 from alignjax.data.sources.batch_layout import pad_left
 from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading, visible, visible_json
 from alignjax.sampling import Filters, Sampled, Sampling, generate as sample
-from alignjax.train import checkpoint
-from alignjax.train.state import restored_params
+from alignjax.serving import OpenedModel
 from alignjax.types import Batch, Key, Model, Params
-from alignjax.workspace import Workspace
 
 Prompt = str | list[dict[str, Any]]  # text, or messages
 
@@ -60,7 +55,9 @@ def generate(flags: Generate) -> int:
     filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
     file = flags.prompt_file
     prompts = [] if file is None else list(_prompts(file))
-    answer = _answerer(flags, Sampling(flags.n, flags.max_tokens, filters=filters, stop=()))
+    opened = open_model(flags.run_dir, flags.role)
+    print(f"{opened.line}\n", file=sys.stderr)
+    answer = _answerer(flags, opened, Sampling(flags.n, flags.max_tokens, filters=filters, stop=opened.stops))
     in_file = (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS))
     number = 0
     for some in in_file if file is not None else ([prompt] for prompt in _typed()):
@@ -114,78 +111,15 @@ def _prompts(file: Path) -> Iterator[Prompt]:
         yield prompt
 
 
-def experiments_in(config: Experiment | Pipeline) -> dict[Any, Experiment]:
-    """Returns the experiments of a config by the names of their steps; one that is no pipeline's has none."""
-    steps: Mapping[Any, Any] = config.steps if isinstance(config, Pipeline) else {None: config}
-    return {name: step for name, step in steps.items() if isinstance(step, Experiment)}
-
-
-def policy_of_run(
-    root: Path, config: Experiment | Pipeline, step: str | None, role: str
-) -> tuple[Experiment, Workspace]:
-    """Finds the experiment whose checkpoint has a role; of a pipeline the last step that has one with the role.
-
-    Args:
-        root: The run folder.
-        config: Its config.
-        step: The step of a pipeline; None: the last one with the role.
-        role: The role.
-
-    Returns:
-        The experiment and its folder.
-
-    Raises:
-        ConfigError: For a step or a role that does not exist, or if no step has a checkpoint with the role.
-    """
-    # The last step with a checkpoint is taken, not the last of the config: a pipeline that still runs, or was stopped,
-    # is sampled from as far as it came.
-    steps = experiments_in(config)
-    if step is None and isinstance(config, Pipeline):
-        done = [name for name, each in steps.items() if role in each.algorithm.roles and checkpoint.steps(root / name)]
-        if not done:
-            raise ConfigError(f"no step of {root} has a checkpoint with a role {role!r}; steps: {', '.join(steps)}")
-        step = done[-1]
-    if step not in steps:
-        one = " It is one experiment; name the run folder itself."
-        hint = nearest(str(step), steps) if isinstance(config, Pipeline) else one
-        raise ConfigError(f"{root} trains no step {step!r}.{hint}")
-    experiment = steps[step]
-    if role not in experiment.algorithm.roles:
-        raise ConfigError(
-            f"{Workspace(root, step).folder} has no role {role!r}.{nearest(role, experiment.algorithm.roles)}"
-        )
-    return experiment, Workspace(root, step)
-
-
-def dataset_of(experiment: Experiment) -> Dataset:
-    """Returns the dataset that an experiment's source reads, or raises ConfigError if it names none."""
-    for value in experiment.source.kwargs.values():
-        if isinstance(value, Dataset):
-            return value
-    raise ConfigError(f"the source {experiment.source.name} names no dataset, so there is no tokenizer to speak with")
-
-
-def _answerer(flags: Generate, sampling: Sampling) -> Callable[[Sequence[Prompt], int], list[list[dict[str, Any]]]]:
-    """(prompts, number of the first) -> the completions of each, by a role of a run; which one it is, is printed."""
-    root, step = run_folder(flags.run_dir)
-    experiment, workspace = policy_of_run(root, reload(root).config, step, flags.role)
-    experiment, plain = runnable_here(experiment)
-    if flags.role in plain:
-        print(f"plain attention: this machine has no kernel for the {flags.role}'s", file=sys.stderr)
-    model = experiment.algorithm.roles[flags.role].model
-    if model is None or model.extend is None:
-        raise ConfigError(f"role {flags.role!r} has no model that can be sampled from")
-    dataset = dataset_of(experiment)
-    params = restored_params(workspace.folder, experiment.algorithm, flags.role)
-    tokenizer = tokenizer_of(dataset, workspace)
-    sampling = dataclasses.replace(sampling, stop=tokenizer.ends)
-    number = checkpoint.steps(workspace.folder)[-1]
-    print(f"{flags.role} of {workspace.folder}, step {number:,}\n", file=sys.stderr)
+def _answerer(
+    flags: Generate, opened: OpenedModel, sampling: Sampling
+) -> Callable[[Sequence[Prompt], int], list[list[dict[str, Any]]]]:
+    """(prompts, number of the first) -> the completions of each."""
 
     def answer(prompts: Sequence[Prompt], first: int) -> list[list[dict[str, Any]]]:
-        batch = _batch(asked_tokens(prompts, dataset, workspace), first, tokenizer)
-        completions = _sampled(model, params, batch, jax.random.key(flags.seed), sampling)
-        return [_decoded(tokenizer, completions, row) for row in range(len(prompts))]
+        batch = _batch(opened.prompt_ids(prompts), first, opened.tokenizer)
+        completions = _sampled(opened.model, opened.params, batch, jax.random.key(flags.seed), sampling)
+        return [_decoded(opened.tokenizer, completions, row) for row in range(len(prompts))]
 
     return answer
 

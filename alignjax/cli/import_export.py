@@ -12,12 +12,19 @@ import jax
 from alignjax import outside
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Export, Import
-from alignjax.cli.generate import dataset_of, experiments_in, policy_of_run
+from alignjax.cli.open_model import (
+    TOKENIZER,
+    config_from,
+    dataset_of,
+    experiments_in,
+    policy_of_run,
+    record_of_import,
+)
 from alignjax.config import ConfigError, DataError, Experiment, nearest
 from alignjax.content_hashes import forget_hashes
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.data.prepared import chat_of
-from alignjax.models import RopeScaling, TransformerConfig, huggingface, lora, parameter_count, transformer
+from alignjax.models import TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
 from alignjax.outside import user_path
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
@@ -35,7 +42,6 @@ GENERATION = "generation_config.json"  # where transformers' generate and vLLM l
 TEMPLATE = "chat_template.jinja"
 # In training a tokenizer of ours put BOS in front by its id, and the template had no marks to write.
 OWN_MARKS = "{{ bos_token }}{% set bos_token = '' %}{% set eos_token = '' %}\n"
-TOKENIZER = "tokenizer"  # the folder of an imported checkpoint that holds its tokenizer files
 GIGABYTE = 1_000_000_000
 
 
@@ -120,7 +126,7 @@ def export(flags: Export) -> int:
     source, to, dtype = user_path(flags.source), user_path(flags.to), flags.dtype
     if flags.tokenizer is not None and not _has_tokenizer(user_path(flags.tokenizer)):
         raise ConfigError(f"{flags.tokenizer} has no tokenizer.json or tokenizer.model")
-    record = _record_of_import(source)
+    record = record_of_import(source)
     exported = _of_run(flags.source, flags.role) if record is None else _of_import(source, record, flags.role)
     head = flags.head or next((name for name in ("reward", "classes") if name in exported.config.outputs), "lm")
     if flags.tokenizer is not None:
@@ -211,28 +217,13 @@ def _write_generation(path: Path, ids: dict[str, Any]) -> None:
     write_json(path, {**ids, **copied, "eos_token_id": _one_or_list(ends)})
 
 
-def _record_of_import(folder: Path) -> dict[str, Any] | None:
-    """The record that `alignjax import` wrote into a folder; None for another folder."""
-    record = read_json(folder / FILE) or {}
-    return record if "imported" in record.get("config", {}) else None
-
-
 def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
     roles = record["config"]["algorithm"]["roles"]
     if role not in roles:
         raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
-    config = _config_from(roles[role]["model"]["model"])
+    config = config_from(roles[role]["model"]["model"])
     params = {"heads": {}, **checkpoint.restore_role(folder, role)}
     return Exported(params, config, record["config"]["imported"]["beside"], folder / TOKENIZER)
-
-
-def _config_from(record: dict[str, Any]) -> TransformerConfig:
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key != "type"
-    }
-    if (scaling := fields.get("rope_scaling")) is not None:
-        fields["rope_scaling"] = RopeScaling(**{key: value for key, value in scaling.items() if key != "type"})
-    return TransformerConfig(**fields)
 
 
 def _of_run(source: str, role: str) -> Exported:
@@ -256,7 +247,7 @@ def _tokenizer(
 ) -> tuple[dict[str, Any], Path | Tokenizer | None]:
     """Finds token ids and the tokenizer: of the folder that the role started from, published or imported, else of the
     data it was trained on."""
-    if isinstance(start, Restored) and (record := _record_of_import(folder := workspace.find(start.stage))) is not None:
+    if isinstance(start, Restored) and (record := record_of_import(folder := workspace.find(start.stage))) is not None:
         return record["config"]["imported"]["beside"], folder / TOKENIZER
     if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
         folder = user_path(start.folder)

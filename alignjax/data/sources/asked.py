@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.conversations import conversation, written
 from alignjax.data.datasets.framing import encoded
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
-from alignjax.data.prepared import Dataset, chat_of, tokenizer_of
+from alignjax.data.prepared import Chat, Dataset, chat_of, tokenizer_of
 from alignjax.data.sources.batch_layout import prompt_ids
+from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.workspace import Workspace
 
 
-def asked_tokens(prompts: Sequence[Any], dataset: Dataset, workspace: Workspace | None = None) -> list[list[int]]:
-    """Returns the token ids of prompts as in the rows of a dataset: messages rendered by its chat template, a text in
-    its frame behind BOS. Nothing is cut.
+class Frame(NamedTuple):
+    """How prompts are written: conversations by `chat`, a text between `prefix` and `suffix`."""
 
-    Where all rows were conversations, a text is a message of the user.
+    chat: Chat
+    prefix: str = ""
+    suffix: str = ""
+
+
+def frame_of(dataset: Dataset, workspace: Workspace | None = None) -> Frame:
+    """Returns how the prompts of a dataset's rows are written.
+
+    Args:
+        dataset: The dataset.
+        workspace: The run that asks, whose prepared files say which template that was; None for no run.
+    """
+    return Frame(chat_of(dataset, workspace), dataset.prefix, dataset.suffix)
+
+
+def asked_tokens(prompts: Sequence[Any], dataset: Dataset, workspace: Workspace | None = None) -> list[list[int]]:
+    """Returns the token ids of prompts as in the rows of a dataset: see `written_tokens`.
 
     Args:
         prompts: Text or a list of messages each.
@@ -29,8 +45,25 @@ def asked_tokens(prompts: Sequence[Any], dataset: Dataset, workspace: Workspace 
     Raises:
         ConfigError: A prompt is neither, or the template refuses it; its number is said.
     """
-    tokenizer, chat = tokenizer_of(dataset, workspace), chat_of(dataset, workspace)
-    prefix, suffix = tokenizer.encode(dataset.prefix), tokenizer.encode(dataset.suffix)
+    return written_tokens(prompts, tokenizer_of(dataset, workspace), frame_of(dataset, workspace))
+
+
+def written_tokens(prompts: Sequence[Any], tokenizer: Tokenizer, frame: Frame) -> list[list[int]]:
+    """Returns the token ids of prompts: messages rendered by the chat template, a text in its frame behind BOS. Nothing
+    is cut.
+
+    Where all rows were conversations, a text is a message of the user.
+
+    Args:
+        prompts: Text or a list of messages each.
+        tokenizer: The tokenizer.
+        frame: How prompts are written.
+
+    Raises:
+        ConfigError: A prompt is neither, or the template refuses it; its number is said.
+    """
+    chat = frame.chat
+    prefix, suffix = tokenizer.encode(frame.prefix), tokenizer.encode(frame.suffix)
     try:
         rows = [
             [{"role": "user", "content": each}] if isinstance(each, str) and chat.only else each for each in prompts
