@@ -181,7 +181,8 @@ def _write_tokenizer(tokenizer: Path | Tokenizer | None, part: Path) -> None:
         tokenizer.published().save(part / "tokenizer.json")
         marks = {name: getattr(tokenizer, name) for name in ("pad", "bos", "eos")}
         tokens = {f"{mark}_token": None if i is None else tokenizer.backend.id_to_token(i) for mark, i in marks.items()}
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
+        tokens |= {"clean_up_tokenization_spaces": tokenizer.cleans_up}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **tokens}
         write_json(part / "tokenizer_config.json", settings)
 
 

@@ -30,7 +30,7 @@ from alignjax.workspace import Workspace, read_json, read_record, write_json
 
 FORMAT = 2  # raise it when what is written changes: old folders are then left alone and new ones made
 WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
-TOKENIZER_RULES = b"2"  # likewise, where the way in which somebody else's tokenizer is read changes
+TOKENIZER_RULES = b"3"  # likewise, where the way in which somebody else's tokenizer is read changes
 PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
 Report = Callable[[str], Any]
 

@@ -141,6 +141,37 @@ def test_the_template_of_a_folder(tmp_path: Path) -> None:
     assert render(TALK, str(tmp_path)) == "4"
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_of_several_templates_that_of_tools_is_taken_where_a_row_has_tools(beside: bool, tmp_path: Path) -> None:
+    first, second = (TEMPLATES[name] for name in ("marked turns", "headers, a date and tools"))
+    theirs = tokenizer_of(first)
+    theirs.chat_template = {"default": first, "tool_use": "  \n" + second + "\n\n", "rag": "{{ 1 }}"}
+    theirs.save_pretrained(tmp_path, save_jinja_files=beside)
+    assert (tmp_path / "additional_chat_templates").is_dir() == beside
+    template = load_template(str(tmp_path))
+    for words in ({}, {"tools": TOOLS}, {"tools": []}):
+        for open_turn in (True, False):
+            expected = theirs.apply_chat_template(TALK[1:], tokenize=False, add_generation_prompt=open_turn, **words)
+            marks = {"bos_token": "<s>", "eos_token": "</s>"}
+            assert render(TALK[1:], template, open_turn, **marks, **words) == expected
+            theirs.chat_template, several = template, theirs.chat_template  # as `export` writes it
+            assert (
+                theirs.apply_chat_template(TALK[1:], tokenize=False, add_generation_prompt=open_turn, **words)
+                == expected
+            )
+            theirs.chat_template = several
+    (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
+    for wrong, words in (
+        ([{"name": "default", "template": 3}], "a list of other things"),
+        ([{"name": "rag", "template": "x"}], "none that is called 'default'"),
+        ([{"name": "default", "template": "x"}] * 2, "each name once"),
+    ):
+        if not beside:
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": wrong}))
+            with pytest.raises(ConfigError, match=words):
+                load_template(str(tmp_path))
+
+
 # ------------------------------------------------------------------------------------------------------- special tokens
 
 WORDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|stop|>", "filler", "word")

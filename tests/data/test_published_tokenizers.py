@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -204,6 +205,71 @@ def test_what_cannot_be_meant_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8, 7]}))
     found = load_tokenizer(folder)
     assert found.ends == (found.backend.token_to_id("</s>"), 7, 8)
+
+
+@pytest.mark.parametrize("family", [byte_level, byte_fallback, unigram, word_piece])
+@pytest.mark.parametrize("forced", [False, True])
+def test_spaces_before_punctuation_go_as_in_transformers(family: Any, forced: bool, tmp_path: Path) -> None:
+    backend, rng = family(), random.Random(family.__name__)
+    if family is word_piece:
+        backend.add_tokens(["do", "n't", "'", "'s", "?"])
+    backend.add_tokens([AddedToken(token) for token in ("<s>", "</s>") if backend.token_to_id(token) is None])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    flags = {"clean_up_tokenization_spaces": True}
+    flags |= {"clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True} if forced else {}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **flags}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.cleans_up == (forced or family in (unigram, word_piece))
+    parts = ("re ad", " .", " ?", " ' ", " n't", " 's", " 've", "do", " , ", " !", "'m")
+    for _ in range(40):
+        ids = ours.encode("The judge" + "".join(rng.choices(parts, k=6)))
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+    plain = dataclasses.replace(ours, cleans_up=False)
+    assert (ours.decode(ids := ours.encode("of 7 . x")) != plain.decode(ids)) == ours.cleans_up
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"extra_special_tokens": ["<new>", "<|end|>", {"content": "<other>", "__type": "AddedToken", "lstrip": True}]},
+        {"extra_special_tokens": {"image_token": "<image>", "audio_token": "<audio>"}},
+        {"additional_special_tokens": ["<late>"], "unk_token": "<none>", "mask_token": "<blank>"},
+        {"additional_special_tokens": ["<old>"], "extra_special_tokens": ["<young>"], "image_token": "<image>"},
+        {"added_tokens_decoder": {"260": {"content": "<260>", "special": True}}, "cls_token": "<class>"},
+    ],
+)
+def test_tokens_that_only_the_settings_name_are_added_with_the_ids_of_transformers(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    backend = byte_level()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    if "added_tokens_decoder" in settings:
+        size = backend.get_vocab_size()
+        settings = settings | {"added_tokens_decoder": {str(size): {"content": "<added>", "special": True}}}
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({"mask_token": "<passed over>"}))
+    else:
+        more = {"content": "<blank>", "lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps({"mask_token": more}))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **settings}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.vocab_size == len(theirs) > backend.get_vocab_size()
+    names = sorted(theirs.get_vocab().items(), key=lambda each: each[1])[-6:]
+    assert {ours.backend.id_to_token(number): number for _, number in names} == dict(names)
+    text = "reads " + " x ".join(name for name, _ in names) + "<passed over>"
+    ids = ours.encode(text)
+    assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_pad_of_minus_one_means_none(tmp_path: Path) -> None:
+    folder = published(tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"pad_token_id": -1, "bos_token_id": -1}))
+    found = load_tokenizer(folder)
+    (folder / "generation_config.json").unlink()
+    assert found.settings == load_tokenizer(folder).settings
 
 
 def test_ours_is_written_so_that_others_read_a_prompt_as_it_was_trained(tmp_path: Path) -> None:

@@ -56,25 +56,39 @@ def load_template(template: str, tokenizer: str = "") -> str:
 
 
 def _published(folder: Path) -> str | None:
-    """The template of a published tokenizer: chat_template.jinja, else the one in tokenizer_config.json, of several the
-    one that is called "default"."""
-    if (folder / "chat_template.jinja").is_file():
-        return _text_of(folder / "chat_template.jinja")
-    config = folder / "tokenizer_config.json"
+    """The template of a published tokenizer: of chat_template.jinja and the folder beside it, else of
+    tokenizer_config.json. Of several the one that is called "default", and "tool_use" where a row has tools."""
+    config, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    more = {each.stem: _text_of(each) for each in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if file.is_file() or more:
+        return _chosen({"default": _text_of(file), **more} if file.is_file() else more, folder)
     template = json_object(config).get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-        if template is None and named:
+        if len(named) < len(template) or not all(isinstance(part, str) for pair in named.items() for part in pair):
             raise ConfigError(
-                f"{config} has chat templates {', '.join(map(repr, named))} and none that is called 'default'; put the "
-                "text of one into chat_template"
+                f"{config}: chat_template is a list of other things than objects with a name and a template, each name "
+                "once; correct it, or name a template with chat_template="
             )
+        return _chosen(named, config) if named else None
     if template is not None and not isinstance(template, str):
         raise ConfigError(
             f"{config}: chat_template is {type(template).__name__}, must be text or a list of named texts"
         )
     return template
+
+
+def _chosen(named: Mapping[str, str], where: Path) -> str:
+    """The template among several, by their names. Two become one text, which looks whether a row has tools."""
+    if "default" not in named:
+        raise ConfigError(
+            f"{where} has chat templates {', '.join(map(repr, named))} and none that is called 'default'; put the "
+            "text of one into chat_template"
+        )
+    default, tools = (named.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
+    # The plus keeps Jinja from taking space off around the tags, so that each is written as it is by itself.
+    both = f"{{% if tools is not none +%}}{tools}{{%+ else +%}}{default}{{%+ endif +%}}"
+    return both if "tool_use" in named else named["default"]
 
 
 def _text_of(path: Path) -> str:

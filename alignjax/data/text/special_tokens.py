@@ -23,10 +23,20 @@ MARKS = ("eos", "bos", "pad", "sep")
 NAMING = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 ADDED = "added_tokens.json"  # beside a SentencePiece model: tokens that came after it was trained
 
-_USUAL = tuple(f"{mark}_token" for mark in (*MARKS, "unk", "cls", "mask"))
+# The named special tokens, in the order in which `transformers` adds those that a tokenizer lacks.
+_USUAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _UNNAMED = "additional_special_tokens["
-_LISTS = ("additional_special_tokens", "extra_special_tokens")
+_LISTS = ("extra_special_tokens", "additional_special_tokens")  # the older name counts where the newer says nothing
+_CLEANS, _CLEANS_BPE = (
+    "clean_up_tokenization_spaces",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+)
+
+
+# One after another, as `transformers` does it: an apostrophe between spaces, then forms such as "do n't".
+_FORMS = ("n't", "'m", "'s", "'ve", "'re")
+_STRAY = (*((f" {mark}", mark) for mark in ".?!,"), (" ' ", "'"), *((f" {form}", form) for form in _FORMS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +48,14 @@ class FileMarks:
         numbered: mark -> the ids that generation_config.json gives it.
         special: The ids of all tokens that any file marks as special.
         adds_bos: The setting add_bos_token; None where there is no such setting.
+        cleans_up: Whether decoded texts lose the spaces before punctuation.
     """
 
     spelled: Mapping[str, tuple[str, Path] | None]
     numbered: Mapping[str, tuple[int, ...]]
     special: tuple[int, ...]
     adds_bos: bool | None = None
+    cleans_up: bool = False
 
 
 def json_object(path: Path) -> dict[str, Any]:
@@ -57,7 +69,8 @@ def json_object(path: Path) -> dict[str, Any]:
 def read_marks(folder: Path, backend: hf.Tokenizer, later: bool) -> FileMarks:
     """Reads the files beside a tokenizer, and adds the tokens to it that they list or name.
 
-    A special token that the tokenizer does not have is not added, since the model has no row for it.
+    One of MARKS that the tokenizer does not have is not added: a completion would end with a token that no model has
+    learned, so whoever loads it has to name another.
 
     Args:
         folder: The folder of the tokenizer.
@@ -81,21 +94,47 @@ def read_marks(folder: Path, backend: hf.Tokenizer, later: bool) -> FileMarks:
     _add_listed(folder, backend, settings, later)
     added = {token.content for token in backend.get_added_tokens_decoder().values()}  # whose flags stay as they are
     spelled: dict[str, tuple[str, Path] | None] = {}
-    for name, values in zip(NAMING, (settings, spellings), strict=False):
-        for key, value in _named(folder / name, values).items():
-            token = None if value is None else _token(folder / name, key, value, special=True)
-            number = None if token is None else backend.token_to_id(token.content)
-            if token is not None and number is not None and token.content not in added:
-                backend.add_special_tokens([token])
-            if number is not None and not key.startswith(_UNNAMED):
-                special.add(number)
-            if (mark := key.removesuffix("_token")) in MARKS and mark not in spelled:
-                spelled[mark] = None if token is None else (token.content, folder / name)
-    adds_bos = settings.get("add_bos_token")
-    if not isinstance(adds_bos, bool | None):
-        raise ConfigError(f"{folder / NAMING[0]}: add_bos_token is {adds_bos!r}; it must be true or false")
+    files = {folder / NAMING[0]: settings, folder / NAMING[1]: spellings}
+    named = [(path, key, value) for path, values in files.items() for key, value in _named(path, values).items()]
+    for path, key, value in sorted(named, key=lambda each: _place(each[1])):
+        listed = key.startswith(_UNNAMED) and path.name == NAMING[0]  # of those the flags say whether they are special
+        token = None if value is None else _token(path, key, value, special=not listed)
+        mark = key.removesuffix("_token")
+        present = token is not None and backend.token_to_id(token.content) is not None
+        # Where tokenizer_config.json lists what was added, transformers takes no token from another file.
+        adds = mark not in MARKS and (path.name == NAMING[0] or "added_tokens_decoder" not in settings)
+        if token is not None and token.content not in added and (present or adds):
+            backend.add_tokens([token])
+            added.add(token.content)
+        number = None if token is None else backend.token_to_id(token.content)
+        if number is not None and not key.startswith(_UNNAMED):
+            special.add(number)
+        if mark in MARKS and mark not in spelled:
+            spelled[mark] = None if token is None else (token.content, path)
+    adds_bos, cleans_up, cleans_bpe = (_flag(folder, settings, key) for key in ("add_bos_token", _CLEANS, _CLEANS_BPE))
     every = tuple(sorted(special.union(special_ids_of(backend))))  # what was special once stays it
-    return FileMarks(spelled, _numbered(folder / NAMING[2], backend), every, adds_bos)
+    pieces = type(backend.model).__name__ != "BPE"  # whose texts have their spaces in their tokens
+    cleaned = bool(cleans_up and (pieces or cleans_bpe))
+    return FileMarks(spelled, _numbered(folder / NAMING[2], backend), every, adds_bos, cleaned)
+
+
+def _flag(folder: Path, settings: Mapping[str, Any], key: str) -> bool | None:
+    """A setting that is true, false or null. Raises ConfigError for another value."""
+    if not isinstance(value := settings.get(key), bool | None):
+        raise ConfigError(f"{folder / NAMING[0]}: {key} is {value!r}; it must be true or false")
+    return value
+
+
+def without_stray_spaces(text: str) -> str:
+    """Returns a decoded text as clean_up_tokenization_spaces asks for it: without the spaces that tokens of words and
+    marks leave before punctuation and short forms.
+
+    Args:
+        text: The text.
+    """
+    for stray, tidy in _STRAY:
+        text = text.replace(stray, tidy)
+    return text
 
 
 def special_ids_of(backend: hf.Tokenizer) -> tuple[int, ...]:
@@ -104,18 +143,23 @@ def special_ids_of(backend: hf.Tokenizer) -> tuple[int, ...]:
 
 
 def _named(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The special tokens of a file by key: KEY_token, and those of its lists or mappings of further ones."""
+    """The special tokens of a file by key: KEY_token, and those of its list or mapping of further ones."""
     tokens: dict[str, Any] = {
         key: value
         for key, value in values.items()
         if key in _USUAL or (key.endswith("_token") and isinstance(value, str | dict))
     }
     for key in _LISTS:
-        more = values.get(key) or ()
-        if not isinstance(more, list | tuple | dict):
-            raise ConfigError(f"{path}: {key} is {more!r}; it must be a list of tokens")
-        tokens |= more if isinstance(more, dict) else {f"{_UNNAMED}{i}]": token for i, token in enumerate(more)}
-    return tokens
+        if not isinstance(values.get(key) or (), list | tuple | dict):
+            raise ConfigError(f"{path}: {key} is {values[key]!r}; it must be a list of tokens")
+    more = next((values[key] for key in _LISTS if values.get(key)), ())
+    return tokens | (more if isinstance(more, dict) else {f"{_UNNAMED}{i}]": token for i, token in enumerate(more)})
+
+
+def _place(key: str) -> int:
+    """Where a token stands in the order in which `transformers` adds them: by their usual names, then those with other
+    names, then those of lists."""
+    return _USUAL.index(key) if key in _USUAL else len(_USUAL) + key.startswith(_UNNAMED)
 
 
 def _token(path: Path, key: str, value: Any, special: bool = False) -> hf.AddedToken:
@@ -171,6 +215,7 @@ def _numbered(path: Path, backend: hf.Tokenizer) -> dict[str, tuple[int, ...]]:
     ids: dict[str, tuple[int, ...]] = {}
     for mark in MARKS:
         value = values.get(key := f"{mark}_token_id")
+        value = None if value == -1 and mark != "eos" else value  # how some published files write that there is none
         numbers = value if isinstance(value, list) else [] if value is None else [value]
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < size:

@@ -18,7 +18,14 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from alignjax.config import ConfigError
 from alignjax.data.text.sentencepiece import read_sentencepiece
-from alignjax.data.text.special_tokens import MARKS, FileMarks, read_marks, special_ids_of, written_before
+from alignjax.data.text.special_tokens import (
+    MARKS,
+    FileMarks,
+    read_marks,
+    special_ids_of,
+    without_stray_spaces,
+    written_before,
+)
 from alignjax.outside import user_path
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
@@ -47,6 +54,7 @@ class Tokenizer:
         adds_bos: Whether every prompt begins with BOS, as the tokenizer's files ask for.
         special: The ids of further tokens that `decode` leaves out; None for those that the backend marks as special.
         closing: The ids that are written behind a completion, the last of which ends it; () for EOS.
+        cleans_up: Whether `decode` takes out the spaces before punctuation, as the tokenizer's files ask for.
     """
 
     backend: hf.Tokenizer = dataclasses.field(repr=False)
@@ -58,6 +66,7 @@ class Tokenizer:
     adds_bos: bool = False
     closing: tuple[int, ...] = ()
     special: tuple[int, ...] | None = None
+    cleans_up: bool = False
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -96,7 +105,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of token ids; special tokens are dropped, wherever they stand."""
-        return self.backend.decode([i for i in map(int, ids) if i not in self.hidden], skip_special_tokens=False)
+        text = self.backend.decode([i for i in map(int, ids) if i not in self.hidden], skip_special_tokens=False)
+        return without_stray_spaces(text) if self.cleans_up else text
 
     def decode_batch(self, rows: Iterable[Iterable[int]]) -> list[str]:
         """Returns the text of each row of token ids."""
@@ -246,7 +256,8 @@ def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
         )
     end, numbers = ids["eos"], {"pad": ids["eos"], "sep": ids["eos"], **{k: i for k, i in ids.items() if i is not None}}
     stops = tuple(stop for stop in said.numbered.get("eos", ()) if stop != end)
-    return Tokenizer(backend, numbers["pad"], ids["bos"], end, numbers["sep"], stops, adds_bos, special=said.special)
+    settings: dict[str, Any] = {"special": said.special, "cleans_up": said.cleans_up}
+    return Tokenizer(backend, numbers["pad"], ids["bos"], end, numbers["sep"], stops, adds_bos, **settings)
 
 
 def _number(
