@@ -28,7 +28,8 @@ from alignjax.data import (
     tokenizer_of,
 )
 from alignjax.data.datasets.from_files import final_number
-from alignjax.data.datasets.parsing import BadRow, parse_file
+from alignjax.data.datasets.parsed_files import parse_file
+from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.prepared import Dataset, rows_of
 
 QUIET = {"vocab_size": 300, "test_fraction": 0.0}

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from alignjax import data
 from alignjax.config import ConfigError, DataError
 from alignjax.data.datasets.from_files import File
-from alignjax.data.datasets.parsing import BadRow, ParsedFile, parse_file
+from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
+from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.outside import Huge, Unreadable, parse_json
 

@@ -21,7 +21,8 @@ import pytest
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Preferences, Prompts, Rankings
 from alignjax.data.datasets import layouts, records
-from alignjax.data.datasets.parsing import existing_file, parse_file
+from alignjax.data.datasets.parsed_files import parse_file
+from alignjax.data.datasets.row_files import existing_file
 from alignjax.outside import ReadError, Unreadable, WriteError, parse_json, read_text, reading, user_path, writing
 from tests.support.row_files import parsed, prompts_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignjax.data import Preferences
-from alignjax.data.datasets.parsing import ParsedFile, parse_file
+from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
 from alignjax.data.prepared import Dataset
 
 

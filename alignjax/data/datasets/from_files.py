@@ -11,17 +11,10 @@ from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets import layouts
-from alignjax.data.datasets.parsing import (
-    BadRow,
-    checked_text,
-    existing_file,
-    file_hash,
-    is_text,
-    number_field,
-    parse_file,
-    text_field,
-)
+from alignjax.data.datasets.parsed_files import parse_file
+from alignjax.data.datasets.parsing import BadRow, checked_text, is_text, number_field, text_field
 from alignjax.data.datasets.records import Record, is_aside
+from alignjax.data.datasets.row_files import existing_file, file_hash
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.chat import split_transcript
 from alignjax.data.text.words import nfc, same_text
