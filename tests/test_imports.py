@@ -24,6 +24,7 @@ TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if "__pycache__" 
 FOUNDATION = {
     "content_hashes",
     "config",
+    "gguf_files",
     "ranges",
     "json_shapes",
     "types",
@@ -38,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
     "config": {"ranges", "outside"},
     "content_hashes": {"outside", "workspace"},
+    "gguf_files": {"config", "outside"},
     "json_shapes": {"config", "ranges"},
     "outside": set(),
     "workspace": {"config", "json_shapes", "outside"},

@@ -24,6 +24,8 @@ from alignjax.config import ConfigError, DataError, Experiment, nearest
 from alignjax.content_hashes import forget_hashes
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.data.prepared import chat_of
+from alignjax.data.text.tokenizers import tokenizer_file
+from alignjax.gguf_files import is_gguf
 from alignjax.models import TransformerConfig, huggingface, lora, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
 from alignjax.outside import user_path
@@ -62,34 +64,44 @@ def import_folder(flags: Import) -> int:
     model = transformer(huggingface.config_of(source, param_dtype=flags.dtype))
     huggingface.check(source, model)
     like = jax.eval_shape(model.init, jax.random.key(0))
-    published = huggingface.read_json(source / CONFIG)
+    published, _ = huggingface.config_in(source)
+    held = huggingface.pretrained(source).numbers
     say = outside.console(stderr=True, soft_wrap=True)
-    say.print(f"{source}: {published['architectures'][0]}, {parameter_count(model):,} parameters", markup=False)
+    what = (published["architectures"][0], f"{parameter_count(model):,} parameters", *filter(None, [held]))
+    say.print(f"{source}: {', '.join(what)}", markup=False)
+    tokenizer = _tokenizer_files(source)
     with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
             params = huggingface.load(source, model, report_progress=_progress(status, "reading"))
             status.update("writing")
-            record = _record(source, role, model, {key: published[key] for key in BESIDE if key in published})
+            beside = {key: published[key] for key in BESIDE if key in published}
+            record = _record(source, role, model, beside, held)
             with checkpoint.writing(part, keep=1) as writer:
                 checkpoint.save(writer, 0, {"roles": {role: params}}, record)
         write_json(part / FILE, record)
         (part / TOKENIZER).mkdir()
-        _copy_tokenizer(source, part / TOKENIZER)
+        _copy_tokenizer(tokenizer, part / TOKENIZER)
     print(
         f"{to}: role {role!r}, {in_units(tree_bytes(like))}. Start from it with roles.restored({str(to)!r}, {role!r})"
     )
     return 0
 
 
-def _record(source: Path, role: str, model: Any, beside: dict[str, Any]) -> dict[str, Any]:
+def _record(source: Path, role: str, model: Any, beside: dict[str, Any], held: str | None) -> dict[str, Any]:
     """Makes a config.json like that of a run, with the role's model and where it came from."""
     imported = {"folder": str(source), "fingerprint": huggingface.fingerprint(source), "beside": beside}
+    imported |= {"numbers": held} if held else {}
     config = {"imported": imported, "algorithm": {"roles": {role: {"model": config_json(model)}}}}
     return {"config": config, "hash": config_hash(config), "versions": versions(), "git": None}
 
 
 def _progress(status: Any, doing: str) -> Callable[[str, int, int], None]:
     return lambda name, number, of: status.update(f"{doing} {name} ({number + 1} of {of})")
+
+
+def _tokenizer_files(source: Path) -> Path:
+    """The folder with the tokenizer's files: the source itself, or what a GGUF file becomes."""
+    return tokenizer_file(source).parent if is_gguf(source) else source
 
 
 def _copy_tokenizer(source: Path, to: Path) -> None:
@@ -124,13 +136,14 @@ def export(flags: Export) -> int:
     """
     # Whatever may fail is looked up before the first byte is written, because the weights are the slow part.
     source, to, dtype = user_path(flags.source), user_path(flags.to), flags.dtype
-    if flags.tokenizer is not None and not _has_tokenizer(user_path(flags.tokenizer)):
+    tokenizer = None if flags.tokenizer is None else _tokenizer_files(user_path(flags.tokenizer))
+    if tokenizer is not None and not _has_tokenizer(tokenizer):
         raise ConfigError(f"{flags.tokenizer} has no tokenizer.json or tokenizer.model")
     record = record_of_import(source)
     exported = _of_run(flags.source, flags.role) if record is None else _of_import(source, record, flags.role)
     head = flags.head or next((name for name in ("reward", "classes") if name in exported.config.outputs), "lm")
-    if flags.tokenizer is not None:
-        exported = _with_tokenizer(exported, user_path(flags.tokenizer))
+    if tokenizer is not None:
+        exported = _with_tokenizer(exported, tokenizer)
     ids = _ids(exported.extra)
 
     def beside(part: Path) -> None:
@@ -250,10 +263,9 @@ def _tokenizer(
     data it was trained on."""
     if isinstance(start, Restored) and (record := record_of_import(folder := workspace.find(start.stage))) is not None:
         return record["config"]["imported"]["beside"], folder / TOKENIZER
-    if isinstance(start, huggingface.Pretrained) and Path(start.folder).is_dir():
-        folder = user_path(start.folder)
-        published = huggingface.read_json(folder / CONFIG)
-        return {key: published[key] for key in BESIDE if key in published}, folder
+    if isinstance(start, huggingface.Pretrained) and (folder := user_path(start.folder)).exists():
+        published, _ = huggingface.config_in(folder)
+        return {key: published[key] for key in BESIDE if key in published}, _tokenizer_files(folder)
     try:
         dataset = dataset_of(experiment)
     except ConfigError:  # trained on numbers or on recorded rows: `export` says that there is no tokenizer

@@ -14,6 +14,7 @@ from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
 from alignjax.data.text.special_tokens import NAMING, json_object
 from alignjax.data.text.template_process import rendered
 from alignjax.data.text.tokenizers import Tokenizer, tokenizer_file
+from alignjax.gguf_files import is_gguf
 from alignjax.outside import user_path
 
 # Plain words, so that it costs a tokenizer that was trained on ordinary text few tokens.
@@ -43,6 +44,8 @@ def load_template(template: str, tokenizer: str = "") -> str:
     if "{{" in template or "{%" in template:
         return template
     path = user_path(template)
+    if is_gguf(path):
+        path = tokenizer_file(path).parent
     if path.is_dir():
         published = _published(path)
         if not published:

@@ -197,6 +197,24 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
     prefix = json_object(path.parent / NAMING[0]).get("add_prefix_space")
     if isinstance(prefix, bool):
         model.normalizer_spec.add_dummy_prefix = prefix
+    backend = backend_of_model(path, model)
+    named = {name: getattr(model.trainer_spec, f"{name}_id") for name in ("pad", "bos", "eos", "unk")}
+    return backend, {name: i for name, i in named.items() if 0 <= i < len(model.pieces)}
+
+
+def backend_of_model(path: Path, model: Any) -> hf.Tokenizer:
+    """Makes the tokenizer of a SentencePiece model.
+
+    Args:
+        path: Its file, for messages.
+        model: What has the fields of a ModelProto that are read here.
+
+    Returns:
+        A tokenizer with the same ids.
+
+    Raises:
+        ConfigError: The model cannot be represented.
+    """
     _check(path, model)
     kind = _unigram if model.trainer_spec.model_type == _UNIGRAM else _bpe
     rules, splits = kind(path, model)
@@ -214,5 +232,4 @@ def read_sentencepiece(path: Path | str) -> tuple[hf.Tokenizer, dict[str, int]]:
         )
     marks = _pieces(model, _CONTROL, _UNKNOWN)
     backend.add_special_tokens([hf.AddedToken(mark, normalized=False, special=True) for mark in marks])
-    named = {name: getattr(model.trainer_spec, f"{name}_id") for name in ("pad", "bos", "eos", "unk")}
-    return backend, {name: i for name, i in named.items() if 0 <= i < len(model.pieces)}
+    return backend

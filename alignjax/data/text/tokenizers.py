@@ -17,6 +17,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from alignjax.config import ConfigError
+from alignjax.data.text.gguf_tokenizer import tokenizer_folder
 from alignjax.data.text.sentencepiece import read_sentencepiece
 from alignjax.data.text.special_tokens import (
     MARKS,
@@ -26,6 +27,7 @@ from alignjax.data.text.special_tokens import (
     without_stray_spaces,
     written_before,
 )
+from alignjax.gguf_files import is_gguf
 from alignjax.outside import user_path
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
@@ -172,8 +174,11 @@ def is_own(backend: hf.Tokenizer) -> bool:
 
 
 def tokenizer_file(path: Path | str) -> Path:
-    """Returns the file that a path means: itself, or of a folder its tokenizer.json, else its SentencePiece model."""
+    """Returns the file that a path means: itself, of a folder its tokenizer.json, else its SentencePiece model, of a
+    GGUF file the tokenizer.json that is made of it."""
     path = user_path(path)
+    if is_gguf(path):
+        return tokenizer_folder(path) / "tokenizer.json"
     if not path.is_dir() or (path / "tokenizer.json").is_file():
         return path / "tokenizer.json" if path.is_dir() else path
     pieces = [path / "tokenizer.model"] if (path / "tokenizer.model").is_file() else sorted(path.glob("*.model"))
@@ -206,7 +211,7 @@ def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
 
 
 def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
-    """Reads a `tokenizer.json` or a SentencePiece `tokenizer.model` from disk.
+    """Reads a `tokenizer.json`, a SentencePiece `tokenizer.model` or the tokenizer of a GGUF file from disk.
 
     Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside it name,
     in this order, then those of the model file; what they leave out is looked up by its usual spellings, and pad and

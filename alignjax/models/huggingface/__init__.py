@@ -1,6 +1,7 @@
 """Open-weight checkpoints in the format of Hugging Face: config.json and safetensors, in and out. Never pickle."""
 
 from alignjax.models.huggingface.config_codec import (
+    config_in as config_in,
     config_json as config_json,
     config_of as config_of,
     positions_of as positions_of,

@@ -17,6 +17,7 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
 from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, family_of
 from alignjax.models.huggingface.folders import CONFIG, folder_of, read_json
+from alignjax.models.huggingface.gguf_models import config_of_gguf
 from alignjax.models.huggingface.known_keys import OF_IMAGES, Note, Rope, check_config, check_keys
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -53,7 +54,7 @@ def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
     which nobody trained, is its embedding.
 
     Args:
-        folder: A folder of published weights.
+        folder: A folder of published weights, or a GGUF file.
         **changes: What config.json does not decide: `dtype`, `param_dtype`, `remat`, `outputs` (further heads, which
             start afresh), ...
 
@@ -75,15 +76,19 @@ def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
 
 
 def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
-    """Reads config.json; of a model with images, what it says of the part that reads and writes text.
+    """Reads config.json, or what a GGUF file says in its place; of a model with images, what it says of the part that
+    reads and writes text.
 
     Returns:
-        (config.json, its path).
+        (config.json, its path or that of the GGUF file).
 
     Raises:
         ConfigError: There is no such folder or file, or it holds something else.
     """
-    where = folder_of(folder) / CONFIG
+    path = folder_of(folder)
+    if path.is_file():
+        return config_of_gguf(path), path
+    where = path / CONFIG
     raw = read_json(where)
     if raw.get("architectures") == [WITH_IMAGES]:
         text, family = raw.get("text_config"), FAMILIES["gemma3_text"]

@@ -16,7 +16,9 @@ import safetensors
 from alignjax import workspace
 from alignjax.config import ConfigError
 from alignjax.content_hashes import content_hash
+from alignjax.gguf_files import is_gguf, read_header
 from alignjax.json_shapes import check_shape, shown
+from alignjax.models.huggingface.gguf_models import opened_gguf, tensors_of_gguf
 from alignjax.outside import user_path
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -38,8 +40,10 @@ class Stored(NamedTuple):
 
 
 def folder_of(folder: Path | str) -> Path:
-    """The folder as a path. Raises ConfigError if it does not exist."""
+    """The folder, or the GGUF file, as a path. Raises ConfigError if it does not exist."""
     path = user_path(folder)
+    if is_gguf(path):
+        return read_header(path).path
     if not path.is_dir():
         raise ConfigError(f"there is no folder {path} with a checkpoint; download it there first")
     return path
@@ -116,19 +120,25 @@ def _weight_files(folder: Path) -> dict[Path, tuple[str, ...]]:
             "read here. Convert it where you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained("
             "other_folder) writes safetensors"
         )
-    raise ConfigError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+    inside = sorted(path.name for path in folder.glob("*.gguf"))
+    hint = f"; it has {inside[0]}: name that file instead of the folder" if inside else ""
+    raise ConfigError(f"{folder} has neither {WEIGHTS} nor {INDEX}{hint}")
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Opens a safetensors file, through a link too, as caches of downloads have them.
+    """Opens a safetensors file, through a link too, as caches of downloads have them, or a GGUF file.
 
     Raises:
+        ReadError: It is a GGUF file and not whole.
         ConfigError: It is not a regular file, or not whole: the header is longer than the file, is not JSON, or its
             tensors overlap, leave holes, or have not the size of their shape.
     """
     if not path.is_file():  # a folder, a pipe, a link to nothing: safetensors would wait for some of them
         raise ConfigError(f"{path} is no file that can be read; download it again")
+    if is_gguf(path):
+        yield opened_gguf(path)
+        return
     try:
         with safetensors.safe_open(path, framework="np") as file:
             yield file
@@ -143,6 +153,8 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
         ConfigError: A file is missing or cut short, or has not what the index promises; the message names it.
     """
     folder = folder_of(folder)
+    if folder.is_file():
+        return {name: Stored(folder, inner, dtype, shape) for name, inner, dtype, shape in tensors_of_gguf(folder)}
     tensors: dict[str, Stored] = {}
     for path, promised in _weight_files(folder).items():
         with opened(path) as file:
@@ -166,7 +178,7 @@ def fingerprint(folder: Path | str) -> str:
     weight files, wherever they lie.
 
     Args:
-        folder: A folder of published weights.
+        folder: A folder of published weights, or a GGUF file.
 
     Returns:
         The digits.
@@ -175,6 +187,8 @@ def fingerprint(folder: Path | str) -> str:
         ConfigError: The folder has no weights that can be read.
     """
     folder = folder_of(folder)
+    if folder.is_file():
+        return content_hash(folder)[:16]
     digest = hashlib.sha256((folder / CONFIG).read_bytes() if (folder / CONFIG).is_file() else b"")
     for path in _weight_files(folder):
         digest.update(f"{path.name} {content_hash(path)}".encode())

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError
+from alignjax.gguf_files import origin, read_header
 from alignjax.models.attention import rope_frequencies
 from alignjax.models.huggingface.config_codec import config_in, fields_in
 from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
@@ -23,20 +24,26 @@ from alignjax.types import Array, Model, Params
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A start from the weights in a folder. Heads that the folder has not start afresh. The fingerprint stands in the
-    run's config.json, so that a run is not resumed with other weights under the same name."""
+    """A start from the weights in a folder or a GGUF file. Heads that it has not start afresh. The fingerprint stands
+    in the run's config.json, so that a run is not resumed with other weights under the same name, and with it what kind
+    of numbers a GGUF file holds ("Q4_1 dequantized")."""
 
     folder: str
     fingerprint: str
+    numbers: str | None = None
 
 
 def pretrained(folder: Path | str) -> Pretrained:
     """Starts a role from published weights: `Role(transformer(config_of(folder)), pretrained(folder))`.
 
+    Args:
+        folder: A folder of published weights, or a GGUF file.
+
     Raises:
-        ConfigError: The folder holds none that can be read.
+        ConfigError: It holds none that can be read.
     """
-    return Pretrained(str(folder), fingerprint(folder))
+    path = folder_of(folder)
+    return Pretrained(str(folder), fingerprint(path), origin(read_header(path)) if path.is_file() else None)
 
 
 # What is looked at and then passed over: a second copy, by what it is a copy of, and tables of rotary frequencies.
@@ -97,15 +104,16 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
     wrong += [f"{name} in {stored[name].file.name} belongs nowhere in a {family.name} of this config" for name in spare]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ConfigError(f"{where.parent} does not fit its {CONFIG}: {'; '.join(wrong[:4])}{more}")
+        whose = f"{where.parent} does not fit its {CONFIG}" if where.name == CONFIG else f"{where} is no whole model"
+        raise ConfigError(f"{whose}: {'; '.join(wrong[:4])}{more}")
     _check_passed_over({name: stored[name] for name in stored if name not in taken}, stored, model)
     return parts
 
 
 def _stored(folder: Path | str) -> dict[str, Stored]:
     """The tensors of a folder by the names that its family has for them."""
-    tensors = tensors_of(folder)
-    if read_json(folder_of(folder) / CONFIG).get("architectures") != [WITH_IMAGES]:
+    tensors, path = tensors_of(folder), folder_of(folder)
+    if path.is_file() or read_json(path / CONFIG).get("architectures") != [WITH_IMAGES]:
         return tensors
     named: dict[str, Stored] = {}
     for key, stored in tensors.items():
