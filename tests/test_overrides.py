@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections import OrderedDict
 from typing import Literal
 
 import jax
 import pytest
 
+from alignjax import cli
 from alignjax.cli import overrides
+from alignjax.cli.number_words import number_of
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn
 from alignjax.types import Algorithm, Model, Role
 
@@ -249,3 +252,40 @@ def test_a_tuple_that_may_be_left_out_is_written_with_commas() -> None:
     assert overrides.parse("stop", ["(5,-7)"], optional) == (5, -7)
     assert overrides.parse("stop", ["5"], optional) == (5,)
     assert overrides.parse("stop", ["None"], optional) is None
+
+
+ODD = ["1_0", "٣", "\uff11", " 10", "10 ", "\t10", "0x10", "10\n", "1" * 5000, "1e3", "1.0", ""]
+ODD_FLOATS = ["1_0.5", "٣.5", "½", " 0.5", "0.5 ", "1e٣", "1e_3", "0x1p3", ".", "e5", "1e", "nano", "infin"]
+
+
+@pytest.mark.parametrize("word", ODD)
+def test_a_whole_number_is_written_in_plain_digits(word: str) -> None:
+    for kind in (int, int | None, tuple[int, int]):
+        words = [word] if kind is not tuple[int, int] else ["5", word]
+        with pytest.raises(ConfigError, match=r"^--steps got"):
+            overrides.parse("steps", words, kind)
+    with pytest.raises(ValueError, match="is not a whole number in digits"):
+        number_of(word, int)
+
+
+@pytest.mark.parametrize("word", ODD_FLOATS)
+def test_a_number_is_written_in_plain_digits(word: str) -> None:
+    for kind in (float, float | None):
+        with pytest.raises(ConfigError, match=r"^--tau got"):
+            overrides.parse("tau", [word], kind)
+
+
+def test_plain_digits_are_the_number_that_they_say() -> None:
+    for word in ("10", "-3", "+4", "007", "0", "1" * 4300):
+        assert overrides.parse("steps", [word], int) == int(word)
+    for word in ("10", "-3.", ".5", "+1e-3", "1E5", "-2.50e+01", "inf", "-Infinity"):
+        assert overrides.parse("tau", [word], float) == float(word)
+    assert math.isnan(overrides.parse("tau", ["NaN"], float))
+
+
+@pytest.mark.parametrize("word", ["1_0", "٣", " 3"])
+def test_flags_take_plain_digits_alone(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--n", "--temperature"):
+        assert cli.main(["generate", "runs/none", flag, word]) == 2
+        said = "a whole number" if flag == "--n" else "a number"
+        assert f"is not {said} in digits" in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -22,6 +22,7 @@ import tyro
 
 from alignjax.cli.compile_cache import keep_compiled_programs
 from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Sweep, Train
+from alignjax.cli.number_words import plain_numbers
 from alignjax.outside import user_path, visible
 from alignjax.outside.terminal import ready_streams, silence
 
@@ -67,6 +68,7 @@ def parsed(name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
     # One command at a time, so that the hint at a misspelled flag is about this command.
     made: Any = tyro.cli(
         COMMANDS[name],
+        registry=plain_numbers,
         prog=f"alignjax {name}",
         args=words,
         config=(tyro.conf.FlagCreatePairsOff,),

@@ -25,6 +25,7 @@ from typing import Any
 
 import tyro
 
+from alignjax.cli.number_words import plain_numbers
 from alignjax.config import ConfigError, Fn, Pipeline, hyperparameters, members, nearest, type_hints, type_name
 from alignjax.ranges import plain
 
@@ -159,7 +160,13 @@ def parse(flag: str, words: Sequence[str], annotation: Any) -> Any:
     try:
         # tyro describes its own dummy argument on stderr even when told to be quiet; the message below names the flag.
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return tyro.cli(tyro.conf.Positional[annotation], args=list(words), console_outputs=False, add_help=False)
+            return tyro.cli(
+                tyro.conf.Positional[annotation],
+                args=list(words),
+                console_outputs=False,
+                add_help=False,
+                registry=plain_numbers,
+            )
     except SystemExit:
         raise ConfigError(
             f"--{flag} got {got}; it must be {_IN_WORDS.get(annotation, type_name(annotation))}"

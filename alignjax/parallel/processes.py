@@ -95,7 +95,7 @@ def _number(variable: str) -> int | None:
     text = os.environ.get(variable)
     if text is None:
         return None
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise ConfigError(f"{variable} is {text!r}; it must be a number")
     return int(text)
 

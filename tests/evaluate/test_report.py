@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import random
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from alignjax.evaluate.report import figures, learning_curves, schema, wording, write_report
 from alignjax.evaluate.report.schema import REQUIRED, ResultsError
+from tests.train.test_torn_files import changed, places
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} | `code` $\\frac$ </div> [link](javascript:x)"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -148,6 +150,33 @@ def test_wrong_results_are_refused_by_path(results, change, says):
     change(results)
     with pytest.raises(ResultsError, match=says):
         schema.validate(results)
+
+
+def test_results_with_a_value_of_another_kind_are_told_or_shown(small, tmp_path):
+    """Whatever stands in the place of a value: a sentence that names it, or a page."""
+    curves = {"sft": {"loss": {"step": [1, 2], "value": [0.5, None]}}}
+    bias = {"length_bias": {"sft": {"mean": 0.1, "low": 0, "high": 0.2, "n": 9}}, "human": "human"}
+    valid = schema.plain(small | {"curves": curves, "samples": small["samples"][:1], **bias})
+    odd = [None, True, 3, -1e300, 10**400, "x", "", [], [1], {}, {"mean": 1}, [None], {"x": None}]
+    rng, said = random.Random(0), []
+    for place in [*places(curves, ("curves",)), *rng.sample(places(valid), 120)]:
+        (tmp_path / "results.json").write_text(json.dumps(changed(valid, place, rng.choice(odd))))
+        try:
+            results = schema.load(tmp_path)
+        except ResultsError as error:
+            said.append(str(error))
+        else:
+            write_report.markdown_report(results, {})
+            write_report.terminal_table(results, Console(file=io.StringIO()))
+    assert len(said) > 60
+    assert all(map(str.isprintable, said))
+
+
+@pytest.mark.parametrize("text", ['{"title": 1, "title": 2}', "[" * 10_000, "\udcff", '{"title": 1e999}', "", "[]"])
+def test_a_file_that_is_no_results_is_told(text, tmp_path):
+    (tmp_path / "results.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ResultsError, match=r"results\.json|title"):
+        schema.load(tmp_path)
 
 
 def test_numpy_numbers_and_nan_become_strict_json(small, tmp_path):

@@ -84,6 +84,8 @@ def read_marks(folder: Path, backend: hf.Tokenizer, later: bool) -> FileMarks:
         ConfigError: A file is not JSON, holds values of another type, or lists tokens of another tokenizer; it is
             named.
     """
+    # First the tokens of lists with ids, then all that are named, in transformers' order; a token that is added before
+    # has the lower id. What the files say of marks is noted on the way, the first file that names one first.
     settings, spellings = (json_object(folder / name) for name in NAMING[:2])
     if settings.get("split_special_tokens"):
         raise ConfigError(

@@ -57,20 +57,24 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignjax.config import nearest
-from alignjax.workspace import whole_file
+from alignjax.config import ConfigError, DataError, nearest
+from alignjax.workspace import read_json, whole_file
 
 Results = Mapping[str, Any]
 
 # The shape of results.json: what stands under a key is of a type, a NUMBER, a list of one shape, or a mapping again. A
 # key with "?" may be missing or null; "*" is any further key.
 NUMBER = "a finite number"
+NUMBER_OR_NULL = "a finite number or null"
+LARGEST = sys.float_info.max
 INTERVAL: dict[str, Any] = dict.fromkeys(("mean", "low", "high", "n"), NUMBER)
 MATRIX = {"*": {"*": INTERVAL}}
+JUDGE = {"label?": str, "accuracy?": INTERVAL, "note?": str, "shares?": dict}
 PLAYER_INTERVALS = ("kl", "kl_per_token", "rouge_l", "length", "repetition", "finished")
 PLAYER_NUMBERS = ("distinct_2", "copied", "empty")
 SHAPE: dict[str, Any] = {
@@ -81,17 +85,27 @@ SHAPE: dict[str, Any] = {
             **{f"{key}?": INTERVAL for key in PLAYER_INTERVALS},
             **{f"{key}?": NUMBER for key in PLAYER_NUMBERS},
             "measures?": {"*": INTERVAL},
+            **{f"{key}?": str for key in ("label", "note")},
+            "control?": bool,
         }
     },
     "win_rates": MATRIX,
-    "judges": {"held_out": {"accuracy?": INTERVAL}, "*": {"accuracy?": INTERVAL}},
-    "curves": {"*": {"*": {"step": list, "value": list}}},
-    "samples": [{"post": str, "outputs": dict}],
-    "data": {"pairs": NUMBER, "packages": NUMBER},
+    "judges": {"held_out": JUDGE, "*": JUDGE},
+    "curves": {"*": {"*": {"step": [NUMBER], "value": [NUMBER_OR_NULL]}}},
+    "samples": [{"post": str, "outputs": {"*": str}}],
+    "data": {
+        "pairs": NUMBER,
+        "packages": NUMBER,
+        "splits?": {"*": {"pairs": NUMBER, "packages": NUMBER}},
+        "sentence?": str,
+    },
     "seconds": {"*": NUMBER},
     "config": object,
-    "versions": dict,
+    "versions": {"*": str},
     "seeds": dict,
+    "human?": str,
+    "score?": str,
+    "length_bias?": dict,
     "git": (str, type(None)),
     "win_rates_hard?": MATRIX,
     "win_rates_by_judge?": {"*": MATRIX},
@@ -105,7 +119,7 @@ SHAPE: dict[str, Any] = {
     "measures?": {"*": {"label": str, "maximum": NUMBER, "chance?": NUMBER}},
     "over_optimization?": {"*": [{"setting": str, "kl": INTERVAL, "win_rates": {"*": INTERVAL}}]},
     "budgets?": {"*": NUMBER},
-    "warnings?": list,
+    "warnings?": [str],
     "by_seed?": {"*": {"win_rates": MATRIX, "players?": {"*": {"kl?": INTERVAL}}}},
 }
 REQUIRED = tuple(key for key in SHAPE if not key.endswith("?"))
@@ -144,9 +158,10 @@ def validate(results: Results) -> None:
 
 def _check(value: Any, shape: Any, path: str) -> None:
     """Compare a value with its shape, and what is inside it with theirs."""
-    if shape is NUMBER:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ResultsError(f"{path!r} of results.json is {value!r}; it must be {NUMBER}")
+    if shape in (NUMBER, NUMBER_OR_NULL):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+        if not number and not (value is None and shape is NUMBER_OR_NULL):
+            raise ResultsError(f"{path!r} of results.json is {str(value)[:60]!r}; it must be {shape}")
         return
     kind = dict if isinstance(shape, dict) else list if isinstance(shape, list) else shape
     if not isinstance(value, kind):
@@ -260,9 +275,9 @@ def load(folder: Path) -> dict[str, Any]:
             "check the folder, or finish the run with `alignjax train ... --resume`"
         )
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResultsError(f"{path} is not JSON ({error}); evaluate the run again to write it anew") from error
+        results = read_json(path, "evaluate the run again to write it anew")
+    except (ConfigError, DataError) as error:
+        raise ResultsError(str(error)) from error
     if not isinstance(results, dict):
         raise ResultsError(f"{path} holds a {type(results).__name__}; it must be a mapping")
     validate(results)
