@@ -53,7 +53,7 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
         missing = [key for key in sorted(kind.__required_keys__) if key not in value]
         if missing:
             return f"{place + ': ' if place else ''}{missing[0]!r} is missing"
-        hints = typing.get_type_hints(kind, include_extras=True)
+        hints = {key: _held(hint) for key, hint in typing.get_type_hints(kind, include_extras=True).items()}
         parts = ((value[key], hint, _below(place, key)) for key, hint in hints.items() if key in value)
         return next((words for part in parts if (words := misfit(*part))), None)
     if origin is list and isinstance(value, list):
@@ -65,6 +65,11 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
     if _is_of(value, kind) and violation(value, kind) is None:
         return None
     return f"{name} is {shown(value)}; it must be {_words(kind)}"
+
+
+def _held(hint: Any) -> Any:
+    """The kind of a key that need not be there."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.NotRequired else hint
 
 
 def _below(place: str, key: Any) -> str:

@@ -31,6 +31,7 @@ from alignjax.workspace import Workspace, read_json, read_record, write_json
 FORMAT = 2  # raise it when what is written changes: old folders are then left alone and new ones made
 WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
 TOKENIZER_RULES = b"3"  # likewise, where the way in which somebody else's tokenizer is read changes
+PATHS = ("tokenizer", "chat_template", "path", "test")  # settings that lead to contents, which are hashed
 PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
 Report = Callable[[str], Any]
 
@@ -116,10 +117,10 @@ class Dataset:
     @property
     def folder(self) -> Path:
         """The folder where the prepared files are or will be."""
-        # The settings, the things read and the tokenizer: all that what is written depends on. Of tokenizer and chat
-        # template it is the contents, and not the paths.
+        # The settings, the things read and the tokenizer: all that what is written depends on. Of files it is the
+        # contents, and not the paths.
         inner = self.tokenizer.folder.name if isinstance(self.tokenizer, Dataset) else digest_file(self.tokenizer)
-        settings = {key: value for key, value in self.settings.items() if key not in ("tokenizer", "chat_template")}
+        settings = {key: value for key, value in self.settings.items() if key not in PATHS}
         return cache_folder() / f"{self.name}-{_key([FORMAT, settings, self.fingerprint(), inner])}"
 
     def prepare(self, report: Report = print) -> dict[str, Any]:

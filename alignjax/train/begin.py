@@ -66,7 +66,7 @@ def claim(experiment: Experiment, folder: Path, resume: bool) -> None:
     if not resume:
         check_unused(folder)
     if (record := read_record(folder / FILE, Record)) is not None:
-        check_same(record["config"], experiment, folder)
+        check_same(record, experiment, folder)
     if (done := max(checkpoint.steps(folder), default=0)) > experiment.steps:
         raise ConfigError(f"{folder} holds a run of {done} steps already; this config asks for {experiment.steps} only")
 
@@ -113,7 +113,7 @@ def first_state(resolved: Resolved, workspace: Workspace, console: Console, resu
     state, meta, step = _newest_good(folder, resolved.state, steps[-1], console)
     with raise_on_all_processes():
         check_shape(meta, _Meta, f"the JSON of step {step} in {folder}", PUT_BACK)
-        check_same(meta["config"], resolved.given, folder)
+        check_same(meta, resolved.given, folder)
     if meta["versions"] != versions() or meta["config"].get("mesh") != config_json(experiment.mesh):
         console.print("warning: versions, devices or mesh have changed since; the same bits are not promised")
     done = "has taken all" if step == experiment.steps else f"goes on after step {step} of"

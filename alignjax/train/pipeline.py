@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import check_unused
 from alignjax.train.loop import train
+from alignjax.train.named_files import named_files
 from alignjax.train.run_record import FILE, Record, check_same, config_hash, config_json, write_config
 from alignjax.train.stop_signal import Interrupted
 from alignjax.workspace import Workspace, read_record, write_json
@@ -69,10 +70,11 @@ def run_pipeline(
 
 
 class Done(TypedDict):
-    """What stands in DONE."""
+    """What stands in DONE; runs of older versions have no `files`."""
 
     config: dict[str, Any]
     hash: str
+    files: NotRequired[dict[str, str]]
     seconds: float
     summary: dict[str, Any]
 
@@ -82,9 +84,9 @@ def _finished(name: str, step: Experiment | Fn, folder: Path) -> dict[str, Any] 
     if Path(name).name != name or name in ("", ".."):
         raise ConfigError(f"pipeline step {name!r} must be a name that a folder can have")
     if (record := read_record(folder / DONE, Done)) is not None:
-        check_same(record["config"], step, folder, free=FREE if isinstance(step, Experiment) else ())
+        check_same(record, step, folder, free=FREE if isinstance(step, Experiment) else ())
     elif isinstance(step, Experiment) and (begun := read_record(folder / FILE, Record)) is not None:
-        check_same(begun["config"], step, folder)
+        check_same(begun, step, folder)
     return record
 
 
@@ -97,7 +99,8 @@ def _run(step: Experiment | Fn, workspace: Workspace, console: Console) -> dict[
     with raise_on_all_processes():
         if is_main_process():
             summary = _trained(workspace.folder) if isinstance(step, Experiment) else _job(step, workspace, console)
-            record = {"config": config_json(step), "hash": config_hash(step), "seconds": time.perf_counter() - begun}
+            config, seconds = config_json(step), time.perf_counter() - begun
+            record = {"config": config, "hash": config_hash(config), "files": named_files(config), "seconds": seconds}
             write_json(workspace.folder / DONE, record | {"summary": summary})
     return read_record(workspace.folder / DONE, Done)
 

@@ -17,13 +17,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import numpy as np
 
 from alignjax.config import ConfigError, Fn
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
+from alignjax.train.named_files import named_files, same_contents
 from alignjax.types import Model
 from alignjax.workspace import read_record, write_json
 
@@ -89,13 +90,15 @@ def config_hash(tree: Any) -> str:
     return hashlib.sha256(json.dumps(config_json(tree)).encode()).hexdigest()[:16]
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
+def differences(old: Any, new: Any, where: str = "", files: Mapping[str, str] | None = None) -> list[str]:
     """Lists the fields in which two JSON configs differ, as "path: old -> new" lines.
 
     Args:
         old: A JSON value.
         new: Another one.
         where: The path of both, for the lines.
+        files: What the files that the old one names held; a path in the place of another one whose file holds the same
+            makes no difference.
 
     Returns:
         The lines; none if they are equal.
@@ -103,13 +106,12 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
         inner = [(f"{where}.{name}" if where else name, name) for name in names]
-        lines = [line for path, name in inner for line in differences(old.get(name), new.get(name), path)]
+        lines = [line for path, name in inner for line in differences(old.get(name), new.get(name), path, files)]
         return lines or ([f"{where}: another order"] if list(old) != list(new) else [])
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{where}[{i}]")
-        ]
-    if old == new:
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, pair in pairs for line in differences(*pair, f"{where}[{i}]", files)]
+    if old == new or (files and same_contents(old, new, files)):
         return []
     short = [text if len(text) <= 60 else text[:57] + "..." for text in map(json.dumps, (old, new))]
     return [f"{where or 'config'}: {short[0]} -> {short[1]}"]
@@ -120,11 +122,12 @@ def _first(lines: list[str], most: int) -> list[str]:
     return lines[:most] + ([f"... and {len(lines) - most} more"] if len(lines) > most else [])
 
 
-def check_same(old: Any, new: Any, folder: Path, *, free: tuple[str, ...] = FREE) -> None:
-    """Checks that the run in `folder` was configured as this one is.
+def check_same(old: Mapping[str, Any], new: Any, folder: Path, *, free: tuple[str, ...] = FREE) -> None:
+    """Checks that the run in `folder` was configured as this one is. Files that a config names may lie elsewhere, as
+    long as they hold the same.
 
     Args:
-        old: The config of the run, as JSON.
+        old: The record of the run: its config as JSON, and what the files that it names held.
         new: The config of this run.
         folder: The folder, for the message.
         free: The fields that may differ.
@@ -132,7 +135,8 @@ def check_same(old: Any, new: Any, folder: Path, *, free: tuple[str, ...] = FREE
     Raises:
         ConfigError: Other fields differ; the message names them.
     """
-    lines = [line for line in differences(old, config_json(new)) if line.split(":")[0].split(".")[0] not in free]
+    lines = differences(old["config"], config_json(new), files=old.get("files"))
+    lines = [line for line in lines if line.split(":")[0].split(".")[0] not in free]
     if lines:
         shown = "\n  ".join(_first(lines, 8))
         raise ConfigError(
@@ -162,16 +166,17 @@ def git_hash() -> str | None:
 
 
 class Record(TypedDict):
-    """What stands in FILE."""
+    """What stands in FILE; runs of older versions have no `files`."""
 
     config: dict[str, Any]
     hash: str
     versions: dict[str, str]
     git: str | None
+    files: NotRequired[dict[str, str]]
 
 
 def write_config(folder: Path, config: Any) -> dict[str, Any]:
-    """Writes folder/config.json and returns it: {"config", "hash", "versions", "git"}.
+    """Writes folder/config.json and returns it: {"config", "hash", "versions", "git", "files"}.
 
     Args:
         folder: The run folder.
@@ -188,6 +193,7 @@ def write_config(folder: Path, config: Any) -> dict[str, Any]:
     # the same folder that they see.
     record = {"config": config_json(config), "hash": config_hash(config), "versions": versions(), "git": git_hash()}
     _check_alike(record)
+    record["files"] = named_files(record["config"])
     with raise_on_all_processes():
         try:
             if is_main_process():

@@ -243,6 +243,12 @@ def test_prepared_rows_are_known_by_the_contents_of_a_template(tmp_path: Path) -
     path = str(tmp_path / "rows.jsonl")
     kinds = {name: Preferences(path=path, tokenizer=str(tmp_path / name)) for name in ("one", "two")}
     assert kinds["one"].folder == kinds["two"].folder  # the same contents under two paths
+    (tmp_path / "moved").mkdir()
+    moved = Preferences(path=str((tmp_path / "rows.jsonl").rename(tmp_path / "moved/data.jsonl")), tokenizer=path)
+    (tmp_path / "rows.jsonl").write_text("{}")
+    assert dataclasses.replace(moved, tokenizer=str(tmp_path / "one")).folder == kinds["one"].folder
+    tested = [dataclasses.replace(kinds["one"], test=str(file)) for file in (path, tmp_path / "one.jinja")]
+    assert len({kinds["one"].folder, *(each.folder for each in tested)}) == 3
     third = Preferences(path=str(tmp_path / "rows.jsonl"), tokenizer=str(tmp_path / "three"))
     assert third.folder != kinds["one"].folder
     shared = dataclasses.replace(kinds["one"], tokenizer=kinds["two"])

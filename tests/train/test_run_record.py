@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 
 from alignjax.config import ConfigError, DataError, fn
 from alignjax.train import run_record
+from alignjax.train.named_files import named_files
 from alignjax.train.run_record import check_same, config_hash, differences
 from alignjax.types import Model
 from alignjax.workspace import read_json, write_json
@@ -84,11 +86,40 @@ def test_differences_name_the_fields() -> None:
 
 
 def test_only_what_changes_no_step_may_change(tmp_path: Path) -> None:
-    old = run_record.config_json(toy_run.experiment())
+    old = {"config": run_record.config_json(toy_run.experiment())}
     check_same(old, toy_run.experiment(steps=99, keep=5, checkpoint_every=1, tags={"a": "b"}), tmp_path)
     for changed in ({"log_every": 5}, {"seed": 1}, {"learning_rate": 0.2}):
         with pytest.raises(ConfigError, match=next(iter(changed))):
             check_same(old, toy_run.experiment(**changed), tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_config_names_files_by_what_they_hold(tmp_path: Path) -> None:
+    """The same contents elsewhere are the same config; others, or another field of the same text, are not."""
+    for place, text in (("old", "rows"), ("new", "rows"), ("other", "more rows")):
+        for name in ("data.jsonl", "model/config.json", "run/checkpoints/3/meta/metadata", "run/metrics.jsonl"):
+            file = tmp_path / place / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{text} of {name}")
+    (tmp_path / "new/run/metrics.jsonl").write_text("a log that went on")
+
+    def config(place: str, lines: int = 3) -> dict[str, Any]:
+        root = tmp_path / place
+        data = {"path": str(root / "data.jsonl"), "lines": lines, "name": "data.jsonl"}
+        return {"data": data, "starts": [str(root / "model"), [str(root / "run"), "policy"]]}
+
+    old = {"config": config("old"), "files": named_files(config("old"))}
+    assert len(old["files"]) == 3
+    shutil.rmtree(tmp_path / "old")
+    check_same(old, config("new"), tmp_path)
+    for wrong, words in (
+        (config("other"), r"data\.path: .*\n  starts\[0\]: .*\n  starts\[1\]\[0\]: "),
+        (config("new", lines=4), r"config, so .*\n  data\.lines: 3 -> 4\n"),
+        (config("gone"), r"data\.path"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_same(old, wrong, tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.path"):  # a run of an older version
+        check_same({"config": old["config"]}, config("new"), tmp_path)
 
 
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from alignjax.train.pipeline import Done, _finished
 from alignjax.train.run_record import Record
 from alignjax.workspace import MOST_JSON, read_record
 
-RECORD = {"config": {"steps": 3}, "hash": "ab", "versions": {"jax": "1"}, "git": None}
+RECORD = {"config": {"steps": 3}, "hash": "ab", "versions": {"jax": "1"}, "git": None, "files": {"a": "b"}}
 FILES: dict[str, tuple[Any, Any]] = {
     "command.json": ({"config": "c.py", "mode": None, "overrides": ["--a", "1"], "sha256": "ab"}, Command),
     "config.json": (RECORD, Record),
