@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.conversations import BESIDE, conversation, written
-from alignjax.data.datasets.from_files import File, unlike
+from alignjax.data.datasets.from_files import File, answered, unlike
+from alignjax.data.datasets.list_fields import checked_list
 from alignjax.data.datasets.parsing import BadRow, checked_text, field, number_field
 from alignjax.data.datasets.records import Record
+from alignjax.data.datasets.row_shapes import plain
 from alignjax.data.text.chat import DEFAULT_TEMPLATE, load_template, template_words
 from alignjax.data.text.tokenizers import load_tokenizer
 from alignjax.data.text.words import same_text
@@ -49,7 +51,7 @@ class ChatFile(File):
     @property
     def settings(self) -> dict[str, Any]:
         """JSON-able settings; what is not named is left out, as in runs that began before it could be."""
-        unnamed = {"layout": "", "turns": "last"}
+        unnamed = {"layout": "", "turns": "last", "answer_field": "", "score_field": ""}
         return {key: value for key, value in super().settings.items() if unnamed.get(key) != value}
 
     @property
@@ -78,25 +80,61 @@ class ChatFile(File):
         return functools.partial(written, template=self.template, words=self.template_words)
 
     def columns(self) -> frozenset[str] | None:
-        """Returns the columns that `parse` looks at, by the names that the settings give them."""
-        held = super().columns()
-        named = {getattr(self, setting) for setting in vars(self) if setting.endswith("_field")} | {"weight", *BESIDE}
-        return None if held is None else held | named
+        """Returns the columns that `parse_all` looks at, by the names that the settings give them."""
+        held = self._layouts(self.layout)
+        named = {getattr(self, setting) for setting in vars(self) if setting.endswith("_field")} - {""}
+        return layouts.columns_of(held) | named | {"label", "weight", *BESIDE} if held else None
 
     def _layouts(self, named: str) -> tuple[layouts.Layout, ...]:
         return tuple(each for kind in type(self).__mro__ for each in layouts.of_dataset(kind.__name__, named))
 
-    def told(self, row: Row) -> tuple[str, Row]:
-        """Returns the name of the layout that a row has, and its fields by our names. Raises BadRow."""
-        spelled = {
-            setting.removesuffix("_field"): getattr(self, setting)
-            for setting in vars(self)
-            if setting.endswith("_field")
-        }
-        layout, fields = layouts.told(
-            row, self._layouts(self.layout), {k: v for k, v in spelled.items() if v not in ("", k)}
-        )
-        return layout.name, fields
+    @property
+    def _spelled(self) -> dict[str, str]:
+        """What the settings call the columns that layouts name, where they call them otherwise."""
+        named = {name.removesuffix("_field"): value for name, value in vars(self).items() if name.endswith("_field")}
+        return {name: column for name, column in named.items() if column not in ("", name) and name != "score"}
+
+    def together(self, row: Row) -> Hashable:
+        """Returns what a row has in common with those beside it that make records with it; None for one alone."""
+        return layouts.group_of(layouts.spelled_as(row, self._spelled), self._layouts(self.layout))
+
+    def parse_all(self, row: Row | tuple[Row, ...]) -> list[Record]:
+        """Returns the records of a row, or of rows that make records together. Raises BadRow."""
+        rows = row if isinstance(row, tuple) else (row,)
+        layouts_of_rows = [layouts.told(row, self._layouts(self.layout), self._spelled) for row in rows]
+        together: dict[Any, list[Row]] = {}  # by the layout, and by the row too where each is read by itself
+        for place, (layout, renamed) in enumerate(layouts_of_rows):
+            together.setdefault((layout, None if layout.group else place), []).append(renamed)
+        records = []
+        for (layout, _), members in together.items():
+            served = next(kind.__name__ for kind in type(self).__mro__ if kind.__name__ in layout.reads)
+            for fields in layouts.fields_of(members, layout, served, getattr(self, "score_field", "")):
+                names = {name: self._called(name, value, members[0]) for name, value in fields.items()}
+                record = self.record_of(fields, names, {**members[0], **fields})
+                records.append(dataclasses.replace(record, layout=layout.name))
+        return records
+
+    def _called(self, name: str, value: Any, row: Row) -> str:
+        """What messages call a field: the column that it stands in."""
+        column = name if name in row else next((each for each, held in row.items() if held is value), name)
+        return self._spelled.get(column, column)
+
+    def parse(self, row: Row) -> Record:
+        """Returns the first of the records that a row makes; see `parse_all`. Raises BadRow."""
+        return self.parse_all(row)[0]
+
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        """Returns the record of fields.
+
+        Args:
+            fields: What a layout reads of a row.
+            names: What messages call each field.
+            row: The row with the fields.
+
+        Raises:
+            BadRow: A field is missing, or cannot be used.
+        """
+        raise NotImplementedError
 
     def record(
         self, prompt: tuple[Any, str], answers: Sequence[tuple[Any, str]], row: Row, turns: str = "last", **more: Any
@@ -106,16 +144,25 @@ class ChatFile(File):
             raise BadRow("a prompt of messages gets its frame from the chat template; leave out prefix and suffix")
         return Record(**conversation(*prompt, answers, row, turns), **more)
 
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompts(ChatFile):
-    """Rows with `prompt`."""
+    """Rows with `prompt`, and what else has one in it.
 
+    Args:
+        answer_field: The name of the field that holds what is right, a number or a text, for verifiers; "" for that of
+            the layout, if it has one.
+    """
+
+    answer_field: str = ""
     name = schema = "prompts"
+    answers = True
 
-    def parse(self, row: Row) -> Record:
-        layout, fields = self.told(row)
-        return self.record((fields["prompt"], self.prompt_field), (), row, layout=layout)
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        if self.answer_field and row.get("answer") is None:
+            raise BadRow(f"missing field {self.answer_field!r}")
+        right = row["answer"] if self.answer_field else fields.get("answer")
+        known = {} if right is None else answered(right, self.answer_field or names["answer"])
+        return self.record((fields["prompt"], names["prompt"]), (), row, **known)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,32 +187,39 @@ class Instructions(ChatFile):
         if self.turns not in ("last", "all"):
             raise ConfigError(f"{type(self).__name__}.turns is {self.turns!r}; it must be 'last' or 'all'")
 
-    def parse(self, row: Row) -> Record:
-        layout, fields = self.told(row)
-        asked, answered = (
-            (self.prompt_field, self.completion_field) if self.completion_field in row else ("messages",) * 2
-        )
-        answer = (fields["completion"], answered)
-        return self.record((fields["prompt"], asked), [answer], row, self.turns, layout=layout)
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        if row.get("label") is False:
+            raise BadRow(
+                "column 'label' calls a completion bad, and all are learned: use Thumbs, or leave such rows out",
+                fatal=True,
+            )
+        answer = (field(fields, "completion"), names["completion"])
+        return self.record((fields["prompt"], names["prompt"]), [answer], row, self.turns)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preferences(ChatFile):
     """Rows with `prompt`, `chosen` and `rejected`; without a prompt, messages that `chosen` and `rejected` share. A
-    soft label P(chosen is better) may stand in label_field, a weight in `weight`."""
+    soft label P(chosen is better) may stand in label_field, a weight in `weight`. Of lists with scores every two are a
+    pair.
+
+    Args:
+        chosen_field: The name of the field that holds the better completion.
+        rejected_field: The name of the field that holds the other one.
+        label_field: The name of the field that holds a soft label; "" for none.
+        score_field: The name of the score that decides, where rows have several; "" for that of the layout.
+    """
 
     chosen_field: str = "chosen"
     rejected_field: str = "rejected"
     label_field: str = ""
+    score_field: str = ""
     name = schema = "preferences"
 
-    def parse(self, row: Row) -> Record:
-        layout, fields = self.told(row)
-        asked = self.prompt_field if self.prompt_field in row else self.chosen_field
-        names = {"chosen": self.chosen_field, "rejected": self.rejected_field}
-        answers = [(fields[side], name) for side, name in names.items()]
-        judged = _judged(row, self.label_field)
-        return unlike(self.record((fields["prompt"], asked), answers, row, **judged, layout=layout))
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        answers = [(field(fields, side), names[side]) for side in ("chosen", "rejected")]
+        judged = _judged(row, self.label_field, fields.get("label", 1.0))
+        return unlike(self.record((fields["prompt"], names["prompt"]), answers, row, **judged))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,14 +230,17 @@ class JointPreferences(ChatFile):
     label_field: str = ""
     name = schema = "joint_preferences"
 
-    def parse(self, row: Row) -> Record:
-        """Returns the row as a record whose third completion is the second prompt."""
+    def parse_all(self, row: Row | tuple[Row, ...]) -> list[Record]:
+        """Returns rows as records whose third completion is the second prompt. Raises BadRow."""
+        return [self._two_sides(each) for each in (row if isinstance(row, tuple) else (row,))]
+
+    def _two_sides(self, row: Row) -> Record:
         sides = []
         for side in ("chosen", "rejected"):
             name = f"prompt_{side}"
             if row.get(name) is None and row.get(self.prompt_field) is not None:
                 name = self.prompt_field
-            asked, answer = ((layouts.plain(field(row, key)), key) for key in (name, side))
+            asked, answer = ((plain(field(row, key)), key) for key in (name, side))
             sides.append(self.record(asked, [answer], row))
         first, second = sides
         if bool(first.chats) != bool(second.chats):
@@ -198,35 +255,40 @@ class JointPreferences(ChatFile):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rankings(ChatFile):
-    """Rows with `prompt`, `completions` (a list) and `scores` (a list of as many numbers, higher is better)."""
+    """Rows with `prompt`, `completions` (a list) and `scores` (a list of as many numbers, higher is better).
 
+    Args:
+        score_field: The name of the score that is read, where rows have several; "" for that of the layout.
+    """
+
+    score_field: str = ""
     name = schema = "rankings"
 
-    def parse(self, row: Row) -> Record:
-        layout, fields = self.told(row)
-        texts, scores = field(fields, "completions"), field(fields, "scores")
-        if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores) or len(texts) < 2:
-            raise BadRow("fields 'completions' and 'scores' are not two lists of one length, 2 or more")
-        answers = [(layouts.plain(text), "completions") for text in texts]
-        numbers = tuple(number_field({"scores": score}, "scores", -math.inf, math.inf) for score in scores)
-        return self.record((fields["prompt"], self.prompt_field), answers, row, scores=numbers, layout=layout)
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        texts, scores = checked_list(fields)
+        answers = [(plain(text), "completions") for text in texts]
+        return self.record((fields["prompt"], names["prompt"]), answers, row, scores=tuple(scores))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thumbs(ChatFile):
-    """Binary feedback: rows with `prompt`, `completion` and `label`, which is true or false, or a number in [0, 1]."""
+    """Binary feedback: rows with `prompt`, `completion` and `label`, which is true or false, or a number in [0, 1].
+
+    Args:
+        completion_field: The name of the field that holds the completion.
+        label_field: The name of the field that holds the label.
+        score_field: The name of the label that is read, where rows have several; "" for that of the layout.
+    """
 
     completion_field: str = "completion"
     label_field: str = "label"
+    score_field: str = ""
     name = schema = "thumbs"
 
-    def parse(self, row: Row) -> Record:
-        layout, fields = self.told(row)
-        answers, scores = (
-            [(fields["completion"], self.completion_field)],
-            (number_field(row, self.label_field, 0.0, 1.0),),
-        )
-        return self.record((fields["prompt"], self.prompt_field), answers, row, scores=scores, layout=layout)
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        answer, said = (field(fields, "completion"), names["completion"]), names["label"]
+        scores = (number_field({said: fields["label"]}, said, 0.0, 1.0),)
+        return self.record((fields["prompt"], names["prompt"]), [answer], row, scores=scores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -245,13 +307,12 @@ class Judgements(ChatFile):
     judgement_prefix: str = "\nJudgement: "
     name = schema = "judgements"
 
-    def parse(self, row: Row) -> Record:
-        layout, fields = self.told(row)
-        answers, judgement = [(fields["response"], self.response_field)], row.get(self.judgement_field)
+    def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
+        answers, judgement = [(fields["response"], self.response_field)], row.get("judgement")
         blank = judgement is None or (isinstance(judgement, str) and not judgement.strip())
         judgement = "" if blank else checked_text(judgement, self.judgement_field).strip()
         meta = {"judgement": judgement}
-        return self.record((fields["prompt"], self.prompt_field), answers, row, meta=meta, layout=layout)
+        return self.record((fields["prompt"], names["prompt"]), answers, row, meta=meta)
 
 
 def _both(same: bool, record: Record) -> Record:
@@ -260,7 +321,9 @@ def _both(same: bool, record: Record) -> Record:
     return record
 
 
-def _judged(row: Row, label_field: str) -> dict[str, Any]:
+def _judged(row: Row, label_field: str, label: Any = 1.0) -> dict[str, Any]:
     """The label and the weight of a pair, both 1 where the row does not say them."""
-    label = number_field(row, label_field, 0.0, 1.0) if label_field else 1.0
+    if label_field:
+        held = "label" if "label" in row else label_field
+        label = number_field({label_field: row.get(held)}, label_field, 0.0, 1.0)
     return {"preference": label, "weight": number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0}

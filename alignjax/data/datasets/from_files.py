@@ -5,23 +5,33 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
 from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets import layouts
+from alignjax.data.datasets.conversations import as_json
 from alignjax.data.datasets.parsed_files import parse_file
-from alignjax.data.datasets.parsing import BadRow, checked_text, is_text, number_field, text_field
+from alignjax.data.datasets.parsing import (
+    BadRow,
+    checked_text,
+    is_text,
+    number_field,
+    shown_number,
+    text_field,
+)
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.datasets.row_files import existing_file, file_hash
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.chat import split_transcript
 from alignjax.data.text.words import nfc, same_text
+from alignjax.outside import Huge
 from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
-READER = 2  # raise it when other rows are read of the same file: old prepared folders are then left alone
+READER = 3  # raise it when other rows are read of the same file: old prepared folders are then left alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +64,14 @@ class File(Dataset):
         """Returns a row of a file as a record. Raises BadRow."""
         raise NotImplementedError
 
+    def parse_all(self, row: Row | tuple[Row, ...]) -> list[Record]:
+        """Returns the records of a row, or of rows that make records together. Raises BadRow."""
+        return [self.parse(each) for each in (row if isinstance(row, tuple) else (row,))]
+
+    def together(self, row: Row) -> Hashable:
+        """Returns what a row has in common with those beside it that make records with it; None for one alone."""
+        return None
+
     def finisher(self) -> Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None:
         """Returns what does the rest of the work on parsed records, as of `parse_file`; None for nothing."""
         return None
@@ -69,26 +87,26 @@ class File(Dataset):
 
     def columns(self) -> frozenset[str] | None:
         """Returns the columns that `parse` looks at, so that a table is not read whole; None for all."""
-        held = [each for kind in type(self).__mro__ for each in layouts.of_dataset(kind.__name__)]
-        return frozenset(name for each in held for name in (*each.columns, *each.absent, *each.more)) if held else None
+        held = layouts.of_dataset(type(self).__name__)
+        return layouts.columns_of(held) if held else None
 
     def collect(self, report: Report) -> tuple[dict[str, list[Record]], dict[str, Any]]:
         """Parses the files; bad rows are reported and stand in the account."""
-        read, finish = (self.parse, self.bad_rows, self.columns()), self.finisher()
-        parsed = {name: parse_file(file, *read, finish) for name, file in self._files().items()}
+        read = (self.parse_all, self.bad_rows, self.columns(), self.finisher(), self.together)
+        parsed = {name: parse_file(file, *read) for name, file in self._files().items()}
         for name, file in parsed.items():
             if file.bad:
                 report(f"{self.name}: {getattr(self, name)}: skipped {file.sentence()}")
             if file.layouts:
-                read = ", ".join(f"{layout} ({count:,} rows)" for layout, count in file.layouts.items())
-                report(f"{self.name}: {getattr(self, name)}: read as {read}")
+                report(f"{self.name}: {getattr(self, name)}: {layouts.sentence(file)}")
             if not file.records:
                 why = file.sentence() or "it holds none"
                 raise ConfigError(f"{self.name}: no usable rows in the file of {name!r}, {getattr(self, name)}: {why}")
         splits: dict[str, list[Record]] = {"train": [], "test": list(parsed["test"].records) if self.test else []}
         for record in parsed["path"].records:
             # A prompt in either form of its accents is one prompt, and on one side.
-            aside = not self.test and is_aside(nfc(record.prompt), self.test_fraction)
+            asked = record.prompt or record.completions[0]  # a text that is learned whole has no prompt
+            aside = not self.test and is_aside(nfc(asked), self.test_fraction)
             splits["test" if aside else "train"].append(record)
         return splits, {"files": {getattr(self, name): file.account() for name, file in parsed.items()}}
 
@@ -159,6 +177,27 @@ def final_number(solution: str) -> float:
     if not match:
         raise BadRow("field 'answer' does not end in '#### number'")
     return number_field({"answer": float(match.group(1).replace(",", ""))}, "answer", -math.inf, math.inf)
+
+
+def answered(value: Any, name: str) -> dict[str, Any]:
+    """Returns what a record holds of an answer: its text, and its number where it is one, alone or behind "####".
+
+    Args:
+        value: A text, a number or what JSON writes.
+        name: The name of its field, for messages.
+
+    Raises:
+        BadRow: It is blank, or a number that float32 does not hold.
+    """
+    if isinstance(value, str):
+        text = checked_text(value, name).rpartition("####")[2].strip()
+        match = re.fullmatch(r"\$?\s*(-?[\d,]*\.?\d+)\s*%?", text, re.ASCII)
+        number = float(match.group(1).replace(",", "")) if match else math.nan
+        return {"answer": number if abs(number) < 3e38 else math.nan, "meta": {"answer": text}}
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | Huge):
+        return {"meta": {"answer": as_json(value)}}
+    number = number_field({name: value}, name, -math.inf, math.inf)
+    return {"answer": number, "meta": {"answer": shown_number(value)}}
 
 
 def _pair(prompt: str, first: str, second: str, **judged: Any) -> Record:

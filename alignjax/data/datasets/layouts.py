@@ -1,235 +1,199 @@
-"""Layouts of rows: which columns tell one, and how such a row becomes the fields that a dataset reads.
+"""Which layout a row has: told by its columns and the shapes of their values, and never by the name of its file.
 
-A new layout is an entry of LAYOUTS. A row is told by its columns and by whether they hold whole conversations; one that
-fits two layouts is refused, one that fits none says which are near.
+The layouts are in `known_layouts.LAYOUTS`. A row fits a layout that finds all its columns, with values of their shapes;
+further columns do no harm. Of two that fit, the one whose columns include the other's is meant; where neither does, the
+row is refused with both names. A row that fits none is told which are near.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from alignjax.data.datasets.known_layouts import LAYOUTS, Layout, Row
+from alignjax.data.datasets.layout_fields import Fields, parsed_tools
+from alignjax.data.datasets.parsed_files import ParsedFile
 from alignjax.data.datasets.parsing import BadRow
-from alignjax.data.text.chat import shared_turns
-
-Row = Mapping[str, Any]
+from alignjax.data.datasets.row_shapes import SHAPES, plain, shape_of, with_system
 
 SYSTEM = ("system", "system_prompt")  # columns of what stands before a prompt
-TALK, NO_TALK, ANY = True, False, None  # a column holds a whole conversation, must not, or may
+# Columns that would change what a row says and are read by few layouts or none, with what they would change.
+CHANGING = {
+    "history": "the prompt",
+    "functions": "the tools",
+    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), "the prompt"),
+}
+NEAR = 3  # layouts that are named to a row which fits none
 
 
-def _as_it_is(row: Row) -> Row:
-    return row
-
-
-def _two_talks(row: Row) -> Row:
-    """Prompt and answers out of two conversations that start alike."""
-    turns, chosen, rejected = shared_turns(row["chosen"], row["rejected"])
-    return {"prompt": turns, "chosen": chosen, "rejected": rejected}
-
-
-def _two_talks_and_prompt(row: Row) -> Row:
-    fields = _two_talks(row)
-    _same_prompt(row["prompt"], fields["prompt"], "chosen")
-    return fields
-
-
-def _talk(row: Row) -> Row:
-    """Prompt and answer out of one conversation, which the assistant ends."""
-    turns, last, _ = shared_turns(row["messages"], row["messages"], ("messages", "messages"))
-    if last[0]["role"] != "assistant":
-        raise BadRow("field 'messages' does not end in an assistant message")
-    return {"prompt": turns, "completion": last}
-
-
-def _talk_and_prompt(row: Row) -> Row:
-    fields = _talk(row)
-    _same_prompt(row["prompt"], fields["prompt"], "messages")
-    return fields
-
-
-def _same_prompt(prompt: Any, turns: Sequence[Row], field: str) -> None:
-    """Refuses a prompt that the conversation beside it does not hold: one of the two is another row's."""
-    asked = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
-    alike = prompt.strip() in asked if isinstance(prompt, str) else list(prompt) == list(turns)
-    if not alike:
-        raise BadRow(f"field 'prompt' is not in the conversation in {field!r}")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """A layout of rows.
-
-    Args:
-        name: What messages and the setting `layout` call it.
-        dataset: The name of the dataset that reads it.
-        columns: The columns that tell it, each with TALK, NO_TALK or ANY.
-        fields: Makes of a row the fields that the dataset reads.
-        absent: Columns whose presence tells that it is another.
-        more: Columns that are read where a row has them.
-    """
-
-    name: str
-    dataset: str
-    columns: Mapping[str, bool | None]
-    fields: Callable[[Row], Row] = _as_it_is
-    absent: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()
-
-
-def _columns(names: str) -> dict[str, bool | None]:
-    return dict.fromkeys(names.split(), ANY)
-
-
-LAYOUTS = (
-    Layout("prompt", "Prompts", _columns("prompt")),
-    Layout("prompt and completion", "Instructions", _columns("prompt completion")),
-    Layout("messages", "Instructions", {"messages": ANY}, _talk, absent=("prompt",)),
-    Layout("ultrachat_200k", "Instructions", {"prompt": NO_TALK, "messages": TALK}, _talk_and_prompt),
-    Layout("prompt, chosen and rejected", "Preferences", {"prompt": ANY, "chosen": NO_TALK, "rejected": NO_TALK}),
-    Layout("two conversations", "Preferences", {"chosen": TALK, "rejected": TALK}, _two_talks, absent=("prompt",)),
-    Layout(
-        "ultrafeedback_binarized",
-        "Preferences",
-        {"prompt": ANY, "chosen": TALK, "rejected": TALK},
-        _two_talks_and_prompt,
-    ),
-    Layout(
-        "messages, chosen and rejected",
-        "Preferences",
-        {"messages": TALK, "chosen": NO_TALK, "rejected": NO_TALK},
-        lambda row: {**row, "prompt": row["messages"]},
-        absent=("prompt",),
-    ),
-    Layout("prompt, completions and scores", "Rankings", _columns("prompt completions scores")),
-    Layout("prompt, completion and label", "Thumbs", _columns("prompt completion label")),
-    Layout("prompt and response", "Judgements", _columns("prompt response"), more=("judgement",)),
-    Layout(
-        "two prompts", "JointPreferences", _columns("prompt_chosen chosen prompt_rejected rejected"), more=("prompt",)
-    ),
-    Layout("e-mails", "Aeslc", _columns("email_body subject_line")),
-    Layout("transcripts", "HelpfulHarmless", _columns("chosen rejected"), absent=("prompt",)),
-    Layout(
-        "annotations",
-        "AlpacaEval",
-        _columns("instruction output_1 output_2 preference"),
-        more=("dataset", "generator_1", "generator_2"),
-    ),
-    Layout("question and answer", "Gsm8k", _columns("question answer")),
-)
-
-
-def is_talk(value: Any) -> bool:
-    """Says whether a value is a whole conversation and not one answer of the assistant."""
-    if not isinstance(value, list) or not value or not all(isinstance(turn, Mapping) for turn in value):
-        return False
-    return len(value) > 1 or value[0].get("role") != "assistant"
-
-
-def plain(value: Any) -> Any:
-    """Returns messages with their content as text where it is in parts of type text, and one message as a list of it.
-
-    Args:
-        value: The value of a column; what are no messages is returned as it is.
-
-    Raises:
-        BadRow: A part is of another type.
-    """
-    if isinstance(value, Mapping) and "role" in value and "content" in value:
-        return plain([value])
-    if not isinstance(value, list) or not any(isinstance(turn, Mapping) for turn in value):
-        return value
-    return [_plain_turn(turn) for turn in value]
-
-
-def _plain_turn(turn: Any) -> Any:
-    if isinstance(turn, Mapping) and turn.get("weight", 1) != 1:
-        raise BadRow(
-            "a message has a weight, which is not read: leave the row out, or the weight", str(turn["weight"])[:40]
-        )
-    parts = turn.get("content") if isinstance(turn, Mapping) else None
-    if not isinstance(parts, list):
-        return turn
-    for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise BadRow("a message has a part that is not text", f"of type {str(kind)[:40]!r}")
-    return {**turn, "content": "".join(part["text"] for part in parts)}
-
-
-@lru_cache(maxsize=256)
-def _distance(layout: Layout, row: frozenset[tuple[str, bool]]) -> int:
-    """How far columns are from a layout: a column missing or too many is 2, one of the other kind is 1; 0 fits."""
-    held = dict(row)
-    missing = sum(2 for name in layout.columns if name not in held) + sum(2 for name in layout.absent if name in held)
-    return missing + sum(held.get(name, kind) != kind for name, kind in layout.columns.items() if kind is not None)
-
-
+@lru_cache
 def of_dataset(dataset: str, named: str = "") -> tuple[Layout, ...]:
     """Returns the layouts that a dataset reads, or the one of them that is named."""
-    return tuple(each for each in LAYOUTS if each.dataset == dataset and named in ("", each.name))
+    return tuple(each for each in LAYOUTS if dataset in each.reads and named in ("", each.name))
 
 
-def told(row: Row, layouts: Sequence[Layout], spelled: Mapping[str, str]) -> tuple[Layout, Row]:
-    """Returns the layout that a row fits, and the row as the fields that the dataset reads.
+@lru_cache
+def columns_of(layouts: tuple[Layout, ...]) -> frozenset[str]:
+    """Returns the columns that tell layouts or are read by them, those that would change what they say among them."""
+    columns = (name for each in layouts for name in (*each.columns, *each.absent, *each.more))
+    return frozenset([*columns, *SYSTEM, *CHANGING])
+
+
+def group_of(row: Row, layouts: Sequence[Layout]) -> Hashable:
+    """Returns what a row has in common with the rows beside it that are read together with it; None for one alone.
+
+    Args:
+        row: The row, its columns called as layouts call them.
+        layouts: Those it may have.
+    """
+    for layout in layouts:
+        if layout.group is not None and layout.columns.keys() <= row.keys():
+            key = layout.group(row)
+            return (layout.name, key) if isinstance(key, str | int) else None
+    return None
+
+
+def spelled_as(row: Row, spelled: Mapping[str, str]) -> Row:
+    """Returns a row with its columns as layouts call them.
+
+    Args:
+        row: The row.
+        spelled: What the settings call a column that a layout names; a column of that name is then another.
+    """
+    if not spelled:
+        return row
+    others = {name: value for name, value in row.items() if name not in spelled and name not in spelled.values()}
+    return others | {name: row[column] for name, column in spelled.items() if column in row}
+
+
+def told(row: Row, layouts: tuple[Layout, ...], spelled: Mapping[str, str]) -> tuple[Layout, Row]:
+    """Returns the layout that a row fits, and the row with its columns as the layout calls them, messages as lists.
 
     Args:
         row: The row, without nulls.
         layouts: Those it may have.
-        spelled: What the settings call a column that a layout names.
+        spelled: As of `spelled_as`.
 
     Raises:
-        BadRow: It fits none of them, or two, or is not what its columns say.
+        BadRow: It fits none of them, or two, or a value is none that can be read.
     """
-    renamed = {name: value for name, value in row.items() if name not in spelled and name not in spelled.values()}
-    renamed |= {name: row[column] for name, column in spelled.items() if column in row}
-    wanted = {name for layout in layouts for name in (*layout.columns, *layout.more)}
-    renamed = {name: plain(value) if name in wanted else value for name, value in renamed.items()}
-    held = frozenset((name, is_talk(value)) for name, value in renamed.items())
-    distances = [_distance(layout, held) for layout in layouts]
-    fits = [layout for layout, distance in zip(layouts, distances, strict=True) if not distance]
+    wanted = columns_of(layouts)
+    renamed = {name: plain(value) if name in wanted else value for name, value in spelled_as(row, spelled).items()}
+    held = frozenset((name, shape_of(value)) for name, value in renamed.items() if name in wanted)
+    fits = _fitting(layouts, held)
     if len(fits) > 1:
         names = " and ".join(repr(layout.name) for layout in fits)
-        columns = ", ".join(
-            spelled.get(name, name)
-            for layout in fits[:1]
-            for name in dict.fromkeys(name for each in fits for name in each.columns)
-        )
+        columns = ", ".join(spelled.get(name, name) for name in dict.fromkeys(name for each in fits for name in each.columns))
         raise BadRow(
-            f"columns {columns} fit two layouts, {names}: name one with layout=..., or drop a column", fatal=True
+            f"columns {columns} fit {'two' if len(fits) == 2 else len(fits)} layouts, {names}: name one with "
+            "layout=..., or drop a column",
+            fatal=True,
         )
-    if fits:
-        asked = next((name for name in SYSTEM if renamed.get(name) and name not in wanted), None)
-        if asked:
+    if not fits:
+        raise _fits_none(row, layouts, held, spelled)
+    for name, what in CHANGING.items():
+        if renamed.get(name) and name not in (*fits[0].columns, *fits[0].more):
+            raise BadRow(f"column {name!r} would change {what} and is not read: drop it, or the rows", fatal=True)
+    return fits[0], renamed
+
+
+def fields_of(rows: Sequence[Row], layout: Layout, dataset: str, score: str = "") -> list[Fields]:
+    """Returns the fields of the records that rows of a layout make.
+
+    Args:
+        rows: The rows as `told` returns them: one, or several of one group.
+        layout: The layout.
+        dataset: The name of the dataset that reads them.
+        score: The name of the score that is read, where rows have several; "" for that of the layout.
+
+    Raises:
+        BadRow: They are not what their columns say.
+    """
+    if score and not layout.score:
+        raise BadRow(f"score_field={score!r}: rows of the layout {layout.name!r} have no scores to choose from", fatal=True)
+    read, named = layout.reads[dataset], (score or layout.score,) if layout.score else ()
+    if layout.group is None:
+        made = [each for row in rows for each in _as_list(read(row, *named))]
+    else:
+        made = _as_list(read(rows, *named))
+    row = rows[0]
+    systems = [row[name] for name in SYSTEM if name in row and name not in layout.columns]
+    tools = {"tools": parsed_tools(row["tools"])} if "tools" in row else {}
+    return [{**tools, **_after_system(each, systems)} for each in made]
+
+
+def _after_system(fields: Fields, systems: Sequence[Any]) -> Fields:
+    """Fields whose prompt has the system's before it, which stands in a column of its own."""
+    for said in systems:
+        if isinstance(fields.get("prompt"), list):
+            fields = {**fields, "prompt": with_system(fields["prompt"], said)}
+        elif said and (not isinstance(said, str) or said.strip()):
             raise BadRow(
-                f"column {asked!r} would change the prompt and is not read: write prompts as messages that begin with "
-                "the system's, or drop the column",
+                "column 'system' would change the prompt and is not read: write prompts as messages, before which it "
+                "is put, or drop the column",
                 fatal=True,
             )
-        return fits[0], fits[0].fields(renamed)
-    nearest = layouts[distances.index(min(distances))]
-    raise _fits_none(row, nearest, layouts, held, spelled)
+    return fields
+
+
+def _as_list(made: Any) -> list[Fields]:
+    return made if isinstance(made, list) else [made]
+
+
+@lru_cache(maxsize=256)
+def _fitting(layouts: tuple[Layout, ...], held: frozenset[tuple[str, str]]) -> tuple[Layout, ...]:
+    """The layouts that columns of these shapes fit, without those whose columns another's include."""
+    fits = [layout for layout in layouts if not _distance(layout, held)]
+    return tuple(each for each in fits if not any(each.columns.keys() < other.columns.keys() for other in fits))
+
+
+def _distance(layout: Layout, held: frozenset[tuple[str, str]]) -> int:
+    """How far columns are from a layout: a column missing or too many is 2, one of another shape is 1; 0 fits."""
+    shapes = dict(held)
+    missing = sum(2 for name in layout.columns if name not in shapes) + sum(2 for name in layout.absent if name in shapes)
+    return missing + len(_of_another_shape(layout, shapes))
+
+
+def _of_another_shape(layout: Layout, shapes: Mapping[str, str]) -> list[str]:
+    """The columns of a layout that a row has with a value of another shape."""
+    return [name for name, kind in layout.columns.items() if kind and name in shapes and shapes[name] not in kind]
 
 
 def _fits_none(
-    row: Row, nearest: Layout, layouts: Sequence[Layout], held: frozenset[tuple[str, bool]], spelled: Mapping[str, str]
+    row: Row, layouts: Sequence[Layout], held: frozenset[tuple[str, str]], spelled: Mapping[str, str]
 ) -> BadRow:
     """What is wrong with a row that fits no layout: what its nearest one lacks, its columns, and the layouts about."""
-    names = dict(held)
-    lacking = [spelled.get(name, name) for name in nearest.columns if name not in names]
-    kinds = [name for name, kind in nearest.columns.items() if kind is not None and names.get(name, kind) != kind]
+    shapes, by_distance = dict(held), sorted(layouts, key=lambda each: _distance(each, held))
+    nearest = by_distance[0]
+    lacking = [spelled.get(name, name) for name in nearest.columns if name not in shapes]
+    wrong = _of_another_shape(nearest, shapes)
     if lacking:
         why = f"missing field {lacking[0]!r}"
-    elif kinds:
-        kind = "a whole conversation" if names[kinds[0]] else "no whole conversation"
-        why = f"field {spelled.get(kinds[0], kinds[0])!r} holds {kind}, which fits no layout"
+    elif wrong:
+        why = f"field {spelled.get(wrong[0], wrong[0])!r} holds {SHAPES[shapes[wrong[0]]]}, which fits no layout"
     else:
         why = "columns fit no layout"
-    near = [each for each in layouts if _distance(each, held) <= 2] or list(layouts)
-    others = [each for each in LAYOUTS if each not in layouts and len(each.columns) > 1 and not _distance(each, held)]
+    near = [each for each in by_distance if _distance(each, held) <= 2][:NEAR] or by_distance[:NEAR]
+    every = frozenset((name, shape_of(value)) for name, value in row.items())
+    others = [each for each in LAYOUTS if each not in layouts and len(each.columns) > 1 and not _distance(each, every)]
     about = [f"{each.name!r} needs {', '.join(spelled.get(name, name) for name in each.columns)}" for each in near]
-    about += [f"{each.dataset} reads it as {each.name!r}" for each in others]
+    about += [f"{dataset} reads it as {each.name!r}" for each in others for dataset in each.reads]
     columns = ", ".join(sorted(name[:40] for name in row)[:20]) or "no columns"
     return BadRow(why, f"it has {columns}; {'; '.join(about)}")
+
+
+def sentence(file: ParsedFile) -> str:
+    """Returns what a file was read as: 'alpaca layout: prompt from `instruction` and `input`, ... (120 rows)', with the
+    line of the first row of each further layout.
+
+    Args:
+        file: The file as it was parsed.
+    """
+    said, parts = {each.name: each.said for each in LAYOUTS}, []
+    for name, rows in file.layout_rows.items():
+        many = f"{rows:,} row{'s' * (rows != 1)}"
+        many += f", {file.layouts.get(name, 0):,} records" if file.layouts.get(name, 0) != rows else ""
+        many += f", from {file.unit} {file.since[name]:,} on" if parts else ""
+        parts.append(f"{name} layout: {said[name]} ({many})")
+    return "; ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from alignjax.config import DataError
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_files import array_rows, kind_of, line_rows, parquet_rows
+from alignjax.data.datasets.row_groups import in_groups
 from alignjax.outside import Unreadable
 
 SHOWN_LINES = 10
@@ -25,7 +26,9 @@ class ParsedFile:
         bad: The line numbers of the bad rows, by the reason why they are bad.
         unit: What the numbers count: "line" or "row".
         wheres: What is wrong with the first row of each reason, where there is more to say.
-        layouts: How many rows have each layout.
+        layouts: How many records have each layout.
+        layout_rows: How many rows have each layout, in the order of their first rows.
+        since: The number of the first row of each layout.
     """
 
     records: Sequence[Record]
@@ -33,6 +36,8 @@ class ParsedFile:
     unit: str = "line"
     wheres: Mapping[str, str] = dataclasses.field(default_factory=dict)
     layouts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    layout_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    since: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def account(self) -> dict[str, Any]:
         """Returns how many rows were read, and how many bad ones there are by reason, with the first of their lines."""
@@ -40,7 +45,8 @@ class ParsedFile:
             why: {"count": len(lines), "first": list(lines[:SHOWN_LINES]), "where": self.wheres.get(why, "")}
             for why, lines in self.bad.items()
         }
-        read = len(self.records) + sum(map(len, self.bad.values()))
+        good = sum(self.layout_rows.values()) or len(self.records)
+        read = good + sum(map(len, self.bad.values()))
         return {"read": read, "bad_rows": bad, "layouts": dict(self.layouts)}
 
     def sentence(self) -> str:
@@ -56,20 +62,22 @@ class ParsedFile:
 
 def parse_file(
     path: Path,
-    parse: Callable[[Mapping[str, Any]], Record],
+    parse: Callable[[Any], Record | Sequence[Record]],
     bad_rows: str,
     columns: Collection[str] | None = None,
     finish: Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None = None,
+    together: Callable[[Mapping[str, Any]], Hashable] | None = None,
 ) -> ParsedFile:
     """Reads a file of JSON lines, a JSON array or parquet, packed or not; its content tells which. A null is not there.
 
     Args:
         path: The file.
-        parse: Makes a record of a row, or raises BadRow.
+        parse: Makes a record or several of a row, or of a tuple of rows that are read together, or raises BadRow.
         bad_rows: "skip" counts the rows that `parse` refuses; "refuse" makes them an error.
         columns: The columns of a parquet file that are read; None for all.
         finish: Does the rest of the work on records, many at a time, in their order; with each it gives the reason why
             it cannot be used, or None.
+        together: Says what a row has in common with those beside it that are read together with it; see `in_groups`.
 
     Raises:
         DataError: The file is damaged, or holds bad rows that are refused; all of them are named.
@@ -81,7 +89,7 @@ def parse_file(
     rows = (
         parquet_rows(path, columns) if kind == "parquet" else line_rows(path) if kind == "lines" else array_rows(path)
     )
-    records, bad, wheres, layouts = [], {}, {}, {}
+    records, bad, wheres, layouts, layout_rows, since = [], {}, {}, {}, {}, {}
 
     def refuse(number: int, error: BadRow) -> None:
         if error.fatal:
@@ -91,17 +99,23 @@ def parse_file(
             wheres.setdefault(error.why, error.where)
 
     def read() -> Iterator[Record]:
-        for number, row in rows:
+        for number, row in in_groups(rows, together):
             try:
                 if isinstance(row, Unreadable):
                     raise BadRow(row.why, row.where)
-                if not isinstance(row, dict):
+                if not isinstance(row, dict | tuple):
                     raise BadRow("not a JSON object")
-                record = parse(row)
+                made = parse(row)
             except BadRow as error:
                 refuse(number, error)
             else:
-                yield dataclasses.replace(record, meta={**record.meta, "line": number})
+                made = [made] if isinstance(made, Record) else made
+                if made and made[0].layout:
+                    many = len(row) if isinstance(row, tuple) else 1
+                    layout_rows[made[0].layout] = layout_rows.get(made[0].layout, 0) + many
+                    since.setdefault(made[0].layout, number)
+                for record in made:
+                    yield dataclasses.replace(record, meta={**record.meta, "line": number})
 
     for record, error in finish(read()) if finish else ((record, None) for record in read()):
         if error is not None:
@@ -110,7 +124,7 @@ def parse_file(
         if record.layout:
             layouts[record.layout] = layouts.get(record.layout, 0) + 1
         records.append(record)
-    parsed = ParsedFile(records, bad, unit, wheres, layouts)
+    parsed = ParsedFile(records, bad, unit, wheres, layouts, layout_rows, since)
     if bad and bad_rows == "refuse":
         raise DataError(f"{path} has {parsed.sentence()}. Mend them, or set bad_rows='skip'")
     return parsed

@@ -1,0 +1,234 @@
+"""Shapes of the values of a row, by which layouts are told, and messages in the one form that all else reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from alignjax.data.datasets.parsing import BadRow, checked_text
+from alignjax.data.text.chat import ASSISTANT, HUMAN
+from alignjax.outside import Huge, Unreadable, parse_json
+
+# What a value may be, by name, in the words of messages.
+SHAPES = {
+    "text": "text",
+    "transcript": "a transcript of Human: and Assistant:",
+    "truth": "true or false",
+    "number": "a number",
+    "texts": "a list of texts",
+    "numbers": "a list of numbers",
+    "talk": "a whole conversation",
+    "reply": "one message of the assistant",
+    "from_talk": "a conversation of {from, value}",
+    "from_reply": "one message of {from, value}",
+    "talks": "a list of conversations",
+    "objects": "a list of objects",
+    "object": "an object",
+    "list": "a list",
+    "other": "no text, number, list or object",
+}
+ANY: frozenset[str] = frozenset()  # a column that may hold whatever it does: what is wrong with it is said of the field
+
+
+def shapes(*names: str, but: str = "") -> frozenset[str]:
+    """Returns a set of shapes: those that are named, or all but some.
+
+    Args:
+        names: Keys of SHAPES; none for all.
+        but: Those that are not among them, with spaces between.
+    """
+    chosen = frozenset(names or SHAPES) - set(but.split())
+    if unknown := (chosen | set(but.split())) - set(SHAPES):
+        raise ValueError(f"no such shapes: {sorted(unknown)}")
+    return chosen
+
+
+def shape_of(value: Any) -> str:
+    """Returns the shape of a value, a key of SHAPES.
+
+    Args:
+        value: The value of a column, after `plain`.
+    """
+    if isinstance(value, str):
+        return "transcript" if ASSISTANT in value and value.lstrip().startswith(HUMAN.strip()) else "text"
+    if isinstance(value, bool):
+        return "truth"
+    if isinstance(value, int | float | Decimal | Huge):
+        return "number"
+    if isinstance(value, Mapping):
+        return "from_reply" if {"from", "value"} <= value.keys() else "object"
+    return _shape_of_list(value) if isinstance(value, list) else "other"
+
+
+def _shape_of_list(value: list[Any]) -> str:
+    if not value:
+        return "list"
+    if all(isinstance(each, str) for each in value):
+        return "texts"
+    if all(isinstance(each, int | float | Decimal | Huge) for each in value):
+        return "numbers"
+    if all(isinstance(each, list) for each in value):
+        return "talks"
+    if not all(isinstance(each, Mapping) for each in value):
+        return "list"
+    if "role" in value[0]:
+        return "talk" if len(value) > 1 or value[0]["role"] != "assistant" else "reply"
+    if {"from", "value"} <= value[0].keys():
+        return "from_talk"
+    return "objects"
+
+
+def plain(value: Any) -> Any:
+    """Returns messages with their content as text where it is in parts of type text, and one message as a list of it.
+
+    Args:
+        value: The value of a column; what are no messages is returned as it is.
+
+    Raises:
+        BadRow: A part is of another type.
+    """
+    if isinstance(value, Mapping) and "role" in value and "content" in value:
+        return plain([value])
+    if not isinstance(value, list) or not any(isinstance(turn, Mapping) for turn in value):
+        return value
+    return [_plain_turn(turn) for turn in value]
+
+
+def _plain_turn(turn: Any) -> Any:
+    if isinstance(turn, Mapping) and "role" in turn and turn.get("weight", 1) != 1:
+        raise BadRow(
+            "a message has a weight, which is not read: leave the row out, or the weight", str(turn["weight"])[:40]
+        )
+    parts = turn.get("content") if isinstance(turn, Mapping) else None
+    if not isinstance(parts, list):
+        return turn
+    for part in parts:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise BadRow("a message has a part that is not text", f"of type {str(kind)[:40]!r}")
+    return {**turn, "content": "".join(part["text"] for part in parts)}
+
+
+# ---------------------------------------------------------------------------------------------- other forms of messages
+
+SPEAKERS = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+    **{name: name for name in ("system", "developer")},
+}
+
+
+def messages_from(turns: Any, column: str) -> list[dict[str, Any]]:
+    """Returns the turns of ShareGPT, {from, value} each, as messages; a call of functions becomes the assistant's.
+
+    Args:
+        turns: The list of turns, or one of them.
+        column: The column that holds them, for messages.
+
+    Raises:
+        BadRow: A turn is from nobody who is known, or is no text, or a call is not JSON.
+    """
+    turns = [turns] if isinstance(turns, Mapping) else turns
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        raise BadRow(f"field {column!r} is not a list of {{from, value}} turns")
+    return [_message(turn, column) for turn in turns]
+
+
+def _message(turn: Mapping[str, Any], column: str) -> dict[str, Any]:
+    speaker, value = turn.get("from"), turn.get("value")
+    role = SPEAKERS.get(speaker.lower()) if isinstance(speaker, str) else None
+    if role is None:
+        raise BadRow(f"field {column!r} has a turn from nobody who is known", str(speaker)[:40])
+    if not isinstance(value, str):
+        raise BadRow(f"field {column!r} has a turn whose value is {type(value).__name__}, must be text")
+    if role == "assistant" and turn.get("weight") not in (None, 1):
+        raise BadRow(
+            "a message has a weight, which is not read: leave the row out, or the weight", str(turn["weight"])[:40]
+        )
+    if role != "call":
+        return {"role": role, "content": value}
+    calls = json_value(value, f"a call in {column!r}")
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise BadRow(f"field {column!r} has a call without the name of a function")
+    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": c} for c in calls]}
+
+
+def json_value(text: str, what: str) -> Any:
+    """Returns what a text says in JSON.
+
+    Args:
+        text: The text.
+        what: What it is, for messages.
+
+    Raises:
+        BadRow: It is not JSON.
+    """
+    try:
+        return parse_json(text)
+    except Unreadable as error:
+        raise BadRow(f"{what} is not JSON", error.where or text[:40]) from None
+
+
+def messages_in(text: str, column: str) -> list[dict[str, str]]:
+    """Returns the turns of a transcript with "Human:" and "Assistant:" as messages.
+
+    Args:
+        text: The transcript; turns begin after a blank line.
+        column: The column that holds it, for messages.
+
+    Raises:
+        BadRow: It does not begin with one of them.
+    """
+    return _split(rf"(?:^|\n\n)({HUMAN.strip()}|{ASSISTANT.strip()})", text.lstrip("\n"), column, "")
+
+
+def marked_messages(text: Any, column: str) -> list[dict[str, str]]:
+    """Returns a prompt of HelpSteer as messages; from the second turn on they begin with <extra_id_1>User or Assistant.
+
+    Args:
+        text: The prompt.
+        column: The column that holds it, for messages.
+
+    Raises:
+        BadRow: It is no text, or blank.
+    """
+    return _split(r"\n*<extra_id_1>(User|Assistant)\n", checked_text(text, column), column, "User")
+
+
+def _split(mark: str, text: str, column: str, first: str) -> list[dict[str, str]]:
+    """The turns of a text between marks whose first group says who speaks; `first` does before any mark."""
+    opening, *rest = re.split(mark, text)
+    if not first and opening.strip():
+        raise BadRow(f"field {column!r} does not begin with Human: or Assistant:")
+    turns = [(first, opening), *zip(rest[::2], rest[1::2], strict=True)]
+    roles = {"Human:": "user", "User": "user"}
+    return [
+        {"role": roles.get(who, "assistant"), "content": said.strip()} for who, said in turns[0 if first else 1 :]
+    ]
+
+
+def with_system(turns: Sequence[Mapping[str, Any]], system: Any) -> list[Mapping[str, Any]]:
+    """Returns messages behind the system's, which stands in a column of its own.
+
+    Args:
+        turns: The messages.
+        system: What the column holds; nothing where it is blank or there is none.
+
+    Raises:
+        BadRow: It is no text, or the messages begin with another one of the system.
+    """
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return list(turns)
+    said = checked_text(system, "system")
+    if turns and turns[0].get("role") == "system":
+        if turns[0].get("content") != said:
+            raise BadRow("column 'system' and the first message are two prompts of the system")
+        return list(turns)
+    return [{"role": "system", "content": said}, *turns]
+
+
