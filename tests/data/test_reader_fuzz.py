@@ -366,7 +366,7 @@ def check_row(row: dict[str, Any]) -> None:
         assert all(text.encode() and text.strip() for text in texts)
         assert all(math.isfinite(number) for number in (*record.scores, record.weight))
         json.dumps(dict(record.meta))
-        if dataset.name in PLAIN:  # what is text already is not changed
+        if dataset.name in PLAIN and record.layout in ("", *PLAIN_LAYOUTS):  # what is text already is not changed
             asked, *answers = PLAIN[dataset.name]
             if isinstance(row.get(asked), str) and "messages" not in row:
                 assert record.prompt == row[asked]
@@ -374,6 +374,12 @@ def check_row(row: dict[str, Any]) -> None:
                 assert text == row.get(name) or not isinstance(row.get(name), str)
 
 
+PLAIN_LAYOUTS = (
+    "prompt and completion",
+    "prompt, chosen and rejected",
+    "prompt, completion and label",
+    "prompt and response",
+)
 PLAIN = {
     "instructions": ("prompt", "completion"),
     "preferences": ("prompt", "chosen", "rejected"),

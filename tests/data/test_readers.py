@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from alignjax import data
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Preferences, Prompts, Rankings
 from alignjax.data.datasets import layouts, records
@@ -274,9 +275,10 @@ def test_a_row_that_fits_none_names_its_columns_and_what_is_near(tmp_path: Path)
     assert file.wheres == {"a message has a part that is not text": "of type 'image'"}
 
 
-def test_every_layout_belongs_to_a_dataset_and_none_to_two() -> None:
-    names = [(layout.dataset, layout.name) for layout in layouts.LAYOUTS]
+def test_every_layout_has_a_name_of_its_own_and_serves_datasets() -> None:
+    names = [layout.name for layout in layouts.LAYOUTS]
     assert len(set(names)) == len(names)
+    assert all(layout.reads and hasattr(data, dataset) for layout in layouts.LAYOUTS for dataset in layout.reads)
 
 
 @pytest.mark.parametrize("place", ["write_records", "save", "account"])

@@ -12,7 +12,7 @@ from alignjax.data.prepared import Dataset
 def parsed(path: Path, content: bytes | str, dataset: Dataset | None = None, rows: str = "skip") -> ParsedFile:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     dataset = dataset or Preferences(path=str(path))
-    return parse_file(path, dataset.parse, rows, dataset.columns())
+    return parse_file(path, dataset.parse_all, rows, dataset.columns(), None, dataset.together)
 
 
 def prompts_of(file: ParsedFile) -> list[str]:

@@ -144,6 +144,7 @@ class ChatFile(File):
             raise BadRow("a prompt of messages gets its frame from the chat template; leave out prefix and suffix")
         return Record(**conversation(*prompt, answers, row, turns), **more)
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompts(ChatFile):
     """Rows with `prompt`, and what else has one in it.

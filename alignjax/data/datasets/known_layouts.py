@@ -59,7 +59,9 @@ def _pairs(read: Reading) -> dict[str, Reading]:
 
 TEXT, NUMBER, OBJECT, OBJECTS = shapes("text", "transcript"), shapes("number"), shapes("object"), shapes("objects")
 TALK, TRANSCRIPT, FROM = shapes("talk"), shapes("transcript"), shapes("from_talk")
-ANSWER = shapes(but="list talk talks texts from_talk from_reply")  # an answer, or what is no other layout's: it is refused
+ANSWER = shapes(
+    but="list talk talks texts from_talk from_reply"
+)  # an answer, or what is no other layout's: it is refused
 _SIDES = ("chosen", "rejected")
 _SCORES = ("score_chosen", "score_rejected")
 _PROMPT = _serves(columns(prompt="prompt"), "Prompts")
@@ -71,7 +73,7 @@ _TREES = {
     "Thumbs": message_trees.thumbs,
     "Prompts": message_trees.prompts,
 }
-_OTHERS = tuple("prompt messages conversations instruction question problem completion chosen".split())
+_OTHERS = ("prompt", "messages", "conversations", "instruction", "question", "problem", "completion", "chosen")
 
 LAYOUTS = (
     # As TRL has them
@@ -296,8 +298,8 @@ LAYOUTS = (
     Layout(
         "arena",
         {"conversation_a": TALK, "conversation_b": TALK, "winner": ANY},
-        _serves(several.arena, "Preferences", "Prompts"),
-        "prompt from what `conversation_a` and `conversation_b` share, answers from the rest, who is better from `winner`",
+        _serves(one.arena, "Preferences", "Prompts"),
+        "prompt from what `conversation_a` and `conversation_b` share, answers from the rest, who wins from `winner`",
     ),
     Layout(
         "ultrainteract",

@@ -53,7 +53,7 @@ def talk(row: Row, column: str = "messages") -> Fields:
 
 
 def talk_and_prompt(row: Row) -> Fields:
-    """Returns what `talk` does, of a row that has the prompt beside its conversation. Raises BadRow if it is not in it."""
+    """Returns what `talk` does, of a row that has the prompt beside it. Raises BadRow if it is not in it."""
     fields = talk(row)
     _same_prompt(row["prompt"], fields["prompt"], "messages")
     return fields
@@ -76,8 +76,8 @@ def share_gpt_prompt(row: Row) -> Fields:
 
 
 def share_gpt_answers(row: Row) -> Fields:
-    """Returns the fields of a conversation of {from, value} turns and what may follow it (`chosen` and `rejected`) or of
-    one that ends in the judged turn (`kto_tag`)."""
+    """Returns the fields of a conversation of {from, value} turns, and of what may follow it (`chosen` and `rejected`)
+    or of its last turn, which is judged (`kto_tag`)."""
     turns = messages_from(row["conversations"], "conversations")
     if "kto_tag" in row:
         return {**talk({"conversations": turns}, "conversations"), "label": row["kto_tag"]}

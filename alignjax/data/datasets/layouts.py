@@ -84,7 +84,9 @@ def told(row: Row, layouts: tuple[Layout, ...], spelled: Mapping[str, str]) -> t
     fits = _fitting(layouts, held)
     if len(fits) > 1:
         names = " and ".join(repr(layout.name) for layout in fits)
-        columns = ", ".join(spelled.get(name, name) for name in dict.fromkeys(name for each in fits for name in each.columns))
+        columns = ", ".join(
+            spelled.get(name, name) for name in dict.fromkeys(name for each in fits for name in each.columns)
+        )
         raise BadRow(
             f"columns {columns} fit {'two' if len(fits) == 2 else len(fits)} layouts, {names}: name one with "
             "layout=..., or drop a column",
@@ -111,7 +113,9 @@ def fields_of(rows: Sequence[Row], layout: Layout, dataset: str, score: str = ""
         BadRow: They are not what their columns say.
     """
     if score and not layout.score:
-        raise BadRow(f"score_field={score!r}: rows of the layout {layout.name!r} have no scores to choose from", fatal=True)
+        raise BadRow(
+            f"score_field={score!r}: rows of the layout {layout.name!r} have no scores to choose from", fatal=True
+        )
     read, named = layout.reads[dataset], (score or layout.score,) if layout.score else ()
     if layout.group is None:
         made = [each for row in rows for each in _as_list(read(row, *named))]
@@ -151,7 +155,9 @@ def _fitting(layouts: tuple[Layout, ...], held: frozenset[tuple[str, str]]) -> t
 def _distance(layout: Layout, held: frozenset[tuple[str, str]]) -> int:
     """How far columns are from a layout: a column missing or too many is 2, one of another shape is 1; 0 fits."""
     shapes = dict(held)
-    missing = sum(2 for name in layout.columns if name not in shapes) + sum(2 for name in layout.absent if name in shapes)
+    missing = sum(2 for name in layout.columns if name not in shapes) + sum(
+        2 for name in layout.absent if name in shapes
+    )
     return missing + len(_of_another_shape(layout, shapes))
 
 
@@ -174,7 +180,8 @@ def _fits_none(
         why = f"field {spelled.get(wrong[0], wrong[0])!r} holds {SHAPES[shapes[wrong[0]]]}, which fits no layout"
     else:
         why = "columns fit no layout"
-    near = [each for each in by_distance if _distance(each, held) <= 2][:NEAR] or by_distance[:NEAR]
+    near = [each for each in by_distance if _distance(each, held) <= 2 and len(each.columns.keys() & shapes) > 1]
+    near = near[:NEAR] or by_distance[:NEAR]
     every = frozenset((name, shape_of(value)) for name, value in row.items())
     others = [each for each in LAYOUTS if each not in layouts and len(each.columns) > 1 and not _distance(each, every)]
     about = [f"{each.name!r} needs {', '.join(spelled.get(name, name) for name in each.columns)}" for each in near]
@@ -190,10 +197,12 @@ def sentence(file: ParsedFile) -> str:
     Args:
         file: The file as it was parsed.
     """
-    said, parts = {each.name: each.said for each in LAYOUTS}, []
-    for name, rows in file.layout_rows.items():
-        many = f"{rows:,} row{'s' * (rows != 1)}"
-        many += f", {file.layouts.get(name, 0):,} records" if file.layouts.get(name, 0) != rows else ""
-        many += f", from {file.unit} {file.since[name]:,} on" if parts else ""
-        parts.append(f"{name} layout: {said[name]} ({many})")
+    said, since = {each.name: each.said for each in LAYOUTS}, {}
+    for record in file.records:
+        since.setdefault(record.layout, record.meta["line"])
+    alone = len(file.records) == file.read - sum(map(len, file.bad.values()))
+    parts = []
+    for name, count in file.layouts.items():
+        many = f"{count:,} {'row' if alone else 'record'}{'s' * (count != 1)}"
+        parts.append(f"{name} layout: {said[name]} ({many}{f', from {file.unit} {since[name]:,} on' if parts else ''})")
     return "; ".join(parts)

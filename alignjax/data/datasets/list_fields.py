@@ -62,7 +62,9 @@ def help_steer_2(rows: Sequence[Row], named: str) -> Fields:
         BadRow: There is one alone.
     """
     if len(rows) < 2:
-        raise BadRow("a prompt with one response: rows that share a prompt must stand one after another, sort them by it")
+        raise BadRow(
+            "a prompt with one response: rows that share a prompt must stand one after another, sort them by it"
+        )
     scores = [_number(row, named) for row in rows]
     prompt = marked_messages(rows[0]["prompt"], "prompt")
     return {"prompt": prompt, "completions": [text_field(row, "response") for row in rows], "scores": scores}

@@ -1,5 +1,5 @@
-"""Trees of messages (OpenAssistant, arXiv:2304.07327): prompts with the replies that people ranked, out of the messages of
-one tree in rows beside each other, or out of one row that holds it."""
+"""Trees of messages (OpenAssistant, arXiv:2304.07327): prompts with the replies that people ranked, out of the messages
+of one tree in rows beside each other, or out of one row that holds it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def rankings(rows: Sequence[Row] | Row, named: str = "rank") -> list[dict[str, A
     """
     lists = []
     for prompt, replies in _asked(rows):
-        scores = [(-_rank(each) if "rank" in each else None) if named == "rank" else _label(each, named) for each in replies]
+        scores = [
+            (-_rank(each) if "rank" in each else None) if named == "rank" else _label(each, named) for each in replies
+        ]
         judged = [(each["text"], score) for each, score in zip(replies, scores, strict=True) if score is not None]
         if len(judged) > 1:
             texts, numbers = zip(*judged, strict=True)
@@ -109,6 +111,8 @@ def _label(message: Row, named: str) -> float | None:
 def _asked(rows: Sequence[Row] | Row) -> Iterator[Asked]:
     """The prompts of a tree from its root on, each before those after its replies. What was deleted is left out, and
     what follows it. Raises BadRow if the rows are no tree."""
+    # Replies are looked up by their parent and walked from the root with a list of what waits, so that neither the
+    # order of rows nor the depth of a tree matters; ids that form a circle are never reached.
     messages = list(_within(rows)) if isinstance(rows, Mapping) else list(rows)
     replies: dict[str | None, list[Row]] = {}
     known = {text_field(each, "message_id") for each in messages}

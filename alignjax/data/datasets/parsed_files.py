@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,7 @@ class ParsedFile:
         unit: What the numbers count: "line" or "row".
         wheres: What is wrong with the first row of each reason, where there is more to say.
         layouts: How many records have each layout.
-        layout_rows: How many rows have each layout, in the order of their first rows.
-        since: The number of the first row of each layout.
+        read: How many rows there are.
     """
 
     records: Sequence[Record]
@@ -36,8 +36,7 @@ class ParsedFile:
     unit: str = "line"
     wheres: Mapping[str, str] = dataclasses.field(default_factory=dict)
     layouts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    layout_rows: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    since: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    read: int = 0
 
     def account(self) -> dict[str, Any]:
         """Returns how many rows were read, and how many bad ones there are by reason, with the first of their lines."""
@@ -45,9 +44,7 @@ class ParsedFile:
             why: {"count": len(lines), "first": list(lines[:SHOWN_LINES]), "where": self.wheres.get(why, "")}
             for why, lines in self.bad.items()
         }
-        good = sum(self.layout_rows.values()) or len(self.records)
-        read = good + sum(map(len, self.bad.values()))
-        return {"read": read, "bad_rows": bad, "layouts": dict(self.layouts)}
+        return {"read": self.read, "bad_rows": bad, "layouts": dict(self.layouts)}
 
     def sentence(self) -> str:
         """Returns '3 bad rows: empty field 'chosen' (2; lines 4, 9); not JSON (1; line 7): column 2', or nothing."""
@@ -58,6 +55,14 @@ class ParsedFile:
             where = f": {self.wheres[why]}" if why in self.wheres else ""
             parts.append(f"{why} ({len(lines)}; {self.unit}{'s' if len(lines) > 1 else ''} {shown}){where}")
         return f"{total:,} bad row{'s' if total > 1 else ''}: {'; '.join(parts)}" if total else ""
+
+
+def _usable(row: Any) -> Any:
+    if isinstance(row, Unreadable):
+        raise BadRow(row.why, row.where)
+    if not isinstance(row, dict | tuple):
+        raise BadRow("not a JSON object")
+    return row
 
 
 def parse_file(
@@ -84,12 +89,9 @@ def parse_file(
         ConfigError: A parquet file cannot be read without pyarrow.
     """
     # Reading has its own boundary, inside the generators; what `parse` raises beside BadRow is a bug and passes.
-    kind = kind_of(path)
+    kind, read, records, bad, wheres = kind_of(path), 0, [], {}, {}
     unit = "line" if kind == "lines" else "row"
-    rows = (
-        parquet_rows(path, columns) if kind == "parquet" else line_rows(path) if kind == "lines" else array_rows(path)
-    )
-    records, bad, wheres, layouts, layout_rows, since = [], {}, {}, {}, {}, {}
+    rows = parquet_rows(path, columns) if kind == "parquet" else {"lines": line_rows, "array": array_rows}[kind](path)
 
     def refuse(number: int, error: BadRow) -> None:
         if error.fatal:
@@ -98,33 +100,26 @@ def parse_file(
         if error.where:
             wheres.setdefault(error.why, error.where)
 
-    def read() -> Iterator[Record]:
+    def records_of_rows() -> Iterator[Record]:
+        nonlocal read
         for number, row in in_groups(rows, together):
+            read += len(row) if isinstance(row, tuple) else 1
             try:
-                if isinstance(row, Unreadable):
-                    raise BadRow(row.why, row.where)
-                if not isinstance(row, dict | tuple):
-                    raise BadRow("not a JSON object")
-                made = parse(row)
+                made = parse(_usable(row))
             except BadRow as error:
                 refuse(number, error)
             else:
-                made = [made] if isinstance(made, Record) else made
-                if made and made[0].layout:
-                    many = len(row) if isinstance(row, tuple) else 1
-                    layout_rows[made[0].layout] = layout_rows.get(made[0].layout, 0) + many
-                    since.setdefault(made[0].layout, number)
-                for record in made:
+                for record in [made] if isinstance(made, Record) else made:
                     yield dataclasses.replace(record, meta={**record.meta, "line": number})
 
-    for record, error in finish(read()) if finish else ((record, None) for record in read()):
+    parsed = records_of_rows()
+    for record, error in finish(parsed) if finish else ((record, None) for record in parsed):
         if error is not None:
             refuse(record.meta["line"], error)
-            continue
-        if record.layout:
-            layouts[record.layout] = layouts.get(record.layout, 0) + 1
-        records.append(record)
-    parsed = ParsedFile(records, bad, unit, wheres, layouts, layout_rows, since)
+        else:
+            records.append(record)
+    layouts = dict(collections.Counter(record.layout for record in records if record.layout))
+    file = ParsedFile(records, bad, unit, wheres, layouts, read)
     if bad and bad_rows == "refuse":
-        raise DataError(f"{path} has {parsed.sentence()}. Mend them, or set bad_rows='skip'")
-    return parsed
+        raise DataError(f"{path} has {file.sentence()}. Mend them, or set bad_rows='skip'")
+    return file

@@ -8,9 +8,7 @@ from typing import Any
 LARGEST = 10_000  # rows of a group, which are held in memory together
 
 
-def in_groups(
-    rows: Iterable[tuple[int, Any]], together: Callable[[Any], Hashable] | None
-) -> Iterator[tuple[int, Any]]:
+def in_groups(rows: Iterable[tuple[int, Any]], together: Callable[[Any], Hashable] | None) -> Iterator[tuple[int, Any]]:
     """Yields (number, row) of rows that are read alone, and of those read together (number of the first, a tuple).
 
     Rows have to stand one after another: nothing but the group that is read is in memory. Whoever reads a file in

@@ -207,9 +207,7 @@ def _split(mark: str, text: str, column: str, first: str) -> list[dict[str, str]
         raise BadRow(f"field {column!r} does not begin with Human: or Assistant:")
     turns = [(first, opening), *zip(rest[::2], rest[1::2], strict=True)]
     roles = {"Human:": "user", "User": "user"}
-    return [
-        {"role": roles.get(who, "assistant"), "content": said.strip()} for who, said in turns[0 if first else 1 :]
-    ]
+    return [{"role": roles.get(who, "assistant"), "content": said.strip()} for who, said in turns[0 if first else 1 :]]
 
 
 def with_system(turns: Sequence[Mapping[str, Any]], system: Any) -> list[Mapping[str, Any]]:
@@ -230,5 +228,3 @@ def with_system(turns: Sequence[Mapping[str, Any]], system: Any) -> list[Mapping
             raise BadRow("column 'system' and the first message are two prompts of the system")
         return list(turns)
     return [{"role": "system", "content": said}, *turns]
-
-
