@@ -171,7 +171,10 @@ def _fits_none(
 ) -> BadRow:
     """What is wrong with a row that fits no layout: what its nearest one lacks, its columns, and the layouts about."""
     shapes, by_distance = dict(held), sorted(layouts, key=lambda each: _distance(each, held))
-    nearest = by_distance[0]
+    near = [each for each in by_distance if _distance(each, held) <= 2]
+    # One column of many, such as a prompt alone, makes no layout near.
+    near = [each for each in near if len(each.columns.keys() & shapes) > 1 or each.columns.keys() <= shapes.keys()]
+    nearest = near[0] if near else layouts[0]
     lacking = [spelled.get(name, name) for name in nearest.columns if name not in shapes]
     wrong = _of_another_shape(nearest, shapes)
     if lacking:
@@ -180,8 +183,7 @@ def _fits_none(
         why = f"field {spelled.get(wrong[0], wrong[0])!r} holds {SHAPES[shapes[wrong[0]]]}, which fits no layout"
     else:
         why = "columns fit no layout"
-    near = [each for each in by_distance if _distance(each, held) <= 2 and len(each.columns.keys() & shapes) > 1]
-    near = near[:NEAR] or by_distance[:NEAR]
+    near = near[:NEAR] or list(dict.fromkeys((nearest, *by_distance)))[:NEAR]
     every = frozenset((name, shape_of(value)) for name, value in row.items())
     others = [each for each in LAYOUTS if each not in layouts and len(each.columns) > 1 and not _distance(each, every)]
     about = [f"{each.name!r} needs {', '.join(spelled.get(name, name) for name in each.columns)}" for each in near]
