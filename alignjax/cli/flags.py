@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from alignjax.ranges import Count, Natural, NonNegative, Positive, Seed, Share
+from alignjax.ranges import Count, Natural, NonNegative, Positive, Range, Seed, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,34 @@ class Generate:
     n: Count = 1
     seed: Seed = 0
     format: Literal["text", "json"] = "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Serve a model behind OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /tokenize. There is no
+    authentication, so it listens to this machine alone unless told otherwise.
+
+    Attributes:
+        where: Run folder of `alignjax train` (of a pipeline, also the step), what `import` wrote, a folder of published
+            weights, or a .gguf file.
+        role: The role that speaks, of a run or an import.
+        host: The address to listen at; 0.0.0.0 lets other machines ask.
+        port: The port; 0 takes a free one.
+        name: Under which name the model is asked; that of its folder if not given.
+        slots: Sequences that are extended together; further ones wait for a slot.
+        max_length: The most tokens of a prompt with its completion; the model's own, at most 4096, if not given.
+        dtype: What published weights are computed in; float32 if not given.
+    """
+
+    runs: ClassVar[str] = "serve.serve"
+    where: Annotated[Positional[str], arg(metavar="WHERE")]
+    role: str = "policy"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Range(0, 65535)] = 8000
+    name: str | None = None
+    slots: Count = 8
+    max_length: Annotated[int, Range(2, 2**31 - 1)] | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

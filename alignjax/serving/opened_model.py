@@ -49,7 +49,7 @@ class OpenedModel:
         """Says whether the model comes with a chat template of its own."""
         return self.frame.chat.trained
 
-    def prompt_ids(self, prompts: Sequence[Any]) -> list[list[int]]:
+    def prompt_ids(self, prompts: Sequence[Any], words: Mapping[str, Any] | None = None) -> list[list[int]]:
         """Returns the token ids of prompts, each a text or a list of messages, as the model was trained on them.
 
         A text is a message of the user where the model knows nothing but conversations. Messages for a model without a
@@ -57,11 +57,12 @@ class OpenedModel:
 
         Args:
             prompts: The prompts.
+            words: What the chat template is given beside messages, enable_thinking for example.
 
         Raises:
             ConfigError: A prompt is neither, or the template refuses it; its number is said.
         """
-        return written_tokens(prompts, self.tokenizer, self.frame)
+        return written_tokens(prompts, self.tokenizer, self.frame, words)
 
     def text_ids(self, text: str) -> list[int]:
         """Returns the token ids of a text as it is, behind BOS where the tokenizer's files ask for one."""

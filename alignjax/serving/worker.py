@@ -18,7 +18,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.models import unrolled
-from alignjax.serving.jobs import Done, Job, Piece, PromptScores, Scored
+from alignjax.serving.jobs import Done, Job, Piece, PromptScores, Scored, Wanted
 from alignjax.serving.opened_model import OpenedModel
 from alignjax.serving.slots import (
     SMALLEST_PROMPT,
@@ -33,12 +33,17 @@ from alignjax.serving.slots import (
     sequence_key,
 )
 from alignjax.serving.text_pieces import StopTexts, TextPieces
+from alignjax.types import Model, Params
 
 SMALLEST_LANE = 256  # tokens of a slot in the first lane; each further lane has GROWTH times as many
 GROWTH = 4
+READ_AT_ONCE = 8  # prompts without completions between two tokens of the others
 CONTEXT = 8  # tokens of a prompt behind which a continuation is read
 
 _log = logging.getLogger("alignjax.serving")
+
+
+CLOSED = "the model was closed before it answered"
 
 
 class Closed(RuntimeError):
@@ -64,12 +69,19 @@ class _Sequence(NamedTuple):
 
 
 class _Lane:
-    """Slots of one size. waiting: (job, number, its prompt) in the order of their arrival, for idle slots."""
+    """Slots of one size. waiting: (job, number) in the order of their arrival, for idle slots; read: the latest job
+    whose prompt was read, since completions of a prompt follow each other."""
 
     def __init__(self, slots: int) -> None:
         self.state: Slots | None = None
         self.at_work: list[_Sequence | None] = [None] * slots
-        self.waiting: collections.deque[tuple[Job, int, Prompt]] = collections.deque()
+        self.waiting: collections.deque[tuple[Job, int]] = collections.deque()
+        self.read: tuple[Job, Prompt] | None = None
+
+    def jobs(self) -> list[Job]:
+        """The jobs that wait or are at work, each once."""
+        every = (*(job for job, _ in self.waiting), *(busy.job for busy in self.at_work if busy))
+        return list(dict.fromkeys(every))
 
 
 class Worker:
@@ -87,13 +99,12 @@ class Worker:
     def __init__(self, opened: OpenedModel, *, slots: int, max_length: int) -> None:
         self.tokenizer, self.model = opened.tokenizer, opened.model
         self.params = jax.jit(unrolled)(opened.params)
-        self.vocab = jax.eval_shape(
-            lambda params: self.model.heads["lm"].apply(params, params["embed"][0]), opened.params
-        ).shape[-1]
+        self.vocab = vocabulary(opened.model, self.params)
         self.max_length = max_length
         self.lanes = {size: _Lane(slots) for size in lane_sizes(max_length)}
         self.inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self.pending = 0  # jobs that were handed over and are not done; of interest to who limits them
+        self.unread: collections.deque[Job] = collections.deque()  # jobs whose prompt alone is read
+        self.closed = False
         self.thread = threading.Thread(target=self._work, name="alignjax-sampler", daemon=True)
 
     def __enter__(self) -> Worker:
@@ -101,6 +112,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closed = True
         self.inbox.put(None)
         self.thread.join()
 
@@ -120,17 +132,22 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Hands over a job that `check` accepts; what comes of it is told to its `report`."""
-        self.inbox.put(job)
+        if self.closed:
+            job.report(Done(Closed(CLOSED)))
+        else:
+            self.inbox.put(job)
 
     # ------------------------------------------------------------------------------------------- in the worker's thread
 
     def _work(self) -> None:
-        # One turn: take what has been handed over (waiting for it if nothing is at work), fill idle slots, draw a token
-        # for each slot at work. A failure is that of everybody whose numbers it was to become.
+        # One turn: take what has been handed over (waiting for it if nothing is to be done), read a few prompts that
+        # are only scored, fill idle slots, draw a token for each slot at work.
         while True:
             try:
                 if not self._take():
                     return
+                for job in [self.unread.popleft() for _ in range(min(len(self.unread), READ_AT_ONCE))]:
+                    self._score(job)
                 for size, lane in self.lanes.items():
                     self._fill(size, lane)
                     self._advance(lane)
@@ -139,64 +156,70 @@ class Worker:
                 self._fail(error)
 
     def _take(self) -> bool:
-        """Reads the prompts of new jobs; False when the worker is to end."""
-        busy = any(lane.waiting or any(lane.at_work) for lane in self.lanes.values())
+        """Sorts new jobs into lanes, or to those whose prompt alone is read; False when the worker is to end."""
+        idle = not self.unread and not any(lane.jobs() for lane in self.lanes.values())
         while True:
             try:
-                job = self.inbox.get(block=not busy)
+                job = self.inbox.get(block=idle)
             except queue.Empty:
                 return True
             if job is None:
-                self._fail(Closed("the model was closed"))
+                self._fail(Closed(CLOSED))
                 return False
-            busy = True
+            idle = False
+            if job.wanted.max_tokens:
+                lane = next(lane for size, lane in self.lanes.items() if size >= job.length)
+                lane.waiting.extend((job, number) for number in range(job.wanted.n))
+            else:
+                self.unread.append(job)
+
+    def _score(self, job: Job) -> None:
+        """Answers a job without completions."""
+        if not job.cancelled:
             try:
-                self._begin(job)
+                self._read(job, next(size for size in self.lanes if size >= job.length))
             except Exception as error:
                 _log.exception("a prompt could not be read")
-                job.report(Done(error))
-
-    def _begin(self, job: Job) -> None:
-        """Reads a prompt, reports its scores, and lets its completions wait for slots."""
-        if job.cancelled:
-            return job.report(Done())
-        lane = next(size for size in self.lanes if size >= job.length)
-        length, wanted = len(job.prompt), job.wanted
-        padded = np.zeros(
-            min(max(SMALLEST_PROMPT, 1 << (length - 1).bit_length()), max(lane, SMALLEST_PROMPT)), np.int32
-        )
-        padded[:length] = job.prompt
-        prompt, scores = read_prompt(self.model, self.params, padded, np.int32(length), scored=wanted.echo)
-        if scores is not None:
-            first = Scored(job.prompt[0], None)
-            rows = _rows(scores, wanted.top, job.prompt[1:])
-            job.report(PromptScores((first, *rows)))
-        if wanted.max_tokens == 0:
-            for number in range(wanted.n):
+                return job.report(Done(error))
+            for number in range(job.wanted.n):
                 job.report(Piece(number, "", None, "length"))
-            return job.report(Done())
-        self.lanes[lane].waiting.extend((job, number, prompt) for number in range(wanted.n))
-        return None
+        return job.report(Done())
+
+    def _read(self, job: Job, lane: int) -> Prompt:
+        """Reads the prompt of a job, and reports its scores if they are wanted."""
+        length = len(job.prompt)
+        padded = np.zeros(max(SMALLEST_PROMPT, min(1 << (length - 1).bit_length(), lane)), np.int32)
+        padded[:length] = job.prompt
+        prompt, scores = read_prompt(self.model, self.params, padded, np.int32(length), scored=job.wanted.echo)
+        if scores is not None:
+            rows = _rows(scores, job.wanted.top, job.prompt[1:])
+            job.report(PromptScores((Scored(job.prompt[0], None), *rows)))
+        return prompt
 
     def _fill(self, size: int, lane: _Lane) -> None:
+        """Puts waiting completions into idle slots."""
         for slot, busy in enumerate(lane.at_work):
             while busy is None and lane.waiting:
-                job, number, prompt = lane.waiting.popleft()
+                job, number = lane.waiting[
+                    0
+                ]  # which leaves when it has a slot, so that a failure on the way is its own
                 if job.cancelled:
-                    self._ended(lane, job)
+                    lane.waiting.popleft()
+                    _report_end(lane, job)
                     continue
                 if lane.state is None:
                     lane.state = empty_slots(self.model, self.params, len(lane.at_work), size)
-                wanted = job.wanted
-                low, high = wanted.seed & 0xFFFFFFFF, (wanted.seed >> 32) & 0xFFFFFFFF
-                key = sequence_key(*(np.uint32(part) for part in (low, high, wanted.example, number)))
-                numbers = (wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, wanted.top > 0)
-                kinds = (np.float32, np.int32, np.float32, np.float32, np.bool_)
-                settings = Settings(*(kind(value) for kind, value in zip(kinds, numbers, strict=True)))
+                if lane.read is None or lane.read[0] is not job:
+                    lane.read = (job, self._read(job, size))
+                prompt = lane.read[1]
+                if number + 1 == job.wanted.n:
+                    lane.read = None
+                key, settings = _drawn_with(job.wanted, number)
                 lane.state = fill_slot(lane.state, np.int32(slot), prompt, key, settings)
-                before = job.prompt[-CONTEXT:] if wanted.continues else ()
-                busy = _Sequence(job, number, [], TextPieces(self.tokenizer, before), StopTexts(wanted.stop_texts))
-                lane.at_work[slot] = busy
+                before = job.prompt[-CONTEXT:] if job.wanted.continues else ()
+                pieces, stops = TextPieces(self.tokenizer, before), StopTexts(job.wanted.stop_texts)
+                lane.at_work[slot] = busy = _Sequence(job, number, [], pieces, stops)
+                lane.waiting.popleft()
 
     def _advance(self, lane: _Lane) -> None:
         """Draws a token for every slot at work and reports it."""
@@ -214,33 +237,48 @@ class Worker:
     def _free(self, lane: _Lane, slot: int, busy: _Sequence | None) -> None:
         if busy is not None:
             lane.at_work[slot] = None
-            self._ended(lane, busy.job)
-
-    def _ended(self, lane: _Lane, job: Job) -> None:
-        """Reports the end of a job when its last completion has ended."""
-        others = (*(each[0] for each in lane.waiting), *(busy.job for busy in lane.at_work if busy))
-        if job not in others:
-            job.report(Done())
+            _report_end(lane, busy.job)
 
     def _fail(self, error: BaseException) -> None:
         """Ends all jobs for one reason; slots start afresh, since what is in them is not known."""
+        jobs = [job for lane in self.lanes.values() for job in lane.jobs()]
         for lane in self.lanes.values():
-            jobs = (*(each[0] for each in lane.waiting), *(busy.job for busy in lane.at_work if busy))
-            lane.state, lane.at_work = None, [None] * len(lane.at_work)
+            lane.state, lane.read, lane.at_work = None, None, [None] * len(lane.at_work)
             lane.waiting.clear()
-            for job in dict.fromkeys(jobs):
-                job.report(Done(error))
-        while not self.inbox.empty() and isinstance(error, Closed):
-            if (job := self.inbox.get()) is not None:
-                job.report(Done(error))
+        while self.closed and not self.inbox.empty():
+            jobs += [job] if (job := self.inbox.get()) is not None else []
+        for job in (*jobs, *self.unread):
+            job.report(Done(error))
+        self.unread.clear()
+
+
+def vocabulary(model: Model, params: Params) -> int:
+    """Returns the number of tokens that a model knows."""
+    tokens, length = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((SMALLEST_PROMPT,), ()))
+    prompt, _ = jax.eval_shape(lambda *three: read_prompt(model, *three, scored=False), params, tokens, length)
+    return jax.eval_shape(model.heads["lm"].apply, params, prompt.hidden).shape[-1]
+
+
+def _drawn_with(wanted: Wanted, number: int) -> tuple[jax.Array, Settings]:
+    """The random key of a completion, and how it is sampled."""
+    low, high = wanted.seed & 0xFFFFFFFF, (wanted.seed >> 32) & 0xFFFFFFFF
+    key = sequence_key(*map(np.uint32, (low, high, wanted.example, number)))
+    floats = [np.float32(value) for value in (wanted.temperature, wanted.top_p, wanted.min_p)]
+    return key, Settings(floats[0], np.int32(wanted.top_k), *floats[1:], np.bool_(wanted.top > 0))  # type: ignore[arg-type]
+
+
+def _report_end(lane: _Lane, job: Job) -> None:
+    """Reports the end of a job when its last completion has ended."""
+    if job not in lane.jobs():
+        job.report(Done())
 
 
 def _rows(scores: Scores, top: int, tokens: Any) -> list[Scored]:
     """Scores as numbers, a row a token; further rows, which are padding, are left out."""
     logps, top_logps, top_ids = (np.asarray(part) for part in jax.device_get(scores))
     return [
-        Scored(int(token), float(logps[row]), tuple(zip(top_ids[row, :top].tolist(), top_logps[row, :top].tolist())))
-        for row, token in enumerate(tokens)
+        Scored(token, logp, tuple(zip(ids[:top], tops[:top], strict=True)))
+        for token, logp, ids, tops in zip(tokens, logps.tolist(), top_ids.tolist(), top_logps.tolist(), strict=False)
     ]
 
 
@@ -249,8 +287,8 @@ def _reported(busy: _Sequence, scored: Scored) -> bool:
     job, wanted = busy.job, busy.job.wanted
     scored = scored._replace(top=scored.top[: wanted.top])
     busy.scored.append(scored)
-    text, stopped = busy.stops.push(busy.pieces.push(scored.token))
     ended = scored.token in wanted.stop_ids
+    text, stopped = busy.stops.push("" if ended else busy.pieces.push(scored.token))
     full = len(busy.scored) == wanted.max_tokens
     if (ended or full) and not stopped:
         rest, stopped = busy.stops.push(busy.pieces.close())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.config import ConfigError
@@ -48,7 +48,9 @@ def asked_tokens(prompts: Sequence[Any], dataset: Dataset, workspace: Workspace 
     return written_tokens(prompts, tokenizer_of(dataset, workspace), frame_of(dataset, workspace))
 
 
-def written_tokens(prompts: Sequence[Any], tokenizer: Tokenizer, frame: Frame) -> list[list[int]]:
+def written_tokens(
+    prompts: Sequence[Any], tokenizer: Tokenizer, frame: Frame, words: Mapping[str, Any] | None = None
+) -> list[list[int]]:
     """Returns the token ids of prompts: messages rendered by the chat template, a text in its frame behind BOS. Nothing
     is cut.
 
@@ -58,6 +60,7 @@ def written_tokens(prompts: Sequence[Any], tokenizer: Tokenizer, frame: Frame) -
         prompts: Text or a list of messages each.
         tokenizer: The tokenizer.
         frame: How prompts are written.
+        words: What the template is given beside messages, enable_thinking for example.
 
     Raises:
         ConfigError: A prompt is neither, or the template refuses it; its number is said.
@@ -68,7 +71,7 @@ def written_tokens(prompts: Sequence[Any], tokenizer: Tokenizer, frame: Frame) -
         rows = [
             [{"role": "user", "content": each}] if isinstance(each, str) and chat.only else each for each in prompts
         ]
-        records = [Record(**conversation(row, "prompt", (), {})) for row in rows]
+        records = [Record(**conversation(row, "prompt", (), {"chat_template_kwargs": words or None})) for row in rows]
     except BadRow as error:
         raise ConfigError(f"a prompt cannot be read: {error}") from error
     ids: list[list[int]] = []

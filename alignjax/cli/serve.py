@@ -1,0 +1,78 @@
+"""`alignjax serve`: a model behind OpenAI's API."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+from alignjax.cli.flags import Serve
+from alignjax.cli.open_model import open_model
+from alignjax.config import ConfigError
+from alignjax.serving import OpenedModel, Worker
+
+LONGEST = 4096  # tokens, unless a person says more: all slots of a lane have room for so many
+UNKNOWN_LENGTH = 2048  # of a model that nothing says its length of
+
+
+def serve(flags: Serve) -> int:
+    """Serves a model until it is interrupted, and returns the exit status.
+
+    Args:
+        flags: The flags of `alignjax serve`.
+
+    Raises:
+        ConfigError: WHERE cannot be opened, the port cannot be had, or the packages of the extra are missing.
+    """
+    # The port is taken before the weights are read, which may be slow.
+    try:
+        from alignjax.serving.app import make_app  # noqa: PLC0415
+        from alignjax.serving.run_server import (  # noqa: PLC0415
+            address_of,
+            bound,
+            is_loopback,
+            serve_until_interrupted,
+        )
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise ConfigError(f"alignjax serve needs {error.name}: pip install 'alignjax[serve]'") from None
+    with bound(flags.host, flags.port) as listening:
+        opened = open_model(flags.where, flags.role, flags.dtype)
+        if flags.name:
+            opened = dataclasses.replace(opened, name=flags.name)
+        length = longest(opened, flags.max_length)
+        print(opened.line, file=sys.stderr)
+        with Worker(opened, slots=flags.slots, max_length=length) as worker:
+            app = make_app(dataclasses.replace(opened, params={}), worker)  # the worker has them, unstacked
+            del opened
+            print(
+                f"serving {app.state.name!r} at {address_of(listening)}/v1: {length:,} tokens, {flags.slots} slots. "
+                f"There is no authentication: {_who(is_loopback(listening))} can ask. Ctrl-C ends.",
+                file=sys.stderr,
+                flush=True,
+            )
+            serve_until_interrupted(app, listening)
+    print("stopped", file=sys.stderr)
+    return 0
+
+
+def _who(loopback: bool) -> str:
+    return "whoever is on this machine" if loopback else "whoever reaches this port"
+
+
+def longest(opened: OpenedModel, asked: int | None) -> int:
+    """Returns the most tokens of a prompt with its completion: as asked for, else what the model is meant for, within
+    bounds.
+
+    Args:
+        opened: The model.
+        asked: What a person said; None for nothing.
+
+    Raises:
+        ConfigError: More was asked for than the model is meant for.
+    """
+    if asked is None:
+        return min(opened.max_length or UNKNOWN_LENGTH, LONGEST)
+    if opened.max_length is not None and asked > opened.max_length:
+        raise ConfigError(f"--max-length is {asked}, and {opened.name} is meant for {opened.max_length} tokens")
+    return asked

@@ -1,0 +1,72 @@
+"""A server on a port of this machine, until it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from alignjax.config import ConfigError
+from alignjax.outside import reason
+
+GRACE = 3  # seconds that answers under way have when the server is to end
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Binds a socket.
+
+    Args:
+        host: The address or name to listen at.
+        port: The port; 0 for a free one.
+
+    Returns:
+        The socket; its name says the port.
+
+    Raises:
+        ConfigError: The address is not this machine's, or the port is taken or not to be had.
+    """
+    with contextlib.ExitStack() as closing:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            opened = closing.enter_context(socket.socket(family, kind, protocol))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"cannot listen at {host}:{port}: {reason(error)}; name another --host or --port"
+            ) from None
+        closing.pop_all()
+    return opened
+
+
+def address_of(opened: socket.socket) -> str:
+    """Returns the URL of what listens at a socket."""
+    host, port = opened.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(opened: socket.socket) -> bool:
+    """Says whether only this machine can reach a socket."""
+    return ipaddress.ip_address(opened.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def server_of(app: Starlette) -> uvicorn.Server:
+    """Returns a server of an application, which ends when its `should_exit` is set."""
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
+    )
+    return uvicorn.Server(settings)
+
+
+def serve_until_interrupted(app: Starlette, opened: socket.socket) -> None:
+    """Serves until Ctrl-C or a signal to end.
+
+    Args:
+        app: The application.
+        opened: Where it listens.
+    """
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
+        server_of(app).run(sockets=[opened])
