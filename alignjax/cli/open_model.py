@@ -13,9 +13,10 @@ from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, tokenizer_of
 from alignjax.data.sources.asked import Frame, frame_of
+from alignjax.gguf_files import is_gguf, origin, read_header
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG
-from alignjax.outside import reading, user_path
+from alignjax.outside import user_path
 from alignjax.roles import unwrapped
 from alignjax.serving.opened_model import OpenedModel, tokenizer_and_frame
 from alignjax.train import checkpoint
@@ -54,14 +55,16 @@ def open_model(where: str, role: str = "policy", dtype: str | None = None) -> Op
         run_folder(where)  # says what is near
         raise ConfigError(f"there is no {path}; name {KINDS}")
     elif path.is_file():
-        opened = _of_file(path, role, dtype)
+        if not is_gguf(path):
+            raise ConfigError(f"{path} is no GGUF file and cannot be opened: name {KINDS}")
+        opened = _of_published(path, role, dtype)
     elif not (path / CONFIG).is_file():
         adapters = " It holds adapters: name the run or the folder that they were added to." * _is_peft(path)
         raise ConfigError(f"{path} cannot be opened: name {KINDS}.{adapters}")
     elif (record := record_of_import(path)) is not None:
         opened = _of_import(path, record, role)
     else:
-        opened = _of_published(path, path, role, dtype)
+        opened = _of_published(path, role, dtype)
     _check_model(opened, where, role)
     return opened
 
@@ -125,27 +128,20 @@ def _role_of_import(folder: Path, record: dict[str, Any], role: str) -> dict[str
     return roles[role]
 
 
-def _of_file(file: Path, role: str, dtype: str | None) -> OpenedModel:
-    with reading(file), file.open("rb") as opened:
-        magic = opened.read(4)
-    if magic != b"GGUF":
-        raise ConfigError(f"{file} is no GGUF file and cannot be opened: name {KINDS}")
-    raise ConfigError(f"{file} is a GGUF file, which is not read yet; name the folder that it was made from")
-
-
-def _of_published(source: Path, tokens: Path, role: str, dtype: str | None) -> OpenedModel:
-    """Opens published weights. source: what holds them; tokens: where their tokenizer is."""
+def _of_published(source: Path, role: str, dtype: str | None) -> OpenedModel:
+    """Opens published weights, of a folder or a GGUF file."""
     if role != "policy":
         raise ConfigError(f"{source} holds published weights and has no roles; leave out --role {role}")
     dtype = dtype or "float32"
     model = transformer(huggingface.config_of(source, dtype=dtype, param_dtype=dtype))
     _check_not_classifier(source, model)
-    tokenizer, frame = tokenizer_and_frame(tokens)
-    architecture = huggingface.read_json(source / CONFIG)["architectures"][0]
+    tokenizer, frame = tokenizer_and_frame(source)
+    architecture = huggingface.config_in(source)[0]["architectures"][0]
+    told = f" ({origin(read_header(source))})" if is_gguf(source) else ""
     params = huggingface.load(source, model)
-    line = f"{architecture} in {source}, {_size(model)} in {dtype}{_template_in_words(frame)}"
+    line = f"{architecture} in {source}{told}, {_size(model)} in {dtype}{_template_in_words(frame)}"
     longest = huggingface.positions_of(source)
-    return OpenedModel(source.resolve().name, line, model, params, tokenizer, frame, longest)
+    return OpenedModel(source.resolve().name.removesuffix(".gguf"), line, model, params, tokenizer, frame, longest)
 
 
 def _size(model: Model) -> str:
