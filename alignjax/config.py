@@ -222,7 +222,7 @@ def hyperparameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter
     }
 
 
-def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
+def fn(function: Callable[..., Any], /, **kwargs: Any) -> Fn:
     """Fills a function-valued slot of a config: `fn(losses.ipo, tau=0.1)`.
 
     Args:
@@ -264,6 +264,17 @@ def fn(function: Callable[..., Any], **kwargs: Any) -> Fn:
                 f"{name}.{key} is a {kind}, which cannot be hashed; use a tuple, a frozen dataclass or an fn"
             ) from None
     return Fn(function, values, tuple(leaves))
+
+
+def functions_within(value: Any) -> typing.Iterator[Fn]:
+    """Yields a function with hyper-parameters and all those among its own, such as the loss that `on` wraps."""
+    if isinstance(value, Fn):
+        yield value
+        value = tuple(value.kwargs.values())
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    for inner in value if isinstance(value, tuple | list) else ():
+        yield from functions_within(inner)
 
 
 def as_fn(function: Any) -> Any:

@@ -33,7 +33,7 @@ SAMPLER = "sampler"  # the name in Batch.logps of what was sampled from, which n
 FILLED_BY = {
     **dict.fromkeys(("prompt", "prompt_valid"), "every source of texts fills it"),
     **dict.fromkeys(("tokens", "valid", "mask"), "a source with completions, or the stage fn(generate, ...)"),
-    "reward": "a source with scores (rankings, thumbs), or a stage that fills it (reward, win_rate_against, ...)",
+    "reward": "a source with scores (rankings, thumbs), or a stage that fills it (reward, text_reward, ...)",
     "preference": "a source with pairs, or the stage fn(prefer, judge=...)",
     "pair_weight": "a stage that chooses pairs (query_budget, active_pairs, ...)",
     **dict.fromkeys(("advantage", "returns"), "a stage of yours that fills it"),
@@ -244,6 +244,10 @@ class Model:
     config: Any = None
 
 
+def _nobody_asks(batch: Batch, shape: tuple[int, ...]) -> Array:
+    raise ConfigError("a text function is asked by the stages of a run (`alignjax train`); nothing here can ask it")
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -260,6 +264,7 @@ class Context:
         score: score(outputs, batch, read=None) -> {name: [B,N,T]}. outputs is "role", "role:head" or "role@site", or a
             tuple of them; without a read each gives its model's default under its own name. All that the losses of one
             update ask for is computed in one pass per view.
+        ask: ask(batch, shape) -> what a text function says of the batch, an array of that shape; NaN: no opinion.
     """
 
     roles: Mapping[str, Role] = dataclasses.field(default_factory=dict, metadata={"static": True})
@@ -270,6 +275,7 @@ class Context:
     score: Callable[..., dict[str, Array]] = dataclasses.field(
         default=lambda *args, **kw: {}, metadata={"static": True}
     )
+    ask: Callable[..., Array] = dataclasses.field(default=_nobody_asks, metadata={"static": True})
 
 
 # A stage or judge with something to log returns a pair of its answer and metrics; `with_metrics` takes both forms.

@@ -24,7 +24,7 @@ from alignjax.evaluate.tournament import Player
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pipelines import summarization as parts
 from alignjax.pipelines.loss_families import nothing
-from alignjax.roles import copy_of, restored
+from alignjax.roles import restored
 from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 from alignjax.workspace import Workspace
@@ -121,18 +121,16 @@ def against(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
 def rlhf(sizes: parts.Sizes) -> Algorithm:
     """Policy gradient on a Bradley-Terry reward with a KL towards the SFT policy; baseline: the post's other samples'
     mean reward."""
-    experience = {
-        "generate": fn(stages.generate, n=sizes.samples, max_tokens=sizes.completion_length),
-        "reward": fn(stages.reward),
-        "reference": fn(stages.logprobs, role="reference"),
-    }
-    model = parts.policy_model(sizes)
-    roles = {
-        "policy": Role(model, restored("sft", "policy"), parts.policy_optimizer(sizes)),
-        "reference": Role(model, copy_of("policy")),
-        "reward": trained_reward(sizes),
-    }
-    return Algorithm(experience, {"reinforce": fn(losses.reinforce, tau=BETA, leave_one_out=True)}, roles)
+    return algorithms.rloo(
+        parts.policy_model(sizes),
+        reward=fn(stages.reward),
+        judges={"reward": trained_reward(sizes)},
+        tau=BETA,
+        n=sizes.samples,
+        max_tokens=sizes.completion_length,
+        start=restored("sft", "policy"),
+        optimizer=parts.policy_optimizer(sizes),
+    )
 
 
 def optune(sizes: parts.Sizes) -> Algorithm:

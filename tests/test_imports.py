@@ -34,7 +34,7 @@ FOUNDATION = {
     "outside",
 }
 ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling", "stages"}
-TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data"}
+TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data", "asking"}
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
     "config": {"ranges", "outside"},
@@ -56,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages": FOUNDATION | {"parallel", "pair_layout", "models", "sampling"},
     "algorithms": ALGORITHMS,
     "data": FOUNDATION,
+    "asking": FOUNDATION | {"stages", "data"},
     "train": TRAIN,  # data, because an algorithm without losses writes its batches as a source
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
     "evaluate": TRAIN | {"games", "exact_tasks"},

@@ -51,7 +51,7 @@ class SelfPlay:
     Args:
         model: The network of the policy and of all its copies.
         judge: A judge function that compares completions; None for recipes that ask none.
-        judges: The roles that the judge reads.
+        judges: The roles that the judge reads; none for a judge in Python (`stages.text_judge`).
         optimizer: The policy's optimizer.
         start: The policy's first value, such as `roles.fresh()` or `roles.restored("sft", "policy")`.
         max_tokens: The length of a completion in tokens at most.
@@ -62,7 +62,7 @@ class SelfPlay:
     model: Model
     _: dataclasses.KW_ONLY
     judge: Fn | None
-    judges: Mapping[str, Role]
+    judges: Mapping[str, Role] = dataclasses.field(default_factory=dict)
     optimizer: Fn
     start: Any
     max_tokens: Count

@@ -21,7 +21,7 @@ from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
 from alignjax.parallel.processes import first_line
 from alignjax.parallel.tpu_topologies import Topology
-from alignjax.stages.host_stages import host
+from alignjax.train.ask_host import is_asked
 from alignjax.train.checkpoint.checksums import in_units
 from alignjax.train.resolve import Resolved
 from alignjax.train.state import trained
@@ -94,7 +94,7 @@ def device_memory(resolved: Resolved, *, compile_: bool = False) -> DeviceMemory
         with_shardings(batch, batch_shardings(batch, resolved.mesh)) for batch in (resolved.spec, resolved.filled)
     )
     names = trained(algorithm.roles)
-    hosted = any(stage.function is host for stage in algorithm.experience.values())
+    hosted = any(map(is_asked, algorithm.experience.values()))
     compiled = {}
     if compile_ and algorithm.experience and not hosted:
         compiled["sample and score"] = _compiled(jax.jit(make_experience(algorithm)).lower(state, spec))

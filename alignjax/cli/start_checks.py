@@ -13,6 +13,7 @@ from alignjax.train.adapter_jobs import merge
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import abstract_state, check_shapes, shapes_of
 from alignjax.train.step import check_asked
+from alignjax.train.text_host import check_text_functions
 from alignjax.train.token_ids import check_one_tokenizer
 from alignjax.types import Role
 from alignjax.workspace import Workspace
@@ -33,7 +34,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         ConfigError: a role is restored from a step that does not come before, from one that has no such role or one of
             other shapes, from one with data of another tokenizer, from a name that is neither a step nor a folder, or
             from published weights that do not fit; a `merge` names a role that does not exist; a step cannot be
-            overlapped, or would ask an engine in vain.
+            overlapped, would ask an engine in vain, or asks a text function that has no name.
     """
     before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job
     for name, step in config.steps.items() if isinstance(config, Pipeline) else [("", config)]:
@@ -42,6 +43,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
             continue
         check_overlap(step)
         check_asked(step.algorithm)
+        check_text_functions(step)
         for role_name, role in step.algorithm.roles.items():
             start = unwrapped(role.start)
             if isinstance(start, Pretrained) and role.model is not None:

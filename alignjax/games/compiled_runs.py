@@ -14,7 +14,7 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.ranges import Count, Seed
 from alignjax.roles import Restored
-from alignjax.stages.host_stages import host
+from alignjax.train.ask_host import is_asked
 from alignjax.train.state import TrainState, init_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Array, Batch
@@ -148,7 +148,7 @@ def _checked(algorithm: Algorithm, steps: int, every: int | None) -> int:
     every = steps if every is None else every
     if every < 1 or steps % every:
         raise ConfigError(f"every={every} must divide steps={steps}")
-    if any(stage.function is host for stage in algorithm.experience.values()):
+    if any(map(is_asked, algorithm.experience.values())):
         raise ConfigError("a run with a host stage is not one program; train it with `alignjax train`")
     for name, role in algorithm.roles.items():
         if isinstance(role.start, Restored):

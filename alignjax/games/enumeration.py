@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import stages
-from alignjax.config import ConfigError, Fn, fn
+from alignjax.config import ConfigError, Fn, fn, functions_within
 from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language
 from alignjax.games.table_policy import context_number, start, table_policy
@@ -27,7 +27,6 @@ from alignjax.sampling import History, mixture, own
 from alignjax.sampling.logit_streams import default_streams
 from alignjax.scoring import context
 from alignjax.stages import memories, select
-from alignjax.train.on_policy import functions_within
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Params, Role, with_metrics
 
 

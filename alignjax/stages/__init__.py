@@ -62,3 +62,4 @@ from alignjax.stages.select import (
     query_budget as query_budget,
     ranked as ranked,
 )
+from alignjax.stages.text_functions import text_judge as text_judge, text_reward as text_reward

@@ -16,6 +16,7 @@ from alignjax.config import ConfigError, Fn
 from alignjax.numerics import last_valid, row_uniforms
 from alignjax.pair_layout import all_pairs, pair_logits, pair_view, preference_matrix
 from alignjax.ranges import Count, Fraction, Natural
+from alignjax.stages.text_functions import text_function
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, with_metrics
 
 
@@ -187,12 +188,16 @@ def _noisy(
     preference, metrics = with_metrics(judge(context, batch, ask))
     n = preference.shape[1]
     uniform = row_uniforms(draw, batch.ids(), len(all_pairs(n)))
-    return preference_matrix(drawn(_per_pair(preference), uniform), all_pairs(n), n), metrics
+    asked = _per_pair(preference)
+    labels = jnp.where(jnp.isnan(asked), asked, drawn(asked, uniform))  # no opinion stays none
+    return preference_matrix(labels, all_pairs(n), n), metrics
 
 
 def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batch, Metrics]:
     """Fills preference [B,N,N] by asking a judge about every pair of completions. Metrics: the judge's, and
     `judge_confidence`, the mean probability of the side that it thinks more likely.
+
+    A pair that a `text_judge` has no opinion about, NaN, becomes 1/2 with pair_weight 0.
 
     Args:
         context: Given to the judge.
@@ -204,8 +209,14 @@ def prefer(context: Context, batch: Batch, key: Key, *, judge: Fn) -> tuple[Batc
         The batch, and the metrics.
     """
     preference, metrics = with_metrics(judge(context, batch, key))
-    confidence = Mean.of(jnp.abs(_per_pair(preference) - 0.5) + 0.5)
-    return batch.replace(preference=preference), {**metrics, "judge_confidence": confidence}
+    pairs = _per_pair(preference)
+    confident = jnp.abs(pairs - 0.5) + 0.5
+    if text_function(judge) is None:  # no other judge is without an opinion, and none gives the batch a pair_weight
+        return batch.replace(preference=preference), {**metrics, "judge_confidence": Mean.of(confident)}
+    known = ~jnp.isnan(preference)
+    weight = known * (1.0 if batch.pair_weight is None else batch.pair_weight)
+    judged = batch.replace(preference=jnp.where(known, preference, 0.5), pair_weight=weight)
+    return judged, {**metrics, "judge_confidence": Mean.of(confident, ~jnp.isnan(pairs))}
 
 
 def overlap(context: Context, batch: Batch, key: Key, *, vocab: Count, field: str = "quality") -> Batch:

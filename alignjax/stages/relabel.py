@@ -194,11 +194,12 @@ def prefer_by_rivals(context: Context, batch: Batch, key: Key, *, scale: Positiv
 def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: Positive = 1.0) -> Batch:
     """Replaces preference [B,N,N] by S(scale (r_i - r_j)), r the batch's rewards: Bradley-Terry labels of a score.
 
-    Pairs count as they did.
+    Pairs count as they did, and those with a completion of whose reward nothing is known (completions["weight"] 0) do
+    not.
 
     Args:
         context: Not used.
-        batch: A reward [B,N].
+        batch: A reward [B,N], with completions["weight"] [B,N] or without.
         key: Not used.
         scale: Multiplies differences of rewards.
 
@@ -208,4 +209,9 @@ def prefer_by_reward(context: Context, batch: Batch, key: Key, *, scale: Positiv
     Raises:
         ConfigError: If the batch has no reward.
     """
-    return batch.replace(preference=bradley_terry(batch.need("reward", of="prefer_by_reward"), scale))
+    reward, weight = _rewards(batch, "prefer_by_reward", 0)
+    judged = batch.replace(preference=bradley_terry(reward, scale))
+    if "weight" not in batch.completions:
+        return judged
+    known = (weight[:, :, None] != 0) & (weight[:, None, :] != 0)
+    return judged.replace(pair_weight=known * (1.0 if batch.pair_weight is None else batch.pair_weight))

@@ -39,6 +39,7 @@ from alignjax.train.samples import OnStep, sampler
 from alignjax.train.state import TrainState, trained, unchanging
 from alignjax.train.step import Experience, Update, make_experience, make_update
 from alignjax.train.stop_signal import Interrupted, StopRequest, stop_requests
+from alignjax.train.text_host import naming_the_checkpoint, text_host
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -116,6 +117,7 @@ def train(
         ConfigError: Before any work, if the folder holds another run or cannot be written.
         CheckpointError: Before any work, if there is no room for checkpoints or none of those there is good.
         NotFinite: The training has diverged; its last checkpoint is kept.
+        RewardError: A text function failed; the last checkpoint is kept.
         Interrupted: Ctrl-C or SIGTERM came at any process and the run was saved: a SystemExit with status 130 or 143.
         Unreachable: Another process of the run has died.
     """
@@ -126,7 +128,7 @@ def train(
         if not resume:
             check_unused(workspace.folder)  # before its data is prepared
         resolved = resolve(experiment, workspace, make_mesh(experiment.mesh), prepare=True)
-    with opened(resolved, workspace, console, resume) as run:
+    with naming_the_checkpoint(workspace.folder), opened(resolved, workspace, console, resume) as run:
         state = run_steps(run, on_step)
         stopped = run.stop.agreed(ask_all=True)
     if stopped:
@@ -167,7 +169,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
         if experiment.cached_logps and start < experiment.steps:
             source = with_logps(experiment, source, state, resolved.mesh, console, stop)
         with (
-            _experience(resolved, source, state, folder) as (batches, experience, pending),
+            _experience(resolved, source, state, workspace) as (batches, experience, pending),
             checkpoint.writing(folder, keep=experiment.keep) as writer,
             metrics.opened(folder, start, tags=experiment.tags, config=record["config"]) as write,
             sampler(experiment, workspace, start, console) as sample,
@@ -257,17 +259,18 @@ def _save(run: Run, state: TrainState, step: int, log: Log) -> None:
 
 @contextlib.contextmanager
 def _experience(
-    resolved: Resolved, source: Any, state: TrainState, folder: Path
+    resolved: Resolved, source: Any, state: TrainState, workspace: Workspace
 ) -> Iterator[tuple[Iterator[Batch], Experience, Callable[[], Any]]]:
     """A `Run`'s batches, what makes experience of them, and what of it a checkpoint has to hold."""
-    experience = make_experience(resolved.algorithm, folder / "answers")
-    first, last = int(state.step), resolved.experiment.steps
-    if not resolved.experiment.overlap:
-        yield _batches(source, first, last, resolved.mesh), experience, lambda: None
-        return
-    batches = _batches(source, first + (state.pending is not None), last + 1, resolved.mesh)
-    with ahead(experience, resolved.algorithm, state, batches) as (experience, pending):
-        yield batches, experience, pending
+    answers, first, last = workspace.folder / "answers", int(state.step), resolved.experiment.steps
+    with text_host(resolved.experiment, workspace, answers) as ask_texts:
+        experience = make_experience(resolved.algorithm, answers, ask_texts)
+        if not resolved.experiment.overlap:
+            yield _batches(source, first, last, resolved.mesh), experience, lambda: None
+            return
+        batches = _batches(source, first + (state.pending is not None), last + 1, resolved.mesh)
+        with ahead(experience, resolved.algorithm, state, batches) as (experience, pending):
+            yield batches, experience, pending
 
 
 def _batches(source: Any, start: int, stop: int, mesh: Any) -> Iterator[Batch]:

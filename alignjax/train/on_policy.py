@@ -3,10 +3,7 @@ learned from in several steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from alignjax.config import Fn
+from alignjax.config import functions_within
 from alignjax.losses import reinforce
 from alignjax.types import Algorithm
 
@@ -24,14 +21,3 @@ def on_policy(algorithm: Algorithm) -> list[str]:
         for name, loss in algorithm.losses.items()
         if any(each.function is reinforce and each.kwargs["behaviour"] is None for each in functions_within(loss))
     ]
-
-
-def functions_within(value: Any) -> Iterator[Fn]:
-    """Yields a function with hyper-parameters and all those among its own, such as the loss that `on` wraps."""
-    if isinstance(value, Fn):
-        yield value
-        value = tuple(value.kwargs.values())
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    for inner in value if isinstance(value, tuple | list) else ():
-        yield from functions_within(inner)

@@ -16,13 +16,13 @@ from typing import Any
 
 import jax
 
-from alignjax.config import ConfigError, Experiment
+from alignjax.config import ConfigError, Experiment, functions_within
 from alignjax.numerics import strong
 from alignjax.parallel.mesh import batch_shardings
 from alignjax.parallel.processes import is_multi_process
 from alignjax.roles import return_to
-from alignjax.stages.host_stages import host
-from alignjax.train.on_policy import ON_POLICY, functions_within, on_policy
+from alignjax.train.ask_host import is_asked
+from alignjax.train.on_policy import ON_POLICY, on_policy
 from alignjax.train.state import TrainState
 from alignjax.train.step import Experience, Made
 from alignjax.types import Algorithm, Batch
@@ -78,7 +78,7 @@ def ahead(
         The experience, and a function that returns what has been made and not been taken yet.
     """
     # `begun` starts on a batch and returns a function that waits for it; `latest` holds the one that was begun last.
-    threaded = any(stage.function is host for stage in algorithm.experience.values()) and not is_multi_process()
+    threaded = any(map(is_asked, algorithm.experience.values())) and not is_multi_process()
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)) if threaded else None
 

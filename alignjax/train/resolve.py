@@ -17,6 +17,7 @@ from alignjax.train.logp_cache.reference_logps import without_cached
 from alignjax.train.overlap import check_overlap
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience
+from alignjax.train.text_host import check_text_functions
 from alignjax.train.token_ids import with_token_ids
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
@@ -74,14 +75,16 @@ def resolve(
         prepare: Prepares the datasets, so that their tokenizers are known for sure.
 
     Raises:
-        ConfigError: A role cannot start, cached log-probs or overlap do not go with the algorithm, batches of several
-            shapes with something that has room for one, or the token ids of data and models disagree.
+        ConfigError: A role cannot start, a text function has no name, cached log-probs or overlap do not go with the
+            algorithm, batches of several shapes with something that has room for one, or the token ids of data and
+            models disagree.
     """
     given, experiment = experiment, with_token_ids(experiment, workspace, prepare)
     source = experiment.source(workspace, experiment.seed)
     state = abstract_state(experiment.algorithm, experiment.seed)
     algorithm = without_cached(experiment, source, state)
     check_overlap(experiment)
+    check_text_functions(experiment)
     if getattr(source, "buckets", ()):
         _check_buckets(experiment, algorithm, state, source.spec)
     if mesh is not None:

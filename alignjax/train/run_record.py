@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -22,8 +23,10 @@ from typing import Any, NotRequired, TypedDict
 import jax
 import numpy as np
 
+from alignjax.asking import described
 from alignjax.config import ConfigError, Fn
 from alignjax.parallel.processes import all_gather_text, is_main_process, raise_on_all_processes
+from alignjax.stages.text_functions import functions_of, text_judge, text_reward
 from alignjax.train.named_files import named_files, same_contents
 from alignjax.types import Model
 from alignjax.workspace import read_record, write_json
@@ -50,6 +53,12 @@ def _function(function: Any) -> dict[str, Any]:
     return described | {key: config_json(value) for key, value in closure.items() if value is not function}
 
 
+def _text_function(function: Any) -> dict[str, Any]:
+    """A person's function by its path and the hash of its source: a run does not go on with another one."""
+    named = function.func if isinstance(function, functools.partial) else function
+    return config_json(named) | described(function)
+
+
 def config_json(value: Any) -> Any:
     """Turns a config into plain JSON; nothing in the result depends on the process.
 
@@ -65,7 +74,10 @@ def config_json(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return str(value)
     if isinstance(value, Fn):
-        return _function(value.function) | {key: config_json(inner) for key, inner in value.kwargs.items()}
+        asked = value.function in (text_reward, text_judge)
+        hyper = {key: config_json(inner) for key, inner in value.kwargs.items() if not (asked and key == "function")}
+        asks = {"asks": [_text_function(each) for each in functions_of(value.kwargs["function"])]} if asked else {}
+        return _function(value.function) | asks | hyper
     if isinstance(value, Model):
         return {"model": config_json(value.config)}
     if isinstance(value, type) or inspect.isroutine(value):

@@ -5,26 +5,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.core import Tracer
-from jax.sharding import NamedSharding
 
-from alignjax.config import ConfigError, Fn
+from alignjax.config import ConfigError
 from alignjax.models.packing import packs
 from alignjax.numerics import fold_name
 from alignjax.parallel import processes
-from alignjax.parallel.mesh import place_batch, shard_rows
-from alignjax.sampling.engine_client import ask_engine
+from alignjax.parallel.mesh import shard_rows
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
-from alignjax.stages.host_stages import host, replayed
+from alignjax.stages.text_functions import text_function
+from alignjax.train.ask_host import AskTexts, answer_to, ask_stage, ask_text_stage, check_asked, is_host
 from alignjax.train.on_policy import ON_POLICY, on_policy
 from alignjax.train.state import TrainState, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
@@ -70,34 +67,43 @@ def _values(metrics: Metrics) -> dict[str, Array]:
 
 
 @functools.partial(jax.jit, static_argnames="names")
-def _experience(algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...]) -> Made:
-    """Runs some stages in one program; the values of their metrics."""
+def _experience(
+    algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...], answer: Array | None = None
+) -> Made:
+    """Runs some stages in one program; the values of their metrics. answer: what the text function of the first said;
+    None: it is only traced."""
     metrics: Metrics = {}
     context = _context(algorithm, state, {}, packed=batch)
     for name in names:
-        batch, new = with_metrics(algorithm.experience[name](context, batch, fold_name(state.key(), name)))
+        stage = algorithm.experience[name]
+        here = dataclasses.replace(context, ask=answer_to(name, stage, batch, answer))
+        batch, new = with_metrics(stage(here, batch, fold_name(state.key(), name)))
         metrics |= prefixed(name, new)
     return shard_rows(batch), _values(metrics)
 
 
-def _is_host(algorithm: Algorithm, name: str) -> bool:
-    """True for a stage that runs in Python."""
-    return algorithm.experience[name].function is host
-
-
 def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
-    """Stage names cut at host stages: each host stage alone, the jitted ones between them together."""
-    groups = itertools.groupby(algorithm.experience, key=lambda name: name if _is_host(algorithm, name) else None)
-    return [tuple(names) for _, names in groups]
+    """Stage names cut at what the host does: each host stage alone, and each stage with a text function the first of
+    those that are compiled together."""
+    segments: list[tuple[str, ...]] = []
+    for name, stage in algorithm.experience.items():
+        before = algorithm.experience[segments[-1][0]] if segments else None
+        if before is None or is_host(before) or is_host(stage) or text_function(stage) is not None:
+            segments.append((name,))
+        else:
+            segments[-1] += (name,)
+    return segments
 
 
-def make_experience(algorithm: Algorithm, answers: Path | None = None) -> Experience:
-    """Makes the function that runs the stages in order, jitted; `host` stages run in Python between jitted segments.
+def make_experience(algorithm: Algorithm, answers: Path | None = None, ask_texts: AskTexts | None = None) -> Experience:
+    """Makes the function that runs the stages in order, jitted; `host` stages and text functions run in Python between
+    jitted segments.
 
     Args:
         algorithm: The algorithm.
         answers: A folder where the answers of host stages are kept, so that a resumed run replays them instead of
             asking again.
+        ask_texts: Asks text functions (`text_host.text_host`).
 
     Returns:
         experience(state, batch) -> (batch, {"stage/metric": value}).
@@ -114,66 +120,20 @@ def make_experience(algorithm: Algorithm, answers: Path | None = None) -> Experi
     def experience(state: TrainState, batch: Batch) -> Made:
         metrics: dict[str, Array] = {}
         for names in segments:
-            if _is_host(algorithm, names[0]):
-                batch, new = with_metrics(_ask_host(algorithm, names[0], state, batch, answers))
-                metrics |= _values(prefixed(names[0], new))
+            name, stage = names[0], algorithm.experience[names[0]]
+            key = fold_name(state.key(), name)
+            if is_host(stage):
+                batch, new = with_metrics(ask_stage(name, stage, _context(algorithm, state, {}), batch, key, answers))
+                metrics |= _values(prefixed(name, new))
             else:
-                batch, new = _experience(_packed_if_it_fits(algorithm, batch), state, batch, names)
+                answer = (
+                    ask_text_stage(name, stage, int(state.step), batch, ask_texts) if text_function(stage) else None
+                )
+                batch, new = _experience(_packed_if_it_fits(algorithm, batch), state, batch, names, answer)
                 metrics |= new
         return batch, metrics
 
     return experience
-
-
-def _ask_host(algorithm: Algorithm, name: str, state: TrainState, batch: Batch, answers: Path | None) -> Any:
-    """Asks a host stage, or replays its answer, and puts the answer on the mesh of the question."""
-    stage, step, key = algorithm.experience[name], int(state.step), fold_name(state.key(), name)
-    if processes.is_multi_process():
-        answer = _ask_for_all(stage, name, step, algorithm, batch, key, answers)
-    else:
-        answer = replayed(stage, name, step, _context(algorithm, state, {}), batch, key, answers)
-    shardings = [leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)]
-    mesh: Any = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
-    return answer if mesh is None else place_batch(answer, mesh)
-
-
-def _ask_for_all(
-    stage: Fn, name: str, step: int, algorithm: Algorithm, batch: Batch, key: Key, answers: Path | None
-) -> Any:
-    """Asks a host stage on the first process alone, which tells the others."""
-    question = processes.gather_to_host(batch)
-    shapes = jax.eval_shape(stage.kwargs["like"], question)
-    answer = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    key = jax.random.wrap_key_data(processes.gather_to_host(jax.random.key_data(key)))
-    context = Context(algorithm.roles, {}, step, {}, _not_on_one_process, _not_on_one_process)
-    with processes.raise_on_all_processes():
-        if processes.is_main_process():
-            answer = replayed(stage, name, step, context, question, key, answers)
-    return processes.broadcast_from_main(answer)
-
-
-def check_asked(algorithm: Algorithm) -> None:
-    """Checks that host stages can be asked by this run.
-
-    Raises:
-        ConfigError: In a run of several processes, an engine is to be sent weights before it is asked: the first
-            process asks alone, and cannot run or gather the weights that all hold together.
-    """
-    for name, stage in algorithm.experience.items():
-        asks = stage.kwargs["stage"] if processes.is_multi_process() and stage.function is host else None
-        if isinstance(asks, Fn) and asks.function is ask_engine and asks.kwargs["sync"] is not None:
-            raise ConfigError(
-                f"stage {name!r}: ask_engine(sync=..) cannot send weights from a run of several processes, since the "
-                "first of them asks alone: use one process, or leave out sync and serve the weights of a checkpoint"
-            )
-
-
-def _not_on_one_process(*arguments: Any, **keywords: Any) -> Any:
-    """Stands in a Context for what the first process cannot do alone."""
-    raise ConfigError(
-        "a host stage of a run of several processes is asked by the first of them alone, which cannot run the models "
-        "that all hold together: put what it needs into the batch, in a stage before it"
-    )
 
 
 def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -> Made:
@@ -190,7 +150,7 @@ def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -
     """
     metrics: dict[str, Any] = {}
     for names in _segments(algorithm):
-        if _is_host(algorithm, names[0]):
+        if is_host(algorithm.experience[names[0]]):
             batch, new = with_metrics(jax.eval_shape(algorithm.experience[names[0]].kwargs["like"], batch))
             metrics |= jax.eval_shape(_values, prefixed(names[0], new))
         else:
@@ -213,7 +173,8 @@ def first_rewrite(algorithm: Algorithm, state: TrainState, batch: Batch) -> str 
     def look(state: TrainState, batch: Batch) -> None:
         context = _context(algorithm, state, {})
         for name, stage in algorithm.experience.items():
-            answer = None if _is_host(algorithm, name) else stage(context, batch, fold_name(state.key(), name))
+            here = dataclasses.replace(context, ask=answer_to(name, stage, batch, None))
+            answer = None if is_host(stage) else stage(here, batch, fold_name(state.key(), name))
             new, _ = with_metrics(answer)
             if new is None or any(getattr(new, field) is not getattr(batch, field) for field in TOKENS):
                 names.append(name)

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import tokenizers as hf
 from tokenizers import models
 
-from alignjax.config import ConfigError, Experiment, Fn
+from alignjax.config import ConfigError, Experiment, Fn, functions_within
 from alignjax.data.prepared import Dataset, digest_file, is_prepared, tokenizer_in, tokenizer_of
 from alignjax.data.text.tokenizers import SPECIAL_TOKENS, Tokenizer, load_tokenizer, own_tokenizer
 from alignjax.ranges import Natural
-from alignjax.train.on_policy import functions_within
 from alignjax.types import Algorithm
 from alignjax.workspace import Workspace
 

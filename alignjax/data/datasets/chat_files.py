@@ -12,7 +12,7 @@ from typing import Any
 from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.conversations import BESIDE, conversation, written
-from alignjax.data.datasets.from_files import File, answered, unlike
+from alignjax.data.datasets.from_files import ALL, File, answered, unlike
 from alignjax.data.datasets.list_fields import checked_list
 from alignjax.data.datasets.parsing import BadRow, checked_text, field, number_field
 from alignjax.data.datasets.records import Record
@@ -147,13 +147,14 @@ class ChatFile(File):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompts(ChatFile):
-    """Rows with `prompt`, and what else has one in it.
+    """Rows with `prompt`, and what else has one in it. All other columns are kept, for functions that score.
 
     Args:
         answer_field: The name of the field that holds what is right, a number or a text, for verifiers; "" for that of
             the layout, if it has one.
     """
 
+    keep: tuple[str, ...] = (ALL,)
     answer_field: str = ""
     name = schema = "prompts"
     answers = True

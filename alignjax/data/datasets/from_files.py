@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -31,7 +32,8 @@ from alignjax.outside import Huge
 from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
-READER = 3  # raise it when other rows are read of the same file: old prepared folders are then left alone
+ALL = "*"  # in `keep`
+READER = 4  # raise it when other rows are read of the same file: old prepared folders are then left alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class File(Dataset):
         path: The file of the train split: JSON lines, a JSON array or parquet, packed or not, whatever it is called.
         test: The file of the test split; without one, a hash of the prompt puts `test_fraction` of the prompts aside.
         test_fraction: The share of the prompts that are put aside, in [0, 1).
+        keep: Columns that are kept beside the texts, for functions that score (`stages.text_reward`); ("*",) keeps all
+            that JSON can hold.
         bad_rows: "skip" counts rows that cannot be used, "refuse" makes them an error.
 
     Raises:
@@ -51,6 +55,7 @@ class File(Dataset):
     path: str
     test: str = ""
     test_fraction: Decay = 0.1
+    keep: tuple[str, ...] = ()
     bad_rows: str = "skip"
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
@@ -59,6 +64,11 @@ class File(Dataset):
         check_ranges(self)
         if self.bad_rows not in ("skip", "refuse"):
             raise ConfigError(f"{type(self).__name__}.bad_rows is {self.bad_rows!r}; it must be 'skip' or 'refuse'")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-able settings; without the columns that are kept where none are, as before they could be."""
+        return {name: value for name, value in super().settings.items() if name != "keep" or value}
 
     def parse(self, row: Row) -> Record:
         """Returns a row of a file as a record. Raises BadRow."""
@@ -71,6 +81,13 @@ class File(Dataset):
     def together(self, row: Row) -> Hashable:
         """Returns what a row has in common with those beside it that make records with it; None for one alone."""
         return None
+
+    def with_columns(self, row: Row | tuple[Row, ...]) -> list[Record]:
+        """Returns the records of a row, whose meta holds the columns that are kept; of rows that make records together
+        none are. Raises BadRow."""
+        columns = {} if isinstance(row, tuple) else columns_of(row, self)
+        records = self.parse_all(row)
+        return [dataclasses.replace(each, meta={**each.meta, **columns, **messages_of(each)}) for each in records]
 
     def finisher(self) -> Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None:
         """Returns what does the rest of the work on parsed records, as of `parse_file`; None for nothing."""
@@ -90,9 +107,15 @@ class File(Dataset):
         held = layouts.of_dataset(type(self).__name__)
         return layouts.columns_of(held) if held else None
 
+    @property
+    def _columns_read(self) -> frozenset[str] | None:
+        """The columns that are parsed or kept; None for all."""
+        parsed = self.columns()
+        return None if parsed is None or ALL in self.keep else parsed | {*self.keep}
+
     def collect(self, report: Report) -> tuple[dict[str, list[Record]], dict[str, Any]]:
         """Parses the files; bad rows are reported and stand in the account."""
-        read = (self.parse_all, self.bad_rows, self.columns(), self.finisher(), self.together)
+        read = (self.with_columns, self.bad_rows, self._columns_read, self.finisher(), self.together)
         parsed = {name: parse_file(file, *read) for name, file in self._files().items()}
         for name, file in parsed.items():
             if file.bad:
@@ -210,3 +233,30 @@ def unlike(pair: Record) -> Record:
     if same_text(*pair.completions):
         raise BadRow("both completions are the same")
     return pair
+
+
+def columns_of(row: Row, dataset: File) -> dict[str, Any]:
+    """Returns {"columns": those of a row that a dataset keeps}, or nothing. Of ALL, the prompt and what JSON cannot
+    hold are left out.
+
+    Raises:
+        BadRow: A column that is named holds what JSON cannot.
+    """
+    every = ALL in dataset.keep
+    columns = {}
+    for name in row if every else [name for name in dataset.keep if name in row]:
+        if every and name == getattr(dataset, "prompt_field", None):
+            continue
+        try:
+            json.dumps(row[name])
+        except (TypeError, ValueError):
+            if name in dataset.keep:
+                raise BadRow(f"field {name!r} is kept, and holds what JSON cannot", type(row[name]).__name__) from None
+        else:
+            columns[name] = row[name]
+    return {"columns": columns} if columns else {}
+
+
+def messages_of(record: Record) -> dict[str, Any]:
+    """Returns {"messages": those of the prompt}, of a conversation that a template is to write."""
+    return {"messages": record.chats[0]["turns"]} if record.chats else {}

@@ -1,0 +1,103 @@
+"""Questions about texts, answered: by the file of an earlier call where it holds the answers, else by the functions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignjax.asking.function_calls import Call, Calls
+from alignjax.asking.function_keywords import LogExtra, TrainerState, accepted, keywords, log_nothing
+from alignjax.asking.questions import Question, by_prompts
+from alignjax.asking.stored_answers import read_answers, write_answers
+from alignjax.config import Fn
+from alignjax.stages.text_functions import functions_of, names_of, text_judge
+
+ANY, PROBABILITY = (-math.inf, math.inf), (0.0, 1.0)  # what a reward, and what a judge may be
+
+
+def answered(
+    calls: Calls, asked: Fn, questions: Sequence[Question], state: TrainerState, path: Path | None
+) -> list[list[float]]:
+    """Returns what the functions of a text_reward or text_judge say of each question, NaN for no opinion.
+
+    Args:
+        calls: Calls functions.
+        asked: A text_reward or a text_judge, whose hyper-parameters say how to ask.
+        questions: Completions, or pairs of them.
+        state: The step.
+        path: The file of the answers; None: nowhere.
+
+    Returns:
+        A number a function, for each question.
+
+    Raises:
+        RewardError: A function failed.
+    """
+    names = names_of(asked.kwargs["function"])
+    field = "probability" if asked.function is text_judge else "scores"
+    stored = None if path is None else read_answers(path, [each.digest for each in questions], names, field)
+    if stored is not None:
+        return [[math.nan if number is None else float(number) for number in line] for line in stored]
+    extra: dict[str, list[Any]] = {}
+    numbers = _said(calls, asked, questions, state, extra)
+    if path is not None:
+        lines = []
+        for number, (question, line) in enumerate(zip(questions, numbers, strict=True)):
+            values = (None if math.isnan(each) else each for each in line)
+            logged = {name: values[number] for name, values in extra.items() if values[number] is not None}
+            said: dict[str, Any] = {field: dict(zip(names, values, strict=True))}
+            said |= {"extra": json.loads(json.dumps(logged, default=str))} if logged else {}
+            lines.append({"step": state.global_step + 1, **question.line(said)})
+        write_answers(path, lines)
+    return numbers
+
+
+def _said(
+    calls: Calls, asked: Fn, questions: Sequence[Question], state: TrainerState, extra: dict[str, list[Any]]
+) -> list[list[float]]:
+    """What the functions say of each question; what they log beside goes into `extra`."""
+    # Calls are cut by whole prompts; with both orders every one is made a second time with its pairs turned round.
+    # Answers come in the order of the calls: functions, then orders, then cuts.
+    if not questions:
+        return []
+    functions, kwargs = functions_of(asked.kwargs["function"]), asked.kwargs
+    cuts = by_prompts(questions, kwargs["prompts_per_call"] or len(questions))
+    orders = (False, True) if kwargs.get("both_orders") else (False,)
+    settings = {
+        "range": PROBABILITY if asked.function is text_judge else ANY,
+        "timeout": float(kwargs["timeout"]),
+        "retries": kwargs["retries"],
+    }
+    every = [
+        _call(function, [each.turned() if turned else each for each in questions[start:stop]], state, log, settings)
+        for function in functions
+        for turned in orders
+        for start, stop in cuts
+        for log in (LogExtra(extra, len(questions), start),)
+    ]
+    parts = iter(calls.answers(every, kwargs["concurrency"]))
+    columns = []
+    for _ in functions:
+        both = [[number for _ in cuts for number in next(parts)] for _ in orders]
+        turned_back = [[1 - number for number in numbers] for numbers in both[1:]]
+        columns.append([_mean(numbers) for numbers in zip(both[0], *turned_back, strict=True)])
+    return [list(line) for line in zip(*columns, strict=True)]
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    """The mean of the numbers that are there, NaN of none."""
+    there = [number for number in numbers if not math.isnan(number)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _call(
+    function: Any, questions: Sequence[Question], state: TrainerState, log: LogExtra, settings: Mapping[str, Any]
+) -> Call:
+    """One call of one function."""
+    more = {"trainer_state": state, "log_extra": log, "log_metric": log_nothing}
+    given = keywords(function, questions) | {name: more[name] for name in accepted(function, more)}
+    prompts = [question.shown for question in questions]
+    return Call(function=function, keywords=given, prompts=prompts, step=state.global_step + 1, **settings)

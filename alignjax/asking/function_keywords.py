@@ -1,0 +1,102 @@
+"""Arguments of a person's function: what of a question it takes, by the names of its parameters, as TRL calls its
+reward functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from alignjax.asking.questions import Question
+from alignjax.config import ConfigError, Fn
+from alignjax.stages.text_functions import name_of
+
+TEXTS = ("prompts", "completions", "completion_ids")
+ALWAYS = (*TEXTS, "trainer_state", "log_extra", "log_metric")
+
+
+class TrainerState(NamedTuple):
+    """The state of the run that a function may ask for as `trainer_state`: finished steps, and those of the run."""
+
+    global_step: int
+    max_steps: int
+
+
+class LogExtra:
+    """TRL's log_extra(column, values): the values stand beside the answers of the step."""
+
+    def __init__(self, extra: dict[str, list[Any]], size: int, start: int) -> None:
+        self.extra, self.size, self.start = extra, size, start
+
+    def __deepcopy__(self, memo: Any) -> LogExtra:
+        return self  # the arguments of a call are copied, and this is what it writes to
+
+    def __call__(self, column: str, values: Iterable[Any]) -> None:
+        held = self.extra.setdefault(str(column), [None] * self.size)
+        for number, value in enumerate(list(values)[: self.size - self.start], self.start):
+            held[number] = value
+
+
+def log_nothing(name: str, value: float) -> None:
+    """Stands for TRL's log_metric: what a run measures is fixed when it begins."""
+
+
+def accepted(function: Any, names: Iterable[str]) -> list[str]:
+    """Returns those of the names that a function takes as keywords."""
+    parameters = _parameters(function)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return list(names)
+    return [name for name in names if name in parameters]
+
+
+def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function that are still open; of an fn, those that it does not fill."""
+    bare = function.function if isinstance(function, Fn) else function
+    filled = function.kwargs if isinstance(function, Fn) else {}
+    try:
+        parameters = inspect.signature(bare).parameters
+    except (TypeError, ValueError):  # a builtin that does not say
+        return {"anything": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
+    return {name: each for name, each in parameters.items() if name not in filled}
+
+
+def check_parameters(function: Any, columns: Sequence[str], whose: str) -> None:
+    """Checks that a function asks for what there is.
+
+    Args:
+        function: The function.
+        columns: The columns of the data's rows.
+        whose: The data, for the message.
+
+    Raises:
+        ConfigError: It has a parameter that nothing fills.
+    """
+    name = name_of(function)
+    for parameter in _parameters(function).values():
+        if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            continue
+        if parameter.default is not inspect.Parameter.empty:
+            continue
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise ConfigError(f"{name} takes {parameter.name!r} by place alone, and functions are called with keywords")
+        if parameter.name not in (*ALWAYS, *columns):
+            raise ConfigError(
+                f"{name} asks for {parameter.name!r}; there are {', '.join(TEXTS)} and of {whose} the columns "
+                f"{', '.join(columns) or 'none'}. A data set in files keeps the columns that it is told to, "
+                f"keep=({parameter.name!r},)"
+            )
+
+
+def keywords(function: Any, questions: Sequence[Question]) -> dict[str, Any]:
+    """Returns prompts, completions, completion_ids and columns, an entry a question, as far as a function takes them.
+
+    A column that a row does not have is None there.
+    """
+    texts: dict[str, list[Any]] = {
+        "prompts": [each.row.prompt for each in questions],
+        "completions": [each.pick(each.row.completions) for each in questions],
+        "completion_ids": [each.pick(each.row.completion_ids) for each in questions],
+    }
+    names = dict.fromkeys(name for each in questions for name in each.row.columns if name not in ALWAYS)
+    columns = {name: [each.row.columns.get(name) for each in questions] for name in accepted(function, names)}
+    return columns | {name: texts[name] for name in accepted(function, texts)}
