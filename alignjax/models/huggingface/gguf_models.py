@@ -98,7 +98,7 @@ def _architecture(header: Header) -> tuple[str, Architecture]:
     name = header.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         kind = header.metadata.get("general.type", "model")
-        what = f"general.architecture is {name!r}" if kind == "model" else f"it holds a {kind}, not a model"
+        what = f"general.architecture is {name!r}" if kind == "model" else f"it holds {kind!r}, not a model"
         raise ConfigError(f"{header.path}: {what}; of GGUF files {', '.join(ARCHITECTURES)} are read")
     return name, ARCHITECTURES[name]
 
