@@ -140,7 +140,7 @@ class ChatFile(File):
         self, prompt: tuple[Any, str], answers: Sequence[tuple[Any, str]], row: Row, turns: str = "last", **more: Any
     ) -> Record:
         """Returns the record of a prompt and its answers, each a value and the name of its field. Raises BadRow."""
-        if not isinstance(prompt[0], str) and (self.prefix or self.suffix):
+        if not isinstance(prompt[0], str | None) and (self.prefix or self.suffix):
             raise BadRow("a prompt of messages gets its frame from the chat template; leave out prefix and suffix")
         return Record(**conversation(*prompt, answers, row, turns), **more)
 

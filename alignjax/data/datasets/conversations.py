@@ -25,7 +25,7 @@ def conversation(
     each answer as the message of the assistant that follows; of a prompt in text, texts.
 
     Args:
-        prompt: Text or messages.
+        prompt: Text or messages; None for completions of nothing.
         asked: The name of its field, for messages.
         answers: (text or one message of the assistant, the name of its field) each.
         row: The row, of which tools, documents and chat_template_kwargs are handed to the template.
@@ -35,6 +35,8 @@ def conversation(
         BadRow: A field is neither, or blank, or what is handed to the template is not JSON.
     """
     texts = tuple(completion_text(answer, name) for answer, name in answers)
+    if prompt is None:
+        return {"prompt": "", "completions": texts, "chats": ()}
     if isinstance(prompt, str):
         return {"prompt": checked_text(prompt, asked), "completions": texts, "chats": ()}
     ends = [

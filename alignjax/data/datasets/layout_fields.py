@@ -87,7 +87,7 @@ def share_gpt_answers(row: Row) -> Fields:
 def _same_prompt(prompt: Any, turns: Sequence[Row], column: str) -> None:
     """Refuses a prompt that the conversation beside it does not hold: one of the two is another row's."""
     asked = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
-    alike = prompt.strip() in asked if isinstance(prompt, str) else list(prompt) == list(turns)
+    alike = prompt.strip() in asked if isinstance(prompt, str) else prompt == list(turns)
     if not alike:
         raise BadRow(f"field 'prompt' is not in the conversation in {column!r}")
 
@@ -197,7 +197,7 @@ def verl(row: Row) -> Fields:
 
 def plain_text(row: Row) -> Fields:
     """Returns a text that is learned whole: a completion of nothing."""
-    return {"prompt": "", "completion": text_field(row, "text")}
+    return {"prompt": None, "completion": text_field(row, "text")}
 
 
 def stepwise(row: Row) -> list[Fields]:

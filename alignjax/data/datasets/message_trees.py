@@ -155,4 +155,4 @@ def _within(tree: Row) -> Iterator[Row]:
             raise BadRow("field 'prompt' is not a message with a list of replies")
         values = {name: value for name, value in message.items() if value is not None and name != "replies"}
         yield {**values, "parent_id": parent} if parent else {k: v for k, v in values.items() if k != "parent_id"}
-        waiting += [(each, text_field(values, "message_id")) for each in replies or ()]
+        waiting += [(each, text_field(values, "message_id")) for each in reversed(replies or ())]

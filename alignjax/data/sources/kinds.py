@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -36,16 +37,26 @@ def prompts(texts: Texts, *, answers: bool = False, buckets: tuple[Count, ...] =
         buckets: Lengths in tokens for batches of short prompts, growing.
 
     Raises:
-        ConfigError: The dataset has no answers.
+        ConfigError: The dataset has no answers, or some of its rows have none that is a number.
     """
     if answers and not texts.dataset.answers:
         raise ConfigError(f"{texts.dataset.name} has no answers to verify; leave out answers=True")
+
+    def rules(rows: TextRows) -> list[Rule]:
+        if answers:
+            which = np.array([math.isnan(row["answer"]) for row in rows.rows])
+            if which.any():
+                raise ConfigError(
+                    f"{texts.name} has {which.sum():,} prompts without a number as their answer (of {len(which):,}; "
+                    f"{rows.origin(which)}): leave those rows out, or leave out answers=True"
+                )
+        return length_rules(rows)
 
     def layout(row: Row, rows: TextRows, rng: np.random.Generator) -> dict[str, Any]:
         return {"prompts": {"answer": np.float32(row["answer"])}} if answers else {}
 
     texts = dataclasses.replace(texts, buckets=tuple((length, 0) for length in buckets))
-    return texts.source(texts.spec(0, *(("answer",) if answers else ())), layout)
+    return texts.source(texts.spec(0, *(("answer",) if answers else ())), layout, rules)
 
 
 @text_source()

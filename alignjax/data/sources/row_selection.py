@@ -249,6 +249,9 @@ def length_rules(rows: TextRows) -> list[Rule]:
     if texts.long_prompts.startswith("truncate"):  # all of a frame stays, and a token of content
         whole = (frame >= texts.prompt_length) & long[0]
         rules.append(Rule("long_frames", "skip", whole, "prompts whose frame alone is too long", ()))
+    opened = rows.tokenizer.opening is not None or bool([*rows.prefix, *rows.suffix])
+    none = (prompt + opened < 1) & (frame < 0)
+    rules.append(Rule("empty_prompts", "skip", none, "prompts without a token, and no BOS before them", ()))
     if texts.completion_length:
         rules.append(Rule("empty_completions", "skip", (number > 0) & (shortest < 1), "empty completions", ()))
         same = (number > 1) & (alike >= texts.completion_length)
