@@ -14,7 +14,16 @@ import pytest
 import tokenizers as hf
 import transformers
 
-from alignjax.data import Instructions, Preferences, Tokenizer, load_tokenizer, preferences, tokenizer_of
+from alignjax.data import (
+    Instructions,
+    Preferences,
+    Rankings,
+    Tokenizer,
+    load_tokenizer,
+    preferences,
+    rankings,
+    tokenizer_of,
+)
 from alignjax.data.datasets.conversations import written
 from alignjax.data.datasets.framing import CONTENT, FRAME, OTHERS, SYSTEM, Tokens, encoded
 from alignjax.data.datasets.parsing import BadRow
@@ -201,6 +210,23 @@ def test_a_cut_completion_has_no_part_of_its_end(folder) -> None:
     for length in range(1, len(completion.ids)):
         assert completion_ids(completion, length, tokenizer)[0] == list(completion.ids[: min(length, end)])
     assert completion_ids(completion, len(completion.ids), tokenizer)[0] == list(completion.ids)
+
+
+def test_lists_with_two_alike_of_different_scores_are_skipped_where_they_are_cut(tmp_path: Path, caplog) -> None:
+    rows = [
+        {"prompt": "why", "completions": ["no", "the same start: a", "the same start: b"], "scores": scores}
+        for scores in ([0.5, 2, 3], [0.5, 2, 2])
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = Rankings(path=str(tmp_path / "rows.jsonl"), vocab_size=300, test_fraction=0.0)
+    for length, used in ((4, [0.5, 2, 2]), (40, None)):
+        sizes = {"batch_size": 1, "prompt_length": 9, "completion_length": length, "long_completions": "truncate"}
+        with caplog.at_level(logging.WARNING, "alignjax.data"):
+            source = rankings(None, 0, dataset=dataset, completions=3, **sizes)
+        assert source.counts["rows"] == (1 if used else 2)
+        assert ("1 skipped alike completions (line 1)" in caplog.text) == bool(used)
+        assert used is None or source[0].reward[0].tolist() == used
+        caplog.clear()
 
 
 def test_rows_that_cannot_be_cut_and_pairs_alike_are_skipped_and_said(tmp_path: Path, caplog) -> None:

@@ -171,6 +171,12 @@ def test_other_conventions(tmp_path: Path) -> None:
     found = parse_file(Path(ranked.path), ranked.parse, "skip")
     assert [record.scores for record in found.records] == [(1.0, 2.0)]
     assert sorted(itertools.chain(*found.bad.values())) == [2, 3, 4]
+    lists = [["a", "b", "a"], ["caf\u00e9", "b", "cafe\u0301"], ["a", "b", "c"]]
+    rows = [
+        {"prompt": "p", "completions": each, "scores": scores} for each in lists for scores in ([1, 2, 3], [1, 2, 1])
+    ]
+    found = parse_file(Path(written(tmp_path / "r.jsonl", rows)), ranked.parse, "skip")
+    assert found.bad == {"two completions are the same and have different scores": [1, 3]}
 
 
 def test_the_split_is_by_prompt(tmp_path: Path) -> None:
@@ -184,16 +190,24 @@ def test_the_split_is_by_prompt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("so\n#### 72", 72), ("#### 1,234", 1234), ("#### -3.5 ", -3.5), ("#### $20", 20), ("#### 5\n#### 7", 7)],
-)
+    [("so\n#### 72", 72), ("#### 1,234", 1234), ("#### -3.5 ", -3.5), ("#### $20", 20), ("#### 5\n#### 7", 7),
+     ("#### 0.1", 0.1), ("#### 16777216", 2**24), ("#### 33554436", 2**25 + 4), ("#### 10,000,000,000", 10**10),
+     ("#### 7.0", 7)],
+)  # fmt: skip
 def test_final_numbers(text: str, number: float) -> None:
     assert final_number(text) == number
 
 
-@pytest.mark.parametrize("text", ["72", "#### many", "#### 3 apples"])
+@pytest.mark.parametrize("text", ["72", "#### many", "#### 3 apples", "#### ٧٢", "#### 1e5"])
 def test_no_final_number(text: str) -> None:
     with pytest.raises(BadRow):
         final_number(text)
+
+
+@pytest.mark.parametrize("text", ["16777217", "33554433", "99999999999", "0.1000000001", "1234567.89", "100000000000"])
+def test_a_number_that_float32_does_not_tell_apart_is_refused(text: str) -> None:
+    with pytest.raises(BadRow, match=f"more digits than float32 tells apart: {text}"):
+        final_number(f"#### {text}")
 
 
 def read(path: Path) -> list[dict]:

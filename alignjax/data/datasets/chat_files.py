@@ -19,7 +19,7 @@ from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_shapes import plain
 from alignjax.data.text.chat import DEFAULT_TEMPLATE, load_template, template_words
 from alignjax.data.text.tokenizers import load_tokenizer
-from alignjax.data.text.words import same_text
+from alignjax.data.text.words import nfc, same_text
 
 Row = Mapping[str, Any]
 
@@ -269,7 +269,12 @@ class Rankings(ChatFile):
     def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
         texts, scores = checked_list(fields)
         answers = [(plain(text), "completions") for text in texts]
-        return self.record((fields["prompt"], names["prompt"]), answers, row, scores=tuple(scores))
+        record = self.record((fields["prompt"], names["prompt"]), answers, row, scores=tuple(scores))
+        scored: dict[str, float] = {}
+        for text, score in zip(record.completions, record.scores, strict=True):
+            if scored.setdefault(nfc(text), score) != score:
+                raise BadRow("two completions are the same and have different scores")
+        return record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

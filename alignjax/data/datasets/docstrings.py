@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets.records import Record, is_aside
 from alignjax.data.prepared import Dataset, Report
+from alignjax.data.text.words import nfc
 from alignjax.ranges import Fraction, Natural, Share, Within
 
 SKIPPED_FOLDERS = frozenset(("test", "tests", "testing", "idle_test", "_vendor", "vendor", "__pycache__"))
@@ -37,6 +38,7 @@ PATTERN_LIMIT = 8  # pairs of one package that may differ in names only
 RULES = (
     "0c5d82ba70eedcc497da74bc7a34c1b04dbe51a75815a2141269453681ed9664",
     "bf005287719db6106b5633b40d1feb638424a62a77864054e51f7cd675b5f2cd",
+    "texts are compared in normal form C",
 )
 _NAMES = re.compile(r"[`'\"].*?[`'\"]|\w*[_.\d]\w*|\b\w*[a-z][A-Z]\w*")
 _WORKER = Path(__file__).with_name("extract_docstrings.py")
@@ -229,7 +231,7 @@ def select(pairs: Iterable[Pair], max_share: float) -> tuple[list[Pair], dict[st
     unique: list[Pair] = []
     counts = {"repeated": 0, "generated": 0}
     for pair in pairs:
-        marks = {f"{kind}:{' '.join(text.lower().split())}" for kind, text in zip("sb", pair[3:5], strict=True)}
+        marks = {f"{kind}:{' '.join(nfc(text).lower().split())}" for kind, text in zip("sb", pair[3:5], strict=True)}
         pattern = _pattern(pair)
         patterns[pattern] += 1
         if marks & seen:

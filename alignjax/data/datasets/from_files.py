@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.conversations import as_json
@@ -33,7 +35,7 @@ from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
 ALL = "*"  # in `keep`
-READER = 4  # raise it when other rows are read of the same file: old prepared folders are then left alone
+READER = 5  # raise it when other rows are read of the same file: old prepared folders are then left alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,11 +197,24 @@ class Gsm8k(File):
 
 
 def final_number(solution: str) -> float:
-    """Returns the number after the last "####" of a solution. Raises BadRow if there is none."""
-    match = re.search(r"####\s*\$?\s*(-?[\d,]*\.?\d+)\s*%?\s*$", solution)
+    """Returns the number after the last "####" of a solution. Raises BadRow if there is none, or one that float32 does
+    not tell from others."""
+    match = re.search(r"####\s*\$?\s*(-?[0-9,]*\.?[0-9]+)\s*%?\s*$", solution)
     if not match:
         raise BadRow("field 'answer' does not end in '#### number'")
-    return number_field({"answer": float(match.group(1).replace(",", ""))}, "answer", -math.inf, math.inf)
+    text = match.group(1).replace(",", "")
+    value = number_field({"answer": float(text)}, "answer", -math.inf, math.inf)
+    if not _told_apart(text):
+        raise BadRow("the number after '####' has more digits than float32 tells apart", shown_number(text))
+    return value
+
+
+def _told_apart(text: str) -> bool:
+    """Says whether no other number is the same in float32, in which a batch holds answers: whole numbers must be exact
+    there, others be the shortest that is written for theirs."""
+    held = np.float32(text)
+    exact = Decimal(float(held)) if float(text).is_integer() else Decimal(str(held))
+    return exact == Decimal(text)
 
 
 def answered(value: Any, name: str) -> dict[str, Any]:
@@ -215,8 +230,9 @@ def answered(value: Any, name: str) -> dict[str, Any]:
     if isinstance(value, str):
         text = checked_text(value, name).rpartition("####")[2].strip()
         match = re.fullmatch(r"\$?\s*(-?[\d,]*\.?\d+)\s*%?", text, re.ASCII)
-        number = float(match.group(1).replace(",", "")) if match else math.nan
-        return {"answer": number if abs(number) < 3e38 else math.nan, "meta": {"answer": text}}
+        digits = match.group(1).replace(",", "") if match else "nan"
+        number = float(digits) if abs(float(digits)) < 3e38 and _told_apart(digits) else math.nan
+        return {"answer": number, "meta": {"answer": text}}
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | Huge):
         return {"meta": {"answer": as_json(value)}}
     number = number_field({name: value}, name, -math.inf, math.inf)

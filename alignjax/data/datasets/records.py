@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,10 +144,15 @@ def ended(completion: Tokens, tokenizer: Tokenizer) -> list[int]:
     return [*completion.ids] if len(completion.parts) else tokenizer.closed(completion.ids)
 
 
-def _measures(prompt: Tokens, completions: Sequence[Tokens], tokenizer: Tokenizer) -> list[int]:
+def _measures(
+    prompt: Tokens, completions: Sequence[Tokens], tokenizer: Tokenizer, scores: Sequence[float] = ()
+) -> list[int]:
     """The row of `read_lengths` for a row of tokens."""
     ends = [ended(tokens, tokenizer) for tokens in completions]
     shared = min((_shared(ends[0], other) for other in ends[1:]), default=-1)
+    pairs = itertools.combinations(range(len(ends)), 2) if scores else ()
+    unequal = [_shared(ends[i], ends[j]) for i, j in pairs if scores[i] != scores[j]]
+    shared = max([shared, *unequal])
     sizes = [len(ids) - 1 for ids in ends] or [0]
     return [len(prompt.ids), max(sizes), len(completions), frame_size(prompt), shared, min(sizes)]
 
@@ -169,7 +175,7 @@ def _rows(
         tokens, over = _tokens_of(block, tokenizer)
         straddling.append(over)
         for offset, (record, (prompt, completions)) in enumerate(zip(block, tokens, strict=True)):
-            lengths.append(_measures(prompt, completions, tokenizer))
+            lengths.append(_measures(prompt, completions, tokenizer, record.scores))
             yield {
                 "prompt": record.prompt,
                 "completions": list(record.completions),
@@ -242,9 +248,9 @@ def read_lengths(folder: Path, split: str) -> np.ndarray:
 
     Returns:
         int32 [rows, 6]: tokens of the prompt; tokens of the longest completion without the one that ends it; number of
-        completions; tokens of the prompt's frame where a template wrote it, else -1; tokens that all completions have
-        in common from the start on (ALIKE where they are the same; -1 of fewer than two); tokens of the
-        shortest completion, as of the longest.
+        completions; tokens of the prompt's frame where a template wrote it, else -1; tokens that all completions, or
+        two with different scores, have in common from the start on (ALIKE where they are the same; -1 of fewer than
+        two); tokens of the shortest completion, as of the longest.
     """
     with np.load(folder / "lengths.npz") as lengths:
         return lengths[split]
