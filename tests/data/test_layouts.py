@@ -57,7 +57,7 @@ def test_a_published_row_is_read(tmp_path: Path, name: str, rows: Any, kind: str
     answers = [record.answer for record in file.records]
     assert [math.isnan(each) for each in answers] == ["answer" not in fields for _, _, fields in wanted]
     (layout,) = [each for each in LAYOUTS if each.name == name]
-    assert sentence(file).startswith(f"{name} layout: {layout.said} (")
+    assert sentence(file.layouts, file.since).startswith(f"{name} layout: {layout.said} (")
 
 
 def test_every_layout_of_the_five_datasets_has_a_case() -> None:
@@ -222,16 +222,17 @@ def test_a_shuffled_file_parts_what_belongs_together_and_says_so(tmp_path: Path)
     file = parsed(tmp_path / "rows", lines(together), Rankings(path="x"))
     assert [record.meta["line"] for record in file.records] == [1, 3]
     assert file.account()["read"] == 4
-    assert sentence(file).endswith("(2 records)")
+    assert sentence(file.layouts, file.since).endswith("(2 records)")
 
 
 def test_a_later_row_of_another_layout_is_named_by_its_line(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3 + [
         {"chosen": talk("hi", "a"), "rejected": talk("hi", "b")}
     ] * 2
-    said = sentence(read(tmp_path, "Preferences", rows))
-    assert "answers from `chosen` and `rejected` (3 rows); two conversations layout: " in said
-    assert said.endswith("(2 rows, from line 4 on)")
+    file = read(tmp_path, "Preferences", rows)
+    said = sentence(file.layouts, file.since, file.unit)
+    assert "answers from `chosen` and `rejected` (3 records); two conversations layout: " in said
+    assert said.endswith("(2 records, from line 4 on)")
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,13 @@ class ChatFile(File):
         """Returns what a row has in common with those beside it that make records with it; None for one alone."""
         return layouts.group_of(layouts.spelled_as(row, self._spelled), self._layouts(self.layout))
 
-    def parse_all(self, row: Row | tuple[Row, ...]) -> list[Record]:
+    def told(self, row: Row) -> tuple[layouts.Layout, Row]:
+        """Returns the layout that a row has, and the row with its columns called as the layout does. Raises BadRow."""
+        return layouts.told(row, self._layouts(self.layout), self._spelled)
+
+    def parse_all(self, rows: Row | Sequence[Row]) -> list[Record]:
         """Returns the records of a row, or of rows that make records together. Raises BadRow."""
-        rows = row if isinstance(row, tuple) else (row,)
-        layouts_of_rows = [layouts.told(row, self._layouts(self.layout), self._spelled) for row in rows]
+        layouts_of_rows = [self.told(row) for row in ((rows,) if isinstance(rows, Mapping) else rows)]
         together: dict[Any, list[Row]] = {}  # by the layout, and by the row too where each is read by itself
         for place, (layout, renamed) in enumerate(layouts_of_rows):
             together.setdefault((layout, None if layout.group else place), []).append(renamed)
@@ -232,9 +235,9 @@ class JointPreferences(ChatFile):
     label_field: str = ""
     name = schema = "joint_preferences"
 
-    def parse_all(self, row: Row | tuple[Row, ...]) -> list[Record]:
+    def parse_all(self, rows: Row | Sequence[Row]) -> list[Record]:
         """Returns rows as records whose third completion is the second prompt. Raises BadRow."""
-        return [self._two_sides(each) for each in (row if isinstance(row, tuple) else (row,))]
+        return [self._two_sides(row) for row in ((rows,) if isinstance(rows, Mapping) else rows)]
 
     def _two_sides(self, row: Row) -> Record:
         sides = []

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,9 +76,9 @@ class File(Dataset):
         """Returns a row of a file as a record. Raises BadRow."""
         raise NotImplementedError
 
-    def parse_all(self, row: Row | tuple[Row, ...]) -> list[Record]:
+    def parse_all(self, rows: Row | Sequence[Row]) -> list[Record]:
         """Returns the records of a row, or of rows that make records together. Raises BadRow."""
-        return [self.parse(each) for each in (row if isinstance(row, tuple) else (row,))]
+        return [self.parse(row) for row in ((rows,) if isinstance(rows, Mapping) else rows)]
 
     def together(self, row: Row) -> Hashable:
         """Returns what a row has in common with those beside it that make records with it; None for one alone."""
@@ -123,7 +123,7 @@ class File(Dataset):
             if file.bad:
                 report(f"{self.name}: {getattr(self, name)}: skipped {file.sentence()}")
             if file.layouts:
-                report(f"{self.name}: {getattr(self, name)}: {layouts.sentence(file)}")
+                report(f"{self.name}: {getattr(self, name)}: {layouts.sentence(file.layouts, file.since, file.unit)}")
             if not file.records:
                 why = file.sentence() or "it holds none"
                 raise ConfigError(f"{self.name}: no usable rows in the file of {name!r}, {getattr(self, name)}: {why}")

@@ -7,13 +7,13 @@ row is refused with both names. A row that fits none is told which are near.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from alignjax.data.datasets.known_layouts import LAYOUTS, Layout, Row
 from alignjax.data.datasets.layout_fields import Fields, parsed_tools
-from alignjax.data.datasets.parsed_files import ParsedFile
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.row_shapes import SHAPES, plain, shape_of, with_system
 
@@ -192,19 +192,33 @@ def _fits_none(
     return BadRow(why, f"it has {columns}; {'; '.join(about)}")
 
 
-def sentence(file: ParsedFile) -> str:
-    """Returns what a file was read as: 'alpaca layout: prompt from `instruction` and `input`, ... (120 rows)', with the
-    line of the first row of each further layout.
+def sentence(counts: Mapping[str, int], since: Mapping[str, Any], unit: str = "line") -> str:
+    """Returns what a file was read as: 'alpaca layout: prompt from `instruction` and `input`, ... (120 records)', with
+    the line of the first row of each further layout.
 
     Args:
-        file: The file as it was parsed.
+        counts: How many records have each layout, by its name.
+        since: The line of the first row of each.
+        unit: What the numbers count: "line" or "row".
     """
-    said, since = {each.name: each.said for each in LAYOUTS}, {}
-    for record in file.records:
-        since.setdefault(record.layout, record.meta["line"])
-    alone = len(file.records) == file.read - sum(map(len, file.bad.values()))
-    parts = []
-    for name, count in file.layouts.items():
-        many = f"{count:,} {'row' if alone else 'record'}{'s' * (count != 1)}"
-        parts.append(f"{name} layout: {said[name]} ({many}{f', from {file.unit} {since[name]:,} on' if parts else ''})")
+    said, parts = {each.name: each.said for each in LAYOUTS}, []
+    for name, count in counts.items():
+        many = f"{count:,} record{'s' * (count != 1)}" + (f", from {unit} {since[name]} on" if parts else "")
+        parts.append(f"{name} layout: {said[name]} ({many})")
     return "; ".join(parts)
+
+
+def best_of(fits: Sequence[tuple[str, Layout]]) -> tuple[str, Layout]:
+    """Returns the dataset and the layout that rows fit best: that of most of them, then that which reads most columns,
+    then what the layout fits best.
+
+    Args:
+        fits: (dataset, layout) for every row and every dataset that reads it.
+    """
+    counts = collections.Counter(fits)
+
+    def worth(fit: tuple[str, Layout]) -> tuple[int, int, int]:
+        dataset, layout = fit
+        return counts[fit], len(layout.columns), -list(layout.reads).index(dataset)
+
+    return max(counts, key=worth)

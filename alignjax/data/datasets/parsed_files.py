@@ -38,6 +38,14 @@ class ParsedFile:
     layouts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     read: int = 0
 
+    @property
+    def since(self) -> dict[str, int]:
+        """The number of the first row of each layout."""
+        numbers: dict[str, int] = {}
+        for record in self.records:
+            numbers.setdefault(record.layout, record.meta["line"])
+        return numbers
+
     def account(self) -> dict[str, Any]:
         """Returns how many rows were read, and how many bad ones there are by reason, with the first of their lines."""
         bad = {
