@@ -10,7 +10,7 @@ import pytest
 
 from alignjax.cli import main
 from alignjax.cli.open_model import open_model
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, DataError
 from alignjax.models import TransformerConfig, huggingface, transformer
 from tests.support.chat_families import FAMILIES, write_tokenizer
 
@@ -51,7 +51,7 @@ def test_a_published_folder_and_its_import_are_one_model(tmp_path, capsys):
 def test_without_a_chat_template_texts_are_as_they_are(tmp_path):
     opened = open_model(str(folder_of(tmp_path / "base", "gemma3", template=False)))
     assert not opened.has_template
-    assert "no chat template" in opened.line
+    assert "no chat template" in opened.introduction
     assert opened.prompt_ids(["Why?"])[0] == opened.tokenizer.encode("Why?") == opened.text_ids("Why?")
     assert opened.tokenizer.decode(opened.prompt_ids([TALK])[0]) == "System: Be brief.\nUser: Why?\nAssistant:"
 
@@ -60,6 +60,7 @@ def test_without_a_chat_template_texts_are_as_they_are(tmp_path):
     ("make", "role", "message"),
     [
         (lambda path: path.write_bytes(b"PK\3\4 something"), "policy", "is no GGUF file"),
+        (lambda path: path.write_bytes(b"GGUF\3"), "policy", "cannot be read as GGUF"),
         (lambda path: path.mkdir(), "policy", "cannot be opened: name a run folder"),
         (lambda path: folder_of(path), "reference", "has no roles; leave out --role reference"),
         (lambda path: (folder_of(path), (path / "tokenizer.json").unlink()), "policy", "there is no tokenizer at"),
@@ -69,7 +70,7 @@ def test_without_a_chat_template_texts_are_as_they_are(tmp_path):
 )
 def test_what_is_no_model_is_refused_in_a_sentence(make, role, message, tmp_path):
     make(tmp_path / "it")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         open_model(str(tmp_path / "it"), role)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `alignjax train|evaluate|report|list|generate|serve|sweep|import|export|data`.
+"""The command line: `alignjax train|evaluate|report|list|generate|chat|serve|sweep|import|export|data`.
 
 Only the words are taken apart here and in `flags.py`. What a command does is in the file of its name, imported when it
 runs, so that `alignjax --help` answers before jax could be imported.
@@ -21,7 +21,20 @@ from typing import Any
 import tyro
 
 from alignjax.cli.compile_cache import keep_compiled_programs
-from alignjax.cli.flags import Evaluate, Export, Generate, Import, Inspect, List, Prepare, Report, Serve, Sweep, Train
+from alignjax.cli.flags import (
+    Chat,
+    Evaluate,
+    Export,
+    Generate,
+    Import,
+    Inspect,
+    List,
+    Prepare,
+    Report,
+    Serve,
+    Sweep,
+    Train,
+)
 from alignjax.cli.number_words import plain_numbers
 from alignjax.outside import user_path, visible
 from alignjax.outside.terminal import ready_streams, silence
@@ -37,6 +50,7 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "list": List,
     "generate": Generate,
+    "chat": Chat,
     "serve": Serve,
     "sweep": Sweep,
     "import": Import,
@@ -44,7 +58,7 @@ COMMANDS: dict[str, Any] = {
     "data prepare": Prepare,
     "data inspect": Inspect,
 }
-COMPILING = ("train", "evaluate", "generate", "serve", "sweep")
+COMPILING = ("train", "evaluate", "generate", "chat", "serve", "sweep")
 OPEN_ENDED = (Train, Evaluate, Prepare, Inspect)  # their further flags are overrides of a config or a data set
 DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
 Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""

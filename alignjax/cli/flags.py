@@ -103,33 +103,69 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Answer prompts with a trained policy: one per line of a file, or typed in.
+    """Answer prompts: those of a file, or typed in. The chat template of the model is applied where it has one.
 
     Attributes:
-        run_dir: Run folder of `alignjax train`; of a pipeline, the step whose checkpoint speaks (the last one if not
-            given).
-        role: The role that speaks.
-        prompt_file: Text file with one prompt a line, or JSONL with a "prompt" field; - is standard input.
+        where: Run folder of `alignjax train` (of a pipeline, also the step whose checkpoint speaks; the last one if not
+            given), what `import` wrote, a folder of published weights, or a .gguf file.
+        role: The role that speaks, of a run or an import.
+        prompt_file: Text file with one prompt a line, or JSON rows with a "prompt" (text or messages), "messages" or
+            "instruction"; - is standard input.
+        system: A system message in front of every prompt.
         temperature: Softmax temperature; 0 takes the likeliest token.
         top_k: Keep the k likeliest tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with this probability; 1 keeps all.
         max_tokens: Longest completion, in tokens.
         n: Completions of a prompt.
         seed: Seed of the samples.
-        format: Text for people, or one JSON object a line.
+        format: Text for people, one JSON object a line, or the JSON array that alpaca_eval reads.
+        dtype: What published weights are computed in; float32 if not given.
     """
 
     runs: ClassVar[str] = "generate.generate"
-    run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR[/STEP]")]
+    where: Annotated[Positional[str], arg(metavar="WHERE")]
     role: str = "policy"
     prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
+    system: Annotated[str | None, arg(metavar="TEXT")] = None
     temperature: NonNegative = 1.0
     top_k: Natural = 0
     top_p: Share = 1.0
     max_tokens: Count = 64
     n: Count = 1
     seed: Seed = 0
-    format: Literal["text", "json"] = "text"
+    format: Literal["text", "json", "alpaca_eval"] = "text"
+    dtype: Literal["float32", "bfloat16"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Talk with a model: a line is a message, the answer comes as it is sampled. /help lists the commands.
+
+    Attributes:
+        where: Run folder of `alignjax train` (of a pipeline, also the step), what `import` wrote, a folder of published
+            weights, or a .gguf file.
+        role: The role that speaks, of a run or an import.
+        system: The system message.
+        temperature: Softmax temperature; 0 takes the likeliest token.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens with this probability; 1 keeps all.
+        max_tokens: Longest answer, in tokens.
+        seed: Seed of the answers.
+        max_length: The most tokens of a conversation; the model's own, at most 4096, if not given.
+        dtype: What published weights are computed in; float32 if not given.
+    """
+
+    runs: ClassVar[str] = "chat_loop.chat"
+    where: Annotated[Positional[str], arg(metavar="WHERE")]
+    role: str = "policy"
+    system: Annotated[str | None, arg(metavar="TEXT")] = None
+    temperature: NonNegative = 0.7
+    top_k: Natural = 0
+    top_p: Share = 1.0
+    max_tokens: Count = 512
+    seed: Seed = 0
+    max_length: Annotated[int, Range(2, 2**31 - 1)] | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,13 @@
-"""`alignjax generate`: a trained role answers prompts."""
+"""`alignjax generate`: a model answers prompts."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,16 +17,15 @@ import numpy as np
 from alignjax import scoring
 from alignjax.cli.flags import Generate
 from alignjax.cli.open_model import open_model
+from alignjax.cli.prompt_files import Prompt, Row, read_prompts, with_system
+from alignjax.cli.serve import longest
 from alignjax.config import ConfigError
 from alignjax.data import Tokenizer
-from alignjax.data.datasets.parsing import is_text
 from alignjax.data.sources.batch_layout import pad_left
-from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading, visible, visible_json
+from alignjax.outside import reading, visible, visible_json
 from alignjax.sampling import Filters, Sampled, Sampling, generate as sample
-from alignjax.serving import OpenedModel
+from alignjax.serving import OpenedModel, Wanted, Worker, pieces_of
 from alignjax.types import Batch, Key, Model, Params
-
-Prompt = str | list[dict[str, Any]]  # text, or messages
 
 ROWS = 8  # prompts at once: few, so that a short file does not wait, and always so many, so that one program serves
 BUCKET = 32  # prompts are padded to a multiple of it, for the same reason
@@ -39,32 +38,96 @@ def generate(flags: Generate) -> int:
         flags: The flags of `alignjax generate`.
 
     Raises:
-        ConfigError: For a folder that is no run, a role that cannot be sampled and numbers that cannot be meant.
+        ConfigError: For what is no model, a role that cannot be sampled, prompts that are too long for it, and numbers
+            that cannot be meant.
         CheckpointError: If there is nothing trained yet.
     """
-    # Few prompts at a time, always as many: an answer comes soon, and one compiled program serves all files.
-    for name, good in (
-        ("temperature", 0 <= flags.temperature < math.inf),
-        ("top_k", flags.top_k >= 0),
-        ("top_p", 0 < flags.top_p <= 1),
-        ("max_tokens", flags.max_tokens >= 1),
-        ("n", flags.n >= 1),
-    ):
-        if not good:
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(flags, name)}; see alignjax generate --help")
-    filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
+    check_sampling(flags)
+    if flags.format == "alpaca_eval" and flags.n != 1:
+        raise ConfigError(f"--format alpaca_eval holds one output for an instruction; leave out --n {flags.n}")
     file = flags.prompt_file
-    prompts = [] if file is None else list(_prompts(file))
-    opened = open_model(flags.run_dir, flags.role)
-    print(f"{opened.line}\n", file=sys.stderr)
-    answer = _answerer(flags, opened, Sampling(flags.n, flags.max_tokens, filters=filters, stop=opened.stops))
-    in_file = (prompts[start : start + ROWS] for start in range(0, len(prompts), ROWS))
-    number = 0
-    for some in in_file if file is not None else ([prompt] for prompt in _typed()):
-        for prompt, completions in zip(some, answer(some, number), strict=True):
-            _show(prompt, completions, flags.format, echo=file is not None)
-        number += len(some)
+    rows = [] if file is None else read_prompts(file, flags.system)
+    opened = open_model(flags.where, flags.role, flags.dtype)
+    print(f"{opened.introduction}\n", file=sys.stderr)
+    if file is None:
+        _answer_typed(flags, opened)
+    else:
+        _answer_file(flags, opened, rows)
     return 0
+
+
+def check_sampling(flags: Any) -> None:
+    """Raises ConfigError for flags of a command that cannot be meant: numbers that say how tokens are drawn."""
+    for name, good in (
+        ("temperature", lambda value: 0 <= value < math.inf),
+        ("top_k", lambda value: value >= 0),
+        ("top_p", lambda value: 0 < value <= 1),
+        ("max_tokens", lambda value: value >= 1),
+        ("n", lambda value: value >= 1),
+    ):
+        if not good(getattr(flags, name, 1)):
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(flags, name)}; see --help")
+
+
+def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> None:
+    """Answers few prompts at a time, always as many: an answer comes soon, and one compiled program serves all."""
+    ids = opened.prompt_ids([row.prompt for row in rows]) if rows else []
+    most = max(map(len, ids), default=0)
+    if opened.max_length is not None and most + flags.max_tokens > opened.max_length:
+        raise ConfigError(
+            f"prompt {list(map(len, ids)).index(most) + 1} has {most} tokens and its completion up to "
+            f"{flags.max_tokens}, and {opened.name} is meant for {opened.max_length} together; shorten it, or lower "
+            "--max-tokens"
+        )
+    answer, show = _answerer(flags, opened), _SHOWN[flags.format]
+    with contextlib.ExitStack() as closing:
+        if flags.format == "alpaca_eval":
+            print("[", flush=True)
+            closing.callback(print, "]", flush=True)
+        for start in range(0, len(rows), ROWS):
+            some = rows[start : start + ROWS]
+            for number, (row, completions) in enumerate(
+                zip(some, answer(ids[start : start + ROWS], start), strict=True), start
+            ):
+                show(opened, row, completions, number)
+
+
+def _answer_typed(flags: Generate, opened: OpenedModel) -> None:
+    """Answers what is typed in, each prompt before the next: a single text token by token as it comes."""
+    streamed = flags.n == 1 and flags.format == "text"
+    answer = _answerer(flags, opened)
+    with contextlib.ExitStack() as closing:
+        worker = None
+        for number, text in enumerate(_typed()):
+            prompt: Prompt = text if flags.system is None else with_system(text, flags.system)
+            (ids,) = opened.prompt_ids([prompt])
+            if not streamed:
+                _SHOWN[flags.format](opened, Row(prompt, {}), answer([ids], number)[0], 0)
+                continue
+            worker = worker or closing.enter_context(Worker(opened, slots=1, max_length=longest(opened, None)))
+            for piece in pieces_of(worker, ids, wanted_of(flags, opened, flags.max_tokens, number)):
+                print(visible(piece.text), end="", flush=True)
+            print("\n", flush=True)
+
+
+def wanted_of(flags: Any, opened: OpenedModel, max_tokens: int, example: int) -> Wanted:
+    """Returns what a command's flags want of a prompt.
+
+    Args:
+        flags: Flags with temperature, top_k, top_p and seed.
+        opened: The model.
+        max_tokens: The longest completion.
+        example: The number of the prompt.
+    """
+    return Wanted(
+        max_tokens,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        seed=flags.seed,
+        example=example,
+        stop_ids=frozenset(opened.stops),
+    )
 
 
 def _typed() -> Iterator[str]:
@@ -86,38 +149,13 @@ def _asked() -> str:
             return ""
 
 
-def _prompts(file: Path) -> Iterator[Prompt]:
-    """Prompts of a text file, one a line, or of a JSONL file, which may be messages. Raises ReadError naming the line
-    that is not one."""
-    if str(file) == "-":
-        with reading("standard input", "give it text in UTF-8"):
-            text = decoded(sys.stdin.buffer.read()) if hasattr(sys.stdin, "buffer") else sys.stdin.read()
-    else:
-        if not file.exists():
-            raise ConfigError(f"no such prompt file: {file}")
-        text = read_text(file, "save it as UTF-8, one prompt a line")
-    in_json = ".jsonl" in file.suffixes
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if not line.strip():
-            continue
-        prompt: Any = line
-        if in_json:
-            with reading(f"{file}:{number}", 'write a JSON object with a "prompt", text or a list of messages'):
-                row = parse_json(line)
-                prompt = row.get("prompt") if isinstance(row, dict) else None
-                if not isinstance(prompt, list) and not is_text(prompt):
-                    raise Unreadable('not a JSON object with a text "prompt", or one of messages')
-        yield prompt
+def _answerer(flags: Generate, opened: OpenedModel) -> Callable[[list[list[int]], int], list[list[dict[str, Any]]]]:
+    """(token ids of prompts, number of the first) -> the completions of each."""
+    filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
+    sampling = Sampling(flags.n, flags.max_tokens, filters=filters, stop=opened.stops)
 
-
-def _answerer(
-    flags: Generate, opened: OpenedModel, sampling: Sampling
-) -> Callable[[Sequence[Prompt], int], list[list[dict[str, Any]]]]:
-    """(prompts, number of the first) -> the completions of each."""
-
-    def answer(prompts: Sequence[Prompt], first: int) -> list[list[dict[str, Any]]]:
-        batch = _batch(opened.prompt_ids(prompts), first, opened.tokenizer)
+    def answer(prompts: list[list[int]], first: int) -> list[list[dict[str, Any]]]:
+        batch = _batch(prompts, first, opened.tokenizer)
         completions = _sampled(opened.model, opened.params, batch, jax.random.key(flags.seed), sampling)
         return [_decoded(opened.tokenizer, completions, row) for row in range(len(prompts))]
 
@@ -148,14 +186,28 @@ def _decoded(tokenizer: Tokenizer, sampled: Sampled, row: int) -> list[dict[str,
     ]
 
 
-def _show(prompt: Prompt, completions: list[dict[str, Any]], form: str, *, echo: bool) -> None:
-    if form == "json":
-        row = json.dumps({"prompt": prompt, "completions": completions}, ensure_ascii=False)
-        print(visible_json(row), flush=True)
-        return
-    if echo:
-        print(visible(f"> {prompt if isinstance(prompt, str) else prompt[-1]['content']}"))
-    for number, completion in enumerate(completions, start=1):
+def _show_json(opened: OpenedModel, row: Row, completions: list[dict[str, Any]], number: int) -> None:
+    line = json.dumps({"prompt": row.prompt, "completions": completions}, ensure_ascii=False)
+    print(visible_json(line), flush=True)
+
+
+def _show_text(opened: OpenedModel, row: Row, completions: list[dict[str, Any]], number: int) -> None:
+    print(visible(f"> {_last_words(row.prompt)}"))
+    for place, completion in enumerate(completions, start=1):
         text = visible(completion["text"])
-        print(text if len(completions) == 1 else f"[{number}] {text}")
+        print(text if len(completions) == 1 else f"[{place}] {text}")
     print(flush=True)
+
+
+def _show_alpaca_eval(opened: OpenedModel, row: Row, completions: list[dict[str, Any]], number: int) -> None:
+    """An element of the JSON array that alpaca_eval reads, with what else its row has."""
+    element = {"instruction": _last_words(row.prompt), "output": completions[0]["text"], "generator": opened.name}
+    line = json.dumps({**row.beside, **element}, ensure_ascii=False)
+    print(("," if number else "") + visible_json(line), flush=True)
+
+
+def _last_words(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+_SHOWN = {"text": _show_text, "json": _show_json, "alpaca_eval": _show_alpaca_eval}

@@ -12,7 +12,7 @@ from alignjax.cli.config_file import COMMAND_FILE, reload, run_folder
 from alignjax.cli.plain_attention import runnable_here
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest
 from alignjax.data import Dataset, tokenizer_of
-from alignjax.data.sources.asked import Frame, frame_of
+from alignjax.data.sources.asked import frame_of
 from alignjax.gguf_files import is_gguf, origin, read_header
 from alignjax.models import RopeScaling, TransformerConfig, huggingface, parameter_count, transformer
 from alignjax.models.huggingface.folders import CONFIG
@@ -116,9 +116,7 @@ def _of_import(folder: Path, record: dict[str, Any], role: str) -> OpenedModel:
     params = {"heads": {}, **checkpoint.restore_role(folder, role)}
     line = f"{role} imported into {folder} from {record['config']['imported']['folder']}, {_size(model)}"
     longest = record["config"]["imported"]["beside"].get("max_position_embeddings")
-    return OpenedModel(
-        folder.resolve().name, line + _template_in_words(frame), model, params, tokenizer, frame, longest
-    )
+    return OpenedModel(folder.resolve().name, line, model, params, tokenizer, frame, longest)
 
 
 def _role_of_import(folder: Path, record: dict[str, Any], role: str) -> dict[str, Any]:
@@ -139,17 +137,13 @@ def _of_published(source: Path, role: str, dtype: str | None) -> OpenedModel:
     architecture = huggingface.config_in(source)[0]["architectures"][0]
     told = f" ({origin(read_header(source))})" if is_gguf(source) else ""
     params = huggingface.load(source, model)
-    line = f"{architecture} in {source}{told}, {_size(model)} in {dtype}{_template_in_words(frame)}"
+    line = f"{architecture} in {source}{told}, {_size(model)} in {dtype}"
     longest = huggingface.positions_of(source)
     return OpenedModel(source.resolve().name.removesuffix(".gguf"), line, model, params, tokenizer, frame, longest)
 
 
 def _size(model: Model) -> str:
     return f"{parameter_count(model):,} parameters"
-
-
-def _template_in_words(frame: Frame) -> str:
-    return "" if frame.chat.trained else "; no chat template: texts as they are, messages as 'User: ...'"
 
 
 def _check_not_classifier(folder: Path, model: Model) -> None:

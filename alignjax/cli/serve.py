@@ -41,7 +41,7 @@ def serve(flags: Serve) -> int:
         if flags.name:
             opened = dataclasses.replace(opened, name=flags.name)
         length = longest(opened, flags.max_length)
-        print(opened.line, file=sys.stderr)
+        print(opened.introduction, file=sys.stderr)
         with Worker(opened, slots=flags.slots, max_length=length) as worker:
             app = make_app(dataclasses.replace(opened, params={}), worker)  # the worker has them, unstacked
             del opened

@@ -1,6 +1,7 @@
 """Serving: a model that was opened, the thread that samples from it, and OpenAI's API in front of that (`serving.app`,
 which needs the extra "serve")."""
 
+from alignjax.serving.asking import pieces_of as pieces_of
 from alignjax.serving.jobs import (
     Done as Done,
     Job as Job,

@@ -49,6 +49,12 @@ class OpenedModel:
         """Says whether the model comes with a chat template of its own."""
         return self.frame.chat.trained
 
+    @property
+    def introduction(self) -> str:
+        """The line, and what else a person is to know before asking."""
+        plain = "no chat template, so messages are written plainly ('User: ...')"
+        return self.line if self.has_template else f"{self.line}; {plain}"
+
     def prompt_ids(self, prompts: Sequence[Any], words: Mapping[str, Any] | None = None) -> list[list[int]]:
         """Returns the token ids of prompts, each a text or a list of messages, as the model was trained on them.
 
