@@ -18,7 +18,8 @@ import numpy as np
 
 from alignjax.stages.text_functions import name_of
 
-LONGEST_PAUSE = 30.0  # seconds between two attempts
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
+LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 60  # characters of a prompt, or of a value, in a message
 
 
@@ -86,7 +87,7 @@ class Calls:
         reason, cause = "was given up", None
         for attempt in range(call.retries + 1):
             if attempt:
-                pause = min(2.0 ** (attempt - 2), LONGEST_PAUSE)
+                pause = min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE)
                 concurrent.futures.wait([over], timeout=pause)
             if over.done():
                 break
@@ -218,7 +219,7 @@ def checked(call: Call, result: Any) -> list[float]:
         number = _number(value)
         if number is None:
             raise RewardError(f"{_where(call, row)}: it returned {_shown(value)}, which is neither a number nor None")
-        if not np.isfinite(np.float32(number)):
+        if not abs(number) <= LARGEST:  # not true of NaN either
             raise RewardError(
                 f"{_where(call, row)}: it returned {_shown(value)}, which is no number that float32 holds; None is how "
                 "to have no opinion"
@@ -234,8 +235,7 @@ def _number(value: Any) -> float | None:
     if isinstance(value, (str, bytes, bytearray, complex)) or np.ndim(value):
         return None
     try:
-        with np.errstate(over="ignore"):
-            return float(value)
+        return float(value)
     except (TypeError, ValueError):
         return None
     except OverflowError:

@@ -27,7 +27,7 @@ def check_named(function: Any, where: str) -> None:
         ConfigError: It cannot be called, or is a lambda, a class, or defined inside another function.
     """
     if isinstance(function, (Fn, functools.partial)):
-        return check_named(getattr(function, "function", None) or function.func, where)
+        return check_named(function.function if isinstance(function, Fn) else function.func, where)
     if not callable(function):
         raise ConfigError(f"{where} is {function!r}, which cannot be called; {ADVICE}, and name it there")
     if inspect.isclass(function):

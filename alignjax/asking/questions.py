@@ -47,8 +47,11 @@ class Question(NamedTuple):
     def line(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the question with what was said, as a line of a file of answers."""
         texts = self.pick(self.row.completions)
-        named = dict(zip(("first", "second"), texts, strict=True)) if len(self.completions) == 2 else {}
-        asked = {"example_id": self.row.example, "prompt": self.row.prompt, **(named or {"completion": texts})}
+        pair = len(self.completions) == 2
+        named: dict[str, Any] = {"completion": texts}
+        if pair:
+            named = dict(zip(("first", "second"), texts, strict=True))
+        asked = {"example_id": self.row.example, "prompt": self.row.prompt, **named}
         return asked | dict(said) | {"question": self.digest}
 
 

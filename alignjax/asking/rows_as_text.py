@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax.data.datasets.from_files import ALL
 from alignjax.data.datasets.records import prompt_of
 from alignjax.data.prepared import Dataset, located, rows_of, tokenizer_in
 from alignjax.data.sources.batch_layout import framed_ids, prompt_ids
@@ -17,6 +18,7 @@ from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
+LOOKED_AT = 100  # rows whose columns tell which there are
 Text = str | list[dict[str, Any]]  # a text, or of a conversation its messages
 
 
@@ -47,12 +49,14 @@ class RowTexts:
         frame: Token ids before and behind every prompt that no template wrote.
         rows: Random access to the data's rows; none where the source has several data sets, or rows of none.
         first: The example_id of the first of them.
+        columns: What rows say beside their texts, None where one does not say it.
     """
 
     tokenizer: Tokenizer
     frame: tuple[Sequence[int], Sequence[int]] = ((), ())
     rows: Sequence[Mapping[str, Any]] = ()
     first: int = 0
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, dataset: Dataset, split: str | None, workspace: Workspace | None) -> RowTexts:
@@ -62,12 +66,9 @@ class RowTexts:
         if split is None:
             return cls(tokenizer, frame)
         rows, _ = rows_of(dataset, split, workspace)
-        return cls(tokenizer, frame, rows, int(rows[0]["example_id"]))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the first row has."""
-        return tuple(_columns(self.rows[0])) if len(self.rows) else ()
+        named = [name for name in getattr(dataset, "keep", ()) if name != ALL]
+        first = [name for number in range(min(len(rows), LOOKED_AT)) for name in _columns(rows[number])]
+        return cls(tokenizer, frame, rows, int(rows[0]["example_id"]), tuple(dict.fromkeys([*named, *first])))
 
     def texts(self, batch: Batch) -> list[TextRow]:
         """Returns the rows of a batch of NumPy arrays.
@@ -85,8 +86,8 @@ class RowTexts:
         row = self.rows[example - self.first] if 0 <= example - self.first < len(self.rows) else None
         texts: list[Text] = list(self.tokenizer.decode_batch(ids))
         if row is None:
-            return TextRow(example, self.tokenizer.decode(asked), texts, ids, {})
-        columns = _columns(row)
+            return TextRow(example, self.tokenizer.decode(asked), texts, ids, dict.fromkeys(self.columns))
+        columns = dict.fromkeys(self.columns) | _columns(row)
         chat = len(row["prompt_parts"]) > 0
         if chat:
             texts = [[{"role": "assistant", "content": text}] for text in texts]

@@ -61,7 +61,7 @@ def text_reward(
     scores = context.ask(batch, (*batch.need("tokens", of="text_reward").shape[:2], len(names)))
     known = ~jnp.isnan(scores)
     factors = jnp.ones(len(names)) if weights is None else jnp.array(weights, jnp.float32)
-    reward = jnp.sum(jnp.where(known, scores, 0) * factors, axis=-1)
+    reward = jnp.sum(jnp.where(known, scores, 0) * factors[None, None], axis=-1)
     metrics: Metrics = {}
     for k, name in enumerate(names):
         mean = Mean.of(scores[..., k], known[..., k])

@@ -1,0 +1,539 @@
+"""Functions in plain Python that are asked about texts, with rows and a tokenizer that stand in for prepared ones."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignjax import losses, roles, stages
+from alignjax.asking import Calls, RewardError, RowTexts, calls
+from alignjax.config import ConfigError, Fn, fn
+from alignjax.stages.text_functions import text_function
+from alignjax.train.run_record import config_json, differences
+from alignjax.train.state import create_state
+from alignjax.train.step import make_experience
+from alignjax.train.text_host import TextHost, check_text_functions
+from alignjax.types import Algorithm, Batch, Context, Role
+from alignjax.workspace import Workspace
+
+WORDS = ["<pad>", "<end>", "<s>", "red", "blue", "say", "it", "now", "green"]
+SPECIAL = 3  # the first words are no text
+
+
+class Tokenizer:
+    """Words, of which a text is made with spaces."""
+
+    opening = 2
+
+    def encode(self, text: str) -> list[int]:
+        return [WORDS.index(word) for word in text.split()]
+
+    def decode(self, ids: Any) -> str:
+        return " ".join(WORDS[i] for i in ids if i >= SPECIAL)
+
+    def decode_batch(self, rows: Any) -> list[str]:
+        return [self.decode(row) for row in rows]
+
+
+TOKENIZER = Tokenizer()
+PROMPTS = ["say it", "say it now", "it now"]
+COLORS = ["red", "blue", "green"]
+
+
+def row(number: int, chat: bool = False) -> dict[str, Any]:
+    """A row of a prepared data set, as `read_records` gives it."""
+    tokens = TOKENIZER.encode(PROMPTS[number])
+    tokens = [TOKENIZER.opening, *tokens] if chat else tokens
+    meta: dict[str, Any] = {"line": number + 1, "columns": {"color": COLORS[number], "hints": [number, number]}}
+    meta |= {"messages": [{"role": "user", "content": PROMPTS[number]}]} if chat else {}
+    parts = [0] + [1] * (len(tokens) - 1) if chat else []
+    return {
+        "prompt": PROMPTS[number].encode(),
+        "prompt_tokens": np.array(tokens, np.int32),
+        "prompt_parts": np.array(parts, np.int32),
+        "answer": np.float32(number) if number else np.float32(math.nan),
+        "example_id": 7 + number,
+        "meta": json.dumps(meta).encode(),
+    }
+
+
+ANSWERS = [["red red", "blue"], ["", "blue green now"], ["green it", "now"]]
+
+
+def batch(**changes: Any) -> Batch:
+    """Three prompts with two completions each, in another order than the rows."""
+    order = [2, 0, 1]
+    prompt = [[TOKENIZER.opening, *TOKENIZER.encode(PROMPTS[k])] for k in order]
+    tokens = [[[*TOKENIZER.encode(text), 1] for text in ANSWERS[k]] for k in order]
+    fields = {
+        "prompt": np.array([[0] * (4 - len(ids)) + ids for ids in prompt], np.int32),
+        "prompt_valid": np.array([[False] * (4 - len(ids)) + [True] * len(ids) for ids in prompt]),
+        "tokens": np.array([[ids + [0] * (4 - len(ids)) for ids in each] for each in tokens], np.int32),
+        "valid": np.array([[[True] * len(ids) + [False] * (4 - len(ids)) for ids in each] for each in tokens]),
+        "example_id": np.array([7 + k for k in order], np.int32),
+    }
+    return Batch(**{**fields, **changes})
+
+
+@pytest.fixture
+def caller() -> Iterator[Calls]:
+    with calls() as made:
+        yield made
+
+
+Ask = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def ask(caller: Calls) -> Ask:
+    texts = RowTexts(TOKENIZER, ((), ()), [row(k) for k in range(3)], 7)  # type: ignore[arg-type]
+
+    def asks(
+        asked: Fn, step: int = 0, given: Batch | None = None, folder: Path | None = None, chat: bool = False
+    ) -> Any:
+        rows = RowTexts(TOKENIZER, ((), ()), [row(k, chat=True) for k in range(3)], 7) if chat else texts  # type: ignore[arg-type]
+        return TextHost(rows, caller, folder, 9)("reward", asked, step, given or batch())
+
+    return asks
+
+
+# --------------------------------------------------------------------------------------------------------- functions
+
+
+def hits(prompts: Any, completions: Any, color: Any, **rest: Any) -> list[float]:
+    return [float(text.split().count(right)) for text, right in zip(completions, color, strict=True)]
+
+
+async def hits_later(prompts: Any, completions: Any, color: Any, **rest: Any) -> list[float]:
+    await asyncio.sleep(random.random() / 50)
+    return hits(prompts, completions, color)
+
+
+def hits_sometime(prompts: Any, completions: Any, color: Any) -> list[float]:
+    time.sleep(random.random() / 50)
+    return hits(prompts, completions, color)
+
+
+def no_color(completions: Any) -> list[float | None]:
+    return [None if "red" in text or not text else len(text) / 4 for text in completions]
+
+
+def longer(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
+    """A judge that likes the first place."""
+    return [
+        None if not first else min(1.0, 0.2 + len(first) / (len(first) + len(second))) for first, second in completions
+    ]
+
+
+SEEN: list[dict[str, Any]] = []
+
+
+def seen(**everything: Any) -> list[int]:
+    SEEN.append(everything)
+    everything["log_extra"]("place", range(len(everything["prompts"])))
+    everything["prompts"].clear()  # which reaches nobody else
+    return [1] * len(everything["completions"])
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+HITS = [[1, 0], [2, 0], [0, 1]]  # of the rows of `batch`
+
+
+def test_a_reward_is_given_texts_token_ids_and_the_columns_of_its_row(ask: Ask, tmp_path: Path) -> None:
+    SEEN.clear()
+    answer = ask(fn(stages.text_reward, function=(seen, hits)), step=4, folder=tmp_path)
+    assert answer[..., 0].tolist() == [[1, 1]] * 3
+    assert answer[..., 1].tolist() == HITS
+    (given,) = SEEN
+    assert given["completions"] == ["green it", "now", "red red", "blue", "", "blue green now"]
+    assert given["completion_ids"][2:5] == [[3, 3, 1], [4, 1], [1]]
+    assert given["color"] == ["green"] * 2 + ["red"] * 2 + ["blue"] * 2
+    assert given["hints"][:3] == [[2, 2], [2, 2], [0, 0]]
+    assert given["answer"] == [2.0, 2.0, None, None, 1.0, 1.0]
+    assert given["trainer_state"].global_step == 4
+    lines = lines_of(tmp_path / "reward-00000005.jsonl")
+    assert [line["prompt"] for line in lines] == ["it now"] * 2 + ["say it"] * 2 + ["say it now"] * 2
+    assert lines[2]["scores"] == {"seen": 1, "hits": 2.0}
+    assert [line["extra"]["place"] for line in lines] == [0, 1, 2, 3, 4, 5]
+
+
+def test_conversations_are_messages(ask: Ask) -> None:
+    SEEN.clear()
+    ask(fn(stages.text_reward, function=seen), chat=True)
+    SEEN.clear()
+    judged = ask(fn(stages.text_judge, function=last_wins), chat=True)
+    assert judged.tolist() == [[0], [0], [1]]
+    first, second = LAST[0]
+    assert first == [{"role": "assistant", "content": "green it"}]
+    assert second == [{"role": "assistant", "content": "now"}]
+
+
+LAST: list[Any] = []
+
+
+def last_wins(prompts: Any, completions: Any) -> list[bool]:
+    LAST[:] = completions
+    assert all(turns[-1]["role"] == "user" for turns in prompts)
+    return [turns[-1]["content"] == "say it now" for turns in prompts]
+
+
+def test_a_prompt_that_a_stage_has_written_is_decoded(ask: Ask) -> None:
+    """And one that was cut is the row's own."""
+    SEEN.clear()
+    cut = batch()
+    prompt, valid = cut.prompt.copy(), cut.prompt_valid.copy()  # type: ignore[union-attr]
+    prompt[2] = [0, 2, 5, 6]  # "say it" of "say it now"
+    valid[2] = [False, True, True, True]
+    prompt[0] = [0, 2, 8, 8]
+    ask(fn(stages.text_reward, function=copied), given=cut.replace(prompt=prompt, prompt_valid=valid))
+    assert SEEN[0]["prompts"][::2] == ["green green", "say it", "say it now"]
+    assert SEEN[0]["color"][::2] == ["green", "red", "blue"]
+
+
+def copied(**everything: Any) -> list[int]:
+    SEEN.append(everything)
+    return [1] * len(everything["completions"])
+
+
+@pytest.mark.parametrize("function", [hits_later, hits_sometime])
+def test_async_and_concurrent_answers_are_those_of_one_call(ask: Ask, function: Any) -> None:
+    asked = fn(stages.text_reward, function=function, prompts_per_call=1, concurrency=3)
+    for _ in range(3):
+        assert ask(asked)[..., 0].tolist() == HITS
+
+
+def test_a_judge_is_asked_about_pairs_and_in_both_orders(ask: Ask) -> None:
+    once = ask(fn(stages.text_judge, function=longer))
+    np.testing.assert_allclose(once[:, 0], [0.2 + 8 / 11, 0.2 + 7 / 11, np.nan], rtol=1e-6)
+    both = ask(fn(stages.text_judge, function=longer, both_orders=True, prompts_per_call=2))
+    # The liking for the first place is gone; where one order has no opinion the other's counts.
+    np.testing.assert_allclose(both[:, 0], [(0.2 + 8 / 11 + 1 - 0.2 - 3 / 11) / 2, (7 - 4 + 11) / 22, 0], rtol=1e-6)
+
+
+def test_only_pairs_with_a_weight_are_asked_about(ask: Ask) -> None:
+    weight = np.zeros((3, 2, 2), np.float32)
+    weight[0, 1, 0] = 0.5
+    SEEN.clear()
+    answer = ask(fn(stages.text_judge, function=copied), given=batch(pair_weight=weight))
+    assert [len(each["completions"]) for each in SEEN] == [1]
+    np.testing.assert_array_equal(answer[:, 0], [1, np.nan, np.nan])
+    assert np.isnan(ask(fn(stages.text_judge, function=copied), given=batch(pair_weight=0 * weight))).all()
+    assert len(SEEN) == 1
+
+
+def test_answers_are_replayed_and_other_questions_asked_anew(ask: Ask, tmp_path: Path) -> None:
+    asked = fn(stages.text_reward, function=(copied, no_color))
+    SEEN.clear()
+    first = ask(asked, folder=tmp_path)
+    assert np.isnan(first[..., 1]).any()
+    np.testing.assert_array_equal(ask(asked, folder=tmp_path), first)
+    assert len(SEEN) == 1
+    tokens = np.asarray(batch().need("tokens", of="this"))
+    other = batch(tokens=np.where(tokens == 8, 3, tokens))
+    ask(asked, folder=tmp_path, given=other)
+    ask(asked, folder=tmp_path, step=1)
+    assert len(SEEN) == 3
+    (tmp_path / "reward-00000002.jsonl").write_text("{oh")
+    with pytest.raises(Exception, match=r"reward-00000002.jsonl cannot be read: not JSON.*asked again"):
+        ask(asked, folder=tmp_path, step=1)
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def returning(value: Any) -> Any:
+    """A function that gives this, as an object, which config.json can name."""
+    return Returning(value)
+
+
+class Returning:
+    __name__ = "given"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self, completions: Any) -> Any:
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            [1.0] * 5,
+            r"given at step 3, asked about 6 rows, the first with prompt 'it now': it returned a list of 5 and ",
+        ),
+        ([0, 0, math.nan, 0, 0, 0], r"given at step 3, asked about the row with prompt 'say it': it returned nan "),
+        ([0, 0, 0, 0, 1e39, 0], r"prompt 'say it now': it returned 1e\+39 \(float\), which is no number that float32 "),
+        ([0, 10**400, 0, 0, 0, 0], r"prompt 'it now': it returned 1000.*no number that float32 holds"),
+        ([0, 0, 0, "1", 0, 0], r"prompt 'say it': it returned '1' \(str\), which is neither a number nor None"),
+        ([0, 0, 0, [1], 0, 0], r"it returned \[1\] \(list\), which is neither"),
+        (3.5, r"it returned 3.5 \(float\) and must return a list of 6 numbers or None, one a row"),
+        (None, r"it returned None \(NoneType\) and must"),
+        ({1: 2}, r"it returned \{1: 2\} \(dict\) and must"),
+        (np.zeros((6, 2)), r"it returned \[0.0, 0.0\] \(list\), which is neither"),
+    ],
+)
+def test_what_is_no_list_of_numbers_names_function_step_and_row(ask: Ask, value: Any, words: str) -> None:
+    with pytest.raises(RewardError, match=words):
+        ask(fn(stages.text_reward, function=returning(value)), step=2)
+
+
+def test_numbers_of_other_libraries_are_numbers(ask: Ask) -> None:
+    for value in (np.arange(6), [np.float64(2), True, None, 0, 1, 2], tuple(range(6))):
+        assert ask(fn(stages.text_reward, function=returning(value))).shape == (3, 2, 1)
+
+
+def test_a_probability_is_in_its_range(ask: Ask) -> None:
+    with pytest.raises(RewardError, match=r"prompt 'say it': it returned 1.5 \(float\), which is not in \[0, 1\]"):
+        ask(fn(stages.text_judge, function=returning([0, 1.5, 1])))
+
+
+TRIES = itertools.count()
+
+
+def broken(completions: Any) -> Any:
+    next(TRIES)
+    return {}["missing"]
+
+
+async def third_time(completions: Any) -> Any:
+    if next(TRIES) < 2:
+        raise OSError("busy")
+    return [0.5] * len(completions)
+
+
+def test_an_exception_is_tried_again_and_then_said(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignjax.asking.function_calls.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(__name__ + ".TRIES", itertools.count())
+    with pytest.raises(
+        RewardError, match=r"broken at step 1, .*: it raised KeyError: 'missing' \(.*test_answers.py, lin"
+    ):
+        ask(fn(stages.text_reward, function=broken, retries=2))
+    assert next(TRIES) == 3
+    monkeypatch.setattr(__name__ + ".TRIES", itertools.count())
+    assert (ask(fn(stages.text_reward, function=third_time, retries=2)) == 0.5).all()
+    monkeypatch.setattr(__name__ + ".TRIES", itertools.count())
+    with pytest.raises(RewardError, match=r"it raised OSError: busy .*, in 2 attempts"):
+        ask(fn(stages.text_reward, function=third_time, retries=1))
+
+
+LET_GO = threading.Event()
+
+
+def stuck(completions: Any) -> Any:
+    LET_GO.wait(20)
+
+
+async def asleep(completions: Any) -> Any:
+    await asyncio.sleep(20)
+
+
+@pytest.mark.parametrize("function", [stuck, asleep])
+def test_a_function_that_gives_no_answer_is_left_behind(ask: Ask, function: Any) -> None:
+    LET_GO.clear()
+    began = time.monotonic()
+    with pytest.raises(RewardError, match=r"it gave no answer for 0.05 s"):
+        ask(fn(stages.text_reward, function=(function, hits), timeout=0.05, retries=0))
+    LET_GO.set()
+    assert time.monotonic() - began < 10
+
+
+# ------------------------------------------------------------------------------------- the signature of TRL's rewards
+
+
+def thinks(completions: list[list[dict[str, str]]], **kwargs: Any) -> list[float]:
+    return [float(completion[0]["content"].startswith("red")) for completion in completions]
+
+
+class TooLong:
+    __name__ = "too_long"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        return [-float(len(ids) > self.most) for ids in completion_ids]
+
+
+def right(completions: Any, color: list[str], log_extra: Any = None, trainer_state: Any = None, **kwargs: Any) -> Any:
+    log_extra("wanted", color)
+    kwargs["log_metric"]("asked", 1.0)
+    texts = [completion[0]["content"] for completion in completions]
+    return [None if c == "blue" else float(c in text) for c, text in zip(color, texts, strict=True)]
+
+
+def test_three_functions_of_the_signature_of_trl(ask: Ask, tmp_path: Path) -> None:
+    answer = ask(fn(stages.text_reward, function=(thinks, TooLong(2), right)), chat=True, folder=tmp_path)
+    assert answer[..., 0].tolist() == [[0, 0], [1, 0], [0, 0]]
+    assert answer[..., 1].tolist() == [[-1, 0], [-1, 0], [0, -1]]
+    np.testing.assert_array_equal(answer[..., 2], [[1, 0], [1, 0], [np.nan, np.nan]])
+    assert lines_of(tmp_path / "reward-00000001.jsonl")[0]["extra"] == {"wanted": "green"}
+
+
+@pytest.mark.slow
+def test_three_functions_of_trl_unchanged(ask: Ask) -> None:
+    rewards = pytest.importorskip("trl.rewards")
+    long, repeats = rewards.get_soft_overlong_punishment(4, 2), rewards.get_repetition_penalty_reward(ngram_size=1)
+    asked = fn(stages.text_reward, function=(rewards.think_format_reward, long, repeats), weights=(1.0, 0.5, 2.0))
+    answer = ask(asked, chat=True)
+    texts, ids = batch().tokens, batch().valid
+    assert texts is not None
+    assert ids is not None
+    assert answer[..., 0].tolist() == [[0, 0]] * 3
+    np.testing.assert_allclose(answer[..., 1], [[-0.5, 0], [-0.5, 0], [0, -1]])
+    np.testing.assert_allclose(answer[..., 2], [[0, 0], [-1 / 3, 0], [0, 0]], rtol=1e-6)
+    held = config_json(asked)["asks"]
+    assert held[1]["type"].startswith("trl.rewards.")
+    assert held[1]["max_completion_len"] == 4
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+def test_a_function_without_a_name_is_refused_in_words() -> None:
+    def inside(completions: Any) -> Any:
+        return [0.0 for _ in completions]
+
+    def algorithm(function: Any) -> Any:
+        class Held:
+            algorithm = Algorithm({"reward": fn(stages.text_reward, function=function)})
+
+        return Held
+
+    for function, words in (
+        (lambda completions: completions, r"stage 'reward': text_reward\(function=..\) is a lambda, which config.json"),
+        (inside, r"is inside, defined inside test_a_function_without.*at the top level of a module"),
+        (Returning, r"is the class Returning; pass an object"),
+        (3, r"is 3, which cannot be called"),
+        ((hits, functools.partial(inside)), r"is inside, defined inside"),
+        ((hits, hits), r"two are called 'hits'"),
+        ((), r"names no function"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            check_text_functions(algorithm(function))
+    with pytest.raises(ConfigError, match="2 weights for 1 functions"):
+        stages.text_reward(Context(), batch(), None, function=hits, weights=(1.0, 2.0))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="text_judge asks one function"):
+        stages.text_judge(Context(), batch(), None, function=(hits, copied))  # type: ignore[arg-type]
+
+
+LIMIT = 3
+
+
+def limited(completions: Any) -> list[bool]:
+    return [_fits(text) for text in completions]
+
+
+def _fits(text: str) -> bool:
+    return len(text) < LIMIT
+
+
+def weighed(completions: Any, *, factor: float = 2.0) -> list[float]:
+    return [factor * len(text) for text in completions]
+
+
+def test_a_config_names_functions_and_their_sources(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    held = config_json(fn(stages.text_reward, function=(limited, Returning(0.5), fn(weighed, factor=3.0))))
+    assert held["function"].endswith(".text_reward")
+    assert held["asks"][0]["function"] == f"{__name__}.limited"
+    assert held["asks"][1] == {"type": f"{__name__}.Returning", "source": held["asks"][1]["source"], "value": 0.5}
+    assert held["asks"][2]["factor"] == 3.0
+    assert differences(held, config_json(fn(stages.text_reward, function=(limited, Returning(0.5), fn(weighed))))) == [
+        "asks[2].factor: 3.0 -> 2.0"
+    ]
+    before = held["asks"][0]["source"]
+    monkeypatch.setattr(__name__ + ".LIMIT", 4)
+    changed = config_json(fn(stages.text_reward, function=limited))["asks"][0]["source"]
+    assert len(before) == 16
+    assert changed != before
+    monkeypatch.setattr(__name__ + "._fits", hits)
+    assert config_json(fn(stages.text_reward, function=limited))["asks"][0]["source"] not in (before, changed)
+    secret = config_json(fn(stages.text_reward, function=Returning("sk-secret")))
+    assert "sk-secret" not in json.dumps(secret)
+    assert ask(fn(stages.text_reward, function=fn(weighed, factor=3.0)))[0, 1, 0] == 9
+
+
+# ----------------------------------------------------------------------------------------------------- in a program
+
+
+def test_rewards_are_added_up_by_weight_and_what_nobody_knows_counts_nothing(ask: Ask) -> None:
+    """Both functions, one of them without an opinion on some: against the sums by hand, and through a loss."""
+    stage = fn(stages.text_reward, function=(hits, no_color), weights=(1.0, 0.5))
+    alone = fn(stages.text_reward, function=no_color)
+    for asked, rewards, weights in (
+        (stage, [[1 + 0.5 * 2, 0.375], [2, 0.5], [0, 1 + 0.5 * 3.5]], [[1, 1], [1, 1], [1, 1]]),
+        (alone, [[2, 0.75], [0, 1], [0, 3.5]], [[1, 1], [0, 1], [0, 1]]),
+    ):
+        made = Algorithm({"reward": asked}, roles={"policy": Role(None, roles.value(lambda key: np.zeros(2)))})
+        state = create_state(made, 0, Workspace(Path()))
+        answer = ask(asked)
+        given, metrics = make_experience(made, None, lambda *question, answer=answer: answer)(state, batch())
+        np.testing.assert_allclose(given.need("reward", of="this"), rewards)
+        np.testing.assert_array_equal(given.completions["weight"], weights)
+        known = np.array([2, 0.75, 1, 3.5])
+        assert float(metrics["reward/no_color/mean"]) == pytest.approx(known.mean())
+        assert float(metrics["reward/no_color/std"]) == pytest.approx(known.std())
+        assert float(metrics["reward/no_color/no_opinion"]) == pytest.approx(1 / 3)
+
+
+def test_a_pair_without_an_opinion_has_no_weight(ask: Ask) -> None:
+    asked = fn(stages.text_judge, function=longer)
+    for judge in (asked, fn(stages.flipped, judge=asked, epsilon=0.0)):
+        made = Algorithm(
+            {"prefer": fn(stages.prefer, judge=judge), "win_rate": fn(stages.win_rate_against)},
+            roles={"policy": Role(None, roles.value(lambda key: np.zeros(2)))},
+        )
+        state = create_state(made, 0, Workspace(Path()))
+        given, metrics = make_experience(made, None, lambda name, asked, step, batch: ask(asked))(state, batch())
+        first = 0.2 + 8 / 11
+        np.testing.assert_allclose(given.need("preference", of="this")[0], [[0.5, first], [1 - first, 0.5]], rtol=1e-6)
+        np.testing.assert_array_equal(given.need("preference", of="this")[2], 0.5)
+        np.testing.assert_array_equal(given.need("pair_weight", of="this")[:, 0, 1], [1, 1, 0])
+        np.testing.assert_array_equal(given.completions["weight"][:, 0], [1, 1, 0])
+        assert float(metrics["prefer/no_opinion"]) == pytest.approx(1 / 3)
+        assert float(metrics["prefer/judge_confidence"]) == pytest.approx((0.4 + 15 / 11) / 2)
+    by_reward = fn(stages.chain, stages=(fn(stages.text_reward, function=no_color), fn(stages.prefer_by_reward)))
+    made = Algorithm({"labels": by_reward}, roles=made.roles)
+    given, _ = make_experience(made, None, lambda name, asked, step, batch: ask(asked))(state, batch())
+    np.testing.assert_array_equal(given.need("pair_weight", of="this")[:, 0, 1], [1, 0, 0])
+
+
+def made_within(context: Context, batch: Batch, key: Any) -> Batch:
+    return batch.replace(tokens=batch.need("tokens", of="this") + 1)
+
+
+def test_a_stage_asks_about_what_was_made_before_it(ask: Ask) -> None:
+    """Of its own view too; what it makes itself does not exist when the host is asked."""
+    asked = fn(stages.text_reward, function=hits)
+    state_of = {"policy": Role(None, roles.value(lambda key: np.zeros(2)))}
+    viewed = Algorithm({"there": stages.in_view("other", asked)}, roles=state_of)
+    state = create_state(viewed, 0, Workspace(Path()))
+    two = batch(views={"other": batch()}, example_id=np.zeros(3, np.int32))
+    given, _ = make_experience(viewed, None, lambda name, asked, step, batch: ask(asked, given=batch))(state, two)
+    assert given.views["other"].need("reward", of="this").tolist() == HITS
+    late = Algorithm({"both": fn(stages.chain, stages=(fn(made_within), asked))}, roles=state_of)
+    with pytest.raises(ConfigError, match="stage 'both' asks a text function about texts that it makes itself"):
+        make_experience(late, None, lambda name, asked, step, batch: ask(asked))(state, batch())
+    with pytest.raises(ConfigError, match="needs the tokenizer of its data"):
+        make_experience(viewed)(state, two)
+    with pytest.raises(ConfigError, match="is asked by the stages of a run"):
+        stages.text_reward(Context(), batch(), None, function=hits)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="asks 2 text functions"):
+        text_function(fn(stages.chain, stages=(asked, asked)))
+    assert losses.reinforce  # what reads the weights
