@@ -19,6 +19,7 @@ from alignjax.data import (
     Preferences,
     Rankings,
     Tokenizer,
+    instructions,
     load_tokenizer,
     preferences,
     rankings,
@@ -110,6 +111,34 @@ def test_prompt_and_completion_are_the_whole_conversation(folder, name: str, tal
     assert texts.get(SYSTEM, "brief").strip() in ("Be brief.", "brief")
     frame = tokenizer.decode(i for i, part in zip(prompt.ids, prompt.parts, strict=True) if part == FRAME)
     assert "two and two" not in frame
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_sampled_turn_stops_where_the_learned_one_ends(tmp_path: Path, name: str) -> None:
+    """The ids that a sampler stops at are those of eos, of generation_config and of the template's end of a turn; cut at
+    the first of them, what the template writes after a prompt is what was learned."""
+    family = FAMILIES[name]
+    at = write_tokenizer(tmp_path / "model", family)
+    number = hf.Tokenizer.from_file(str(at / "tokenizer.json")).token_to_id
+    more = next(token for token in family.special if token not in (family.eos, family.end))
+    (at / "generation_config.json").write_text(json.dumps({"eos_token_id": [number(more), number(family.eos)]}))
+    if more in family.template or more == family.bos:  # a token of the frame ends nothing here
+        (at / "generation_config.json").write_text(json.dumps({"eos_token_id": number(family.eos)}))
+        more = family.eos
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [ASK, ANSWER, AGAIN, PLAIN]}))
+    dataset = Instructions(path=str(tmp_path / "rows.jsonl"), tokenizer=str(at), test_fraction=0.0)
+    tokenizer = tokenizer_of(dataset)
+    assert set(tokenizer.ends) == {number(token) for token in (family.eos, more, family.end)}
+    assert tokenizer.ends[0] == number(family.eos)
+    learned = instructions(None, 0, dataset=dataset, batch_size=1, prompt_length=400, completion_length=200)[0]
+    ids = learned.tokens[0, 0][learned.mask[0, 0] > 0].tolist()
+    theirs = transformers.AutoTokenizer.from_pretrained(at)
+    opened = theirs.apply_chat_template([ASK, ANSWER, AGAIN], return_dict=False, add_generation_prompt=True)
+    said = theirs.apply_chat_template([ASK, ANSWER, AGAIN, PLAIN], return_dict=False)[len(opened) :]
+    sampled = said[: next(place for place, token in enumerate(said) if token in tokenizer.ends) + 1]
+    assert ids == sampled
+    assert learned.prompt[0][learned.prompt_valid[0]].tolist() == opened
+    assert ids[-1] == number(family.end)
 
 
 def test_every_turn_of_the_assistant_is_learned(folder) -> None:
