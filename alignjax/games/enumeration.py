@@ -149,8 +149,7 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
         raise ConfigError("only an algorithm with one or two `generate` stages and one `prefer` can be enumerated")
     _check_pairs(algorithm)
     for stage in generators:
-        cuts = (stage.kwargs["top_k"] or None, *(stage.kwargs[name] for name in ("top_p", "min_p", "streams")))
-        if any(cut is not None for cut in cuts):
+        if any(stage.kwargs[name] is not None for name in ("top_k", "top_p", "min_p", "streams")):
             raise ConfigError("a sampler that truncates, or names its streams, is not enumerated")
         if isinstance(stage.kwargs["temperature"], float) and stage.kwargs["temperature"] != 1:
             raise ConfigError("only sampling at temperature 1 is enumerated")

@@ -28,7 +28,7 @@ def generate(
     behaviour: Fn = fn(own),
     streams: tuple[Stream, ...] | None = None,
     temperature: NonNegative = 1.0,
-    top_k: Natural | None = None,
+    top_k: Count | None = None,
     top_p: Share | None = None,
     min_p: Fraction | None = None,
     stop: tuple[Natural, ...] | None = None,
@@ -50,7 +50,7 @@ def generate(
         behaviour: How streams combine (`own`, `mixture`).
         streams: What the behavior reads; None: the roles that it names.
         temperature: Divides the logits; 0 is greedy.
-        top_k: Keeps the k likeliest tokens; None or 0: all.
+        top_k: Keeps the k likeliest tokens; None: all.
         top_p: Keeps the smallest set of this probability; None: all.
         min_p: Keeps tokens at least this many times as likely as the likeliest; None: all.
         stop: Tokens that end a completion. They are sampled, scored and valid. None: those of the data's tokenizer.
@@ -67,7 +67,7 @@ def generate(
         sampler's log-probs were from the scorer's, in nats per token.
     """
     # The sampler has a layout of its own on a mesh, so the context that it is given lays out params on the way.
-    filters = Filters(temperature, top_k or None, top_p, min_p)
+    filters = Filters(temperature, top_k, top_p, min_p)
     stop = known_stop(stop, of="generate")
     sampling = Sampling(n, max_tokens, behaviour, streams, filters, stop=stop, slots=slots, weights=weights)
     laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))

@@ -56,22 +56,6 @@ def test_log_probs_are_the_scorers(sampled: Batch) -> None:
     np.testing.assert_allclose(sampled.logps["sampler"], sampled.logps["policy"], atol=1e-6)
 
 
-def test_a_top_k_of_0_keeps_all_tokens() -> None:
-    programs = [
-        _jitted.lower(
-            POLICY,
-            REFERENCE,
-            PROMPTS,
-            jax.random.key(0),
-            fn(stages.generate, n=3, max_tokens=TOKENS, stop=STOP, top_k=k),
-        ).as_text()
-        for k in (None, 0, 3)
-    ]
-    assert programs[0] == programs[1] != programs[2]
-    with pytest.raises(ConfigError, match="top_k is -1; it must be a whole number from 0"):
-        fn(stages.generate, n=3, max_tokens=TOKENS, top_k=-1)
-
-
 def test_log_probs_are_the_scorers_in_bfloat16() -> None:
     network = model(dtype="bfloat16")
     stage = fn(stages.generate, n=3, max_tokens=TOKENS, stop=STOP)
