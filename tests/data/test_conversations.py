@@ -115,7 +115,7 @@ def test_prompt_and_completion_are_the_whole_conversation(folder, name: str, tal
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_sampled_turn_stops_where_the_learned_one_ends(tmp_path: Path, name: str) -> None:
-    """The ids that a sampler stops at are those of eos, of generation_config and of the template's end of a turn; cut at
+    """A sampler stops at the ids of eos, of generation_config and of the template's end of a turn. Cut at
     the first of them, what the template writes after a prompt is what was learned."""
     family = FAMILIES[name]
     at = write_tokenizer(tmp_path / "model", family)
