@@ -10,8 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -20,18 +18,20 @@ from typing import Any, ClassVar, NamedTuple
 
 from alignjax.config import ConfigError, check_ranges, nearest
 from alignjax.data.datasets.parsing import BadRow
-from alignjax.data.datasets.records import Record, read_lengths, read_records, write_records
+from alignjax.data.datasets.preparation import WRITABLE, Room, room_for, write_splits
+from alignjax.data.datasets.records import Record, read_lengths, read_records
+from alignjax.data.datasets.spooled import SplitRecords
 from alignjax.data.text.chat import load_template, template_words, turn_end
 from alignjax.data.text.special_tokens import ADDED, MARKS, NAMING
-from alignjax.data.text.tokenizers import Tokenizer, backend_of, load_tokenizer, tokenizer_file, train_bpe
+from alignjax.data.text.tokenizers import Tokenizer, load_tokenizer, read_tokenizer, tokenizer_file, train_bpe
 from alignjax.outside import cache_root, writing
 from alignjax.ranges import Count
 from alignjax.workspace import Workspace, read_json, read_record, write_json
 
 FORMAT = 2  # raise it when what is written changes: old folders are then left alone and new ones made
-WRITABLE = "make room there, or name another folder in ALIGNJAX_CACHE"
 TOKENIZER_RULES = b"3"  # likewise, where the way in which somebody else's tokenizer is read changes
 PATHS = ("tokenizer", "chat_template", "path", "test")  # settings that lead to contents, which are hashed
+LEARNED_FROM = 128_000_000  # characters: of more, a part is what a tokenizer is learned from
 PINS = "datasets.json"  # in a run folder: the prepared files that it goes on using
 Report = Callable[[str], Any]
 
@@ -123,11 +123,12 @@ class Dataset:
         settings = {key: value for key, value in self.settings.items() if key not in PATHS}
         return cache_folder() / f"{self.name}-{_key([FORMAT, settings, self.fingerprint(), inner])}"
 
-    def prepare(self, report: Report = print) -> dict[str, Any]:
-        """Makes the prepared files unless they exist.
+    def prepare(self, report: Report = print, workers: int | None = None) -> dict[str, Any]:
+        """Makes the prepared files unless they exist. What a killed preparation has done is not done again.
 
         Args:
             report: Is told in a sentence what was done.
+            workers: The most processes that work on rows; None for as many as there are cores, and one for few rows.
 
         Returns:
             The account: rows by split, seconds, bad rows, ...; `reused` says that nothing had to be done.
@@ -144,23 +145,10 @@ class Dataset:
             report(f"{self.name}: {account['sentence']}, reused from {folder}")
             return {**account, "reused": True}
         began, cache = time.perf_counter(), cache_folder()
-        with writing(cache, WRITABLE):
-            cache.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(cache)
-            building = Path(tempfile.mkdtemp(prefix=".preparing-", dir=cache))
-        try:
-            splits, account = self.collect(report)
-            records = splits.get(self.splits[0], ()) if self.splits else ()
-            if self.splits and not records:
-                raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(account)}")
-            tokenizer = self._with_turn_end(self._make_tokenizer(records, report), any(each.framed for each in records))
-            with writing(cache, WRITABLE):
-                account = self._write(building, splits, account, tokenizer)
-                account |= {"seconds": round(time.perf_counter() - began, 2), "folder": str(folder)}
-                (building / "account.json").write_text(json.dumps(account, indent=1), encoding="utf-8")
-                _move(building, folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        with room_for(cache, folder.name, workers, report) as room:
+            if not is_prepared(folder):  # another process may have made it by now
+                self._build(room, folder, report, began)
+        account = read_account(folder)
         if straddling := account.get("straddling"):
             report(
                 f"{self.name}: {straddling:,} prompts end within a token of the whole conversation; there prompt and "
@@ -169,18 +157,24 @@ class Dataset:
         report(f"{self.name}: {account['sentence']}, prepared in {account['seconds']:.1f} s at {folder}")
         return {**account, "reused": False}
 
-    def _write(
-        self,
-        building: Path,
-        splits: Mapping[str, Sequence[Record]],
-        collected: Mapping[str, Any],
-        tokenizer: Tokenizer,
-    ) -> dict[str, Any]:
-        tokenizer.save(building / "tokenizer.json")
-        straddling = write_records(building, splits, tokenizer) if splits else 0
-        counts = {split: len(records) for split, records in splits.items()}
-        talks = sum(bool(record.framed) for records in splits.values() for record in records)
-        return {
+    def gather(self, report: Report, room: Room) -> tuple[Mapping[str, SplitRecords], Mapping[str, Any]]:
+        """Reads the rows as `collect` does; datasets that need not hold them in memory do without that."""
+        splits, account = self.collect(report)
+        return {split: SplitRecords((records,)) for split, records in splits.items()}, account
+
+    def _build(self, room: Room, folder: Path, report: Report, began: float) -> None:
+        splits, collected = self.gather(report, room)
+        records = splits[self.splits[0]] if self.splits else SplitRecords(())
+        if self.splits and not len(records):
+            raise ConfigError(f"{self.name}: no usable rows for the split {self.splits[0]!r}; {dict(collected)}")
+        talks = sum(each.talks for each in splits.values())
+        tokenizer = room.tokenizer()  # of a start that was killed
+        if tokenizer is None:
+            tokenizer = self._with_turn_end(self._make_tokenizer(records, report), bool(records.talks))
+            room.keep(tokenizer)
+        straddling = write_splits(room, splits, tokenizer, self.name) if splits else 0
+        counts = {split: len(each) for split, each in splits.items()}
+        account = {
             "sentence": f"{sum(counts.values()):,} rows ({', '.join(f'{n:,} {split}' for split, n in counts.items())})",
             **collected,
             **({"straddling": straddling} if straddling else {}),
@@ -189,7 +183,12 @@ class Dataset:
             "rows": counts,
             "vocab_size": tokenizer.vocab_size,
             "special": tokenizer.settings,
+            "seconds": round(time.perf_counter() - began, 2),
+            "folder": str(folder),
         }
+        with writing(folder.parent, WRITABLE):
+            (room.folder / "account.json").write_text(json.dumps(account, indent=1), encoding="utf-8")
+            _move(room.folder, folder)
 
     def _with_turn_end(self, tokenizer: Tokenizer, conversations: bool) -> Tokenizer:
         if not (conversations or getattr(self, "chat_template", "")):
@@ -199,7 +198,7 @@ class Dataset:
         except BadRow as error:
             raise ConfigError(f"{self.name}: chat_template writes no assistant's turn: {error}") from error
 
-    def _make_tokenizer(self, records: Sequence[Record], report: Report) -> Tokenizer:
+    def _make_tokenizer(self, records: SplitRecords, report: Report) -> Tokenizer:
         named = self.named_tokens
         if named and not (self.tokenizer and isinstance(self.tokenizer, str)):
             raise ConfigError(
@@ -212,7 +211,10 @@ class Dataset:
             return tokenizer_in(self.tokenizer.folder)
         if self.tokenizer:
             return load_tokenizer(self.tokenizer, **named)
-        texts = (text for r in records for text in (r.prompt, *r.completions, self.prefix, self.suffix) if text)
+        sample, share = records.sample(LEARNED_FROM)
+        if share > 1:
+            report(f"{self.name}: the tokenizer is learned from every {share}th part of the rows")
+        texts = (text for r in sample for text in (r.prompt, *r.completions, self.prefix, self.suffix) if text)
         return train_bpe(texts, self.vocab_size)
 
 
@@ -274,10 +276,7 @@ def read_account(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def tokenizer_in(folder: Path) -> Tokenizer:
     """Returns the tokenizer of a prepared dataset, with the special ids it was prepared with."""
-    # Files that were prepared before prompts could be without BOS say nothing of it.
-    special = {"adds_bos": True, **read_account(folder)["special"]}
-    lists = {name: tuple(value) for name, value in special.items() if isinstance(value, list)}
-    return Tokenizer(backend_of(folder), **{**special, **lists})
+    return read_tokenizer(folder, read_account(folder)["special"])
 
 
 def tokenizer_of(dataset: Dataset, workspace: Workspace | None = None) -> Tokenizer:
@@ -360,13 +359,6 @@ def _move(building: Path, folder: Path) -> None:
     except OSError:
         if not is_prepared(folder):  # otherwise another process was faster, with the same content
             raise
-
-
-def _remove_leftovers(cache: Path) -> None:
-    """Removes what preparations killed more than an hour ago have left."""
-    for leftover in cache.glob(".preparing-*"):
-        if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _key(value: Any) -> str:

@@ -89,6 +89,6 @@ def reason(error: BaseException) -> str:
     return first if known and first else f"{type(error).__name__}: {first}".rstrip(": ")
 
 
-def bad_byte(error: UnicodeDecodeError) -> str:
-    """Returns the place of the byte that cannot be decoded, counted from 1, and the byte."""
-    return f"byte {error.start + 1:,} (0x{error.object[error.start]:02x})"
+def bad_byte(error: UnicodeDecodeError, before: int = 0) -> str:
+    """Returns the place of the byte that cannot be decoded, counted from 1 behind `before` others, and the byte."""
+    return f"byte {before + error.start + 1:,} (0x{error.object[error.start]:02x})"

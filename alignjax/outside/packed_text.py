@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
@@ -17,6 +18,9 @@ from alignjax.outside.boundary import FETCH_AGAIN, Unreadable, bad_byte, reading
 from alignjax.outside.errors import ConfigError
 
 LONGEST_LINE = 1 << 29  # bytes: a packed file of a few megabytes can hold one of any length
+CHUNK = 1 << 20  # bytes that are read at once
+# How tables of other programs begin: parquet, and Arrow as a file or as a stream.
+PARQUET, ARROW_FILE, ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 
 _BOMS = (  # the longer ones first: UTF-32's begins like UTF-16's
     (b"\xff\xfe\0\0", "utf-32"),
@@ -33,8 +37,6 @@ _FOREIGN = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it and name the file inside"),
     (0, b"Rar!\x1a\x07", "a rar archive", "unpack it and name the file inside"),
     (0, b"\x04\x22\x4d\x18", "packed with lz4", "unpack it first"),
-    (0, b"ARROW1", "an Arrow file", "write it as parquet"),
-    (0, b"\xff\xff\xff\xff", "an Arrow stream", "write it as parquet"),
     (0, b"Obj\x01", "an Avro file", "write it as parquet"),
     (0, b"\x89HDF", "an HDF5 file", "write it as parquet or JSON lines"),
     (0, b"SQLite format 3", "an SQLite database", "write its table as JSON lines"),
@@ -70,20 +72,27 @@ _NOT_WHOLE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what unpackers r
 
 @contextlib.contextmanager
 def unpacked(path: Path) -> Iterator[io.BufferedReader]:
+    """Opens a file and what it is packed with, as `unpacked_with_place` does, and yields its bytes."""
+    with unpacked_with_place(path) as (file, _):
+        yield file
+
+
+@contextlib.contextmanager
+def unpacked_with_place(path: Path) -> Iterator[tuple[io.BufferedReader, Callable[[], int]]]:
     """Opens a file and what it is packed with (gzip, bz2, xz, zstd), told by how it begins, never by its name.
 
     Args:
         path: The file.
 
     Yields:
-        Its bytes.
+        (its bytes, what says how many bytes of the file as it lies on disk have been read).
 
     Raises:
-        Unreadable: It is of a known kind that holds no text, or is packed twice.
+        Unreadable: It is of a known kind that holds no text and no table, or is packed twice.
         ConfigError: A package that unpacks it is not installed.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
+        file = on_disk = stack.enter_context(path.open("rb"))
         packing = _packing(head_of(file))
         if packing:
             name, unpack = packing
@@ -96,7 +105,7 @@ def unpacked(path: Path) -> Iterator[io.BufferedReader]:
                     raise Unreadable(f"packed twice, with {name} around {inner[0]}", advice="unpack it once")
         _refuse_foreign(head_of(file))
         with _not_whole(packing[0]) if packing else contextlib.nullcontext():
-            yield file
+            yield file, on_disk.tell
 
 
 @contextlib.contextmanager
@@ -123,7 +132,9 @@ def _refuse_foreign(head: bytes) -> None:
     for place, magic, what, advice in _FOREIGN:
         if head[place:].startswith(magic):
             raise Unreadable(f"it is {what}", advice=advice)
-    if b"\0" in head[:4] and encoding_of(head) not in ("utf-16", "utf-32") and not head.startswith(b"PAR1"):
+    if head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
+        return
+    if b"\0" in head[:4] and encoding_of(head) not in ("utf-16", "utf-32"):
         raise Unreadable(
             "byte 0x00 near its start: neither UTF-8 nor UTF-16 with a byte order mark", advice="save it as UTF-8"
         )
@@ -144,12 +155,48 @@ def decoded(content: bytes) -> str:
         raise Unreadable(f"not {name}", bad_byte(error)) from error
 
 
-def line_text(line: bytes) -> str:
-    """Returns a line of `lines_of` as text. Raises Unreadable with the place of a byte that is not UTF-8."""
+def line_text(line: bytes, before: int = 0) -> str:
+    """Returns bytes of UTF-8 as text.
+
+    Args:
+        line: The bytes, of a line of `lines_of` for example.
+        before: The number of bytes in front of them that count for the place of a bad one.
+
+    Raises:
+        Unreadable: A byte is not UTF-8; its place is said.
+    """
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise Unreadable("not UTF-8", bad_byte(error)) from error
+        raise Unreadable("not UTF-8", bad_byte(error, before)) from error
+
+
+def utf8_chunks(file: io.BufferedReader, size: int = CHUNK) -> Iterator[bytes]:
+    """Yields a text in UTF-8 without its byte order mark, some bytes at a time, whatever encoding the file has.
+
+    Args:
+        file: The file, unread.
+        size: Bytes of the file that are read at once.
+
+    Raises:
+        Unreadable: A file with a byte order mark of UTF-16 or UTF-32 is not that.
+    """
+    encoding = encoding_of(head_of(file))
+    if encoding == "utf-8-sig":
+        file.read(3)
+    decoder = codecs.getincrementaldecoder(encoding)() if encoding in ("utf-16", "utf-32") else None
+    before, content = 0, b"first"
+    while content:
+        content = file.read(size)
+        if decoder is None:
+            yield content
+            continue
+        pending = len(decoder.getstate()[0])
+        try:
+            yield decoder.decode(content, final=not content).encode()
+        except UnicodeDecodeError as error:
+            raise Unreadable(f"not {encoding.upper()}", bad_byte(error, before - pending)) from error
+        before += len(content)
 
 
 def lines_of(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
@@ -164,17 +211,38 @@ def lines_of(file: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
     Raises:
         Unreadable: A file with a byte order mark of UTF-16 or UTF-32 is not that, or a line has no end.
     """
-    encoding = encoding_of(head_of(file))
-    if encoding in ("utf-16", "utf-32"):
-        file = io.BufferedReader(io.BytesIO(decoded(file.read()).encode()))  # type: ignore[arg-type]
-    elif encoding == "utf-8-sig":
-        file.read(3)
-    number = 0
-    while line := file.readline(LONGEST_LINE):
-        number += 1
-        if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-            raise Unreadable(f"line {number} is longer than {LONGEST_LINE >> 20} MiB")
-        yield number, line.removesuffix(b"\n").removesuffix(b"\r")
+    for first, block in line_blocks(utf8_chunks(file)):
+        for number, line in enumerate(block.split(b"\n"), first):
+            yield number, line.removesuffix(b"\r")
+
+
+def line_blocks(chunks: Iterator[bytes], size: int = 1) -> Iterator[tuple[int, bytes]]:
+    r"""Yields (number of the first line, whole lines) of a text in chunks; blocks lack their last \n.
+
+    Args:
+        chunks: The text, cut anywhere.
+        size: The least number of bytes of a block but the last.
+
+    Raises:
+        Unreadable: A line is longer than LONGEST_LINE.
+    """
+    first, parts, length = 1, [], 0
+    for chunk in chunks:
+        cut = chunk.rfind(b"\n") if length + len(chunk) >= size else -1
+        if cut < 0:
+            parts.append(chunk)
+            length += len(chunk)
+            if length > LONGEST_LINE + size:
+                raise Unreadable(
+                    f"line {first + sum(part.count(10) for part in parts)} is longer than {LONGEST_LINE >> 20} MiB"
+                )
+            continue
+        block = b"".join([*parts, chunk[:cut]])
+        yield first, block
+        first += block.count(b"\n") + 1
+        parts, length = [chunk[cut + 1 :]], len(chunk) - cut - 1
+    if block := b"".join(parts):
+        yield first, block
 
 
 def read_text(path: Path, advice: str = FETCH_AGAIN) -> str:

@@ -6,9 +6,12 @@ import contextlib
 import os
 import re
 import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 # Control characters but line feeds and tabs, escape sequences with them; marks that turn the direction of text around;
 # line ends that only some programs know; halves of surrogate pairs.
@@ -45,6 +48,36 @@ def console(*, stderr: bool = False, **settings: Any) -> Console:
     made.render = rendered  # type: ignore[method-assign]
     made.on_broken_pipe = _reader_gone  # type: ignore[method-assign]
     return made
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
+    """Yields show(done, rows), which draws on standard error how far long work on rows is: after a second, and nothing
+    where that is no terminal.
+
+    Args:
+        title: The work.
+        total: All there is to do.
+        unit: What `done` and `total` count: "bytes", which are shown as MB, or "rows".
+    """
+    shown = console(stderr=True)
+    if not shown.is_terminal:
+        yield lambda done, rows: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=shown, transient=True) as bar:
+        task, begun = bar.add_task(visible(title), total=total, visible=False, counts=""), time.monotonic()
+
+        def show(done: int, rows: int) -> None:
+            counts = f"{rows:,} rows" + (f", {done / 1e6:,.0f} MB of {total / 1e6:,.0f} MB" if unit == "bytes" else "")
+            bar.update(task, completed=done, counts=counts, visible=time.monotonic() - begun > 1)
+
+        yield show
 
 
 def _reader_gone() -> None:

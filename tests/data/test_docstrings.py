@@ -235,7 +235,7 @@ def test_a_killed_preparation_leaves_nothing(docstrings: Docstrings, tmp_path: P
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("alignjax.data.prepared.write_records", stop)
+    monkeypatch.setattr("alignjax.data.datasets.preparation.write_shard", stop)
     with pytest.raises(KeyboardInterrupt):
         docstrings.prepare(report=lambda line: None)
     assert list(cache_folder().iterdir()) == []

@@ -21,9 +21,9 @@ import pytest
 from alignjax import data
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Preferences, Prompts, Rankings
-from alignjax.data.datasets import layouts, records
+from alignjax.data.datasets import layouts, preparation
 from alignjax.data.datasets.parsed_files import parse_file
-from alignjax.data.datasets.row_files import existing_file
+from alignjax.data.datasets.row_files import existing_path
 from alignjax.outside import ReadError, Unreadable, WriteError, parse_json, read_text, reading, user_path, writing
 from tests.support.row_files import parsed, prompts_of
 
@@ -75,11 +75,9 @@ REFUSED = {
     "tar archive: *": archives()["tar"],
     "it is a tar archive": archives()["tar.gz"],
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n",
-    "CSV or TSV": b"prompt,chosen,rejected\na,x,y\n",
     "it is empty": b"",
     "packed twice, with gzip around bz2": gzip.compress(bz2.compress(LINES.encode())),
     "a web page": b"<!DOCTYPE html><html>Log in</html>",
-    "an Arrow file": b"ARROW1\0\0",
     "pickle, which is never read": b"\x80\x04\x95",
     "neither UTF-8 nor UTF-16 with a byte order mark": LINES.encode("utf-16-le"),
     "not UTF-16": b"\xff\xfe" + LINES.encode("utf-16-le")[:-1],
@@ -165,7 +163,7 @@ def test_a_weight_of_a_message_is_not_passed_over(tmp_path: Path) -> None:
 def test_a_path_that_no_system_takes_is_worded() -> None:
     for path, words in (("a" * 5000, "cannot be read: File name too long"), ("", "the path is empty")):
         with pytest.raises((ConfigError, DataError), match=words):
-            existing_file(path, "pairs")
+            existing_path(path, "pairs")
 
 
 def test_whole_numbers_stay_exact() -> None:
@@ -281,7 +279,7 @@ def test_every_layout_has_a_name_of_its_own_and_serves_datasets() -> None:
     assert all(layout.reads and hasattr(data, dataset) for layout in layouts.LAYOUTS for dataset in layout.reads)
 
 
-@pytest.mark.parametrize("place", ["write_records", "save", "account"])
+@pytest.mark.parametrize("place", ["write_shard", "save", "account"])
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("ALIGNJAX_CACHE", str(tmp_path / "cache"))
     (tmp_path / "rows").write_text(LINES)
@@ -291,7 +289,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise full
 
     target: tuple[Any, str] = {
-        "write_records": (records.Records, "download_and_prepare"),
+        "write_shard": (preparation, "write_shard"),
         "save": (Path, "write_text"),
         "account": (Path, "write_text"),
     }[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -16,20 +17,16 @@ import numpy as np
 from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.conversations import as_json
-from alignjax.data.datasets.parsed_files import parse_file
-from alignjax.data.datasets.parsing import (
-    BadRow,
-    checked_text,
-    is_text,
-    number_field,
-    shown_number,
-    text_field,
-)
-from alignjax.data.datasets.records import Record, is_aside
-from alignjax.data.datasets.row_files import existing_file, file_hash
+from alignjax.data.datasets.file_sets import FileSet, Paths, file_set
+from alignjax.data.datasets.parsed_files import RowParser, Tally, refuse_bad
+from alignjax.data.datasets.parsing import BadRow, checked_text, is_text, number_field, shown_number, text_field
+from alignjax.data.datasets.preparation import Room, spool_files
+from alignjax.data.datasets.records import Record
+from alignjax.data.datasets.row_files import file_hash
+from alignjax.data.datasets.spooled import SplitRecords
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.chat import split_transcript
-from alignjax.data.text.words import nfc, same_text
+from alignjax.data.text.words import same_text
 from alignjax.outside import Huge
 from alignjax.ranges import Decay
 
@@ -40,11 +37,13 @@ READER = 5  # raise it when other rows are read of the same file: old prepared f
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class File(Dataset):
-    """A dataset in one or two files. `parse` is what tells the formats apart.
+    """A dataset in files. `parse` is what tells the formats apart.
 
     Args:
-        path: The file of the train split: JSON lines, a JSON array or parquet, packed or not, whatever it is called.
-        test: The file of the test split; without one, a hash of the prompt puts `test_fraction` of the prompts aside.
+        path: What holds the rows of the train split: a file (JSON lines, a JSON array, CSV, parquet or Arrow, packed
+            or not, whatever it is called), a folder, a glob, hub:OWNER/NAME, or several of them.
+        test: What holds those of the test split; without it, a hash of the prompt puts `test_fraction` of the prompts
+            aside.
         test_fraction: The share of the prompts that are put aside, in [0, 1).
         keep: Columns that are kept beside the texts, for functions that score (`stages.text_reward`); ("*",) keeps all
             that JSON can hold.
@@ -54,8 +53,8 @@ class File(Dataset):
         ConfigError: A setting is not one of these.
     """
 
-    path: str
-    test: str = ""
+    path: Paths
+    test: Paths = ""
     test_fraction: Decay = 0.1
     keep: tuple[str, ...] = ()
     bad_rows: str = "skip"
@@ -64,6 +63,9 @@ class File(Dataset):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        for name in ("path", "test"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.bad_rows not in ("skip", "refuse"):
             raise ConfigError(f"{type(self).__name__}.bad_rows is {self.bad_rows!r}; it must be 'skip' or 'refuse'")
 
@@ -92,17 +94,28 @@ class File(Dataset):
         return [dataclasses.replace(each, meta={**each.meta, **columns, **messages_of(each)}) for each in records]
 
     def finisher(self) -> Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None:
-        """Returns what does the rest of the work on parsed records, as of `parse_file`; None for nothing."""
+        """Returns what does the rest of the work on parsed records, as of `RowParser`; None for nothing."""
         return None
 
-    def _files(self) -> dict[str, Path]:
-        """The files by the name that messages call them by, a path as it is written in the settings."""
-        names = ("path", "test") if self.test else ("path",)
-        return {name: existing_file(getattr(self, name), f"{type(self).__name__}.{name}") for name in names}
+    def row_parser(self) -> RowParser:
+        """Returns what makes records of rows."""
+        return RowParser(self.with_columns, self.finisher(), self.together)
+
+    def _sets(self) -> dict[str, FileSet]:
+        """The files of each setting that names some, by its name."""
+        sets = {"path": file_set(self.path, f"{type(self).__name__}.path")}
+        return sets | ({"test": file_set(self.test, f"{type(self).__name__}.test", "test")} if self.test else {})
 
     def fingerprint(self) -> str:
-        """Returns the hashes of the files, behind the number of the reader."""
-        return " ".join([str(READER), *(file_hash(file) for file in self._files().values())])
+        """Returns the hashes of the files, behind the number of the reader, and with their names where there are
+        several, since rows say where they are from; and the state of a hub's repository."""
+        parts = [str(READER)]
+        for each in self._sets().values():
+            several = len(each.files) > 1
+            for name, file in each.files.items():
+                parts.append(f"{Path(name).name}:{file_hash(file)}" if several else file_hash(file))
+            parts += [each.made_from] if each.made_from else []
+        return " ".join(parts)
 
     def columns(self) -> frozenset[str] | None:
         """Returns the columns that `parse` looks at, so that a table is not read whole; None for all."""
@@ -110,30 +123,44 @@ class File(Dataset):
         return layouts.columns_of(held) if held else None
 
     @property
-    def _columns_read(self) -> frozenset[str] | None:
-        """The columns that are parsed or kept; None for all."""
+    def columns_read(self) -> frozenset[str] | None:
+        """The columns of a table that are parsed or kept; None for all."""
         parsed = self.columns()
         return None if parsed is None or ALL in self.keep else parsed | {*self.keep}
 
-    def collect(self, report: Report) -> tuple[dict[str, list[Record]], dict[str, Any]]:
-        """Parses the files; bad rows are reported and stand in the account."""
-        read = (self.with_columns, self.bad_rows, self._columns_read, self.finisher(), self.together)
-        parsed = {name: parse_file(file, *read) for name, file in self._files().items()}
-        for name, file in parsed.items():
-            if file.bad:
-                report(f"{self.name}: {getattr(self, name)}: skipped {file.sentence()}")
-            if file.layouts:
-                report(f"{self.name}: {getattr(self, name)}: {layouts.sentence(file.layouts, file.since, file.unit)}")
-            if not file.records:
-                why = file.sentence() or "it holds none"
-                raise ConfigError(f"{self.name}: no usable rows in the file of {name!r}, {getattr(self, name)}: {why}")
-        splits: dict[str, list[Record]] = {"train": [], "test": list(parsed["test"].records) if self.test else []}
-        for record in parsed["path"].records:
-            # A prompt in either form of its accents is one prompt, and on one side.
-            asked = record.prompt or record.completions[0]  # a text that is learned whole has no prompt
-            aside = not self.test and is_aside(nfc(asked), self.test_fraction)
-            splits["test" if aside else "train"].append(record)
-        return splits, {"files": {getattr(self, name): file.account() for name, file in parsed.items()}}
+    def gather(self, report: Report, room: Room) -> tuple[dict[str, SplitRecords], dict[str, Any]]:
+        """Parses the files into spools; bad rows are reported and stand in the account."""
+        sets = self._sets()
+        where = {"path": "train" if self.test else self.test_fraction, "test": "test"}
+        files = [
+            (path, where[setting], Path(name).name if len(each.files) > 1 else "")
+            for setting, each in sets.items()
+            for name, path in each.files.items()
+        ]
+        counted, splits = spool_files(self, files, room)
+        tallies, account = iter(zip(files, counted, strict=True)), {}
+        for setting, each in sets.items():
+            shown = _shown(getattr(self, setting))
+            for note in each.notes:
+                report(f"{self.name}: {note}")
+            tally = Tally()
+            for (_, _, name), more in itertools.islice(tallies, len(each.files)):
+                tally.unit = more.unit
+                tally.add(more, name)
+            if tally.counts:
+                report(f"{self.name}: {shown}: skipped {tally.sentence()}")
+            if tally.layouts:
+                report(f"{self.name}: {shown}: {layouts.sentence(tally.layouts, tally.since, tally.unit)}")
+            refuse_bad(shown, tally, self.bad_rows)
+            if not tally.records:
+                why = tally.sentence() or "it holds none"
+                raise ConfigError(f"{self.name}: no usable rows in the file of {setting!r}, {shown}: {why}")
+            account[shown] = tally.account()
+        return {split: splits.get(split, SplitRecords(())) for split in self.splits}, {"files": account}
+
+
+def _shown(paths: Paths) -> str:
+    return paths if isinstance(paths, str) else ", ".join(paths)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from alignjax.outside import Huge
 
 _LARGEST = float(np.finfo(np.float32).max)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII)
+_SPELLED = {"true": True, "false": False}
 _LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
 
@@ -26,6 +29,10 @@ class BadRow(ValueError):
     def __init__(self, why: str, where: str = "", fatal: bool = False) -> None:
         super().__init__(f"{why}: {where}" if where else why)
         self.why, self.where, self.fatal = why, where, fatal
+
+
+class Cell(str):
+    """A cell of a CSV file: text, which is taken for a number where one is needed."""
 
 
 def is_text(value: Any) -> bool:
@@ -96,6 +103,9 @@ def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> 
         BadRow: If it is missing, no number, or outside (NaN is).
     """
     value = field(row, name)
+    if isinstance(value, Cell):
+        spelled = value.strip().lower()
+        value = _SPELLED.get(spelled, float(spelled) if _NUMBER.fullmatch(spelled) else value)
     if not isinstance(value, (int, float, Decimal, Huge)):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be a number")
     if isinstance(value, Huge) or not abs(value) <= _LARGEST:  # not true of NaN either

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.core.utils import gcs_utils
 
 from alignjax.data.datasets.framing import FRAME, Framed, Tokens, encoded
 from alignjax.data.text.tokenizers import Tokenizer
 
+MOST_CHARACTERS = 4 << 20  # of records that are tokenized together
 ALIKE = 2**31 - 1  # tokens that two completions have in common which are the same
 
 # What a row holds, by the name of its schema.
@@ -75,21 +77,10 @@ def is_aside(text: str, fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes splits {name: rows} as array_record files, in order; K completions may differ from row to row.
-
-    It downloads nothing, and what it wrote is read without TensorFlow.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, *, rows: Mapping[str, Iterable[dict[str, Any]]], **kwargs: Any) -> None:
-        self._rows = rows
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        text, tokens = tfds.features.Text(), tfds.features.Tensor(shape=(None,), dtype=np.int32)
-        features = {
+def _features() -> Any:
+    text, tokens = tfds.features.Text(), tfds.features.Tensor(shape=(None,), dtype=np.int32)
+    return tfds.features.FeaturesDict(
+        {
             "prompt": text,
             "completions": tfds.features.Sequence(text),  # K
             "scores": tfds.features.Tensor(shape=(None,), dtype=np.float32),  # K, or none if not rated
@@ -104,13 +95,23 @@ class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "prompt_parts": tokens,  # what each token of a conversation is part of; none in a plain text
             "completion_parts": tokens,  # likewise, of all K
         }
-        # Rows stay in order, so that a row's number says the same thing on every machine.
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-        )
+    )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {split: enumerate(rows) for split, rows in self._rows.items()}
+
+class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Describes splits in array_record files, whose rows are in order; K completions may differ from row to row.
+
+    It downloads and writes nothing but this description, and is read without TensorFlow.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Rows stay in order, so that a row's number says the same thing on every machine.
+        return tfds.core.DatasetInfo(builder=self, features=_features(), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        raise NotImplementedError
 
     def _generate_examples(self, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -165,70 +166,106 @@ def _shared(first: Sequence[int], second: Sequence[int]) -> int:
     return next(ends, min(len(first), len(second)))
 
 
-def _rows(
-    records: Sequence[Record], tokenizer: Tokenizer, first_id: int, lengths: list[list[int]], straddling: list[int]
-) -> Iterator[dict[str, Any]]:
-    # TFDS asks for rows one by one and keeps none of them, so their lengths are noted in `lengths` on the way, and in
-    # `straddling` how many completions begin within a token. Texts are tokenized a thousand rows at a time.
-    for start in range(0, len(records), 1000):
-        block = records[start : start + 1000]
-        tokens, over = _tokens_of(block, tokenizer)
-        straddling.append(over)
-        for offset, (record, (prompt, completions)) in enumerate(zip(block, tokens, strict=True)):
-            lengths.append(_measures(prompt, completions, tokenizer, record.scores))
-            yield {
-                "prompt": record.prompt,
-                "completions": list(record.completions),
-                "scores": np.asarray(record.scores, np.float32),
-                "preference": record.preference,
-                "weight": record.weight,
-                "answer": record.answer,
-                "example_id": first_id + start + offset,
-                "meta": json.dumps(dict(record.meta), sort_keys=True),
-                "prompt_tokens": np.asarray(prompt.ids, np.int32),
-                "completion_tokens": np.asarray([token for each in completions for token in each.ids], np.int32),
-                "completion_lengths": np.asarray([len(each.ids) for each in completions], np.int32),
-                "prompt_parts": np.asarray(prompt.parts, np.int32),
-                "completion_parts": np.asarray([part for each in completions for part in each.parts], np.int32),
-            }
+def _row(record: Record, prompt: Tokens, completions: Sequence[Tokens], number: int) -> dict[str, Any]:
+    return {
+        "prompt": record.prompt,
+        "completions": list(record.completions),
+        "scores": np.asarray(record.scores, np.float32),
+        "preference": record.preference,
+        "weight": record.weight,
+        "answer": record.answer,
+        "example_id": number,
+        "meta": json.dumps(dict(record.meta), sort_keys=True),
+        "prompt_tokens": np.asarray(prompt.ids, np.int32),
+        "completion_tokens": np.asarray([token for each in completions for token in each.ids], np.int32),
+        "completion_lengths": np.asarray([len(each.ids) for each in completions], np.int32),
+        "prompt_parts": np.asarray(prompt.parts, np.int32),
+        "completion_parts": np.asarray([part for each in completions for part in each.parts], np.int32),
+    }
 
 
-def write_records(folder: Path, splits: Mapping[str, Sequence[Record]], tokenizer: Tokenizer) -> int:
-    """Writes splits as a TFDS dataset (array_record), and the token counts of every row beside it, from which sources
-    know which rows are too long without reading them all.
+def _some_at_once(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Runs of records: 1000 at most, and not many characters, so that they fit into memory with their tokens."""
+    block, size = [], 0
+    for record in records:
+        block.append(record)
+        size += len(record.prompt) + sum(map(len, record.completions))
+        if len(block) == 1000 or size > MOST_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def write_shard(records: Iterable[Record], tokenizer: Tokenizer, first_id: int, shard: Path) -> tuple[np.ndarray, int]:
+    """Writes records as one array_record file, which appears whole.
 
     Args:
-        folder: The folder to write into.
-        splits: Records by split.
-        tokenizer: What the rows are tokenized with.
+        records: The records.
+        tokenizer: What they are tokenized with.
+        first_id: The id of the first; those of the others follow.
+        shard: The file.
 
     Returns:
-        The number of completions whose first characters share a token with the end of their prompt.
+        (the lengths of the rows, see `read_lengths`, the number of completions whose first characters share a token
+        with the end of their prompt).
     """
-    tfds.disable_progress_bar()
+    features = _features()
+    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
+    lengths: list[list[int]] = []
+    straddling, beside = 0, shard.with_name(f".{os.getpid()}-{shard.name}")
+    try:
+        writer = array_record_module.ArrayRecordWriter(str(beside), "group_size:1")
+        for block in _some_at_once(records):
+            tokens, over = _tokens_of(block, tokenizer)
+            straddling += over
+            for record, (prompt, completions) in zip(block, tokens, strict=True):
+                row = _row(record, prompt, completions, first_id + len(lengths))
+                writer.write(serializer.serialize_example(features.encode_example(row)))
+                lengths.append(_measures(prompt, completions, tokenizer, record.scores))
+        writer.close()
+    except RuntimeError as error:  # how array_record says what the system answered
+        if "() failed: " not in str(error):
+            raise
+        raise OSError(str(error).partition("() failed: ")[2].partition(";")[0]) from error
+    os.replace(beside, shard)
+    return np.asarray(lengths, np.int32).reshape(-1, 6), straddling
+
+
+def describe_shards(folder: Path, shards: Mapping[str, Sequence[Path]], lengths: Mapping[str, Any]) -> None:
+    """Gives the shards of splits their final names, and writes what tells readers about them: a TFDS dataset, and the
+    token counts of every row, from which sources know which rows are too long without reading them all.
+
+    Args:
+        folder: The folder of the dataset.
+        shards: The files of every split, in order.
+        lengths: What `write_shard` returned for each of them.
+    """
     gcs_utils._is_gcs_disabled = True  # no look-up in a bucket, whatever the environment says
-    lengths: dict[str, list[list[int]]] = {split: [] for split in splits}
-    straddling: list[int] = []
-    rows, first_id = {}, 0
-    for split, records in splits.items():
-        if records:  # tfds refuses to write an empty split
-            rows[split] = _rows(records, tokenizer, first_id, lengths[split], straddling)
-        first_id += len(records)
-    builder = Records(rows=rows, data_dir=str(folder))
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads, of which there are none
-        try:
-            builder.download_and_prepare()
-        except RuntimeError as error:  # how array_record says what the system answered
-            if "() failed: " not in str(error):
-                raise
-            raise OSError(str(error).partition("() failed: ")[2].partition(";")[0]) from error
-    arrays: dict[str, Any] = {split: np.asarray(sizes, np.int32).reshape(-1, 6) for split, sizes in lengths.items()}
-    np.savez(folder / "lengths.npz", **arrays)
-    return sum(straddling)
+    builder = Records(data_dir=str(folder), file_format="array_record")
+    place = folder / "records" / str(Records.VERSION)
+    place.mkdir(parents=True, exist_ok=True)
+    splits = []
+    for split, files in shards.items():
+        if not files:
+            continue
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=place, dataset_name="records", split=split, filetype_suffix="array_record"
+        )
+        for number, file in enumerate(files):
+            os.replace(file, template.sharded_filepath(shard_index=number, num_shards=len(files)))
+        sizes = [len(each) for each in lengths[split]]
+        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=sizes, num_bytes=0, filename_template=template))
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    builder.info.write_to_directory(place)
+    whole: dict[str, Any] = {
+        split: np.concatenate([np.zeros((0, 6), np.int32), *each]) for split, each in lengths.items()
+    }
+    np.savez(folder / "lengths.npz", **whole)
 
 
 def read_records(folder: Path, split: str) -> Sequence[dict[str, Any]]:
-    """Returns random access to the rows of a split written by `write_records`; texts are bytes, as TFDS gives them.
+    """Returns random access to the rows of a split that `write_shard` wrote; texts are bytes, as TFDS gives them.
 
     Args:
         folder: The folder of a prepared dataset.

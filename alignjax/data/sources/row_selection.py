@@ -208,7 +208,8 @@ class TextRows:
         origins = [json.loads(self.rows[int(number)]["meta"]) for number in np.flatnonzero(which)[:shown]]
         more = ", ..." if which.sum() > shown else ""
         if all("line" in meta for meta in origins):
-            return f"line{'s' if len(origins) > 1 else ''} {', '.join(str(meta['line']) for meta in origins)}{more}"
+            numbers = (f"{meta['file']}:{meta['line']}" if "file" in meta else str(meta["line"]) for meta in origins)
+            return f"line{'s' if len(origins) > 1 else ''} {', '.join(numbers)}{more}"
         return f"from {', '.join(str(meta.get('file', '?')) for meta in origins)}{more}"
 
 

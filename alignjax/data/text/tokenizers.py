@@ -191,6 +191,19 @@ def backend_of(path: Path | str) -> hf.Tokenizer:
     return _read(tokenizer_file(path))[0]
 
 
+def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
+    """Returns the tokenizer of a folder that this package wrote.
+
+    Args:
+        folder: The folder.
+        settings: The `Tokenizer.settings` of the tokenizer, as JSON gives them back.
+    """
+    # Files that were prepared before prompts could be without BOS say nothing of it.
+    special = {"adds_bos": True, **settings}
+    lists = {name: tuple(value) for name, value in special.items() if isinstance(value, list)}
+    return Tokenizer(backend_of(folder), **{**special, **lists})
+
+
 def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
     """The tokenizer of a file, without truncation and padding, and the special ids that a model file itself names."""
     if not path.is_file():
