@@ -20,7 +20,8 @@ def _flags() -> str:
     """Flags of XLA that halve the time to compile. XLA ends the process at a flag that it does not know, and newer ones
     have no other emitters."""
     release = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
-    return "--xla_cpu_use_fusion_emitters=false" if release < (0, 11) else ""
+    split = "--xla_cpu_parallel_codegen_split_count=1"  # in one piece and not in up to 32
+    return f"{split} --xla_cpu_use_fusion_emitters=false" if release < (0, 11) else split
 
 
 for _name, _value in _SETTINGS.items():

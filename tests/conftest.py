@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 from alignjax.types import Batch
 from tests.support.tiny import as_jax, ragged
@@ -33,6 +37,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if skips else None
 
 
+def one_ir_context(uses: int = 50) -> None:
+    """Makes jax write several programs in one context of MLIR, as jax does of itself from 0.11 on: to make one takes
+    longer than to write the program of one operation."""
+    if tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11):
+        return
+    anew, held = mlir.make_ir_context, threading.local()
+
+    def make_ir_context() -> Any:
+        held.uses = getattr(held, "uses", 0) + 1
+        if held.uses % uses == 1:
+            held.context = anew()
+        return held.context
+
+    mlir.make_ir_context = make_ir_context
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """The test runs in float64."""
@@ -49,12 +69,24 @@ def full_compile() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+def pytest_collection_finish() -> None:
+    """Lets the collector pass over what the imports made (millions of objects that stay) and come seldom: traces make
+    many objects and little garbage, and looking through them took a tenth of the time."""
+    one_ir_context()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
-    """Drops a file's compiled programs after its last test. Each is mapped into memory in dozens of pieces, of which
-    Linux allows a process 65,530: a worker that keeps the programs of the whole suite dies in the compiler."""
+    """Drops compiled programs after the last test of a file when there are many. Each is mapped into memory in several
+    pieces, of which Linux allows a process 65,530: a worker that keeps the programs of the whole suite dies in the
+    compiler. Files leave some thousands, of operations that the next file needs too."""
     yield
-    jax.clear_caches()
+    pieces = Path("/proc/self/maps")
+    if not pieces.exists() or pieces.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alignjax.config import ConfigError, check_known, nearest
@@ -81,7 +84,7 @@ def _first_value(
     role = roles[name]
     match role.start:
         case Fresh() if role.model is not None:
-            return role.model.init(fold_name(key, name))
+            return loaded[name] if name in loaded else role.model.init(fold_name(key, name))
         case CopyOf(other):
             return _first_value(other, roles, loaded, key, (*path, name))
         case PoolOf(other, size):
@@ -112,15 +115,20 @@ def _grown(fresh: Any, loaded: Any) -> Any:
     return {name: _grown(part, loaded[name]) if name in loaded else part for name, part in fresh.items()}
 
 
+def _first_key(seed: Any) -> Key:
+    return fold_name(jax.random.key(seed), "init")
+
+
 def init_state(algorithm: Algorithm, seed: jax.Array, loaded: Mapping[str, Any]) -> TrainState:
     """Makes the state at step 0: a function to be traced.
 
     Args:
         algorithm: The algorithm.
         seed: The run's seed.
-        loaded: The trees of the roles that start from a checkpoint or from published weights.
+        loaded: The trees of the roles that start from a checkpoint or from published weights, and of fresh ones if
+            they were drawn before.
     """
-    roles, key = algorithm.roles, fold_name(jax.random.key(seed), "init")
+    roles, key = algorithm.roles, _first_key(seed)
     trees = {name: strong(_first_value(name, roles, loaded, key)) for name in roles}
     optimizers = {
         name: strong(role.optimizer().init(trees[name])) for name, role in roles.items() if role.optimizer is not None
@@ -226,8 +234,9 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
     Raises:
         ConfigError: A role cannot start, or a restored tree does not fit its model.
     """
-    # Files are read first, each leaf straight into its sharding. Then all the rest is one program, which also copies
-    # what was read, but for published weights: these are large and become the state without a second copy.
+    # Files are read first, each leaf straight into its sharding, and fresh weights drawn by a program of their model,
+    # which takes long to compile and is the same for all roles and algorithms. Then all the rest is one program, which
+    # also copies what was read, but for published and drawn weights: these become the state without a second copy.
     roles = algorithm.roles
 
     def read(name: str, start: Restored | Pretrained) -> Any:
@@ -246,15 +255,35 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
 
     loaded = _loaded(algorithm, read)
     published = {name: loaded.pop(name) for name in [*loaded] if isinstance(roles[name].start, Pretrained)}
-    # This program runs once, so on CPU, where compiling it fully takes seconds, it is compiled quickly instead.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    seed = jnp.uint32(seed)
+    for name, role in roles.items():
+        if isinstance(role.start, Fresh) and role.model is not None:
+            layout = None if shardings is None else tuple(jax.tree.leaves(_params_shardings(role.model, shardings)))
+            published[name] = _drawing(role.model.init, layout)(seed, np.uint32(zlib.crc32(name.encode())))
     first = jax.jit(
         lambda seed, loaded, published: init_state(algorithm, seed, {**loaded, **published}),
         out_shardings=shardings,
-        compiler_options=quick,
+        compiler_options=_quick(),
         donate_argnums=2,
     )
-    return first(jnp.uint32(seed), loaded, published)
+    return first(seed, loaded, published)
+
+
+def _quick() -> dict[str, Any] | None:
+    """For programs that run once: on CPU, where compiling them fully takes seconds, they are compiled quickly."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+
+@functools.lru_cache(maxsize=32)
+def _drawing(init: Callable[[Key], Params], layout: tuple[NamedSharding, ...] | None) -> Any:
+    """draw(seed, a role's name as a number) -> fresh params, jitted. layout: the sharding of every leaf."""
+    draw = lambda seed, number: init(jax.random.fold_in(_first_key(seed), number))  # noqa: E731
+    where = (
+        None
+        if layout is None
+        else jax.tree.unflatten(jax.tree.structure(jax.eval_shape(draw, np.uint32(0), np.uint32(0))), layout)
+    )
+    return jax.jit(draw, out_shardings=where, compiler_options=_quick())
 
 
 def restored_params(folder: Path, algorithm: Algorithm, role: str) -> Params:

@@ -73,6 +73,10 @@ def as_jax(tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, tree)
 
 
+def as_numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
+
+
 def standin(**logps: Any) -> Any:
     """An object with nothing but `score`, which gives `logps` for each role: enough for a loss."""
 
@@ -103,6 +107,19 @@ def evaluate(loss: Any, batch: Batch, **logps: Any) -> tuple[np.ndarray, np.ndar
 def measure(loss: Any, batch: Batch, **logps: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{metric: (its value, its weight)} of a loss that scores nothing but `logps`; "" is the loss itself."""
     return jax.tree.map(np.asarray, _measured(loss if isinstance(loss, Fn) else fn(loss), logps, batch))
+
+
+@jax.jit
+def _ran(stage: Fn, state: Any, step: Any, batch: Batch, key: Any) -> Any:
+    return stage(Context(state=state, step=step), batch, key)
+
+
+def run(stage: Any, context: Context, batch: Batch, key: Any, **hyper: Any) -> Any:
+    """What a stage of no model makes of a batch, in NumPy: in one program, as in a training run, which costs a fraction
+    of its operations one by one, and so does what a test does with NumPy."""
+    assert not context.roles, "a stage that scores or samples is run with its context"
+    answer = _ran(fn(stage, **hyper), context.state, context.step, as_numpy(batch), key)
+    return as_numpy(answer)
 
 
 def context_of(network: Model, **trees: Any) -> Context:
