@@ -20,6 +20,7 @@ from alignjax.cli import overrides
 from alignjax.cli.catalogue import summary
 from alignjax.cli.config_file import load
 from alignjax.cli.flags import Inspect, Prepare
+from alignjax.cli.inspect_rows import dataset_of_rows, inspect_rows, is_rows
 from alignjax.config import ConfigError, nearest, type_name
 from alignjax.data.datasets.records import SCHEMAS, completions_of
 from alignjax.data.prepared import Dataset, located, read_account, rows_of, tokenizer_in
@@ -41,12 +42,15 @@ def prepare(flags: Prepare, options: Sequence[str]) -> int:
 
 def inspect(flags: Inspect, options: Sequence[str]) -> int:
     """Prints the account of datasets, their lengths in tokens and some rows, and returns the exit status. They are
-    prepared if need be.
+    prepared if need be; a file of rows is read and not prepared.
 
     Args:
         flags: The flags of `alignjax data inspect`; the name of a config file stands for all its datasets.
         options: Flags of the dataset, or overrides of the config.
     """
+    if flags.what not in known() and is_rows(flags.what):
+        inspect_rows(flags.what, flags.rows, options, outside.console())
+        return 0
     for dataset in datasets(flags.what, options):
         show_rows(dataset, flags.split or dataset.splits[0], flags.rows, flags.seed, outside.console())
     return 0
@@ -54,6 +58,7 @@ def inspect(flags: Inspect, options: Sequence[str]) -> int:
 
 def describe(what: str) -> int:
     """Prints the options of a dataset, or the datasets of a config file: `alignjax data prepare NAME --help`."""
+    what = dataset_of_rows(what).name if what not in known() and is_rows(what) else what
     kind = known().get(what)
     if kind is None:
         for dataset in datasets(what):
@@ -87,7 +92,9 @@ def datasets(what: str, options: Sequence[str] = ()) -> list[Dataset]:
     if what in kinds:
         return [_with_options(kinds[what], options)]
     if ".py" not in what:
-        raise ConfigError(f"there is no dataset {what!r}.{nearest(what, kinds)} Or name a config file.")
+        raise ConfigError(
+            f"there is no dataset {what!r}.{nearest(what, kinds)} Or name a config file, or a file of rows."
+        )
     named = list(dict.fromkeys(_datasets_in(load(what, options).config)))
     if not named:
         raise ConfigError(f"{what} names no dataset")

@@ -263,18 +263,20 @@ class Prepare:
 @dataclasses.dataclass(frozen=True)
 class Inspect:
     """Show the account of a data set, its lengths in tokens and a few rows; prepare it if need be.
+    Of a file of rows, find its layout and show rows as the model will see them: nothing is prepared.
     Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them.
 
     Attributes:
-        what: Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names.
+        what: Name of a data set (docstrings, aeslc, preferences, ...), or a config file: every data set that it names;
+            or a file of rows (--tokenizer PATH counts tokens, --dataset NAME reads it as another data set).
         split: Which split; the first if not given.
-        rows: Rows to show, drawn evenly.
+        rows: Rows to show, drawn evenly; of a file the first ones.
         seed: Seed of the draw.
     """
 
     runs: ClassVar[str] = "data.inspect"
     describes: ClassVar[str] = "data.describe"
-    what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]")]
+    what: Annotated[Positional[str], arg(metavar="NAME|CONFIG[:MODE]|FILE")]
     split: Annotated[str | None, arg(metavar="SPLIT")] = None
     rows: Count = 3
     seed: Seed = 0

@@ -209,16 +209,17 @@ def sentence(counts: Mapping[str, int], since: Mapping[str, Any], unit: str = "l
 
 
 def best_of(fits: Sequence[tuple[str, Layout]]) -> tuple[str, Layout]:
-    """Returns the dataset and the layout that rows fit best: that of most of them, then that which reads most columns,
-    then what the layout fits best.
+    """Returns the dataset and the layout that rows fit best: of those that most of them fit, or half as many, the
+    layout which reads most columns, then the dataset which it fits best.
 
     Args:
         fits: (dataset, layout) for every row and every dataset that reads it.
     """
     counts = collections.Counter(fits)
+    most = max(counts.values())
 
-    def worth(fit: tuple[str, Layout]) -> tuple[int, int, int]:
+    def worth(fit: tuple[str, Layout]) -> tuple[int, int, int, int]:
         dataset, layout = fit
-        return counts[fit], len(layout.columns), -list(layout.reads).index(dataset)
+        return len(layout.columns), counts[fit], -list(layout.reads).index(dataset), -LAYOUTS.index(layout)
 
-    return max(counts, key=worth)
+    return max((fit for fit, count in counts.items() if 2 * count >= most), key=worth)

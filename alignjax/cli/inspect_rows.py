@@ -1,0 +1,184 @@
+"""`alignjax data inspect FILE`: what rows of a file are, without a dataset being named: their layout and the dataset
+that reads them, some rows as the model will see them, lengths, and what is wrong with them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from alignjax import data, outside
+from alignjax.cli import overrides
+from alignjax.config import ConfigError, nearest
+from alignjax.data.datasets import layouts
+from alignjax.data.datasets.chat_files import ChatFile
+from alignjax.data.datasets.known_layouts import Layout
+from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
+from alignjax.data.datasets.parsing import BadRow
+from alignjax.data.datasets.records import Record
+from alignjax.data.datasets.row_files import array_rows, kind_of, line_rows, parquet_rows
+from alignjax.data.datasets.row_summary import RowSummary, marked
+from alignjax.data.text.tokenizers import load_tokenizer
+from alignjax.outside import user_path
+
+FIRST = 100  # rows whose columns tell the layout
+KINDS = (data.Preferences, data.Rankings, data.Thumbs, data.Instructions, data.Prompts)
+PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
+
+
+def is_rows(what: str) -> bool:
+    """Says whether the argument of a command is a path of rows, and no name of a dataset and no config."""
+    return ".py" not in what and (user_path(what).exists() or any(mark in what for mark in "/.*"))
+
+
+def dataset_of_rows(what: str) -> ChatFile:
+    """Returns the dataset that reads a file best. Raises what `inspect_rows` does."""
+    return _told(what, ())[0]
+
+
+def inspect_rows(what: str, rows: int, options: Sequence[str], console: Console) -> None:
+    """Prints what the rows of a file are.
+
+    Args:
+        what: The path of the file.
+        rows: How many rows are shown.
+        options: Flags of the dataset, and --dataset NAME for another than that which fits best.
+        console: Where it is printed, without markup.
+
+    Raises:
+        ConfigError: There is no such file, or an option is of no dataset.
+        DataError: The file is damaged, or its rows fit no layout, or two.
+    """
+    dataset, layout, others = _told(what, options)
+    kind = type(dataset).__name__
+    console.print(f"{what}: {layout.name} layout: {layout.said}")
+    also = f"; --dataset {' or '.join(others)} reads it too" if others else ""
+    console.print(f"read as {kind}: alignjax data prepare {dataset.name} --path {what}{also}")
+    files = {
+        name: parse_file(path, dataset.parse_all, "skip", dataset.columns(), dataset.finisher(), dataset.together)
+        for name, path in dataset._files().items()
+    }
+    tokenizer = load_tokenizer(dataset.tokenizer, **dataset.named_tokens) if dataset.tokenizer else None
+    summary = RowSummary(tokenizer, (dataset.prefix, dataset.suffix))
+    shown: list[Record] = []
+    for record in itertools.chain(*(file.records for file in files.values())):
+        summary.add(record)
+        shown += [record] if len(shown) < rows else []
+    console.print(_table(files, summary))
+    if summary.records:
+        console.print(_lengths(summary))
+    for record in shown:
+        console.print(_panel(record, summary))
+
+
+def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str]]:
+    """(the dataset that reads a file best, the layout of most of its first rows, what other datasets read it)."""
+    # Each dataset is asked what it makes of each of the first rows, with the options that it has.
+    named = [words[0] for flag, words in overrides.split(options) if flag == "dataset" and words]
+    rest = [word for flag, words in overrides.split(options) if flag != "dataset" for word in (f"--{flag}", *words)]
+    kinds = {kind.name: kind for kind in KINDS}
+    if named and named[-1] not in kinds:
+        raise ConfigError(f"--dataset is {named[-1]!r}.{nearest(named[-1], kinds)}")
+    made, refusals = {}, []
+    for name, kind in kinds.items():
+        if named[-1:] in ([], [name]):
+            try:
+                made[kind.__name__] = overrides.apply(kind(path=what, test_fraction=0.0), rest)
+            except ConfigError as error:
+                refusals.append(error)
+    if not made:
+        raise refusals[0]
+    rows = [row for _, row in itertools.islice(_first_rows(next(iter(made.values()))), FIRST) if isinstance(row, dict)]
+    if not rows:
+        raise ConfigError(f"{what} holds no rows that are JSON objects")
+    fits, wrong = [], []
+    for row, (name, dataset) in itertools.product(rows, made.items()):
+        try:
+            fits.append((name, dataset.told(row)[0]))
+        except BadRow as error:
+            wrong.append(error)
+    if not fits:
+        raise data.DataError(f"{what}: {_worst(wrong, rows[0], named)}")
+    best, layout = layouts.best_of(fits)
+    others = {name for name, other in fits if name != best and other is layout}
+    return made[best], layout, sorted(made[name].name for name in others)
+
+
+def _worst(wrong: Sequence[BadRow], row: dict[str, Any], named: Sequence[str]) -> BadRow:
+    """What is said of rows that no dataset reads: that they fit two layouts, else what layouts of all are near."""
+    fatal = next((error for error in wrong if error.fatal), None)
+    if fatal or named:
+        return fatal or wrong[0]
+    every = tuple({each: None for kind in KINDS for each in layouts.of_dataset(kind.__name__)})
+    try:
+        layouts.told(row, every, {})
+    except BadRow as error:
+        return error
+    return wrong[0]
+
+
+def _first_rows(dataset: ChatFile) -> Iterator[tuple[int, Any]]:
+    (path, *_) = dataset._files().values()
+    kind = kind_of(path)
+    return parquet_rows(path, None) if kind == "parquet" else {"lines": line_rows, "array": array_rows}[kind](path)
+
+
+def _table(files: dict[str, ParsedFile], summary: RowSummary) -> Table:
+    table = Table(title="rows", show_header=False, title_justify="left")
+    for file in files.values():
+        said = file.account()
+        table.add_row("read", f"{said['read']:,} rows, {len(file.records):,} records")
+        table.add_row("layouts", layouts.sentence(file.layouts, file.since, file.unit) or "none")
+        table.add_row("bad", file.sentence() or "none")
+    many = f"{summary.prompts:,} different"
+    many += f"; {summary.conversations:,} of {summary.records:,} records are conversations"
+    table.add_row("prompts", many)
+    lines = f" (lines {', '.join(map(str, summary.repeats))}{', ...' * (summary.repeated > len(summary.repeats))})"
+    table.add_row("repeated", f"{summary.repeated:,} records{lines if summary.repeated else ''}")
+    table.add_row("ties", f"{summary.ties:,} records")
+    if summary.numbers or summary.texts:
+        table.add_row("answers", f"{summary.numbers:,} numbers, {summary.texts:,} texts")
+    return table
+
+
+def _lengths(summary: RowSummary) -> Table:
+    title = summary.unit + ("" if summary.tokenizer else " (--tokenizer PATH counts tokens)")
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for percentile in PERCENTILES:
+        table.add_column("max" if percentile == 100 else f"{percentile} %", justify="right")
+    for name, sizes in (("prompt", summary.prompt_lengths), ("completion", summary.completion_lengths)):
+        if sizes:
+            numbers = np.percentile(np.asarray(sizes), PERCENTILES, method="nearest")
+            table.add_row(name, *(f"{int(number):,}" for number in numbers))
+    return table
+
+
+def _panel(record: Record, summary: RowSummary) -> Panel:
+    """A record as the model sees it: what is learned stands in brackets, tokens are parted by |."""
+    prompt, completions = summary.pieces(record)
+    between = "|" if summary.tokenizer else ""
+    body = Text(_clipped(marked(prompt, between), end=True))
+    for k, pieces in enumerate(completions):
+        score = f", score {record.scores[k]:g}" if k < len(record.scores) else ""
+        body += Text(f"\n[{k}{score}] ", style="bold green") + Text(_clipped(marked(pieces, between)))
+    if not np.isnan(record.preference):
+        body += Text(f"\nP([0] beats [1]) = {record.preference:g}, weight {record.weight:g}", style="bold")
+    if "answer" in record.meta:
+        body += Text(f"\nanswer {outside.visible(str(record.meta['answer']))}", style="bold")
+    return Panel(body, title=Text(f"line {record.meta['line']}"), title_align="left")
+
+
+def _clipped(text: str, most: int = 1200, end: bool = False) -> str:
+    """A text of at most so many characters, its middle left out: the end of a prompt is where the answer begins."""
+    text = outside.visible(text)
+    if len(text) <= most:
+        return text
+    before = most // 2 if end else most - 100
+    return f"{text[:before]} [... {len(text) - most:,} more characters ...] {text[before - most :]}"

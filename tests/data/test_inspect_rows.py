@@ -1,0 +1,146 @@
+"""`alignjax data inspect FILE`: the layout that is found, the dataset that is named, and what is counted and shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from alignjax.cli import main
+from alignjax.cli.inspect_rows import KINDS, dataset_of_rows, inspect_rows, is_rows
+from alignjax.config import ConfigError, DataError
+from alignjax.data.datasets.framing import Framed
+from alignjax.data.datasets.records import Record
+from alignjax.data.datasets.row_summary import LEARNED, Piece, RowSummary, marked
+from tests.support.chat_families import FAMILIES, write_tokenizer
+from tests.support.published_lists import LISTS, help_steer
+from tests.support.published_rows import CASES, talk
+
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+# Rows that two layouts of different datasets fit alike, and those that a set of several rows is mixed of.
+ALSO = {"problem and solution": "problem and answer"}
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def said(path: Path, rows: list[dict[str, Any]], *options: str, shown: int = 3) -> str:
+    console = Console(file=io.StringIO(), width=400, markup=False, highlight=False)
+    inspect_rows(written(path / "rows", rows), shown, options, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "rows", "served"), [*CASES, *LISTS], ids=[case[0] for case in (*CASES, *LISTS)])
+def test_the_layout_of_a_published_set_is_found(tmp_path: Path, name: str, rows: Any, served: dict[str, Any]) -> None:
+    text = said(tmp_path, rows)
+    layout = ALSO.get(name, name)
+    assert text.startswith(f"{tmp_path / 'rows'}: {layout} layout: ")
+    (kind,) = re.findall(r"^read as (\w+): alignjax data prepare", text, re.MULTILINE)
+    assert kind in served or name in ALSO
+    assert "\u256d\u2500 line 1 " in text
+    assert re.search(r"bad +\u2502 none ", text)
+
+
+def test_what_is_counted(tmp_path: Path) -> None:
+    rows = [
+        PAIR,
+        {**PAIR, "score_chosen": 1, "score_rejected": 1, "prompt": "q"},
+        {**PAIR, "rejected": "a"},
+        PAIR,
+        {**PAIR, "chosen": " "},
+        PAIR,
+        {"prompt": 5},
+    ]
+    text = said(tmp_path, rows, shown=1)
+    for words in (
+        "7 rows, 4 records",
+        "both completions are the same (1; line 3)",
+        "empty field 'chosen' (1; line 5)",
+        "missing field 'chosen' (1; line 7)",
+        "2 different; 0 of 4 records are conversations",
+        "2 records (lines 4, 6)",
+        "1 records",
+    ):
+        assert words in text
+    assert text.count("line 1 \u2500") == 1
+    assert "answers" not in said(tmp_path, [{"prompt": "p"}])
+    assert "1 numbers, 1 texts" in said(tmp_path, [{"prompt": "p", "answer": "4"}, {"prompt": "p", "answer": "x"}])
+
+
+def test_rows_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
+    rows = [{"messages": talk("hi", "oh", "more", "good")}]
+    text = said(tmp_path, rows)
+    assert "User: more" in text
+    assert "[0] \u27e6 good\u27e7" in text
+    text = said(tmp_path, rows, "--turns", "all")
+    assert "[0] \u27e6 oh\u27e7" in text
+    assert "Assistant:\u27e6 good\u27e7" in text
+    text = said(tmp_path, [{"prompt": "p", "completion": "c"}], "--suffix", " ->")
+    assert "p ->" in text
+    assert "[0] \u27e6c\u27e7" in text
+
+
+def test_tokens_are_counted_and_marked_with_a_tokenizer(tmp_path: Path) -> None:
+    family = FAMILIES["chatml"]
+    folder = write_tokenizer(tmp_path / "tokenizer", family)
+    text = said(tmp_path, [{"messages": talk("hi", "good")}], "--tokenizer", str(folder))
+    assert "tokens" in text
+    (shown,) = re.findall(r"\[0\] (.*?) *\u2502", text)
+    assert shown.startswith(LEARNED[0])
+    assert shown.endswith(f"{family.end}{LEARNED[1]}")
+    assert shown.strip("".join(LEARNED)).replace("|", "").removesuffix(family.end.replace("|", "")).strip() == "good"
+
+
+def test_marks_stand_around_what_is_learned() -> None:
+    pieces = [Piece("a", False), Piece("b", True), Piece("c", True), Piece("d", False), Piece("e", True)]
+    assert marked(pieces, "|") == "a\u27e6b|c\u27e7d\u27e6e\u27e7"
+    item = Framed("ask:", None, (("one#two#three!", 13),), ((0, 3),), 8)
+    record = Record("ask:", ("three",), framed=(item,), meta={"line": 1})
+    prompt, (completion,) = RowSummary().pieces(record)
+    assert (marked(prompt), marked(completion)) == ("ask:", "\u27e6one\u27e7#two#\u27e6three\u27e7")
+
+
+def test_another_dataset_may_be_asked_for(tmp_path: Path) -> None:
+    rows = [help_steer("a", 2, 4), help_steer("b", 3, 4)]
+    text = said(tmp_path, rows)
+    assert "read as Preferences" in text
+    assert "--dataset prompts or rankings reads it too" in text
+    assert "[1, score 3]" in said(tmp_path, rows, "--dataset", "rankings")
+    assert "[1, score 4]" in said(tmp_path, rows, "--dataset", "rankings", "--score-field", "correctness")
+    assert dataset_of_rows(written(tmp_path / "rows", rows)).name == "preferences"
+    with pytest.raises(ConfigError, match=r"--dataset is 'ranking'.*Did you mean 'rankings'"):
+        said(tmp_path, rows, "--dataset", "ranking")
+    with pytest.raises(ConfigError, match=r"has no .no_such."):
+        said(tmp_path, rows, "--no-such", "1")
+
+
+def test_rows_of_no_layout_and_of_two_are_told_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing field .* it has a, b; .* needs "):
+        said(tmp_path, [{"a": 1, "b": "x"}])
+    with pytest.raises(DataError, match="fit two layouts, 'sharegpt' and 'alpaca': name one with layout"):
+        said(tmp_path, [{"instruction": "p", "output": "c", "conversations": [{"from": "human", "value": "x"}]}])
+    with pytest.raises(ConfigError, match="holds no rows that are JSON objects"):
+        said(tmp_path, [[1]])  # type: ignore[list-item]
+
+
+def test_a_file_is_no_dataset_and_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert is_rows(written(tmp_path / "rows", [PAIR]))
+    assert is_rows("gone.jsonl")
+    assert is_rows("data/*")
+    assert not is_rows("configs/one.py:tiny")
+    assert not is_rows("preferences")
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["data", "inspect", str(tmp_path / "rows")]) == 0
+    assert "prompt, chosen and rejected layout" in capsys.readouterr().out
+    assert main(["data", "inspect", str(tmp_path / "gone.jsonl")]) != 0
+    assert "there is no file" in capsys.readouterr().err
+    assert main(["data", "inspect", str(tmp_path / "rows"), "--help"]) == 0
+    assert "preferences: Rows with `prompt`" in capsys.readouterr().out
+    assert {kind.__name__ for kind in KINDS} == {"Prompts", "Instructions", "Preferences", "Thumbs", "Rankings"}
