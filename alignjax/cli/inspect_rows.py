@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,24 @@ from alignjax.cli import overrides
 from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.chat_files import ChatFile
+from alignjax.data.datasets.file_sets import FileSet, file_set
 from alignjax.data.datasets.known_layouts import Layout
-from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
+from alignjax.data.datasets.parsed_files import RowParser, Tally, records_of
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
-from alignjax.data.datasets.row_files import array_rows, kind_of, line_rows, parquet_rows
+from alignjax.data.datasets.row_files import KINDS, blocks_of, kind_of, rows_of_block
 from alignjax.data.datasets.row_summary import RowSummary, marked
 from alignjax.data.text.tokenizers import load_tokenizer
 from alignjax.outside import user_path
 
 FIRST = 100  # rows whose columns tell the layout
-KINDS = (data.Preferences, data.Rankings, data.Thumbs, data.Instructions, data.Prompts)
+DATASETS = (data.Preferences, data.Rankings, data.Thumbs, data.Instructions, data.Prompts)
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 
 
 def is_rows(what: str) -> bool:
     """Says whether the argument of a command is a path of rows, and no name of a dataset and no config."""
-    return ".py" not in what and (user_path(what).exists() or any(mark in what for mark in "/.*"))
+    return ".py" not in what and (user_path(what).exists() or any(mark in what for mark in "/.*:"))
 
 
 def dataset_of_rows(what: str) -> ChatFile:
@@ -60,21 +62,30 @@ def inspect_rows(what: str, rows: int, options: Sequence[str], console: Console)
     console.print(f"{what}: {layout.name} layout: {layout.said}")
     also = f"; --dataset {' or '.join(others)} reads it too" if others else ""
     console.print(f"read as {kind}: alignjax data prepare {dataset.name} --path {what}{also}")
-    files = {
-        name: parse_file(path, dataset.parse_all, "skip", dataset.columns(), dataset.finisher(), dataset.together)
-        for name, path in dataset._files().items()
-    }
+    files, tally = file_set(what, "what to inspect"), Tally()
+    for note in files.notes:
+        console.print(note)
     tokenizer = load_tokenizer(dataset.tokenizer, **dataset.named_tokens) if dataset.tokenizer else None
-    summary = RowSummary(tokenizer, (dataset.prefix, dataset.suffix))
-    shown: list[Record] = []
-    for record in itertools.chain(*(file.records for file in files.values())):
+    summary, shown = RowSummary(tokenizer, (dataset.prefix, dataset.suffix)), []
+    for record in _records(dataset, files, tally):
         summary.add(record)
         shown += [record] if len(shown) < rows else []
-    console.print(_table(files, summary))
+    console.print(_table(tally, summary))
     if summary.records:
         console.print(_lengths(summary))
     for record in shown:
         console.print(_panel(record, summary))
+
+
+def _records(dataset: ChatFile, files: FileSet, tally: Tally) -> Iterator[Record]:
+    """The records of files, of which a block at a time is in memory."""
+    parser = RowParser(dataset.parse_all, dataset.finisher(), dataset.together)
+    for name, path in files.files.items():
+        kind, called = kind_of(path), Path(name).name if len(files.files) > 1 else ""
+        more = Tally(unit=KINDS[kind].unit)
+        yield from records_of(path, blocks_of(path, kind, dataset.columns()), parser, more, called)
+        tally.unit = more.unit
+        tally.add(more, called)
 
 
 def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str]]:
@@ -82,7 +93,7 @@ def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str
     # Each dataset is asked what it makes of each of the first rows, with the options that it has.
     named = [words[0] for flag, words in overrides.split(options) if flag == "dataset" and words]
     rest = [word for flag, words in overrides.split(options) if flag != "dataset" for word in (f"--{flag}", *words)]
-    kinds = {kind.name: kind for kind in KINDS}
+    kinds = {kind.name: kind for kind in DATASETS}
     if named and named[-1] not in kinds:
         raise ConfigError(f"--dataset is {named[-1]!r}.{nearest(named[-1], kinds)}")
     made, refusals = {}, []
@@ -94,7 +105,9 @@ def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str
                 refusals.append(error)
     if not made:
         raise refusals[0]
-    rows = [row for _, row in itertools.islice(_first_rows(next(iter(made.values()))), FIRST) if isinstance(row, dict)]
+    rows = [
+        row for _, row in itertools.islice(_rows(file_set(what, "what to inspect")), FIRST) if isinstance(row, dict)
+    ]
     if not rows:
         raise ConfigError(f"{what} holds no rows that are JSON objects")
     fits, wrong = [], []
@@ -115,7 +128,7 @@ def _worst(wrong: Sequence[BadRow], row: dict[str, Any], named: Sequence[str]) -
     fatal = next((error for error in wrong if error.fatal), None)
     if fatal or named:
         return fatal or wrong[0]
-    every = tuple({each: None for kind in KINDS for each in layouts.of_dataset(kind.__name__)})
+    every = tuple({each: None for kind in DATASETS for each in layouts.of_dataset(kind.__name__)})
     try:
         layouts.told(row, every, {})
     except BadRow as error:
@@ -123,23 +136,20 @@ def _worst(wrong: Sequence[BadRow], row: dict[str, Any], named: Sequence[str]) -
     return wrong[0]
 
 
-def _first_rows(dataset: ChatFile) -> Iterator[tuple[int, Any]]:
-    (path, *_) = dataset._files().values()
-    kind = kind_of(path)
-    return parquet_rows(path, None) if kind == "parquet" else {"lines": line_rows, "array": array_rows}[kind](path)
+def _rows(files: FileSet) -> Iterator[tuple[int, Any]]:
+    for path in files.files.values():
+        yield from (pair for block in blocks_of(path, kind_of(path)) for pair in rows_of_block(path, block))
 
 
-def _table(files: dict[str, ParsedFile], summary: RowSummary) -> Table:
+def _table(tally: Tally, summary: RowSummary) -> Table:
     table = Table(title="rows", show_header=False, title_justify="left")
-    for file in files.values():
-        said = file.account()
-        table.add_row("read", f"{said['read']:,} rows, {len(file.records):,} records")
-        table.add_row("layouts", layouts.sentence(file.layouts, file.since, file.unit) or "none")
-        table.add_row("bad", file.sentence() or "none")
+    table.add_row("read", f"{tally.read:,} rows, {tally.records:,} records")
+    table.add_row("layouts", layouts.sentence(tally.layouts, tally.since, tally.unit) or "none")
+    table.add_row("bad", tally.sentence() or "none")
     many = f"{summary.prompts:,} different"
     many += f"; {summary.conversations:,} of {summary.records:,} records are conversations"
     table.add_row("prompts", many)
-    lines = f" (lines {', '.join(map(str, summary.repeats))}{', ...' * (summary.repeated > len(summary.repeats))})"
+    lines = f" (lines {', '.join(summary.repeats)}{', ...' * (summary.repeated > len(summary.repeats))})"
     table.add_row("repeated", f"{summary.repeated:,} records{lines if summary.repeated else ''}")
     table.add_row("ties", f"{summary.ties:,} records")
     if summary.numbers or summary.texts:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from alignjax.cli import main
-from alignjax.cli.inspect_rows import KINDS, dataset_of_rows, inspect_rows, is_rows
+from alignjax.cli.inspect_rows import DATASETS, dataset_of_rows, inspect_rows, is_rows
 from alignjax.config import ConfigError, DataError
 from alignjax.data.datasets.framing import Framed
 from alignjax.data.datasets.records import Record
@@ -72,6 +72,19 @@ def test_what_is_counted(tmp_path: Path) -> None:
     assert text.count("line 1 \u2500") == 1
     assert "answers" not in said(tmp_path, [{"prompt": "p"}])
     assert "1 numbers, 1 texts" in said(tmp_path, [{"prompt": "p", "answer": "4"}, {"prompt": "p", "answer": "x"}])
+
+
+def test_a_folder_and_a_glob_are_read_file_by_file(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    for name in ("a", "b"):
+        written(tmp_path / "rows" / f"{name}.jsonl", [PAIR, {**PAIR, "chosen": name, "rejected": ""}])
+    for what in ("rows", "rows/*.jsonl"):
+        console = Console(file=io.StringIO(), width=400, markup=False, highlight=False)
+        inspect_rows(str(tmp_path / what), 1, (), console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "4 rows, 2 records" in text
+        assert "1 records (lines b.jsonl:1)" in text
+        assert "empty field 'rejected' (2; lines a.jsonl:2, b.jsonl:2)" in text
 
 
 def test_rows_are_shown_as_the_model_sees_them(tmp_path: Path) -> None:
@@ -143,4 +156,4 @@ def test_a_file_is_no_dataset_and_no_config(tmp_path: Path, monkeypatch: pytest.
     assert "there is no file" in capsys.readouterr().err
     assert main(["data", "inspect", str(tmp_path / "rows"), "--help"]) == 0
     assert "preferences: Rows with `prompt`" in capsys.readouterr().out
-    assert {kind.__name__ for kind in KINDS} == {"Prompts", "Instructions", "Preferences", "Thumbs", "Rankings"}
+    assert {kind.__name__ for kind in DATASETS} == {"Prompts", "Instructions", "Preferences", "Thumbs", "Rankings"}

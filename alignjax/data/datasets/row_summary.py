@@ -50,7 +50,7 @@ class RowSummary:
     records: int = 0
     conversations: int = 0
     repeated: int = 0
-    repeats: list[int] = dataclasses.field(default_factory=list)
+    repeats: list[str] = dataclasses.field(default_factory=list)
     ties: int = 0
     numbers: int = 0
     texts: int = 0
@@ -75,10 +75,11 @@ class RowSummary:
         self.conversations += bool(record.framed)
         self._prompts.add(_digest(record.prompt))
         whole = _digest(json.dumps([record.prompt, *record.completions]))
+        line = record.meta["line"]
         if whole in self._known:
             self.repeated += 1
             if len(self.repeats) < SHOWN:
-                self.repeats.append(record.meta["line"])
+                self.repeats.append(f"{record.meta['file']}:{line}" if "file" in record.meta else str(line))
         self._known.add(whole)
         self.ties += record.preference == 0.5 or (1 < len(record.scores) != len(set(record.scores)))
         self.numbers += not math.isnan(record.answer)
