@@ -15,8 +15,9 @@ from tests.support.commands import ROOT, run
 
 README = (ROOT / "README.md").read_text()
 MODELESS = re.compile(r"(configs/\w+\.py|my_loss\.py)(?!:)")
-EXAMPLE = re.compile(r"train my_config\.py.*$")
+EXAMPLE = re.compile(r"train my_(config|reward)\.py.*$")
 LOSS = re.compile(r"(configs/losses\.py:\w+)$")
+SHORT = "--algorithm.experience.generate.max_tokens"
 EXAMPLES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", README, re.S))  # path -> text
 
 
@@ -27,7 +28,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "configs", folder / "configs")
     for name, text in EXAMPLES.items():
         (folder / name).write_text(text)
+    with_model_and_prompts(folder)
     return folder
+
+
+def with_model_and_prompts(folder: Path) -> None:
+    """Writes a person's own model folder, of random weights, and file of prompts."""
+    from tests.support.chat_families import FAMILIES, write_tokenizer  # noqa: PLC0415
+    from tests.support.published import theirs  # noqa: PLC0415 (torch)
+
+    write_tokenizer(folder / "my_model", FAMILIES["llama3"])
+    theirs("llama2", vocab_size=512, max_position_embeddings=1024).save_pretrained(folder / "my_model")
+    rows = [{"prompt": f"{a} and {b} are", "answer": str(a + b)} for a in range(4) for b in range(8)]
+    (folder / "my_prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def assert_quickstart(run_dir: Path) -> None:
@@ -91,6 +104,21 @@ def test_a_new_loss_takes_15_lines_and_no_edit() -> None:
     assert len(code) <= 15
     imports = "\n".join(line for line in code if line.startswith(("import", "from")))
     assert {root for _, root in re.findall(r"^(import|from) (\w+)", imports, re.M)} == {"alignjax", "jax"}
+
+
+@pytest.mark.slow
+def test_a_reward_takes_12_lines_and_learns_on_a_folder_and_a_file(tmp_path: Path, session_cache: Path) -> None:
+    code = [line for line in EXAMPLES["my_reward.py"].splitlines() if line.strip()]
+    assert len(code) <= 12
+    (tmp_path / "my_reward.py").write_text(EXAMPLES["my_reward.py"])
+    with_model_and_prompts(tmp_path)
+    run(f"alignjax train my_reward.py --steps 2 {SHORT} 8", tmp_path, session_cache)
+    lines = (tmp_path / "runs/my_reward/answers/reward-00000002.jsonl").read_text().splitlines()
+    assert len(lines) == 64
+    for line in map(json.loads, lines):
+        assert line["scores"]["right"] == float(
+            str(sum(map(int, re.findall(r"\d+", line["prompt"])))) in line["completion"]
+        )
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:

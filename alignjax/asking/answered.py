@@ -19,7 +19,7 @@ ANY, PROBABILITY = (-math.inf, math.inf), (0.0, 1.0)  # what a reward, and what 
 
 
 def answered(
-    calls: Calls, asked: Fn, questions: Sequence[Question], state: TrainerState, path: Path | None
+    calls: Calls, asked: Fn, questions: Sequence[Question], state: TrainerState | None, path: Path | None
 ) -> list[list[float]]:
     """Returns what the functions of a text_reward or text_judge say of each question, NaN for no opinion.
 
@@ -27,7 +27,7 @@ def answered(
         calls: Calls functions.
         asked: A text_reward or a text_judge, whose hyper-parameters say how to ask.
         questions: Completions, or pairs of them.
-        state: The step.
+        state: The step; None outside of a run.
         path: The file of the answers; None: nowhere.
 
     Returns:
@@ -50,13 +50,14 @@ def answered(
             logged = {name: values[number] for name, values in extra.items() if values[number] is not None}
             said: dict[str, Any] = {field: dict(zip(names, values, strict=True))}
             said |= {"extra": json.loads(json.dumps(logged, default=str))} if logged else {}
-            lines.append({"step": state.global_step + 1, **question.line(said)})
+            step = {} if state is None else {"step": state.global_step + 1}
+            lines.append(step | question.line(said))
         write_answers(path, lines)
     return numbers
 
 
 def _said(
-    calls: Calls, asked: Fn, questions: Sequence[Question], state: TrainerState, extra: dict[str, list[Any]]
+    calls: Calls, asked: Fn, questions: Sequence[Question], state: TrainerState | None, extra: dict[str, list[Any]]
 ) -> list[list[float]]:
     """What the functions say of each question; what they log beside goes into `extra`."""
     # Calls are cut by whole prompts; with both orders every one is made a second time with its pairs turned round.
@@ -94,10 +95,11 @@ def _mean(numbers: Sequence[float]) -> float:
 
 
 def _call(
-    function: Any, questions: Sequence[Question], state: TrainerState, log: LogExtra, settings: Mapping[str, Any]
+    function: Any, questions: Sequence[Question], state: TrainerState | None, log: LogExtra, settings: Mapping[str, Any]
 ) -> Call:
     """One call of one function."""
-    more = {"trainer_state": state, "log_extra": log, "log_metric": log_nothing}
+    more = {"trainer_state": state or TrainerState(0, 0), "log_extra": log, "log_metric": log_nothing}
     given = keywords(function, questions) | {name: more[name] for name in accepted(function, more)}
     prompts = [question.shown for question in questions]
-    return Call(function=function, keywords=given, prompts=prompts, step=state.global_step + 1, **settings)
+    step = None if state is None else state.global_step + 1
+    return Call(function=function, keywords=given, prompts=prompts, step=step, **settings)

@@ -38,7 +38,7 @@ class Call(NamedTuple):
         function: The function.
         keywords: Its arguments by name; one entry a row in each list.
         prompts: The beginning of each row's prompt, for messages.
-        step: The step, for messages.
+        step: The step, for messages; None outside of a run.
         range: The least and the largest number that it may give.
         timeout: Seconds that an attempt may take.
         retries: Further attempts after an exception or a timeout; 0.5, 1, 2 .. s apart.
@@ -47,7 +47,7 @@ class Call(NamedTuple):
     function: Any
     keywords: Mapping[str, Any]
     prompts: Sequence[str]
-    step: int
+    step: int | None
     range: tuple[float, float]
     timeout: float
     retries: int
@@ -182,7 +182,8 @@ def _where(call: Call, row: int | None = None) -> str:
     rows = f"the row with prompt {prompt!r}"
     if row is None and len(call.prompts) > 1:
         rows = f"{len(call.prompts)} rows, the first with prompt {prompt!r}"
-    return f"{name_of(call.function)} at step {call.step}, asked about {rows}"
+    step = "" if call.step is None else f" at step {call.step}"
+    return f"{name_of(call.function)}{step}, asked about {rows}"
 
 
 def _said(error: BaseException) -> str:

@@ -22,8 +22,13 @@ def evaluate(flags: Evaluate, arguments: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        ConfigError: the folder is no run, or the run has no such job or is not trained yet.
+        ConfigError: the folder is no run, or the run has no such job or is not trained yet; with a judge, what
+            `judge_models` refuses.
     """
+    if flags.judge is not None or flags.data is not None:
+        from alignjax.cli.judge_models import judge_models  # noqa: PLC0415
+
+        return judge_models(flags, arguments)
     from alignjax.train.pipeline import DONE, run_pipeline  # noqa: PLC0415
 
     root, _ = run_folder(str(flags.run_dir))

@@ -77,16 +77,44 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Run the evaluation step of a finished run again and rebuild its report.
+    """Run the evaluation step of a finished run again and rebuild its report; or, with --data and --judge, let a Python
+    function compare what a model answers with what its reference or another model does.
 
     Attributes:
-        run_dir: Run folder of `alignjax train`.
+        run_dir: Run folder of `alignjax train`; with --judge also what `import` wrote, a folder of published weights,
+            or a .gguf file.
         step: Name of the pipeline's evaluation step.
+        data: Prompts: text, one a line, or JSON rows, whose other columns the judge is given.
+        judge: The function, module:function or file.py:function, as of stages.text_judge.
+        against: The other model, a run folder or what else can be opened; if not given, --against-role of the same run.
+        role: The role that is judged.
+        against_role: The role of the other model.
+        system: A system message in front of every prompt.
+        temperature: Softmax temperature; 0 takes the likeliest token.
+        max_tokens: Longest completion, in tokens.
+        n: Answers of each model to a prompt, compared one by one.
+        seed: Seed of the samples.
+        one_order: Ask about each pair in one order only; else in both, so that a liking for a place cancels.
+        out: New file for the answers and what the judge said, one JSON object a pair.
+        dtype: What published weights are computed in; float32 if not given.
     """
 
     runs: ClassVar[str] = "evaluate.evaluate"
-    run_dir: Annotated[Positional[Path], arg(metavar="RUN_DIR")]
+    run_dir: Annotated[Positional[Path], arg(metavar="WHERE")]
     step: str = "evaluate"
+    data: Annotated[Path | None, arg(metavar="FILE")] = None
+    judge: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    against: Annotated[str | None, arg(metavar="WHERE")] = None
+    role: str = "policy"
+    against_role: str | None = None
+    system: Annotated[str | None, arg(metavar="TEXT")] = None
+    temperature: NonNegative = 1.0
+    max_tokens: Count = 64
+    n: Count = 1
+    seed: Seed = 0
+    one_order: bool = False
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

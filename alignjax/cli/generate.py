@@ -71,14 +71,7 @@ def check_sampling(flags: Any) -> None:
 
 def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> None:
     """Answers few prompts at a time, always as many: an answer comes soon, and one compiled program serves all."""
-    ids = opened.prompt_ids([row.prompt for row in rows]) if rows else []
-    most = max(map(len, ids), default=0)
-    if opened.max_length is not None and most + flags.max_tokens > opened.max_length:
-        raise ConfigError(
-            f"prompt {list(map(len, ids)).index(most) + 1} has {most} tokens and its completion up to "
-            f"{flags.max_tokens}, and {opened.name} is meant for {opened.max_length} together; shorten it, or lower "
-            "--max-tokens"
-        )
+    ids = fitting_ids(flags, opened, rows)
     answer, show = _answerer(flags, opened), _SHOWN[flags.format]
     with contextlib.ExitStack() as closing:
         if flags.format == "alpaca_eval":
@@ -90,6 +83,19 @@ def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> N
                 zip(some, answer(ids[start : start + ROWS], start), strict=True), start
             ):
                 show(opened, row, completions, number)
+
+
+def fitting_ids(flags: Any, opened: OpenedModel, rows: Sequence[Row]) -> list[list[int]]:
+    """Returns the token ids of prompts. Raises ConfigError if one is too long for the model with its completion."""
+    ids = opened.prompt_ids([row.prompt for row in rows]) if rows else []
+    most = max(map(len, ids), default=0)
+    if opened.max_length is not None and most + flags.max_tokens > opened.max_length:
+        raise ConfigError(
+            f"prompt {list(map(len, ids)).index(most) + 1} has {most} tokens and its completion up to "
+            f"{flags.max_tokens}, and {opened.name} is meant for {opened.max_length} together; shorten it, or lower "
+            "--max-tokens"
+        )
+    return ids
 
 
 def _answer_typed(flags: Generate, opened: OpenedModel) -> None:
@@ -155,21 +161,22 @@ def _answerer(flags: Generate, opened: OpenedModel) -> Callable[[list[list[int]]
     sampling = Sampling(flags.n, flags.max_tokens, filters=filters, stop=opened.stops)
 
     def answer(prompts: list[list[int]], first: int) -> list[list[dict[str, Any]]]:
-        batch = _batch(prompts, first, opened.tokenizer)
-        completions = _sampled(opened.model, opened.params, batch, jax.random.key(flags.seed), sampling)
+        batch = batch_of(prompts, first, opened.tokenizer)
+        completions = sampled(opened.model, opened.params, batch, jax.random.key(flags.seed), sampling)
         return [_decoded(opened.tokenizer, completions, row) for row in range(len(prompts))]
 
     return answer
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _sampled(model: Model, params: Params, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
+def sampled(model: Model, params: Params, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
+    """Samples completions of a batch of prompts, in one program for all batches of its shape."""
     return sample(scoring.context({"policy": model}, {"policy": params}), batch, key, sampling)
 
 
-def _batch(rows: list[list[int]], first: int, tokenizer: Tokenizer) -> Batch:
-    """Token ids of prompts with left padding. The numbers of the prompts decide their random numbers, so that an answer
-    does not depend on what stands beside it."""
+def batch_of(rows: list[list[int]], first: int, tokenizer: Tokenizer) -> Batch:
+    """Returns token ids of prompts with left padding. The numbers of the prompts decide their random numbers, so that
+    an answer does not depend on what stands beside it."""
     rows = [*rows, *[rows[0][:1]] * (ROWS - len(rows))]
     length = BUCKET * math.ceil(max(map(len, rows)) / BUCKET)
     padded = (pad_left(row, length, tokenizer.pad) for row in rows)
