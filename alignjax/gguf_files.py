@@ -235,11 +235,25 @@ def _placed(
         if offset % alignment or stop > size:
             raise Unreadable(f"the tensor {name!r} ends at byte {stop:,} of {size:,}: the file is cut short or damaged")
         tensors[name] = Tensor(kinds[number].name, shape, start, stop, row)
+    for kind in {tensor.kind for tensor in tensors.values()}:
+        _check_written_out(package, kind)
     in_order = sorted(tensors.items(), key=lambda entry: entry[1].start)
     for (one, before), (other, after) in itertools.pairwise(in_order):
         if after.start < before.stop:
             raise Unreadable(f"the tensors {one!r} and {other!r} lie over each other")
     return tensors
+
+
+def _check_written_out(package: Any, kind: str) -> None:
+    """Raises Unreadable for a kind of numbers that the package cannot write out: tried on one block of zeros."""
+    known = package.GGMLQuantizationType[kind]
+    try:
+        package.quants.dequantize(np.zeros((1, package.GGML_QUANT_SIZES[known][1]), np.uint8), known)
+    except NotImplementedError:
+        raise Unreadable(
+            f"it holds numbers of kind {kind}, which the installed gguf package cannot write out",
+            advice="install a newer one (pip install -U gguf), or take a file of another kind",
+        ) from None
 
 
 def _package(path: Path) -> Any:
@@ -259,7 +273,7 @@ def numbers(header: Header, name: str, rows: Any = slice(None)) -> np.ndarray:
         rows: Which rows, as an index of the first axis; of a tensor with one axis it is an index of its elements.
 
     Raises:
-        ReadError: The file cannot be read, or the package cannot write such numbers out.
+        ReadError: The file cannot be read.
     """
     tensor = header.tensors[name]
     with reading(header.path, DAMAGED, kind=" as GGUF"):
@@ -267,15 +281,9 @@ def numbers(header: Header, name: str, rows: Any = slice(None)) -> np.ndarray:
         data = np.memmap(header.path, np.uint8, "r", tensor.start, (tensor.stop - tensor.start,))
         lines = data.reshape(*tensor.shape[:-1], tensor.row) if len(tensor.shape) > 1 else data[None]
         kind = package.GGMLQuantizationType[tensor.kind]
-        try:
-            if len(tensor.shape) > 1:
-                return package.quants.dequantize(np.ascontiguousarray(lines[rows]), kind).astype(np.float32, copy=False)
-            return package.quants.dequantize(np.ascontiguousarray(lines), kind)[0][rows].astype(np.float32, copy=False)
-        except NotImplementedError:
-            raise Unreadable(
-                f"the tensor {name!r} is {tensor.kind}, which the installed gguf package cannot write out",
-                advice="install a newer one (pip install -U gguf), or take a file of another kind",
-            ) from None
+        if len(tensor.shape) > 1:
+            return package.quants.dequantize(np.ascontiguousarray(lines[rows]), kind).astype(np.float32, copy=False)
+        return package.quants.dequantize(np.ascontiguousarray(lines), kind)[0][rows].astype(np.float32, copy=False)
 
 
 def origin(header: Header) -> str:

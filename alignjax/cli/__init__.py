@@ -29,6 +29,8 @@ from alignjax.cli.flags import (
     Import,
     Inspect,
     List,
+    ModelsFetch,
+    ModelsList,
     Prepare,
     Report,
     Serve,
@@ -55,6 +57,9 @@ COMMANDS: dict[str, Any] = {
     "sweep": Sweep,
     "import": Import,
     "export": Export,
+    "models list": ModelsList,
+    "models fetch": ModelsFetch,
+    "models import": Import,
     "data prepare": Prepare,
     "data inspect": Inspect,
 }
@@ -105,9 +110,13 @@ def _overview() -> None:
         print(f"  {name:<{width}}  {' '.join((command.__doc__ or '').split()).partition('. ')[0].rstrip('.')}.")
 
 
+def _groups() -> set[str]:
+    return {name.partition(" ")[0] for name in COMMANDS if " " in name}
+
+
 def _no_command(words: Sequence[str]) -> int:
     """Say that there is no such command, and which one was meant."""
-    groups = {name.partition(" ")[0] for name in COMMANDS if " " in name}
+    groups = _groups()
     name = " ".join(words[:2]) if words[0] in groups else words[0]
     close = difflib.get_close_matches(name, {*COMMANDS, *groups}, n=1, cutoff=0.5)
     meant = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(COMMANDS)}."
@@ -117,7 +126,8 @@ def _no_command(words: Sequence[str]) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Carries out one command line and returns its exit status."""
-    if not argv or argv[0] in ("-h", "--help") or list(argv) in (["data"], ["data", "-h"], ["data", "--help"]):
+    group = argv[:1] and argv[0] in _groups() and set(argv[1:]) <= {"-h", "--help"}
+    if not argv or argv[0] in ("-h", "--help") or group:
         _overview()
         return 0
     if argv[0] == "--version":

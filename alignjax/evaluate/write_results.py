@@ -18,7 +18,7 @@ from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.ranges import Natural
 from alignjax.train.pipeline import Done
 from alignjax.train.run_record import git_hash, versions
-from alignjax.workspace import Workspace, read_record
+from alignjax.workspace import Workspace, read_json, read_record
 
 FILE = "tournament.json"
 ANEW = "run the evaluation step again (`alignjax evaluate`) to write it anew"
@@ -64,6 +64,7 @@ def write(
     # Policies that are points of a curve only have no learning curves in the report, or nobody would find the others.
     unseen = {point["stage"] for points in further.values() for point in points} - {*played["players"]}
     logs = [path for path in sorted(root.glob("*/metrics.jsonl"), key=_age) if path.parent.name not in unseen]
+    origins = weight_origins(config.get("config", config), root)
     results = {
         **played,
         **({"over_optimization": further} if further else {}),
@@ -78,9 +79,34 @@ def write(
         "git": git_hash(),
         "command": command,
         "device": str(jax.devices()[0].device_kind),
-        "notes": [*played.get("warnings", ()), *notes],
+        "notes": [*played.get("warnings", ()), *origins, *notes],
+        **({"weights": " ".join(origins)} if origins else {}),
     }
     return {"report": _reported(results, root)}
+
+
+def weight_origins(config: Any, root: Path) -> list[str]:
+    """Says of what kind the numbers of weights were that came out of GGUF files: every table that shows such a model
+    says so.
+
+    Args:
+        config: The config of a run as JSON.
+        root: The run folder, from which imported checkpoints are found.
+
+    Returns:
+        A sentence for each file.
+    """
+    # A start names its file, or the checkpoint that `alignjax import` made of one.
+    if isinstance(config, list):
+        return list(dict.fromkeys(line for value in config for line in weight_origins(value, root)))
+    if not isinstance(config, Mapping):
+        return []
+    start = config
+    if str(config.get("type", "")).endswith(".Restored"):
+        record = read_json(Workspace(root).find(str(config.get("stage"))) / "config.json")
+        start = (record.get("config") or {}).get("imported", {}) if isinstance(record, dict) else {}
+    own = [f"Weights of {Path(start['folder']).name}: {start['numbers']}."] if start.get("numbers") else []
+    return list(dict.fromkeys([*own, *(line for value in config.values() for line in weight_origins(value, root))]))
 
 
 def _reported(results: Mapping[str, Any], root: Path) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,49 +13,20 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from alignjax.config import ConfigError
-from alignjax.json_shapes import check_shape
+from alignjax.models import lora
 from alignjax.models.architecture import TransformerConfig
-from alignjax.models.huggingface import config_json, read_json, tensor_name
+from alignjax.models.huggingface import config_json, tensor_name
+from alignjax.models.huggingface.families import Family, is_transposed
 from alignjax.models.huggingface.folders import new_folder, opened
-from alignjax.models.huggingface.known_keys import check_keys
+from alignjax.models.peft_settings import CONFIG, has_adapter, of_module, settings_of
 from alignjax.models.transformer import transformer
 from alignjax.outside import user_path
-from alignjax.ranges import Count, Positive
-from alignjax.tree_names import leaves_by_name
+from alignjax.ranges import Positive
+from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Array, Key, Params
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-_OFF = (None, False)
-# Settings that would change the numbers and are not built, with the values that change nothing.
-_PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",), "bias": ("none",), "modules_to_save": (None, []), "alpha_pattern": ({}, None),
-    "layers_to_transform": (None, []), "layers_pattern": (None, [], ""), "target_parameters": (None, []),
-    "loftq_config": ({}, None),
-    **dict.fromkeys(("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "ensure_weight_tying"), (False, None)),
-    **dict.fromkeys(("megatron_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"), _OFF),
-    **dict.fromkeys(("alora_invocation_tokens", "monteclora_config", "arrow_config", "kasa_config"), _OFF),
-    **dict.fromkeys(("layer_replication", "trainable_token_indices", "use_bdlora"), _OFF),
-    # The others (pissa, olora, corda, loftq, ..) change the base too, and its change is not in the folder.
-    "init_lora_weights": (True, False, None, "gaussian"),
-}  # fmt: skip
-# What changes no number of adapters that have been trained.
-_NOTES = (
-    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "lora_dropout", "exclude_modules", "megatron_core", "qalora_group_size", "runtime_config",
-)  # fmt: skip
-
-
-class _Needed(TypedDict):
-    r: Count
-    lora_alpha: Positive
-
-
-class _Settings(_Needed, total=False):
-    peft_type: str
-    use_rslora: bool | None
-    rank_pattern: dict[str, Count] | None
-    target_modules: str | list[str] | None
 
 
 class Loaded(NamedTuple):
@@ -95,25 +65,28 @@ def save(
         base: The name or folder of the adapted weights, which is only noted.
 
     Returns:
-        The names of what has no place there: what was trained whole.
+        The names of what has no place there: of what was trained whole, a value head and biases of heads.
 
     Raises:
         ConfigError: An architecture that no family has, or a folder that holds something already.
     """
     # Each layer's factors are two tensors of their own, transposed: a product is [out, in] there. Matrices whose rank
-    # is not that of the first stand in rank_pattern.
-    modules, parts = _modules(config), adapters["layers"]
+    # is not that of the first stand in rank_pattern; what was trained whole is what peft calls modules_to_save.
+    modules, parts = _modules(config), {k: part for k, part in adapters["layers"].items() if isinstance(part, Mapping)}
+    whole, left = _whole(adapters, config)
     ranks = {name: part["a"].shape[-1] for name, part in parts.items()}
     first = next(iter(ranks.values()))
     last_names = {name: modules[name].rpartition(".")[2] for name in parts}
+    kind = "SEQ_CLS" if any(name.startswith("score.") for name in whole) else "CAUSAL_LM"
     written = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": first,
+        "peft_type": "LORA", "task_type": kind, "base_model_name_or_path": base, "r": first,
         "lora_alpha": float(alpha), "use_rslora": rank_stabilised, "lora_dropout": 0.0, "bias": "none",
-        "fan_in_fan_out": False, "inference_mode": True, "modules_to_save": None,
+        "fan_in_fan_out": False, "inference_mode": True,
+        "modules_to_save": sorted({name.rpartition(".")[0].rpartition(".")[2] for name in whole}) or None,
         "target_modules": sorted(last_names.values()),
         "rank_pattern": {last_names[name]: rank for name, rank in ranks.items() if rank != first},
     }  # fmt: skip
-    tensors = {}
+    tensors = {PREFIX + name: np.ascontiguousarray(np.asarray(tensor, np.float32)) for name, tensor in whole.items()}
     for name, part in parts.items():
         for layer in range(config.layers):
             stem = PREFIX + modules[name].format(layer)
@@ -122,22 +95,34 @@ def save(
     with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         (part / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    return [*leaves_by_name({name: part for name, part in adapters.items() if name != "layers"})]
+    return left
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    settings = read_json(path)
-    check_keys(settings, path, {*_Settings.__annotations__} - {"peft_type"}, _NOTES, _PLAIN)
-    return check_shape(settings, _Settings, path, "save the adapters again with peft")
+def _whole(adapters: Params, config: TransformerConfig) -> tuple[dict[str, Array], list[str]]:
+    """The leaves that were trained whole, by the names of their tensors, and the names of those that have none."""
+    family, _ = config_json(config)
+    leaves = {
+        name: leaf
+        for name, leaf in leaves_by_name(adapters).items()
+        if not (name.startswith("layers/") and name.endswith(("/a", "/b")))
+    }
+    tensors: dict[str, Array] = {}
+    left = []
+    for leaf, value in leaves.items():
+        if not (names := _names(leaf, family, config)):
+            left.append(leaf)
+        for layer, name in enumerate(names):
+            part = value[layer] if leaf.startswith("layers/") else value
+            tensors[name] = part.T if is_transposed(leaf, part.ndim) else part
+    return tensors, left
 
 
-def _rank(module: str, settings: Mapping[str, Any]) -> int:
-    """The rank that the settings give a module: that of the first pattern which its name ends in, as peft reads it."""
-    patterns = (settings.get("rank_pattern") or {}).items()
-    try:
-        return next((r for name, r in patterns if re.match(rf"(.*\.)?({name})$", module)), settings["r"])
-    except re.error as error:
-        raise ConfigError(f"rank_pattern of adapters is no pattern ({error})") from None
+def _names(leaf: str, family: Family, config: TransformerConfig) -> list[str]:
+    """The tensors of a leaf, one for each layer of a stacked one; none for a leaf that has no place there."""
+    pattern = tensor_name(leaf, family)
+    if pattern is None or pattern == "score.bias":
+        return []
+    return [pattern.format(layer) for layer in range(config.layers)] if leaf.startswith("layers/") else [pattern]
 
 
 def load(folder: Path | str, config: TransformerConfig) -> Loaded:
@@ -154,9 +139,11 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
         ConfigError: Adapters of another kind than LoRA on matrices of the layers, or of some layers only, or of other
             shapes than the model's; the message names the file, setting or tensor.
     """
-    # Tensors are taken out of the file's as each matrix finds its own, so that what is left over belongs nowhere.
+    # Tensors are taken out of the file's as each matrix finds its own, so that what is left over belongs nowhere. What
+    # a matrix has of its own, its rank and scale, goes into its factors: zeros up to the largest rank, which stay zero,
+    # and b times its scale over the common one.
     folder = user_path(folder)
-    settings, file = _settings(folder / CONFIG), folder / WEIGHTS
+    settings, file = settings_of(folder), folder / WEIGHTS
     if not file.exists() and (pickled := sorted(path.name for path in folder.glob("*.bin"))):
         raise ConfigError(
             f"{folder} has its adapters only as pickle ({pickled[0]}), which runs code when it is read and is never "
@@ -164,48 +151,97 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
         )
     with opened(file) as stored:
         tensors = {name: np.asarray(stored.get_tensor(name), np.float32) for name in stored.keys()}  # noqa: SIM118
-    shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))["layers"]
-    layers: dict[str, dict[str, Array]] = {}
+    shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))
+    layers: dict[str, Any] = {}
     for name, module in _modules(config).items():
-        stems = [PREFIX + module.format(layer) for layer in range(config.layers)]
-        if not any(f"{stem}.lora_A.weight" in tensors for stem in stems):
-            continue
-        a, b = (_stacked([f"{stem}.{kind}.weight" for stem in stems], tensors, file) for kind in ("lora_A", "lora_B"))
-        if (a.shape[1], b.shape[2]) != shapes[name].shape[1:]:
-            raise ConfigError(
-                f"{file}: {stems[0]} is for a matrix {[a.shape[1], b.shape[2]]}, and this model's is "
-                f"{list(shapes[name].shape[1:])}"
-            )
-        for stem in stems:
-            rank = _rank(stem.removeprefix(PREFIX), settings)
-            if a.shape[2] != rank or b.shape[1] != rank:
-                raise ConfigError(
-                    f"{file}: {stem} has rank {a.shape[2]} and {b.shape[1]}, and {CONFIG} says {rank}; they are of two "
-                    "trainings"
-                )
-        layers[name] = {"a": a, "b": b}
+        names = [module.format(layer) for layer in range(config.layers)]
+        targeted = [has_adapter(each, settings) for each in names]
+        if any(targeted) and not any(f"{PREFIX}{each}.lora_A.weight" in tensors for each in names):
+            last = module.rpartition(".")[2]
+            raise ConfigError(f"{file} has no adapters of {last}, and {CONFIG} names it in target_modules")
+        if any(targeted):
+            layers[name] = _matrix(names, targeted, tensors, file, settings, shapes["layers"][name].shape[1:])
+    whole = _taken_whole(tensors, config, shapes, settings, file)
     if tensors:
         raise ConfigError(f"{file}: {next(iter(tensors))} belongs to no matrix of this model's layers")
     targets = settings.get("target_modules")
-    absent = set(targets if isinstance(targets, list) else ()) - {
-        module.rpartition(".")[2] for name, module in _modules(config).items() if name in layers
-    }
-    if absent := sorted(name for name in absent if "." not in name):
+    ends = {module.rpartition(".")[2] for module in _modules(config).values()}
+    if absent := sorted({name for name in targets if "." not in name} - ends if isinstance(targets, list) else ()):
         raise ConfigError(f"{file} has no adapters of {absent[0]}, and {CONFIG} names it in target_modules")
     if not layers:
         raise ConfigError(f"{file} has no adapters of this model's layers")
-    return Loaded({"layers": layers}, float(settings["lora_alpha"]), bool(settings.get("use_rslora")))
+    layers |= whole.pop("layers", {})
+    return Loaded({"layers": layers, **whole}, float(settings["lora_alpha"]), bool(settings.get("use_rslora")))
 
 
-def _stacked(names: list[str], tensors: dict[str, np.ndarray], where: Path) -> Array:
-    """Takes the tensors of all layers out of `tensors`, transposed and stacked."""
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise ConfigError(f"{where} has no {missing[0]}; adapters of some layers only are not read")
-    layers = [tensors.pop(name) for name in names]
-    if len({layer.shape for layer in layers}) > 1:
-        raise ConfigError(f"{where}: {re.sub(r'[0-9]+', 'N', names[0], count=1)} has another rank in another layer")
-    return jnp.stack([layer.T for layer in layers])
+def _matrix(
+    modules: list[str],
+    targeted: list[bool],
+    tensors: dict[str, np.ndarray],
+    file: Path,
+    settings: Mapping[str, Any],
+    shape: tuple[int, ...],
+) -> dict[str, Array]:
+    """Takes the factors of one matrix of all layers out of `tensors`: stacked, of one rank and one scale."""
+    # A layer without an adapter has zeros, which stay zeros in training: each factor's gradient is a product with the
+    # other.
+    ranks = {module: of_module("rank_pattern", "r", module, settings) for module in modules}
+    widest = max(ranks[module] for module, has in zip(modules, targeted, strict=True) if has)
+    stabilised = bool(settings.get("use_rslora"))
+    common = lora.scale_of(float(settings["lora_alpha"]), widest, stabilised)
+    a = np.zeros((len(modules), shape[0], widest), np.float32)
+    b = np.zeros((len(modules), widest, shape[1]), np.float32)
+    for layer, (module, has) in enumerate(zip(modules, targeted, strict=True)):
+        if not has:
+            continue
+        names = [f"{PREFIX}{module}.{kind}.weight" for kind in ("lora_A", "lora_B")]
+        if missing := [name for name in names if name not in tensors]:
+            raise ConfigError(f"{file} has no {missing[0]}; {CONFIG} says that there is one")
+        first, second = (tensors.pop(name).T for name in names)
+        if (first.shape[0], second.shape[1]) != shape:
+            raise ConfigError(
+                f"{file}: {module} is for a matrix {[first.shape[0], second.shape[1]]}, and this model's is "
+                f"{list(shape)}"
+            )
+        rank = ranks[module]
+        if first.shape[1] != rank or second.shape[0] != rank:
+            raise ConfigError(
+                f"{file}: {module} has rank {first.shape[1]} and {second.shape[0]}, and {CONFIG} says {rank}; they are "
+                "of two trainings"
+            )
+        scale = lora.scale_of(float(of_module("alpha_pattern", "lora_alpha", module, settings)), rank, stabilised)
+        a[layer, :, :rank], b[layer, :rank] = first, second if scale == common else second * (scale / common)
+    return {"a": jnp.asarray(a), "b": jnp.asarray(b)}
+
+
+def _taken_whole(
+    tensors: dict[str, np.ndarray], config: TransformerConfig, shapes: Params, settings: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
+    """Takes what was trained whole (modules_to_save) out of `tensors`, as a part of the model's tree."""
+    family, _ = config_json(config)
+    saved = settings.get("modules_to_save") or []
+    if config.tied and (both := [name for name in saved if name in ("lm_head", "embed_tokens")]):
+        raise ConfigError(
+            f"{file}: {CONFIG} has {both[0]} in modules_to_save, and embedding and head of this model are one matrix; "
+            "that is not read"
+        )
+    leaves: dict[str, Array] = {}
+    for leaf, abstract in leaves_by_name(shapes).items():
+        names = [PREFIX + name for name in _names(leaf, family, config)]
+        if not any(name in tensors for name in names):
+            continue
+        if missing := [name for name in names if name not in tensors]:
+            raise ConfigError(f"{file} has no {missing[0]}; what is trained whole in some layers only is not read")
+        stacked = leaf.startswith("layers/")
+        parts = [tensors.pop(name) for name in names]
+        parts = [part.T if is_transposed(leaf, part.ndim) else part for part in parts]
+        shape = abstract.shape[1:] if stacked else abstract.shape
+        if wrong := [part for part in parts if part.shape != shape]:
+            raise ConfigError(
+                f"{file}: {names[0]} has the shape {list(wrong[0].shape)}, and this model's is {list(shape)}"
+            )
+        leaves[leaf] = jnp.asarray(np.stack(parts) if stacked else parts[0])
+    return nested(leaves) if leaves else {}
 
 
 def start(key: Key, params: Params, *, folder: str, config: TransformerConfig) -> Params:

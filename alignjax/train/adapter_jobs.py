@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -57,14 +58,33 @@ def write_adapters(
     Raises:
         ConfigError: The role holds other things than adapters, or runs on no transformer.
     """
-    adapted = algorithm().roles.get(role)
+    left = save_adapters(workspace.find(stage), algorithm(), role, workspace.folder / "adapters", base)
+    return {"folder": str(workspace.folder / "adapters"), "left_out": left}
+
+
+def save_adapters(folder: Path, algorithm: Algorithm, role: str, to: Path, base: str = "") -> list[str]:
+    """Writes the adapters of a role in the newest checkpoint of a folder as `peft` reads them.
+
+    Args:
+        folder: The folder of a run, or of a step in one.
+        algorithm: The algorithm that trained them.
+        role: The role.
+        to: The new folder.
+        base: The name of the weights that the adapters belong to.
+
+    Returns:
+        What `peft` has no name for.
+
+    Raises:
+        ConfigError: The role holds other things than adapters, or runs on no transformer.
+    """
+    adapted = algorithm.roles.get(role)
     build = None if adapted is None else adapted.build
     if adapted is None or build is None or build.function is not lora.build or build.kwargs["inner"] is not None:
-        raise ConfigError(f"role {role!r} of {stage!r} is not one that holds adapters")
+        raise ConfigError(f"role {role!r} of {str(folder)!r} is not one that holds adapters")
     config = None if adapted.model is None else adapted.model.config
     if not isinstance(config, TransformerConfig):
         raise ConfigError(f"role {role!r} runs on no transformer, so peft has no names for its adapters")
-    adapters = checkpoint.restore_role(workspace.find(stage), role)
+    adapters = checkpoint.restore_role(folder, role)
     settings = {name: build.kwargs[name] for name in ("alpha", "rank_stabilised")}
-    left = peft.save(adapters, config, workspace.folder / "adapters", base=base, **settings)
-    return {"folder": str(workspace.folder / "adapters"), "left_out": left}
+    return peft.save(adapters, config, to, base=base, **settings)

@@ -47,13 +47,28 @@ def their_logits(network: Any) -> Any:
     [
         {"target_modules": ["q_proj", "v_proj"]},
         {"target_modules": EVERYTHING, "use_rslora": True, "rank_pattern": {"down_proj": 2}},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"target_modules": ["q_proj", "o_proj"], "rank_pattern": {"layers.0.self_attn.q_proj": 5},
+                 "alpha_pattern": {"o_proj": 2, "1.self_attn.q_proj": 11}},
+                {"target_modules": r".*\.1\..*(v|up)_proj", "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+                {"target_modules": ["k_proj", "down_proj"], "layers_to_transform": [1]},
+                {"target_modules": "all-linear", "exclude_modules": ["gate_proj"]},
+                {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "input_layernorm", "norm"]},
+            )
+        ),
     ],
-    ids=["some", "all_rank_stabilised"],
-)
+    ids=["some", "all_rank_stabilised", "patterns", "regex", "layers", "all_linear", "whole"],
+)  # fmt: skip
 def test_theirs_give_their_logits_here(options: dict[str, Any], ours: tuple[Model, Params], tmp_path: Path) -> None:
     torch.manual_seed(0)
     settings = peft_package.LoraConfig(r=3, lora_alpha=5, init_lora_weights=False, task_type="CAUSAL_LM", **options)
     network = peft_package.get_peft_model(theirs("llama2"), settings).eval()
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "modules_to_save" in name:
+                weight.add_(0.1 * torch.randn_like(weight))
     network.save_pretrained(tmp_path)
     model, params = ours
     found = peft.load(tmp_path, model.config)
@@ -84,6 +99,19 @@ def test_ours_give_our_logits_there(rank_stabilised: bool, ours: tuple[Model, Pa
         peft.save(small, model.config, folder, alpha=6.0)
 
 
+@pytest.mark.slow
+def test_what_was_trained_whole_goes_along(ours: tuple[Model, Params], tmp_path: Path) -> None:
+    """A head and norms of the layers are what peft calls modules_to_save; read back they are the same bits."""
+    model, params = ours
+    small = lora.init(jax.random.key(0), params, rank=2, targets="q|down", whole=r"heads\.lm\..*|layers\.mlp_norm")
+    small = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), small)
+    assert peft.save(small, model.config, tmp_path / "adapters", alpha=3.0) == []
+    network = peft_package.PeftModel.from_pretrained(theirs("llama2"), tmp_path / "adapters").eval()
+    expected = logits(model, lora.adapt(params, small, alpha=3.0))
+    np.testing.assert_allclose(their_logits(network), expected, atol=2e-4)
+    assert difference(peft.load(tmp_path / "adapters", model.config).adapters, small) == 0
+
+
 def test_what_has_no_place_there_is_named(ours: tuple[Model, Params], tmp_path: Path) -> None:
     model, params = ours
     small = {**lora.init(jax.random.key(0), params, rank=2, targets="q"), "heads": {"value": {"bias": jnp.zeros(1)}}}
@@ -103,7 +131,10 @@ def test_what_is_not_read_is_said(ours: tuple[Model, Params], tmp_path: Path) ->
             ({"use_dora": True}, "use_dora is true, which is not built; only false or null is read"),
             ({"peft_type": "IA3"}, 'peft_type is "IA3"'),
             ({"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa"'),
-            ({"layers_to_transform": [1]}, r"layers_to_transform is \[1\]"),
+            ({"layers_to_transform": [1]}, r"layers.0.self_attn.q_proj.* belongs to no matrix"),
+            ({"layers_to_transform": [-1]}, r"layers_to_transform"),
+            ({"target_modules": "(("}, "target_modules of adapters is no pattern"),
+            ({"modules_to_save": 3}, "modules_to_save is 3"),
             ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens is \[5, 6\]"),
             ({"of_next_year": {"a": 1}}, "of_next_year is .* not known here"),
             ({"lora_alpha": None}, "lora_alpha is null; it must be a finite float32 number above 0"),

@@ -7,7 +7,7 @@ import functools
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -34,6 +34,21 @@ def fenced(text: str) -> str:
 def _markdown_cell(cell: Any) -> str:
     """A text, escaped, or an interval on one line."""
     return escaped(cell) if isinstance(cell, str) else wording.interval_text(*cell)
+
+
+def table_of(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Lays out a table in Markdown, as report.md has it.
+
+    Args:
+        columns: The titles.
+        rows: Cells: a text, or the arguments of `interval_parts`.
+    """
+    lines = [
+        map(escaped, columns),
+        ["---"] + ["---:"] * (len(columns) - 1),
+        *(map(_markdown_cell, row) for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _parts(cell: Any) -> Any:

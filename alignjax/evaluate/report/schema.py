@@ -120,6 +120,7 @@ SHAPE: dict[str, Any] = {
     "over_optimization?": {"*": [{"setting": str, "kl": INTERVAL, "win_rates": {"*": INTERVAL}}]},
     "budgets?": {"*": NUMBER},
     "warnings?": [str],
+    "weights?": str,
     "by_seed?": {"*": {"win_rates": MATRIX, "players?": {"*": {"kl?": INTERVAL}}}},
 }
 REQUIRED = tuple(key for key in SHAPE if not key.endswith("?"))

@@ -104,7 +104,7 @@ def terminal_table(results: schema.Results, console: Console) -> None:
         table.add_row(*(Text(_terminal_cell(columns[index], cells[index])) for index in shown))
     console.print()
     console.print(headline(results), style="bold", markup=False, highlight=False)
-    for warning in results.get("warnings") or []:
+    for warning in (*filter(None, [results.get("weights")]), *(results.get("warnings") or [])):
         console.print(warning, markup=False, highlight=False)
     console.print()
     console.print(table)

@@ -7,7 +7,11 @@ from alignjax.models.huggingface.config_codec import (
     positions_of as positions_of,
 )
 from alignjax.models.huggingface.families import FAMILIES as FAMILIES, tensor_name as tensor_name
-from alignjax.models.huggingface.folders import fingerprint as fingerprint, read_json as read_json
+from alignjax.models.huggingface.folders import (
+    dtype_of as dtype_of,
+    fingerprint as fingerprint,
+    read_json as read_json,
+)
 from alignjax.models.huggingface.read_weights import (
     Pretrained as Pretrained,
     check as check,

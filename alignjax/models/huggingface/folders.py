@@ -173,6 +173,16 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
     return tensors
 
 
+def dtype_of(folder: Path | str) -> str:
+    """Says in what dtype the numbers of a folder can be kept as they are: "bfloat16" if all are, else "float32".
+
+    Raises:
+        ConfigError: The folder has no weights that can be read.
+    """
+    dtypes = {tensor.dtype for tensor in tensors_of(folder).values()}
+    return "bfloat16" if dtypes == {"bfloat16"} else "float32"
+
+
 def fingerprint(folder: Path | str) -> str:
     """Gives 16 hexadecimal digits that tell one checkpoint from another: of the contents of config.json and of all
     weight files, wherever they lie.
