@@ -46,11 +46,11 @@ def model_card(
     head_lines = {
         "library_name": "peft" if adapters else "transformers",
         "pipeline_tag": LIBRARIES[head],
-        **({"base_model": bases[0]["folder"]} if bases else {}),
         "tags": ["alignjax"],
     }
+    asked = [*(f"base_model:  # fill in: {Path(base['folder']).name}" for base in bases[:1]), "license:  # fill in"]
     lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head_lines.items())]
-    lines += ["license:  # fill in", "---", "", f"# {escaped(name)}", ""]
+    lines += [*asked, "---", "", f"# {escaped(name)}", ""]
     what = "LoRA adapters" if adapters else "Weights"
     made = "imported" if "imported" in config else "trained"
     lines += [
