@@ -51,10 +51,12 @@ def model_card(
     asked = [*(f"base_model:  # fill in: {Path(base['folder']).name}" for base in bases[:1]), "license:  # fill in"]
     lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in head_lines.items())]
     lines += [*asked, "---", "", f"# {escaped(name)}", ""]
+    versions = record.get("versions") or {}
+    version = f" {versions['alignjax']}" if "alignjax" in versions else ""
     what = "LoRA adapters" if adapters else "Weights"
     made = "imported" if "imported" in config else "trained"
     lines += [
-        f"{what} of the role `{role}`, {made} with alignjax {record.get('versions', {}).get('alignjax', '')}.",
+        f"{what} of the role `{role}`, {made} with alignjax{version}.",
         "",
     ]
     lines += _section("Made from", [_base_line(base) for base in bases] or ["Its config names no published weights."])
