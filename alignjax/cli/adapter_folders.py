@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignjax.cli.config_file import reload, run_folder
-from alignjax.cli.open_model import policy_of_run
+from alignjax.cli.open_model import policy_of_run, record_of_import
 from alignjax.config import ConfigError
 from alignjax.content_hashes import content_hash
 from alignjax.models import huggingface, lora, peft, transformer
@@ -32,7 +32,11 @@ def base_of(adapters: Path, base: Path | None) -> Path:
         raise ConfigError(
             f"{adapters} holds adapters; name the weights that they were trained on{hint} with --base FOLDER"
         )
-    return user_path(base)
+    if record_of_import(path := user_path(base)) is not None:
+        raise ConfigError(
+            f"--base {base} is what `alignjax import` wrote; name the folder or file that it was made from"
+        )
+    return path
 
 
 def model_with_head(adapters: Path, base: Path, dtype: str) -> Model:

@@ -103,7 +103,7 @@ def _of_run(where: str, role: str) -> OpenedModel:
     number = checkpoint.steps(workspace.folder)[-1]
     line = f"{role} of {workspace.folder}, step {number:,}"
     start = unwrapped(experiment.algorithm.roles[role].start)
-    published = isinstance(start, huggingface.Pretrained) and user_path(start.folder).is_dir()
+    published = isinstance(start, huggingface.Pretrained) and user_path(start.folder).exists()
     longest = huggingface.positions_of(start.folder) if published else None
     tokenizer, frame = tokenizer_of(dataset, workspace), frame_of(dataset, workspace)
     return OpenedModel(workspace.folder.resolve().name, line, model, params, tokenizer, frame, longest)
@@ -114,7 +114,9 @@ def _of_import(folder: Path, record: dict[str, Any], role: str) -> OpenedModel:
     _check_not_classifier(folder, model)
     tokenizer, frame = tokenizer_and_frame(folder / TOKENIZER)
     params = {"heads": {}, **checkpoint.restore_role(folder, role)}
-    line = f"{role} imported into {folder} from {record['config']['imported']['folder']}, {_size(model)}"
+    imported = record["config"]["imported"]
+    told = f" ({imported['numbers']})" if imported.get("numbers") else ""
+    line = f"{role} imported into {folder} from {imported['folder']}{told}, {_size(model)}"
     longest = record["config"]["imported"]["beside"].get("max_position_embeddings")
     return OpenedModel(folder.resolve().name, line, model, params, tokenizer, frame, longest)
 

@@ -14,7 +14,6 @@ import transformers
 from safetensors import safe_open
 
 from alignjax.cli import config_file, main
-from alignjax.cli.model_card import datasets, model_card
 from alignjax.models import huggingface
 from alignjax.train import checkpoint
 from alignjax.train.run_record import config_json
@@ -124,14 +123,3 @@ def test_bfloat16_stays_bfloat16(root: Path, tmp_path: Path) -> None:
     }
     mixed = written("llama3", root)
     assert huggingface.dtype_of(mixed) == "float32"
-
-
-def test_a_card_has_the_results_with_their_intervals(tmp_path: Path) -> None:
-    """And nothing where nothing was written down."""
-    empty = model_card(tmp_path, "a*b", "policy", "lm")
-    assert "# a\\*b" in empty
-    assert "Results" not in empty
-    assert "names no published weights" in empty
-    config = {"source": {"dataset": {"type": "alignjax.data.datasets.chat_files.Preferences", "path": "/x/pairs.jsonl",
-                                     "vocab_size": 9}}}  # fmt: skip
-    assert datasets(config) == ["Preferences pairs.jsonl"]

@@ -6,6 +6,7 @@ words before it is merged, its special tokens, what ends a text, and the chat te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,33 +119,35 @@ def tokenizer_folder(path: Path | str) -> Path:
 def _vocabulary(header: Header) -> _Vocabulary:
     """The lists of a tokenizer, of one length and each of its type; tokens at the end that only fill up the embedding
     are left out."""
-
-    def entry(key: str, kind: Any, default: Any) -> Any:
-        value = header.metadata.get(f"tokenizer.ggml.{key}", default)
-        where = f"{header.path}: tokenizer.ggml.{key}"
-        return check_shape(value, kind, where, "download it again")
-
-    kind = entry("model", str, "")
-    if kind not in ("gpt2", "llama"):
-        which = f"a tokenizer of kind {kind!r}" if kind else "no tokenizer"
+    form = _entry(header, "model", str, "")
+    if form not in ("gpt2", "llama"):
+        which = f"a tokenizer of kind {form!r}" if form else "no tokenizer"
         raise ConfigError(
             f"{header.path} has {which}; those of kind 'gpt2' (byte-level BPE) and 'llama' (SentencePiece) are read. "
             "Name another tokenizer with tokenizer="
         )
-    tokens = entry("tokens", list[str], [])
-    types = entry("token_type", list[int], [_NORMAL] * len(tokens))
-    scores = entry("scores", list[float], [0.0] * len(tokens))
+    tokens = _entry(header, "tokens", list[str], [])
+    types = _entry(header, "token_type", list[int], [_NORMAL] * len(tokens))
+    scores = _entry(header, "scores", list[float], [0.0] * len(tokens))
     if not tokens or not len(tokens) == len(types) == len(scores):
         raise ConfigError(
             f"{header.path}: its tokenizer has {len(tokens)} tokens, {len(types)} types and {len(scores)} scores; "
             "download it again"
         )
-    while types and types[-1] == _UNUSED:
-        tokens, types, scores = tokens[:-1], types[:-1], scores[:-1]
-    if len({*tokens}) < len(tokens):
-        twice = next(token for token in tokens if tokens.count(token) > 1)
+    last = max((number for number, kind in enumerate(types, start=1) if kind != _UNUSED), default=0)
+    tokens, types, scores = tokens[:last], types[:last], scores[:last]
+    twice, times = Counter(tokens).most_common(1)[0] if tokens else ("", 1)
+    if times > 1:
         raise ConfigError(f"{header.path}: its tokenizer has the token {twice!r} twice; download it again")
-    return _Vocabulary(kind, entry("pre", str, ""), tokens, types, scores, entry("merges", list[str], []))
+    return _Vocabulary(
+        form, _entry(header, "pre", str, ""), tokens, types, scores, _entry(header, "merges", list[str], [])
+    )
+
+
+def _entry(header: Header, key: str, kind: Any, default: Any) -> Any:
+    """A setting of the tokenizer, of its type."""
+    value = header.metadata.get(f"tokenizer.ggml.{key}", default)
+    return check_shape(value, kind, f"{header.path}: tokenizer.ggml.{key}", "download it again")
 
 
 def _merging(header: Header, vocabulary: _Vocabulary) -> hf.Tokenizer:
@@ -177,8 +180,8 @@ def _merging(header: Header, vocabulary: _Vocabulary) -> hf.Tokenizer:
 
 def _scored(header: Header, vocabulary: _Vocabulary) -> hf.Tokenizer:
     """A SentencePiece BPE: the same model as in a tokenizer.model, whose other settings are those of every Llama."""
-    prefix = header.metadata.get("tokenizer.ggml.add_space_prefix", True)
-    extra = header.metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)
+    prefix = _entry(header, "add_space_prefix", bool, True)
+    extra = _entry(header, "remove_extra_whitespaces", bool, False)
     pieces = zip(vocabulary.tokens, vocabulary.scores, vocabulary.types, strict=True)
     model = SimpleNamespace(
         pieces=[SimpleNamespace(piece=piece, score=score, type=kind) for piece, score, kind in pieces],
@@ -215,7 +218,7 @@ def _marks(header: Header, vocabulary: _Vocabulary) -> dict[str, int]:
 def _adds_bos(header: Header, vocabulary: _Vocabulary, marks: Mapping[str, int]) -> bool:
     """Whether a text begins with BOS; where the file does not say, as llama.cpp does it."""
     usual = "bos" in marks and (vocabulary.kind == "llama" or vocabulary.words in _WRITES_BOS)
-    said = header.metadata.get("tokenizer.ggml.add_bos_token", usual)
+    said = _entry(header, "add_bos_token", bool, usual)
     if said and "bos" not in marks:
         raise ConfigError(f"{header.path}: add_bos_token is true, and it does not say bos_token_id; download it again")
-    return bool(said)
+    return said

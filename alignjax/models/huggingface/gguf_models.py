@@ -20,7 +20,7 @@ from alignjax.json_shapes import check_shape
 from alignjax.models.attention import RopeScaling, rope_frequencies
 from alignjax.models.huggingface.families import FAMILIES, tensor_name
 from alignjax.models.huggingface.known_keys import check_keys
-from alignjax.ranges import Count, Positive
+from alignjax.ranges import Count, Natural, Positive
 
 # Our leaf -> the name there, of a layer behind "blk.N.".
 _PLAIN: Mapping[str, str] = {
@@ -160,7 +160,8 @@ def config_of_gguf(path: Path) -> dict[str, Any]:
     if scaling := _scaling(header, settings, head):
         config["rope_scaling"] = scaling
     ids = {key: header.metadata.get(f"tokenizer.ggml.{mark}_token_id") for mark, key in IDS.items()}
-    return config | {key: number for key, number in ids.items() if number is not None}
+    ids = {key: number for key, number in ids.items() if number is not None}
+    return config | check_shape(ids, dict[str, Natural], f"{path}: tokenizer.ggml", "download it again")
 
 
 def _scaling(header: Header, settings: Mapping[str, Any], head: int) -> dict[str, Any] | None:
