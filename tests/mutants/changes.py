@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutants.edge_changes import EDGE
 from tests.mutants.loss_changes import LOSSES
 from tests.mutants.mutant import Mutant
 
@@ -16,6 +17,7 @@ WIN_RATE, PLAYED = "tests/evaluate/test_win_rate.py", "tests/train/test_played.p
 
 MUTANTS = (
     *LOSSES,
+    *EDGE,
     # step, roles, scoring, optimizers
     Mutant(
         "rules are applied twice",

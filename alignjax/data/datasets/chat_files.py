@@ -33,17 +33,23 @@ class ChatFile(File):
             tokenizer, or a plain one if it has none.
         prompt_field: The name of the field that holds the prompt.
         layout: The name of the layout of the rows, where their columns fit two; "" tells it by them.
+        thinking: What becomes of what the assistant thinks before it answers (a block of <think> at the start of a
+            content, and the fields reasoning_content, thinking and reasoning of a message): "keep" hands it to the
+            template, "strip" takes it out.
 
     Raises:
-        ConfigError: There is no such layout of this dataset.
+        ConfigError: There is no such layout of this dataset, or `thinking` is neither.
     """
 
     chat_template: str = ""
     prompt_field: str = "prompt"
     layout: str = ""
+    thinking: str = "keep"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.thinking not in ("keep", "strip"):
+            raise ConfigError(f"{type(self).__name__}.thinking is {self.thinking!r}; it must be 'keep' or 'strip'")
         names = [each.name for each in self._layouts("")]
         if self.layout and self.layout not in names:
             raise ConfigError(f"{type(self).__name__}.layout is {self.layout!r}.{nearest(self.layout, names)}")
@@ -51,7 +57,7 @@ class ChatFile(File):
     @property
     def settings(self) -> dict[str, Any]:
         """JSON-able settings; what is not named is left out, as in runs that began before it could be."""
-        unnamed = {"layout": "", "turns": "last", "answer_field": "", "score_field": ""}
+        unnamed = {"layout": "", "thinking": "keep", "turns": "last", "answer_field": "", "score_field": ""}
         return {key: value for key, value in super().settings.items() if unnamed.get(key) != value}
 
     @property
@@ -145,7 +151,7 @@ class ChatFile(File):
         """Returns the record of a prompt and its answers, each a value and the name of its field. Raises BadRow."""
         if not isinstance(prompt[0], str | None) and (self.prefix or self.suffix):
             raise BadRow("a prompt of messages gets its frame from the chat template; leave out prefix and suffix")
-        return Record(**conversation(*prompt, answers, row, turns), **more)
+        return Record(**conversation(*prompt, answers, row, turns, self.thinking), **more)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,7 +183,8 @@ class Instructions(ChatFile):
     Args:
         completion_field: The name of the field that holds the completion.
         turns: What is learned of a conversation: its "last" turn, after a prompt of those before, or "all" turns of the
-            assistant: the completion begins with the first, and of what stands between them nothing is learned.
+            assistant: the completion begins with the first, and of what stands between them nothing is learned. Where
+            the template writes a turn otherwise once the conversation goes on, each turn is a row of its own.
 
     Raises:
         ConfigError: `turns` is neither.

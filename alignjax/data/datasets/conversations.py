@@ -11,7 +11,7 @@ from typing import Any
 from alignjax.data.datasets.framing import Framed, framed
 from alignjax.data.datasets.parsing import BadRow, checked_text
 from alignjax.data.datasets.records import Record
-from alignjax.data.text.chat import completion_text, messages_of
+from alignjax.data.text.chat import completion_text, messages_of, without_thinking
 from alignjax.data.text.template_process import rendered
 
 # Columns that templates read beside the messages.
@@ -19,7 +19,12 @@ BESIDE = ("tools", "documents", "chat_template_kwargs")
 
 
 def conversation(
-    prompt: Any, asked: str, answers: Sequence[tuple[Any, str]], row: Mapping[str, Any], turns: str = "last"
+    prompt: Any,
+    asked: str,
+    answers: Sequence[tuple[Any, str]],
+    row: Mapping[str, Any],
+    turns: str = "last",
+    thinking: str = "keep",
 ) -> dict[str, Any]:
     """Returns prompt, completions and chats of a Record: of a prompt in messages, a conversation to be rendered, with
     each answer as the message of the assistant that follows; of a prompt in text, texts.
@@ -30,10 +35,14 @@ def conversation(
         answers: (text or one message of the assistant, the name of its field) each.
         row: The row, of which tools, documents and chat_template_kwargs are handed to the template.
         turns: "all" where each turn of the assistant is to be learned, not only the last.
+        thinking: "strip" where what the assistant thinks before it answers is taken out of all its messages.
 
     Raises:
         BadRow: A field is neither, or blank, or what is handed to the template is not JSON.
     """
+    if thinking == "strip":
+        prompt = [without_thinking(turn) for turn in messages_of(prompt, asked)] if isinstance(prompt, list) else prompt
+        answers = [(_without_thinking(answer, name), name) for answer, name in answers]
     texts = tuple(completion_text(answer, name) for answer, name in answers)
     if prompt is None:
         return {"prompt": "", "completions": texts, "chats": ()}
@@ -52,6 +61,12 @@ def conversation(
     if chat["words"] or any(len(message) > 2 for message in (*chat["turns"], *ends)):
         chat = as_json(chat)
     return {"prompt": "", "completions": texts, "chats": (chat,)}
+
+
+def _without_thinking(answer: Any, name: str) -> Any:
+    if isinstance(answer, str):
+        return without_thinking({"role": "assistant", "content": answer})["content"]
+    return [without_thinking(turn) for turn in messages_of(answer, name)]
 
 
 def as_json(value: Any) -> Any:
@@ -88,20 +103,38 @@ def written(
         while not pending[0].chats:
             yield pending.popleft(), None
         if len(answers) == len(pending[0].chats):
-            yield _with_frames(pending.popleft(), answers)
+            yield from _with_frames(pending.popleft(), answers)
             answers = []
     yield from ((record, None) for record in pending)  # those behind the last conversation
 
 
-def _with_frames(record: Record, answers: Sequence[Mapping[str, Any]]) -> tuple[Record, BadRow | None]:
+def _with_frames(record: Record, answers: Sequence[Mapping[str, Any]]) -> list[tuple[Record, BadRow | None]]:
+    """The record as it was rendered, or a record for each turn of the assistant that is learned by itself."""
     try:
-        items: list[Framed] = []
-        for chat, answer in zip(record.chats, answers, strict=True):
-            if "bad" in answer:
-                raise BadRow(answer["bad"])
-            items.append(framed(chat, answer))
-            checked_text(items[-1].prompt, "prompt as the chat template writes it")
+        if bad := next((answer["bad"] for answer in answers if "bad" in answer), None):
+            raise BadRow(bad)
+        if "apart" in answers[0]:
+            return [(each, None) for each in _apart(record, answers[0]["apart"])]
+        items = [_checked(framed(chat, answer)) for chat, answer in zip(record.chats, answers, strict=True)]
     except ValueError as error:  # a BadRow is one
-        return record, error if isinstance(error, BadRow) else BadRow(str(error))
+        return [(record, error if isinstance(error, BadRow) else BadRow(str(error)))]
     texts = (*record.completions, *(item.prompt for item in items[1:]))
-    return dataclasses.replace(record, prompt=items[0].prompt, completions=texts, chats=(), framed=tuple(items)), None
+    changes = {"prompt": items[0].prompt, "completions": texts, "chats": (), "framed": tuple(items)}
+    return [(dataclasses.replace(record, **changes), None)]
+
+
+def _checked(item: Framed) -> Framed:
+    checked_text(item.prompt, "prompt as the chat template writes it")
+    return item
+
+
+def _apart(record: Record, parts: Sequence[tuple[int, Mapping[str, Any]]]) -> Iterator[Record]:
+    """A record for each turn of the assistant. All are on one side of a split: a later prompt has an earlier answer."""
+    (chat,) = record.chats
+    messages = [*chat["turns"], *chat["ends"]]
+    for number, answer in parts:
+        item = _checked(framed(chat, answer))
+        texts = (completion_text(messages[number : number + 1], "messages"),)
+        meta = {**record.meta, "turn": number}
+        changes = {"prompt": item.prompt, "completions": texts, "framed": (item,), "meta": meta}
+        yield dataclasses.replace(record, chats=(), grouped_by=parts[0][1]["prompt"], **changes)

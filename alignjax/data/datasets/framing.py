@@ -25,16 +25,14 @@ class Framed:
         prompt: The text before the completions: the template's own, the assistant's turn opened.
         contents: (start, end, CONTENT or SYSTEM) of the contents in it; None where the template does not show them.
         ends: (text, where the content ends in it) of what the template writes after the prompt for each completion.
-        turns: (start, end) of turns of the assistant in the text of the completions, before the one that ends it: what
-            is learned of a conversation beside its last turn.
-        learned_from: Where the last turn begins in that text.
+        turns: (start, end) of what the assistant says in the text of the one completion, its last turn included: what
+            is learned of a conversation, each with the end of its turn. () where all of it is.
     """
 
     prompt: str
     contents: tuple[tuple[int, int, int], ...] | None
     ends: tuple[tuple[str, int], ...] = ()
     turns: tuple[tuple[int, int], ...] = ()
-    learned_from: int = 0
 
 
 class Tokens(NamedTuple):
@@ -50,26 +48,11 @@ def framed(row: Mapping[str, Any], answer: Mapping[str, Any]) -> Framed:
     Args:
         row: What was asked for, as of `conversation`.
         answer: What `rendered` gave for it.
-
-    Raises:
-        ValueError: Each turn was asked for, and the template does not show where one begins or ends.
     """
-    prompt, slots = answer["prompt"], answer["slots"]
-    roles = [message["role"] for message in row["turns"]]
+    slots, roles = answer["slots"], [message["role"] for message in row["turns"]]
     contents = slots and tuple((a, b, SYSTEM if roles[k] in ("system", "developer") else CONTENT) for a, b, k in slots)
     ends = tuple((text, stop) for text, stop in answer["ends"])
-    if not row.get("each_turn") or "assistant" not in roles[1:]:
-        return Framed(prompt, contents, ends)
-    # All from the first turn of the assistant on is the completion, and in it the assistant's turns are learned.
-    starts, stops = dict(map(tuple, answer["opens"])), {k: b for _, b, k in slots or ()}
-    spoken = [k for k, role in enumerate(roles) if k and role == "assistant"]
-    if any(k not in starts or k not in stops for k in spoken):
-        raise ValueError("the chat template does not show where the assistant's turns begin and end")
-    first = starts[spoken[0]]
-    turns = tuple((starts[k] - first, stops[k] - first) for k in spoken)
-    contents = tuple(slot for slot in contents or () if slot[1] <= first)
-    (rest, stop), between = ends[0], prompt[first:]
-    return Framed(prompt[:first], contents, ((between + rest, len(between) + stop),), turns, len(between))
+    return Framed(answer["prompt"], contents, ends, tuple((a, b) for a, b in answer["learned"]))
 
 
 def encoded(items: Sequence[Framed], tokenizer: Tokenizer) -> tuple[list[tuple[Tokens, list[Tokens]]], int]:
@@ -103,11 +86,12 @@ def encoded(items: Sequence[Framed], tokenizer: Tokenizer) -> tuple[list[tuple[T
         for (text, stop), mark in zip(item.ends, marked, strict=True):
             whole = next(encodings)
             if whole.ids[:size] == prompt.ids:
-                ids, starts = whole.ids[size:], [start - before for start, _ in _closed(whole.offsets)[size:]]
+                ids = whole.ids[size:]
+                places = [(start - before, end - before) for start, end in _closed(whole.offsets)[size:]]
             else:
-                ids, starts = _by_itself(backend, text[:stop] + mark)
+                ids, places = _by_itself(backend, text[:stop] + mark)
                 straddling += 1
-            parts = _parts_of_completion(item, starts, stop, mark)
+            parts = _parts_of_completion(item, places, stop, mark)
             completions.append(Tokens(ids, parts) if mark else Tokens([*ids, tokenizer.eos], [*parts, FRAME]))
         ids, parts = prompt.ids, _parts_of_prompt(item, _closed(prompt.offsets))
         ours = backend.encode_special_tokens
@@ -142,24 +126,25 @@ def _closed(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return closed
 
 
-def _by_itself(backend: Any, text: str) -> tuple[list[int], list[int]]:
-    """The ids and starts of a completion encoded alone: behind a line break that is taken off again, so that nothing is
+def _by_itself(backend: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """The ids and places of a completion encoded alone: behind a line break that is taken off again, so that nothing is
     put in front of it as in front of a whole text."""
     line, behind = (backend.encode(part, add_special_tokens=False) for part in ("\n", "\n" + text))
     size = len(line.ids)
     if behind.ids[:size] == line.ids:
-        return behind.ids[size:], [start - 1 for start, _ in behind.offsets[size:]]
+        return behind.ids[size:], [(start - 1, end - 1) for start, end in behind.offsets[size:]]
     alone = backend.encode(text, add_special_tokens=False)
-    return alone.ids, [start for start, _ in alone.offsets]
+    return alone.ids, alone.offsets
 
 
-def _parts_of_completion(item: Framed, starts: Sequence[int], stop: int, mark: str) -> list[int]:
-    """What the tokens of a completion are part of, by where they start; each turn is learned with its end."""
+def _parts_of_completion(item: Framed, places: Sequence[tuple[int, int]], stop: int, mark: str) -> list[int]:
+    """What the tokens of a completion are part of, by where they stand; each turn is learned with its end, and with a
+    token in which it begins, as by the mask of `transformers`."""
     spans = [(first, last + len(mark) * item.ends[0][0].startswith(mark, last)) for first, last in item.turns]
-    spoken = [start >= item.learned_from or any(a <= start < b for a, b in spans) for start in starts]
+    spoken = [not spans or any(a <= start < b or start < a < end for a, b in spans) for start, end in places]
     return [
         OTHERS if not learned else CONTENT if start < stop else FRAME
-        for start, learned in zip(starts, spoken, strict=True)
+        for (start, _), learned in zip(places, spoken, strict=True)
     ]
 
 

@@ -52,6 +52,7 @@ class Record:
         chats: Of a row of messages, the conversations that a template is to write (see `conversation`): that of the
             prompt and its completions, or of each of two prompts and its one completion.
         framed: Those conversations, written.
+        grouped_by: The text by which the row is put into a split; "" for the prompt.
     """
 
     prompt: str
@@ -64,6 +65,7 @@ class Record:
     layout: str = ""
     chats: tuple[Mapping[str, Any], ...] = ()
     framed: tuple[Framed, ...] = ()
+    grouped_by: str = ""
 
 
 def is_aside(text: str, fraction: float) -> bool:

@@ -23,6 +23,9 @@ DEFAULT_TEMPLATE = """{{ bos_token }}{% for message in messages %}{{ message.rol
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
+# Fields of a message that hold what the assistant thinks before it answers.
+REASONING = ("reasoning_content", "thinking", "reasoning")
+
 # Stands for the content of a message where the text around it is asked for: of Unicode's private use, so in no text.
 _CONTENT = "\U000f0000"
 
@@ -114,12 +117,11 @@ def messages_of(value: Any, field: str) -> list[dict[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise BadRow(f"field {field!r} is not a list of messages")
     for message in value:
-        content = (
-            message.get("content", "" if message.get("tool_calls") else None) if isinstance(message, Mapping) else None
-        )
+        content = message.get("content") if isinstance(message, Mapping) else None
+        content = "" if content is None and isinstance(message, Mapping) and message.get("tool_calls") else content
         if not is_text(content) or not is_text(message.get("role")):
             raise BadRow(f"field {field!r} holds a message without a role and a content that are text")
-    return [dict(message) for message in value]
+    return [{name: each for name, each in message.items() if each is not None} for message in value]
 
 
 def template_words(tokenizer: Tokenizer | None, path: str = "") -> dict[str, str]:
@@ -214,6 +216,31 @@ def completion_text(value: Any, field: str) -> str:
         raise BadRow(f"field {field!r} must be text or one assistant message, and has {len(messages)} messages")
     called = json.dumps(messages[0]["tool_calls"], default=str) if messages[0].get("tool_calls") else ""
     return checked_text(messages[0].get("content", "") + called, field)
+
+
+def without_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a message of the assistant without what it thinks before it answers: the fields that hold its reasoning,
+    and a block of <think> at the start of its content, whose opening tag a template may have written. Messages of
+    others stay as they are.
+
+    Args:
+        message: The message.
+
+    Raises:
+        BadRow: A block does not end.
+    """
+    if message["role"] != "assistant":
+        return dict(message)
+    plain = {name: value for name, value in message.items() if name not in REASONING}
+    content = plain.get("content")
+    if isinstance(content, str):
+        head, ended, tail = content.partition("</think>")
+        opened = head.lstrip().startswith("<think>")
+        if opened and not ended:
+            raise BadRow("what the assistant thinks does not end: there is a <think> without </think>")
+        if ended and (opened or "<think>" not in head):
+            plain["content"] = tail.lstrip()
+    return plain
 
 
 def shared_turns(

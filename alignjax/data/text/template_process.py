@@ -153,8 +153,8 @@ def _taken_apart(numbers: bytes, texts: bytes) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             answers.append(row)
             continue
-        size, slots, ends, opens = row
-        answer = {"prompt": text[place : place + size], "slots": slots, "ends": [], "opens": opens}
+        size, slots, ends, learned = row
+        answer = {"prompt": text[place : place + size], "slots": slots, "ends": [], "learned": learned}
         place += size
         for length, stop in ends:
             answer["ends"].append((text[place : place + length], stop))

@@ -13,11 +13,12 @@ import gc
 import itertools
 import json
 import marshal
+import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jinja2
 from jinja2 import nodes
@@ -26,14 +27,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-with contextlib.suppress(ImportError):  # not on Windows
-    import resource
+if TYPE_CHECKING or __name__ != "__main__":
+    from alignjax.data.text.template_limits import MEBIBYTES, SECONDS, Clock, Spent, limit_memory
+else:  # run by its path: the folder comes last, so that nothing in it stands in for a library
+    sys.path.append(os.path.dirname(__file__))
+    from template_limits import MEBIBYTES, SECONDS, Clock, Spent, limit_memory
 
 Message = dict[str, Any]
 Words = Mapping[str, Any]
 
-SECONDS = 0.5  # of computing for one row, after which Python is interrupted: twice that at most; the process ends later
-MEBIBYTES = 1024  # of address space of this process
 TEXT = 2**26  # characters that one rendering may have
 SENTENCE = 300  # characters of a template's own words in a message
 SKELETONS = 1024  # kept at once
@@ -41,6 +43,11 @@ SKELETONS = 1024  # kept at once
 # Stands for the content of message k as chr(MARK + k), of Unicode's private use: what is written around it is frame.
 MARK, MARKS = 0xF0000, 65_000
 _MARKED = re.compile(f"([{chr(MARK)}-{chr(MARK + MARKS)}])")
+
+# Variables that the tag {% generation %} writes around its body, and what they hold where its places are asked for.
+OPENED, CLOSED = "generation_opened__", "generation_closed__"
+_AROUND = {OPENED: chr(MARK + MARKS + 1), CLOSED: chr(MARK + MARKS + 2)}
+_GENERATED = re.compile(f"([{''.join(_AROUND.values())}])")
 
 # Names under which messages carry their reasoning, as transformers hands them on.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -50,19 +57,17 @@ class Refused(Exception):
     """Says in a sentence why a row cannot be rendered."""
 
 
-class Spent(BaseException):
-    """Says that the time of a row is over. No Exception, so that nothing in Jinja takes it for an error of its own."""
-
-
 class _Generation(Extension):
-    """A tag {% generation %} that marks the assistant's words for whoever trains on them; here it is only its body."""
+    """A tag {% generation %} that marks the assistant's words for whoever trains on them: its body, and around it what
+    the variables OPENED and CLOSED hold, where they are set."""
 
     tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Parser) -> Any:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        opened, closed = (nodes.Output([nodes.Name(name, "load")], lineno=line) for name in (OPENED, CLOSED))
+        return nodes.Scope([opened, *body, closed], lineno=line)
 
 
 class _Namespace(Namespace):
@@ -166,26 +171,63 @@ class Renderer:
 
         Args:
             row: turns (messages), ends (messages, each of which may follow them), open (whether the assistant's next
-                turn is started), words (more of them), and each_turn (whether the starts of the assistant's turns
-                among the first are asked for).
+                turn is started), words (more of them), and each_turn (whether each turn of the assistant is asked for,
+                not only the end, of which there is one).
             words: What else the template reads.
 
         Returns:
             prompt (text), slots ([start, end, number of the message] of every content in it; None if that is not
-            known), ends ([what is written after the prompt, where its content ends]), and opens (the number of each
-            assistant's message and where its turn starts).
+            known), ends ([what is written after the prompt, where its content ends]), and learned ([start, end] of what
+            the assistant says in that end, where each turn is asked for). Or apart: of each turn of the assistant its
+            number and such an answer, where the template writes a turn otherwise once the conversation goes on.
 
         Raises:
             Refused: Or anything else that a template may raise.
         """
         turns, words = [_as_templates_see(message) for message in row["turns"]], {**words, **row.get("words", {})}
-        prompt = self.text(turns, row.get("open", True), words)
-        slots = _located(self.skeleton(turns, row.get("open", True), words), prompt, turns)
-        ends = [self._end(turns, _as_templates_see(end), prompt, words) for end in row.get("ends", ())]
-        answers = [k for k, m in enumerate(turns) if k and m["role"] == "assistant"] if row.get("each_turn") else []
-        starts = [(k, self.text(turns[:k], True, words)) for k in answers]
-        opens = [(k, len(start)) for k, start in starts if prompt.startswith(start)]
-        return {"prompt": prompt, "slots": slots, "ends": ends, "opens": opens}
+        ends = [_as_templates_see(end) for end in row.get("ends", ())]
+        if row.get("each_turn"):
+            return self._each_turn([*turns, *ends], words)
+        return self._last_turn(turns, ends, row.get("open", True), words)
+
+    def _last_turn(
+        self, turns: Sequence[Message], ends: Sequence[Message], open_turn: bool, words: Words
+    ) -> dict[str, Any]:
+        prompt = self.text(turns, open_turn, words)
+        slots = _located(self.skeleton(turns, open_turn, words), prompt, turns)
+        ends = [self._end(turns, end, prompt, words) for end in ends]
+        return {"prompt": prompt, "slots": slots, "ends": ends, "learned": []}
+
+    def _each_turn(self, messages: Sequence[Message], words: Words) -> dict[str, Any]:
+        # A turn is written as it is sampled: behind the prompt that is rendered with it opened. Where the whole
+        # conversation has all turns so, it is one row. A template that takes thoughts out of earlier turns writes them
+        # otherwise, and then each is learned behind its own prompt.
+        whole, starts = self.text(messages, False, words), []
+        spoken = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
+        places: list[tuple[int, int]] = []
+        for k in spoken:
+            starts.append(self.text(messages[:k], True, words))
+            rest, stop = self._end(messages[:k], messages[k], starts[-1], words)
+            if not whole.startswith(starts[-1] + rest[:stop]):
+                parts = [(k, self._last_turn(messages[:k], messages[k : k + 1], True, words)) for k in spoken]
+                return {"apart": parts}
+            places.append((len(starts[-1]), len(starts[-1]) + stop))
+        prompt, turns = starts[0], messages[: spoken[0]]
+        size = len(prompt)
+        learned = [(max(a, size) - size, b - size) for a, b in self._generated(messages, whole, words) or places]
+        if not any(a < b for a, b in learned):
+            raise Refused("the chat template marks none of the assistant's words with {% generation %}")
+        slots = _located(self.skeleton(turns, True, words), prompt, turns)
+        return {"prompt": prompt, "slots": slots, "ends": [(whole[size:], places[-1][1] - size)], "learned": learned}
+
+    def _generated(self, messages: Sequence[Message], whole: str, words: Words) -> list[tuple[int, int]]:
+        """(start, end) of what a template marks with {% generation %}; [] if it marks nothing, or works on the text
+        that it has marked, so that the places are not known."""
+        parts = _GENERATED.split(self.text(messages, False, {**words, **_AROUND}))
+        if len(parts) == 1 or "".join(parts[::2]) != whole or parts[1::2] != [*_AROUND.values()] * (len(parts) // 4):
+            return []
+        ends = list(itertools.accumulate(map(len, parts[::2])))
+        return list(zip(ends[:-1:2], ends[1::2], strict=True))
 
     def _end(self, turns: Sequence[Message], end: Message, prompt: str, words: Words) -> tuple[str, int]:
         """(what the template writes for `end` after the prompt, where in it the content ends)."""
@@ -232,53 +274,6 @@ def _located(frames: list[str] | None, text: str, messages: Sequence[Message]) -
         slots.append((place, end, ord(mark) - MARK))
         place = end + len(frame)
     return slots if place == len(text) else None
-
-
-def limit_memory() -> bool:
-    """Limits the address space of this process and what it may leave on disk; says whether the system does so."""
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEBIBYTES * 2**20, MEBIBYTES * 2**20))
-    except (NameError, ValueError, OSError):
-        return False
-    return sys.platform != "darwin"  # which takes the number and does nothing
-
-
-class Clock:
-    """Notices when one piece of work takes all of SECONDS, and raises Spent in it: nothing is asked of the system for
-    each row, a timer looks whether the work is still the one that it saw last.
-
-    A single operation of C cannot be interrupted so; it meets the limit of the process, which every look puts off.
-    """
-
-    def __init__(self) -> None:
-        self.work, self.seen = 0, 0
-        if "resource" in globals():
-            self.put_off()
-            signal.signal(signal.SIGPROF, self.look)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS, SECONDS)
-
-    def put_off(self) -> None:
-        """Moves the limit of the process on, to more than two looks from now."""
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime + 2 * SECONDS) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-    def look(self, *_: Any) -> None:
-        """Raises Spent if the work is the one of the last look."""
-        self.put_off()
-        spent, self.seen = self.work and self.work == self.seen, self.work
-        if spent:
-            raise Spent
-
-    def limited(self, number: int, work: Callable[[], Any]) -> Any:
-        """Returns what a piece of work returns, or raises Spent; `number` is another one for each."""
-        self.work = number
-        try:
-            return work()
-        finally:
-            self.work = 0
 
 
 def sentence(error: BaseException) -> str:
@@ -353,7 +348,7 @@ def _send_answer(pipe: Any, answer: dict[str, Any]) -> None:
             texts.append(row["prompt"])
             texts += [text for text, _ in row["ends"]]
             rows.append(
-                [len(row["prompt"]), row["slots"], [(len(text), stop) for text, stop in row["ends"]], row["opens"]]
+                [len(row["prompt"]), row["slots"], [(len(text), stop) for text, stop in row["ends"]], row["learned"]]
             )
         else:
             rows.append(row)
