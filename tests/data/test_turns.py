@@ -119,7 +119,7 @@ def test_marks_say_what_is_learned_and_the_end_is_learned_with_it(folder) -> Non
     parts = zip(completion.ids, completion.parts, strict=True)
     learned = [token for token, part in parts if part != OTHERS]
     backend = tokenizer.backend
-    assert backend.decode(learned, skip_special_tokens=False) == "is four. <|im_end|>of the air é.<|im_end|>"
+    assert backend.decode(learned, skip_special_tokens=False) == " is four. <|im_end|> of the air é.<|im_end|>"
     theirs = transformers.AutoTokenizer.from_pretrained(at).apply_chat_template(
         TALK[:4], return_dict=True, return_assistant_tokens_mask=True
     )

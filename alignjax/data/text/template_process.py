@@ -109,9 +109,12 @@ class TemplateProcess:
 
     def _started(self) -> subprocess.Popen[bytes]:
         # By the path of the file: `python -m` would import alignjax.data and with it jax. No fork of this process, in
-        # which jax has threads; no site and no folder of the caller on the path of modules; pipes alone are shared.
+        # which jax has threads; no site and no folder of the caller on the path of modules, and the file's own comes
+        # last, so that nothing in it stands in for a library; pipes alone are shared.
         self.close()
-        paths = [str(Path(path).absolute()) for path in sys.path if path]
+        paths = [
+            str(Path(path).absolute()) for path in (*filter(None, sys.path), Path(template_worker.__file__).parent)
+        ]
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
         self.process = process = subprocess.Popen(
             [sys.executable, "-S", "-P", "-B", template_worker.__file__],

@@ -13,7 +13,6 @@ import gc
 import itertools
 import json
 import marshal
-import os
 import re
 import signal
 import sys
@@ -29,8 +28,7 @@ from jinja2.utils import Namespace
 
 if TYPE_CHECKING or __name__ != "__main__":
     from alignjax.data.text.template_limits import MEBIBYTES, SECONDS, Clock, Spent, limit_memory
-else:  # run by its path: the folder comes last, so that nothing in it stands in for a library
-    sys.path.append(os.path.dirname(__file__))
+else:  # run by its path, with its folder as the last place of modules
     from template_limits import MEBIBYTES, SECONDS, Clock, Spent, limit_memory
 
 Message = dict[str, Any]
