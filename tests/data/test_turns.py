@@ -175,6 +175,13 @@ def test_marks_in_a_text_that_the_template_works_on_are_passed_over(folder) -> N
     assert tokens_of(record, at)[1] == tokens_of(same, folder("chatml"))[1]
 
 
+def test_a_conversation_of_many_turns_has_its_time(folder) -> None:
+    talk = [{"role": ("user", "assistant")[k % 2], "content": f"word {k} " * 40} for k in range(240)]
+    at = folder("llama3")
+    (record,) = records_of(at, {"messages": talk})
+    assert len(record.framed[0].turns) == 120
+
+
 def test_thoughts_are_kept_or_taken_out(folder) -> None:
     at = folder("qwen3")
     reasoned = {**BECAUSE, "reasoning_content": "let me see"}

@@ -57,6 +57,10 @@ class Clock:
         if spent:
             raise Spent
 
+    def go_on(self) -> None:
+        """Gives the piece of work its time anew."""
+        self.seen = 0
+
     def limited(self, number: int, work: Callable[[], Any]) -> Any:
         """Returns what a piece of work returns, or raises Spent; `number` is another one for each."""
         self.work = number

@@ -16,7 +16,7 @@ import marshal
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jinja2
@@ -130,10 +130,11 @@ class Renderer:
 
     Args:
         template: The text of the template.
+        go_on: Called for each turn of a row of which each turn is asked for: it may take as long as a row.
     """
 
-    def __init__(self, template: str) -> None:
-        self.template = compiled(template)
+    def __init__(self, template: str, go_on: Callable[[], None] = lambda: None) -> None:
+        self.template, self.go_on = compiled(template), go_on
         self.skeletons: dict[Any, list[str] | None] = {}
 
     def text(self, messages: Sequence[Message], open_turn: bool, words: Words) -> str:
@@ -204,6 +205,7 @@ class Renderer:
         spoken = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
         places: list[tuple[int, int]] = []
         for k in spoken:
+            self.go_on()
             starts.append(self.text(messages[:k], True, words))
             rest, stop = self._end(messages[:k], messages[k], starts[-1], words)
             if not whole.startswith(starts[-1] + rest[:stop]):
@@ -303,7 +305,7 @@ def _answer(
     try:
         if template not in renderers:
             renderers.clear()  # a run has one template, rarely two
-            renderers[template] = clock.limited(next(numbers), lambda: Renderer(template))
+            renderers[template] = clock.limited(next(numbers), lambda: Renderer(template, clock.go_on))
     except jinja2.TemplateSyntaxError as error:
         return {"stop": f"the chat template does not parse: {error.message} (its line {error.lineno})"}
     except Spent:
