@@ -137,7 +137,7 @@ def spool_rows(parser: RowParser, origin: Origin, blocks: Iterable[Block], spool
             sizes[split] = 0
 
         for record in records_of(origin.path, blocks, parser, tally, origin.name):
-            # A prompt in either form of its accents is one prompt, and on one side. A text that is learned whole has none.
+            # A prompt in either form of its accents is one prompt, and on one side; a text learned whole has none.
             asked = nfc(record.grouped_by or record.prompt or record.completions[0])
             split = aside if isinstance(aside, str) else "test" if is_aside(asked, aside) else "train"
             size = len(record.prompt) + sum(map(len, record.completions))
