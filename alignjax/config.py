@@ -336,7 +336,7 @@ class Experiment:
         keep: The number of checkpoints that are kept.
         sample: sample(experiment, workspace) -> (state, batch, step) -> [{name: text}], which shows a few completions.
         sample_every: The number of iterations between samples.
-        tags: What sinks of metrics ask for: "wandb" names the project to log to.
+        tags: Projects to log to, by the tracker: "wandb", "trackio" or "mlflow" (`train/trackers.py`).
         cached_logps: Frozen roles whose log-probs of the source's completions are scored once and stored on disk, for
             later epochs and runs (`train/logp_cache/`).
         overlap: Makes the experience of the next iteration while this one is learned from, by a policy that is one step

@@ -172,7 +172,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
             _experience(resolved, source, state, workspace) as (batches, experience, pending),
             checkpoint.writing(folder, keep=experiment.keep) as writer,
             metrics.opened(folder, start, tags=experiment.tags, config=record["config"]) as write,
-            sampler(experiment, workspace, start, console) as sample,
+            sampler(experiment, workspace, start, console, write) as sample,
             metrics.watched(console, workspace.stage or "train", start, experiment.steps) as show,
         ):
             yield Run(

@@ -1,14 +1,11 @@
-"""The numbers of a run: metrics.jsonl always, TensorBoard when tensorboardX is installed, Weights & Biases on request,
-and a progress bar or plain lines for whoever watches. A sink is a function write(step, row), open inside a `with`."""
+"""The numbers of a run: metrics.jsonl always, trackers where they are installed or asked for, and a progress bar or
+plain lines for whoever watches. A sink is a function write(step, row), open inside a `with`."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
-import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +21,7 @@ from alignjax.config import ConfigError
 from alignjax.json_shapes import check_shape
 from alignjax.parallel.processes import is_main_process
 from alignjax.ranges import Natural
+from alignjax.train import trackers
 from alignjax.types import Batch
 from alignjax.workspace import PUT_BACK, whole_file
 
@@ -31,8 +29,8 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CLOCK = "time/"  # names below it hold wall-clock numbers: all that differs between two runs of one config
 QUIET_SECONDS = 10.0  # between two plain lines when there is no terminal
-Row = dict[str, Any]
-Write = Callable[[int, Row], Any]
+Row = trackers.Row
+Write = trackers.Write
 
 
 # ----------------------------------------------------------------------------------------------------------------- rows
@@ -166,85 +164,29 @@ def read_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
             yield line + b"\n", row
 
 
-def _scalars(row: Row) -> Row:
-    """The entries of a row that are single numbers."""
-    return {name: value for name, value in row.items() if isinstance(value, (int, float))}
-
-
-@contextlib.contextmanager
-def tensorboard(folder: Path, step: int) -> Iterator[Write]:
-    """Writes scalars for TensorBoard, after purging what it has beyond `step`; nothing where tensorboardX is not
-    installed.
-
-    Args:
-        folder: Where events go.
-        step: The last step that stays.
-    """
-    module = None
-    with contextlib.suppress(ImportError):
-        module = importlib.import_module("tensorboardX")
-    if module is None:
-        yield lambda step, row: None
-        return
-    with contextlib.closing(module.SummaryWriter(str(folder), purge_step=step + 1)) as writer:
-        yield lambda step, row: [writer.add_scalar(name, value, step) for name, value in _scalars(row).items()]
-
-
-@contextlib.contextmanager
-def wandb(folder: Path, project: str, config: Any) -> Iterator[Write]:
-    """Logs scalars to a Weights & Biases run, which is named after the run folder.
-
-    The folder keeps the run's id: a folder of the same name elsewhere, or made anew, is another run. A run that an
-    error ends counts as failed.
-
-    Args:
-        folder: The run folder.
-        project: The project to log to.
-        config: The config of the run, as JSON.
-
-    Raises:
-        ImportError: wandb is not installed; the message says what to install.
-        ConfigError: wandb cannot log, for example for want of a login.
-    """
-    try:
-        module = importlib.import_module("wandb")
-    except ImportError:
-        raise ImportError("tags ask for wandb, which is not installed: pip install 'alignjax[wandb]'") from None
-    id_file = folder / "wandb" / "id"
-    if not id_file.is_file():
-        id_file.parent.mkdir(parents=True, exist_ok=True)
-        id_file.write_text(secrets.token_hex(4), encoding="utf-8")
-    name, number = "-".join(folder.resolve().parts[-2:]), id_file.read_text(encoding="utf-8")
-    try:
-        run = module.init(project=project, name=name, id=number, dir=str(folder), config=config, resume="allow")
-    except module.Error as error:
-        raise ConfigError(f"tags ask for wandb: {error} WANDB_MODE=offline logs into the run folder alone") from error
-    try:
-        yield lambda step, row: run.log(_scalars(row), step=step)
-    finally:
-        run.finish(exit_code=int(sys.exc_info()[0] is not None))
-
-
 @contextlib.contextmanager
 def opened(folder: Path, step: int, *, tags: Mapping[str, str], config: Any) -> Iterator[Write]:
     """Opens all sinks of a run that has done `step` steps, as one, on the first process alone.
 
     What an interrupted run wrote beyond `step` is dropped, so that the files end as those of an uninterrupted run.
+    A row {"samples": [{name: text}]} is for the trackers, which show it as a table.
 
     Args:
         folder: The run folder.
         step: The number of finished steps.
-        tags: tags["wandb"] is the Weights & Biases project to log to.
+        tags: tags["wandb"], tags["trackio"] and tags["mlflow"] are the projects of trackers to log to.
         config: The config of the run, as JSON.
     """
     with contextlib.ExitStack() as stack:
-        sinks: list[Write] = []
+        files: list[Write] = []
+        shown: list[Write] = []
         if is_main_process():
-            sinks.append(stack.enter_context(jsonl(folder / METRICS, step)))
-            sinks.append(stack.enter_context(tensorboard(folder / "tensorboard", step)))
-            if "wandb" in tags:
-                sinks.append(stack.enter_context(wandb(folder, tags["wandb"], config)))
-        yield lambda step, row: [write(step, row) for write in sinks]
+            files.append(stack.enter_context(jsonl(folder / METRICS, step)))
+            shown.append(stack.enter_context(trackers.tensorboard(folder / "tensorboard", step)))
+            for name, tracker in trackers.BY_TAG.items():
+                if name in tags:
+                    shown.append(stack.enter_context(tracker(folder, tags[name], config)))
+        yield lambda step, row: [write(step, row) for write in (shown if "samples" in row else [*files, *shown])]
 
 
 # ------------------------------------------------------------------------------------------------------------- watching

@@ -54,8 +54,10 @@ def decoded(
 
 
 @contextlib.contextmanager
-def sampler(experiment: Experiment, workspace: Workspace, start: int, console: Console) -> Iterator[OnStep]:
-    """Yields the function that writes samples to samples.jsonl and shows the first of them.
+def sampler(
+    experiment: Experiment, workspace: Workspace, start: int, console: Console, track: metrics.Write
+) -> Iterator[OnStep]:
+    """Yields the function that writes samples to samples.jsonl and to trackers, and shows the first of them.
 
     Every process calls it, since it may run the model; the batch that is shown is whole everywhere.
 
@@ -64,18 +66,20 @@ def sampler(experiment: Experiment, workspace: Workspace, start: int, console: C
         workspace: The workspace that names the folder.
         start: The number of finished steps; samples beyond it are dropped.
         console: Where the first sample is shown.
+        track: The sinks of the run, as of `metrics.opened`.
     """
     if experiment.sample is None:
         yield lambda step, state, batch: None
         return
     # The file is opened once and not per sample, and by the first process alone, after what a crash left is cut off.
     samples, path = experiment.sample(experiment, workspace), workspace.folder / metrics.SAMPLES
-    sink = metrics.jsonl(path, start) if is_main_process() else contextlib.nullcontext(lambda step, row: None)
-    with sink as write:
+    opened = metrics.jsonl(path, start) if is_main_process() else contextlib.nullcontext(lambda step, row: None)
+    with opened as write:
 
         def show(step: int, state: Any, batch: Batch) -> None:
             texts = samples(state, gather_to_host(batch) if is_multi_process() else batch, step)
-            write(step, {"samples": texts})
+            for sink in (write, track):
+                sink(step, {"samples": texts})
             for name, text in texts[0].items() if texts else ():
                 line = " ".join(str(text).split())
                 console.print(f"  {name}: {line}", highlight=False, markup=False, no_wrap=True, overflow="ellipsis")
