@@ -7,7 +7,7 @@ import json
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from alignjax.config import ConfigError
-from alignjax.train import metrics
+from alignjax.train import metrics, trackers
 
 
 def test_fetched_loses_nothing_on_its_way_through_json() -> None:
@@ -120,7 +120,7 @@ def test_a_folder_is_one_run_of_wandb_and_an_error_fails_it(tmp_path: Path, monk
     assert (first != other, name, resume) == (True, f"{tmp_path.name}-b", "allow")
     with (
         pytest.raises(ConfigError, match=r"wandb: no login. WANDB_MODE=offline"),
-        metrics.wandb(tmp_path, "", {}),
+        trackers.wandb(tmp_path, "", {}),
     ):
         pass
 
@@ -155,3 +155,84 @@ def test_plain_lines_without_a_terminal_and_a_bar_on_one(monkeypatch: pytest.Mon
 )
 def test_short_numbers(number: float, said: str) -> None:
     assert metrics.short(number) == said
+
+
+def test_trackers_are_asked_for_by_tags_and_get_tables_of_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the real ones, tried by hand: runs, numbers and tables were read back from what they wrote offline."""
+    calls: list[Any] = []
+
+    class Run:
+        info = types.SimpleNamespace(run_id="r")
+
+        def log(self, row: Any, step: int) -> None:
+            calls.append((step, row))
+
+        def finish(self) -> None:
+            calls.append("finish")
+
+    class Client:
+        experiments: ClassVar[dict[str, Any]] = {}
+        runs: ClassVar[list[Any]] = []
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return self.experiments.get(name)
+
+        def create_experiment(self, name: str) -> str:
+            self.experiments[name] = types.SimpleNamespace(experiment_id="e")
+            return "e"
+
+        def search_runs(self, places: list[str], tag: str) -> list[Any]:
+            return [run for run, folder in self.runs if f"tags.folder_id = '{folder}'" == tag]
+
+        def create_run(self, place: str, run_name: str, tags: dict[str, str]) -> Any:
+            calls.append(("create", run_name))
+            self.runs.append((Run(), tags["folder_id"]))
+            return self.runs[-1][0]
+
+        def set_terminated(self, run: str, status: str) -> None:
+            calls.append(status)
+
+        def log_dict(self, run: str, config: Any, name: str) -> None:
+            calls.append(config)
+
+        def log_batch(self, run: str, metrics: list[Any]) -> None:
+            calls.extend(metrics)
+
+        def log_table(self, run: str, data: Any, name: str) -> None:
+            calls.append((name, data))
+
+    def table(columns: list[str], data: list[list[str]]) -> Any:
+        return columns, data
+
+    entities = types.SimpleNamespace(Metric=lambda name, value, time, step: (name, value, step))
+    trackio = types.SimpleNamespace(init=lambda **given: calls.append(given) or Run(), Table=table)
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=Client, entities=entities))
+    samples = [{"prompt": "p", "completion 0": "c"}, {"prompt": "q", "completion 1": "d"}]
+    columns, data = ["prompt", "completion 0", "completion 1"], [["p", "c", ""], ["q", "", "d"]]
+    for tag in ("trackio", "mlflow"):
+        with metrics.opened(tmp_path, 0, tags={tag: "p"}, config={"a": 1}) as write:
+            write(1, {"loss": 0.5, "per_class": [1.0]})
+            write(1, {"samples": samples})
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    begun, row, texts, end, *rest = calls
+    assert (begun["project"], begun["resume"], begun["config"]) == ("p", "allow", {"a": 1})
+    assert begun["name"].startswith("-".join(tmp_path.parts[-2:]))
+    assert (row, texts, end) == ((1, {"loss": 0.5}), (1, {"samples": (columns, data)}), "finish")
+    shown = {"step": [1, 1], "prompt": ["p", "q"], "completion 0": ["c", ""], "completion 1": ["", "d"]}
+    name = "-".join(tmp_path.parts[-2:])
+    assert rest == [("create", name), "RUNNING", {"a": 1}, ("loss", 0.5, 1), ("samples.json", shown), "FINISHED"]
+    calls.clear()
+    with pytest.raises(KeyError), metrics.opened(tmp_path, 1, tags={"mlflow": "p"}, config={}):
+        raise KeyError
+    assert calls == ["RUNNING", {}, "FAILED"]
+    for tag in ("trackio", "mlflow"):
+        monkeypatch.setitem(sys.modules, tag, None)
+        words = rf"tags ask for {tag}, which is not installed: pip install 'alignjax\[{tag}\]'"
+        with (
+            pytest.raises(ImportError, match=words),
+            metrics.opened(tmp_path, 0, tags={tag: "p"}, config={}),
+        ):
+            pass
