@@ -84,7 +84,7 @@ def test_help_on_a_config_lists_what_can_be_changed(capsys):
         ("list --format xml", "table"),
         ("evaluate nowhere", "no such run folder: nowhere"),
         ("generate nowhere", "no such run folder: nowhere"),
-        ("generate 'my configs'", "is not a run folder"),
+        ("generate 'my configs'", "cannot be opened: name a run folder"),
         ("generate nowhere --top-p 0", "--top-p is 0"),
         ("report nowhere", "no such run folder: nowhere"),
         ("data prepare docstring", "Did you mean 'docstrings'?"),
