@@ -119,6 +119,12 @@ def _ranges(record: type) -> dict[str, Any]:
     return {name: hint for name, hint in type_hints(record).items() if undeclared(plain(hint))}
 
 
+def unsaid(default: Any) -> Any:
+    """Makes a field of a config that its record leaves out while it is at its default (`train/run_record.py`): runs of
+    before there was such a field go on with a program that has it."""
+    return dataclasses.field(default=default, metadata={"unsaid": True})
+
+
 def check_ranges(record: Any, label: Callable[[str], str] | None = None) -> None:
     """Checks that the numbers in the fields of a dataclass are numbers, in the ranges that its annotations declare: for
     its `__post_init__`.

@@ -216,11 +216,13 @@ def record_of_import(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(config, dict) and "imported" in config else None
 
 
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key != "type"}
+
+
 def config_from(record: dict[str, Any]) -> TransformerConfig:
     """Returns the configuration of a transformer out of its JSON in a record."""
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in record.items() if key != "type"
-    }
+    fields = _fields(record)
     if (scaling := fields.get("rope_scaling")) is not None:
-        fields["rope_scaling"] = RopeScaling(**{key: value for key, value in scaling.items() if key != "type"})
+        fields["rope_scaling"] = RopeScaling(**_fields(scaling))
     return TransformerConfig(**fields)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from alignjax.config import ConfigError, check_known, check_ranges
+from alignjax.config import ConfigError, check_known, check_ranges, unsaid
 from alignjax.models.attention import RopeScaling
 from alignjax.models.kernels import check_attention
 from alignjax.ranges import Count, Natural, Positive
@@ -60,6 +60,22 @@ class TransformerConfig:
         embed_scale: Embeddings are multiplied by sqrt(width).
         classes: How many numbers the output "classes" has.
         head_bias: The heads in outputs have biases.
+        norm: "rms", or "layer", which takes the mean away too.
+        norm_bias: Norms of layers and the last one add a bias.
+        pre_norms: Attention and MLP read the normed states; without, they read the states as they are (OLMo 2).
+        qk_norm_whole: With qk_norm: over all heads together, before they are parted.
+        parallel: The MLP reads what attention reads, not what it added to it.
+        shared_norm: With parallel: both read the same normed states.
+        gated: The MLP has a gate; without, it is down(activation(up(x))).
+        positions: The length of a table of learned positions; 0: positions are rotary.
+        rotary_dim: How many numbers of a head turn, the first ones; 0: all.
+        rope_layers: The layers whose queries and keys turn at all; (): all of them.
+        embed_multiplier: What embeddings are multiplied by.
+        residual_multiplier: What attention and MLP add is multiplied by.
+        logit_multiplier: What the lm head's logits are multiplied by.
+        experts: E, the MLPs of a layer among which a router chooses; 0: one for all tokens. `mlp` is the size of each.
+        experts_per_token: How many of them a token goes to.
+        renormalized: The shares of the experts that were chosen are divided by their sum.
     """
 
     vocab: Count
@@ -95,6 +111,22 @@ class TransformerConfig:
     embed_scale: bool = False
     classes: Natural = 0
     head_bias: bool = True
+    norm: str = unsaid("rms")
+    norm_bias: bool = unsaid(False)
+    pre_norms: bool = unsaid(True)
+    qk_norm_whole: bool = unsaid(False)
+    parallel: bool = unsaid(False)
+    shared_norm: bool = unsaid(False)
+    gated: bool = unsaid(True)
+    positions: Natural = unsaid(0)
+    rotary_dim: Natural = unsaid(0)
+    rope_layers: tuple[bool, ...] = unsaid(())
+    embed_multiplier: Positive = unsaid(1.0)
+    residual_multiplier: Positive = unsaid(1.0)
+    logit_multiplier: Positive = unsaid(1.0)
+    experts: Natural = unsaid(0)
+    experts_per_token: Natural = unsaid(0)
+    renormalized: bool = unsaid(False)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -117,6 +149,40 @@ class TransformerConfig:
             )
         if self.local_rope_theta is not None and not self.local:
             raise ConfigError("local_rope_theta needs local; where all layers are alike, write rope_theta")
+        self._check_switches()
+
+    def _check_switches(self) -> None:
+        """Raises ConfigError for switches that say nothing together, or that contradict each other."""
+        turned = self.rotary_dim or self.head_dim
+        rotary = self.rotary_dim or self.rope_layers or self.rope_scaling or self.local_rope_theta
+        some = len(self.rope_layers) == self.layers and len(set(self.rope_layers)) == 2
+        routed = min(self.experts, 1) <= self.experts_per_token <= self.experts
+        wrong = (
+            (self.norm not in ("rms", "layer"), f"norm={self.norm!r}; it must be 'rms' or 'layer'"),
+            (self.centred_norms and self.norm != "rms", "centred_norms are RMS norms; leave out norm='layer'"),
+            (not (self.pre_norms or self.post_norms), "without pre_norms, post_norms are needed; set one of them"),
+            (self.parallel and not self.pre_norms, "parallel needs pre_norms"),
+            (self.shared_norm and not self.parallel, "shared_norm needs parallel"),
+            (self.qk_norm_whole and not self.qk_norm, "qk_norm_whole needs qk_norm"),
+            (turned % 2 or turned > self.head_dim, f"rotary_dim={turned} must be even, at most {self.head_dim}"),
+            (
+                self.rope_layers and not some,
+                f"rope_layers={self.rope_layers} must say True or False for each of {self.layers} layers, "
+                "some of both; leave it out where all turn",
+            ),
+            (
+                self.positions and rotary,
+                "positions are learned and nothing turns beside them; leave out what is rotary",
+            ),
+            (
+                not routed,
+                f"experts={self.experts} and experts_per_token={self.experts_per_token}: a token goes to at least one, "
+                "at most to all",
+            ),
+            (self.experts and (self.mlp_bias or not self.gated), "experts have a gate and no bias; leave those out"),
+        )
+        for message in (message for holds, message in wrong if holds):
+            raise ConfigError(message)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

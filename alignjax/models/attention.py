@@ -1,5 +1,5 @@
-"""Rotary positions, and attention over several stretches of tokens at once: the one that completions of a prompt share,
-and each one's own."""
+"""Attention over several stretches of tokens at once: the one that completions of a prompt share, and each one's
+own."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, check_ranges
+from alignjax.config import ConfigError, check_ranges, unsaid
 from alignjax.models.kv_cache import Cache, Segment
 from alignjax.numerics import MASKED
-from alignjax.ranges import Natural, Positive
+from alignjax.ranges import Natural, NonNegative, Positive
 from alignjax.types import Array
+
+SCALINGS = ("linear", "llama3", "yarn", "dynamic", "longrope")
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Rotary frequencies were stretched so, for a longer context than the one first trained on.
+    """Rotary frequencies were stretched so, for a longer context than the one first trained on (`models/rotary.py`).
 
     kind "linear": all divided by `factor` (arXiv:2306.15595). "llama3" (the Llama 3.1 release): a frequency that turns
     fewer than `low` times within the `original` context is divided by `factor`, one that turns more than `high` times
-    stays, and those between are interpolated.
+    stays, and those between are interpolated. "yarn" (arXiv:2309.00071 sec. 3): the same with a ramp that is linear in
+    the number of the frequency, between whole ones if `whole`. "dynamic": a base that grows with the longest sequence
+    of a pass, once it is longer than `original`. "longrope" (arXiv:2402.13753): each divided by its own number, of
+    `short`, or of `long` in a pass with a sequence longer than `original`.
+
+    attention: What turned queries and keys are multiplied by. temper: Queries at position t are multiplied by
+    1 + temper log(1 + floor(t / original)).
     """
 
     kind: str
@@ -31,50 +39,18 @@ class RopeScaling:
     low: Positive = 1.0
     high: Positive = 4.0
     original: Natural = 8192
+    attention: Positive = unsaid(1.0)
+    whole: bool = unsaid(True)
+    temper: NonNegative = unsaid(0.0)
+    short: tuple[Positive, ...] = unsaid(())
+    long: tuple[Positive, ...] = unsaid(())
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.kind not in ("linear", "llama3"):
-            raise ConfigError(f"RopeScaling.kind is {self.kind!r}; it must be 'linear' or 'llama3'")
-
-
-def rope_frequencies(half: int, theta: float, scaling: RopeScaling | None = None) -> Array:
-    """Gives the rotary frequencies of a head.
-
-    Args:
-        half: h/2, the number of pairs that turn.
-        theta: The base.
-        scaling: How they were stretched, if they were.
-
-    Returns:
-        Radians per position [h/2], float32.
-    """
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    if scaling is None:
-        return frequency
-    if scaling.kind == "linear":
-        return frequency / scaling.factor
-    turns = scaling.original * frequency / (2 * jnp.pi)
-    unscaled = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
-    return frequency * (unscaled + (1 - unscaled) / scaling.factor)
-
-
-def rotate(x: Array, positions: Array, frequency: Array) -> Array:
-    """Applies rotary embeddings (arXiv:2104.09864) whose pairs are entry i of both halves of a head.
-
-    Args:
-        x: [B,N,T,H,h].
-        positions: [B,N,T].
-        frequency: Radians per position, [h/2].
-
-    Returns:
-        x turned, [B,N,T,H,h].
-    """
-    half = x.shape[-1] // 2
-    angle = positions[..., None, None].astype(jnp.float32) * frequency.reshape(*[1] * (x.ndim - 1), half)
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        if self.kind not in SCALINGS:
+            raise ConfigError(f"RopeScaling.kind is {self.kind!r}; it must be one of {', '.join(SCALINGS)}")
+        if (self.kind == "longrope") != bool(self.short and len(self.short) == len(self.long)):
+            raise ConfigError("RopeScaling: longrope alone has short and long, a number for each frequency")
 
 
 def soft_cap(x: Array, cap: float | None) -> Array:

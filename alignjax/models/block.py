@@ -1,4 +1,4 @@
-"""One transformer block as a flax.nnx module: its weights, norms, attention and gated MLP."""
+"""One transformer block as a flax.nnx module: its weights, norms, attention and MLP, or experts in its place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from alignjax.models.architecture import ACTIVATIONS, TransformerConfig
-from alignjax.models.attention import Joint, Past, rope_frequencies, rotate
+from alignjax.models.attention import Joint, Past
+from alignjax.models.experts import mix_experts
+from alignjax.models.rotary import rotate, tempered, turns_of
 from alignjax.models.weights import product
+from alignjax.numerics import linear
 from alignjax.types import Array
 
 
@@ -59,46 +62,91 @@ def rms_norm(x: Array, scale: Array, eps: float, centered: bool = False) -> Arra
     return normed.astype(x.dtype) * scale.astype(x.dtype)
 
 
-def _frequencies(config: TransformerConfig, local: Any) -> Array:
-    """Rotary frequencies [h/2] of a layer that is `local` (a bool, traced in a scan) or not (None: all are alike)."""
-    c, half = config, config.head_dim // 2
-    frequency = rope_frequencies(half, c.rope_theta, c.rope_scaling)
-    if c.local_rope_theta is None:
-        return frequency
-    return jnp.where(local, rope_frequencies(half, c.local_rope_theta), frequency)
+def layer_norm(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
+    """Takes the mean of the last axis away and divides by its standard deviation (arXiv:1607.06450).
+
+    Args:
+        x: [..,D].
+        scale: [D].
+        bias: [D], which is added, or None.
+        eps: What is added to the variance.
+
+    Returns:
+        [..,D] in the dtype of x; sums are in float32 at least.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    normed = normed * jnp.broadcast_to(scale.astype(wide.dtype), x.shape)
+    if bias is not None:
+        normed = normed + jnp.broadcast_to(bias.astype(wide.dtype), x.shape)
+    return normed.astype(x.dtype)
+
+
+def norm(config: TransformerConfig, x: Array, scale: Array, bias: Array | None = None) -> Array:
+    """Norms the last axis of x [..,D] as a configuration says, with its scale and bias [D]."""
+    if config.norm == "layer":
+        return layer_norm(x, scale, bias, config.norm_eps)
+    normed = rms_norm(x, scale, config.norm_eps, config.centred_norms)
+    return normed if bias is None else normed + jnp.broadcast_to(bias.astype(x.dtype), x.shape)
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block."""
+    """A transformer block. Families of models differ by the switches of their configuration alone."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs) -> None:
         # One line per weight: shape, logical axes, fan-in (none: the scale of a norm). Output projections start smaller
         # by the square root of 2 L, so that the residual stream keeps its variance over L layers.
         c, w = config, functools.partial(_weight, rngs, config)
         self.config = config
-        self.attn_norm = w((c.width,), ("embed",))
+        width = (c.width,), ("embed",)
+        if c.pre_norms:
+            self.attn_norm = w(*width)
         self.q = w((c.width, c.heads * c.head_dim), ("embed", "heads"), c.width)
         self.k = w((c.width, c.kv_heads * c.head_dim), ("embed", "kv_heads"), c.width)
         self.v = w((c.width, c.kv_heads * c.head_dim), ("embed", "kv_heads"), c.width)
         self.o = w((c.heads * c.head_dim, c.width), ("heads", "embed"), c.heads * c.head_dim * 2 * c.layers)
-        self.mlp_norm = w((c.width,), ("embed",))
-        self.gate = w((c.width, c.mlp), ("embed", "mlp"), c.width)
-        self.up = w((c.width, c.mlp), ("embed", "mlp"), c.width)
-        self.down = w((c.mlp, c.width), ("mlp", "embed"), c.mlp * 2 * c.layers)
+        if c.pre_norms and not c.shared_norm:
+            self.mlp_norm = w(*width)
+        self._add_mlp(w)
         if c.qk_norm:
-            self.q_norm, self.k_norm = w((c.head_dim,), ("head_dim",)), w((c.head_dim,), ("head_dim",))
+            head = (c.head_dim,), ("head_dim",)
+            whole = c.qk_norm_whole
+            self.q_norm = w((c.heads * c.head_dim,), ("heads",)) if whole else w(*head)
+            self.k_norm = w((c.kv_heads * c.head_dim,), ("kv_heads",)) if whole else w(*head)
         if c.post_norms:
-            self.attn_post_norm, self.mlp_post_norm = w((c.width,), ("embed",)), w((c.width,), ("embed",))
+            self.attn_post_norm, self.mlp_post_norm = w(*width), w(*width)
+        norms = tuple(name for name in vars(self) if name.endswith("_norm"))
         biased = (("q", "k", "v"), c.qkv_bias), (("o",), c.o_bias), (("gate", "up", "down"), c.mlp_bias)
-        for name in (name for names, on in biased if on for name in names):
+        for name in (
+            name for names, on in (*biased, (norms, c.norm_bias)) if on for name in names if hasattr(self, name)
+        ):
             weight = getattr(self, name)
             zeros = jnp.zeros(weight.shape[-1:], jnp.dtype(c.param_dtype))
             setattr(self, f"{name}_bias", nnx.Param(zeros, axes=weight.get_metadata("axes")[-1:]))
 
+    def _add_mlp(self, w: Any) -> None:
+        """Adds the weights of the MLP, or a router and the MLPs of all experts."""
+        c = self.config
+        many, names = ((c.experts,), ("experts",)) if c.experts else ((), ())
+        inner = None if c.experts else "mlp"  # the axis of experts is split in its place
+        if c.experts:
+            self.router = w((c.width, c.experts), ("embed", None), c.width)
+        if c.gated:
+            self.gate = w((*many, c.width, c.mlp), (*names, "embed", inner), c.width)
+        self.up = w((*many, c.width, c.mlp), (*names, "embed", inner), c.width)
+        self.down = w((*many, c.mlp, c.width), (*names, inner, "embed"), c.mlp * 2 * c.layers)
+
     def __call__(
-        self, x: Array, positions: Array, past: Past | Joint, edits: Mapping[str, Array], local: Any = None
+        self,
+        x: Array,
+        positions: Array,
+        past: Past | Joint,
+        edits: Mapping[str, Array],
+        local: Any = None,
+        turned: Any = None,
     ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
-        """Adds what attention and the gated MLP say to the hidden states.
+        """Adds what attention and the MLP say to the hidden states.
 
         Args:
             x: [B,N,T,D].
@@ -106,36 +154,59 @@ class Block(nnx.Module):
             past: What the tokens may see.
             edits: What is added at sites, by site.
             local: Whether the layer is local (a bool, traced in a scan); None if all are alike.
+            turned: Whether its queries and keys turn with their positions, likewise.
 
         Returns:
             The new states [B,N,T,D], the keys and values to keep, and the states by site ("attn" is what attention
-            adds, "heads" [B,N,T,H,h] what it mixes, "block" the new states).
+            adds, "heads" [B,N,T,H,h] what it mixes, "block" the new states, "router" [B,N,T,E] the logits of experts).
         """
         # Every site is read after its edit and handed back, so that probes and steering see exactly what the next
         # operation gets; families differ by config flags, which are static under jit.
         c = self.config
-        h = self._norm("attn_norm", x)
-        frequency = _frequencies(c, local)
+        h = self._norm("attn_norm", x) if c.pre_norms else x
+        turns = None if c.positions else turns_of(c, positions, local, turned)
         q, k = (self._heads(h, name) for name in ("q", "k"))
-        if c.qk_norm:
+        if c.qk_norm and not c.qk_norm_whole:
             q, k = self._norm("q_norm", q), self._norm("k_norm", k)
-        q, k = rotate(q, positions, frequency), rotate(k, positions, frequency)
+        if turns is not None:
+            q, k = rotate(q, positions, *turns), rotate(k, positions, *turns)
+            q = tempered(q, positions, c.rope_scaling)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         cache, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap)
         states = {"heads": mixed + jnp.broadcast_to(edits["heads"], mixed.shape) if "heads" in edits else mixed}
-        added = self._dot(states["heads"].reshape(*x.shape[:3], -1), "o")
-        states["attn"] = self._norm("attn_post_norm", added) if c.post_norms else added
-        if "attn" in edits:
-            states["attn"] += jnp.broadcast_to(edits["attn"], added.shape)
-        x = x + states["attn"]
-        h = self._norm("mlp_norm", x)
-        added = self._dot(ACTIVATIONS[c.activation](self._dot(h, "gate")) * self._dot(h, "up"), "down")
-        x = x + (self._norm("mlp_post_norm", added) if c.post_norms else added)
+        added = self._added("attn", self._dot(states["heads"].reshape(*x.shape[:3], -1), "o"))
+        states["attn"] = added + jnp.broadcast_to(edits["attn"], added.shape) if "attn" in edits else added
+        before, x = x, x + states["attn"]
+        if not c.shared_norm:
+            h = before if c.parallel else x
+            h = self._norm("mlp_norm", h) if c.pre_norms else h
+        added, of_router = self._mlp(h, edits)
+        x = x + self._added("mlp", added)
         states["block"] = x + jnp.broadcast_to(edits["block"], x.shape) if "block" in edits else x
-        return states["block"], cache, states
+        return states["block"], cache, states | of_router
+
+    def _mlp(self, h: Array, edits: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """What the MLP, or the experts that the router chooses, say to h [B,N,T,D], and the state at "router"."""
+        c = self.config
+        if not c.experts:
+            inner = ACTIVATIONS[c.activation](self._dot(h, "gate" if c.gated else "up"))
+            return self._dot(inner * self._dot(h, "up") if c.gated else inner, "down"), {}
+        # In float32, as who is chosen must not depend on rounding.
+        logits = linear(h.astype(jnp.float32), self.router[...].astype(jnp.float32))
+        if "router" in edits:
+            logits = logits + jnp.broadcast_to(edits["router"], logits.shape)
+        weights = {name: getattr(self, name).get_value() for name in ("gate", "up", "down")}
+        return mix_experts(c, weights, h, logits, ACTIVATIONS[c.activation]), {"router": logits}
+
+    def _added(self, name: str, added: Array) -> Array:
+        """What attention or the MLP adds, with the norm behind it and the multiplier of residuals."""
+        added = self._norm(f"{name}_post_norm", added) if self.config.post_norms else added
+        multiplier = self.config.residual_multiplier
+        return added if multiplier == 1 else added * jnp.asarray(multiplier, added.dtype)
 
     def _norm(self, name: str, x: Array) -> Array:
-        return rms_norm(x, getattr(self, name)[...], self.config.norm_eps, self.config.centred_norms)
+        bias = getattr(self, f"{name}_bias", None)
+        return norm(self.config, x, getattr(self, name)[...], None if bias is None else bias[...])
 
     def _dot(self, x: Array, name: str) -> Array:
         """x times the weight of that name, plus its bias if it has one."""
@@ -143,5 +214,8 @@ class Block(nnx.Module):
         return out if bias is None else out + jnp.broadcast_to(bias[...].astype(x.dtype), out.shape)
 
     def _heads(self, x: Array, name: str) -> Array:
-        """A product as heads [B,N,T,H,h]."""
-        return self._dot(x, name).reshape(*x.shape[:3], -1, self.config.head_dim)
+        """A product as heads [B,N,T,H,h], normed before they are parted where that is asked for."""
+        out = self._dot(x, name)
+        if self.config.qk_norm_whole and name != "v":
+            out = self._norm(f"{name}_norm", out)
+        return out.reshape(*x.shape[:3], -1, self.config.head_dim)

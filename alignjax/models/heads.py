@@ -97,6 +97,9 @@ def heads(config: Any) -> dict[str, Head]:
 
     def lm(params: Params, states: Array) -> Array:
         kernel = params["embed"].T if config.tied else params["heads"]["lm"]["kernel"]
-        return soft_cap(linear(states, kernel.astype(states.dtype)), config.logit_softcap)
+        logits = linear(states, kernel.astype(states.dtype))
+        if config.logit_multiplier != 1:
+            logits = logits * jnp.asarray(config.logit_multiplier, logits.dtype)
+        return soft_cap(logits, config.logit_softcap)
 
     return {"lm": Head("before", lm)} | {name: Head(SMALL[name][0], _few(name)) for name in _small(config)}

@@ -15,12 +15,13 @@ from flax import nnx
 from alignjax.config import check_known
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past
-from alignjax.models.block import Block, rms_norm
+from alignjax.models.block import Block, norm
 from alignjax.models.kernels import Row
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.types import Array, Params
 
 SITES = ("embed", "attn", "heads", "block")
+TABLES = {"embed": ("vocab", "embed"), "positions": (None, "embed")}  # what tokens and learned positions look up
 _ROWS = ("batch", None, None, None)  # the logical axes of hidden states
 
 Layer = Callable[[Array, "LayerInput"], tuple[Array, tuple[Any, dict[str, Array]]]]
@@ -28,9 +29,10 @@ Layer = Callable[[Array, "LayerInput"], tuple[Array, tuple[Any, dict[str, Array]
 
 class LayerInput(NamedTuple):
     """What a layer is given beside the hidden states: its weights, its cached keys and values (those that completions
-    share, and their own), its edits by site, and whether it is local (None: all layers are alike).
+    share, and their own), its edits by site, and whether it is local and whether its queries and keys turn (None: all
+    layers are alike).
 
-    Before a scan each part has an axis of layers in front; before a loop weights, caches and `local` are tuples.
+    Before a scan each part has an axis of layers in front; before a loop all but edits are tuples.
     """
 
     weights: Params
@@ -38,6 +40,7 @@ class LayerInput(NamedTuple):
     own: Any
     edits: Mapping[str, Array]
     local: Any
+    turned: Any
 
 
 class Sight(NamedTuple):
@@ -78,24 +81,32 @@ def block_of(config: TransformerConfig) -> tuple[Any, dict[str, tuple[str | None
     return definition, nnx.to_pure_dict(axes)
 
 
-def _embed(config: TransformerConfig, table: Array, tokens: Array, edits: Mapping[str, Array]) -> Array:
-    x = jnp.take(table, tokens, axis=0).astype(jnp.dtype(config.dtype))
+def _embed(
+    config: TransformerConfig, tables: Params, tokens: Array, positions: Array, edits: Mapping[str, Array]
+) -> Array:
+    """The embeddings of tokens, and of their positions where those are learned: NaN behind the last learned one."""
+    x = jnp.take(tables["embed"], tokens, axis=0).astype(jnp.dtype(config.dtype))
     if config.embed_scale:
         x = x * jnp.asarray(config.width**0.5, x.dtype)
+    if config.embed_multiplier != 1:
+        x = x * jnp.asarray(config.embed_multiplier, x.dtype)
+    if config.positions:
+        x = x + jnp.take(tables["positions"], positions, axis=0).astype(x.dtype)
     return x + jnp.broadcast_to(edits["embed"], x.shape) if "embed" in edits else x
 
 
 def _scan_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-    local = None if inputs.local is None else jnp.asarray(inputs.local)
-    return jax.lax.scan(layer, x, inputs._replace(local=local))
+    local, turned = (None if flags is None else jnp.asarray(flags) for flags in (inputs.local, inputs.turned))
+    return jax.lax.scan(layer, x, inputs._replace(local=local, turned=turned))
 
 
 def _loop_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
     caches, states = [], []
     for number, weights in enumerate(inputs.weights):
-        shared, own, local = (part and part[number] for part in (inputs.shared, inputs.own, inputs.local))
+        parts = (inputs.shared, inputs.own, inputs.local, inputs.turned)
+        shared, own, local, turned = (part and part[number] for part in parts)
         edits = jax.tree.map(lambda leaf, i=number: leaf[i], inputs.edits)
-        x, (cache, state) = layer(x, LayerInput(weights, shared, own, edits, local))
+        x, (cache, state) = layer(x, LayerInput(weights, shared, own, edits, local, turned))
         caches.append(cache)
         states.append(state)
     return x, (tuple(caches), jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
@@ -135,9 +146,9 @@ def run_layers(
     # is split by rows with a weight that is split by its inputs, the compiler may take the other one and gather the
     # batch instead of the weight, hence the constraints on weights and states. A sampler, which runs layers one by one,
     # has gathered its weights, and needs none.
-    edits = edits or {}
+    edits, sites = edits or {}, (*SITES, "router") if config.experts else SITES
     for site in (*edits, *states):
-        check_known(site, SITES, f"a transformer has no site {site!r}; its sites: {', '.join(SITES)}")
+        check_known(site, sites, f"a transformer has no site {site!r}; its sites: {', '.join(sites)}")
     one_by_one = isinstance(params["layers"], tuple)
     (definition, axes), layer_sites = block_of(config), [site for site in states if site != "embed"]
 
@@ -146,15 +157,16 @@ def run_layers(
 
     def layer(x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         block = nnx.merge(definition, lay_out(inputs.weights, axes))
-        x, cache, by_site = block(x, positions, sight.past(inputs), inputs.edits, inputs.local)
+        x, cache, by_site = block(x, positions, sight.past(inputs), inputs.edits, *inputs[4:])
         return lay_out(x, _ROWS), (cache, {site: by_site[site] for site in layer_sites})
 
     if config.remat == "layer" and caches[1] is None:
         layer = jax.checkpoint(layer)
-    embedded = lay_out(_embed(config, lay_out(params["embed"], ("vocab", "embed")), tokens, edits), _ROWS)
+    tables = {name: lay_out(params[name], axes) for name, axes in TABLES.items() if name in params}
+    embedded = lay_out(_embed(config, tables, tokens, positions, edits), _ROWS)
     layer_edits = {site: edit for site, edit in edits.items() if site != "embed"}
-    inputs = LayerInput(params["layers"], *caches, layer_edits, config.local or None)
+    inputs = LayerInput(params["layers"], *caches, layer_edits, config.local or None, config.rope_layers or None)
     x, (layers, stacked) = (_loop_layers if one_by_one else _scan_layers)(layer, embedded, inputs)
     sited = {"embed": embedded} if "embed" in states else {}
     sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}
-    return rms_norm(x, params["norm"], config.norm_eps, config.centred_norms), layers, sited
+    return norm(config, x, params["norm"], params.get("norm_bias")), layers, sited

@@ -54,10 +54,10 @@ def init(key: Key, params: Params, *, rank: Count = 8, targets: str = MATRICES, 
     leaves = leaves_by_name(shapes, ".")
 
     def adapter(path: str) -> dict[str, Array]:
-        layers, width, out = leaves[path].shape
+        *stack, width, out = leaves[path].shape  # of layers, and of experts in them
         dtype = jnp.promote_types(leaves[path].dtype, jnp.float32)
-        a = jax.random.uniform(fold_name(key, path), (layers, width, rank), dtype, -1, 1) * width**-0.5
-        return {"a": a, "b": jnp.zeros((layers, rank, out), dtype)}
+        a = jax.random.uniform(fold_name(key, path), (*stack, width, rank), dtype, -1, 1) * width**-0.5
+        return {"a": a, "b": jnp.zeros((*stack, rank, out), dtype)}
 
     named = {path: adapter(path) for path in matching_matrices(shapes, targets, "LoRA")}
     copies = {path: leaf for path, leaf in leaves_by_name(params, ".").items() if re.fullmatch(whole, path)}

@@ -42,7 +42,14 @@ def _modules(config: TransformerConfig) -> dict[str, str]:
     ..}. Raises ConfigError for an architecture that no family of published checkpoints has."""
     family, _ = config_json(config)
     names = {name: tensor_name(f"layers/{name}", family) for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    return {name: tensor.removesuffix(".weight") for name, tensor in names.items() if tensor is not None}
+    modules = {name: tensor.removesuffix(".weight") for name, tensor in names.items() if tensor is not None}
+    several = [name for name, module in modules.items() if list(modules.values()).count(module) > 1]
+    if several or family.in_out or family.pairs:
+        raise ConfigError(
+            f"peft writes adapters of a {family.name} for matrices that lie otherwise here "
+            f"({', '.join(several) or 'all of them'}), which is not built; merge them into the weights with export"
+        )
+    return {name: module for name, module in modules.items() if module.count("{}") == 1}  # not of experts
 
 
 def save(
@@ -73,6 +80,8 @@ def save(
     # Each layer's factors are two tensors of their own, transposed: a product is [out, in] there. Matrices whose rank
     # is not that of the first stand in rank_pattern; what was trained whole is what peft calls modules_to_save.
     modules, parts = _modules(config), {k: part for k, part in adapters["layers"].items() if isinstance(part, Mapping)}
+    if experts := sorted(set(parts) - set(modules)):
+        raise ConfigError(f"peft has no adapters of each expert's {', '.join(experts)}; leave them out of the targets")
     whole, left = _whole(adapters, config)
     ranks = {name: part["a"].shape[-1] for name, part in parts.items()}
     first = next(iter(ranks.values()))

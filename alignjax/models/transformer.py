@@ -1,5 +1,4 @@
-"""One decoder-only transformer: RMSNorm, RoPE, grouped-query attention, gated MLP; a flax.nnx block behind plain
-functions.
+"""One decoder-only transformer, of which every family of models is a setting; a flax.nnx block behind plain functions.
 
 Layers are stacked and scanned in training; handed params and caches whose layers are a tuple (`kv_cache.unrolled`),
 the same `extend` runs them one by one, which is what decode does.
@@ -21,9 +20,9 @@ from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past, masks, positions_of
 from alignjax.models.block import Block, unit_scale
 from alignjax.models.kv_cache import Cache, Segment, default_read, previous_valid, share
-from alignjax.models.layers import Sight, block_of, run_layers
+from alignjax.models.layers import TABLES, Sight, block_of, run_layers
 from alignjax.models.packing import check, from_rows, into_rows, pack, packed_mask, pays
-from alignjax.numerics import in_pieces
+from alignjax.numerics import fold_name, in_pieces
 from alignjax.types import Array, Batch, Hidden, Key, Model, Params
 
 Sited = Mapping[str, Array]  # states or edits by site
@@ -169,12 +168,18 @@ def _init(config: TransformerConfig, key: Key) -> Params:
     def layer(key: Key) -> Params:
         return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(key)))[1])
 
-    return {
+    params = {
         "embed": jax.random.normal(embed, (config.vocab, config.width), dtype) * config.width**-0.5,
         "layers": jax.vmap(layer)(jax.random.split(layers, config.layers)),
         "norm": unit_scale(config, (config.width,)),
         "heads": heads_module.init(outputs, config, dtype),
     }
+    if config.norm_bias:
+        params["norm_bias"] = jnp.zeros((config.width,), dtype)
+    if config.positions:
+        table = jax.random.normal(fold_name(embed, "positions"), (config.positions, config.width), dtype)
+        params["positions"] = table * config.width**-0.5
+    return params
 
 
 @functools.cache
@@ -186,10 +191,11 @@ def transformer(config: TransformerConfig) -> Model:
     """
     _, layer_axes = block_of(config)
     axes = {
-        "embed": ("vocab", "embed"),
+        **{name: TABLES[name] for name in ("embed", *(("positions",) if config.positions else ()))},
         "layers": {name: ("layers", *names) for name, names in layer_axes.items()},
         "norm": ("embed",),
         "heads": heads_module.axes(config),
+        **({"norm_bias": ("embed",)} if config.norm_bias else {}),
     }
     return Model(
         init=functools.partial(_init, config),

@@ -132,7 +132,7 @@ def matching_matrices(params: Params, targets: str, what: str) -> list[str]:
     """Finds the matrices of a transformer's layers by name.
 
     Args:
-        params: Params, or their shapes, with stacked layers: matrices [L,D,F].
+        params: Params, or their shapes, with stacked layers: matrices [L,D,F], of experts [L,E,D,F].
         targets: A regular expression that matches the whole name of a matrix ("q|v").
         what: What an error message begins with.
 
@@ -142,7 +142,7 @@ def matching_matrices(params: Params, targets: str, what: str) -> list[str]:
     Raises:
         ConfigError: No name is matched; the message lists those there are.
     """
-    matrices = [path for path, leaf in leaves_by_name(params, ".").items() if leaf.ndim == 3]
+    matrices = [path for path, leaf in leaves_by_name(params, ".").items() if leaf.ndim >= 3]
     matrices = [path for path in matrices if path.startswith("layers.")]
     matching = [path for path in matrices if re.fullmatch(targets, path.rpartition(".")[2])]
     if not matching:
@@ -159,7 +159,7 @@ def quantize(params: Params, *, bits: Bits = 4, targets: str = MATRICES) -> Para
     quantization of the scales, which saves 0.37 bits a weight, is left out.
 
     Args:
-        params: Params with stacked layers: matrices [L,D,F].
+        params: Params with stacked layers: matrices [L,D,F], of experts [L,E,D,F].
         bits: 8 or 4.
         targets: A regular expression that matches the whole names of the matrices to be quantized.
 

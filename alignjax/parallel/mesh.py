@@ -25,6 +25,7 @@ STORAGE_LAYOUT: Mapping[str, str | tuple[str, ...] | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
+    "experts": "tensor",
     "vocab": "tensor",
 }
 # The layout while a layer, an embedding or a head is at work: its weights are gathered over fsdp (ZeRO-3).
@@ -137,7 +138,7 @@ def constrain(tree: Any, axes: Any, table: Mapping[str, Any]) -> Any:
         return {name: constrain(part, axes.get(name), table) for name, part in tree.items()}
     if not isinstance(axes, tuple) or getattr(tree, "ndim", None) != len(axes):
         return tree
-    mesh = _mesh_of(tree)
+    mesh = mesh_of(tree)
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, partition_spec(axes, tree.shape, mesh, table)))
@@ -156,13 +157,13 @@ def shard_rows(tree: Any, beside: Any = (), table: Mapping[str, Any] = STORAGE_L
         beside: Arrays that know the mesh, where those of the tree, made in a loop from nothing, may not.
         table: The mesh axes of each logical one, of which "batch" is used.
     """
-    meshes = [mesh for leaf in jax.tree.leaves((tree, beside)) if (mesh := _mesh_of(leaf)) is not None]
+    meshes = [mesh for leaf in jax.tree.leaves((tree, beside)) if (mesh := mesh_of(leaf)) is not None]
     if not meshes:
         return tree
     return jax.lax.with_sharding_constraint(tree, batch_shardings(tree, meshes[0], table))
 
 
-def _mesh_of(leaf: Any) -> Any:
+def mesh_of(leaf: Any) -> Any:
     """Returns the mesh of the traced function that made an array, if it has our axes and more than one device."""
     if not isinstance(leaf, Tracer):
         return None
@@ -256,6 +257,12 @@ _PARTS: Mapping[str, Any] = {
     "values": lambda axes: axes,
     "scales": lambda axes: axes,
 }
+
+
+def axes_of_part(axes: tuple[str | None, ...], part: str) -> tuple[str | None, ...]:
+    """Returns the logical axes of a part of what lies in the place of a weight: those of the weight itself for one that
+    is no factor, value or scale."""
+    return _PARTS[part](axes) if part in _PARTS else axes
 
 
 def _axes_of(path: tuple[str, ...], known: Mapping[tuple[str, ...], Any]) -> Any:

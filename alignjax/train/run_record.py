@@ -83,7 +83,9 @@ def config_json(value: Any) -> Any:
     if isinstance(value, type) or inspect.isroutine(value):
         return _function(value)
     if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
-        names = getattr(value, "_fields", None) or [field.name for field in dataclasses.fields(value)]
+        names = getattr(value, "_fields", None) or [
+            field.name for field in dataclasses.fields(value) if _said(field, value)
+        ]
         fields = {name: config_json(getattr(value, name)) for name in names}
         return {"type": f"{type(value).__module__}.{type(value).__qualname__}"} | fields
     if isinstance(value, Mapping):
@@ -95,6 +97,10 @@ def config_json(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [config_json(inner) for inner in value]
     return {"type": f"{type(value).__module__}.{type(value).__qualname__}"}
+
+
+def _said(field: dataclasses.Field[Any], value: Any) -> bool:
+    return not (field.metadata.get("unsaid") and getattr(value, field.name) == field.default)
 
 
 def config_hash(tree: Any) -> str:

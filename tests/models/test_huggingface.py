@@ -15,7 +15,7 @@ import torch
 from alignjax.models import huggingface, transformer
 from alignjax.sampling import Filters, Sampling, generate
 from alignjax.types import Batch
-from tests.support.published import CASES, SIZES, theirs, written
+from tests.support.published import BY_LENGTH, CASES, SIZES, theirs, written
 from tests.support.tiny import context_of, slow_but
 
 ROWS, P, T = 3, 7, 6
@@ -44,7 +44,8 @@ def ours(network: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array,
 
 @torch.no_grad()
 def expected(model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    logits = model(torch.tensor(TOKENS), attention_mask=torch.tensor(VALID)).logits
+    positions = torch.tensor(np.maximum(np.cumsum(VALID, axis=1) - 1, 0))  # which learned ones depend on
+    logits = model(torch.tensor(TOKENS), attention_mask=torch.tensor(VALID), position_ids=positions).logits
     logps = np.zeros(BATCH.tokens.shape)
     for row, n in np.ndindex(*BATCH.tokens.shape[:2]):
         prompt = np.asarray(BATCH.prompt[row])[PROMPT_VALID[row]]
@@ -72,3 +73,19 @@ def test_a_language_model(case: str, root: Path) -> None:
     np.testing.assert_allclose(np.asarray(logits)[VALID], their_logits[VALID], atol=2e-4)
     np.testing.assert_allclose(logps, their_logps, atol=2e-4)
     np.testing.assert_array_equal(tokens, their_tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BY_LENGTH)
+def test_positions_that_depend_on_the_longest_sequence(case: str, root: Path) -> None:
+    """A pass with a sequence longer than the original context turns otherwise than one without, as there."""
+    folder = written(case, root)
+    network = transformer(huggingface.config_of(folder))
+    params, model = huggingface.load(folder, network), theirs(case)
+    assert huggingface.positions_of(folder) == 8
+    for length in (8, P + T):
+        ids = TOKENS[:, :length]
+        hidden, _, _ = network.extend(params, None, jnp.asarray(ids)[:, None], jnp.ones((ROWS, 1, length), bool))
+        logits = network.heads["lm"].apply(params, hidden)[:, 0]
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, model(torch.tensor(ids)).logits, atol=2e-4)

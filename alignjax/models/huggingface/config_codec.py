@@ -15,12 +15,13 @@ from alignjax.config import ConfigError, nearest
 from alignjax.json_shapes import check_shape
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
-from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, family_of
+from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, canonical, family_of, spelled
 from alignjax.models.huggingface.folders import CONFIG, folder_of, read_json
 from alignjax.models.huggingface.gguf_models import config_of_gguf
-from alignjax.models.huggingface.known_keys import OF_IMAGES, Note, Rope, check_config, check_keys
+from alignjax.models.huggingface.known_keys import OF_IMAGES, Note, check_config
+from alignjax.models.huggingface.rope_codec import KINDS, head_dim_of, rope_of, their_rope
 
-_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+_ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 _SIZES = {
     "vocab": "vocab_size",
     "width": "hidden_size",
@@ -35,16 +36,16 @@ _SAME = {
     "tied": "tie_word_embeddings",
     "logit_softcap": "final_logit_softcapping",
     "attn_softcap": "attn_logit_softcapping",
+    "parallel": "use_parallel_residual",
+    "positions": "max_position_embeddings",
+    "experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "renormalized": "norm_topk_prob",
+    "embed_multiplier": "embedding_multiplier",
+    "residual_multiplier": "residual_multiplier",
 }
-# Fields that stand at their defaults where a family says nothing of them.
-_SWITCHES = (
-    "local_rope_theta", "query_scale", "attn_softcap", "logit_softcap", "post_norms", "centred_norms", "embed_scale",
-)  # fmt: skip
-# What each kind of rotary scaling needs to say; the last mapping has what is taken where it says nothing.
-_LLAMA3 = {"factor": 1.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-_ROPES: Mapping[str, tuple[str, ...]] = {"default": (), "linear": ("factor",), "llama3": tuple(_LLAMA3)}
-_WHOLE_HEADS = {"partial_rotary_factor": (1.0,)}
-_KINDS = {"full_attention": False, "sliding_attention": True}
+# What no config.json decides.
+_FREE = ("dtype", "param_dtype", "remat", "attention", "group_chunks", "outputs", "classes", "head_bias")
 
 
 def config_of(folder: Path | str, **changes: Any) -> TransformerConfig:
@@ -89,7 +90,7 @@ def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
     if path.is_file():
         return config_of_gguf(path), path
     where = path / CONFIG
-    raw = read_json(where)
+    raw = canonical(read_json(where), where)
     if raw.get("architectures") == [WITH_IMAGES]:
         text, family = raw.get("text_config"), FAMILIES["gemma3_text"]
         if not isinstance(text, dict):
@@ -102,14 +103,24 @@ def config_in(folder: Path | str) -> tuple[dict[str, Any], Path]:
 
 
 def positions_of(folder: Path | str) -> int | None:
-    """Tells for how many tokens the weights of a folder are meant, max_position_embeddings; None if nothing says so.
+    """Tells for how many tokens the weights of a folder are meant: max_position_embeddings, but under longrope the
+    original context, since a completion that grows out of it would turn by two sets of frequencies; None if nothing
+    says so.
 
     Raises:
         ConfigError: There is no such folder or file, or it says something else than a number.
     """
     raw, where = config_in(folder)
     said = raw.get("max_position_embeddings")
-    return check_shape({"max_position_embeddings": said}, Note, where, "download it again")["max_position_embeddings"]
+    said = check_shape({"max_position_embeddings": said}, Note, where, "download it again")["max_position_embeddings"]
+    config = config_of(folder)
+    bounds = [said or config.positions, config.rope_scaling.original if _is_long(config.rope_scaling) else 0]
+    return min((bound for bound in bounds if bound), default=None)
+
+
+def _is_long(scaling: RopeScaling | None) -> bool:
+    """Whether sequences that begin short and grow long would turn by two sets of frequencies."""
+    return scaling is not None and scaling.kind == "longrope"
 
 
 def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:
@@ -125,22 +136,41 @@ def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:
     Raises:
         ConfigError: See `config_of`.
     """
-    family = family_of(raw, where)
+    raw, family = canonical(raw, where), family_of(raw, where)
     check_config(raw, family, where)
     keys = {key: raw.get(key, default) for key, default in family.defaults.items()}
+    if keys["intermediate_size"] is None and family.mlp_times and keys["hidden_size"]:
+        keys["intermediate_size"] = family.mlp_times * keys["hidden_size"]
+    if raw.get("rope_scaling") and not raw.get("rope_parameters") and "rope_parameters" in keys:
+        keys["rope_parameters"] = None  # older files say all there
     missing = [key for key in _SIZES.values() if keys[key] is None]
     if missing:
         raise ConfigError(f"{where} does not say {missing[0]}")
     fields: dict[str, Any] = {field: keys[key] for field, key in _SAME.items() if key in keys}
-    fields |= {"kv_heads": keys["num_key_value_heads"] or keys["num_attention_heads"], "head_dim": _head_dim(keys)}
-    fields |= {"activation": _activation(keys, where), **_windows(keys, where), **_rope(keys, where)}
+    fields |= {
+        "kv_heads": keys.get("num_key_value_heads") or keys["num_attention_heads"],
+        "head_dim": head_dim_of(keys),
+    }
+    rope_layers = _rope_layers(keys)
+    windows = windows_of(keys, where)
+    fields |= {"activation": _activation(keys, where), "rope_layers": rope_layers, **windows}
+    length = raw.get("max_position_embeddings")
+    fields |= rope_of(keys, where, length, windows, family.tempered) if "rope_theta" in keys else {}
     if "attention_bias" in keys:
         fields |= dict.fromkeys(("qkv_bias", "o_bias"), bool(keys["attention_bias"]))
     if "mlp_bias" in keys:
         fields["mlp_bias"] = bool(keys["mlp_bias"])
-    if "query_pre_attn_scalar" in keys:
-        scale = keys["query_pre_attn_scalar"] ** -0.5
-        fields["query_scale"] = None if scale == _head_dim(keys) ** -0.5 else scale
+    if "moe_intermediate_size" in keys:
+        fields["mlp"] = keys["moe_intermediate_size"]
+    if "query_pre_attn_scalar" in keys or "attention_multiplier" in keys:
+        scale = (
+            keys["attention_multiplier"] if "attention_multiplier" in keys else keys["query_pre_attn_scalar"] ** -0.5
+        )
+        fields["query_scale"] = None if scale == head_dim_of(keys) ** -0.5 else scale
+    if "logits_scaling" in keys or "logit_scale" in keys:
+        fields["logit_multiplier"] = keys["logit_scale"] if "logit_scale" in keys else 1 / keys["logits_scaling"]
+    if family.pairs:  # Cohere 2: layers that see everything have no positions
+        fields["rope_layers"] = windows["local"] or (False,) * (windows["window"] is None)
     return {**fields, **family.fixed, **_outputs(raw, family)}
 
 
@@ -161,16 +191,24 @@ def config_json(config: TransformerConfig, head: str = "lm") -> tuple[Family, di
     # What it never mentions must be as it is by default.
     if head not in ("lm", "reward", "classes"):
         raise ConfigError(f"the head {head!r} has no place in a published checkpoint; there are lm, reward, classes")
-    free = {"outputs", "classes", "head_bias"} | (set() if head == "lm" else {"tied", "logit_softcap"})
+    free = {*_FREE} | (set() if head == "lm" else {"tied", "logit_softcap", "logit_multiplier"})
     everything, differences = _everything(config), {}
+    unsaid = {field.name: field.default for field in dataclasses.fields(config) if field.name != "vocab"}
     for family in FAMILIES.values():
-        written = {"model_type": family.name} | {key: everything[key] for key in everything if key in family.defaults}
+        if head != "lm" and not family.classifier:
+            continue
+        said = everything | their_rope(config, family.rope)
+        written = {"model_type": family.name} | {key: said[key] for key in said if key in family.defaults}
         written |= _architecture(config, family, head)
-        fields = fields_in(written, family.name)
-        fields |= {name: getattr(TransformerConfig, name) for name in _SWITCHES if name not in fields}
+        if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
+            written["max_position_embeddings"] = config.rope_scaling.original
+        try:
+            fields = unsaid | fields_in(written, family.name)
+        except ConfigError:  # it has no such layers, or no such scaling
+            fields = unsaid
         wrong = [name for name, value in fields.items() if name not in free and getattr(config, name) != value]
         if not wrong:
-            return family, written
+            return family, spelled(written, family)
         differences[family.name] = wrong
     closest = min(differences, key=lambda name: len(differences[name]))
     raise ConfigError(
@@ -201,19 +239,21 @@ def _everything(config: TransformerConfig) -> dict[str, Any]:
     activation = next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation)
     return {
         **{key: getattr(config, field) for field, key in _SAME.items()},
+        "moe_intermediate_size": config.mlp,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "hidden_act": activation,
         "hidden_activation": activation,
-        "rope_theta": config.rope_theta,
-        "rope_local_base_freq": config.local_rope_theta or config.rope_theta,
         "attention_bias": config.o_bias,
         "mlp_bias": config.mlp_bias,
-        **_their_scaling(config),
         "sliding_window": config.window,
         "use_sliding_window": config.window is not None,
         "layer_types": ["sliding_attention" if near else "full_attention" for near in local],
         "query_pre_attn_scalar": config.head_dim if config.query_scale is None else round(config.query_scale**-2),
+        "attention_multiplier": config.head_dim**-0.5 if config.query_scale is None else config.query_scale,
+        "logit_scale": config.logit_multiplier,
+        "logits_scaling": round(1 / config.logit_multiplier, 9),
+        "no_rope_layers": [int(turned) for turned in config.rope_layers or (True,) * config.layers],
     }
 
 
@@ -232,11 +272,17 @@ def _activation(keys: Mapping[str, Any], where: Any) -> str:
     return _ACTIVATIONS[name]
 
 
-def _head_dim(keys: Mapping[str, Any]) -> int:
-    return keys["head_dim"] or keys["hidden_size"] // keys["num_attention_heads"]
+def _rope_layers(keys: Mapping[str, Any]) -> tuple[bool, ...]:
+    """Which layers turn, () for all: SmolLM3 writes 0 for those that do not, by default every fourth."""
+    if "no_rope_layers" not in keys:
+        return ()
+    numbers, every = range(keys["num_hidden_layers"]), keys["no_rope_layer_interval"]
+    said = keys["no_rope_layers"] or [int((number + 1) % every != 0) for number in numbers]
+    turned = tuple(bool(said[number]) for number in numbers if number < len(said))
+    return () if all(turned) else turned
 
 
-def _windows(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
+def windows_of(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     """window and local: which layers attend within a window."""
     layers, window = keys["num_hidden_layers"], keys.get("sliding_window")
     if window is None or not keys.get("use_sliding_window", True):
@@ -244,10 +290,12 @@ def _windows(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     if "layer_types" not in keys:
         return {"window": window, "local": ()}
     if keys["layer_types"] is not None:
-        unknown = [kind for kind in keys["layer_types"] if kind not in _KINDS]
+        unknown = [kind for kind in keys["layer_types"] if kind not in KINDS]
         if unknown or len(keys["layer_types"]) != layers:
-            raise ConfigError(f"{where}: layer_types must name one of {', '.join(_KINDS)} for each of {layers} layers")
-        local = tuple(_KINDS[kind] for kind in keys["layer_types"])
+            raise ConfigError(f"{where}: layer_types must name one of {', '.join(KINDS)} for each of {layers} layers")
+        local = tuple(KINDS[kind] for kind in keys["layer_types"])
+    elif "no_rope_layers" in keys:  # SmolLM3
+        local = tuple(not turned for turned in _rope_layers(keys) or (True,) * layers)
     elif "max_window_layers" in keys:
         local = tuple(number >= keys["max_window_layers"] for number in range(layers))
     else:
@@ -255,54 +303,3 @@ def _windows(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     if len(set(local)) == 1:
         return {"window": window if local[0] else None, "local": ()}
     return {"window": window, "local": local}
-
-
-def _rope(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
-    """Rotary numbers, from the flat keys of older files or the one mapping of newer ones, which may be one for each
-    kind of layer."""
-    old = {"rope_theta": keys["rope_theta"], **(keys["rope_scaling"] or {})}
-    new = keys["rope_parameters"] or {}
-    by_kind = {kind: new[kind] for kind in _KINDS if isinstance(new.get(kind), Mapping)}
-    if by_kind and (other := [key for key in new if key not in _KINDS]):
-        raise ConfigError(f"{where}: rope_parameters has {other[0]} beside {next(iter(by_kind))}, which is not read")
-    theta, scaling = _one_rope(by_kind.get("full_attention") or (old if by_kind else {**old, **new}), keys, where)
-    everywhere = {"rope_theta": theta, "rope_scaling": scaling}
-    if "rope_local_base_freq" not in keys:
-        return everywhere
-    near = {"rope_theta": keys["rope_local_base_freq"], **by_kind.get("sliding_attention", {})}
-    local_theta, local_scaling = _one_rope(near, keys, where)
-    if local_scaling is not None:
-        raise ConfigError(f"{where}: rope_parameters.sliding_attention is scaled, which is not built")
-    windows = _windows(keys, where)
-    if windows["local"]:
-        return {**everywhere, "local_rope_theta": local_theta}
-    return everywhere if windows["window"] is None else {"rope_theta": local_theta, "rope_scaling": None}
-
-
-def _one_rope(rope: Mapping[str, Any], keys: Mapping[str, Any], where: Any) -> tuple[float, RopeScaling | None]:
-    rope = {key: value for key, value in rope.items() if value is not None}
-    check_shape(rope, Rope, f"{where}: rope_parameters", "download it again")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in _ROPES:
-        raise ConfigError(f"{where}: rotary scaling {kind!r} is not built; there are {', '.join(_ROPES)}")
-    check_keys(rope, f"{where}: rope_parameters", {"rope_type", "type", "rope_theta", *_ROPES[kind]}, (), _WHOLE_HEADS)
-    theta = rope.get("rope_theta") or keys["rope_theta"]
-    if missing := [key for key in _ROPES[kind] if key not in rope]:
-        raise ConfigError(f"{where}: rotary scaling {kind!r} needs {missing[0]}")
-    if theta is None:
-        raise ConfigError(f"{where} does not say rope_theta")
-    *numbers, original = (rope.get(key, default) for key, default in _LLAMA3.items())
-    return float(theta), None if kind == "default" else RopeScaling(kind, *map(float, numbers), original=original)
-
-
-def _their_scaling(config: TransformerConfig) -> dict[str, Any]:
-    scaling = config.rope_scaling
-    if scaling is None:
-        return {}
-    llama3 = {
-        "low_freq_factor": scaling.low,
-        "high_freq_factor": scaling.high,
-        "original_max_position_embeddings": scaling.original,
-    }
-    kind = {"rope_type": scaling.kind, "factor": scaling.factor}
-    return {"rope_scaling": kind | (llama3 if scaling.kind == "llama3" else {})}

@@ -17,9 +17,10 @@ import numpy as np
 from alignjax.config import ConfigError
 from alignjax.gguf_files import Header, numbers, read_header
 from alignjax.json_shapes import check_shape
-from alignjax.models.attention import RopeScaling, rope_frequencies
+from alignjax.models.attention import RopeScaling
 from alignjax.models.huggingface.families import FAMILIES, tensor_name
 from alignjax.models.huggingface.known_keys import check_keys
+from alignjax.models.rotary import rope_frequencies
 from alignjax.ranges import Count, Natural, Positive
 
 # Our leaf -> the name there, of a layer behind "blk.N.".

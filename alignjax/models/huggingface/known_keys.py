@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from alignjax.config import ConfigError
 from alignjax.json_shapes import check_shape, shown
 from alignjax.models.huggingface.families import Family
-from alignjax.ranges import Count, Natural, Positive
+from alignjax.ranges import Count, Natural, NonNegative, Positive, Share
 
 # Token ids are read where tokenizers are; the rest is about training elsewhere, sampling, or how the file was made.
 NOTES = frozenset((
@@ -43,7 +43,8 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "cross_attention_hidden_size": (None,), "head_dim": (None,), "query_pre_attn_scalar": (None,),
     "embedding_multiplier": (None, 1.0), "residual_multiplier": (None, 1.0), "attention_multiplier": (None,),
     "logits_scaling": (None, 1.0), "logit_scale": (None, 1.0), "multi_query": (None, False),
-    "is_causal": (None, True),
+    "is_causal": (None, True), "lm_head_bias": (None, False), "interpolate_factor": (None, 1),
+    "full_attn_mod": (None, 1),
 }  # fmt: skip
 _OUTLINE = ("model_type", "architectures", "num_labels", "id2label", "label2id")
 # An older name that a newer key of the family stands for.
@@ -87,6 +88,21 @@ class Keys(TypedDict, total=False):
     query_pre_attn_scalar: Positive
     final_logit_softcapping: Positive | None
     attn_logit_softcapping: Positive | None
+    max_position_embeddings: Count | None
+    original_max_position_embeddings: Count
+    partial_rotary_factor: Share
+    no_rope_layers: list[int] | None
+    no_rope_layer_interval: Count
+    num_experts: Count
+    num_experts_per_tok: Count
+    moe_intermediate_size: Count
+    norm_topk_prob: bool
+    use_parallel_residual: bool
+    embedding_multiplier: Positive
+    residual_multiplier: Positive
+    attention_multiplier: Positive
+    logits_scaling: Positive
+    logit_scale: Positive
 
 
 class Note(TypedDict):
@@ -105,6 +121,17 @@ class Rope(TypedDict, total=False):
     low_freq_factor: Positive
     high_freq_factor: Positive
     original_max_position_embeddings: Count
+    max_position_embeddings: Count
+    partial_rotary_factor: Share
+    attention_factor: Positive
+    beta_fast: Positive
+    beta_slow: Positive
+    mscale: Positive
+    mscale_all_dim: Positive
+    truncate: bool
+    llama_4_scaling_beta: NonNegative
+    short_factor: list[Positive]
+    long_factor: list[Positive]
 
 
 def check_keys(
@@ -140,7 +167,7 @@ def check_config(raw: Mapping[str, Any], family: Family, where: Any) -> None:
     or would change the numbers and is not built."""
     older = {name for key in family.defaults for name in _OLDER.get(key, ())}
     window = raw.get("sliding_window", family.defaults.get("sliding_window"))
-    harmless = {**HARMLESS, "sliding_window_size": (None, window)}  # Gemma 2 writes it twice
-    check_keys(raw, where, {*family.defaults, *_OUTLINE, *older}, NOTES, harmless)
+    harmless = {**HARMLESS, **family.harmless, "sliding_window_size": (None, window)}  # Gemma 2 writes it twice
+    check_keys(raw, where, {*family.defaults, *_OUTLINE, *older}, NOTES.union(family.notes), harmless)
     known = {key: value for key, value in raw.items() if key in family.defaults or key in _OUTLINE}
     check_shape(known, Keys, where, "download it again")

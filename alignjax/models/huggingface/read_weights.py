@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.gguf_files import origin, read_header
-from alignjax.models.attention import rope_frequencies
 from alignjax.models.huggingface.config_codec import config_in, fields_in
-from alignjax.models.huggingface.families import WITH_IMAGES, family_of, is_transposed, tensor_name, text_name
+from alignjax.models.huggingface.families import FAMILIES, WITH_IMAGES, Family, family_of, text_name
 from alignjax.models.huggingface.folders import CONFIG, Stored, fingerprint, folder_of, opened, read_json, tensors_of
+from alignjax.models.huggingface.tensor_places import Place, place_of, read_part
+from alignjax.models.rotary import rope_frequencies
 from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Array, Model, Params
 
@@ -46,17 +48,16 @@ def pretrained(folder: Path | str) -> Pretrained:
     return Pretrained(str(folder), fingerprint(path), origin(read_header(path)) if path.is_file() else None)
 
 
-# What is looked at and then passed over: a second copy, by what it is a copy of, and tables of rotary frequencies.
-_COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
+# What is looked at and then passed over: tables of rotary frequencies, and those of who sees whom.
 _TABLE = "rotary_emb.inv_freq"
+_CAUSAL = re.compile(r".*\.(attn|attention)\.(bias|masked_bias)")
 
 
 class Part(NamedTuple):
-    """The tensors that a leaf is made of (those of the layers in order, if it is stacked), each transposed or not."""
+    """The tensors that a leaf is made of, in the order of its first axes, and where it lies in each."""
 
     tensors: tuple[str, ...]
-    stacked: bool
-    transposed: bool
+    place: Place
 
 
 def check(folder: Path | str, model: Model) -> dict[str, Part]:
@@ -88,33 +89,34 @@ def check(folder: Path | str, model: Model) -> dict[str, Part]:
     fresh = () if raw["architectures"][0] == family.classifier else ("heads/reward/", "heads/classes/")
     parts, wrong = {}, []
     for leaf, abstract in leaves.items():
-        pattern = None if leaf.startswith(fresh) and fresh else tensor_name(leaf, family)
-        if pattern is None:
+        place = None if leaf.startswith(fresh) and fresh else place_of(leaf, abstract.ndim, family, model.config)
+        if place is None:
             continue
-        stacked = leaf.startswith("layers/")
-        shape = abstract.shape[1:] if stacked else abstract.shape
-        transposed = is_transposed(leaf, len(shape))
-        names = tuple(pattern.format(i) for i in range(abstract.shape[0])) if stacked else (pattern,)
-        parts[leaf] = Part(names, stacked, transposed)
-        wrong += [
-            problem for name in names if (problem := _problem(name, stored, shape[::-1] if transposed else shape))
-        ]
+        names = tuple(place.pattern.format(*index) for index in np.ndindex(abstract.shape[: place.stack]))
+        parts[leaf] = Part(names, place)
+        shape = place.shape(abstract.shape[place.stack :])
+        wrong += [problem for name in names if (problem := _problem(name, stored, shape)) and problem not in wrong]
     taken = {name for part in parts.values() for name in part.tensors}
-    spare = [name for name in stored if name not in taken and name not in _COPIES and not name.endswith(_TABLE)]
+    copy = {f"{family.modules['heads/lm']}.weight": f"{family.modules['embed']}.weight"}
+    passed = [name for name in stored if name in copy or name.endswith(_TABLE) or _CAUSAL.fullmatch(name)]
+    spare = [name for name in stored if name not in taken and name not in passed]
     wrong += [f"{name} in {stored[name].file.name} belongs nowhere in a {family.name} of this config" for name in spare]
     if wrong:
         more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         whose = f"{where.parent} does not fit its {CONFIG}" if where.name == CONFIG else f"{where} is no whole model"
         raise ConfigError(f"{whose}: {'; '.join(wrong[:4])}{more}")
-    _check_passed_over({name: stored[name] for name in stored if name not in taken}, stored, model)
+    _check_passed_over({name: stored[name] for name in passed if name not in taken}, stored, model, copy)
     return parts
 
 
 def _stored(folder: Path | str) -> dict[str, Stored]:
     """The tensors of a folder by the names that its family has for them."""
     tensors, path = tensors_of(folder), folder_of(folder)
-    if path.is_file() or read_json(path / CONFIG).get("architectures") != [WITH_IMAGES]:
+    if path.is_file():
         return tensors
+    config = read_json(path / CONFIG)
+    if config.get("architectures") != [WITH_IMAGES]:
+        return _with_prefix(tensors, FAMILIES.get(config.get("model_type")))
     named: dict[str, Stored] = {}
     for key, stored in tensors.items():
         name = text_name(key)
@@ -122,6 +124,16 @@ def _stored(folder: Path | str) -> dict[str, Stored]:
             raise ConfigError(f"{stored.file} has both {key!r} and {named[name].name!r}, which are one tensor here")
         named |= {} if name is None else {name: stored}
     return named
+
+
+def _with_prefix(tensors: dict[str, Stored], family: Family | None) -> dict[str, Stored]:
+    """Tensors by their whole names, where a file was written of the backbone alone ("h.0" for "transformer.h.0")."""
+    prefix, _, embed = ("", "", "") if family is None else family.modules["embed"].partition(".")
+    if family is None or f"{embed}.weight" not in tensors:
+        return tensors
+    prefix += "."
+    beside = {module for module in family.modules.values() if not module.startswith(prefix)}
+    return {key if key.rpartition(".")[0] in beside else prefix + key: stored for key, stored in tensors.items()}
 
 
 def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) -> str | None:
@@ -135,23 +147,31 @@ def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) ->
     return None
 
 
-def _check_passed_over(spare: Mapping[str, Stored], stored: Mapping[str, Stored], model: Model) -> None:
-    """Looks at what is passed over because it says nothing new: tables of rotary frequencies, which older files kept,
-    and the second copy of a tied embedding. Raises ConfigError for one that says something else."""
+def _check_passed_over(
+    spare: Mapping[str, Stored], stored: Mapping[str, Stored], model: Model, copy: Mapping[str, str]
+) -> None:
+    """Looks at what is passed over because it says nothing new: tables of rotary frequencies and of who sees whom,
+    which older files kept, and the second copy of a tied embedding. Raises ConfigError for one that says something
+    else."""
     for name, tensor in spare.items():
-        if name.endswith(_TABLE):
+        if _CAUSAL.fullmatch(name):
+            table = np.asarray(_numbers(tensor))
+            if name.endswith(".bias") and not np.array_equal(table[0, 0] != 0, np.tri(table.shape[-1], dtype=bool)):
+                raise ConfigError(f"{name} in {tensor.file} is no table in which each token sees all before it")
+        elif name.endswith(_TABLE):
             table, c = np.asarray(_numbers(tensor), np.float64), model.config
             # Older files kept the table before it was scaled.
-            meant = [rope_frequencies(c.head_dim // 2, c.rope_theta, scaling) for scaling in (None, c.rope_scaling)]
+            half = (c.rotary_dim or c.head_dim) // 2
+            meant = [rope_frequencies(half, c.rope_theta, scaling) for scaling in (None, c.rope_scaling)]
             close = {"float32": (1e-4, 0.0)}.get(tensor.dtype, (1e-2, 1e-4))
             if not any(table.shape == each.shape and np.allclose(table, each, *close) for each in meant):
                 raise ConfigError(
                     f"{name} in {tensor.file} is not the table of rope_theta={c.rope_theta:g}; set the rope_theta in "
                     f"{CONFIG} that the weights were trained with, or take the tensor out"
                 )
-        elif not _same(tensor, stored[_COPIES[name]]):
+        elif not _same(tensor, stored[copy[name]]):
             raise ConfigError(
-                f"{name} in {tensor.file} is another matrix than {_COPIES[name]}, and tie_word_embeddings says that "
+                f"{name} in {tensor.file} is another matrix than {copy[name]}, and tie_word_embeddings says that "
                 f"they are one; set it to false in {CONFIG} to use the head, or take {name} out of the file"
             )
 
@@ -218,18 +238,15 @@ def load(
 def _leaf(abstract: Any, part: Part, views: Sequence[Any], sharding: jax.sharding.Sharding) -> Array:
     """Makes an array on its devices, of which each reads its own slices."""
 
-    def read(view: Any, index: tuple[slice, ...]) -> np.ndarray:
-        return view[index[::-1]].T if part.transposed else view[index]
-
     def shard(index: tuple[slice, ...] | None) -> np.ndarray:
         index = index or tuple(slice(None) for _ in abstract.shape)
-        sizes = [len(range(*along.indices(size))) for along, size in zip(index, abstract.shape, strict=True)]
-        numbers = np.empty(sizes, abstract.dtype)
-        if not part.stacked:
-            numbers[...] = read(views[0], index)
-        else:
-            for row, layer in enumerate(range(*index[0].indices(abstract.shape[0]))):
-                numbers[row] = read(views[layer], index[1:])
+        ranges = [range(*along.indices(size)) for along, size in zip(index, abstract.shape, strict=True)]
+        numbers = np.empty([len(numbered) for numbered in ranges], abstract.dtype)
+        stack, shape = part.place.stack, abstract.shape[: part.place.stack]
+        for to in np.ndindex(numbers.shape[:stack]):
+            at = [numbered[i] for numbered, i in zip(ranges[:stack], to, strict=True)]
+            view = views[int(np.ravel_multi_index(at, shape)) if stack else 0]
+            numbers[to] = read_part(view, part.place, index[stack:])
         return numbers
 
     array = jax.make_array_from_callback(abstract.shape, sharding, shard)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ from safetensors.numpy import save_file
 from alignjax.config import ConfigError
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.huggingface.config_codec import config_json
-from alignjax.models.huggingface.families import Family, is_transposed, tensor_name
+from alignjax.models.huggingface.families import Family, tensor_name
 from alignjax.models.huggingface.folders import CONFIG, DTYPES, INDEX, WEIGHTS, new_folder
+from alignjax.models.huggingface.tensor_places import Place, place_of
 from alignjax.ranges import Bytes
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Params
@@ -26,16 +28,15 @@ TOKENIZER_FILES = (
 
 
 class Piece(NamedTuple):
-    """A tensor to be written: (a layer of) a leaf, transposed or not."""
+    """A tensor to be written: the leaves that it is made of, each with the index of its part along the axes that number
+    tensors, and where it lies."""
 
     name: str
-    leaf: Array
-    layer: int | None
-    transposed: bool
+    parts: tuple[tuple[Array, tuple[int, ...], Place], ...]
 
     @property
     def size(self) -> int:
-        return self.leaf.size if self.layer is None else self.leaf.size // self.leaf.shape[0]
+        return sum(math.prod(leaf.shape[len(index) :]) for leaf, index, _ in self.parts)
 
 
 def save(
@@ -102,25 +103,28 @@ def _pieces(params: Params, config: TransformerConfig, family: Family, head: str
     leaves = leaves_by_name({name: part for name, part in params.items() if name != "edits"})
     skipped = {"lm": ("heads/reward/", "heads/classes/"), "reward": ("heads/lm/", "heads/classes/")}
     aside = skipped.get(head, ("heads/lm/", "heads/reward/"))
-    named = {leaf: None if leaf.startswith(aside) else tensor_name(leaf, family) for leaf in leaves}
+    places = {
+        leaf: None if leaf.startswith(aside) else place_of(leaf, array.ndim, family, config)
+        for leaf, array in leaves.items()
+    }
     if head != "lm":
-        named[f"heads/{head}/bias"] = None
+        places[f"heads/{head}/bias"] = None
         if f"heads/{head}/kernel" not in leaves:
             raise ConfigError(f"the model has no head {head!r}; its heads are {', '.join(('lm', *config.outputs))}")
-    left = [leaf for leaf, name in named.items() if name is None and leaf in leaves]
-    stacked = [leaf for leaf in leaves if leaf.startswith("layers/")]
+    left = [leaf for leaf, place in places.items() if place is None and leaf in leaves]
+    pieces: dict[str, Piece] = {}
+    for leaf, place in places.items():
+        for index in () if place is None else np.ndindex(leaves[leaf].shape[: place.stack]):
+            name = place.pattern.format(*index)
+            beside = pieces[name].parts if name in pieces else ()
+            pieces[name] = Piece(name, (*beside, (leaves[leaf], index, place)))
+    first = tensor_name("embed", family)
 
-    def piece(leaf: str, layer: int | None) -> Piece:
-        ndim = leaves[leaf].ndim - (layer is not None)
-        return Piece(str(named[leaf]).format(layer), leaves[leaf], layer, is_transposed(leaf, ndim))
+    def rank(piece: Piece) -> tuple[int, int]:
+        _, index, _ = piece.parts[0]
+        return (0, 0) if piece.name == first else (1, index[0]) if index else (2, 0)
 
-    def in_order() -> Iterator[Piece]:
-        yield piece("embed", None)
-        for layer in range(config.layers):
-            yield from (piece(leaf, layer) for leaf in stacked)
-        yield from (piece(leaf, None) for leaf in leaves if leaf not in (*stacked, "embed") and named[leaf])
-
-    return list(in_order()), left
+    return sorted(pieces.values(), key=rank), left
 
 
 def _files(pieces: list[Piece], itemsize: int, shard_bytes: int) -> dict[str, list[Piece]]:
@@ -139,6 +143,13 @@ def _files(pieces: list[Piece], itemsize: int, shard_bytes: int) -> dict[str, li
 
 
 def _numbers(piece: Piece, dtype: str) -> np.ndarray:
-    leaf = piece.leaf if piece.layer is None else piece.leaf[piece.layer]
-    numbers = np.asarray(leaf).astype(np.dtype(dtype))
-    return np.ascontiguousarray(numbers.T if piece.transposed else numbers)
+    def part(leaf: Array, index: tuple[int, ...]) -> np.ndarray:
+        return np.asarray(leaf[index] if index else leaf).astype(np.dtype(dtype))
+
+    leaf, index, place = piece.parts[0]
+    numbers = part(leaf, index)
+    if place.order is not None:
+        numbers = np.empty((*numbers.shape[:-1], place.outputs), numbers.dtype)
+        for leaf, index, beside in piece.parts:
+            numbers[..., beside.order] = part(leaf, index)
+    return np.ascontiguousarray(numbers.T if place.transposed else numbers)

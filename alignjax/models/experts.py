@@ -1,0 +1,127 @@
+"""Mixtures of experts: each token goes to the few MLPs that its router chooses, all tokens of an expert in one product.
+
+On a mesh every device sorts the tokens that it holds by their experts and runs those experts that it holds, which lie
+along the tensor axis; what the experts of several devices say to a token is summed over that axis, as the halves of a
+split MLP are. No token is ever dropped: the sorted rows of all experts have a static length together.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.models.weights import Adapted, Quantized, Weight, dense
+from alignjax.parallel.mesh import COMPUTE_LAYOUT, axes_of_part, mesh_of, partition_spec
+from alignjax.types import Array
+
+_ROWS = ("batch", None, None, None)
+_TENSOR = "tensor"
+
+
+def chosen(logits: Array, count: int, renormalized: bool) -> tuple[Array, Array]:
+    """Chooses the experts of each token.
+
+    Args:
+        logits: Of the router, [..,E], float32.
+        count: k, how many.
+        renormalized: Divides the shares by their sum.
+
+    Returns:
+        (their shares by a softmax over all E, largest first [..,k]; their numbers [..,k] int32).
+    """
+    shares, experts = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), count)
+    return shares / jnp.sum(shares, axis=-1, keepdims=True) if renormalized else shares, experts
+
+
+def grouped_product(x: Array, weight: Weight, sizes: Array) -> Array:
+    """Multiplies runs of rows, each with the matrix of its expert.
+
+    Args:
+        x: [R,D]; the first sizes[0] rows belong to the first expert, and so on.
+        weight: [E,D,F] of any kind.
+        sizes: [E] int32, with a sum of at most R.
+
+    Returns:
+        [R,F] in the dtype of x, 0 where a row belongs to no expert.
+    """
+    # A quantized matrix is written out once forwards and, by the checkpoint, again backwards, never kept.
+    if isinstance(weight, Adapted):
+        low = grouped_product(x, weight.a, sizes)
+        return grouped_product(x, weight.weight, sizes) + grouped_product(low, weight.b, sizes)
+    if isinstance(weight, Quantized):
+        frozen = jax.lax.stop_gradient(weight)
+        return jax.checkpoint(lambda x, frozen: _ragged(x, dense(frozen, x.dtype), sizes))(x, frozen)
+    return _ragged(x, weight.astype(x.dtype), sizes)
+
+
+def _ragged(x: Array, weight: Array, sizes: Array) -> Array:
+    out = jax.lax.ragged_dot(x, weight, sizes)
+    belongs = jnp.arange(x.shape[0]) < jnp.sum(sizes)
+    return jnp.where(belongs[:, None], out, 0)
+
+
+def _mix(
+    weights: Mapping[str, Weight],
+    x: Array,
+    logits: Array,
+    *,
+    config: Any,
+    activation: Callable[[Array], Array],
+    split: int,
+) -> Array:
+    """See `mix_experts`, on one device: x [B,N,T,D] are its rows, the weights those of its experts, one of `split`
+    equal runs of all."""
+    # Tokens are sorted by expert, with those of other devices' experts last; the inverse order brings what the experts
+    # say back beside each other, so that the sum over k is a product and no scatter.
+    c, here = config, config.experts // split
+    rows = x.reshape(-1, x.shape[-1])
+    shares, experts = chosen(logits.reshape(-1, c.experts), c.experts_per_token, c.renormalized)
+    local = experts.reshape(-1) - (jax.lax.axis_index(_TENSOR) * here if split > 1 else 0)
+    local = jnp.where((local >= 0) & (local < here), local, here)
+    order = jnp.argsort(local, stable=True)
+    sizes = jnp.bincount(local, length=here + 1).astype(jnp.int32)[:here]
+    sorted_rows = rows[order // c.experts_per_token]
+    inner = activation(grouped_product(sorted_rows, weights["gate"], sizes))
+    inner = inner * grouped_product(sorted_rows, weights["up"], sizes)
+    said = grouped_product(inner, weights["down"], sizes)[jnp.argsort(order)]
+    said = said.reshape(*experts.shape, -1)
+    mixed = jnp.einsum("rkd,rk->rd", said, shares.astype(x.dtype)).reshape(x.shape)
+    return jax.lax.psum(mixed, _TENSOR) if split > 1 else mixed
+
+
+def mix_experts(
+    config: Any, weights: Mapping[str, Weight], x: Array, logits: Array, activation: Callable[[Array], Array]
+) -> Array:
+    """Sums what the experts of each token say to it, times their shares.
+
+    Args:
+        config: A TransformerConfig with experts.
+        weights: "gate" and "up" [E,D,F], "down" [E,F,D], of any kind.
+        x: [B,N,T,D].
+        logits: Of the router, [B,N,T,E].
+        activation: Of the gate.
+
+    Returns:
+        [B,N,T,D] in the dtype of x.
+    """
+    run = functools.partial(_mix, config=config, activation=activation)
+    mesh = mesh_of(x)
+    if mesh is None:
+        return run(weights, x, logits, split=1)
+    axes = {"gate": ("experts", "embed", None), "up": ("experts", "embed", None), "down": ("experts", None, "embed")}
+
+    def spec(weight: Any, axes: tuple[str | None, ...]) -> Any:
+        if not isinstance(weight, (Adapted, Quantized)):
+            return partition_spec(axes, weight.shape, mesh, COMPUTE_LAYOUT)
+        parts = {name: spec(part, axes_of_part(axes, name)) for name, part in vars(weight).items()}
+        return type(weight)(**parts)
+
+    specs = {name: spec(weight, axes[name]) for name, weight in weights.items()}
+    by_row = partition_spec(_ROWS, x.shape, mesh, COMPUTE_LAYOUT)
+    split = mesh.shape[_TENSOR] if config.experts % mesh.shape[_TENSOR] == 0 else 1
+    parts = functools.partial(run, split=split)
+    return jax.shard_map(parts, mesh=mesh, in_specs=(specs, by_row, by_row), out_specs=by_row)(weights, x, logits)
