@@ -153,6 +153,7 @@ class TransformerConfig:
 
     def _check_switches(self) -> None:
         """Raises ConfigError for switches that say nothing together, or that contradict each other."""
+        # A table of what must not hold and what is said then; the first that holds is raised.
         turned = self.rotary_dim or self.head_dim
         rotary = self.rotary_dim or self.rope_layers or self.rope_scaling or self.local_rope_theta
         some = len(self.rope_layers) == self.layers and len(set(self.rope_layers)) == 2

@@ -136,6 +136,8 @@ def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:
     Raises:
         ConfigError: See `config_of`.
     """
+    # Every key that the family knows becomes a field, by whichever rule holds for the key; what no key says is fixed by
+    # the family.
     raw, family = canonical(raw, where), family_of(raw, where)
     check_config(raw, family, where)
     keys = {key: raw.get(key, default) for key, default in family.defaults.items()}

@@ -82,6 +82,7 @@ def _one_rope(
     rope: Mapping[str, Any], keys: Mapping[str, Any], where: Any, length: int | None, tempered: bool = False
 ) -> tuple[float, RopeScaling | None, float]:
     """The base, the scaling, and the share of a head that turns, of one mapping."""
+    # Lengths may stand beside the mapping; they are put into it before what the kind needs is looked for.
     rope = {key: value for key, value in rope.items() if value is not None}
     check_shape(rope, Rope, f"{where}: rope_parameters", "download it again")
     kind = rope.get("rope_type") or rope.get("type") or "default"
