@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alignjax.config import ConfigError
 from alignjax.models.weights import Adapted, Quantized, Weight, dense
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, axes_of_part, mesh_of, partition_spec
 from alignjax.types import Array
@@ -112,6 +113,8 @@ def mix_experts(
     mesh = mesh_of(x)
     if mesh is None:
         return run(weights, x, logits, split=1)
+    if mesh.shape[_TENSOR] > 1:
+        raise ConfigError("experts on a mesh with tensor > 1 are not built; use fsdp (--mesh.tensor 1 --mesh.fsdp -1)")
     axes = {"gate": ("experts", "embed", None), "up": ("experts", "embed", None), "down": ("experts", None, "embed")}
 
     def spec(weight: Any, axes: tuple[str | None, ...]) -> Any:
