@@ -5,24 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alignjax import roles, stages
 from alignjax.config import ConfigError
 from alignjax.types import Batch, Context, Role
-from tests.support.tiny import as_jax, context, context_of, model, parameters, ragged
+from tests.support.tiny import as_jax, as_numpy, context, context_of, model, parameters, ragged, run
 
 KEY = jax.random.key(0)
 
 
 def batch_with(n: int = 4, **fields: Any) -> Batch:
-    return as_jax(ragged(n=n)).replace(**fields)
+    return ragged(n=n).replace(**fields)
 
 
 def held(**state: Any) -> Context:
-    return Context(state=state, step=jnp.asarray(5))
+    return Context(state=state, step=np.asarray(5))
 
 
 # ---------------------------------------------------------------------------------------------------- win rates
@@ -30,17 +29,17 @@ def held(**state: Any) -> Context:
 
 def test_win_rates_of_all_are_the_mean_over_others() -> None:
     batch = batch_with()
-    ours, _ = stages.win_rate_against(Context(), batch, KEY)
+    ours, _ = run(stages.win_rate_against, Context(), batch, KEY)
     for i in range(4):
-        others = batch.preference[:, i, jnp.array([j for j in range(4) if j != i])]
+        others = batch.preference[:, i, np.array([j for j in range(4) if j != i])]
         np.testing.assert_allclose(ours.reward[:, i], others.mean(-1), rtol=1e-6)
     np.testing.assert_array_equal(ours.completions["weight"], 1)
-    np.testing.assert_allclose(jnp.mean(ours.reward, axis=1), 0.5, rtol=1e-6)  # of a constant-sum game
+    np.testing.assert_allclose(np.mean(ours.reward, axis=1), 0.5, rtol=1e-6)  # of a constant-sum game
 
 
 def test_win_rates_against_opponents_leave_the_opponents_out() -> None:
     batch = batch_with()
-    ours, _ = stages.win_rate_against(Context(), batch, KEY, own=2)
+    ours, _ = run(stages.win_rate_against, Context(), batch, KEY, own=2)
     np.testing.assert_allclose(ours.reward, batch.preference[:, :2, 2:].mean(-1), rtol=1e-6)
     np.testing.assert_array_equal(ours.tokens, batch.tokens[:, :2])
     assert ours.preference.shape == (4, 2, 2)
@@ -53,10 +52,11 @@ def test_win_rates_against_opponents_leave_the_opponents_out() -> None:
 
 def test_unlabelled_pairs_say_nothing_about_a_win_rate() -> None:
     """Even if what stands there is NaN; a completion that nothing is known of has weight 0."""
-    weight = jnp.ones((4, 4, 4)).at[:, 0, 3].set(0).at[:, 3, 0].set(0).at[:, 1, 2:].set(0).at[:, 2:, 1].set(0)
+    weight = np.ones((4, 4, 4))
+    weight[:, 0, 3] = weight[:, 3, 0] = weight[:, 1, 2:] = weight[:, 2:, 1] = 0
     batch = batch_with(pair_weight=weight)
-    batch = batch.replace(preference=jnp.where(weight == 0, jnp.nan, batch.preference))
-    ours, _ = stages.win_rate_against(Context(), batch, KEY, own=2)
+    batch = batch.replace(preference=np.where(weight == 0, np.nan, batch.preference))
+    ours, _ = run(stages.win_rate_against, Context(), batch, KEY, own=2)
     np.testing.assert_allclose(ours.reward[:, 0], batch.preference[:, 0, 2], rtol=1e-6)
     np.testing.assert_array_equal(ours.reward[:, 1], 0.5)
     np.testing.assert_array_equal(ours.completions["weight"], [[0.5, 0.0]] * 4)
@@ -64,8 +64,8 @@ def test_unlabelled_pairs_say_nothing_about_a_win_rate() -> None:
 
 
 def test_preferences_by_reward_sum_to_one_and_follow_the_order() -> None:
-    reward = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)))
-    p = stages.prefer_by_reward(Context(), batch_with(reward=reward), KEY, scale=2.0).preference
+    reward = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    p = run(stages.prefer_by_reward, Context(), batch_with(reward=reward), KEY, scale=2.0).preference
     np.testing.assert_array_equal(p + p.swapaxes(1, 2), 1)
     np.testing.assert_array_equal(p > 0.5, reward[:, :, None] > reward[:, None, :])
     odds = np.log(p[:, 0, 1] / p[:, 1, 0])
@@ -76,22 +76,22 @@ def test_preferences_by_reward_sum_to_one_and_follow_the_order() -> None:
 
 
 def test_the_best_and_the_worst_and_what_is_kept() -> None:
-    reward = jnp.array([[0.1, 0.9, 0.5, 0.2], [0.5, 0.5, 0.5, 0.5], [3, 2, 1, 0], [0, 1, 1, 0]], float)
+    reward = np.array([[0.1, 0.9, 0.5, 0.2], [0.5, 0.5, 0.5, 0.5], [3, 2, 1, 0], [0, 1, 1, 0]], float)
     batch = batch_with(reward=reward)
-    out = stages.best_and_worst(Context(), batch, KEY, keep=(-1,))
+    out = run(stages.best_and_worst, Context(), batch, KEY, keep=(-1,))
     index = np.array([[1, 0, 3], [0, 3, 3], [0, 3, 3], [1, 3, 3]])
     np.testing.assert_array_equal(out.tokens, np.take_along_axis(np.asarray(batch.tokens), index[..., None], 1))
     np.testing.assert_array_equal(out.preference[:, 0, 1], batch.preference[np.arange(4), index[:, 0], index[:, 1]])
 
 
 def test_ranks_are_in_order_and_gaps_are_weights() -> None:
-    batch = batch_with(reward=jnp.asarray(np.random.default_rng(1).normal(size=(4, 4))))
-    out = stages.ranked(Context(), batch, KEY)
+    batch = batch_with(reward=np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32))
+    out = run(stages.ranked, Context(), batch, KEY)
     assert np.all(np.diff(out.reward) <= 0)
-    weight = stages.gap_weights(Context(), out, KEY).pair_weight
+    weight = run(stages.gap_weights, Context(), out, KEY).pair_weight
     np.testing.assert_allclose(weight[:, 0, 3], weight[:, 0, 1] + weight[:, 1, 2] + weight[:, 2, 3], rtol=1e-5)
     np.testing.assert_array_equal(weight, weight.swapaxes(1, 2))
-    halved = stages.gap_weights(Context(), out.replace(pair_weight=jnp.full((4, 4, 4), 0.5)), KEY).pair_weight
+    halved = run(stages.gap_weights, Context(), out.replace(pair_weight=np.full((4, 4, 4), 0.5)), KEY).pair_weight
     np.testing.assert_allclose(halved, weight / 2, rtol=1e-6)
     with pytest.raises(ConfigError, match=r"needs batch\.reward"):
         stages.ranked(Context(), batch.replace(reward=None), KEY)
@@ -101,16 +101,21 @@ def test_ranks_are_in_order_and_gaps_are_weights() -> None:
 
 
 def remembered(slots: int, batch: Batch, step: int = 5, **fields: Any) -> Any:
-    own = roles.memory(slots, **fields).function(KEY)
-    return roles.remember(own, Context(step=jnp.asarray(step)), batch, KEY)
+    @jax.jit
+    def after(step: Any, batch: Batch) -> Any:
+        return roles.remember(roles.memory(slots, **fields).function(KEY), Context(step=step), batch, KEY)
+
+    return as_numpy(after(step, as_numpy(batch)))
 
 
 PROMPTED = {"prompt": ((6,), "int32"), "prompt_valid": ((6,), "bool"), "priority": ((), "float32")}
 
 
 def prompts_of(priority: Any) -> Batch:
-    batch = batch_with(reward=jnp.zeros((4, 4)).at[:, 1].set(jnp.asarray(priority, float)))
-    return stages.regret(Context(), batch.replace(example_id=jnp.array([9, 18, 35, 44])), KEY)[0]
+    reward = np.zeros((4, 4))
+    reward[:, 1] = priority
+    batch = batch_with(reward=reward)
+    return run(stages.regret, Context(), batch.replace(example_id=np.array([9, 18, 35, 44])), KEY)[0]
 
 
 def test_regret_is_the_range_of_rewards() -> None:
@@ -118,17 +123,17 @@ def test_regret_is_the_range_of_rewards() -> None:
 
 
 def test_a_reward_of_which_nothing_is_known_is_no_regret() -> None:
-    reward = jnp.array([[0.5, 0.7, 0.9, 0.8], [0.5, 0.5, 0.5, 0.5]])
-    weight = jnp.array([[0.0, 0.4, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    reward = np.array([[0.5, 0.7, 0.9, 0.8], [0.5, 0.5, 0.5, 0.5]])
+    weight = np.array([[0.0, 0.4, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
     batch = Batch(reward=reward, completions={"weight": weight})
-    np.testing.assert_allclose(stages.regret(Context(), batch, KEY)[0].prompts["priority"], [0.2, 0], atol=1e-7)
+    np.testing.assert_allclose(run(stages.regret, Context(), batch, KEY)[0].prompts["priority"], [0.2, 0], atol=1e-7)
 
 
 def test_no_prompt_is_twice_in_a_batch() -> None:
     """Its completions, a function of example_id, would be the same twice."""
     memory = remembered(16, prompts_of([1.0, 1.0, 2.0, 3.0]), **PROMPTED)
-    batch = batch_with(example_id=jnp.array([7, 44, 2, 9]))
-    draw = jax.jit(lambda key: stages.select_prompts(held(prompts=memory), batch, key, count=3)[0].example_id)
+    there, batch = as_jax((held(prompts=memory), batch_with(example_id=np.array([7, 44, 2, 9]))))
+    draw = jax.jit(lambda key: stages.select_prompts(there, batch, key, count=3)[0].example_id)
     for key in jax.random.split(KEY, 20):
         assert sorted(draw(key).tolist()) == [2, 9, 18, 35]
 
@@ -137,8 +142,8 @@ def test_prompts_come_back_in_proportion_to_their_regret() -> None:
     """One drawn of four: frequencies over 4000 keys within four standard errors; none of no regret."""
     old = prompts_of([0.0, 1.0, 2.0, 5.0])
     memory = remembered(16, old, **PROMPTED)
-    new = batch_with(example_id=jnp.arange(4))
-    draw = jax.jit(jax.vmap(lambda key: stages.select_prompts(held(prompts=memory), new, key, count=1)[0].example_id))
+    there, new = as_jax((held(prompts=memory), batch_with(example_id=np.arange(4))))
+    draw = jax.jit(jax.vmap(lambda key: stages.select_prompts(there, new, key, count=1)[0].example_id))
     drawn = np.asarray(draw(jax.random.split(jax.random.key(1), 4000)))
     np.testing.assert_array_equal(drawn[:, 1:], np.tile([1, 2, 3], (4000, 1)))
     for share, number in ((0.0, 9), (1 / 8, 18), (2 / 8, 35), (5 / 8, 44)):
@@ -147,8 +152,8 @@ def test_prompts_come_back_in_proportion_to_their_regret() -> None:
 
 def test_prompts_are_drawn_once_each_and_come_back_whole() -> None:
     old = prompts_of([1.0, 1.0, 2.0, 0.0])
-    new = batch_with(example_id=jnp.arange(4), prompt=jnp.full((4, 6), 5))
-    out, _ = stages.select_prompts(held(prompts=remembered(16, old, **PROMPTED)), new, KEY, count=4)
+    new = batch_with(example_id=np.arange(4), prompt=np.full((4, 6), 5))
+    out, _ = run(stages.select_prompts, held(prompts=remembered(16, old, **PROMPTED)), new, KEY, count=4)
     # Three can be drawn; the fourth row stays its own.
     assert sorted(out.example_id.tolist()) == [3, 9, 18, 35]
     for row, number in enumerate(out.example_id.tolist()):
@@ -164,16 +169,16 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
     network = model(layers=1)
     tree = parameters(network)
     fields = {"tokens": ((2, 5), "int32"), "valid": ((2, 5), "bool"), "reward": ((2,), "float32")}
-    batch = as_jax(ragged()).replace(example_id=jnp.array([8, 1, 2, 3]))
+    batch = as_jax(ragged()).replace(example_id=np.array([8, 1, 2, 3]))
     old = Batch(
-        tokens=jnp.full((3, 2, 5), 7), valid=jnp.ones((3, 2, 5), bool), example_id=jnp.array([8, 2, 3]),
-        reward=jnp.array([[1.0, 1.0], [0.0, -1.0], [2.0, 0.0]]),
+        tokens=np.full((3, 2, 5), 7), valid=np.ones((3, 2, 5), bool), example_id=np.array([8, 2, 3]),
+        reward=np.array([[1.0, 1.0], [0.0, -1.0], [2.0, 0.0]]),
     )  # fmt: skip
 
     def regenerated(count: int) -> Batch:
         memory = remembered(16, old, **fields)
         base = context_of(network, policy=tree)
-        there = context(base.roles, {"policy": tree, "responses": memory}, step=5)
+        there = context(base.roles, {"policy": tree, "responses": as_jax(memory)}, step=5)
         return stages.regenerate(there, batch, KEY, count=count, n=2, max_tokens=5, stop=(2,))[0]
 
     same = lambda out: [bool(np.all(out.tokens[row] == 7)) for row in range(4)]  # noqa: E731
@@ -182,8 +187,8 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
     assert same(two) == [True, False, False, True]  # and 2 had the lowest
     np.testing.assert_array_equal(one.tokens[1], two.tokens[1])
     np.testing.assert_array_equal(two.pair_weight, 1)
-    bare = remembered(16, old.replace(example_id=jnp.array([100, 101, 102])), **fields)
-    there = context({"policy": Role(network, None)}, {"policy": tree, "responses": bare}, step=5)
+    bare = remembered(16, old.replace(example_id=np.array([100, 101, 102])), **fields)
+    there = context({"policy": Role(network, None)}, {"policy": tree, "responses": as_jax(bare)}, step=5)
     out, _ = stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=5, stop=(2,))
     assert np.sum(np.asarray(out.pair_weight[:, 0, 1])) == 1  # the others have nothing, and count nothing
     np.testing.assert_array_equal(np.any(out.valid, axis=(1, 2)), out.pair_weight[:, 0, 1] > 0)
@@ -198,10 +203,10 @@ REPLAY = {
 
 
 def test_replay_returns_what_was_and_counts_only_what_is_fresh_enough() -> None:
-    batch = as_jax(ragged()).replace(example_id=jnp.arange(4))
+    batch = ragged().replace(example_id=np.arange(4))
     memory = remembered(4, batch, step=3, **REPLAY)
     young, old = (
-        stages.recall(held(memory=memory), Batch(), KEY, rows=8, max_age=age)[0].views["replay"] for age in (2, 1)
+        run(stages.recall, held(memory=memory), Batch(), KEY, rows=8, max_age=age)[0].views["replay"] for age in (2, 1)
     )
     rows = young.example_id
     for name in ("prompt", "tokens", "valid", "preference"):
@@ -212,12 +217,12 @@ def test_replay_returns_what_was_and_counts_only_what_is_fresh_enough() -> None:
     assert not np.any(old.pair_weight)
     assert not np.any(old.mask)
     empty = roles.memory(4, **REPLAY).function(KEY)
-    unused, _ = stages.recall(held(memory=empty), Batch(), KEY, rows=8, max_age=9)
+    unused, _ = run(stages.recall, held(memory=empty), Batch(), KEY, rows=8, max_age=9)
     assert not np.any(unused.views["replay"].pair_weight)
 
 
 def test_of_prompts_that_share_a_slot_one_is_kept_whole() -> None:
-    batch = as_jax(ragged()).replace(example_id=jnp.array([1, 5, 2, 9]))
+    batch = ragged().replace(example_id=np.array([1, 5, 2, 9]))
     memory = remembered(4, batch, step=3, **REPLAY)
     np.testing.assert_array_equal(memory["owner"], [-1, 9, 2, -1])
     for name in ("prompt", "tokens", "valid", "preference"):
@@ -229,18 +234,18 @@ def test_of_prompts_that_share_a_slot_one_is_kept_whole() -> None:
 
 
 def test_labels_go_to_the_prompt_whose_best_answer_is_least_certain() -> None:
-    valid = jnp.ones((4, 3, 1), bool)
+    valid = np.ones((4, 3, 1), bool)
     batch = Batch(
-        prompt=jnp.zeros((4, 1), int), tokens=jnp.zeros((4, 3, 1), int), valid=valid, mask=valid * 1.0,
-        example_id=jnp.arange(4), logps={"reference": jnp.zeros((4, 3, 1))},
+        prompt=np.zeros((4, 1), int), tokens=np.zeros((4, 3, 1), int), valid=valid, mask=valid * 1.0,
+        example_id=np.arange(4), logps={"reference": np.zeros((4, 3, 1))},
     )  # fmt: skip
-    middle = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
-    spread = jnp.array([[0.1, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    middle = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
+    spread = np.array([[0.1, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     batch = batch.with_logps(m0=(middle + spread)[..., None], m1=(middle - spread)[..., None])
 
     def weight(count: int, key: Any = KEY, **more: Any) -> np.ndarray:
         ask = {"count": count, "members": ("m0", "m1"), "beta": 1.0, **more}
-        return np.asarray(stages.active_pairs(Context(), batch, key, **ask)[0].pair_weight)
+        return np.asarray(run(stages.active_pairs, Context(), batch, key, **ask)[0].pair_weight)
 
     one = weight(1)
     assert one[1].sum() == 2  # UCB of its second is 3, LCB of its first 1: nobody else is 2 apart
@@ -257,11 +262,11 @@ def test_labels_go_to_the_prompt_whose_best_answer_is_least_certain() -> None:
 def uncertain(middle: Any, spread: Any) -> Batch:
     """Completions of one token; rewards of members "m0" and "m1" around `middle` by `spread`, relative to a reference
     that is 0."""
-    middle, spread = (jnp.asarray(part, float) for part in (middle, spread))
-    valid = jnp.ones((*middle.shape, 1), bool)
+    middle, spread = (np.asarray(part, float) for part in (middle, spread))
+    valid = np.ones((*middle.shape, 1), bool)
     batch = Batch(
-        prompt=jnp.zeros((len(middle), 1), int), tokens=jnp.zeros(valid.shape, int), valid=valid, mask=valid * 1.0,
-        example_id=jnp.arange(len(middle)), logps={"reference": jnp.zeros(valid.shape)},
+        prompt=np.zeros((len(middle), 1), int), tokens=np.zeros(valid.shape, int), valid=valid, mask=valid * 1.0,
+        example_id=np.arange(len(middle)), logps={"reference": np.zeros(valid.shape)},
     )  # fmt: skip
     return batch.with_logps(m0=(middle + spread)[..., None], m1=(middle - spread)[..., None])
 
@@ -269,7 +274,7 @@ def uncertain(middle: Any, spread: Any) -> Batch:
 def labelled(batch: Batch, key: Any = KEY, **hyper: Any) -> list[tuple[int, ...]]:
     """(prompt, smaller, larger number) of the pairs that one label is spent on."""
     ask = {"count": 1, "members": ("m0", "m1"), "beta": 1.0, **hyper}
-    out, _ = stages.active_pairs(Context(), batch, key, **ask)
+    out, _ = run(stages.active_pairs, Context(), batch, key, **ask)
     assert out.pair_weight is not None
     return [tuple(found) for found in np.argwhere(np.triu(out.pair_weight)).tolist()]
 
@@ -294,16 +299,16 @@ def test_borda_scores_are_bounded_and_their_rivals_are_the_references() -> None:
     for spread in ([[1.0, 0.0]], [[0.0, 1.0]]):
         one = uncertain([[0.0, 0.0]], spread)
         ask = {"count": 1, "members": ("m0", "m1"), "beta": 1.0, "width": 1.0, "rivals": 1}
-        _, seen = stages.active_pairs(Context(), one, KEY, **ask)
+        _, seen = run(stages.active_pairs, Context(), one, KEY, **ask)
         assert float(seen["uncertainty"].value()) == pytest.approx(np.tanh(0.5), rel=1e-5)
     for rivals in (0, 4):
         with pytest.raises(ConfigError, match=f"rivals={rivals}"):
-            labelled(batch, rivals=rivals)
+            stages.active_pairs(Context(), batch, KEY, count=1, members=("m0", "m1"), beta=1.0, rivals=rivals)
 
 
 def test_bootstrap_weights_have_mean_one_and_differ_between_members() -> None:
-    batch = Batch(prompt=jnp.zeros((4000, 1), int), example_id=jnp.arange(4000))
-    weight = np.asarray(stages.bootstrap(Context(), batch, KEY, members=2).prompts["bootstrap"])
+    batch = Batch(prompt=np.zeros((4000, 1), int), example_id=np.arange(4000))
+    weight = np.asarray(run(stages.bootstrap, Context(), batch, KEY, members=2).prompts["bootstrap"])
     assert weight.shape == (4000, 2)
     assert weight.min() >= 0
     # An exponential distribution: mean 1 and variance 1, within four standard errors (of the variance: sqrt(8 / n)).
@@ -321,7 +326,7 @@ def test_an_annotator_has_no_favourite_place() -> None:
     batch = as_jax(ragged(n=3))
     p = stages.annotator(there, batch, KEY, verdicts=(4, 5), separator=3, question=(6, 7))
     np.testing.assert_array_equal(p + p.swapaxes(1, 2), 1)
-    order = jnp.broadcast_to(jnp.array([2, 0, 1]), (4, 3))
+    order = np.broadcast_to(np.array([2, 0, 1]), (4, 3))
     moved = stages.annotator(there, batch.pick(order), KEY, verdicts=(4, 5), separator=3, question=(6, 7))
     np.testing.assert_allclose(moved, np.asarray(p)[:, [2, 0, 1]][:, :, [2, 0, 1]], atol=1e-5)
     other = stages.annotator(there, batch, KEY, verdicts=(5, 4), separator=3, question=(6, 7))
@@ -334,9 +339,10 @@ def test_an_annotator_has_no_favourite_place() -> None:
 
 
 def test_overlap_counts_shared_tokens() -> None:
-    tokens = jnp.array([[[4, 5, 5, 6], [5, 4, 6, 5], [7, 7, 7, 7], [5, 9, 9, 9]]])
-    valid = jnp.ones((1, 4, 4), bool).at[0, 3, 2:].set(False)
-    out = stages.overlap(Context(), Batch(tokens=tokens, valid=valid), KEY, vocab=10)
+    tokens = np.array([[[4, 5, 5, 6], [5, 4, 6, 5], [7, 7, 7, 7], [5, 9, 9, 9]]])
+    valid = np.ones((1, 4, 4), bool)
+    valid[0, 3, 2:] = False
+    out = run(stages.overlap, Context(), Batch(tokens=tokens, valid=valid), KEY, vocab=10)
     np.testing.assert_allclose(out.completions["quality"], [[1, 1, 0, 2 / 6]], rtol=1e-6)
 
 
@@ -355,8 +361,8 @@ def test_a_rewritten_prompt_is_a_prompt() -> None:
 
 
 def test_completions_of_a_view_are_those_that_were_named() -> None:
-    batch = batch_with(reward=jnp.arange(16.0).reshape(4, 4))
-    view = stages.into_view(Context(), batch, KEY, view="own", completions=(1, 3)).views["own"]
+    batch = batch_with(reward=np.arange(16.0).reshape(4, 4))
+    view = run(stages.into_view, Context(), batch, KEY, view="own", completions=(1, 3)).views["own"]
     np.testing.assert_array_equal(view.tokens, batch.tokens[:, [1, 3]])
     np.testing.assert_array_equal(view.reward, batch.reward[:, [1, 3]])
     np.testing.assert_array_equal(view.prompt, batch.prompt)
