@@ -168,7 +168,7 @@ print(json.dumps({"rows": account["rows"], "peaks": peaks}))
 """
 
 
-def started(path: str, workers: int, block: int = 2000) -> subprocess.Popen[str]:
+def started(path: str, workers: int, block: int = 20_000) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, path, str(workers), str(block)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -183,15 +183,14 @@ def test_processes_change_nothing_and_a_kill_loses_nothing(tmp_path: Path, monke
     building = cache_folder() / f".preparing-{dataset.folder.name}"
     process = started(dataset.path, 2)
     until = time.monotonic() + 120
-    while len(list(building.glob("rows-*.json"))) < 20 and time.monotonic() < until:
+    while len(list(building.glob("rows-*.json"))) < 5 and time.monotonic() < until:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     done = {each.name: each.stat().st_mtime_ns for each in building.glob("rows-*.json")}
-    assert len(done) >= 20
+    assert len(done) >= 5
     assert not (dataset.folder / "account.json").is_file()
-    process = started(dataset.path, 2)
-    said, _ = process.communicate(timeout=200)
+    said, _ = started(dataset.path, 2).communicate(timeout=300)
     assert json.loads(said)["rows"] == {split: len(each) - 1 for split, each in rows.items()}
     assert contents(dataset) == rows
 
@@ -208,6 +207,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("ALIGNJAX_CACHE", str(tmp_path / f"cache{size}"))
         said, _ = started(str(tmp_path / "rows"), 2, 4 << 20).communicate(timeout=500)
         peaks.append(json.loads(said)["peaks"])
-    print(peaks)
     for small, large in zip(*peaks, strict=True):
-        assert large < small + 60  # MiB
+        assert large < small + 60, peaks  # MiB

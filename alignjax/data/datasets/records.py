@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # type: ignore[attr-defined]
 from tensorflow_datasets.core import example_serializer
 from tensorflow_datasets.core.utils import gcs_utils
 
@@ -244,6 +244,7 @@ def describe_shards(folder: Path, shards: Mapping[str, Sequence[Path]], lengths:
         lengths: What `write_shard` returned for each of them.
     """
     gcs_utils._is_gcs_disabled = True  # no look-up in a bucket, whatever the environment says
+    core: Any = tfds.core
     builder = Records(data_dir=str(folder), file_format="array_record")
     place = folder / "records" / str(Records.VERSION)
     place.mkdir(parents=True, exist_ok=True)
@@ -251,14 +252,14 @@ def describe_shards(folder: Path, shards: Mapping[str, Sequence[Path]], lengths:
     for split, files in shards.items():
         if not files:
             continue
-        template = tfds.core.ShardedFileTemplate(
+        template = core.ShardedFileTemplate(
             data_dir=place, dataset_name="records", split=split, filetype_suffix="array_record"
         )
         for number, file in enumerate(files):
             os.replace(file, template.sharded_filepath(shard_index=number, num_shards=len(files)))
         sizes = [len(each) for each in lengths[split]]
-        splits.append(tfds.core.SplitInfo(name=split, shard_lengths=sizes, num_bytes=0, filename_template=template))
-    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+        splits.append(core.SplitInfo(name=split, shard_lengths=sizes, num_bytes=0, filename_template=template))
+    builder.info.set_splits(core.splits.SplitDict(splits))
     builder.info.write_to_directory(place)
     whole: dict[str, Any] = {
         split: np.concatenate([np.zeros((0, 6), np.int32), *each]) for split, each in lengths.items()

@@ -12,7 +12,7 @@ import json
 import marshal
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,6 @@ def _packed(record: Record) -> tuple[Any, ...]:
 
 
 def _unpacked(values: tuple[Any, ...]) -> Record:
-    prompt, texts, scores, preference, weight, answer, meta, layout, framed = values
+    prompt, texts, scores, preference, weight, answer, notes, layout, framed = values
     talks = tuple(Framed(*each) for each in framed)
-    meta: Mapping[str, Any] = json.loads(meta)
-    return Record(prompt, texts, scores, preference, weight, answer, meta, layout, (), talks)
+    return Record(prompt, texts, scores, preference, weight, answer, json.loads(notes), layout, (), talks)
