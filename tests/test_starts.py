@@ -11,11 +11,13 @@ import pytest
 
 from alignjax import algorithms, losses, roles, stages
 from alignjax.cli.start_checks import check_starts
-from alignjax.config import ConfigError, Experiment, Fn, Pipeline, fn
+from alignjax.config import ConfigError, Experiment, Fn, MeshConfig, Pipeline, fn
 from alignjax.models import lora, quantize
+from alignjax.ranges import Count
 from alignjax.roles import adapters_of, copy_of, restored, through
 from alignjax.train import step
 from alignjax.train.adapter_jobs import merge
+from alignjax.train.pipeline import run_pipeline
 from alignjax.train.step import make_experience
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
@@ -59,6 +61,44 @@ def test_adapters_and_quantized_weights_are_to_be_merged_first(role: str, tmp_pa
 def test_a_merge_of_a_role_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'merged' merges role 'polcy'; the roles there are 'base', 'policy'. Did"):
         check_starts(after(stage="merged", merged="polcy"), Workspace(tmp_path))
+
+
+def opened(workspace: Any, seed: int, *, batch_size: Count) -> Any:
+    raise AssertionError("nothing is to be opened")
+
+
+@pytest.mark.parametrize(
+    ("size", "micro", "mini", "said"),
+    [
+        (8, 3, 1, "8 prompts do not split into 3 microbatches; make batch_size, which is 8, a multiple"),
+        (8, 1, 5, "8 prompts do not split into 5 minibatches"),
+        (12, 4, 2, "6 prompts do not split into 4 microbatches; make batch_size, which is 12"),
+        (12, 3, 2, ""),
+        (1, 1, 1, ""),
+    ],
+)
+def test_batches_that_do_not_split_are_said_before_an_earlier_step_runs(
+    size: int, micro: int, mini: int, said: str, tmp_path: Path
+) -> None:
+    plain, start = {"sft": fn(losses.sft)}, {"policy": Role(NETWORK, roles.fresh(), SGD)}
+    last = Experiment(Algorithm({}, plain, start, microbatches=micro, minibatches=mini), fn(opened, batch_size=size), 1)
+    both = Pipeline({"first": experiment(Algorithm({}, plain, start)), "last": last})
+    if not said:
+        check_starts(both, Workspace(tmp_path))
+        return
+    with pytest.raises(ConfigError, match=f"^step 'last': {said}"):
+        check_starts(both, Workspace(tmp_path))
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        check_starts(last, Workspace(tmp_path))
+
+
+def test_a_mesh_of_a_later_step_is_compared_with_the_devices_first(tmp_path: Path) -> None:
+    start = {"policy": Role(NETWORK, roles.fresh(), SGD)}
+    wide = experiment(Algorithm({}, {"sft": fn(losses.sft)}, start), mesh=MeshConfig(fsdp=4096))
+    steps = Pipeline({"first": fn(never), "last": wide})
+    with pytest.raises(ConfigError, match=r"^step 'last': mesh .* needs 4096 devices; there are"):
+        run_pipeline(steps, Workspace(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def reinforced(loss: Fn) -> Algorithm:

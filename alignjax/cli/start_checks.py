@@ -31,16 +31,18 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         workspace: where its steps keep their files; a start may name a run that exists there.
 
     Raises:
-        ConfigError: a role is restored from a step that does not come before, from one that has no such role or one of
-            other shapes, from one with data of another tokenizer, from a name that is neither a step nor a folder, or
-            from published weights that do not fit; a `merge` names a role that does not exist; a step cannot be
-            overlapped, would ask an engine in vain, or asks a text function that has no name.
+        ConfigError: batches do not split into microbatches and minibatches; a role is restored from a step that does
+            not come before, from one that has no such role or one of other shapes, from one with data of another
+            tokenizer, from a name that is neither a step nor a folder, or from published weights that do not fit; a
+            `merge` names a role that does not exist; a step cannot be overlapped, would ask an engine in vain, or asks
+            a text function that has no name.
     """
     before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job
     for name, step in config.steps.items() if isinstance(config, Pipeline) else [("", config)]:
         if isinstance(step, Fn):
             before[name] = _merged_roles(name, step)
             continue
+        check_split(f"step {name!r}: " if name else "", step)
         check_overlap(step)
         check_asked(step.algorithm)
         check_text_functions(step)
@@ -55,6 +57,30 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
                 if isinstance(earlier, Experiment):
                     check_one_tokenizer(who, step, start.stage, earlier)
         before[name] = step.algorithm.roles
+
+
+def check_split(who: str, step: Experiment) -> None:
+    """Checks that the batches of a step split as its algorithm splits them, where that can be known before its source
+    is opened: stages may change how many rows there are.
+
+    Args:
+        who: The step, as a message begins.
+        step: The step.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    algorithm, size = step.algorithm, step.source.kwargs.get("batch_size")
+    if algorithm.experience or not isinstance(size, int):
+        return
+    small = size // algorithm.minibatches
+    if size % algorithm.minibatches:
+        wrong = f"{size} prompts do not split into {algorithm.minibatches} minibatches"
+    elif small % algorithm.microbatches:
+        wrong = f"{small} prompts do not split into {algorithm.microbatches} microbatches"
+    else:
+        return
+    raise ConfigError(f"{who}{wrong}; make batch_size, which is {size}, a multiple")
 
 
 def _merged_roles(step: str, job: Fn) -> Mapping[str, Role] | None:

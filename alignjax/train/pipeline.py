@@ -11,6 +11,7 @@ from rich.console import Console
 
 from alignjax import outside
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline
+from alignjax.parallel.mesh import make_mesh
 from alignjax.parallel.processes import is_main_process, raise_on_all_processes
 from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import check_unused
@@ -55,6 +56,9 @@ def run_pipeline(
         if not resume:
             check_unused(workspace.root)
         before = {name: _finished(name, step, workspace.of(name).folder) for name, step in pipeline.steps.items()}
+        for name, step in pipeline.steps.items():
+            if isinstance(step, Experiment) and before[name] is None:
+                _check_mesh(name, step)
     done: dict[str, dict[str, Any]] = {}
     write_config(workspace.root, pipeline)
     for number, (name, step) in enumerate(pipeline.steps.items(), 1):
@@ -67,6 +71,14 @@ def run_pipeline(
         done[name] = _run(step, workspace.of(name), console)
         console.print(f"{name}: {done[name]['seconds']:.1f} s", highlight=False, markup=False)
     return {name: record["summary"] for name, record in done.items()}
+
+
+def _check_mesh(name: str, step: Experiment) -> None:
+    """Raises ConfigError for a step whose mesh the devices here cannot make, before the steps that come first run."""
+    try:
+        make_mesh(step.mesh)
+    except ConfigError as error:
+        raise ConfigError(f"step {name!r}: {error}") from error
 
 
 class Done(TypedDict):

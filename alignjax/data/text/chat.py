@@ -70,7 +70,7 @@ def _published(folder: Path) -> str | None:
         return _chosen({"default": _text_of(file), **more} if file.is_file() else more, folder)
     template = json_object(config).get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        named: Any = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         if len(named) < len(template) or not all(isinstance(part, str) for pair in named.items() for part in pair):
             raise ConfigError(
                 f"{config}: chat_template is a list of other things than objects with a name and a template, each name "

@@ -194,8 +194,8 @@ class Renderer:
     ) -> dict[str, Any]:
         prompt = self.text(turns, open_turn, words)
         slots = _located(self.skeleton(turns, open_turn, words), prompt, turns)
-        ends = [self._end(turns, end, prompt, words) for end in ends]
-        return {"prompt": prompt, "slots": slots, "ends": ends, "learned": []}
+        written = [self._end(turns, end, prompt, words) for end in ends]
+        return {"prompt": prompt, "slots": slots, "ends": written, "learned": []}
 
     def _each_turn(self, messages: Sequence[Message], words: Words) -> dict[str, Any]:
         # A turn is written as it is sampled: behind the prompt that is rendered with it opened. Where the whole
