@@ -165,6 +165,7 @@ def test_of_several_templates_that_of_tools_is_taken_where_a_row_has_tools(besid
         ([{"name": "default", "template": 3}], "a list of other things"),
         ([{"name": "rag", "template": "x"}], "none that is called 'default'"),
         ([{"name": "default", "template": "x"}] * 2, "each name once"),
+        ([{"name": ["default"], "template": "x"}], "a list of other things"),
     ):
         if not beside:
             (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": wrong}))

@@ -70,13 +70,14 @@ def _published(folder: Path) -> str | None:
         return _chosen({"default": _text_of(file), **more} if file.is_file() else more, folder)
     template = json_object(config).get("chat_template")
     if isinstance(template, list):
-        named: Any = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        if len(named) < len(template) or not all(isinstance(part, str) for pair in named.items() for part in pair):
+        entries = [entry for entry in template if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+        named = {entry["name"]: entry.get("template") for entry in entries}
+        if len(named) < len(template) or not all(isinstance(text, str) for text in named.values()):
             raise ConfigError(
                 f"{config}: chat_template is a list of other things than objects with a name and a template, each name "
                 "once; correct it, or name a template with chat_template="
             )
-        return _chosen(named, config) if named else None
+        return _chosen({name: str(text) for name, text in named.items()}, config) if named else None
     if template is not None and not isinstance(template, str):
         raise ConfigError(
             f"{config}: chat_template is {type(template).__name__}, must be text or a list of named texts"
