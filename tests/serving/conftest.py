@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
 
 import pytest
 
@@ -11,7 +13,9 @@ from alignjax.data.prepared import Chat
 from alignjax.data.sources.asked import Frame
 from alignjax.data.text.chat import DEFAULT_TEMPLATE
 from alignjax.serving import OpenedModel
+from alignjax.serving.app import make_app
 from alignjax.serving.jobs import Done, Job, Piece, PromptScores
+from alignjax.serving.run_server import address_of, bound, server_of
 from alignjax.serving.worker import Worker
 from tests.support.tiny import model, parameters
 
@@ -31,6 +35,19 @@ def opened():
 def worker(opened):
     with Worker(opened, slots=3, max_length=LENGTH) as working:
         yield working
+
+
+@pytest.fixture(scope="session")
+def address(opened, worker):
+    with bound("127.0.0.1", 0) as listening:
+        server = server_of(make_app(opened, worker))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield address_of(listening)
+        server.should_exit = True
+        thread.join()
 
 
 class Asked:

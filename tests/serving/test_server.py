@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 
 import jax
@@ -14,23 +13,9 @@ import pytest
 from alignjax import stages
 from alignjax.config import ConfigError
 from alignjax.sampling.engine_client import EngineError
-from alignjax.serving.app import make_app
-from alignjax.serving.run_server import address_of, bound, is_loopback, server_of
+from alignjax.serving.run_server import bound, is_loopback
 from alignjax.types import Batch
 from tests.support.tiny import context_of, scorer
-
-
-@pytest.fixture(scope="module")
-def address(opened, worker):
-    with bound("127.0.0.1", 0) as listening:
-        server = server_of(make_app(opened, worker))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield address_of(listening)
-        server.should_exit = True
-        thread.join()
 
 
 def test_we_sample_from_our_own_server_as_from_ourselves(opened, address):
