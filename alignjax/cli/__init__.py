@@ -1,4 +1,4 @@
-"""The command line: `alignjax train|evaluate|report|list|generate|chat|serve|sweep|import|export|data`.
+"""The command line: `alignjax init|train|evaluate|report|list|generate|chat|serve|sweep|import|export|data`.
 
 Only the words are taken apart here and in `flags.py`. What a command does is in the file of its name, imported when it
 runs, so that `alignjax --help` answers before jax could be imported.
@@ -27,6 +27,7 @@ from alignjax.cli.flags import (
     Export,
     Generate,
     Import,
+    Init,
     Inspect,
     List,
     ModelsFetch,
@@ -47,6 +48,7 @@ REPORT = "If the traceback ends in alignjax, please report it with these lines."
 INTERRUPTED = 130
 
 COMMANDS: dict[str, Any] = {
+    "init": Init,
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,

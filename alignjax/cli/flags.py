@@ -19,8 +19,12 @@ from alignjax.ranges import Count, Natural, NonNegative, Positive, Range, Seed, 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train a config. After the flags below, any value of the config can be changed by its path, for example
-    --steps 20 --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG --help` lists the paths.
+    """Train a config.
+
+    What most people want first: --run-dir DIR says where the run is kept, --resume goes on with it, --dry-run shows
+    what it would be, and of the config itself --steps 20 and --seed 1 (in a pipeline --all.steps 20). Any other value
+    of the config can be changed by its path too, for example --algorithm.losses.pair.tau 0.1; `alignjax train CONFIG
+    --help` lists the paths.
 
     Attributes:
         config: Python file with get_config(mode), and the mode ("full" unless the file says otherwise).
@@ -56,6 +60,25 @@ class Train:
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
     processes: Count | None = None
     process: Natural | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Init:
+    """Write a short config for your model and your rows, which runs as it is.
+
+    Attributes:
+        kind: sft learns the answers of rows, dpo from pairs, reward makes a reward model of pairs, online learns from
+            a reward in Python on its own samples.
+        model: Folder of published weights, or a .gguf file.
+        data: File or folder of rows.
+        to: The config; KIND_config.py if not given.
+    """
+
+    runs: ClassVar[str] = "init_config.init"
+    kind: Annotated[Positional[Literal["dpo", "online", "reward", "sft"]], arg(metavar="KIND")]
+    model: Annotated[Path, arg(metavar="WHERE")]
+    data: Annotated[Path, arg(metavar="FILE")]
+    to: Annotated[Path | None, arg(metavar="FILE.py")] = None
 
 
 @dataclasses.dataclass(frozen=True)

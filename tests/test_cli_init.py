@@ -1,0 +1,73 @@
+"""`alignjax init` writes configs that run: tried on a folder and a file that are made here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from alignjax.cli import flags, main
+from tests.support.toy_configs import in_a_folder
+from tests.test_open_model import folder_of
+
+KINDS = ("dpo", "online", "reward", "sft")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    with in_a_folder(tmp_path, monkeypatch):
+        folder_of(tmp_path / "my model")
+        rows = [{"prompt": f"Why {i}?", "chosen": "It is.", "rejected": f"No {i}, no."} for i in range(24)]
+        (tmp_path / 'my "rows".jsonl').write_text("\n".join(map(json.dumps, rows)))
+        yield
+
+
+def made(kind, *more):
+    return main(["init", kind, "--model", "my model", "--data", 'my "rows".jsonl', *more])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_config_is_written_that_can_be_resolved(kind, capsys, tmp_path):
+    assert made(kind) == 0
+    file = tmp_path / f"{kind}_config.py"
+    assert max(map(len, file.read_text().splitlines())) <= 120 + len(str(tmp_path))
+    assert main(["train", file.name, "--dry-run", "--steps", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 iterations, seed 0" in shown
+    assert f"alignjax train {file.name} --dry-run" in shown
+    for command in ("ruff", "format", "--diff", "-q", "-"), ("ruff", "check", "-q", "-"):
+        assert subprocess.run([sys.executable, "-m", *command], input=file.read_bytes(), check=False).returncode == 0
+
+
+def test_nothing_is_written_over_or_for_what_is_not_there(capsys, tmp_path):
+    assert made("dpo", "--to", "mine.py") == 0
+    before = (tmp_path / "mine.py").read_text()
+    for words, message in (
+        (("dpo", "--to", "mine.py"), "mine.py is there already"),
+        (("dpo", "--to", "mine.txt"), "a config is a .py file"),
+        (("dpo", "--data", "none.jsonl"), "none.jsonl; name the file"),
+        (("dpo", "--model", "none"), "none with a checkpoint"),
+        (("ppo",), "ppo"),
+    ):
+        assert made(*words) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "mine.py").read_text() == before
+    assert [path.name for path in tmp_path.glob("*.py")] == ["mine.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_trains_and_the_policy_answers(kind, capsys, tmp_path):
+    assert made(kind) == 0
+    assert main(["train", f"{kind}_config.py", "--run-dir", "run", "--steps", "2", "--source.batch_size", "4"]) == 0
+    if kind != "reward":
+        (tmp_path / "p.txt").write_text("Why 3?\n")
+        assert main(["generate", "run", "--prompt-file", "p.txt", "--max-tokens", "3"]) == 0
+        assert "policy of run, step 2" in capsys.readouterr().err
+
+
+def test_help_of_train_names_what_most_people_want_first():
+    first = " ".join((flags.Train.__doc__ or "").split("Attributes:")[0].split())
+    assert all(flag in first for flag in ("--run-dir", "--resume", "--dry-run", "--steps", "--seed"))
