@@ -57,6 +57,7 @@ def chat(flags: Chat) -> int:
     _tell("A line is a message; /help lists commands." if sys.stdin.isatty() else "")
     conversation = Conversation(flags.system)
     with Worker(opened, slots=1, max_length=longest(opened, flags.max_length)) as worker:
+        opened = dataclasses.replace(opened, params={})  # the worker has them, unstacked
         while (line := _asked()) is not None:
             if not line.strip():
                 continue

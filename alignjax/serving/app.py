@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -190,7 +191,7 @@ async def _events(reports: Reports, answer: Answer) -> AsyncIterator[str]:
             yield f"data: {json.dumps(chunk)}\n\n"
     except Exception as error:  # the status of HTTP is sent already
         if not isinstance(error, Closed):
-            _log.exception("an answer could not be made")
+            _log.error("an answer could not be made:\n%s", traceback.format_exc())
         message = str(error) if isinstance(error, Closed) else BUG
         yield f"data: {json.dumps(error_json(message, status=500))}\n\n"
     yield "data: [DONE]\n\n"

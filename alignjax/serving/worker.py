@@ -10,6 +10,7 @@ import collections
 import logging
 import queue
 import threading
+import traceback
 from typing import Any, NamedTuple
 
 import jax
@@ -152,7 +153,7 @@ class Worker:
                     self._fill(size, lane)
                     self._advance(lane)
             except Exception as error:
-                _log.exception("sampling failed")
+                _log.error("sampling failed:\n%s", traceback.format_exc())
                 self._fail(error)
 
     def _take(self) -> bool:
@@ -179,7 +180,7 @@ class Worker:
             try:
                 self._read(job, next(size for size in self.lanes if size >= job.length))
             except Exception as error:
-                _log.exception("a prompt could not be read")
+                _log.error("a prompt could not be read:\n%s", traceback.format_exc())
                 return job.report(Done(error))
             for number in range(job.wanted.n):
                 job.report(Piece(number, "", None, "length"))
