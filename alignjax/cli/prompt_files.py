@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import is_text
-from alignjax.outside import Unreadable, decoded, parse_array, parse_json, read_text, reading
+from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading
 
 Prompt: TypeAlias = str | list[dict[str, Any]]  # text, or messages
 
@@ -82,7 +82,7 @@ def _rows_of(file: Path, text: str) -> list[tuple[Prompt, dict[str, Any]]] | Non
     """The rows of JSON in a file; None for a file of plain lines."""
     if text.lstrip().startswith("[") and text.lstrip()[1:].lstrip().startswith("{"):
         with reading(file, "write a JSON array of objects, each with a prompt"):
-            values = list(parse_array(text))
+            values = parse_json(text)
         return [_row(value, f"element {number} of {file}") for number, value in enumerate(values, start=1)]
     if ".jsonl" not in file.suffixes and not _looks_like_rows(text):
         return None
@@ -107,13 +107,11 @@ def _looks_like_rows(text: str) -> bool:
 def _row(value: Any, place: str) -> tuple[Prompt, dict[str, Any]]:
     """(prompt, other columns) of a row."""
     with reading(place, ADVICE):
-        if isinstance(value, Unreadable):
-            raise value
         names = [name for name in FIELDS if isinstance(value, dict) and value.get(name) is not None]
         if len(names) > 1:
             raise Unreadable(f"it has {' and '.join(names)}, and which is the prompt is not known")
         prompt = value[names[0]] if names else None
-        if not isinstance(prompt, list) and not is_text(prompt):
+        if prompt is None or not (isinstance(prompt, list) or is_text(prompt)):
             raise Unreadable('not a JSON object with a text "prompt", or one of messages')
         if (
             isinstance(prompt, list)
