@@ -93,7 +93,7 @@ def test_help_on_a_dataset_lists_its_options(capsys):
     for command in ("prepare", "inspect"):
         assert main(["data", command, "preferences", "--help"]) == 0
         words = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert ["--path", "str", "(required)"] in words
+        assert ["--path", "str", "|", "tuple[str,", "...]", "(required)"] in words
         assert ["--vocab-size", "int", "4096"] in words
 
 
