@@ -36,6 +36,7 @@ PACKAGES = ("alignjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 # Fields that may change when a run is resumed: none of them changes a number that an already taken step gave. Another
 # mesh gives the steps to come the same numbers but for rounding.
 FREE = ("steps", "keep", "checkpoint_every", "tags", "mesh")
+PATIENCE = ("timeout", "retries", "concurrency")  # of text functions and engines: likewise, wherever they stand
 
 
 def _function(function: Any) -> dict[str, Any]:
@@ -154,7 +155,8 @@ def check_same(old: Mapping[str, Any], new: Any, folder: Path, *, free: tuple[st
         ConfigError: Other fields differ; the message names them.
     """
     lines = differences(old["config"], config_json(new), files=old.get("files"))
-    lines = [line for line in lines if line.split(":")[0].split(".")[0] not in free]
+    paths = [line.split(":")[0].split(".") for line in lines]
+    lines = [line for line, path in zip(lines, paths, strict=True) if path[0] not in free and path[-1] not in PATIENCE]
     if lines:
         shown = "\n  ".join(_first(lines, 8))
         raise ConfigError(

@@ -43,8 +43,8 @@ MUTANTS = (
     Mutant(
         "stages share a key",
         "train/step.py",
-        "batch, new = with_metrics(algorithm.experience[name](context, batch, fold_name(state.key(), name)))",
-        "batch, new = with_metrics(algorithm.experience[name](context, batch, state.key()))",
+        "batch, new = with_metrics(stage(here, batch, fold_name(state.key(), name)))",
+        "batch, new = with_metrics(stage(here, batch, state.key()))",
         (f"{STEP}::test_stages_have_streams_of_their_own_name",),
     ),
     Mutant(

@@ -114,6 +114,8 @@ def test_a_function_that_fails_keeps_the_checkpoint_and_is_not_asked_twice(
     with pytest.raises(RewardError, match=words):
         train(asking, Workspace(tmp_path), console=QUIET)
     FAILS.clear()
+    patient = fn(stages.text_reward, function=brief, retries=1, timeout=900.0, concurrency=2)  # which changes no number
+    asking = dataclasses.replace(asking, algorithm=experiment(dataset, patient).algorithm)
     state = train(asking, Workspace(tmp_path), resume=True, console=QUIET)
     assert CALLS == [1, 2, 3, 4, 4, 5, 6]  # step 3 was taken again, and its answers were there
     assert toy_run.state_bytes(state) == compiled[0]
