@@ -65,7 +65,8 @@ def inspect_rows(what: str, rows: int, options: Sequence[str], console: Console)
     files, tally = file_set(what, "what to inspect"), Tally()
     for note in files.notes:
         console.print(note)
-    tokenizer = load_tokenizer(dataset.tokenizer, **dataset.named_tokens) if dataset.tokenizer else None
+    path = dataset.tokenizer if isinstance(dataset.tokenizer, str) else ""
+    tokenizer = load_tokenizer(path, **dataset.named_tokens) if path else None
     summary, shown = RowSummary(tokenizer, (dataset.prefix, dataset.suffix)), []
     for record in _records(dataset, files, tally):
         summary.add(record)
@@ -143,18 +144,23 @@ def _rows(files: FileSet) -> Iterator[tuple[int, Any]]:
 
 def _table(tally: Tally, summary: RowSummary) -> Table:
     table = Table(title="rows", show_header=False, title_justify="left")
-    table.add_row("read", f"{tally.read:,} rows, {tally.records:,} records")
+    table.add_row("read", f"{tally.read:,} row{'s' * (tally.read != 1)}, {_counted(tally.records)}")
     table.add_row("layouts", layouts.sentence(tally.layouts, tally.since, tally.unit) or "none")
     table.add_row("bad", tally.sentence() or "none")
     many = f"{summary.prompts:,} different"
     many += f"; {summary.conversations:,} of {summary.records:,} records are conversations"
     table.add_row("prompts", many)
-    lines = f" (lines {', '.join(summary.repeats)}{', ...' * (summary.repeated > len(summary.repeats))})"
-    table.add_row("repeated", f"{summary.repeated:,} records{lines if summary.repeated else ''}")
-    table.add_row("ties", f"{summary.ties:,} records")
+    lines = f" (line{'s' * (summary.repeated > 1)} {', '.join(summary.repeats)}"
+    lines += ", ...)" if summary.repeated > len(summary.repeats) else ")"
+    table.add_row("repeated", f"{_counted(summary.repeated)}{lines if summary.repeated else ''}")
+    table.add_row("ties", _counted(summary.ties))
     if summary.numbers or summary.texts:
         table.add_row("answers", f"{summary.numbers:,} numbers, {summary.texts:,} texts")
     return table
+
+
+def _counted(records: int) -> str:
+    return f"{records:,} record{'s' * (records != 1)}"
 
 
 def _lengths(summary: RowSummary) -> Table:

@@ -66,7 +66,7 @@ def test_what_is_counted(tmp_path: Path) -> None:
         "missing field 'chosen' (1; line 7)",
         "2 different; 0 of 4 records are conversations",
         "2 records (lines 4, 6)",
-        "1 records",
+        "1 record ",
     ):
         assert words in text
     assert text.count("line 1 \u2500") == 1
@@ -83,7 +83,7 @@ def test_a_folder_and_a_glob_are_read_file_by_file(tmp_path: Path) -> None:
         inspect_rows(str(tmp_path / what), 1, (), console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert "4 rows, 2 records" in text
-        assert "1 records (lines b.jsonl:1)" in text
+        assert "1 record (line b.jsonl:1)" in text
         assert "empty field 'rejected' (2; lines a.jsonl:2, b.jsonl:2)" in text
 
 
