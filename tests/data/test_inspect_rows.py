@@ -114,7 +114,7 @@ def test_tokens_are_counted_and_marked_with_a_tokenizer(tmp_path: Path) -> None:
 def test_marks_stand_around_what_is_learned() -> None:
     pieces = [Piece("a", False), Piece("b", True), Piece("c", True), Piece("d", False), Piece("e", True)]
     assert marked(pieces, "|") == "a\u27e6b|c\u27e7d\u27e6e\u27e7"
-    item = Framed("ask:", None, (("one#two#three!", 13),), ((0, 3),), 8)
+    item = Framed("ask:", None, (("one#two#three!", 13),), ((0, 3), (8, 13)))
     record = Record("ask:", ("three",), framed=(item,), meta={"line": 1})
     prompt, (completion,) = RowSummary().pieces(record)
     assert (marked(prompt), marked(completion)) == ("ask:", "\u27e6one\u27e7#two#\u27e6three\u27e7")

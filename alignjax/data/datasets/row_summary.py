@@ -128,7 +128,7 @@ def _spans(item: Framed, number: int) -> list[Piece]:
     """A completion that a template wrote, cut where what is learned begins and ends."""
     text, stop = item.ends[number]
     pieces, last = _Texts(), 0
-    for start, end in [*item.turns, (item.learned_from, stop)]:
+    for start, end in item.turns or ((0, stop),):
         pieces += [Piece(text[last:start], False)] if start > last else []
         pieces.append(Piece(text[start:end], True))
         last = end
