@@ -19,6 +19,8 @@ def _folder(tmp_path, monkeypatch):
         folder_of(tmp_path / "my model")
         rows = [{"prompt": f"Why {i}?", "chosen": "It is.", "rejected": f"No {i}, no."} for i in range(24)]
         (tmp_path / 'my "rows".jsonl').write_text("\n".join(map(json.dumps, rows)))
+        answers = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+        (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
         yield
 
 
@@ -56,7 +58,7 @@ def test_nothing_is_written_over_or_for_what_is_not_there(capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_and_the_policy_answers(kind, capsys, tmp_path):
-    assert made(kind) == 0
+    assert made(kind, *(["--data", "answers.jsonl"] if kind == "sft" else [])) == 0
     assert main(["train", f"{kind}_config.py", "--run-dir", "run", "--steps", "2", "--source.batch_size", "4"]) == 0
     if kind != "reward":
         (tmp_path / "p.txt").write_text("Why 3?\n")
