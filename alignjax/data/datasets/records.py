@@ -21,7 +21,7 @@ from tensorflow_datasets.core.utils import gcs_utils
 from alignjax.data.datasets.framing import FRAME, Framed, Tokens, encoded
 from alignjax.data.text.tokenizers import Tokenizer
 
-MOST_CHARACTERS = 4 << 20  # of records that are tokenized together
+MOST_CHARACTERS = 1 << 20  # of records that are tokenized together
 ALIKE = 2**31 - 1  # tokens that two completions have in common which are the same
 
 # What a row holds, by the name of its schema.
