@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError
 from alignjax.models.weights import Adapted, Quantized, Weight, dense
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, axes_of_part, mesh_of, partition_spec
 from alignjax.types import Array
@@ -80,6 +79,8 @@ def _mix(
     # say back beside each other, so that the sum over k is a product and no scatter.
     c, here = config, config.experts // split
     rows = x.reshape(-1, x.shape[-1])
+    if split > 1:  # every device's experts read all rows: their gradients are summed over the axis
+        rows = jax.lax.pcast(rows, _TENSOR, to="varying")
     shares, experts = chosen(logits.reshape(-1, c.experts), c.experts_per_token, c.renormalized)
     local = experts.reshape(-1) - (jax.lax.axis_index(_TENSOR) * here if split > 1 else 0)
     local = jnp.where((local >= 0) & (local < here), local, here)
@@ -113,8 +114,6 @@ def mix_experts(
     mesh = mesh_of(x)
     if mesh is None:
         return run(weights, x, logits, split=1)
-    if mesh.shape[_TENSOR] > 1:
-        raise ConfigError("experts on a mesh with tensor > 1 are not built; use fsdp (--mesh.tensor 1 --mesh.fsdp -1)")
     axes = {"gate": ("experts", "embed", None), "up": ("experts", "embed", None), "down": ("experts", None, "embed")}
 
     def spec(weight: Any, axes: tuple[str | None, ...]) -> Any:
