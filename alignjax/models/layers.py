@@ -84,7 +84,8 @@ def block_of(config: TransformerConfig) -> tuple[Any, dict[str, tuple[str | None
 def _embed(
     config: TransformerConfig, tables: Params, tokens: Array, positions: Array, edits: Mapping[str, Array]
 ) -> Array:
-    """The embeddings of tokens, and of their positions where those are learned: NaN behind the last learned one."""
+    """The embeddings of tokens, and of their positions where those are learned: NaN behind the last one, and
+    with it the whole row."""
     x = jnp.take(tables["embed"], tokens, axis=0).astype(jnp.dtype(config.dtype))
     if config.embed_scale:
         x = x * jnp.asarray(config.width**0.5, x.dtype)
