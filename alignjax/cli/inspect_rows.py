@@ -20,14 +20,14 @@ from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets import layouts
 from alignjax.data.datasets.chat_files import ChatFile
 from alignjax.data.datasets.file_sets import FileSet, file_set
-from alignjax.data.datasets.known_layouts import Layout
 from alignjax.data.datasets.parsed_files import RowParser, Tally, records_of
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_files import KINDS, blocks_of, kind_of, rows_of_block
+from alignjax.data.datasets.row_layout import Layout
 from alignjax.data.datasets.row_summary import RowSummary, marked
 from alignjax.data.text.tokenizers import load_tokenizer
-from alignjax.outside import user_path
+from alignjax.outside import Unreadable, user_path
 
 FIRST = 100  # rows whose columns tell the layout
 DATASETS = (data.Preferences, data.Rankings, data.Thumbs, data.Instructions, data.Prompts)
@@ -106,11 +106,11 @@ def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str
                 refusals.append(error)
     if not made:
         raise refusals[0]
-    rows = [
-        row for _, row in itertools.islice(_rows(file_set(what, "what to inspect")), FIRST) if isinstance(row, dict)
-    ]
+    first = list(itertools.islice(_rows(file_set(what, "what to inspect")), FIRST))
+    rows = [row for _, row in first if isinstance(row, dict)]
     if not rows:
-        raise ConfigError(f"{what} holds no rows that are JSON objects")
+        why = next((f": line {number}, {row}" for number, row in first if isinstance(row, Unreadable)), "")
+        raise ConfigError(f"{what} holds no rows that are JSON objects{why}")
     fits, wrong = [], []
     for row, (name, dataset) in itertools.product(rows, made.items()):
         try:

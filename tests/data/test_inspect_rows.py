@@ -48,6 +48,12 @@ def test_the_layout_of_a_published_set_is_found(tmp_path: Path, name: str, rows:
     assert re.search(r"bad +\u2502 none ", text)
 
 
+def test_why_no_row_can_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text("{'prompt': 'p'}\n")
+    with pytest.raises(ConfigError, match=r"holds no rows that are JSON objects: line 1, not JSON \(column 2"):
+        inspect_rows(str(tmp_path / "rows"), 1, (), Console(file=io.StringIO()))
+
+
 def test_what_is_counted(tmp_path: Path) -> None:
     rows = [
         PAIR,

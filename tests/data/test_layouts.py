@@ -17,6 +17,7 @@ from alignjax import data
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Prompts, Rankings
 from alignjax.data.datasets.known_layouts import LAYOUTS
+from alignjax.data.datasets.layout_fields import SCORES
 from alignjax.data.datasets.layouts import sentence
 from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
 from alignjax.data.datasets.parsing import BadRow
@@ -153,6 +154,99 @@ def test_completions_that_are_called_bad_are_not_learned(tmp_path: Path) -> None
     rows = [{"prompt": "p", "completion": "c", "label": label} for label in (True, "math", False)]
     with pytest.raises(DataError, match="line 3: column 'label' calls a completion bad"):
         read(tmp_path, "Instructions", rows)
+
+
+@pytest.mark.parametrize("bad", [0, "0", "False"])
+def test_zero_and_texts_of_tables_call_a_completion_bad_too(tmp_path: Path, bad: Any) -> None:
+    rows = [{"prompt": "p", "completion": "c", "label": label} for label in (1, None, bad)]
+    with pytest.raises(DataError, match="line 3: column 'label' calls a completion bad"):
+        read(tmp_path, "Instructions", rows)
+    rows = [{"instruction": "p", "output": "c", "kto_tag": label} for label in (True, False)]
+    with pytest.raises(DataError, match="line 2: column 'kto_tag' calls a completion bad"):
+        read(tmp_path, "Instructions", rows)
+
+
+@pytest.mark.parametrize("column", ["input", "query", "problem", "context", "conversation"])
+def test_two_texts_beside_a_prompt_of_another_name_have_no_prompt_in_common(tmp_path: Path, column: str) -> None:
+    row = {"chosen": "I like it", "rejected": "I hate it", column: "what?"}
+    with pytest.raises(DataError, match="missing field 'prompt'"):
+        read(tmp_path, "Preferences", [row])
+    assert read(tmp_path, "Preferences", [row], prompt_field=column).records[0].prompt == "what?"
+
+
+@pytest.mark.parametrize("column", ["context", "input"])
+def test_a_part_of_a_prompt_of_text_is_not_passed_over(tmp_path: Path, column: str) -> None:
+    for row in (
+        {"question": "q", "answer": "a"},
+        {"prompt": "q", "completion": "a"},
+        {"question": "q", "response": "a"},
+    ):
+        assert read(tmp_path, "Instructions", [{**row, column: " "}]).records
+        with pytest.raises(DataError, match=f"line 1: column '{column}' would change the prompt"):
+            read(tmp_path, "Instructions", [{**row, column: "CREATE TABLE t"}])
+    assert read(tmp_path, "Instructions", [{"messages": talk("hi", "c"), column: "meta"}]).records
+
+
+@pytest.mark.parametrize("names", SCORES, ids=" ".join)
+def test_scores_of_two_sides_have_several_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    pairs = {"two conversations": (talk("hi", "a"), talk("hi", "b")), "prompt, chosen and rejected": ("a", "b")}
+    for layout, (chosen, rejected) in pairs.items():
+        prompt = {"prompt": "hi"} if chosen == "a" else {}
+        rows = [
+            {**prompt, "chosen": chosen, "rejected": rejected, names[0]: 4.5, names[1]: worse} for worse in (3, 4.5)
+        ]
+        file = read(tmp_path, "Preferences", rows)
+        assert [each.preference for each in file.records] == [1, 0.5]
+        assert file.layouts == {layout: 2}
+        with pytest.raises(DataError, match=f"{names[0]} is below {names[1]}"):
+            read(tmp_path, "Preferences", [{**rows[0], names[1]: 5}])
+
+
+@pytest.mark.parametrize("asked", ["Human", "User", "human"])
+@pytest.mark.parametrize("answers", ["AI", "Assistant", "model", "gpt"])
+def test_speakers_are_called_as_templates_call_them(tmp_path: Path, asked: str, answers: str) -> None:
+    row = {"messages": [{"role": asked, "content": "hi"}, {"role": answers, "content": "a"}]}
+    for kind in ("Prompts", "Instructions"):
+        (record,) = read(tmp_path, kind, [row]).records
+        assert record.chats[0]["turns"] == talk("hi")
+    with pytest.raises(DataError, match="'messages' has no message before the last one"):
+        read(tmp_path, "Prompts", [{"messages": row["messages"][1:]}])
+
+
+@pytest.mark.parametrize("content", [None, "wait"])
+def test_a_call_in_openai_s_older_form_is_not_lost(tmp_path: Path, content: str | None) -> None:
+    call = {"name": "add", "arguments": '{"a": 1}'}
+    turns = [*talk("hi"), {"role": "assistant", "content": content, "function_call": call}]
+    (record,) = read(tmp_path, "Instructions", [{"messages": turns}]).records
+    assert record.chats[0]["ends"][0]["tool_calls"] == [{"type": "function", "function": call}]
+    after = [*turns, {"role": "function", "name": "add", "content": "2"}, *talk("", "two")[1:]]
+    (record,) = read(tmp_path, "Instructions", [{"messages": after}]).records
+    assert record.chats[0]["turns"][1]["tool_calls"] == [{"type": "function", "function": call}]
+
+
+def test_messages_in_a_text_are_messages(tmp_path: Path) -> None:
+    asked = json.dumps(talk("hi, you"))
+    doubled = asked.replace('"', '""')
+    cells = f'prompt,chosen,rejected\n"{doubled}",a,b\n'
+    for content in (cells, lines([{"prompt": asked, "chosen": "a", "rejected": "b"}])):
+        (record,) = parsed(tmp_path / "rows", content, None, "refuse").records
+        assert record.chats[0]["turns"] == talk("hi, you")
+    (record,) = read(tmp_path, "Instructions", [{"messages": json.dumps(talk("hi", "c"))}]).records
+    assert record.chats[0]["turns"] == talk("hi")
+    (record,) = read(tmp_path, "Instructions", [{"conversations": json.dumps(said_by("hi", "c"))}]).records
+    assert record.chats[0]["turns"] == talk("hi")
+    for text, why in ((str(talk("hi")), "as Python writes them"), (asked[:-1], "'prompt' is not JSON")):
+        with pytest.raises(DataError, match=why):
+            read(tmp_path, "Prompts", [{"prompt": text}])
+    assert read(tmp_path, "Prompts", [{"prompt": '[{"a": 1}] is what?'}]).records[0].prompt == '[{"a": 1}] is what?'
+
+
+def test_tools_beside_a_prompt_of_text_are_not_passed_over(tmp_path: Path) -> None:
+    row = {"prompt": "p", "completion": "c"}
+    assert read(tmp_path, "Instructions", [{**row, "tools": []}, {**row, "tools": "[]"}]).records
+    for tools in ([{"name": "add"}], '[{"name": "add"}]'):
+        with pytest.raises(DataError, match="column 'tools' would change the prompt and is not read: write prompts as"):
+            read(tmp_path, "Instructions", [{**row, "tools": tools}])
 
 
 def test_tools_and_calls_of_functions_are_the_templates(tmp_path: Path) -> None:

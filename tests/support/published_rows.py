@@ -146,8 +146,32 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, list[Any]]]] = [
     ),
     (
         "sharegpt pairs",
-        [{"conversations": said_by("hi"), "chosen": said_by("", "a")[1], "rejected": said_by("", "b")[1]}],
-        {"Preferences": [(HI, ("a", "b"), {})], "Prompts": [(HI, (), {})]},
+        [
+            {"conversations": said_by("hi"), "chosen": said_by("", "a")[1], "rejected": said_by("", "b")[1]},
+            {"conversations": said_by("hi"), "chosen": "we a", "rejected": "we b"},
+        ],
+        {"Preferences": [(HI, ("a", "b"), {}), (HI, ("we a", "we b"), {})], "Prompts": [(HI, (), {})] * 2},
+    ),
+    (
+        "conversations, chosen and rejected",
+        [{"conversations": talk("hi"), "chosen": reply("we a")[0], "rejected": reply("we b")[0]}],
+        {"Preferences": [(HI, ("we a", "we b"), {})], "Prompts": [(HI, (), {})]},
+    ),
+    (
+        "alpaca pairs",
+        [
+            {"instruction": "do", "input": "this", "chosen": "we a", "rejected": "we b"},
+            {"instruction": "do", "input": "", "chosen": "we a", "rejected": "we b"},
+        ],
+        {
+            "Preferences": [("do\n\nthis", ("we a", "we b"), {}), ("do", ("we a", "we b"), {})],
+            "Prompts": [("do\n\nthis", (), {}), ("do", (), {})],
+        },
+    ),
+    (
+        "alpaca thumbs",
+        [{"instruction": "do", "input": "this", "output": "c", "kto_tag": kind} for kind in (True, False)],
+        {"Thumbs": [("do\n\nthis", ("c",), {"scores": (1,)}), ("do\n\nthis", ("c",), {"scores": (0,)})]},
     ),
     (
         "sharegpt thumbs",

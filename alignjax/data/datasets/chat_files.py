@@ -151,6 +151,11 @@ class ChatFile(File):
         """Returns the record of a prompt and its answers, each a value and the name of its field. Raises BadRow."""
         if not isinstance(prompt[0], str | None) and (self.prefix or self.suffix):
             raise BadRow("a prompt of messages gets its frame from the chat template; leave out prefix and suffix")
+        if isinstance(prompt[0], str) and row.get("tools"):
+            raise BadRow(
+                "column 'tools' would change the prompt and is not read: write prompts as messages, or drop the column",
+                fatal=True,
+            )
         return Record(**conversation(*prompt, answers, row, turns, self.thinking), **more)
 
 
@@ -200,11 +205,13 @@ class Instructions(ChatFile):
             raise ConfigError(f"{type(self).__name__}.turns is {self.turns!r}; it must be 'last' or 'all'")
 
     def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
-        if row.get("label") is False:
-            raise BadRow(
-                "column 'label' calls a completion bad, and all are learned: use Thumbs, or leave such rows out",
-                fatal=True,
-            )
+        for column in ("kto_tag", "label"):
+            if str(row.get(column)).strip().lower() in ("false", "0", "0.0"):
+                raise BadRow(
+                    f"column {column!r} calls a completion bad, and all are learned: use Thumbs, or leave such rows "
+                    "out",
+                    fatal=True,
+                )
         answer = (field(fields, "completion"), names["completion"])
         return self.record((fields["prompt"], names["prompt"]), [answer], row, self.turns)
 

@@ -2,41 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
-
 from alignjax.data.datasets import layout_fields as one, list_fields as several, message_trees
 from alignjax.data.datasets.layout_fields import columns
+from alignjax.data.datasets.row_layout import Layout, Reading
 from alignjax.data.datasets.row_shapes import ANY, shapes
-
-Row = Mapping[str, Any]
-Reading = Callable[..., Any]  # a row (or the rows of a group) -> its fields, or a list of fields
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """A layout of rows.
-
-    Args:
-        name: What messages and the setting `layout` call it.
-        columns: The columns that tell it, each with the shapes that its values may have (`row_shapes.SHAPES`).
-        reads: The datasets that it serves, that first which it fits best, each with the function to its fields.
-        said: What is read from which column, in words.
-        absent: Columns whose presence tells that it is another.
-        more: Columns that are read where a row has them.
-        group: Of rows that are read together, as they stand one after another: what they have in common.
-        score: Of several scores that a row has, the name of that which is read unless `score_field` names another.
-    """
-
-    name: str
-    columns: Mapping[str, frozenset[str]]
-    reads: Mapping[str, Reading]
-    said: str
-    absent: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()
-    group: Callable[[Row], Hashable] | None = None
-    score: str = ""
 
 
 def _any(names: str) -> dict[str, frozenset[str]]:
@@ -63,7 +32,9 @@ ANSWER = shapes(
     but="list talk talks texts from_talk from_reply"
 )  # an answer, or what is no other layout's: it is refused
 _SIDES = ("chosen", "rejected")
-_SCORES = ("score_chosen", "score_rejected")
+_SCORES = tuple(name for names in one.SCORES for name in names)
+# Columns that hold a prompt under another name: where one stands beside two texts, what these share is no prompt.
+_ASKED = ("instruction", "input", "question", "query", "problem", "context", "conversations", "conversation")
 _PROMPT = _serves(columns(prompt="prompt"), "Prompts")
 
 _TREES = {
@@ -124,7 +95,7 @@ LAYOUTS = (
         dict.fromkeys(_SIDES, shapes("text")),
         _serves(one.two_texts, "Preferences", "Prompts"),
         "prompt from the words that `chosen` and `rejected` begin with, answers from the rest",
-        absent=("prompt", "messages"),
+        absent=("prompt", "messages", *_ASKED),
     ),
     Layout(
         "prompt, completions and scores",
@@ -183,8 +154,14 @@ LAYOUTS = (
     ),
     Layout(
         "sharegpt pairs",
-        {"conversations": FROM, "chosen": shapes("from_reply"), "rejected": shapes("from_reply")},
+        {"conversations": FROM, **dict.fromkeys(_SIDES, shapes("from_reply", "from_talk", "text"))},
         _serves(one.share_gpt_answers, "Preferences", "Prompts"),
+        "prompt from `conversations`, answers from `chosen` and `rejected`",
+    ),
+    Layout(
+        "conversations, chosen and rejected",
+        {"conversations": TALK, **dict.fromkeys(_SIDES, shapes("reply", "text"))},
+        _serves(columns(prompt="conversations", chosen="chosen", rejected="rejected"), "Preferences", "Prompts"),
         "prompt from `conversations`, answers from `chosen` and `rejected`",
     ),
     Layout(
@@ -198,7 +175,21 @@ LAYOUTS = (
         _any("instruction output"),
         _serves(one.alpaca, "Instructions", "Prompts"),
         "prompt from `instruction` and `input`, completion from `output`",
-        more=("input",),
+        more=("input", "context"),
+    ),
+    Layout(
+        "alpaca pairs",
+        {"instruction": TEXT, "chosen": ANSWER, "rejected": ANSWER},
+        _serves(one.alpaca, "Preferences", "Prompts"),
+        "prompt from `instruction` and `input`, answers from `chosen` and `rejected`",
+        more=("input", "context"),
+    ),
+    Layout(
+        "alpaca thumbs",
+        _any("instruction output kto_tag"),
+        _serves(one.alpaca, "Thumbs"),
+        "prompt from `instruction` and `input`, completion from `output`, good or bad from `kto_tag`",
+        more=("input", "context"),
     ),
     Layout(
         "instruction and response",

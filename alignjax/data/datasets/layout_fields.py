@@ -23,6 +23,15 @@ from alignjax.data.text.chat import messages_of, shared_turns
 Row = Mapping[str, Any]
 Fields = dict[str, Any]
 
+# What sets call the scores of the two sides of a pair.
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+    ("rating_chosen", "rating_rejected"),
+)
+
 
 def columns(**names: str) -> Callable[[Row], Fields]:
     """Returns the function that reads each field from a column.
@@ -62,7 +71,11 @@ def talk_and_prompt(row: Row) -> Fields:
 def talk_or_prompt(row: Row) -> Fields:
     """Returns the prompt of a conversation: all before the last turn of the assistant, where one ends it."""
     turns = messages_of(row["messages"], "messages")
-    return {"prompt": turns[:-1] if turns[-1]["role"] == "assistant" else turns}
+    if turns[-1]["role"] != "assistant":
+        return {"prompt": turns}
+    if len(turns) == 1:
+        raise BadRow("field 'messages' has no message before the last one")
+    return {"prompt": turns[:-1]}
 
 
 def share_gpt(row: Row) -> Fields:
@@ -81,7 +94,8 @@ def share_gpt_answers(row: Row) -> Fields:
     turns = messages_from(row["conversations"], "conversations")
     if "kto_tag" in row:
         return {**talk({"conversations": turns}, "conversations"), "label": row["kto_tag"]}
-    return {"prompt": turns, **{side: messages_from(row[side], side) for side in ("chosen", "rejected")}}
+    sides = {side: row[side] for side in ("chosen", "rejected")}
+    return {"prompt": turns, **{k: v if isinstance(v, str) else messages_from(v, k) for k, v in sides.items()}}
 
 
 def _same_prompt(prompt: Any, turns: Sequence[Row], column: str) -> None:
@@ -132,11 +146,12 @@ def tied(row: Row) -> Fields:
     Raises:
         BadRow: The one that is chosen has the lower score, or a score is no number.
     """
-    if not {"score_chosen", "score_rejected"} <= row.keys():
+    names = next((pair for pair in SCORES if {*pair} <= row.keys()), None)
+    if names is None:
         return {}
-    better, worse = (_number(row, f"score_{side}") for side in ("chosen", "rejected"))
+    better, worse = (_number(row, name) for name in names)
     if better < worse:
-        raise BadRow("score_chosen is below score_rejected", f"{better:g} and {worse:g}")
+        raise BadRow(f"{names[0]} is below {names[1]}", f"{better:g} and {worse:g}")
     return {"label": 0.5} if better == worse else {}
 
 
@@ -181,10 +196,11 @@ def arena(row: Row) -> Fields:
 
 
 def alpaca(row: Row) -> Fields:
-    """Returns an instruction with its input behind a blank line, and the output where there is one."""
+    """Returns an instruction with its input behind a blank line, and the answers where there are any."""
     parts = [text_field(row, "instruction"), *(row[name] for name in ("input", "context") if row.get(name))]
     prompt = "\n\n".join(checked_text(part, "input") for part in parts if not isinstance(part, str) or part.strip())
-    return {"prompt": prompt, **columns(completion="output")(row), **columns(completion="response")(row)}
+    answers = columns(completion="output", chosen="chosen", rejected="rejected", label="kto_tag")(row)
+    return {"prompt": prompt, **answers, **columns(completion="response")(row)}
 
 
 def verl(row: Row) -> Fields:

@@ -12,10 +12,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from alignjax.data.datasets.known_layouts import LAYOUTS, Layout, Row
+from alignjax.data.datasets.known_layouts import LAYOUTS
 from alignjax.data.datasets.layout_fields import Fields, parsed_tools
 from alignjax.data.datasets.parsing import BadRow
-from alignjax.data.datasets.row_shapes import SHAPES, plain, shape_of, with_system
+from alignjax.data.datasets.row_layout import Layout, Row
+from alignjax.data.datasets.row_shapes import SHAPES, from_text, plain, shape_of, with_system
 
 SYSTEM = ("system", "system_prompt")  # columns of what stands before a prompt
 # Columns that would change what a row says and are read by few layouts or none, with what they would change.
@@ -24,6 +25,11 @@ CHANGING = {
     "functions": "the tools",
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), "the prompt"),
 }
+# Columns of conversations, which cells of tables and some parquet files hold as JSON in a text.
+ASKED = {"prompt", "messages", "conversations", "chosen", "rejected", "context", "conversation_a", "conversation_b"}
+# Columns of text that belong to a prompt which is text too, where no layout says how.
+PARTS = ("context", "input")
+TALKS = {"talk", "talks", "from_talk", "reply", "from_reply"}
 NEAR = 3  # layouts that are named to a row which fits none
 
 
@@ -37,7 +43,7 @@ def of_dataset(dataset: str, named: str = "") -> tuple[Layout, ...]:
 def columns_of(layouts: tuple[Layout, ...]) -> frozenset[str]:
     """Returns the columns that tell layouts or are read by them, those that would change what they say among them."""
     columns = (name for each in layouts for name in (*each.columns, *each.absent, *each.more))
-    return frozenset([*columns, *SYSTEM, *CHANGING])
+    return frozenset([*columns, *SYSTEM, *CHANGING, *PARTS])
 
 
 def group_of(row: Row, layouts: Sequence[Layout]) -> Hashable:
@@ -79,7 +85,10 @@ def told(row: Row, layouts: tuple[Layout, ...], spelled: Mapping[str, str]) -> t
         BadRow: It fits none of them, or two, or a value is none that can be read.
     """
     wanted = columns_of(layouts)
-    renamed = {name: plain(value) if name in wanted else value for name, value in spelled_as(row, spelled).items()}
+    renamed = {
+        name: plain(from_text(value, name) if name in ASKED else value) if name in wanted else value
+        for name, value in spelled_as(row, spelled).items()
+    }
     held = frozenset((name, shape_of(value)) for name, value in renamed.items() if name in wanted)
     fits = _fitting(layouts, held)
     if len(fits) > 1:
@@ -94,7 +103,11 @@ def told(row: Row, layouts: tuple[Layout, ...], spelled: Mapping[str, str]) -> t
         )
     if not fits:
         raise _fits_none(row, layouts, held, spelled)
-    for name, what in CHANGING.items():
+    shapes = dict(held)
+    parts = [name for name in PARTS if shapes.get(name) == "text" and renamed[name].strip()]
+    if TALKS & {shapes[name] for name in fits[0].columns}:  # a conversation is whole
+        parts = []
+    for name, what in {**CHANGING, **dict.fromkeys(parts, "the prompt")}.items():
         if renamed.get(name) and name not in (*fits[0].columns, *fits[0].more):
             raise BadRow(f"column {name!r} would change {what} and is not read: drop it, or the rows", fatal=True)
     return fits[0], renamed

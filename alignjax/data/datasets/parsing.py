@@ -106,6 +106,8 @@ def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> 
     if isinstance(value, Cell):
         spelled = value.strip().lower()
         value = _SPELLED.get(spelled, float(spelled) if _NUMBER.fullmatch(spelled) else value)
+    if isinstance(value, Cell):
+        raise BadRow(f"field {name!r} is text, must be a number", value[:40] or "an empty cell")
     if not isinstance(value, (int, float, Decimal, Huge)):
         raise BadRow(f"field {name!r} is {type(value).__name__}, must be a number")
     if isinstance(value, Huge) or not abs(value) <= _LARGEST:  # not true of NaN either

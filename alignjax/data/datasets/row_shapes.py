@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
     Raises:
         BadRow: A part is of another type.
     """
-    if isinstance(value, Mapping) and "role" in value and "content" in value:
+    if isinstance(value, Mapping) and "role" in value and {"content", "tool_calls", "function_call"} & value.keys():
         return plain([value])
     if not isinstance(value, list) or not any(isinstance(turn, Mapping) for turn in value):
         return value
@@ -101,6 +101,7 @@ def _plain_turn(turn: Any) -> Any:
         raise BadRow(
             "a message has a weight, which is not read: leave the row out, or the weight", str(turn["weight"])[:40]
         )
+    turn = _named_as_templates_do(turn) if isinstance(turn, Mapping) else turn
     parts = turn.get("content") if isinstance(turn, Mapping) else None
     if not isinstance(parts, list):
         return turn
@@ -111,11 +112,45 @@ def _plain_turn(turn: Any) -> Any:
     return {**turn, "content": "".join(part["text"] for part in parts)}
 
 
+def _named_as_templates_do(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message whose speaker is called as templates call him (user for Human, assistant for model or AI), with a call
+    of OpenAI's older form, of which templates write nothing, in the newer."""
+    role, call = turn.get("role"), turn.get("function_call")
+    known = SPEAKERS.get(role.lower()) if isinstance(role, str) else None
+    if known in ("user", "assistant", "system") and role != known:
+        turn = {**turn, "role": known}
+    if isinstance(call, Mapping) and turn.get("role") == "assistant":
+        rest = {name: value for name, value in turn.items() if name != "function_call"}
+        calls = [*(turn.get("tool_calls") or ()), {"type": "function", "function": dict(call)}]
+        turn = {**rest, "tool_calls": calls}
+    return turn
+
+
+def from_text(value: Any, column: str) -> Any:
+    """Returns messages that are written as JSON in a text, as cells of tables hold them; any other value as it is.
+
+    Args:
+        value: The value of a column.
+        column: Its name, for messages.
+
+    Raises:
+        BadRow: They are written as Python does, in single quotes.
+    """
+    opening = (
+        re.match(r"\s*\[\s*\{\s*(['\"])(?:role|content|from|value)\1\s*:", value) if isinstance(value, str) else None
+    )
+    if opening is None:
+        return value
+    if opening[1] == "'":
+        raise BadRow(f"field {column!r} holds messages as Python writes them: write JSON, or the rows as JSON lines")
+    return json_value(value, f"field {column!r}")
+
+
 # ---------------------------------------------------------------------------------------------- other forms of messages
 
 SPEAKERS = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot", "bing", "bard", "ai"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
     **{name: name for name in ("system", "developer")},

@@ -115,7 +115,7 @@ def messages_of(value: Any, field: str) -> list[dict[str, str]]:
     Raises:
         BadRow: If it is no such list, or an empty one.
     """
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise BadRow(f"field {field!r} is not a list of messages")
     for message in value:
         content = message.get("content") if isinstance(message, Mapping) else None
