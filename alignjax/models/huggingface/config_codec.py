@@ -114,13 +114,13 @@ def positions_of(folder: Path | str) -> int | None:
     said = raw.get("max_position_embeddings")
     said = check_shape({"max_position_embeddings": said}, Note, where, "download it again")["max_position_embeddings"]
     config = config_of(folder)
-    bounds = [said or config.positions, config.rope_scaling.original if _is_long(config.rope_scaling) else 0]
+    bounds = [said or config.positions, _short_context(config.rope_scaling)]
     return min((bound for bound in bounds if bound), default=None)
 
 
-def _is_long(scaling: RopeScaling | None) -> bool:
-    """Whether sequences that begin short and grow long would turn by two sets of frequencies."""
-    return scaling is not None and scaling.kind == "longrope"
+def _short_context(scaling: RopeScaling | None) -> int:
+    """Where a sequence that grows would begin to turn by a second set of frequencies; 0 if it never does."""
+    return scaling.original if scaling is not None and scaling.kind == "longrope" else 0
 
 
 def fields_in(raw: Mapping[str, Any], where: Any) -> dict[str, Any]:

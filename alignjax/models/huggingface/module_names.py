@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 # Our leaf -> their module, "{}" standing for the number of the layer. A leaf "layers/q_bias" is the bias of "layers/q".
-LLAMA: Mapping[str, str] = {
+LLAMA: dict[str, str] = {
     "embed": "model.embed_tokens",
     "norm": "model.norm",
     "heads/lm": "lm_head",
@@ -35,7 +33,7 @@ PHI3 = (
     | {f"layers/{name}": "model.layers.{}.self_attn.qkv_proj" for name in ("q", "k", "v")}
     | {f"layers/{name}": "model.layers.{}.mlp.gate_up_proj" for name in ("gate", "up")}
 )
-GPT2: Mapping[str, str] = {
+GPT2: dict[str, str] = {
     "embed": "transformer.wte",
     "positions": "transformer.wpe",
     "norm": "transformer.ln_f",
@@ -49,7 +47,7 @@ GPT2: Mapping[str, str] = {
     "layers/up": "transformer.h.{}.mlp.c_fc",
     "layers/down": "transformer.h.{}.mlp.c_proj",
 }
-GPT_NEOX: Mapping[str, str] = {
+GPT_NEOX: dict[str, str] = {
     "embed": "gpt_neox.embed_in",
     "norm": "gpt_neox.final_layer_norm",
     "heads/lm": "embed_out",

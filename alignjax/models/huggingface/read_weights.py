@@ -116,7 +116,7 @@ def _stored(folder: Path | str) -> dict[str, Stored]:
         return tensors
     config = read_json(path / CONFIG)
     if config.get("architectures") != [WITH_IMAGES]:
-        return _with_prefix(tensors, FAMILIES.get(config.get("model_type")))
+        return _with_prefix(tensors, FAMILIES.get(str(config.get("model_type"))))
     named: dict[str, Stored] = {}
     for key, stored in tensors.items():
         name = text_name(key)

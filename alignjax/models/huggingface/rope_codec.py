@@ -149,7 +149,7 @@ def _attention_of_yarn(rope: Mapping[str, Any]) -> float:
     def of(scale: float) -> float:
         return 0.1 * scale * math.log(rope["factor"]) + 1 if rope["factor"] > 1 else 1.0
 
-    scales = [rope.get(key) for key in ("mscale", "mscale_all_dim")]
+    scales = [float(rope.get(key, 0)) for key in ("mscale", "mscale_all_dim")]
     return of(scales[0]) / of(scales[1]) if all(scales) else of(1)
 
 

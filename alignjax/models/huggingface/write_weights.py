@@ -114,7 +114,9 @@ def _pieces(params: Params, config: TransformerConfig, family: Family, head: str
     left = [leaf for leaf, place in places.items() if place is None and leaf in leaves]
     pieces: dict[str, Piece] = {}
     for leaf, place in places.items():
-        for index in () if place is None else np.ndindex(leaves[leaf].shape[: place.stack]):
+        if place is None:
+            continue
+        for index in np.ndindex(leaves[leaf].shape[: place.stack]):
             name = place.pattern.format(*index)
             beside = pieces[name].parts if name in pieces else ()
             pieces[name] = Piece(name, (*beside, (leaves[leaf], index, place)))
