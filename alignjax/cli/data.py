@@ -91,9 +91,14 @@ def datasets(what: str, options: Sequence[str] = ()) -> list[Dataset]:
     kinds = known()
     if what in kinds:
         return [_with_options(kinds[what], options)]
+    if is_rows(what):
+        raise ConfigError(
+            f"{what} is no name of a dataset: alignjax data prepare NAME --path {what}, where alignjax data inspect "
+            f"{what} says which NAME reads it"
+        )
     if ".py" not in what:
         raise ConfigError(
-            f"there is no dataset {what!r}.{nearest(what, kinds)} Or name a config file, or a file of rows."
+            f"there is no dataset {what!r}.{nearest(what, kinds)} Or name a config file, or to inspect a file of rows."
         )
     named = list(dict.fromkeys(_datasets_in(load(what, options).config)))
     if not named:

@@ -153,6 +153,10 @@ def _table(tally: Tally, summary: RowSummary) -> Table:
     lines = f" (line{'s' * (summary.repeated > 1)} {', '.join(summary.repeats)}"
     lines += ", ...)" if summary.repeated > len(summary.repeats) else ")"
     table.add_row("repeated", f"{_counted(summary.repeated)}{lines if summary.repeated else ''}")
+    if summary.echoes:
+        table.add_row(
+            "echoes", f"{summary.echoes:,} records whose completions begin with the prompt, which is learned too"
+        )
     table.add_row("ties", _counted(summary.ties))
     if summary.numbers or summary.texts:
         table.add_row("answers", f"{summary.numbers:,} numbers, {summary.texts:,} texts")

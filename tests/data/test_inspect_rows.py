@@ -54,6 +54,23 @@ def test_why_no_row_can_be_read_is_said(tmp_path: Path) -> None:
         inspect_rows(str(tmp_path / "rows"), 1, (), Console(file=io.StringIO()))
 
 
+def test_a_file_in_the_place_of_a_dataset_is_told_where_it_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path / "rows", [PAIR])
+    assert main(["data", "prepare", file]) == 2
+    assert f"alignjax data prepare NAME --path {file}, where alignjax data inspect" in capsys.readouterr().err
+
+
+def test_completions_that_repeat_the_prompt_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "two and two?", "chosen": f"{say} four", "rejected": "two and two? five"} for say in ("it is", "")
+    ]
+    assert "echoes" not in said(tmp_path, rows)
+    rows += [{**rows[0], "chosen": "two and two? four"}, {"prompt": talk("hi"), "chosen": "hi a", "rejected": "hi b"}]
+    assert re.search(r"echoes +\u2502 1 records whose completions begin with the prompt", said(tmp_path, rows))
+
+
 def test_what_is_counted(tmp_path: Path) -> None:
     rows = [
         PAIR,

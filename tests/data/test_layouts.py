@@ -24,7 +24,7 @@ from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_shapes import SHAPES, shape_of, shapes
 from tests.support.published_lists import LISTS, TREE, help_steer, rated
-from tests.support.published_rows import CASES, said_by, talk
+from tests.support.published_rows import CASES, reply, said_by, talk
 from tests.support.row_files import parsed
 
 FIVE = ("Prompts", "Instructions", "Preferences", "Thumbs", "Rankings")
@@ -247,6 +247,40 @@ def test_tools_beside_a_prompt_of_text_are_not_passed_over(tmp_path: Path) -> No
     for tools in ([{"name": "add"}], '[{"name": "add"}]'):
         with pytest.raises(DataError, match="column 'tools' would change the prompt and is not read: write prompts as"):
             read(tmp_path, "Instructions", [{**row, "tools": tools}])
+
+
+def test_a_column_that_is_named_is_there(tmp_path: Path) -> None:
+    pair = {"prompt": "what?", "chosen": "I like it", "rejected": "I hate it"}
+    with pytest.raises(DataError, match=r"missing field 'promt' .*it has chosen, prompt, rejected"):
+        read(tmp_path, "Preferences", [pair], prompt_field="promt")
+    for kind, named in (("Prompts", {"prompt_field": "ask"}), ("Instructions", {"completion_field": "say"})):
+        with pytest.raises(DataError, match=f"missing field '{next(iter(named.values()))}'"):
+            read(tmp_path, kind, [{"messages": talk("hi", "c")}], **named)
+
+
+def test_no_answer_goes_on_with_a_message_of_the_assistant(tmp_path: Path) -> None:
+    asked = talk("hi", "Sure,")
+    rows = {
+        "Instructions": {"prompt": asked, "completion": reply(" a")},
+        "Preferences": {"prompt": asked, "chosen": " a", "rejected": " b"},
+        "Thumbs": {"prompt": asked, "completion": " a", "label": True},
+        "Rankings": {"prompt": asked, "completions": [" a", " b"], "scores": [1, 2]},
+        "Prompts": {"prompt": asked},
+    }
+    for kind, row in rows.items():
+        with pytest.raises(DataError, match="field 'prompt' ends in a message of the assistant"):
+            read(tmp_path, kind, [row])
+    (record,) = read(tmp_path, "Instructions", [{"messages": [*asked, *reply("a")]}]).records
+    assert record.chats[0]["turns"] == asked
+
+
+@pytest.mark.parametrize(("flag", "says"), [("weight", 1), ("train", True), ("training", True)])
+def test_messages_that_are_not_to_be_learned_are_not_learned(tmp_path: Path, flag: str, says: Any) -> None:
+    for value in (says, None):
+        turns = [*talk("hi"), {**reply("a")[0], flag: value}]
+        assert read(tmp_path, "Instructions", [{"messages": turns}]).records
+    with pytest.raises(DataError, match=f"a message has a {flag}, which is not read: leave the row out, or the {flag}"):
+        read(tmp_path, "Instructions", [{"messages": [*talk("hi"), {**reply("a")[0], flag: False}]}])
 
 
 def test_tools_and_calls_of_functions_are_the_templates(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from alignjax.config import DataError
+from alignjax.config import ConfigError, DataError
 from alignjax.data import Preferences, Prompts
 from alignjax.data.datasets import row_files
 from alignjax.data.datasets.parsed_files import parse_file
@@ -142,7 +142,7 @@ def test_cells_that_are_no_numbers_and_rows_of_another_length_are_bad(tmp_path: 
         ("8", ("9", "10"), 2.0),
     ]
     assert file.bad == {
-        "field 'weight' is Cell, must be a number": [3, 8],
+        "field 'weight' is text, must be a number": [3, 8],
         "not as many cells as columns": [4],
         "field 'chosen' is not UTF-8": [7],
     }
@@ -189,3 +189,28 @@ def test_arrow_of_any_bytes_is_read_whole_or_refused(tmp_path: Path) -> None:
                 records, words = [], str(error)
             assert len(records) <= len(ROWS)
             assert not words or str(tmp_path / "x") in words
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("prompt,chosen,rejected\n", "no row follows its line of names"),
+        ("prompt,chosen,chosen\np,a,b\n", "the first line of a CSV file is to hold names, different ones"),
+        (
+            "prompt, chosen, rejected\np, a, b\n",
+            "the first line of a CSV file is to hold names, .* with nothing around",
+        ),
+        ("why?,a,b\np,a,b\n", "the first line of a CSV file is to hold names"),
+    ],
+)
+def test_what_is_wrong_with_the_names_of_a_csv_file_is_said(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(DataError, match=f"x.csv cannot be read: {why}.* write its columns' names in the first line"):
+        parsed(tmp_path / "x.csv", text)
+
+
+@pytest.mark.parametrize("path", ["Some-One/rows_1.5", "https://hub.example/datasets/some/rows"])
+def test_a_hub_s_dataset_that_is_written_as_a_path_is_told_how(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file .* but for what a hub has: hub:OWNER/NAME"):
+        row_files.existing_path(path, "path")
+    with pytest.raises(ConfigError, match=r"Nothing is downloaded$"):
+        row_files.existing_path(f"./{path}", "path")

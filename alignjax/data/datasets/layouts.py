@@ -25,6 +25,8 @@ CHANGING = {
     "functions": "the tools",
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), "the prompt"),
 }
+# Fields whose column, where a setting names it, is there: a row without it would fit layouts that have none.
+NAMED = ("prompt", "completion")
 # Columns of conversations, which cells of tables and some parquet files hold as JSON in a text.
 ASKED = {"prompt", "messages", "conversations", "chosen", "rejected", "context", "conversation_a", "conversation_b"}
 # Columns of text that belong to a prompt which is text too, where no layout says how.
@@ -84,6 +86,7 @@ def told(row: Row, layouts: tuple[Layout, ...], spelled: Mapping[str, str]) -> t
     Raises:
         BadRow: It fits none of them, or two, or a value is none that can be read.
     """
+    _check_named(row, spelled)
     wanted = columns_of(layouts)
     renamed = {
         name: plain(from_text(value, name) if name in ASKED else value) if name in wanted else value
@@ -103,14 +106,30 @@ def told(row: Row, layouts: tuple[Layout, ...], spelled: Mapping[str, str]) -> t
         )
     if not fits:
         raise _fits_none(row, layouts, held, spelled)
-    shapes = dict(held)
-    parts = [name for name in PARTS if shapes.get(name) == "text" and renamed[name].strip()]
-    if TALKS & {shapes[name] for name in fits[0].columns}:  # a conversation is whole
+    _check_whole(renamed, fits[0], dict(held), spelled)
+    return fits[0], renamed
+
+
+def _check_named(row: Row, spelled: Mapping[str, str]) -> None:
+    lacking = next((spelled[name] for name in NAMED if name in spelled and spelled[name] not in row), "")
+    if lacking:
+        raise BadRow(f"missing field {lacking!r}", f"it has {', '.join(sorted(name[:40] for name in row)[:20])}")
+
+
+def _check_whole(row: Row, layout: Layout, shapes: Mapping[str, str], spelled: Mapping[str, str]) -> None:
+    """Refuses a row whose prompt is more than its layout reads, or is one that a template closes."""
+    parts = [name for name in PARTS if shapes.get(name) == "text" and row[name].strip()]
+    if TALKS & {shapes[name] for name in layout.columns}:  # a conversation is whole
         parts = []
     for name, what in {**CHANGING, **dict.fromkeys(parts, "the prompt")}.items():
-        if renamed.get(name) and name not in (*fits[0].columns, *fits[0].more):
+        if row.get(name) and name not in (*layout.columns, *layout.more):
             raise BadRow(f"column {name!r} would change {what} and is not read: drop it, or the rows", fatal=True)
-    return fits[0], renamed
+    turns = row["prompt"] if "prompt" in layout.columns and shapes["prompt"] in TALKS else None
+    if turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "assistant":
+        raise BadRow(
+            f"field {spelled.get('prompt', 'prompt')!r} ends in a message of the assistant, which a template closes: "
+            "no answer goes on with it, put it at the beginning of the answers"
+        )
 
 
 def fields_of(rows: Sequence[Row], layout: Layout, dataset: str, score: str = "") -> list[Fields]:

@@ -47,7 +47,10 @@ FORMATS = "JSON lines, a JSON array, CSV, parquet or Arrow"
 BLOCK = 8 << 20  # bytes of a block
 CHUNK = 1 << 20  # of a text that are read at once
 DELIMITERS = ",\t;|"
+HEADER = "the first line of a CSV file is to hold names, different ones, with nothing around them"
 LONGEST_CELL = 1 << 28  # characters; a quote without an end takes in all that follows
+_OF_HUB = re.compile(r"(?:https?://[^/]+/datasets/)?[\w-]+/[\w.-]+/?")
+_HUB = ", but for what a hub has: hub:OWNER/NAME"
 _NAME = re.compile(r"\w[\w .-]*")
 
 
@@ -100,8 +103,9 @@ def existing_path(path: str, what: str) -> Path:
     with reading(f"{str(path)[:100]} ({what})", "give the path of a file"):  # a name may be longer than systems take
         exists = place.is_dir() or place.is_file()
     if not exists:
+        hub = "" if path.startswith((".", "/", "~")) or not _OF_HUB.fullmatch(path) else _HUB
         raise ConfigError(
-            f"there is no file {place.absolute()} ({what}); give the path of your own copy. Nothing is downloaded"
+            f"there is no file {place.absolute()} ({what}); give the path of your own copy. Nothing is downloaded{hub}"
         )
     return place
 
@@ -145,6 +149,9 @@ def kind_of(path: Path) -> str:
         if any(line.lstrip(BLANK).startswith(b"{") for line in some):
             return "lines"
         shown = first[:60].decode(errors="replace")
+        if named:
+            why = "no row follows its line of names" if not second and delimiter_of(first, named) else HEADER
+            raise Unreadable(f"{why} (it begins {shown!r})", advice="write its columns' names in the first line")
         words = f"it is not {FORMATS}, but looks like no rows (it begins {shown!r})"
         raise Unreadable(words, advice="write it as JSON lines")
 

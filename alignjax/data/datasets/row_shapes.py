@@ -80,6 +80,10 @@ def _shape_of_list(value: list[Any]) -> str:
     return "objects"
 
 
+# What some sets write of a message to say whether it is learned, and the value that says nothing new.
+LEARNS = {"weight": 1, "train": True, "training": True}
+
+
 def plain(value: Any) -> Any:
     """Returns messages with their content as text where it is in parts of type text, and one message as a list of it.
 
@@ -97,10 +101,12 @@ def plain(value: Any) -> Any:
 
 
 def _plain_turn(turn: Any) -> Any:
-    if isinstance(turn, Mapping) and "role" in turn and turn.get("weight", 1) != 1:
-        raise BadRow(
-            "a message has a weight, which is not read: leave the row out, or the weight", str(turn["weight"])[:40]
-        )
+    if isinstance(turn, Mapping) and "role" in turn:
+        flag = next((name for name, value in LEARNS.items() if turn.get(name, value) != value), "")
+        if flag:
+            raise BadRow(
+                f"a message has a {flag}, which is not read: leave the row out, or the {flag}", str(turn[flag])[:40]
+            )
     turn = _named_as_templates_do(turn) if isinstance(turn, Mapping) else turn
     parts = turn.get("content") if isinstance(turn, Mapping) else None
     if not isinstance(parts, list):

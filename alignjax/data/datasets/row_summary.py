@@ -38,6 +38,7 @@ class RowSummary:
         conversations: How many of them a chat template wrote.
         repeated: How many are the same as one before, prompt and completions.
         repeats: The numbers of the first of them.
+        echoes: How many have a prompt of text with which all completions begin.
         ties: How many hold a pair or two completions of a list that are as good as each other.
         numbers: How many have an answer that is a number.
         texts: How many have another answer.
@@ -51,6 +52,7 @@ class RowSummary:
     conversations: int = 0
     repeated: int = 0
     repeats: list[str] = dataclasses.field(default_factory=list)
+    echoes: int = 0
     ties: int = 0
     numbers: int = 0
     texts: int = 0
@@ -81,6 +83,10 @@ class RowSummary:
             if len(self.repeats) < SHOWN:
                 self.repeats.append(f"{record.meta['file']}:{line}" if "file" in record.meta else str(line))
         self._known.add(whole)
+        asked = "" if record.framed else record.prompt.strip()
+        self.echoes += bool(asked and record.completions) and all(
+            text.lstrip().startswith(asked) for text in record.completions
+        )
         self.ties += record.preference == 0.5 or (1 < len(record.scores) != len(set(record.scores)))
         self.numbers += not math.isnan(record.answer)
         self.texts += math.isnan(record.answer) and "answer" in record.meta
