@@ -51,7 +51,7 @@ def model_with_head(adapters: Path, base: Path, dtype: str) -> Model:
         ConfigError: The base is not read, or the head is not of the base's width.
     """
     name, config = f"{peft.PREFIX}score.weight", huggingface.config_of(base, param_dtype=dtype)
-    with opened(adapters / peft.WEIGHTS) as file:
+    with opened(peft.weights_file(adapters)) as file:
         labels = file.get_slice(name).get_shape()[0] if name in file.keys() else 0  # noqa: SIM118
     if not labels or {"reward", "classes"} & {*config.outputs}:
         return transformer(config)
@@ -78,7 +78,7 @@ def added(params: Params, loaded: peft.Loaded) -> Params:
 
 def hash_of(adapters: Path) -> str:
     """Returns a hash of the contents of a folder of adapters."""
-    return content_hash(adapters / peft.WEIGHTS)[:16]
+    return content_hash(peft.weights_file(adapters))[:16]
 
 
 def export_adapters(source: str, to: Path, role: str) -> list[str]:

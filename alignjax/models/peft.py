@@ -134,6 +134,33 @@ def _names(leaf: str, family: Family, config: TransformerConfig) -> list[str]:
     return [pattern.format(layer) for layer in range(config.layers)] if leaf.startswith("layers/") else [pattern]
 
 
+def weights_file(folder: Path) -> Path:
+    """Returns the file of a folder that holds its adapters.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ConfigError: They are there as pickle alone.
+    """
+    file = folder / WEIGHTS
+    if not file.exists() and (pickled := sorted(path.name for path in folder.glob("*.bin"))):
+        raise ConfigError(
+            f"{folder} has its adapters only as pickle ({pickled[0]}), which runs code when it is read and is never "
+            "read here. Convert it where you trust it: save_pretrained of a recent peft writes safetensors"
+        )
+    return file
+
+
+def _finite(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file by name, as float32."""
+    with opened(file) as stored:
+        tensors = {name: np.asarray(stored.get_tensor(name), np.float32) for name in stored.keys()}  # noqa: SIM118
+    if bad := next((name for name, tensor in tensors.items() if not np.isfinite(tensor).all()), ""):
+        raise ConfigError(f"{file}: {bad} has numbers that are not finite, as all of the model would be; take others")
+    return tensors
+
+
 def load(folder: Path | str, config: TransformerConfig) -> Loaded:
     """Reads the adapters that `peft` saved in a folder.
 
@@ -152,14 +179,8 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
     # a matrix has of its own, its rank and scale, goes into its factors: zeros up to the largest rank, which stay zero,
     # and b times its scale over the common one.
     folder = user_path(folder)
-    settings, file = settings_of(folder), folder / WEIGHTS
-    if not file.exists() and (pickled := sorted(path.name for path in folder.glob("*.bin"))):
-        raise ConfigError(
-            f"{folder} has its adapters only as pickle ({pickled[0]}), which runs code when it is read and is never "
-            "read here. Convert it where you trust it: save_pretrained of a recent peft writes safetensors"
-        )
-    with opened(file) as stored:
-        tensors = {name: np.asarray(stored.get_tensor(name), np.float32) for name in stored.keys()}  # noqa: SIM118
+    settings, file = settings_of(folder), weights_file(folder)
+    tensors = _finite(file)
     shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))
     layers: dict[str, Any] = {}
     for name, module in _modules(config).items():

@@ -13,6 +13,7 @@ import peft as peft_package
 import pytest
 import torch
 
+from alignjax.cli import adapter_folders
 from alignjax.config import ConfigError, fn
 from alignjax.models import huggingface, lora, peft, transformer
 from alignjax.types import Model, Params
@@ -122,6 +123,22 @@ def broken(folder: Path, model: Model, params: Params, **settings: Any) -> None:
     peft.save(lora.init(jax.random.key(0), params, rank=2, targets="q"), model.config, folder, alpha=1.0)
     path = folder / peft.CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_adapters_that_are_not_finite_are_refused(ours: tuple[Model, Params], tmp_path: Path, number: float) -> None:
+    model, params = ours
+    adapters = jax.tree.map(np.array, lora.init(jax.random.key(0), params, rank=2, targets="q"))
+    adapters["layers"]["q"]["b"][1, 1, 0] = number
+    peft.save(adapters, model.config, tmp_path / "x", alpha=1.0)
+    with pytest.raises(ConfigError, match=r"layers.1.self_attn.q_proj.lora_B.weight has numbers that are not finite"):
+        peft.load(tmp_path / "x", model.config)
+
+
+def test_pickled_adapters_are_called_that(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=r"only as pickle \(adapter_model.bin\), which runs code"):
+        adapter_folders.hash_of(tmp_path)
 
 
 def test_what_is_not_read_is_said(ours: tuple[Model, Params], tmp_path: Path) -> None:
