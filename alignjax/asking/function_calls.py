@@ -8,10 +8,12 @@ import contextlib
 import copy
 import inspect
 import math
+import sysconfig
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,9 @@ from alignjax.stages.text_functions import name_of
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
 LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 60  # characters of a prompt, or of a value, in a message
+# Folders of code that no person wrote for this run: Python's, this package, and what is installed.
+LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 class RewardError(RuntimeError):
@@ -187,11 +192,16 @@ def _where(call: Call, row: int | None = None) -> str:
 
 
 def _said(error: BaseException) -> str:
-    """An exception and the line of the person's file where it arose."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename != __file__]
+    """An exception and the last line of the person's files on the way to it, else the line where it arose."""
+    whole = [each for each in traceback.extract_tb(error.__traceback__) if each.filename != __file__]
+    frames = [each for each in whole if not _is_library(Path(each.filename))] or whole
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     message = str(error).strip()
     return f"{type(error).__name__}{f': {message[:300]}' if message else ''}{place}"
+
+
+def _is_library(file: Path) -> bool:
+    return any(file.is_relative_to(folder) for folder in LIBRARIES) or not INSTALLED.isdisjoint(file.parts)
 
 
 def checked(call: Call, result: Any) -> list[float]:
@@ -233,7 +243,7 @@ def checked(call: Call, result: Any) -> list[float]:
 
 def _number(value: Any) -> float | None:
     """A value as a float; None of what is no number."""
-    if isinstance(value, (str, bytes, bytearray, complex)) or np.ndim(value):
+    if isinstance(value, (str, bytes, bytearray, complex, list, tuple)) or np.ndim(value):
         return None
     try:
         return float(value)

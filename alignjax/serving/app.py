@@ -209,9 +209,18 @@ async def _body(http: HttpRequest) -> Any:
         if len(content) > LARGEST_BODY:
             raise RequestError(f"the body has more than {LARGEST_BODY:,} bytes; ask in parts")
     try:
-        return parse_json(content.decode())
+        body = parse_json(content.decode())
     except (Unreadable, UnicodeDecodeError) as error:
         raise RequestError(f"the body cannot be read: {error}") from None
+    try:
+        json.dumps(body, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise RequestError(
+            f"the body cannot be read: a text holds {half}, half of a surrogate pair, which is no character; send both "
+            "halves, or neither"
+        ) from None
+    return body
 
 
 BUG = "this server failed at that request; its log says why"

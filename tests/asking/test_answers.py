@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -282,6 +283,7 @@ class Returning:
         ([0, 0, 0, 0, 1e39, 0], r"prompt 'say it now': it returned 1e\+39 \(float\), which is no number that float32 "),
         ([0, 10**400, 0, 0, 0, 0], r"prompt 'it now': it returned 1000.*no number that float32 holds"),
         ([0, 0, 0, "1", 0, 0], r"prompt 'say it': it returned '1' \(str\), which is neither a number nor None"),
+        ([[0, [1, 2]], 0, 0, 0, 0, 0], r"returned \[0, \[1, 2\]\] \(list\), which is neither a number nor None"),
         ([0, 0, 0, [1], 0, 0], r"it returned \[1\] \(list\), which is neither"),
         (3.5, r"it returned 3.5 \(float\) and must return a list of 6 numbers or None, one a row"),
         (None, r"it returned None \(NoneType\) and must"),
@@ -310,6 +312,21 @@ TRIES = itertools.count()
 def broken(completions: Any) -> Any:
     next(TRIES)
     return {}["missing"]
+
+
+def broken_in_a_library(completions: Any) -> Any:
+    return json.loads("{")  # the line that is said
+
+
+async def broken_in_its_task(completions: Any) -> Any:
+    return await asyncio.wait_for(asyncio.to_thread(broken_in_a_library, completions), 60)
+
+
+@pytest.mark.parametrize("function", [broken_in_a_library, broken_in_its_task])
+def test_the_line_that_is_said_is_of_the_persons_file(ask: Ask, function: Any) -> None:
+    line = broken_in_a_library.__code__.co_firstlineno + 1
+    with pytest.raises(RewardError, match=rf"raised JSONDecodeError: .* \({re.escape(__file__)}, line {line}\)"):
+        ask(fn(stages.text_reward, function=function, retries=0))
 
 
 async def third_time(completions: Any) -> Any:

@@ -160,6 +160,7 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
         (COMPLETIONS, {"prompt": [[]]}, "the prompt is empty", "prompt"),
         (COMPLETIONS, {"prompt": [1, 260]}, "a token 260", "prompt"),
         (COMPLETIONS, {"prompt": [1, "a"]}, "must be", "prompt"),
+        (COMPLETIONS, {"prompt": [-1]}, "prompt[0] is -1; it must be text or a whole number from 0", "prompt"),
         (COMPLETIONS, {"prompt": "a" * 90}, "together they may have 96", "prompt"),
         (COMPLETIONS, {"prompt": "a", "stream_options": {}, "stream": None, "max_tokens": -1}, "from 0", "max_tokens"),
         (CHAT, {"messages": []}, "not a list of messages", "messages"),
@@ -187,6 +188,7 @@ def test_bodies_that_are_no_requests_are_refused_in_words(http, client, monkeypa
         (b"[" * 300, "nested more than"),
         (b"\xff", "cannot be read"),
         (b"[1]", "must be a JSON object"),
+        (rb'{"prompt": "a", "max_tokens": 1, "stop": ["\udc00"]}', r"a text holds \udc00, half of a surrogate pair"),
     ):
         answer = http.post(COMPLETIONS, content=content, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400
