@@ -60,13 +60,14 @@ def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
     return {name: each for name, each in parameters.items() if name not in filled}
 
 
-def check_parameters(function: Any, columns: Sequence[str], whose: str) -> None:
+def check_parameters(function: Any, columns: Sequence[str], whose: str, *, every: bool = True) -> None:
     """Checks that a function asks for what there is.
 
     Args:
         function: The function.
         columns: The columns of the data's rows.
         whose: The data, for the message.
+        every: Whether these are all columns that the data has, or those that it was told to keep.
 
     Raises:
         ConfigError: It has a parameter that nothing fills.
@@ -80,10 +81,12 @@ def check_parameters(function: Any, columns: Sequence[str], whose: str) -> None:
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise ConfigError(f"{name} takes {parameter.name!r} by place alone, and functions are called with keywords")
         if parameter.name not in (*ALWAYS, *columns):
+            advice = "call the parameter as the column that it means, or give it a default"
+            if not every:
+                advice = f"a data set in files keeps the columns that it is told to, keep=({parameter.name!r},)"
             raise ConfigError(
                 f"{name} asks for {parameter.name!r}; there are {', '.join(TEXTS)} and of {whose} the columns "
-                f"{', '.join(columns) or 'none'}. A data set in files keeps the columns that it is told to, "
-                f"keep=({parameter.name!r},)"
+                f"{', '.join(columns) or 'none'}; {advice}"
             )
 
 

@@ -22,6 +22,7 @@ from alignjax.asking import (
     check_parameters,
 )
 from alignjax.config import ConfigError, Experiment, Fn, functions_within
+from alignjax.data.datasets.from_files import ALL
 from alignjax.data.prepared import Dataset
 from alignjax.pair_layout import all_pairs
 from alignjax.stages.text_functions import functions_of, names_of, text_function, text_judge
@@ -128,9 +129,10 @@ def text_host(experiment: Experiment, workspace: Workspace | None, folder: Path 
         return
     dataset, split = _rows_of(experiment)
     texts = RowTexts.of(dataset, split, workspace)
+    whose, every = dataset.name if split else "a source of several data sets", ALL in getattr(dataset, "keep", (ALL,))
     for each in asked:
         for function in functions_of(each.kwargs["function"]):
-            check_parameters(function, texts.columns, dataset.name if split else "a source of several data sets")
+            check_parameters(function, texts.columns, whose, every=every)
     with calls() as caller:
         yield TextHost(texts, caller, folder, experiment.steps)
 

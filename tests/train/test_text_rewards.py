@@ -43,6 +43,10 @@ def named(completions: Any, color: Any) -> list[float | None]:
     return [None if each is None else float(each in text) for text, each in zip(completions, color, strict=True)]
 
 
+def colored(completions: Any, colour: Any) -> list[float]:
+    return [float(each in text) for text, each in zip(completions, colour, strict=True)]
+
+
 def pull(context: Context, batch: Batch) -> tuple[Mean, Metrics]:
     gap = context.state["policy"]["x"].sum() - batch.need("reward", of="pull")
     return Mean.of(gap**2, batch.completions.get("weight")), {"reward": Mean.of(batch.reward)}  # type: ignore[arg-type]
@@ -139,6 +143,9 @@ def test_a_function_asks_for_columns_that_are_kept(dataset: data.Rankings, tmp_p
         ConfigError, match=r"named asks for 'color'; .* of rankings the columns none.*keep=\('color',\)"
     ):
         train(experiment(bare, asking.algorithm.experience["reward"]), Workspace(tmp_path / "bare"), console=QUIET)
+    whole = experiment(dataclasses.replace(dataset, keep=("*",)), fn(stages.text_reward, function=colored))
+    with pytest.raises(ConfigError, match=r"colored asks for 'colour'; .*color.*; call the parameter as the column"):
+        train(whole, Workspace(tmp_path / "whole"), console=QUIET)
     games = dataclasses.replace(asking, source=fn(toy_run.rows))
     with pytest.raises(ConfigError, match="the source rows names no data set whose tokenizer could decode"):
         train(games, Workspace(tmp_path / "rows"), console=QUIET)
