@@ -46,11 +46,7 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
         if None in failures:
             return None
         inner = [failure for failure in failures if failure and not failure.startswith(f"{name} is")]
-        if not inner:
-            return f"{name} is {shown(value)}; it must be {' or '.join(map(_words, arguments))}"
-        (first, joint, wanted) = inner[0].partition("; it must be ")
-        others = [each.removeprefix(first + joint) for each in inner[1:] if each.startswith(first + joint)]
-        return first + joint + " or ".join(dict.fromkeys([wanted, *others]))  # all that the entry at fault may be
+        return inner[0] if inner else f"{name} is {shown(value)}; it must be {' or '.join(map(_words, arguments))}"
     if typing.is_typeddict(kind):
         if not isinstance(value, dict):
             return f"{name} is {shown(value)}; it must be an object"
