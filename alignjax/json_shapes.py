@@ -50,11 +50,10 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
     if typing.is_typeddict(kind):
         if not isinstance(value, dict):
             return f"{name} is {shown(value)}; it must be an object"
-        missing = [key for key in sorted(kind.__required_keys__) if key not in value]
-        if missing:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        if missing := [key for key in _required(kind, hints) if key not in value]:
             return f"{place + ': ' if place else ''}{missing[0]!r} is missing"
-        hints = {key: _held(hint) for key, hint in typing.get_type_hints(kind, include_extras=True).items()}
-        parts = ((value[key], hint, _below(place, key)) for key, hint in hints.items() if key in value)
+        parts = ((value[key], _held(hint), _below(place, key)) for key, hint in hints.items() if key in value)
         return next((words for part in parts if (words := misfit(*part))), None)
     if origin is list and isinstance(value, list):
         parts = ((item, arguments[0], f"{place}[{number}]") for number, item in enumerate(value))
@@ -65,6 +64,11 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
     if _is_of(value, kind) and violation(value, kind) is None:
         return None
     return f"{name} is {shown(value)}; it must be {_words(kind)}"
+
+
+def _required(kind: Any, hints: dict[str, Any]) -> list[str]:
+    """The keys that must be there: where annotations are texts, a class does not see its own NotRequired."""
+    return [key for key in sorted(kind.__required_keys__) if _held(hints[key]) is hints[key]]
 
 
 def _held(hint: Any) -> Any:

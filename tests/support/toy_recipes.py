@@ -109,6 +109,16 @@ def optune(network: Model, **parts: Any) -> Algorithm:
     return algorithms.optune(network, count=2, slots=8, **more, **parts)
 
 
+def rewarded(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    """The recipe with a fresh reward model, the reward head of the network."""
+
+    def algorithm(network: Model, **parts: Any) -> Algorithm:
+        judges = {"reward": Role(network, roles.value(network.init))}
+        return build(network, reward=fn(stages.reward), judges=judges, start=roles.fresh(), max_tokens=5, **parts)
+
+    return algorithm
+
+
 def filled(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
     """The recipe with the token ids of a tokenizer that is trained here."""
     return lambda network, **parts: fill_token_ids(build(network, **parts), stop=(2,), separator=3)
@@ -155,6 +165,7 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
         network, **parts
     ),
     "vpo_offline": offline(algorithms.vpo_offline),
+    "rloo": rewarded(functools.partial(algorithms.rloo, tau=0.1, n=3)),
     "spin": with_text(functools.partial(algorithms.spin, sync_every=2)),
     "rival": rival,
     "optune": optune,

@@ -51,11 +51,17 @@ def test_weights_that_are_broken_at_the_start_are_not_called_diverged() -> None:
         _check_start(algorithm, bad)
 
 
+PUBLISHED = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32, "hidden_size": 16,
+    "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("positions", "said"), [(20, None), (19, "8 tokens .* and 12 .*, 20 together, .* 19 "), (None, None)]
 )
 def test_lengths_are_compared_with_positions(positions: int | None, said: str | None, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+    (tmp_path / "config.json").write_text(json.dumps({**PUBLISHED, "max_position_embeddings": positions}))
     filled = Batch(prompt=np.zeros((1, 8), np.int32), tokens=np.zeros((1, 3, 12), np.int32))
     roles = {"policy": SimpleNamespace(start=Pretrained(str(tmp_path), "ab"))}
     resolved: Any = SimpleNamespace(algorithm=SimpleNamespace(roles=roles), filled=filled)

@@ -170,7 +170,9 @@ def _scaling(header: Header, settings: Mapping[str, Any], head: int) -> dict[str
     to the one that the numbers of Llama 3 give."""
     kind = settings.get("rope.scaling.type", "linear")
     factor = settings.get("rope.scaling.factor") or settings.get("rope.scale_linear") or 1.0
-    plain = kind == "none" or (kind == "linear" and factor == 1.0)
+    if kind not in ("none", "linear"):
+        raise ConfigError(f"{header.path}: rope.scaling.type is {kind!r}; of GGUF files 'linear' and 'none' are read")
+    plain = kind == "none" or factor == 1.0
     scaling = None if plain else {"rope_type": kind, "factor": factor}
     if _FREQUENCIES not in header.tensors:
         return scaling
