@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,8 @@ def test_the_cache_without_a_network(tmp_path: Path, cache: Path) -> None:
 
 
 def test_without_the_package_or_with_an_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    pytest.importorskip("datasets")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.6.0")
     with pytest.raises(ConfigError, match=r"datasets 3\.6\.0 can run code of a repository, which is never done here"):
         file_set("hub:owner/third", "path")
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)

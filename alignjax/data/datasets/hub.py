@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,9 +124,10 @@ def _package() -> Any:
         import datasets  # noqa: PLC0415 (optional)
     except ImportError as error:
         raise ConfigError("datasets of a hub need a package: pip install 'alignjax[datasets]'") from error
-    if int(datasets.__version__.partition(".")[0]) < 4:
+    version = importlib.metadata.version("datasets")
+    if int(version.partition(".")[0]) < 4:
         raise ConfigError(
-            f"datasets {datasets.__version__} can run code of a repository, which is never done here: pip install "
+            f"datasets {version} can run code of a repository, which is never done here: pip install "
             "'alignjax[datasets]'"
         )
     return datasets
