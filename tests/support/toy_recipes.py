@@ -165,13 +165,13 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
         network, **parts
     ),
     "vpo_offline": offline(algorithms.vpo_offline),
-    "rloo": rewarded(functools.partial(algorithms.rloo, tau=0.1, n=3)),
     "spin": with_text(functools.partial(algorithms.spin, sync_every=2)),
     "rival": rival,
     "optune": optune,
     "eva": judged(functools.partial(algorithms.eva, slots=8, prompt_tokens=6, rewriter="policy", n=2)),
     "ofs_dpo": offline(functools.partial(algorithms.ofs_dpo, slow_optimizer=fn(sgd, learning_rate=0.1))),
     "cofs_dpo": offline(functools.partial(algorithms.cofs_dpo, domains=2, slow_optimizer=fn(sgd, learning_rate=0.1))),
+    "rloo": rewarded(functools.partial(algorithms.rloo, tau=0.1, n=3)),
 }
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
 # Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.
