@@ -7,136 +7,31 @@ import functools
 import itertools
 import json
 import math
-import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alignjax import losses, roles, stages
-from alignjax.asking import Calls, RewardError, RowTexts, calls
-from alignjax.config import ConfigError, Fn, fn
-from alignjax.stages.text_functions import text_function
+from alignjax import stages
+from alignjax.asking import RewardError
+from alignjax.config import ConfigError, fn
 from alignjax.train.run_record import config_json, differences
-from alignjax.train.state import create_state
-from alignjax.train.step import make_experience
-from alignjax.train.text_host import TextHost, check_text_functions
-from alignjax.types import Algorithm, Batch, Context, Role
-from alignjax.workspace import Workspace
-
-WORDS = ["<pad>", "<end>", "<s>", "red", "blue", "say", "it", "now", "green"]
-SPECIAL = 3  # the first words are no text
-
-
-class Tokenizer:
-    """Words, of which a text is made with spaces."""
-
-    opening = 2
-
-    def encode(self, text: str) -> list[int]:
-        return [WORDS.index(word) for word in text.split()]
-
-    def decode(self, ids: Any) -> str:
-        return " ".join(WORDS[i] for i in ids if i >= SPECIAL)
-
-    def decode_batch(self, rows: Any) -> list[str]:
-        return [self.decode(row) for row in rows]
-
-
-TOKENIZER = Tokenizer()
-PROMPTS = ["say it", "say it now", "it now"]
-COLORS = ["red", "blue", "green"]
-
-
-def row(number: int, chat: bool = False) -> dict[str, Any]:
-    """A row of a prepared data set, as `read_records` gives it."""
-    tokens = TOKENIZER.encode(PROMPTS[number])
-    tokens = [TOKENIZER.opening, *tokens] if chat else tokens
-    meta: dict[str, Any] = {"line": number + 1, "columns": {"color": COLORS[number], "hints": [number, number]}}
-    meta |= {"messages": [{"role": "user", "content": PROMPTS[number]}]} if chat else {}
-    parts = [0] + [1] * (len(tokens) - 1) if chat else []
-    return {
-        "prompt": PROMPTS[number].encode(),
-        "prompt_tokens": np.array(tokens, np.int32),
-        "prompt_parts": np.array(parts, np.int32),
-        "answer": np.float32(number) if number else np.float32(math.nan),
-        "example_id": 7 + number,
-        "meta": json.dumps(meta).encode(),
-    }
-
-
-ANSWERS = [["red red", "blue"], ["", "blue green now"], ["green it", "now"]]
-
-
-def batch(**changes: Any) -> Batch:
-    """Three prompts with two completions each, in another order than the rows."""
-    order = [2, 0, 1]
-    prompt = [[TOKENIZER.opening, *TOKENIZER.encode(PROMPTS[k])] for k in order]
-    tokens = [[[*TOKENIZER.encode(text), 1] for text in ANSWERS[k]] for k in order]
-    fields = {
-        "prompt": np.array([[0] * (4 - len(ids)) + ids for ids in prompt], np.int32),
-        "prompt_valid": np.array([[False] * (4 - len(ids)) + [True] * len(ids) for ids in prompt]),
-        "tokens": np.array([[ids + [0] * (4 - len(ids)) for ids in each] for each in tokens], np.int32),
-        "valid": np.array([[[True] * len(ids) + [False] * (4 - len(ids)) for ids in each] for each in tokens]),
-        "example_id": np.array([7 + k for k in order], np.int32),
-    }
-    return Batch(**{**fields, **changes})
-
-
-@pytest.fixture
-def caller() -> Iterator[Calls]:
-    with calls() as made:
-        yield made
-
-
-Ask = Callable[..., np.ndarray]
-
-
-@pytest.fixture
-def ask(caller: Calls) -> Ask:
-    texts = RowTexts(TOKENIZER, ((), ()), [row(k) for k in range(3)], 7)  # type: ignore[arg-type]
-
-    def asks(
-        asked: Fn, step: int = 0, given: Batch | None = None, folder: Path | None = None, chat: bool = False
-    ) -> Any:
-        rows = RowTexts(TOKENIZER, ((), ()), [row(k, chat=True) for k in range(3)], 7) if chat else texts  # type: ignore[arg-type]
-        return TextHost(rows, caller, folder, 9)("reward", asked, step, given or batch())
-
-    return asks
-
-
-# --------------------------------------------------------------------------------------------------------- functions
-
-
-def hits(prompts: Any, completions: Any, color: Any, **rest: Any) -> list[float]:
-    return [float(text.split().count(right)) for text, right in zip(completions, color, strict=True)]
-
-
-async def hits_later(prompts: Any, completions: Any, color: Any, **rest: Any) -> list[float]:
-    await asyncio.sleep(random.random() / 50)
-    return hits(prompts, completions, color)
-
-
-def hits_sometime(prompts: Any, completions: Any, color: Any) -> list[float]:
-    time.sleep(random.random() / 50)
-    return hits(prompts, completions, color)
-
-
-def no_color(completions: Any) -> list[float | None]:
-    return [None if "red" in text or not text else len(text) / 4 for text in completions]
-
-
-def longer(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
-    """A judge that likes the first place."""
-    return [
-        None if not first else min(1.0, 0.2 + len(first) / (len(first) + len(second))) for first, second in completions
-    ]
-
+from alignjax.train.text_host import check_text_functions
+from alignjax.types import Algorithm, Context
+from tests.support.asked import (
+    HITS,
+    Ask,
+    batch,
+    hits,
+    hits_later,
+    hits_sometime,
+    longer,
+    no_color,
+)
 
 SEEN: list[dict[str, Any]] = []
 
@@ -150,9 +45,6 @@ def seen(**everything: Any) -> list[int]:
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-HITS = [[1, 0], [2, 0], [0, 1]]  # of the rows of `batch`
 
 
 def test_a_reward_is_given_texts_token_ids_and_the_columns_of_its_row(ask: Ask, tmp_path: Path) -> None:
@@ -484,73 +376,3 @@ def test_a_config_names_functions_and_their_sources(monkeypatch: pytest.MonkeyPa
     secret = config_json(fn(stages.text_reward, function=Returning("sk-secret")))
     assert "sk-secret" not in json.dumps(secret)
     assert ask(fn(stages.text_reward, function=fn(weighed, factor=3.0)))[0, 1, 0] == 9
-
-
-# ----------------------------------------------------------------------------------------------------- in a program
-
-
-def test_rewards_are_added_up_by_weight_and_what_nobody_knows_counts_nothing(ask: Ask) -> None:
-    """Both functions, one of them without an opinion on some: against the sums by hand, and through a loss."""
-    stage = fn(stages.text_reward, function=(hits, no_color), weights=(1.0, 0.5))
-    alone = fn(stages.text_reward, function=no_color)
-    for asked, rewards, weights in (
-        (stage, [[1 + 0.5 * 2, 0.375], [2, 0.5], [0, 1 + 0.5 * 3.5]], [[1, 1], [1, 1], [1, 1]]),
-        (alone, [[2, 0.75], [0, 1], [0, 3.5]], [[1, 1], [0, 1], [0, 1]]),
-    ):
-        made = Algorithm({"reward": asked}, roles={"policy": Role(None, roles.value(lambda key: np.zeros(2)))})
-        state = create_state(made, 0, Workspace(Path()))
-        answer = ask(asked)
-        given, metrics = make_experience(made, None, lambda *question, answer=answer: answer)(state, batch())
-        np.testing.assert_allclose(given.need("reward", of="this"), rewards)
-        np.testing.assert_array_equal(given.completions["weight"], weights)
-        known = np.array([2, 0.75, 1, 3.5])
-        assert float(metrics["reward/no_color/mean"]) == pytest.approx(known.mean())
-        assert float(metrics["reward/no_color/std"]) == pytest.approx(known.std())
-        assert float(metrics["reward/no_color/no_opinion"]) == pytest.approx(1 / 3)
-
-
-def test_a_pair_without_an_opinion_has_no_weight(ask: Ask) -> None:
-    asked = fn(stages.text_judge, function=longer)
-    for judge in (asked, fn(stages.flipped, judge=asked, epsilon=0.0)):
-        made = Algorithm(
-            {"prefer": fn(stages.prefer, judge=judge), "win_rate": fn(stages.win_rate_against)},
-            roles={"policy": Role(None, roles.value(lambda key: np.zeros(2)))},
-        )
-        state = create_state(made, 0, Workspace(Path()))
-        given, metrics = make_experience(made, None, lambda name, asked, step, batch: ask(asked))(state, batch())
-        first = 0.2 + 8 / 11
-        np.testing.assert_allclose(given.need("preference", of="this")[0], [[0.5, first], [1 - first, 0.5]], rtol=1e-6)
-        np.testing.assert_array_equal(given.need("preference", of="this")[2], 0.5)
-        np.testing.assert_array_equal(given.need("pair_weight", of="this")[:, 0, 1], [1, 1, 0])
-        np.testing.assert_array_equal(given.completions["weight"][:, 0], [1, 1, 0])
-        assert float(metrics["prefer/no_opinion"]) == pytest.approx(1 / 3)
-        assert float(metrics["prefer/judge_confidence"]) == pytest.approx((0.4 + 15 / 11) / 2)
-    by_reward = fn(stages.chain, stages=(fn(stages.text_reward, function=no_color), fn(stages.prefer_by_reward)))
-    made = Algorithm({"labels": by_reward}, roles=made.roles)
-    given, _ = make_experience(made, None, lambda name, asked, step, batch: ask(asked))(state, batch())
-    np.testing.assert_array_equal(given.need("pair_weight", of="this")[:, 0, 1], [1, 0, 0])
-
-
-def made_within(context: Context, batch: Batch, key: Any) -> Batch:
-    return batch.replace(tokens=batch.need("tokens", of="this") + 1)
-
-
-def test_a_stage_asks_about_what_was_made_before_it(ask: Ask) -> None:
-    """Of its own view too; what it makes itself does not exist when the host is asked."""
-    asked = fn(stages.text_reward, function=hits)
-    state_of = {"policy": Role(None, roles.value(lambda key: np.zeros(2)))}
-    viewed = Algorithm({"there": stages.in_view("other", asked)}, roles=state_of)
-    state = create_state(viewed, 0, Workspace(Path()))
-    two = batch(views={"other": batch()}, example_id=np.zeros(3, np.int32))
-    given, _ = make_experience(viewed, None, lambda name, asked, step, batch: ask(asked, given=batch))(state, two)
-    assert given.views["other"].need("reward", of="this").tolist() == HITS
-    late = Algorithm({"both": fn(stages.chain, stages=(fn(made_within), asked))}, roles=state_of)
-    with pytest.raises(ConfigError, match="stage 'both' asks a text function about texts that it makes itself"):
-        make_experience(late, None, lambda name, asked, step, batch: ask(asked))(state, batch())
-    with pytest.raises(ConfigError, match="needs the tokenizer of its data"):
-        make_experience(viewed)(state, two)
-    with pytest.raises(ConfigError, match="is asked by the stages of a run"):
-        stages.text_reward(Context(), batch(), None, function=hits)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="asks 2 text functions"):
-        text_function(fn(stages.chain, stages=(asked, asked)))
-    assert losses.reinforce  # what reads the weights
