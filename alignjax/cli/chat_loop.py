@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from alignjax.cli.flags import Chat
-from alignjax.cli.generate import check_sampling, wanted_of
+from alignjax.cli.generate import wanted_of
 from alignjax.cli.open_model import open_model
 from alignjax.cli.serve import longest
 from alignjax.config import ConfigError
@@ -49,7 +49,6 @@ def chat(flags: Chat) -> int:
         ConfigError: WHERE cannot be opened, or a flag cannot be meant.
         CheckpointError: If there is nothing trained yet.
     """
-    check_sampling(flags)
     if sys.stdin is None:
         raise ConfigError("standard input is closed; a chat reads what is said from it")
     opened = open_model(flags.where, flags.role, flags.dtype)

@@ -20,12 +20,10 @@ from alignjax.cli import overrides
 from alignjax.cli.catalogue import summary
 from alignjax.cli.config_file import load
 from alignjax.cli.flags import Inspect, Prepare
-from alignjax.cli.inspect_rows import dataset_of_rows, inspect_rows, is_rows
+from alignjax.cli.inspect_rows import dataset_of_rows, inspect_rows, is_rows, percentile_table
 from alignjax.config import ConfigError, nearest, type_name
 from alignjax.data.datasets.records import SCHEMAS, completions_of
 from alignjax.data.prepared import Dataset, located, read_account, rows_of, tokenizer_in
-
-PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 
 
 def prepare(flags: Prepare, options: Sequence[str]) -> int:
@@ -203,20 +201,16 @@ def length_table(dataset: Dataset, splits: list[str]) -> Table:
     """Returns percentiles of tokens per prompt and per longest completion, special tokens and frame not counted.
 
     Args:
-        dataset: A prepared dataset.
-        splits: The splits to show.
+        dataset: The dataset.
+        splits: The splits that have a row each.
     """
-    table = Table(title="tokens", title_justify="left")
-    table.add_column("")
-    for percentile in PERCENTILES:
-        table.add_column("max" if percentile == 100 else f"{percentile} %", justify="right")
+    sizes = {}
     for split in splits:
         _, lengths = rows_of(dataset, split)
-        for column, what in enumerate(("prompt", "completion")):
-            if column == 0 or lengths[:, 2].any():
-                numbers = np.percentile(lengths[:, column], PERCENTILES, method="nearest")
-                table.add_row(f"{split} {what}", *(f"{int(number):,}" for number in numbers))
-    return table
+        sizes[f"{split} prompt"] = lengths[:, 0]
+        if lengths[:, 2].any():
+            sizes[f"{split} completion"] = lengths[:, 1]
+    return percentile_table("tokens", sizes)
 
 
 def _row_panel(dataset: Dataset, split: str, number: int, row: dict[str, Any]) -> Panel:

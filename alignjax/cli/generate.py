@@ -42,7 +42,6 @@ def generate(flags: Generate) -> int:
             that cannot be meant.
         CheckpointError: If there is nothing trained yet.
     """
-    check_sampling(flags)
     if flags.format == "alpaca_eval" and flags.n != 1:
         raise ConfigError(f"--format alpaca_eval holds one output for an instruction; leave out --n {flags.n}")
     file = flags.prompt_file
@@ -54,19 +53,6 @@ def generate(flags: Generate) -> int:
     else:
         _answer_file(flags, opened, rows)
     return 0
-
-
-def check_sampling(flags: Any) -> None:
-    """Raises ConfigError for flags of a command that cannot be meant: numbers that say how tokens are drawn."""
-    for name, good in (
-        ("temperature", lambda value: 0 <= value < math.inf),
-        ("top_k", lambda value: value >= 0),
-        ("top_p", lambda value: 0 < value <= 1),
-        ("max_tokens", lambda value: value >= 1),
-        ("n", lambda value: value >= 1),
-    ):
-        if not good(getattr(flags, name, 1)):
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(flags, name)}; see --help")
 
 
 def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> None:

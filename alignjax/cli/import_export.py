@@ -17,13 +17,13 @@ from alignjax.cli.flags import Export, Import
 from alignjax.cli.model_card import model_card
 from alignjax.cli.open_model import (
     TOKENIZER,
-    config_from,
+    config_of_import,
     dataset_of,
     experiments_in,
     policy_of_run,
     record_of_import,
 )
-from alignjax.config import ConfigError, DataError, Experiment, nearest
+from alignjax.config import ConfigError, DataError, Experiment
 from alignjax.content_hashes import forget_hashes
 from alignjax.data import Dataset, Tokenizer, special_ids, tokenizer_of
 from alignjax.data.prepared import chat_of
@@ -279,10 +279,7 @@ def _write_generation(path: Path, ids: dict[str, Any]) -> None:
 
 
 def _of_import(folder: Path, record: dict[str, Any], role: str) -> Exported:
-    roles = record["config"]["algorithm"]["roles"]
-    if role not in roles:
-        raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
-    config = config_from(roles[role]["model"]["model"])
+    config = config_of_import(folder, record, role)
     params = {"heads": {}, **checkpoint.restore_role(folder, role)}
     return Exported(params, config, record["config"]["imported"]["beside"], folder / TOKENIZER)
 

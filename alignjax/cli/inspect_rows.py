@@ -4,7 +4,7 @@ that reads them, some rows as the model will see them, lengths, and what is wron
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +169,24 @@ def _counted(records: int) -> str:
 
 def _lengths(summary: RowSummary) -> Table:
     title = summary.unit + ("" if summary.tokenizer else " (--tokenizer PATH counts tokens)")
+    sizes = {"prompt": summary.prompt_lengths, "completion": summary.completion_lengths}
+    return percentile_table(title, {name: np.asarray(lengths) for name, lengths in sizes.items() if lengths})
+
+
+def percentile_table(title: str, sizes: Mapping[str, np.ndarray]) -> Table:
+    """Returns percentiles of lengths as a table, a line for each name.
+
+    Args:
+        title: What lengths are counted in.
+        sizes: The lengths by name, at least one each.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for percentile in PERCENTILES:
         table.add_column("max" if percentile == 100 else f"{percentile} %", justify="right")
-    for name, sizes in (("prompt", summary.prompt_lengths), ("completion", summary.completion_lengths)):
-        if sizes:
-            numbers = np.percentile(np.asarray(sizes), PERCENTILES, method="nearest")
-            table.add_row(name, *(f"{int(number):,}" for number in numbers))
+    for name, lengths in sizes.items():
+        numbers = np.percentile(lengths, PERCENTILES, method="nearest")
+        table.add_row(name, *(f"{int(number):,}" for number in numbers))
     return table
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from alignjax.asking import Question, TextRow, answered, calls, check_named, check_parameters
 from alignjax.cli.config_file import imported
 from alignjax.cli.flags import Evaluate
-from alignjax.cli.generate import ROWS, batch_of, check_sampling, fitting_ids, sampled
+from alignjax.cli.generate import ROWS, batch_of, fitting_ids, sampled
 from alignjax.cli.open_model import open_model
 from alignjax.cli.prompt_files import Row, read_prompts
 from alignjax.config import ConfigError, fn, nearest
@@ -48,7 +48,6 @@ def judge_models(flags: Evaluate, arguments: Sequence[str]) -> int:
         raise ConfigError(f"alignjax evaluate --judge takes no overrides, and got {' '.join(arguments)}")
     if flags.judge is None or flags.data is None:
         raise ConfigError("a judge and prompts go together: --data FILE --judge MODULE:FUNCTION")
-    check_sampling(flags)
     if flags.out is not None and flags.out.exists():
         raise ConfigError(f"{flags.out} exists; name a new file with --out")
     function = found_function(flags.judge)

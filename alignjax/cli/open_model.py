@@ -110,22 +110,23 @@ def _of_run(where: str, role: str) -> OpenedModel:
 
 
 def _of_import(folder: Path, record: dict[str, Any], role: str) -> OpenedModel:
-    model = transformer(config_from(_role_of_import(folder, record, role)["model"]["model"]))
+    model = transformer(config_of_import(folder, record, role))
     _check_not_classifier(folder, model)
     tokenizer, frame = tokenizer_and_frame(folder / TOKENIZER)
     params = {"heads": {}, **checkpoint.restore_role(folder, role)}
     imported = record["config"]["imported"]
     told = f" ({imported['numbers']})" if imported.get("numbers") else ""
     line = f"{role} imported into {folder} from {imported['folder']}{told}, {_size(model)}"
-    longest = record["config"]["imported"]["beside"].get("max_position_embeddings")
+    longest = imported["beside"].get("max_position_embeddings")
     return OpenedModel(folder.resolve().name, line, model, params, tokenizer, frame, longest)
 
 
-def _role_of_import(folder: Path, record: dict[str, Any], role: str) -> dict[str, Any]:
+def config_of_import(folder: Path, record: dict[str, Any], role: str) -> TransformerConfig:
+    """Returns the architecture of a role that `alignjax import` wrote. Raises ConfigError if it has no such role."""
     roles = record["config"]["algorithm"]["roles"]
     if role not in roles:
         raise ConfigError(f"{folder} has no role {role!r}.{nearest(role, roles)}")
-    return roles[role]
+    return config_from(roles[role]["model"]["model"])
 
 
 def _of_published(source: Path, role: str, dtype: str | None) -> OpenedModel:

@@ -17,7 +17,6 @@ from alignjax.outside.json_values import (
     parse_array as parse_array,
     parse_json as parse_json,
     read_json as read_json,
-    read_json_lines as read_json_lines,
 )
 from alignjax.outside.packed_text import (
     ARROW_FILE as ARROW_FILE,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignjax.outside.boundary import FETCH_AGAIN, Unreadable, reading
-from alignjax.outside.packed_text import LONGEST_LINE, line_text, lines_of, read_text, unpacked
+from alignjax.outside.packed_text import LONGEST_LINE, line_text, read_text
 
 MOST_NESTED = 200  # levels of arrays and objects; beyond them Python's own recursion ends somewhere
 BLANK = b" \t\r\n"  # of JSON, and no other character is
@@ -218,21 +218,3 @@ def read_json(path: Path, advice: str = FETCH_AGAIN) -> Any:
     """
     with reading(path, advice):
         return parse_json(read_text(path, advice))
-
-
-def read_json_lines(path: Path, advice: str = FETCH_AGAIN) -> Iterator[tuple[int, Any]]:
-    """Yields (line number, value) of a file of JSON lines; blank lines are passed over.
-
-    Args:
-        path: The file.
-        advice: What to do about a damaged one.
-
-    Raises:
-        ReadError: It cannot be read, or a line is not JSON.
-    """
-    with reading(path, advice), unpacked(path) as file:
-        for number, line in lines_of(file):
-            if line.strip(BLANK):
-                with reading(f"line {number} of {path}", advice):
-                    value = parse_json(line_text(line))
-                yield number, value

@@ -28,9 +28,9 @@ from alignjax.data import (
     tokenizer_of,
 )
 from alignjax.data.datasets.from_files import final_number
-from alignjax.data.datasets.parsed_files import parse_file
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.prepared import Dataset, rows_of
+from tests.support.row_files import parse_file
 
 QUIET = {"vocab_size": 300, "test_fraction": 0.0}
 

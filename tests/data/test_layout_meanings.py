@@ -14,10 +14,9 @@ from alignjax import data
 from alignjax.config import DataError
 from alignjax.data import Instructions
 from alignjax.data.datasets.layout_fields import SCORES
-from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
 from tests.support.published_lists import LISTS, TREE, help_steer, rated
 from tests.support.published_rows import CASES, reply, said_by, talk
-from tests.support.row_files import parsed
+from tests.support.row_files import ParsedFile, parse_file, parsed
 
 FIVE = ("Prompts", "Instructions", "Preferences", "Thumbs", "Rankings")
 SERVED = [(name, rows, kind, wanted) for name, rows, served in (*CASES, *LISTS) for kind, wanted in served.items()]

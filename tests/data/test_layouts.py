@@ -18,13 +18,12 @@ from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Prompts, Rankings
 from alignjax.data.datasets.known_layouts import LAYOUTS
 from alignjax.data.datasets.layouts import sentence
-from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_shapes import SHAPES, shape_of, shapes
 from tests.support.published_lists import LISTS, TREE, help_steer, rated
 from tests.support.published_rows import CASES, said_by, talk
-from tests.support.row_files import parsed
+from tests.support.row_files import ParsedFile, parse_file, parsed
 
 FIVE = ("Prompts", "Instructions", "Preferences", "Thumbs", "Rankings")
 SERVED = [(name, rows, kind, wanted) for name, rows, served in (*CASES, *LISTS) for kind, wanted in served.items()]

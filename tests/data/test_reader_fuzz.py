@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from alignjax import data
 from alignjax.config import ConfigError, DataError
 from alignjax.data.datasets.from_files import File
-from alignjax.data.datasets.parsed_files import ParsedFile, parse_file
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.outside import Huge, Unreadable, parse_json
+from tests.support.row_files import ParsedFile, parse_file
 
 FEW, MANY = 100, 1000
 

@@ -22,10 +22,9 @@ from alignjax import data
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Preferences, Prompts, Rankings
 from alignjax.data.datasets import layouts, preparation
-from alignjax.data.datasets.parsed_files import parse_file
 from alignjax.data.datasets.row_files import existing_path
 from alignjax.outside import ReadError, Unreadable, WriteError, parse_json, read_text, reading, user_path, writing
-from tests.support.row_files import parsed, prompts_of
+from tests.support.row_files import parse_file, parsed, prompts_of
 
 ROWS = [{"prompt": f"p {n}", "chosen": "yes", "rejected": "no"} for n in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -20,9 +20,8 @@ import pytest
 from alignjax.config import ConfigError, DataError
 from alignjax.data import Preferences, Prompts
 from alignjax.data.datasets import row_files
-from alignjax.data.datasets.parsed_files import parse_file
 from alignjax.data.datasets.row_files import blocks_of, kind_of, rows_of_block
-from tests.support.row_files import parsed, prompts_of
+from tests.support.row_files import parse_file, parsed, prompts_of
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": f'p {n}, "q"\nnext', "chosen": f"yes {n}", "rejected": "no", "weight": 0.5 + n} for n in range(7)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -350,4 +349,4 @@ def _judged(row: Row, label_field: str, label: Any = 1.0) -> dict[str, Any]:
     if label_field:
         held = "label" if "label" in row else label_field
         label = number_field({label_field: row.get(held)}, label_field, 0.0, 1.0)
-    return {"preference": label, "weight": number_field(row, "weight", 0.0, math.inf) if "weight" in row else 1.0}
+    return {"preference": label, "weight": number_field(row, "weight", low=0.0) if "weight" in row else 1.0}

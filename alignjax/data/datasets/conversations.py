@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from alignjax.data.datasets.framing import Framed, framed
-from alignjax.data.datasets.parsing import BadRow, checked_text
+from alignjax.data.datasets.parsing import BadRow, as_json, checked_text
 from alignjax.data.datasets.records import Record
 from alignjax.data.text.chat import completion_text, messages_of, without_thinking
 from alignjax.data.text.template_process import rendered
@@ -59,7 +58,7 @@ def conversation(
     chat = {"turns": messages_of(prompt, asked), "ends": ends, "words": {**words, **more}}
     chat |= {"each_turn": True} if turns == "all" else {}
     if chat["words"] or any(len(message) > 2 for message in (*chat["turns"], *ends)):
-        chat = as_json(chat)
+        chat = as_json(chat, "messages, tools or documents")
     return {"prompt": "", "completions": texts, "chats": (chat,)}
 
 
@@ -67,14 +66,6 @@ def _without_thinking(answer: Any, name: str) -> Any:
     if isinstance(answer, str):
         return without_thinking({"role": "assistant", "content": answer})["content"]
     return [without_thinking(turn) for turn in messages_of(answer, name)]
-
-
-def as_json(value: Any) -> Any:
-    """Returns a value as JSON has it, all that templates are given. Raises BadRow for another one."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRow("messages, tools or documents are not JSON", str(error)) from None
 
 
 def written(

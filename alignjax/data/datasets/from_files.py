@@ -16,10 +16,17 @@ import numpy as np
 
 from alignjax.config import ConfigError, check_ranges
 from alignjax.data.datasets import layouts
-from alignjax.data.datasets.conversations import as_json
 from alignjax.data.datasets.file_sets import FileSet, Paths, file_set
 from alignjax.data.datasets.parsed_files import RowParser, Tally, refuse_bad
-from alignjax.data.datasets.parsing import BadRow, checked_text, is_text, number_field, shown_number, text_field
+from alignjax.data.datasets.parsing import (
+    BadRow,
+    as_json,
+    checked_text,
+    is_text,
+    number_field,
+    shown_number,
+    text_field,
+)
 from alignjax.data.datasets.preparation import Room, spool_files
 from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_files import file_hash
@@ -230,7 +237,7 @@ def final_number(solution: str) -> float:
     if not match:
         raise BadRow("field 'answer' does not end in '#### number'")
     text = match.group(1).replace(",", "")
-    value = number_field({"answer": float(text)}, "answer", -math.inf, math.inf)
+    value = number_field({"answer": float(text)}, "answer")
     if not _told_apart(text):
         raise BadRow("the number after '####' has more digits than float32 tells apart", shown_number(text))
     return value
@@ -261,8 +268,8 @@ def answered(value: Any, name: str) -> dict[str, Any]:
         number = float(digits) if abs(float(digits)) < 3e38 and _told_apart(digits) else math.nan
         return {"answer": number, "meta": {"answer": text}}
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | Huge):
-        return {"meta": {"answer": as_json(value)}}
-    number = number_field({name: value}, name, -math.inf, math.inf)
+        return {"meta": {"answer": as_json(value, "answers")}}
+    number = number_field({name: value}, name)
     return {"answer": number, "meta": {"answer": shown_number(value)}}
 
 

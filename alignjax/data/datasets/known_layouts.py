@@ -26,7 +26,7 @@ def _pairs(read: Reading) -> dict[str, Reading]:
     return {"Preferences": several.in_pairs(read), "Rankings": read}
 
 
-TEXT, NUMBER, OBJECT, OBJECTS = shapes("text", "transcript"), shapes("number"), shapes("object"), shapes("objects")
+TEXT, OBJECT, OBJECTS = shapes("text", "transcript"), shapes("object"), shapes("objects")
 TALK, TRANSCRIPT, FROM = shapes("talk"), shapes("transcript"), shapes("from_talk")
 ANSWER = shapes(
     but="list talk talks texts from_talk from_reply"

@@ -7,7 +7,6 @@ completions, scores, label, and answer, weight, tools beside them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -149,7 +148,7 @@ def tied(row: Row) -> Fields:
     names = next((pair for pair in SCORES if {*pair} <= row.keys()), None)
     if names is None:
         return {}
-    better, worse = (_number(row, name) for name in names)
+    better, worse = (number_field(row, name) for name in names)
     if better < worse:
         raise BadRow(f"{names[0]} is below {names[1]}", f"{better:g} and {worse:g}")
     return {"label": 0.5} if better == worse else {}
@@ -231,7 +230,3 @@ def stepwise(row: Row) -> list[Fields]:
 def parsed_tools(tools: Any) -> Any:
     """Returns tools as a list where they are written as JSON in a text, as many files have them. Raises BadRow."""
     return json_value(tools, "field 'tools'") if isinstance(tools, str) and tools.strip() else tools or None
-
-
-def _number(row: Row, name: str) -> float:
-    return number_field(row, name, -math.inf, math.inf)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ def nectar(row: Row) -> Fields:
     if isinstance(prompt, str) and prompt.lstrip().startswith("Human:"):
         prompt = messages_in(prompt, "prompt")
         prompt = prompt[:-1] if prompt[-1] == {"role": "assistant", "content": ""} else prompt  # the turn to be filled
-    scores = [-number_field(each, "rank", 0.0, math.inf) for each in answers]
+    scores = [-number_field(each, "rank", low=0.0) for each in answers]
     return {"prompt": prompt, "completions": [text_field(each, "answer") for each in answers], "scores": scores}
 
 
@@ -38,7 +37,7 @@ def ultra_feedback(row: Row, named: str) -> Fields:
 
 def _rating(answer: Row, named: str) -> float:
     if named in answer:
-        return _number(answer, named)
+        return number_field(answer, named)
     aspects = answer.get("annotations")
     aspect = aspects.get(named) if isinstance(aspects, Mapping) else None
     if not isinstance(aspect, Mapping):
@@ -48,7 +47,7 @@ def _rating(answer: Row, named: str) -> float:
         number = float(rating) if isinstance(rating, str) else rating
     except ValueError:
         raise BadRow(f"the rating of {named!r} is no number", str(rating)[:40]) from None
-    return _number({named: number}, named)
+    return number_field({named: number}, named)
 
 
 def help_steer_2(rows: Sequence[Row], named: str) -> Fields:
@@ -65,7 +64,7 @@ def help_steer_2(rows: Sequence[Row], named: str) -> Fields:
         raise BadRow(
             "a prompt with one response: rows that share a prompt must stand one after another, sort them by it"
         )
-    scores = [_number(row, named) for row in rows]
+    scores = [number_field(row, named) for row in rows]
     prompt = marked_messages(rows[0]["prompt"], "prompt")
     return {"prompt": prompt, "completions": [text_field(row, "response") for row in rows], "scores": scores}
 
@@ -97,7 +96,7 @@ def help_steer_2_pair(row: Row) -> Fields:
 
 def shp(row: Row) -> Fields:
     """Returns two comments with their votes as scores. Raises BadRow where labels says the contrary of them."""
-    scores = [_number(row, f"score_{side}") for side in "AB"]
+    scores = [number_field(row, f"score_{side}") for side in "AB"]
     better = number_field(row, "labels", 0.0, 1.0)
     if (better > 0.5) != (scores[0] > scores[1]) and scores[0] != scores[1]:
         raise BadRow("field 'labels' is not what score_A and score_B say", f"{better:g}, {scores[0]:g}, {scores[1]:g}")
@@ -189,30 +188,11 @@ def checked_list(fields: Row) -> tuple[list[Any], list[float]]:
     texts, scores = field(fields, "completions"), field(fields, "scores")
     if not isinstance(texts, list) or not isinstance(scores, list) or len(texts) != len(scores) or len(texts) < 2:
         raise BadRow("fields 'completions' and 'scores' are not two lists of one length, 2 or more")
-    return texts, [_number({"scores": score}, "scores") for score in scores]
+    return texts, [number_field({"scores": score}, "scores") for score in scores]
 
 
 def _same(first: Any, second: Any) -> bool:
     return same_text(first, second) if isinstance(first, str) and isinstance(second, str) else first == second
-
-
-def best(read: Callable[..., Any]) -> Callable[..., list[Fields]]:
-    """Returns the function that takes of lists with scores the completion with the highest, the first of them in a tie.
-
-    Args:
-        read: The function, which returns completions and scores.
-    """
-
-    def chosen(*given: Any) -> list[Fields]:
-        lists = read(*given)
-        return [_best(one) for one in (lists if isinstance(lists, list) else [lists])]
-
-    return chosen
-
-
-def _best(fields: Fields) -> Fields:
-    texts, scores = checked_list(fields)
-    return {"prompt": fields["prompt"], "completion": texts[scores.index(max(scores))]}
 
 
 def _objects(row: Row, column: str) -> list[Row]:
@@ -220,7 +200,3 @@ def _objects(row: Row, column: str) -> list[Row]:
     if not isinstance(values, list) or not all(isinstance(each, Mapping) for each in values):
         raise BadRow(f"field {column!r} is not a list of objects")
     return values
-
-
-def _number(row: Row, name: str) -> float:
-    return number_field(row, name, -math.inf, math.inf)

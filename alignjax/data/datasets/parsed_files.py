@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignjax.config import DataError
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
-from alignjax.data.datasets.row_files import KINDS, Block, blocks_of, kind_of, rows_of_block
+from alignjax.data.datasets.row_files import Block, rows_of_block
 from alignjax.data.datasets.row_groups import in_groups
 from alignjax.outside import Unreadable
 
@@ -94,52 +94,6 @@ class Tally:
         return f"{total:,} bad row{'s' if total > 1 else ''}: {'; '.join(parts)}" if total else ""
 
 
-@dataclasses.dataclass(frozen=True)
-class ParsedFile:
-    """The content of a file.
-
-    Args:
-        records: The good rows, with their line numbers in `meta`.
-        tally: What was counted on the way.
-    """
-
-    records: Sequence[Record]
-    tally: Tally
-
-    @property
-    def bad(self) -> Mapping[str, Sequence[int]]:
-        """The numbers of the first bad rows, by the reason why they are bad."""
-        return self.tally.bad
-
-    @property
-    def wheres(self) -> Mapping[str, str]:
-        """What is wrong with the first row of each reason, where there is more to say."""
-        return self.tally.wheres
-
-    @property
-    def layouts(self) -> Mapping[str, int]:
-        """How many records have each layout."""
-        return self.tally.layouts
-
-    @property
-    def since(self) -> Mapping[str, Any]:
-        """The number of the first row of each layout."""
-        return self.tally.since
-
-    @property
-    def unit(self) -> str:
-        """What the numbers count: "line" or "row"."""
-        return self.tally.unit
-
-    def account(self) -> dict[str, Any]:
-        """Returns the account of the rows; see `Tally.account`."""
-        return self.tally.account()
-
-    def sentence(self) -> str:
-        """Returns the bad rows in words; see `Tally.sentence`."""
-        return self.tally.sentence()
-
-
 class RowParser(NamedTuple):
     """What makes records of rows.
 
@@ -153,35 +107,6 @@ class RowParser(NamedTuple):
     parse: Callable[[Any], Record | Sequence[Record]]
     finish: Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None = None
     together: Callable[[Mapping[str, Any]], Hashable] | None = None
-
-
-def parse_file(
-    path: Path,
-    parse: Callable[[Any], Record | Sequence[Record]],
-    bad_rows: str,
-    columns: Collection[str] | None = None,
-    finish: Callable[[Iterator[Record]], Iterator[tuple[Record, BadRow | None]]] | None = None,
-    together: Callable[[Mapping[str, Any]], Hashable] | None = None,
-) -> ParsedFile:
-    """Reads a file of rows into memory, packed or not; its content tells what it holds. A null is not there.
-
-    Args:
-        path: The file.
-        parse: See `RowParser`.
-        bad_rows: "skip" counts the rows that `parse` refuses; "refuse" makes them an error.
-        columns: The columns of a table that are read; None for all.
-        finish: See `RowParser`.
-        together: See `RowParser`.
-
-    Raises:
-        DataError: The file is damaged, or holds bad rows that are refused; all of them are named.
-        ConfigError: A table cannot be read without pyarrow.
-    """
-    kind = kind_of(path)
-    tally, parser = Tally(unit=KINDS[kind].unit), RowParser(parse, finish, together)
-    parsed = ParsedFile(list(records_of(path, blocks_of(path, kind, columns), parser, tally)), tally)
-    refuse_bad(path, tally, bad_rows)
-    return parsed
 
 
 def refuse_bad(path: Path | str, tally: Tally, bad_rows: str) -> None:

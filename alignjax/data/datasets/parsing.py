@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -18,7 +20,7 @@ _LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
 
 class BadRow(ValueError):
-    """A reason why one row cannot be used. Raised by parsers, counted by `parse_file`.
+    """A reason why one row cannot be used. Raised by parsers, counted by `Tally`.
 
     Args:
         why: The reason, in words that many rows may share.
@@ -90,7 +92,7 @@ def checked_text(value: Any, name: str) -> str:
     return value
 
 
-def number_field(row: Mapping[str, Any], name: str, low: float, high: float) -> float:
+def number_field(row: Mapping[str, Any], name: str, low: float = -math.inf, high: float = math.inf) -> float:
     """Returns a field that must be a number (or a boolean) in [low, high].
 
     Args:
@@ -124,3 +126,11 @@ def shown_number(value: Any) -> str:
     if isinstance(value, int) and abs(value).bit_length() > 14_000:  # Python refuses to write it
         return f"a whole number of {value.bit_length():,} bits"
     return str(value if isinstance(value, Huge) else Huge(str(value)))
+
+
+def as_json(value: Any, what: str) -> Any:
+    """Returns a value as JSON has it, all that templates are given. Raises BadRow for another one, which is `what`."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRow(f"{what} are not JSON", str(error)) from None

@@ -10,7 +10,7 @@ from alignjax.data.datasets.conversations import conversation, written
 from alignjax.data.datasets.framing import encoded
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
-from alignjax.data.prepared import Chat, Dataset, chat_of, tokenizer_of
+from alignjax.data.prepared import Chat, Dataset, chat_of
 from alignjax.data.sources.batch_layout import prompt_ids
 from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.workspace import Workspace
@@ -32,20 +32,6 @@ def frame_of(dataset: Dataset, workspace: Workspace | None = None) -> Frame:
         workspace: The run that asks, whose prepared files say which template that was; None for no run.
     """
     return Frame(chat_of(dataset, workspace), dataset.prefix, dataset.suffix)
-
-
-def asked_tokens(prompts: Sequence[Any], dataset: Dataset, workspace: Workspace | None = None) -> list[list[int]]:
-    """Returns the token ids of prompts as in the rows of a dataset: see `written_tokens`.
-
-    Args:
-        prompts: Text or a list of messages each.
-        dataset: What the policy was trained on.
-        workspace: Its run, whose prepared files say which template that was; None for no run.
-
-    Raises:
-        ConfigError: A prompt is neither, or the template refuses it; its number is said.
-    """
-    return written_tokens(prompts, tokenizer_of(dataset, workspace), frame_of(dataset, workspace))
 
 
 def written_tokens(

@@ -10,9 +10,10 @@ from typing import Any
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.framing import end_of
-from alignjax.data.datasets.parsing import BadRow, checked_text, is_text
+from alignjax.data.datasets.parsing import BadRow, as_json, checked_text, is_text
 from alignjax.data.text.special_tokens import NAMING, json_object
 from alignjax.data.text.template_process import rendered
+from alignjax.data.text.template_worker import REASONING
 from alignjax.data.text.tokenizers import Tokenizer, tokenizer_file
 from alignjax.gguf_files import is_gguf
 from alignjax.outside import user_path
@@ -22,9 +23,6 @@ DEFAULT_TEMPLATE = """{{ bos_token }}{% for message in messages %}{{ message.rol
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-
-# Fields of a message that hold what the assistant thinks before it answers.
-REASONING = ("reasoning_content", "thinking", "reasoning")
 
 # Stands for the content of a message where the text around it is asked for: of Unicode's private use, so in no text.
 _CONTENT = "\U000f0000"
@@ -160,20 +158,12 @@ def render(messages: Sequence[Mapping[str, Any]], template: str = "", open_turn:
         BadRow: The template refuses the messages, or fails.
         ConfigError: The template does not parse, or takes more time or memory than a template may.
     """
-    row = {"turns": _plain(list(messages), "messages"), "open": open_turn}
-    words = {"bos_token": "", "eos_token": "", **_plain(words, "words of the template")}
+    row = {"turns": as_json(list(messages), "messages"), "open": open_turn}
+    words = {"bos_token": "", "eos_token": "", **as_json(words, "words of the template")}
     (answer,) = rendered(load_template(template), words, [row])
     if "bad" in answer:
         raise BadRow(answer["bad"])
     return answer["prompt"]
-
-
-def _plain(value: Any, what: str) -> Any:
-    """A value as JSON has it, all that templates are given. Raises BadRow for another one."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRow(f"the {what} are not JSON: {error}") from None
 
 
 def turn_end(tokenizer: Tokenizer, template: str = "") -> tuple[int, ...]:

@@ -17,15 +17,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from alignjax.config import ConfigError
 from alignjax.content_hashes import content_hash
-from alignjax.data.text.sentencepiece import backend_of_model
+from alignjax.data.text.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNUSED, USER, backend_of_model
 from alignjax.gguf_files import Header, read_header
 from alignjax.json_shapes import check_shape
 from alignjax.outside import cache_root, reading
 from alignjax.workspace import whole_file, write_json
 
 FORMAT = 1  # raise it when what is written changes
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # types of tokens, as SentencePiece numbers them
-_BPE = 2
 _SPECIAL = {"bos": "bos", "eos": "eos", "padding": "pad", "unknown": "unk"}  # the names there and in our files
 _ENDS = ("eos", "eot", "eom")  # of a text, a turn, a message with a tool call
 
@@ -127,14 +125,14 @@ def _vocabulary(header: Header) -> _Vocabulary:
             "Name another tokenizer with tokenizer="
         )
     tokens = _entry(header, "tokens", list[str], [])
-    types = _entry(header, "token_type", list[int], [_NORMAL] * len(tokens))
+    types = _entry(header, "token_type", list[int], [NORMAL] * len(tokens))
     scores = _entry(header, "scores", list[float], [0.0] * len(tokens))
     if not tokens or not len(tokens) == len(types) == len(scores):
         raise ConfigError(
             f"{header.path}: its tokenizer has {len(tokens)} tokens, {len(types)} types and {len(scores)} scores; "
             "download it again"
         )
-    last = max((number for number, kind in enumerate(types, start=1) if kind != _UNUSED), default=0)
+    last = max((number for number, kind in enumerate(types, start=1) if kind != UNUSED), default=0)
     tokens, types, scores = tokens[:last], types[:last], scores[:last]
     twice, times = Counter(tokens).most_common(1)[0] if tokens else ("", 1)
     if times > 1:
@@ -173,8 +171,8 @@ def _merging(header: Header, vocabulary: _Vocabulary) -> hf.Tokenizer:
         backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True):
-        if kind in (_CONTROL, _USER):
-            backend.add_tokens([hf.AddedToken(token, normalized=False, special=kind == _CONTROL)])
+        if kind in (CONTROL, USER):
+            backend.add_tokens([hf.AddedToken(token, normalized=False, special=kind == CONTROL)])
     return backend
 
 
@@ -186,9 +184,9 @@ def _scored(header: Header, vocabulary: _Vocabulary) -> hf.Tokenizer:
     model = SimpleNamespace(
         pieces=[SimpleNamespace(piece=piece, score=score, type=kind) for piece, score, kind in pieces],
         trainer_spec=SimpleNamespace(
-            model_type=_BPE,
+            model_type=BPE,
             treat_whitespace_as_suffix=False,
-            byte_fallback=_BYTE in vocabulary.types,
+            byte_fallback=BYTE in vocabulary.types,
             unk_surface=" ⁇ ",
         ),
         normalizer_spec=SimpleNamespace(

@@ -23,8 +23,8 @@ from alignjax.outside import user_path
 SPACE = "▁"  # U+2581, what a space is in a piece
 
 # Numbers of sentencepiece_model.proto: the types of a piece and the models.
-_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
-_UNIGRAM, _BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+UNIGRAM, BPE = 1, 2
 
 
 def _parsed(path: Path) -> Any:
@@ -60,18 +60,18 @@ def _check(path: Path, model: Any) -> None:
     """Raises ConfigError for a model that tokenizers would read differently."""
     trainer, rules = model.trainer_spec, model.normalizer_spec
     for wrong, what in (
-        (trainer.model_type not in (_UNIGRAM, _BPE), "it is a word or char model, neither unigram nor BPE"),
+        (trainer.model_type not in (UNIGRAM, BPE), "it is a word or char model, neither unigram nor BPE"),
         (trainer.treat_whitespace_as_suffix, "treat_whitespace_as_suffix is set"),
         (not rules.escape_whitespaces, "escape_whitespaces is off"),
         (bool(model.denormalizer_spec.precompiled_charsmap), "it rewrites decoded text (denormalizer_spec)"),
-        (bool(_pieces(model, _UNUSED)), "it has pieces of type UNUSED"),
-        (len(_pieces(model, _UNKNOWN)) != 1, "it has not exactly one unknown piece"),
+        (bool(_pieces(model, UNUSED)), "it has pieces of type UNUSED"),
+        (len(_pieces(model, UNKNOWN)) != 1, "it has not exactly one unknown piece"),
         (len({piece.piece for piece in model.pieces}) < len(model.pieces), "a piece occurs twice"),
     ):
         if wrong:
             raise _inexact(path, what)
     # A character that is in pieces but none itself can be merged in sentencepiece, and is unknown in tokenizers.
-    ordinary = _pieces(model, _NORMAL)
+    ordinary = _pieces(model, NORMAL)
     alone = {piece for piece in ordinary if len(piece) == 1}
     for piece in ordinary:
         if not alone.issuperset(piece):
@@ -87,7 +87,7 @@ def _cut_bytes(path: Path, model: Any) -> list[pre_tokenizers.PreTokenizer]:
     """A cut inside texts that spell a byte piece out: "<0x41>" is six characters in sentencepiece, never one piece."""
     if not model.trainer_spec.byte_fallback:
         return []
-    for piece in _pieces(model, _NORMAL, _USER):
+    for piece in _pieces(model, NORMAL, USER):
         if "<0" in piece:
             raise _inexact(path, f"piece {piece!r} looks like the start of a byte piece")
     return [pre_tokenizers.Split(hf.Regex(r"<(?=0x[0-9A-F]{2}>)"), "merged_with_previous")]
@@ -95,15 +95,15 @@ def _cut_bytes(path: Path, model: Any) -> list[pre_tokenizers.PreTokenizer]:
 
 def _unigram(path: Path, model: Any) -> tuple[models.Unigram, list[pre_tokenizers.PreTokenizer]]:
     """A unigram model; a user-defined piece has sentencepiece's own score, -0.1: above what any other piece has."""
-    scores = [(piece.piece, -0.1 if piece.type == _USER else piece.score) for piece in model.pieces]
-    unknown = [piece.type for piece in model.pieces].index(_UNKNOWN)
+    scores = [(piece.piece, -0.1 if piece.type == USER else piece.score) for piece in model.pieces]
+    unknown = [piece.type for piece in model.pieces].index(UNKNOWN)
     return models.Unigram(scores, unknown, model.trainer_spec.byte_fallback), _cut_bytes(path, model)
 
 
 def _merges(path: Path, model: Any) -> list[tuple[str, str]]:
     """All pairs of pieces that make a piece, the piece with the highest score first: sentencepiece keeps no merges, it
     joins the neighbors whose piece scores highest."""
-    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL}
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == NORMAL}
     merges: list[tuple[str, str]] = []
     before: tuple[float, str] | None = None
     for piece in sorted(scores, key=lambda piece: -scores[piece]):
@@ -118,11 +118,11 @@ def _merges(path: Path, model: Any) -> list[tuple[str, str]]:
 
 def _bpe(path: Path, model: Any) -> tuple[models.BPE, list[pre_tokenizers.PreTokenizer]]:
     """A BPE model; user-defined pieces are cut out first, and looked up whole (ignore_merges)."""
-    user = _pieces(model, _USER)
+    user = _pieces(model, USER)
     rules: dict[str, Any] = {
         "vocab": {piece.piece: i for i, piece in enumerate(model.pieces)},
         "merges": _merges(path, model),
-        "unk_token": _pieces(model, _UNKNOWN)[0],
+        "unk_token": _pieces(model, UNKNOWN)[0],
         "fuse_unk": True,
         "byte_fallback": model.trainer_spec.byte_fallback,
     }
@@ -130,7 +130,7 @@ def _bpe(path: Path, model: Any) -> tuple[models.BPE, list[pre_tokenizers.PreTok
     if not user:
         return merging, []
     # What lies between them is looked up whole as well, which is right only if merging would end there.
-    for piece in _pieces(model, _NORMAL):
+    for piece in _pieces(model, NORMAL):
         if len(merging.tokenize(piece)) != 1:
             raise _inexact(path, f"it has user-defined pieces, and merging never makes its piece {piece!r}")
     split = pre_tokenizers.Split(hf.Regex(_any(user)), "isolated")
@@ -144,7 +144,7 @@ def _normalizer(path: Path, model: Any) -> normalizers.Normalizer:
     prefix = [normalizers.Prepend(SPACE)] if rules.add_dummy_prefix else []
     if rules.precompiled_charsmap:
         charsmap = normalizers.Precompiled(rules.precompiled_charsmap)
-        for piece in _pieces(model, _USER):
+        for piece in _pieces(model, USER):
             if charsmap.normalize_str(piece) != piece:
                 raise _inexact(path, f"its characters' map would change the user-defined piece {piece!r}")
         # It is applied to a grapheme at a time; this one is two characters in sentencepiece.
@@ -157,7 +157,7 @@ def _normalizer(path: Path, model: Any) -> normalizers.Normalizer:
 def _decoder(model: Any) -> decoders.Decoder:
     """Pieces as text: control pieces vanish, bytes are joined, the dummy prefix goes."""
     trainer, rules = model.trainer_spec, model.normalizer_spec
-    control, unknown = _pieces(model, _CONTROL), _pieces(model, _UNKNOWN)
+    control, unknown = _pieces(model, CONTROL), _pieces(model, UNKNOWN)
     # Token by token up to Fuse, on the whole text after it.
     steps: list[decoders.Decoder] = [decoders.Replace(hf.Regex(rf"\A(?:{_any(unknown)})\z"), trainer.unk_surface)]
     if control:
@@ -216,7 +216,7 @@ def backend_of_model(path: Path, model: Any) -> hf.Tokenizer:
         ConfigError: The model cannot be represented.
     """
     _check(path, model)
-    kind = _unigram if model.trainer_spec.model_type == _UNIGRAM else _bpe
+    kind = _unigram if model.trainer_spec.model_type == UNIGRAM else _bpe
     rules, splits = kind(path, model)
     backend = hf.Tokenizer(rules)
     backend.normalizer = _normalizer(path, model)
@@ -230,6 +230,6 @@ def backend_of_model(path: Path, model: Any) -> hf.Tokenizer:
             "form does not",
             stacklevel=2,
         )
-    marks = _pieces(model, _CONTROL, _UNKNOWN)
+    marks = _pieces(model, CONTROL, UNKNOWN)
     backend.add_special_tokens([hf.AddedToken(mark, normalized=False, special=True) for mark in marks])
     return backend

@@ -48,7 +48,7 @@ _AROUND = {OPENED: chr(MARK + MARKS + 1), CLOSED: chr(MARK + MARKS + 2)}
 _GENERATED = re.compile(f"([{''.join(_AROUND.values())}])")
 
 # Names under which messages carry their reasoning, as transformers hands them on.
-_REASONING = ("reasoning_content", "thinking", "reasoning")
+REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class Refused(Exception):
@@ -121,7 +121,7 @@ def compiled(template: str) -> jinja2.Template:
 def _as_templates_see(message: Message) -> Message:
     """A message without null fields, and with its reasoning under every name that templates read."""
     plain = {key: value for key, value in message.items() if value is not None}
-    reasoning = next((plain[key] for key in _REASONING if key in plain), None)
+    reasoning = next((plain[key] for key in REASONING if key in plain), None)
     return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
 
 
