@@ -150,21 +150,22 @@ def sft(sizes: Sizes) -> Experiment:
     return Experiment(algorithm, fn(instructions, batch_size=sizes.batch_size, **texts(sizes)), sizes.sft_steps)
 
 
-def judge(sizes: Sizes, seed: int) -> Experiment:
+def judge(sizes: Sizes, seed: int, sft_step: str = "sft") -> Experiment:
     """Returns the step that trains a preference model: the human summary of a post beats that of another post, two
     corrupted copies, and a sample of the SFT policy. Its backbone starts from that policy, which can read already.
 
     Args:
         sizes: The sizes of the pipeline.
         seed: The seed of the run.
+        sft_step: The step that trained this SFT policy.
     """
     algorithm = algorithms.preference_model(
         judge_model(sizes),
         n=4,
         reading="apart",
-        sampler=Role(policy_model(sizes), restored("sft", "policy")),
+        sampler=Role(policy_model(sizes), restored(sft_step, "policy")),
         max_tokens=sizes.completion_length,
-        start=restored("sft", "policy", grow=True),
+        start=restored(sft_step, "policy", grow=True),
         optimizer=optimizer(sizes.judge_rate, sizes.judge_steps),
     )
     source = fn(candidates, batch_size=sizes.judge_batch_size, **texts(sizes))
@@ -280,7 +281,9 @@ def prepared(sizes: Sizes) -> dict[str, Any]:
     return {"data": fn(prepare, dataset=sizes.dataset), "sft": sft(sizes), "preference": judge(sizes, seed=1)}
 
 
-def compared(sizes: Sizes, steps: Mapping[str, Any], *players: Player, title: str) -> Pipeline:
+def compared(
+    sizes: Sizes, steps: Mapping[str, Any], *players: Player, title: str, held_out: Mapping[str, Any] | None = None
+) -> Pipeline:
     """Puts a whole study together, from nothing to a report of win rates against the SFT policy.
 
     Args:
@@ -288,6 +291,8 @@ def compared(sizes: Sizes, steps: Mapping[str, Any], *players: Player, title: st
       steps: what stands between the judges and the tournament, by name.
       *players: the policies of those steps that take part in the tournament.
       title: of the report.
+      held_out: the steps that make the judge that decides, of which one has the name "held_out"; None: one that differs
+        from the training judge in its seed alone.
 
     Returns:
       The pipeline.
@@ -295,7 +300,7 @@ def compared(sizes: Sizes, steps: Mapping[str, Any], *players: Player, title: st
     return Pipeline(
         {
             **prepared(sizes),
-            "held_out": judge(sizes, seed=2),
+            **(held_out or {"held_out": judge(sizes, seed=2)}),
             **steps,
             "evaluate": tournament(sizes, *players),
             "report": fn(write, title=title, dataset=sizes.dataset),
