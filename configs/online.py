@@ -6,6 +6,11 @@
 All start from the same SFT policy, and those with a judge ask the same preference model. For a recipe of your own, add
 a line to RECIPES. Temperatures are matched to online IPO's TAU where a method has one; other numbers are starting
 points, not tuned ones.
+
+On docstrings still, and not on the exact task of configs/quickstart.py: SPIN and RIVAL play against human texts that
+are right, where the demonstrations of the exact task are lazy by design, and OPTune and cOFS-DPO need posts that come
+again or that split into two domains. So the win rates here are by a judge of form, and what configs/docstrings.py says
+of them holds: they compare nothing by themselves. Experiments on exact tasks do.
 """
 
 from __future__ import annotations

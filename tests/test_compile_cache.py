@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from alignjax.cli import compile_cache
-from alignjax.cli.compile_cache import keep_compiled_programs, program_folder
+from alignjax.cli import compile_cache, is_tiny
+from alignjax.cli.compile_cache import QUICK, compile_quickly, keep_compiled_programs, program_folder
 from tests.support.toy_configs import ONE, in_a_folder
 
 
@@ -128,3 +128,34 @@ def test_a_second_start_compiles_nothing_and_learns_the_same(tmp_path: Path, mon
         assert sums[0] == sums[1] == sums[2]
         losses = [[json.loads(line)["loss"] for line in (run / "metrics.jsonl").open()] for run in runs]
         assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "quick"),
+    [
+        ("train configs/quickstart.py:tiny", True),
+        ("train --run-dir runs/a configs/losses.py:kto-tiny --all.steps 2", True),
+        ("train configs/quickstart.py", False),
+        ("train configs/quickstart.py --run-dir=a:tiny", False),
+        ("train configs/quickstart.py:tiny --dry-run --compile", False),  # sizes of the programs that a run would get
+        ("report runs/a:tiny", False),
+    ],
+)
+def test_modes_of_a_few_steps_compile_quickly(words: str, quick: bool) -> None:
+    assert is_tiny(words.split()) == quick
+
+
+@pytest.mark.parametrize(("release", "flags"), [("0.10.2", list(QUICK[1:])), ("0.11.0", [])])
+def test_quick_compiling_leaves_what_the_user_says(
+    settings: dict[str, object], monkeypatch: pytest.MonkeyPatch, release: str, flags: list[str]
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: release)
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=4")
+    compile_quickly()
+    assert os.environ["XLA_FLAGS"].split() == ["--xla_cpu_parallel_codegen_split_count=4", *flags]
+    assert settings == {compile_cache.UNOPTIMIZED: True}
+    settings.clear()
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    compile_quickly()
+    assert settings == {}

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from alignjax.cli.compile_cache import keep_compiled_programs
+from alignjax.cli.compile_cache import compile_quickly, keep_compiled_programs
 from alignjax.cli.flags import (
     Chat,
     Evaluate,
@@ -175,6 +175,13 @@ def is_users(error: BaseException) -> bool:
     return isinstance(error, Exception) and type(error).__module__.partition(".")[0] == "alignjax"
 
 
+def is_tiny(words: Sequence[str]) -> bool:
+    """Tells whether a command line trains a mode of a few steps, CONFIG:tiny or CONFIG:NAME-tiny, whose numbers mean
+    nothing."""
+    modes = [word.rpartition(":")[2] for word in words if ":" in word and not word.startswith("-")]
+    return words[:1] == ["train"] and "--dry-run" not in words and any(mode.endswith("tiny") for mode in modes)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line: the console entry point.
 
@@ -191,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _plain_messages()
         if words[:1] and words[0] in COMPILING and not {"-h", "--help"} & set(words):
             keep_compiled_programs()
+            if is_tiny(words):
+                compile_quickly()
     show = "--traceback" in words or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
     try:
         status = run([word for word in words if word != "--traceback"])

@@ -1,4 +1,4 @@
-"""Compiled programs that the command line keeps between runs, in jax's persistent cache.
+"""How the command line compiles: programs that it keeps between runs, in jax's persistent cache, and quick ones.
 
 The folder is `$ALIGNJAX_CACHE/xla`, or `~/.cache/alignjax/xla`, with a folder in it for each kind of CPU: a home
 folder may be shared between machines, and a program with instructions that one of them does not have would end it.
@@ -7,6 +7,7 @@ folder may be shared between machines, and a program with instructions that one 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import platform
 import stat
@@ -25,6 +26,10 @@ SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
+
+UNOPTIMIZED = "jax_disable_most_optimizations"
+# In one piece and not in up to 32; and by XLA's older emitters of fused loops, which hand LLVM less to do.
+QUICK = ("--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_use_fusion_emitters=false")
 
 
 def program_folder() -> Path:
@@ -83,3 +88,19 @@ def keep_compiled_programs() -> Path | None:
         if name.upper() not in os.environ:
             jax.config.update(name, value)
     return folder
+
+
+def compile_quickly() -> None:
+    """Makes XLA spend a third of the time on every program of this process, for code that runs slower: for runs of a
+    few steps, which compile and do little else. To be called before anything is compiled; what the user's XLA_FLAGS
+    and JAX_DISABLE_MOST_OPTIMIZATIONS say stays."""
+    # XLA ends the process at a flag that it does not know, and newer ones have no other emitters.
+    release = tuple(int(part) for part in importlib.metadata.version("jax").split(".")[:2])
+    theirs = os.environ.get("XLA_FLAGS", "").split()
+    named = {flag.partition("=")[0] for flag in theirs}
+    flags = [flag for flag in (QUICK if release < (0, 11) else QUICK[:1]) if flag.partition("=")[0] not in named]
+    os.environ["XLA_FLAGS"] = " ".join([*theirs, *flags])
+    if UNOPTIMIZED.upper() not in os.environ:
+        import jax  # noqa: PLC0415
+
+        jax.config.update(UNOPTIMIZED, True)
