@@ -1,7 +1,7 @@
 """Online IPO and IPO-MD (arXiv:2403.08635) on real text, the docstrings of the Python packages installed here.
 
-    alignjax train configs/docstrings.py            # about 10 CPU minutes
-    alignjax train configs/docstrings.py:tiny       # the same pipeline in about a minute, for tests
+    alignjax train configs/docstrings.py            # about 10 CPU minutes and those of a second SFT run
+    alignjax train configs/docstrings.py:tiny       # the same pipeline in a few steps, for tests
 
 A post is the body of a docstring, the human TL;DR its summary line. Two preference models are trained on human
 summaries against corrupted ones and samples, one to train against and one held out.
