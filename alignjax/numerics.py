@@ -116,6 +116,11 @@ def take_token(values: Array, token: Array) -> Array:
     return jnp.take_along_axis(values, token[..., None], axis=-1)[..., 0]
 
 
+def as_float32(values: Array) -> Array:
+    """Returns numbers in float32 at least: the precision in which sums, norms and distributions are computed."""
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
 def token_logps(logits: Array, token: Array) -> Array:
     """Returns log softmax(logits)[token] [..] in nats, in float32 (float64 if the logits are).
 
@@ -123,7 +128,7 @@ def token_logps(logits: Array, token: Array) -> Array:
         logits: Logits [..,V].
         token: Token ids [..].
     """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = as_float32(logits)
     return take_token(logits, token) - jax.nn.logsumexp(logits, axis=-1)
 
 

@@ -131,6 +131,10 @@ class Batch:
         """Returns the batch with more log-probs [B,N,T] by name."""
         return self.replace(logps={**self.logps, **logps})
 
+    def weigh_pairs(self, weight: Array) -> Batch:
+        """Returns the batch with the weight of every pair times another [B,N,N]."""
+        return self.replace(pair_weight=weight if self.pair_weight is None else self.pair_weight * weight)
+
     def take(self, rows: Array) -> Batch:
         """Returns rows [b] of every field. Views are left alone: they are other streams, with a B of their own."""
         keep = dataclasses.replace(self, views={})

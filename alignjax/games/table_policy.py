@@ -21,6 +21,7 @@ from alignjax.games.game import TabularGame
 from alignjax.games.strings import Language, conditionals, walk
 from alignjax.models.heads import SMALL
 from alignjax.models.kv_cache import Cache, Segment, default_read
+from alignjax.numerics import last_valid
 from alignjax.ranges import Count
 from alignjax.roles import Value, value
 from alignjax.types import Array, Batch, Head, Hidden, Key, Model, Params
@@ -91,12 +92,7 @@ def start(game: TabularGame) -> Value:
 
 def context_number(batch: Batch) -> Array:
     """Read the context of each prompt [B], its last valid token."""
-    return _last(*(batch.need(field, of="a game") for field in ("prompt", "prompt_valid")))
-
-
-def _last(values: Array, valid: Array) -> Array:
-    index = values.shape[-1] - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
-    return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
+    return last_valid(*(batch.need(field, of="a game") for field in ("prompt", "prompt_valid")))
 
 
 @functools.cache
@@ -162,8 +158,9 @@ def _small(config: TableConfig, name: str, params: Params, states: Array) -> Arr
 
 def _present(cache: Cache, n: int) -> Array:
     """Find the node at which each completion stands [B,N]."""
-    assert cache.shared is not None
-    root = jnp.broadcast_to(_last(cache.shared.positions, cache.shared.valid)[:, None], (len(cache.shared.valid), n))
+    shared = cache.shared
+    assert shared is not None
+    root = jnp.broadcast_to(last_valid(shared.positions, shared.valid)[:, None], (len(shared.valid), n))
     if cache.own is None:
         return root
     if cache.used is None:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from alignjax.numerics import MASKED
+from alignjax.numerics import MASKED, as_float32
 from alignjax.types import Array
 
 
 def log_softmax(logits: Array) -> Array:
     """Returns log-probs of logits [..,V] in nats, float32 at least."""
-    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+    return jax.nn.log_softmax(as_float32(logits), axis=-1)
 
 
 def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
@@ -64,7 +64,7 @@ def complement(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
         The log-prob [..] of any other token.
     """
     (logits,) = outputs.values()
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = as_float32(logits)
     others = jnp.where(jax.nn.one_hot(token, logits.shape[-1], dtype=bool), MASKED, logits)
     return {"complement": jax.nn.logsumexp(others, axis=-1) - jax.nn.logsumexp(logits, axis=-1)}
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from alignjax.losses.decorators.pairwise import pairwise
 from alignjax.losses.divergences import alpha_divergence
+from alignjax.numerics import as_float32
 from alignjax.ranges import NonNegative, Number, Positive
 from alignjax.types import Array
 
@@ -88,7 +89,7 @@ def alpha_po(
 def log_odds(logps: Array) -> Array:
     """Returns log(P / (1 - P)) of P = exp(logps); where P rounds to 1, that of the largest number below 1, without a
     gradient."""
-    logps = logps.astype(jnp.promote_types(logps.dtype, jnp.float32))
+    logps = as_float32(logps)
     below = jnp.minimum(logps, -jnp.finfo(logps.dtype).eps)
     return below - jax.nn.log1mexp(-below)
 

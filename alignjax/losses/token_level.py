@@ -16,7 +16,7 @@ from alignjax.losses.decorators.pairwise import pair_indices, score_pairs, wrapp
 from alignjax.losses.decorators.sequences import is_per_token, mask_of, reference_logps, scored, sequence_logps
 from alignjax.losses.margin import dpo
 from alignjax.losses.masks import tail_masks
-from alignjax.numerics import masked_sum
+from alignjax.numerics import as_float32, masked_sum
 from alignjax.ranges import Count, Fraction, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
@@ -168,7 +168,7 @@ def wpo(context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), role: 
     confidence = sequence_logps(scored(context, batch, role) - agree, mask_of(batch), "length")
     weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(confidence[:, :, None] + confidence[:, None, :], 0)))
     counts = jnp.ones_like(weight) if batch.pair_weight is None else batch.pair_weight
-    mean, metrics = loss(context, batch.replace(pair_weight=counts * weight))
+    mean, metrics = loss(context, batch.weigh_pairs(weight))
     i, j = pair_indices(batch, loss.kwargs["pairs"])
     weights = Mean.of(weight[:, i, j], counts[:, i, j])
     return Mean(mean.total, weights.weight), metrics | {"weight": weights}
@@ -220,7 +220,7 @@ def token_masks(params: Mapping[str, Array], states: Array) -> Array:
     Returns:
         The mask [B,N,T], in float32 at least.
     """
-    states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
+    states = as_float32(states)
     centered = states - jnp.mean(states, axis=-1, keepdims=True)
     scaled = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + 1e-5)
     scale, shift = (jnp.broadcast_to(params[name], scaled.shape) for name in ("norm_scale", "norm_shift"))

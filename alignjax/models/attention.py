@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, check_ranges, unsaid
 from alignjax.models.kv_cache import Cache, Segment
-from alignjax.numerics import MASKED
+from alignjax.numerics import MASKED, as_float32
 from alignjax.ranges import Natural, NonNegative, Positive
 from alignjax.types import Array
 
@@ -65,7 +65,7 @@ def soft_cap(x: Array, cap: float | None) -> Array:
     """
     if cap is None:
         return x
-    return cap * jnp.tanh(x.astype(jnp.promote_types(x.dtype, jnp.float32)) / cap)
+    return cap * jnp.tanh(as_float32(x) / cap)
 
 
 def attend(

@@ -15,7 +15,7 @@ from alignjax.models.attention import Joint, Past
 from alignjax.models.experts import mix_experts
 from alignjax.models.rotary import rotate, tempered, turns_of
 from alignjax.models.weights import product
-from alignjax.numerics import linear
+from alignjax.numerics import as_float32, linear
 from alignjax.types import Array
 
 
@@ -55,7 +55,7 @@ def rms_norm(x: Array, scale: Array, eps: float, centered: bool = False) -> Arra
         [..,D] in the dtype of x; sums are in float32 at least.
     """
     scale = jnp.broadcast_to(scale, x.shape)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = as_float32(x)
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     if centered:
         return (normed * (1 + scale.astype(wide.dtype))).astype(x.dtype)
@@ -74,7 +74,7 @@ def layer_norm(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
     Returns:
         [..,D] in the dtype of x; sums are in float32 at least.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = as_float32(x)
     wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     normed = normed * jnp.broadcast_to(scale.astype(wide.dtype), x.shape)

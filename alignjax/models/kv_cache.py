@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.numerics import token_logps
+from alignjax.numerics import as_float32, token_logps
 from alignjax.types import Array, Model, Params
 
 
@@ -121,7 +121,7 @@ def default_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]
     def read(head: str, value: Array) -> Array:
         if head in ("", "lm"):
             return token_logps(value, token)
-        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        value = as_float32(value)
         return value[..., 0] if value.shape[-1] == 1 else value
 
     return {name: read(name.partition(":")[2], value) for name, value in outputs.items()}

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.numerics import linear
+from alignjax.numerics import as_float32, linear
 from alignjax.ranges import Bits
 from alignjax.tree_names import leaves_by_name
 from alignjax.types import Array, Params
@@ -181,7 +181,7 @@ def quantize(params: Params, *, bits: Bits = 4, targets: str = MATRICES) -> Para
 
 def _scaled(weight: Array, axis: int) -> tuple[Array, Array]:
     """Widens a weight to the dtype of its scales, and gives its largest magnitudes along an axis (1 where all is 0)."""
-    wide = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+    wide = as_float32(weight)
     largest = jnp.max(jnp.abs(wide), axis=axis, keepdims=True)
     return wide, jnp.where(largest > 0, largest, 1)
 

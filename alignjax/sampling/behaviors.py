@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from alignjax.ranges import Fraction
 from alignjax.types import Array
@@ -81,8 +80,3 @@ def mixture(
 def stream_names(hyperparameters: Mapping[str, object]) -> tuple[str, ...]:
     """Returns the streams that a behavior with these hyper-parameters reads."""
     return tuple(value for value in hyperparameters.values() if isinstance(value, str))
-
-
-def as_float32(logits: Array) -> Array:
-    """Returns logits in at least float32: the precision in which distributions are combined, filtered and scored."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

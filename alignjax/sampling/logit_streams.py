@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, check_known, fn
 from alignjax.models.kv_cache import Cache, share, unrolled
-from alignjax.numerics import take_token
-from alignjax.sampling.behaviors import History, as_float32, own, stream_names
+from alignjax.numerics import as_float32, take_token
+from alignjax.sampling.behaviors import History, own, stream_names
 from alignjax.sampling.decode_weights import decode_weights
 from alignjax.sampling.filters import Filters, draw
 from alignjax.types import SAMPLER, Array, Batch, Context, Model, Params

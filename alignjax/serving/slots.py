@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.models.kv_cache import Cache, Segment
-from alignjax.numerics import MASKED, take_token
-from alignjax.sampling.behaviors import as_float32
+from alignjax.numerics import MASKED, as_float32, take_token
 from alignjax.sampling.filters import draw, min_p, temper, top_p
 from alignjax.types import Array, Model, Params
 

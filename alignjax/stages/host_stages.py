@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import Fn, fn
-from alignjax.numerics import token_logps
+from alignjax.numerics import as_float32, token_logps
 from alignjax.ranges import Count, NonNegative
 from alignjax.sampling.engine_client import ask_engine, engine_shapes
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
@@ -151,7 +151,7 @@ def engine_logps(
 
     def read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
         (logits,) = outputs.values()
-        cold = logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / jnp.maximum(temperature, 1e-6)
+        cold = as_float32(logits) / jnp.maximum(temperature, 1e-6)
         return {"role": token_logps(logits, token), "sampler": token_logps(cold, token)}
 
     scores = context.score(role, batch, read)

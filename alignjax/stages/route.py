@@ -71,8 +71,7 @@ def route_pairs(
     table = jnp.array(
         [[[(i, j) in group or (j, i) in group for j in range(n)] for i in range(n)] for group in pairs], jnp.float32
     )  # [C,N,N]
-    weight = _by_class(batch, by, table)
-    return batch.replace(pair_weight=weight if batch.pair_weight is None else batch.pair_weight * weight)
+    return batch.weigh_pairs(_by_class(batch, by, table))
 
 
 def _by_class(batch: Batch, by: str, table: Array) -> Array:

@@ -70,8 +70,7 @@ def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
         ConfigError: If the batch has no reward.
     """
     reward = batch.need("reward", of="gap_weights")
-    gap = jnp.abs(reward[:, :, None] - reward[:, None, :])
-    return batch.replace(pair_weight=gap if batch.pair_weight is None else batch.pair_weight * gap)
+    return batch.weigh_pairs(jnp.abs(reward[:, :, None] - reward[:, None, :]))
 
 
 def bootstrap(context: Context, batch: Batch, key: Key, *, members: Count) -> Batch:
@@ -147,8 +146,7 @@ def active_pairs(
     row = jnp.arange(rows)
     weight = jnp.zeros((rows, n, n)).at[row, first, other].set(chosen).at[row, other, first].set(chosen)
     metrics = {"uncertainty": Mean.of(unsure), "uncertainty_of_labelled": Mean.of(unsure, chosen)}
-    weight = weight if batch.pair_weight is None else batch.pair_weight * weight
-    return batch.replace(pair_weight=weight, prompts={**batch.prompts, "optimistic": first}), metrics
+    return batch.weigh_pairs(weight).replace(prompts={**batch.prompts, "optimistic": first}), metrics
 
 
 def _borda(ours: Array, theirs: Array, rivals: int) -> Array:
@@ -194,4 +192,4 @@ def query_budget(
     rank = jnp.argsort(jnp.argsort(u.reshape(-1))).reshape(u.shape)
     chosen = (rank < left).astype(jnp.float32)
     weight = jnp.zeros_like(preference).at[:, i, j].set(chosen).at[:, j, i].set(chosen)
-    return batch.replace(pair_weight=weight if batch.pair_weight is None else weight * batch.pair_weight)
+    return batch.weigh_pairs(weight)

@@ -140,8 +140,8 @@ MUTANTS = (
     Mutant(
         "gap weights forget which pairs count",
         "stages/select.py",
-        "gap if batch.pair_weight is None else batch.pair_weight * gap",
-        "gap",
+        "batch.weigh_pairs(jnp.abs(reward[:, :, None] - reward[:, None, :]))",
+        "batch.replace(pair_weight=jnp.abs(reward[:, :, None] - reward[:, None, :]))",
         (f"{SELECT}::test_ranks_are_in_order_and_gaps_are_weights",),
     ),
     Mutant(

@@ -73,17 +73,14 @@ def _render(results: schema.Results, folder: Path) -> dict[str, Path]:
         if picture is not None:
             paths[name] = folder / f"{name}.svg"
             # On their own, pictures get a white ground: a README may be shown on a dark one.
-            paths[name].write_text(_on_white(picture), encoding="utf-8")
+            on_white = picture.replace("<svg ", '<svg style="background:#ffffff" ', 1)
+            paths[name].write_text('<?xml version="1.0" encoding="utf-8"?>\n' + on_white, encoding="utf-8")
     paths["html"].write_text(
         html_report(results, pictures["frontier"], pictures["over_optimization"]), encoding="utf-8"
     )
     shown = {name: path.name for name, path in paths.items() if path.suffix == ".svg"}
     paths["markdown"].write_text(markdown_report(results, shown), encoding="utf-8")
     return paths
-
-
-def _on_white(picture: str) -> str:
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + picture.replace("<svg ", '<svg style="background:#ffffff" ', 1)
 
 
 def terminal_table(results: schema.Results, console: Console) -> None:

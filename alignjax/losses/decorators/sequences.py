@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
-from alignjax.numerics import masked_sum
+from alignjax.numerics import as_float32, masked_sum
 from alignjax.types import Array, Batch, Context
 
 
@@ -106,7 +106,7 @@ def sequence_logps(logps: Array, mask: Array, normalize: str = "none") -> Array:
     Raises:
         ConfigError: For another `normalize`.
     """
-    logps = logps.astype(jnp.promote_types(logps.dtype, jnp.float32))
+    logps = as_float32(logps)
     total = masked_sum(logps, mask.astype(logps.dtype))
     if is_per_token(normalize):
         return total / jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(logps.dtype)
