@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, Packing, as_fn, check_ranges, fn, nearest
+from alignjax.config import ConfigError, Fn, Packing, as_fn, check_known, check_ranges, fn, nearest
 from alignjax.ranges import Count
 
 Array: TypeAlias = jax.Array
@@ -122,6 +122,11 @@ class Batch:
             filled_by = FILLED_BY.get(label) or FILLED_BY.get(field, "a source or a stage before it fills it")
             raise ConfigError(f"{of} needs batch.{label}: {filled_by}{close and '.' + close}")
         return value
+
+    def view(self, name: str) -> Batch:
+        """Returns one of the views. Raises ConfigError if there is none of this name; the message names the nearest."""
+        check_known(name, self.views, f"the batch has no view {name!r}")
+        return self.views[name]
 
     def ids(self) -> Array:
         """Returns the stable identity of every prompt [B]: `example_id`, or the number of its row without one."""

@@ -22,7 +22,7 @@ from alignjax.cli.config_file import load
 from alignjax.cli.flags import Inspect, Prepare
 from alignjax.cli.inspect_rows import dataset_of_rows, inspect_rows, is_rows, percentile_table
 from alignjax.config import ConfigError, nearest, type_name
-from alignjax.data.datasets.records import SCHEMAS, completions_of
+from alignjax.data.datasets.records import SCHEMAS, Lengths, completions_of
 from alignjax.data.prepared import Dataset, located, read_account, rows_of, tokenizer_in
 
 
@@ -206,10 +206,10 @@ def length_table(dataset: Dataset, splits: list[str]) -> Table:
     """
     sizes = {}
     for split in splits:
-        _, lengths = rows_of(dataset, split)
-        sizes[f"{split} prompt"] = lengths[:, 0]
-        if lengths[:, 2].any():
-            sizes[f"{split} completion"] = lengths[:, 1]
+        lengths = Lengths(*rows_of(dataset, split)[1].T)
+        sizes[f"{split} prompt"] = lengths.prompt
+        if lengths.completions.any():
+            sizes[f"{split} completion"] = lengths.longest
     return percentile_table("tokens", sizes)
 
 

@@ -322,7 +322,7 @@ def rows_of(dataset: Dataset, split: str, workspace: Workspace | None = None) ->
         workspace: The run that asks; None for no run.
 
     Returns:
-        (random access to the rows, their lengths as `read_lengths` gives them).
+        (random access to the rows, their `Lengths`).
 
     Raises:
         ConfigError: The split is unknown or empty.

@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn, as_fn, fn
-from alignjax.losses.combine import view_of
 from alignjax.numerics import fold_name
 from alignjax.ranges import Natural
 from alignjax.types import Batch, Context, Key, Metrics, Stage, prefixed, with_metrics
@@ -53,7 +52,7 @@ def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) 
     Raises:
         ConfigError: If the batch has no such view.
     """
-    changed, metrics = with_metrics(stage(context, view_of(batch, view), key))
+    changed, metrics = with_metrics(stage(context, batch.view(view), key))
     return batch.replace(views={**batch.views, view: changed}), metrics
 
 

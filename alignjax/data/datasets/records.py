@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -66,6 +66,27 @@ class Record:
     chats: tuple[Mapping[str, Any], ...] = ()
     framed: tuple[Framed, ...] = ()
     grouped_by: str = ""
+
+
+class Lengths(NamedTuple):
+    """What is counted of a row, or the columns of these numbers of many rows: `Lengths(*read_lengths(..).T)`.
+
+    Attributes:
+        prompt: Tokens of the prompt.
+        longest: Tokens of the longest completion without the one that ends it.
+        completions: The number of completions.
+        frame: Tokens of the prompt's frame where a template wrote it, else -1.
+        alike: Tokens that all completions, or two with different scores, have in common from the start on: ALIKE where
+            they are the same, -1 of fewer than two.
+        shortest: Tokens of the shortest completion, as of the longest.
+    """
+
+    prompt: Any
+    longest: Any
+    completions: Any
+    frame: Any
+    alike: Any
+    shortest: Any
 
 
 def is_aside(text: str, fraction: float) -> bool:
@@ -149,15 +170,15 @@ def ended(completion: Tokens, tokenizer: Tokenizer) -> list[int]:
 
 def _measures(
     prompt: Tokens, completions: Sequence[Tokens], tokenizer: Tokenizer, scores: Sequence[float] = ()
-) -> list[int]:
-    """The row of `read_lengths` for a row of tokens."""
+) -> Lengths:
+    """What is counted of a row of tokens."""
     ends = [ended(tokens, tokenizer) for tokens in completions]
     shared = min((_shared(ends[0], other) for other in ends[1:]), default=-1)
     pairs = itertools.combinations(range(len(ends)), 2) if scores else ()
     unequal = [_shared(ends[i], ends[j]) for i, j in pairs if scores[i] != scores[j]]
-    shared = max([shared, *unequal])
     sizes = [len(ids) - 1 for ids in ends] or [0]
-    return [len(prompt.ids), max(sizes), len(completions), frame_size(prompt), shared, min(sizes)]
+    alike = max([shared, *unequal])
+    return Lengths(len(prompt.ids), max(sizes), len(completions), frame_size(prompt), alike, min(sizes))
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
@@ -209,12 +230,12 @@ def write_shard(records: Iterable[Record], tokenizer: Tokenizer, first_id: int, 
         shard: The file.
 
     Returns:
-        (the lengths of the rows, see `read_lengths`, the number of completions whose first characters share a token
+        (the `Lengths` of the rows, the number of completions whose first characters share a token
         with the end of their prompt).
     """
     features = _features()
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    lengths: list[list[int]] = []
+    lengths: list[Lengths] = []
     straddling, beside = 0, shard.with_name(f".{os.getpid()}-{shard.name}")
     try:
         writer = array_record_module.ArrayRecordWriter(str(beside), "group_size:1")
@@ -231,7 +252,7 @@ def write_shard(records: Iterable[Record], tokenizer: Tokenizer, first_id: int, 
             raise
         raise OSError(str(error).partition("() failed: ")[2].partition(";")[0]) from error
     os.replace(beside, shard)
-    return np.asarray(lengths, np.int32).reshape(-1, 6), straddling
+    return np.asarray(lengths, np.int32).reshape(-1, len(Lengths._fields)), straddling
 
 
 def describe_shards(folder: Path, shards: Mapping[str, Sequence[Path]], lengths: Mapping[str, Any]) -> None:
@@ -262,7 +283,7 @@ def describe_shards(folder: Path, shards: Mapping[str, Sequence[Path]], lengths:
     builder.info.set_splits(core.splits.SplitDict(splits))
     builder.info.write_to_directory(place)
     whole: dict[str, Any] = {
-        split: np.concatenate([np.zeros((0, 6), np.int32), *each]) for split, each in lengths.items()
+        split: np.concatenate([np.zeros((0, len(Lengths._fields)), np.int32), *each]) for split, each in lengths.items()
     }
     np.savez(folder / "lengths.npz", **whole)
 
@@ -287,10 +308,7 @@ def read_lengths(folder: Path, split: str) -> np.ndarray:
         split: The name of the split.
 
     Returns:
-        int32 [rows, 6]: tokens of the prompt; tokens of the longest completion without the one that ends it; number of
-        completions; tokens of the prompt's frame where a template wrote it, else -1; tokens that all completions, or
-        two with different scores, have in common from the start on (ALIKE where they are the same; -1 of fewer than
-        two); tokens of the shortest completion, as of the longest.
+        int32 [rows, 6], the columns those of `Lengths`.
     """
     with np.load(folder / "lengths.npz") as lengths:
         return lengths[split]

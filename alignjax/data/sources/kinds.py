@@ -19,7 +19,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.framing import Tokens
-from alignjax.data.datasets.records import ALIKE, completions_of, ended, frame_size, prompt_of
+from alignjax.data.datasets.records import ALIKE, Lengths, completions_of, ended, frame_size, prompt_of
 from alignjax.data.sources.batch_layout import batch_spec, completion_ids, pad_right, pair_fields, two_completions
 from alignjax.data.sources.row_selection import Row, Rule, TextRows, Texts, length_rules, text_source
 from alignjax.data.sources.source import Source
@@ -118,7 +118,8 @@ def rankings(texts: Texts, *, completions: Count, uneven: Literal["refuse", "ski
     texts.need("rankings")
 
     def rules(rows: TextRows) -> list[Rule]:
-        which, what = rows.lengths[:, 2] != completions, f"rows without exactly {completions} completions"
+        which = Lengths(*rows.lengths.T).completions != completions
+        what = f"rows without exactly {completions} completions"
         return [*length_rules(rows), Rule("uneven", uneven, which, what, ("skip",))]
 
     return texts.source(texts.spec(completions, "pairs", "reward"), _ranking, rules)

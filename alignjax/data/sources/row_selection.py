@@ -17,7 +17,7 @@ import numpy as np
 
 from alignjax.config import ConfigError, check_ranges, fn, hyperparameters
 from alignjax.data.datasets.framing import CONTENT, Tokens
-from alignjax.data.datasets.records import SCHEMAS, completions_of, prompt_of
+from alignjax.data.datasets.records import SCHEMAS, Lengths, completions_of, prompt_of
 from alignjax.data.prepared import Dataset, rows_of, tokenizer_of
 from alignjax.data.sources.batch_layout import batch_spec, completion_fields, framed_ids, pad_left, prompt_ids
 from alignjax.data.sources.source import ROW, Buckets, OpenedSource, Source, Subset, bucket_shapes, endless
@@ -129,9 +129,10 @@ class Texts:
 
         longest = max(self.completion_length - 1, 0)
         # BOS and the frame around a prompt that no template wrote, what ends a completion
-        around = np.where(usable.lengths[:, 3] < 0, self.prompt_length - rows.room, 0)
-        before = np.minimum(usable.lengths[:, 0] + around, self.prompt_length)
-        behind = np.minimum(usable.lengths[:, 1], longest) + min(longest, 1)
+        lengths = Lengths(*usable.lengths.T)
+        around = np.where(lengths.frame < 0, self.prompt_length - rows.room, 0)
+        before = np.minimum(lengths.prompt + around, self.prompt_length)
+        behind = np.minimum(lengths.longest, longest) + min(longest, 1)
         tokens = np.stack([before, behind], axis=1)
         order = endless(range(len(numbers)), self.seed, self.shuffle)
         batches = endless(usable.rows, self.seed, self.shuffle).map_with_index(laid_out)
@@ -145,7 +146,7 @@ class TextRows:
     Args:
         texts: The settings of the source.
         rows: Random access to the rows.
-        lengths: int [rows, 6], see `read_lengths`.
+        lengths: int [rows, 6], see `Lengths`.
         tokenizer: The tokenizer that the rows are written with.
         prefix: Tokens of the frame before every prompt.
         suffix: Tokens of the frame behind it.
@@ -167,7 +168,7 @@ class TextRows:
     @property
     def rooms(self) -> np.ndarray:
         """The tokens that fit of each row's prompt [rows]; one that a template wrote has BOS and frame in it."""
-        return np.where(self.lengths[:, 3] < 0, self.room, self.texts.prompt_length)
+        return np.where(Lengths(*self.lengths.T).frame < 0, self.room, self.texts.prompt_length)
 
     def prompt_ids(self, prompt: Tokens) -> list[int]:
         """Returns BOS and a prompt in its frame, prompt_length tokens at most; only the prompt itself is cut."""
