@@ -1,4 +1,4 @@
-"""The layout in which a pairwise preference model reads two completions of a prompt."""
+"""Pairs of completions of a prompt: which there are, what they weigh, how a preference model reads the two."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def check_pairs(pairs: Pairs, n: int) -> None:
     """Checks that every pair is of two different of n completions. Raises ConfigError naming both."""
     if any(not (0 <= i < n and 0 <= j < n and i != j) for i, j in pairs):
         raise ConfigError(f"pairs={tuple(pairs)} do not fit a batch with {n} completions a prompt")
+
+
+def weigh_pairs(batch: Batch, weight: Array) -> Batch:
+    """Returns the batch with the weight of every pair times another [B,N,N]."""
+    return batch.replace(pair_weight=weight if batch.pair_weight is None else batch.pair_weight * weight)
 
 
 def pair_view(batch: Batch, pairs: Pairs, separator: int | None) -> Batch:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, Packing, as_fn, check_known, check_ranges, fn, nearest
+from alignjax.config import ConfigError, Fn, Packing, as_fn, check_ranges, fn, nearest
 from alignjax.ranges import Count
 
 Array: TypeAlias = jax.Array
@@ -123,11 +123,6 @@ class Batch:
             raise ConfigError(f"{of} needs batch.{label}: {filled_by}{close and '.' + close}")
         return value
 
-    def view(self, name: str) -> Batch:
-        """Returns one of the views. Raises ConfigError if there is none of this name; the message names the nearest."""
-        check_known(name, self.views, f"the batch has no view {name!r}")
-        return self.views[name]
-
     def ids(self) -> Array:
         """Returns the stable identity of every prompt [B]: `example_id`, or the number of its row without one."""
         return jnp.arange(self.need("prompt", of="ids").shape[0]) if self.example_id is None else self.example_id
@@ -135,10 +130,6 @@ class Batch:
     def with_logps(self, **logps: Array) -> Batch:
         """Returns the batch with more log-probs [B,N,T] by name."""
         return self.replace(logps={**self.logps, **logps})
-
-    def weigh_pairs(self, weight: Array) -> Batch:
-        """Returns the batch with the weight of every pair times another [B,N,N]."""
-        return self.replace(pair_weight=weight if self.pair_weight is None else self.pair_weight * weight)
 
     def take(self, rows: Array) -> Batch:
         """Returns rows [b] of every field. Views are left alone: they are other streams, with a B of their own."""

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignjax.config import Fn, as_fn, fn
+from alignjax.config import Fn, as_fn, check_known, fn
 from alignjax.ranges import Number
 from alignjax.types import Batch, Context, Loss, Mean, Metrics
+
+
+def view_of(batch: Batch, view: str) -> Batch:
+    """Returns batch.views[view].
+
+    Args:
+        batch: The batch.
+        view: The name of one of its views.
+
+    Returns:
+        The view.
+
+    Raises:
+        ConfigError: If there is none of this name; the message names the nearest.
+    """
+    check_known(view, batch.views, f"the batch has no view {view!r}")
+    return batch.views[view]
 
 
 def on_view(context: Context, batch: Batch, *, view: str, loss: Any) -> tuple[Mean, Metrics]:
@@ -25,7 +42,7 @@ def on_view(context: Context, batch: Batch, *, view: str, loss: Any) -> tuple[Me
     Raises:
         ConfigError: If the batch has no such view.
     """
-    return loss(context, batch.view(view))
+    return loss(context, view_of(batch, view))
 
 
 def on(view: str, loss: Loss | Fn) -> Fn:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.losses import reads
+from alignjax.losses.combine import view_of
 from alignjax.losses.decorators.declared import needs, shared
 from alignjax.losses.decorators.pairwise import pair_indices, score_pairs
 from alignjax.losses.decorators.sequences import mask_of, scored
@@ -187,7 +188,7 @@ def cut(
     """
     # The same tokens are scored under two prompts, and the gate on their ratio is a comparison, without a gradient: it
     # says where the fault is, and cannot be learned away.
-    judged, is_faulty = batch.view(view), batch.need("prompts", "judged", of="cut")
+    judged, is_faulty = view_of(batch, view), batch.need("prompts", "judged", of="cut")
     if judged.tokens is None or judged.tokens.shape != batch.need("tokens", of="cut").shape:
         raise ConfigError(f"the view {view!r} must hold the completions of the batch, in the same places")
     under_judgment, plain = scored(context, judged, role), scored(context, batch, role)

@@ -168,7 +168,7 @@ def wpo(context: Context, batch: Batch, *, loss: Any = fn(dpo, beta=0.1), role: 
     confidence = sequence_logps(scored(context, batch, role) - agree, mask_of(batch), "length")
     weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(confidence[:, :, None] + confidence[:, None, :], 0)))
     counts = jnp.ones_like(weight) if batch.pair_weight is None else batch.pair_weight
-    mean, metrics = loss(context, batch.weigh_pairs(weight))
+    mean, metrics = loss(context, batch.replace(pair_weight=counts * weight))
     i, j = pair_indices(batch, loss.kwargs["pairs"])
     weights = Mean.of(weight[:, i, j], counts[:, i, j])
     return Mean(mean.total, weights.weight), metrics | {"weight": weights}

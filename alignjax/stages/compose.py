@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn, as_fn, fn
+from alignjax.config import ConfigError, Fn, as_fn, check_known, fn
 from alignjax.numerics import fold_name
 from alignjax.ranges import Natural
 from alignjax.types import Batch, Context, Key, Metrics, Stage, prefixed, with_metrics
@@ -52,7 +52,8 @@ def on_view(context: Context, batch: Batch, key: Key, *, view: str, stage: Any) 
     Raises:
         ConfigError: If the batch has no such view.
     """
-    changed, metrics = with_metrics(stage(context, batch.view(view), key))
+    check_known(view, batch.views, f"the batch has no view {view!r}")
+    changed, metrics = with_metrics(stage(context, batch.views[view], key))
     return batch.replace(views={**batch.views, view: changed}), metrics
 
 

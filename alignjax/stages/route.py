@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
+from alignjax.pair_layout import check_pairs, weigh_pairs
 from alignjax.ranges import Natural, NonNegative
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
@@ -66,12 +67,11 @@ def route_pairs(
         ConfigError: If a pair is not in the batch.
     """
     n = batch.need("tokens", of="route_pairs").shape[1]
-    if any(not (0 <= i < n and 0 <= j < n and i != j) for group in pairs for i, j in group):
-        raise ConfigError(f"pairs={pairs} do not fit a batch with {n} completions a prompt")
+    check_pairs([pair for group in pairs for pair in group], n)
     table = jnp.array(
         [[[(i, j) in group or (j, i) in group for j in range(n)] for i in range(n)] for group in pairs], jnp.float32
     )  # [C,N,N]
-    return batch.weigh_pairs(_by_class(batch, by, table))
+    return weigh_pairs(batch, _by_class(batch, by, table))
 
 
 def _by_class(batch: Batch, by: str, table: Array) -> Array:

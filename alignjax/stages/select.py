@@ -9,6 +9,7 @@ import numpy as np
 
 from alignjax.config import ConfigError
 from alignjax.numerics import masked_sum, row_uniforms
+from alignjax.pair_layout import weigh_pairs
 from alignjax.ranges import Count, Index, Natural, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
@@ -70,7 +71,7 @@ def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
         ConfigError: If the batch has no reward.
     """
     reward = batch.need("reward", of="gap_weights")
-    return batch.weigh_pairs(jnp.abs(reward[:, :, None] - reward[:, None, :]))
+    return weigh_pairs(batch, jnp.abs(reward[:, :, None] - reward[:, None, :]))
 
 
 def bootstrap(context: Context, batch: Batch, key: Key, *, members: Count) -> Batch:
@@ -146,7 +147,7 @@ def active_pairs(
     row = jnp.arange(rows)
     weight = jnp.zeros((rows, n, n)).at[row, first, other].set(chosen).at[row, other, first].set(chosen)
     metrics = {"uncertainty": Mean.of(unsure), "uncertainty_of_labelled": Mean.of(unsure, chosen)}
-    return batch.weigh_pairs(weight).replace(prompts={**batch.prompts, "optimistic": first}), metrics
+    return weigh_pairs(batch, weight).replace(prompts={**batch.prompts, "optimistic": first}), metrics
 
 
 def _borda(ours: Array, theirs: Array, rivals: int) -> Array:
@@ -192,4 +193,4 @@ def query_budget(
     rank = jnp.argsort(jnp.argsort(u.reshape(-1))).reshape(u.shape)
     chosen = (rank < left).astype(jnp.float32)
     weight = jnp.zeros_like(preference).at[:, i, j].set(chosen).at[:, j, i].set(chosen)
-    return batch.weigh_pairs(weight)
+    return weigh_pairs(batch, weight)

@@ -140,7 +140,7 @@ MUTANTS = (
     Mutant(
         "gap weights forget which pairs count",
         "stages/select.py",
-        "batch.weigh_pairs(jnp.abs(reward[:, :, None] - reward[:, None, :]))",
+        "weigh_pairs(batch, jnp.abs(reward[:, :, None] - reward[:, None, :]))",
         "batch.replace(pair_weight=jnp.abs(reward[:, :, None] - reward[:, None, :]))",
         (f"{SELECT}::test_ranks_are_in_order_and_gaps_are_weights",),
     ),
