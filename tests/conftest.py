@@ -31,9 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Makes `pytest -m smoke` open only files with that mark: others import packages that the smoke tier lacks."""
-    test_file = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
-    skips = config.option.markexpr == "smoke" and test_file and "mark.smoke" not in collection_path.read_text()
+    """Makes `pytest -m smoke` open only files with that mark, since others import packages that the smoke tier lacks,
+    and the default tier no file that is slow as a whole, since those import what takes seconds."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    match config.option.markexpr:
+        case "smoke":
+            skips = "mark.smoke" not in collection_path.read_text()
+        case "not slow":
+            skips = "\npytestmark = pytest.mark.slow\n" in collection_path.read_text()
+        case _:
+            skips = False
     return True if skips else None
 
 

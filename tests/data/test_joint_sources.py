@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from alignjax import losses
 from alignjax.config import ConfigError
 from alignjax.data import BOS, EOS, JointPreferences, Preferences, Prompts, joint_preferences, preferences, tokenizer_of
 from alignjax.types import Batch
-from tests.support.tiny import as_jax, context_of, model, parameters
+from tests.support.tiny import context_of, model, parameters
 
 SIZES: dict[str, Any] = {"batch_size": 4, "prompt_length": 24, "completion_length": 16, "shuffle": False}
 FRAME: dict[str, Any] = {"vocab_size": 261, "prefix": "Q: ", "suffix": " A:", "test_fraction": 0.0}
@@ -78,13 +79,19 @@ def test_what_counts_is_the_response_or_all(joint: JointPreferences) -> None:
             assert tokenizer.decode(whole.tokens[row, side][conditional.mask[row, side] == 1][:-1]) == text
 
 
+NETWORK = model(vocab=300)
+
+
+@jax.jit
+def _margins(policy: Any, reference: Any, batch: Batch) -> tuple[Any, Any]:
+    context = context_of(NETWORK, policy=policy, reference=reference)
+    loss, metrics = losses.dpo(context, batch, beta=0.1)
+    return loss.value(), metrics["margin"].value()
+
+
 def margins(batch: Batch) -> tuple[Any, Any]:
     """(DPO's loss, the margin) of each pair, by a real network and reference."""
-    network = model(vocab=300)
-    policy, reference = parameters(network, 1), parameters(network, 2)
-    context = context_of(network, policy=policy, reference=reference)
-    loss, metrics = losses.dpo(context, as_jax(batch), beta=0.1)
-    return loss.value(), metrics["margin"].value()
+    return _margins(parameters(NETWORK, 1), parameters(NETWORK, 2), batch)
 
 
 @pytest.mark.parametrize("instructions", ["joint", "conditional"])

@@ -151,8 +151,9 @@ def test_work_is_done_in_order_by_any_number_of_processes() -> None:
             assert list(mapped(jobs)) == [random.Random(n).sample(range(50), 9) for n in range(40)]
             with pytest.raises(ValueError, match="invalid literal"):
                 list(mapped(row_workers.Job(int, (text,)) for text in ("1", "no", "2")))
-    with row_workers.row_workers(2) as mapped, pytest.raises(RuntimeError, match="ended with status 7"):
-        list(mapped([row_workers.Job(os._exit, (7,))]))
+            if count > 1:  # of one, the process is this one
+                with pytest.raises(RuntimeError, match="ended with status 7"):
+                    list(mapped([row_workers.Job(os._exit, (7,))]))
 
 
 # --------------------------------------------------------------------------------------------------- in whole processes

@@ -18,7 +18,7 @@ from alignjax.data import tokenizer_of
 from alignjax.exact_tasks import distinct_letters, sorting, styles
 from alignjax.games.equilibria import unregularized_nash
 from alignjax.games.game import TabularGame
-from alignjax.types import Batch, Context
+from alignjax.types import Batch, Context, with_metrics
 
 TASKS = {"sorting": exact_tasks.SORTING, "styles": exact_tasks.STYLES, "distinct": exact_tasks.DISTINCT}
 EOS, FIRST = 2, 4
@@ -35,6 +35,15 @@ def answered(task, texts, length=None):
         tokens[row, column, : len(answer)], valid[row, column, : len(answer)] = answer, True
     prompt = np.array([[1, *row] for row in prompts], np.int32)
     return Batch(prompt=prompt, prompt_valid=prompt > 0, tokens=jnp.array(tokens), valid=jnp.array(valid))
+
+
+@jax.jit
+def _judged(judge, batch, key):
+    return with_metrics(judge(Context(), batch, key))[0]
+
+
+def judgement(judge, batch):
+    return np.asarray(_judged(judge, batch, jax.random.key(0)))
 
 
 def random_texts(task, rows=60, answers=3):
@@ -90,8 +99,7 @@ def test_gold_scores_are_those_of_plain_python(task, by_hand):
     assert len(np.unique(expected.round(6))) > 8, "the cases tell scores apart"
     exact = np.asarray(jax.jit(task.measures[0].function)(batch))
     np.testing.assert_array_equal(exact == 1, np.isclose(expected, 1))
-    key = jax.random.key(0)
-    judged = np.asarray(task.gold.replace(scale=3.0)(Context(), batch, key))
+    judged = judgement(task.gold.replace(scale=3.0), batch)
     odds = np.log(judged) - np.log1p(-judged)
     np.testing.assert_allclose(odds[:, 0, 1], 3 * (expected[:, 0] - expected[:, 1]), atol=1e-4)
     np.testing.assert_allclose(judged + judged.transpose(0, 2, 1), 1, atol=0)
@@ -101,7 +109,7 @@ def test_styles_are_read_as_plain_python_reads_them():
     task = TASKS["styles"]
     texts = random_texts(task)
     batch = answered(task, texts)
-    judged = np.asarray(exact_tasks.styles_gold(Context(), batch, jax.random.key(0), scale=5.0))
+    judged = judgement(fn(exact_tasks.styles_gold, scale=5.0), batch)
     cycle = np.log(styles.WINS) - np.log(styles.WINS.T)
 
     def read(prompt, answer):
@@ -127,13 +135,14 @@ def test_the_nash_mixture_of_styles_is_the_solver_s():
     prompt = [9, 5, 12, 7, 15, 4]
     every = [[*order, EOS] for order in itertools.permutations(prompt)]
     batch = answered(task, [(prompt, every)])
-    against = np.asarray(styles.against_nash(batch))[0]
+    against = np.asarray(jax.jit(styles.against_nash)(batch))[0]
     ideal = np.array([sorted(prompt), sorted(prompt, reverse=True), prompt])
     best = [k for k, answer in enumerate(every) if any((np.array(answer[:-1]) == row).all() for row in ideal)]
     np.testing.assert_allclose(against[best], 0.5, atol=1e-6)
     assert (np.delete(against, best) < 0.5 - 1e-3).all()
-    worst = np.max([np.asarray(styles.beaten_by(batch, style=k))[0] for k in range(3)], axis=0)
-    by_judge = np.asarray(exact_tasks.styles_gold(Context(), batch, jax.random.key(0)))[0]
+    beaten = jax.jit(lambda batch: [styles.beaten_by(batch, style=k) for k in range(3)])(batch)
+    worst = np.max([np.asarray(one)[0] for one in beaten], axis=0)
+    by_judge = judgement(fn(exact_tasks.styles_gold), batch)[0]
     np.testing.assert_allclose(by_judge.max(0), np.maximum(worst, 0.5), atol=1e-5), "the best answer is faultless"
 
 
@@ -238,8 +247,7 @@ def test_labels_of_long_answers_pay():
     prompt = [4, 4, 5, 6, 7, 8, 9, 9]  # six kinds
     right = [4, 5, 6, 7, 8, 9]
     batch = answered(task, [(prompt, [[*right, EOS], [*right, 9, EOS], [*right, 10, 11, 12, EOS]])])
-    gold = np.asarray(task.gold(Context(), batch, jax.random.key(0)))[0]
-    people = np.asarray(task.annotator(Context(), batch, jax.random.key(0)))[0]
+    gold, people = judgement(task.gold, batch)[0], judgement(task.annotator, batch)[0]
     assert gold[0, 1] > 0.5 > people[0, 1]
     assert gold[0, 2] > 0.5 > people[0, 2]
     assert distinct_letters.blind_score() < 0.6
@@ -254,10 +262,10 @@ def test_judges_are_as_noisy_as_asked():
     shuffled = batch.replace(tokens=jnp.concatenate([batch.tokens, batch.tokens[:, :, ::-1]], 1))
     shuffled = shuffled.replace(valid=jnp.ones_like(shuffled.tokens, bool))
     sure = fn(exact_tasks.sorting_gold, scale=1e4)
-    noisy, _ = stages.flipped(Context(), shuffled, jax.random.key(0), judge=sure, epsilon=0.2)
-    assert abs(float(jnp.mean(noisy[:, 0, 1])) - 0.8) < 0.06
-    drawn, _ = stages.bernoulli(Context(), shuffled, jax.random.key(0), judge=sure.replace(scale=0.0))
-    assert abs(float(jnp.mean(drawn[:, 0, 1])) - 0.5) < 0.08
+    noisy = judgement(fn(stages.flipped, judge=sure, epsilon=0.2), shuffled)
+    assert abs(np.mean(noisy[:, 0, 1]) - 0.8) < 0.06
+    drawn = judgement(fn(stages.bernoulli, judge=sure.replace(scale=0.0)), shuffled)
+    assert abs(np.mean(drawn[:, 0, 1]) - 0.5) < 0.08
 
 
 def test_letters_are_read_and_written_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

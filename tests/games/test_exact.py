@@ -93,7 +93,7 @@ def test_online_ipo_descends_as_self_play_ascends(game: games.TabularGame, draws
     pi, log_mu = np.exp(log_pi), np.log(game.reference).reshape(game.contexts, -1)
     wins = np.einsum("xij,xj->xi", game.preference.reshape(game.contexts, game.actions, game.actions), pi)
     payoff = wins - 0.5 - game.tau * (log_pi - log_mu)
-    jacobian = jax.jacobian(lambda logits: games.log_distribution(game.language, logits))(logits)
+    jacobian = jax.jit(jax.jacobian(lambda logits: games.log_distribution(game.language, logits)))(logits)
     self_play = np.tensordot(pi * payoff, np.asarray(jacobian), axes=2) / game.contexts
     np.testing.assert_allclose(gradient["logits"], -4 / game.tau * self_play, rtol=0, atol=1e-10)
     assert np.abs(gradient["logits"]).max() > 0.1
@@ -129,7 +129,7 @@ def test_mixing_token_by_token_is_mixing_strings_only_for_one_token(float64: Non
         assert max(found[beta]) == pytest.approx(most, abs=1e-4)
 
 
-@pytest.mark.parametrize("recipe", [algorithms.ipo_md, algorithms.online_dpo])
+@pytest.mark.parametrize("recipe", [algorithms.ipo_md, pytest.param(algorithms.online_dpo, marks=pytest.mark.slow)])
 def test_enumerating_is_what_sampling_tends_to(recipe: Any, float64: None) -> None:
     game = games.sequence_game(0.4, seed=1, vocab=3, length=2, contexts=2, scale=3.0)
     start = games.start(games.sequence_game(0.4, seed=9, vocab=3, length=2, contexts=2))

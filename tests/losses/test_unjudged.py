@@ -13,9 +13,10 @@ import pytest
 from alignjax import losses, stages
 from alignjax.config import Fn, fn
 from alignjax.types import Array, Batch, Context
-from tests.support.tiny import as_jax, ragged
+from tests.support.tiny import as_numpy, ragged, run
 
 pytestmark = pytest.mark.usefixtures("float64")
+KEY = jax.random.key(0)
 
 # On any number of completions of a prompt; `sum` of single completions, each by its weight.
 SINGLE: dict[str, Fn] = {
@@ -48,15 +49,19 @@ def given(rows: int, n: int) -> tuple[Array, Batch]:
     mask = batch.mask.copy()
     mask[..., 0] = batch.valid[..., 0] = True
     draw = np.random.default_rng(3)
-    batch = as_jax(batch.replace(mask=mask, reward=draw.random((rows, n))))
-    return jnp.asarray(-0.2 - draw.random(batch.tokens.shape)), batch.replace(
+    batch = batch.replace(mask=mask, reward=draw.random((rows, n)))
+    return -0.2 - draw.random(batch.tokens.shape), batch.replace(
         prompts={"other": batch.prompt, "other_valid": batch.prompt_valid}
     )
 
 
-def evaluated(loss: Fn, logps: Array, batch: Batch) -> tuple[Array, Array]:
+def evaluated(loss: Fn, logps: Any, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Value and gradient by the policy's log-probs; under another prompt they are halved."""
+    return as_numpy(_evaluated(loss, as_numpy(logps), as_numpy(batch)))
 
+
+@jax.jit
+def _evaluated(loss: Fn, logps: Array, batch: Batch) -> tuple[Array, Array]:
     def value(logps: Array) -> Array:
         def score(names: Any, of: Batch, read: Any = None) -> dict[str, Array]:
             if isinstance(names, tuple):  # kto: completions under the prompt of the next row
@@ -77,16 +82,17 @@ def test_a_completion_of_weight_0_is_as_one_without_tokens(name: str) -> None:
     """Whatever its tokens and its reward are."""
     loss = (SINGLE | TOGETHER)[name]
     logps, batch = given(4, 3)
-    known = jnp.ones((4, 3)).at[jnp.array([0, 1, 3]), jnp.array([1, 2, 1])].set(0)
-    reward = jnp.where(known != 0, batch.reward, jnp.nan)
+    known = np.ones((4, 3))
+    known[[0, 1, 3], [1, 2, 1]] = 0
+    reward = np.where(known != 0, batch.reward, np.nan)
     unjudged = batch.replace(reward=reward, completions={**batch.completions, "weight": known})
     empty = batch.replace(reward=reward, mask=batch.mask * known[..., None])
     (value, slope), (expected, expected_slope) = (evaluated(loss, logps, b) for b in (unjudged, empty))
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-12, atol=1e-15)
-    assert not np.any(np.asarray(slope)[np.asarray(known) == 0])
+    assert not np.any(slope[known == 0])
     assert np.abs(slope).max() > 1e-3
-    whole, _ = evaluated(loss, logps, batch.replace(reward=jnp.where(known != 0, batch.reward, 1.0)))
+    whole, _ = evaluated(loss, logps, batch.replace(reward=np.where(known != 0, batch.reward, 1.0)))
     assert abs(float(whole - value)) > 1e-6
 
 
@@ -94,42 +100,44 @@ def test_a_completion_of_weight_0_is_as_one_without_tokens(name: str) -> None:
 def test_half_a_weight_counts_half(name: str) -> None:
     """Two completions of weights 1 and 1/2 are the first twice and the second once."""
     logps, batch = given(2, 1)
-    batch = batch.replace(reward=jnp.array([[0.9], [0.45]]))
-    weighed = batch.replace(completions={"weight": jnp.array([[1.0], [0.5]])})
-    rows = jnp.array([0, 0, 1])
+    batch = batch.replace(reward=np.array([[0.9], [0.45]]))
+    weighed = batch.replace(completions={"weight": np.array([[1.0], [0.5]])})
+    rows = np.array([0, 0, 1])
     value, slope = evaluated(SINGLE[name], logps, weighed)
     expected, repeated = evaluated(SINGLE[name], logps[rows], batch.take(rows))
     np.testing.assert_allclose(value, expected, rtol=1e-12)
-    np.testing.assert_allclose(slope, jnp.stack([repeated[0] + repeated[1], repeated[2]]), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(slope, np.stack([repeated[0] + repeated[1], repeated[2]]), rtol=1e-12, atol=1e-15)
 
 
 def test_one_label_of_six_says_something_of_two_completions() -> None:
     """From the label of a pair to thumbs: the other two of four completions are neither good nor bad, and no loss of
     thumbs moves them."""
     logps, batch = given(3, 4)
-    asked = jnp.zeros((3, 4, 4)).at[:, 0, 1].set(1).at[:, 1, 0].set(1)
-    sure = jnp.full((3, 4, 4), jnp.nan).at[:, 0, 1].set(1).at[:, 1, 0].set(0)
+    asked, sure = np.zeros((3, 4, 4)), np.full((3, 4, 4), np.nan)
+    asked[:, 0, 1] = asked[:, 1, 0] = sure[:, 0, 1] = 1
+    sure[:, 1, 0] = 0
     labeled = batch.replace(preference=sure, pair_weight=asked, completions={})
     for threshold, up in ((0.5, [1, 0]), (1.0, [0.5, 0])):
-        rated, _ = stages.win_rate_against(Context(), labeled, jax.random.key(0))
-        judged, metrics = stages.thumbs(Context(), rated, jax.random.key(0), threshold=threshold)
+        rated, _ = run(stages.win_rate_against, Context(), labeled, KEY)
+        judged, metrics = run(stages.thumbs, Context(), rated, KEY, threshold=threshold)
         np.testing.assert_array_equal(judged.reward, np.tile([*up, 0.5, 0.5], (3, 1)))
         np.testing.assert_allclose(metrics["thumbs_up"].value(), np.mean(up))
-    rated, _ = stages.win_rate_against(Context(), labeled, jax.random.key(0))
-    judged, _ = stages.thumbs(Context(), rated, jax.random.key(0))
+    rated, _ = run(stages.win_rate_against, Context(), labeled, KEY)
+    judged, _ = run(stages.thumbs, Context(), rated, KEY)
     for name in ("kto", "pointwise_dpo", "ulma", "bco"):
         _, slope = evaluated(SINGLE[name], logps, judged)
         assert not np.any(slope[:, 2:])
-        assert np.all(np.asarray(slope.sum(-1))[:, :2] * [-1, 1] > 0)
-    last = stages.worst_first(Context(), rated, jax.random.key(0))
+        assert np.all(slope.sum(-1)[:, :2] * [-1, 1] > 0)
+    last = run(stages.worst_first, Context(), rated, KEY)
     np.testing.assert_array_equal(last.reward, np.tile([0, 1, 0.5, 0.5], (3, 1)))
 
 
 def test_a_win_rate_that_nobody_knows_moves_no_pair() -> None:
     """The regression onto win rates leaves pairs out of which a side was not judged, NaN or not."""
     logps, batch = given(4, 3)
-    known = jnp.ones((4, 3)).at[:, 2].set(0)
-    reward = jnp.where(known != 0, batch.reward, jnp.nan)
+    known = np.ones((4, 3))
+    known[:, 2] = 0
+    reward = np.where(known != 0, batch.reward, np.nan)
     unjudged = batch.replace(reward=reward, completions={"weight": known})
     found = evaluated(fn(losses.egpo, tau=0.3, pairs=((0, 1), (1, 2), (0, 2))), logps, unjudged)
     expected = evaluated(fn(losses.egpo, tau=0.3, pairs=((0, 1),)), logps, batch)
@@ -139,13 +147,13 @@ def test_a_win_rate_that_nobody_knows_moves_no_pair() -> None:
 
 def test_texts_are_not_imitated_under_a_reward_that_nobody_knows() -> None:
     _, batch = given(2, 3)
-    known = jnp.array([[1.0, 0.0, 0.5], [1.0, 1.0, 0.0]])
-    reward = jnp.where(known != 0, batch.reward, jnp.nan)
+    known = np.array([[1.0, 0.0, 0.5], [1.0, 1.0, 0.0]])
+    reward = np.where(known != 0, batch.reward, np.nan)
     unjudged = batch.replace(reward=reward, completions={"weight": known})
     goals = {"edges": (0.5,), "goals": ((4,), (5,))}
-    rows = stages.condition_on_reward(Context(), unjudged, jax.random.key(0), **goals)
+    rows = run(stages.condition_on_reward, Context(), unjudged, KEY, **goals)
     np.testing.assert_array_equal(rows.mask[:, 0].any(-1), known.reshape(-1) != 0)
-    pairs = stages.goal_pairs(Context(), unjudged, jax.random.key(0), **goals)
+    pairs = run(stages.goal_pairs, Context(), unjudged, KEY, **goals)
     counts = np.asarray(pairs.pair_weight).reshape(2, 3, 3, 3)
     for row, column in ((0, 1), (1, 2)):
         assert not counts[row, column].any()  # no goal of its own

@@ -55,7 +55,7 @@ def sampled(network: Any, params: Any) -> tuple[Any, jax.Array]:
     return out.logps["policy"], again["policy"]
 
 
-@pytest.mark.parametrize("case", [slow_but("olmo3", "gpt_neox", "qwen3_moe", name=case) for case in CONFIGS])
+@pytest.mark.parametrize("case", [slow_but("gpt_neox", "qwen3_moe", name=case) for case in CONFIGS])
 def test_what_is_cached_is_what_is_scored(case: str) -> None:
     one, other = sampled(*made(case))
     np.testing.assert_allclose(one, other, atol=2e-5)

@@ -3,8 +3,9 @@
     python -m tests.mutants [NAME ...]
 
 Runs the mutants of `changes.py`, or those whose name contains one of the NAMEs, two at a time, each against the tests
-that must kill it, default tier alone; before them those tests without any edit. Exit status 1 if one survives, if its
-text is not in the source exactly once, or if its tests do not run.
+that must kill it, default tier alone; before them those tests without any edit, in as few runs as there can be. What
+they compile is kept where the suite keeps it, so that a mutant compiles what its edit changes. Exit status 1 if one
+survives, if its text is not in the source exactly once, or if its tests do not run.
 """
 
 from __future__ import annotations
@@ -25,35 +26,39 @@ from tests.mutants.mutant import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("alignjax", "tests", "configs", "experiments", "benchmarks", "docs", "README.md", "pyproject.toml")
 # What takes seconds to import is imported before the forks.
-HEAVY = ("jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "tokenizers", "scipy.optimize", "scipy.stats", "rich")
+HEAVY = (
+    "jax", "flax.nnx", "optax", "orbax.checkpoint", "grain", "tokenizers", "scipy.optimize", "scipy.stats", "rich",
+    "pytest",
+)  # fmt: skip
 WORKERS, LIMIT = 2, 900  # processes at a time, and seconds until one is ended: a loop without end is noticed
 KILLED, SURVIVED = "killed", "survived"
 OUTCOMES = {0: SURVIVED, 1: KILLED, -signal.SIGALRM: KILLED}  # of pytest's exit status; any other is a failure
 
 
-def copied(folder: Path) -> Path:
+def copied(root: Path, folder: Path, copy: Callable[[str, str], object]) -> Path:
     """A copy of what tests need; bytecode with it, which holds for all files but the edited one."""
     for name in COPIED:
-        source = ROOT / name
-        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy2(source, folder / name)
+        source, copied_to = root / name, folder / name
+        shutil.copytree(source, copied_to, copy_function=copy) if source.is_dir() else copy(str(source), str(copied_to))
     return folder
 
 
 def edited(mutant: Mutant, package: Path) -> str | None:
-    """Makes the edit; what is wrong with its text, if anything."""
+    """Makes the edit, in a file of its own in the place of the link; what is wrong with its text, if anything."""
     path = package / mutant.file
     text = path.read_text() if path.is_file() else ""
     if (number := text.count(mutant.text)) != 1:
         return f"its text stands {number} times in alignjax/{mutant.file}: {mutant.text!r}"
+    path.unlink()
     path.write_text(text.replace(mutant.text, mutant.replacement))
     return None
 
 
-def testing(root: Path, killers: Sequence[str], log: Path) -> int:
+def testing(root: Path, killers: Sequence[str], log: Path, limit: int) -> int:
     """The process id of a fork that runs tests in a copy; the fork itself never returns."""
     if child := os.fork():
         return child
-    signal.alarm(LIMIT)
+    signal.alarm(limit)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -72,18 +77,30 @@ def testing(root: Path, killers: Sequence[str], log: Path) -> int:
 Job = tuple[Mutant, Callable[[Path], str | None]]
 
 
-def outcomes(jobs: Iterable[Job]) -> Iterator[tuple[Mutant, str]]:
-    """Every mutant with "killed", "survived" or why neither can be said, as they end."""
+def without_edits(mutants: Sequence[Mutant]) -> list[Job]:
+    """The tests of all mutants on the package as it is: those that are named in one run a worker, those that `-k`
+    chooses in runs of their own."""
+    killers = dict.fromkeys(mutant.killers for mutant in mutants)
+    named = sorted({test for tests in killers if "-k" not in tests for test in tests})
+    files = sorted({test.partition("::")[0] for test in named})
+    shares = [tuple(t for t in named if t.partition("::")[0] in files[part::WORKERS]) for part in range(WORKERS)]
+    runs = [*filter(None, shares), *(tests for tests in killers if "-k" in tests)]
+    return [(Mutant("no edit", "", "", "", tests), lambda package: None) for tests in runs]
+
+
+def outcomes(jobs: Iterable[Job], plain: Path) -> Iterator[tuple[Mutant, str]]:
+    """Every mutant with "killed", "survived" or why neither can be said, as they end; `plain`: what copies are of."""
     waiting, running = list(jobs), {}
     while waiting or running:
         while waiting and len(running) < WORKERS:
             mutant, edit = waiting.pop(0)
             folder = tempfile.TemporaryDirectory()
-            root, log = copied(Path(folder.name)), Path(folder.name) / "log"
+            root, log = copied(plain, Path(folder.name), os.link), Path(folder.name) / "log"
             if wrong := edit(root / "alignjax"):
                 yield mutant, wrong
             else:
-                running[testing(root, mutant.killers, log)] = (mutant, folder, log)
+                limit = LIMIT if mutant.file else 0  # without an edit all tests are in one run
+                running[testing(root, mutant.killers, log, limit)] = (mutant, folder, log)
         if running:
             child, status = os.wait()
             mutant, folder, log = running.pop(child)
@@ -99,16 +116,18 @@ def main(names: Sequence[str]) -> int:
         return 1
     for name in HEAVY:
         importlib.import_module(name)
-    killers = dict.fromkeys(mutant.killers for mutant in chosen)
-    plain: list[Job] = [(Mutant("no edit", "", "", "", tests), lambda package: None) for tests in killers]
     begun, failures = time.perf_counter(), 0
-    for mutant, outcome in outcomes(plain):
-        if outcome != SURVIVED:
-            failures += 1
-            print(f"without an edit these tests do not pass: {' '.join(mutant.killers)}\n{outcome}", flush=True)
-    for mutant, outcome in outcomes((mutant, lambda package, m=mutant: edited(m, package)) for mutant in chosen):
-        failures += outcome != KILLED
-        print(f"{time.perf_counter() - begun:6.0f} s  {mutant.name}: {outcome}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = copied(ROOT, Path(folder), shutil.copy2)
+        for mutant, outcome in outcomes(without_edits(chosen), plain):
+            if outcome != SURVIVED:
+                failures += 1
+                print(f"without an edit these tests do not pass: {' '.join(mutant.killers)}\n{outcome}", flush=True)
+        print(f"{time.perf_counter() - begun:6.0f} s  the tests without an edit have run", flush=True)
+        edits: Iterator[Job] = ((mutant, lambda package, m=mutant: edited(m, package)) for mutant in chosen)
+        for mutant, outcome in outcomes(edits, plain):
+            failures += outcome != KILLED
+            print(f"{time.perf_counter() - begun:6.0f} s  {mutant.name}: {outcome}", flush=True)
     print(f"{len(chosen)} mutants, {failures} failures")
     return int(failures > 0)
 

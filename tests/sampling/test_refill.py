@@ -62,7 +62,7 @@ VIEWS = (Stream("policy", "policy"), Stream("reference", "policy", view="asked")
 @pytest.mark.parametrize(
     "changes",
     [
-        {"temperature": 0.0, "top_k": 3, "stop": tuple(range(2, 12))},
+        pytest.param({"temperature": 0.0, "top_k": 3, "stop": tuple(range(2, 12))}, marks=pytest.mark.slow),
         {"behaviour": fn(mixture, beta=0.4), "temperature": 0.7, "top_p": 0.9, "min_p": 0.02},
         {"behaviour": fn(switching)},
         {"behaviour": fn(mixture, beta=0.4), "streams": VIEWS, "stop": ()},
@@ -77,11 +77,11 @@ def test_refilled_slots_sample_what_lockstep_samples(changes: dict[str, Any]) ->
         assert lengths.min() < lengths.max()
 
 
-def test_any_number_of_slots_and_any_keys() -> None:
+@pytest.mark.parametrize("slots", [1, pytest.param(11, marks=pytest.mark.slow)])
+def test_any_number_of_slots_and_any_keys(slots: int) -> None:
     """One slot is sampling one completion after the other."""
     plain = generate(seed=1)
-    for slots in (1, 11):
-        assert_same(generate(seed=1, slots=slots), plain)
+    assert_same(generate(seed=1, slots=slots), plain)
     np.testing.assert_allclose(plain.logps["policy"], scorer(NETWORK)(POLICY, plain), atol=1e-5)
 
 

@@ -204,7 +204,10 @@ def looked_at(relabel: Any, loss: Any, **parts: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("relabel", "loss", "parts", "metrics"),
     [
-        (stages.goal_pairs, fn(losses.dpo, beta=0.3), "microbatches", ("loss/dpo", "dpo/margin")),
+        pytest.param(
+            *(stages.goal_pairs, fn(losses.dpo, beta=0.3), "microbatches", ("loss/dpo", "dpo/margin")),
+            marks=pytest.mark.slow,
+        ),
         (stages.hindsight, fn(losses.hir), "minibatches", ("hir/likelihood", "hir/contrast")),
     ],
     ids=["goal_pairs", "hindsight"],

@@ -14,7 +14,7 @@ from alignjax import losses, stages
 from alignjax.config import ConfigError, fn
 from alignjax.evaluate.text_metrics import cosa_score
 from alignjax.types import Batch, Context
-from tests.support.tiny import as_jax, ragged, standin
+from tests.support.tiny import as_jax, measure, ragged, run, standin
 
 KEY = jax.random.key(0)
 
@@ -117,18 +117,17 @@ def test_targets_by_class_are_what_sft_sees() -> None:
 
 
 def test_pairs_by_class_are_what_dpo_sees() -> None:
-    batch = as_jax(ragged(rows=6, n=4))
-    kind = jnp.array([0, 1, 1, 0, 1, 5])
-    batch = batch.replace(prompts={"factual": kind})
-    logps = -jnp.abs(jnp.asarray(np.random.default_rng(0).normal(size=batch.tokens.shape)))
-    routed = stages.route_pairs(context(), batch, KEY, pairs=(((0, 1),), ((1, 0), (2, 3))))
+    batch = ragged(rows=6, n=4).replace(prompts={"factual": np.array([0, 1, 1, 0, 1, 5])})
+    logps = -np.abs(np.random.default_rng(0).normal(size=batch.tokens.shape)).astype(np.float32)
+    routed = run(stages.route_pairs, Context(), batch, KEY, pairs=(((0, 1),), ((1, 0), (2, 3))))
     for pair, rows in (((0, 1), [0, 1, 2, 3, 4]), ((2, 3), [1, 2, 4])):
         loss = fn(losses.dpo, beta=0.3, pairs=(pair,))
-        index = jnp.array(rows)
-        got, expected = loss(standin(policy=logps), routed)[0], loss(standin(policy=logps[index]), batch.take(index))[0]
-        np.testing.assert_allclose(got.value(), expected.value(), rtol=1e-6)
-        assert float(got.weight) == len(rows)
-    again = stages.route_pairs(context(), routed, KEY, pairs=(((0, 1),), ((2, 3),)))
+        index = np.array(rows)
+        got, weight = measure(loss, routed, policy=logps)[""]
+        expected, _ = measure(loss, batch.take(index), policy=logps[index])[""]
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+        assert weight == len(rows)
+    again = run(stages.route_pairs, Context(), routed, KEY, pairs=(((0, 1),), ((2, 3),)))
     assert float(again.pair_weight[:, 0, 1].sum()) == 2  # weights that stand there are kept
     with pytest.raises(ConfigError, match="do not fit"):
         stages.route_pairs(context(), batch, KEY, pairs=(((0, 0),),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -175,11 +176,15 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
         reward=np.array([[1.0, 1.0], [0.0, -1.0], [2.0, 0.0]]),
     )  # fmt: skip
 
-    def regenerated(count: int) -> Batch:
-        memory = remembered(16, old, **fields)
-        base = context_of(network, policy=tree)
-        there = context(base.roles, {"policy": tree, "responses": as_jax(memory)}, step=5)
-        return stages.regenerate(there, batch, KEY, count=count, n=2, max_tokens=5, stop=(2,))[0]
+    def there(tree: Any, memory: Any) -> Context:
+        return context({"policy": Role(network, None)}, {"policy": tree, "responses": memory}, step=5)
+
+    @functools.partial(jax.jit, static_argnames="count")
+    def _regenerated(tree: Any, memory: Any, count: int) -> Batch:
+        return stages.regenerate(there(tree, memory), batch, KEY, count=count, n=2, max_tokens=5, stop=(2,))[0]
+
+    def regenerated(count: int, old: Batch = old) -> Batch:
+        return as_numpy(_regenerated(tree, remembered(16, old, **fields), count))
 
     same = lambda out: [bool(np.all(out.tokens[row] == 7)) for row in range(4)]  # noqa: E731
     one, two = regenerated(1), regenerated(2)
@@ -187,13 +192,12 @@ def test_only_the_prompts_that_score_lowest_are_sampled_anew() -> None:
     assert same(two) == [True, False, False, True]  # and 2 had the lowest
     np.testing.assert_array_equal(one.tokens[1], two.tokens[1])
     np.testing.assert_array_equal(two.pair_weight, 1)
-    bare = remembered(16, old.replace(example_id=np.array([100, 101, 102])), **fields)
-    there = context({"policy": Role(network, None)}, {"policy": tree, "responses": as_jax(bare)}, step=5)
-    out, _ = stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=5, stop=(2,))
+    out = regenerated(1, old.replace(example_id=np.array([100, 101, 102])))
     assert np.sum(np.asarray(out.pair_weight[:, 0, 1])) == 1  # the others have nothing, and count nothing
     np.testing.assert_array_equal(np.any(out.valid, axis=(1, 2)), out.pair_weight[:, 0, 1] > 0)
+    memory = as_jax(remembered(16, old, **fields))
     with pytest.raises(ConfigError, match=r"remembers \(2, 5\)"):
-        stages.regenerate(there, batch, KEY, count=1, n=2, max_tokens=6)
+        stages.regenerate(there(tree, memory), batch, KEY, count=1, n=2, max_tokens=6)
 
 
 REPLAY = {
@@ -324,16 +328,22 @@ def test_an_annotator_has_no_favourite_place() -> None:
     network = model(layers=1)
     there = context_of(network, annotator=parameters(network))
     batch = as_jax(ragged(n=3))
-    p = stages.annotator(there, batch, KEY, verdicts=(4, 5), separator=3, question=(6, 7))
+
+    @functools.partial(jax.jit, static_argnames=("verdicts", "question"))
+    def _asked(batch: Batch, verdicts: tuple[int, int], question: tuple[int, ...]) -> Any:
+        return stages.annotator(there, batch, KEY, verdicts=verdicts, separator=3, question=question)
+
+    def asked(batch: Batch, verdicts: tuple[int, int] = (4, 5), question: tuple[int, ...] = (6, 7)) -> np.ndarray:
+        return np.asarray(_asked(batch, verdicts, question))
+
+    p = asked(batch)
     np.testing.assert_array_equal(p + p.swapaxes(1, 2), 1)
     order = np.broadcast_to(np.array([2, 0, 1]), (4, 3))
-    moved = stages.annotator(there, batch.pick(order), KEY, verdicts=(4, 5), separator=3, question=(6, 7))
-    np.testing.assert_allclose(moved, np.asarray(p)[:, [2, 0, 1]][:, :, [2, 0, 1]], atol=1e-5)
-    other = stages.annotator(there, batch, KEY, verdicts=(5, 4), separator=3, question=(6, 7))
+    np.testing.assert_allclose(asked(batch.pick(order)), p[:, [2, 0, 1]][:, :, [2, 0, 1]], atol=1e-5)
+    other = asked(batch, verdicts=(5, 4))
     np.testing.assert_allclose(other, 1 - p, atol=1e-6)
     assert np.abs(p - 0.5).max() > 1e-3
-    asked_otherwise = stages.annotator(there, batch, KEY, verdicts=(4, 5), separator=3)
-    assert np.abs(asked_otherwise - p).max() > 1e-4
+    assert np.abs(asked(batch, question=()) - p).max() > 1e-4
     with pytest.raises(ConfigError, match="same token"):
         stages.annotator(there, batch, KEY, verdicts=(4, 4))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.config import Fn, fn
 from alignjax.types import Array, Batch
 from tests.support.tiny import standin
 
@@ -25,6 +27,12 @@ def completions(sums: Any, label: Any, reference: Any = 0.0, length: int = 3, n:
     return jnp.broadcast_to(sums[..., None] / length, shape), batch
 
 
+@jax.jit
+def _value(loss: Fn, logps: Array, batch: Batch, state: Any) -> Array:
+    given = SimpleNamespace(score=standin(policy=logps).score, state=state)
+    return loss(given, batch)[0].value()
+
+
 def value(loss: Any, logps: Array, batch: Batch, state: Any = None, **hyper: Any) -> Array:
-    given = SimpleNamespace(score=standin(policy=logps).score, state=state or {})
-    return loss(given, batch, **hyper)[0].value()
+    made = loss.replace(**hyper) if isinstance(loss, Fn) else fn(loss, **hyper)
+    return _value(made, logps, batch, state or {})

@@ -94,6 +94,7 @@ def test_asked_to_stop_saves_and_says_how_to_go_on(
     assert lines(tmp_path / "run") == lines(folder)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.toy_run", str(tmp_path / "run"), "--slow", "30", "--steps", "100"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

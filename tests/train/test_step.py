@@ -84,7 +84,7 @@ V, T = 1511, 37
 
 @pytest.mark.usefixtures("full_compile")
 @pytest.mark.parametrize(
-    "name", [slow_but("sft", "ipo", name=name) for name in ("sft", "ipo", "preference_model", "kl_and_mismatched")]
+    "name", [slow_but("sft", name=name) for name in ("sft", "ipo", "preference_model", "kl_and_mismatched")]
 )
 def test_no_array_of_every_logit_exists(name: str) -> None:
     """A vocabulary so large that [B,N,T,V] outweighs everything else there is."""
