@@ -66,35 +66,51 @@ class Calls:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
 
-    def answers(self, calls: Sequence[Call], concurrency: int) -> list[list[float]]:
+    def answers(
+        self, calls: Sequence[Call], concurrency: int, came: Callable[[int, list[float]], None]
+    ) -> list[list[float]]:
         """Returns what each call gave, NaN for no opinion, in the order of the calls, whichever ended first.
 
         Args:
             calls: The calls.
             concurrency: How many run at a time.
+            came: Is told of each answer when it is there, by the number of its call; in threads, several at a time.
 
         Raises:
-            RewardError: A call failed for good; the others are waited for no longer.
+            RewardError: A call failed for good. Those on their way are waited for, as long as their timeout says, so
+                that `came` hears of what was asked and perhaps paid for; none is begun any more.
         """
+        # Two signals: `failed` begins nothing new, `over` (Ctrl-C while waiting) leaves what runs behind too.
+        failed: concurrent.futures.Future[None] = concurrent.futures.Future()
         over: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def answered(number: int) -> list[float]:
+            numbers = self._attempts(calls[number], failed, over)
+            came(number, numbers)
+            return numbers
+
         with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
-            futures = [pool.submit(self._attempts, call, over) for call in calls]
+            futures = [pool.submit(answered, number) for number in range(len(calls))]
             try:
                 concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_EXCEPTION)
-                failed = [each for each in futures if each.done() and each.exception() is not None]
-                return [future.result() for future in failed[:1] or futures]
+                first = [each for each in futures if each.done() and each.exception() is not None][:1]
+                failed.set_result(None)
+                concurrent.futures.wait(futures)
+                return [future.result() for future in first or futures]
             finally:
                 over.set_result(None)
 
-    def _attempts(self, call: Call, over: concurrent.futures.Future[None]) -> list[float]:
+    def _attempts(
+        self, call: Call, failed: concurrent.futures.Future[None], over: concurrent.futures.Future[None]
+    ) -> list[float]:
         """The numbers of a call, in as many attempts as it has. Only an exception and a timeout are tried again: what
         was returned would be returned again."""
         reason, cause = "was given up", None
         for attempt in range(call.retries + 1):
             if attempt:
                 pause = min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE)
-                concurrent.futures.wait([over], timeout=pause)
-            if over.done():
+                concurrent.futures.wait([failed, over], pause, concurrent.futures.FIRST_COMPLETED)
+            if failed.done() or over.done():
                 break
             thread = self._started(call)
             concurrent.futures.wait([thread, over], call.timeout, concurrent.futures.FIRST_COMPLETED)

@@ -4,8 +4,11 @@ reward functions."""
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from alignjax.asking.questions import Question
 from alignjax.config import ConfigError, Fn
@@ -23,18 +26,27 @@ class TrainerState(NamedTuple):
 
 
 class LogExtra:
-    """TRL's log_extra(column, values): the values stand beside the answers of the step."""
+    """TRL's log_extra(column, values): the values stand beside the answers of the call, None where there are too few."""
 
-    def __init__(self, extra: dict[str, list[Any]], size: int, start: int) -> None:
-        self.extra, self.size, self.start = extra, size, start
+    def __init__(self, size: int) -> None:
+        self.columns: dict[str, list[Any]] = {}
+        self.size = size
 
     def __deepcopy__(self, memo: Any) -> LogExtra:
         return self  # the arguments of a call are copied, and this is what it writes to
 
     def __call__(self, column: str, values: Iterable[Any]) -> None:
-        held = self.extra.setdefault(str(column), [None] * self.size)
-        for number, value in enumerate(list(values)[: self.size - self.start], self.start):
-            held[number] = value
+        plain = [_plain(value) for value in list(values)[: self.size]]
+        self.columns[str(column)] = plain + [None] * (self.size - len(plain))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it: as it is, else what it says as a text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
 
 
 def log_nothing(name: str, value: float) -> None:

@@ -17,6 +17,7 @@ from alignjax.evaluate.intervals import Interval, interval
 from alignjax.evaluate.players import Player, drawn
 from alignjax.exact_tasks.task import Measure
 from alignjax.ranges import Count, Seed
+from alignjax.train.text_host import judges_host
 from alignjax.train.token_ids import ends_of
 from alignjax.types import Model
 from alignjax.workspace import Workspace
@@ -77,25 +78,27 @@ def measure(
         {judge: interval}, "measures": {name: interval}}]}, in the order of the points.
     """
     # Everybody answers the same prompts; each policy meets the baseline alone, and every judge compares the two.
-    asked = verdicts.judges_of(workspace, judge_model, dict(judges))
-    prompts = [source(workspace, seed)[step] for step in range(batches)]
     players = (baseline, *(point.player for point in points))
     key, stop = jax.random.key(seed), ends_of(source, workspace)
-    answers = drawn(workspace, model, players, prompts, asked, key=key, max_tokens=max_tokens, stop=stop)
     curves: dict[str, list[dict[str, Any]]] = {}
-    for point in points:
-        name = point.player.name
-        tables = [verdicts.side_by_side(pair) for pair in zip(answers[name], answers[baseline.name], strict=True)]
-        rates = {
-            judge: win_rate.win_rate_matrix(verdicts.verdicts(ask, tables, (name, baseline.name)))[name][baseline.name]
-            for judge, ask in asked.items()
-        }
-        batch: Any = verdicts.rows(answers[name])
-        kl = diagnostics.sequence_kl(batch.logps["sampler"], batch.logps["reference"], batch.valid)["kl"]
-        curves.setdefault(point.curve, []).append(
-            {"setting": point.setting, "stage": point.player.stage, "kl": kl, "win_rates": rates}
-            | {"measures": measured(batch, measures)}
-        )
+    with judges_host(dict(judges), [source], workspace) as host:
+        asked = verdicts.judges_of(workspace, judge_model, dict(judges), host)
+        prompts = [source(workspace, seed)[step] for step in range(batches)]
+        answers = drawn(workspace, model, players, prompts, asked, key=key, max_tokens=max_tokens, stop=stop)
+        for point in points:
+            name = point.player.name
+            tables = [verdicts.side_by_side(pair) for pair in zip(answers[name], answers[baseline.name], strict=True)]
+            said = {judge: verdicts.verdicts(ask, tables, (name, baseline.name)) for judge, ask in asked.items()}
+            rates = {
+                judge: win_rate.win_rate_matrix(verdicts.without_opinion(each)[0])[name][baseline.name]
+                for judge, each in said.items()
+            }
+            batch: Any = verdicts.rows(answers[name])
+            kl = diagnostics.sequence_kl(batch.logps["sampler"], batch.logps["reference"], batch.valid)["kl"]
+            curves.setdefault(point.curve, []).append(
+                {"setting": point.setting, "stage": point.player.stage, "kl": kl, "win_rates": rates}
+                | {"measures": measured(batch, measures)}
+            )
     (workspace.folder / FILE).write_text(json.dumps(curves, indent=1))
     return {"points": len(points)}
 

@@ -86,9 +86,9 @@ def sampled(
 
 @jax.jit
 def _best(batch: Batch, preference: Array) -> Batch:
-    """The completion that wins most against the others of its prompt; it has no log-probs, for nobody sampled from
-    what was picked."""
-    best = jnp.argmax(jnp.sum(preference, axis=2), axis=1)
+    """The completion that wins most against the others of its prompt, no opinion being a tie; it has no log-probs, for
+    nobody sampled from what was picked."""
+    best = jnp.argmax(jnp.sum(jnp.nan_to_num(preference, nan=0.5), axis=2), axis=1)
     return batch.replace(logps={}).pick(best[:, None])
 
 

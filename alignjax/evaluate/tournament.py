@@ -28,6 +28,8 @@ from alignjax.evaluate.players import (
 from alignjax.evaluate.write_results import FILE as FILE, write as write
 from alignjax.exact_tasks.task import Measure
 from alignjax.ranges import Count, Natural, Seed
+from alignjax.stages.text_functions import name_of, text_function
+from alignjax.train.text_host import judges_host
 from alignjax.types import Batch, Model
 from alignjax.workspace import Workspace
 
@@ -52,8 +54,9 @@ def play(
         model: The network of the players.
         judge_model: The network of the judges that were trained.
         players: The policies; the first is the baseline, whose weights are the reference of every KL.
-        judges: (name, the step that trained a preference model, or a judge function that reads no role), of which
-            "held_out" decides.
+        judges: (name, the step that trained a preference model, or a judge function that reads no role, such as
+            `stages.text_judge`, whose answers are kept in the step's folder), of which "held_out" decides. A pair that
+            one has no opinion about is a tie.
         source: Prompts with their human completion (N = 1).
         judge_source: Rows of `candidates` on which trained judges are measured; None: pairs of two draws of the
             baseline, by how often the deciding judge agrees.
@@ -76,22 +79,37 @@ def play(
     # Everybody answers the same prompts, the human last; each judge compares all answers; the rest is statistics.
     controls = default_controls(players[0], list(dict(judges))) if controls is None else controls
     again = () if judge_source else (Player(AGAIN, players[0].stage, players[0].role),)
-    asked, tokenizer = verdicts.judges_of(workspace, judge_model, dict(judges)), tokenizer_of(dataset, workspace)
-    people = [source(workspace, seed)[step] for step in range(batches)]
-    every = (*players, *controls, *again)
-    draw = {"key": jax.random.key(seed), "max_tokens": max_tokens, "stop": tokenizer.ends}
-    answers = drawn(workspace, model, every, people, asked, **draw)
-    answers["human"] = people
-    tables = [verdicts.side_by_side(parts) for parts in zip(*answers.values(), strict=True)]
-    said = {name: verdicts.verdicts(judge, tables, list(answers)) for name, judge in asked.items()}
-    checks = [judge_source(workspace, seed)[step] for step in range(batches)] if judge_source else []
+    tokenizer = tokenizer_of(dataset, workspace)
+    sources = [source] if judge_source is None else [source, judge_source]
+    with judges_host(dict(judges), sources, workspace) as host:
+        asked = verdicts.judges_of(workspace, judge_model, dict(judges), host)
+        people = [source(workspace, seed)[step] for step in range(batches)]
+        every = (*players, *controls, *again)
+        draw = {"key": jax.random.key(seed), "max_tokens": max_tokens, "stop": tokenizer.ends}
+        answers = drawn(workspace, model, every, people, asked, **draw)
+        answers["human"] = people
+        tables = [verdicts.side_by_side(parts) for parts in zip(*answers.values(), strict=True)]
+        said = {name: verdicts.verdicts(judge, tables, list(answers)) for name, judge in asked.items()}
+        checks = [judge_source(workspace, seed)[step] for step in range(batches)] if judge_source else []
+        accuracies = {name: verdicts.accuracy_on_candidates(asked[name], checks) for name in asked if checks}
+    silent = {name: verdicts.without_opinion(each) for name, each in said.items()}
+    said = {name: each for name, (each, _) in silent.items()}
     judged = _judges(workspace, dict(judges), said, dict(labels), players[0].name)
-    accuracies = {name: verdicts.accuracy_on_candidates(asked[name], checks) for name in asked if checks}
     table = {name: verdicts.rows(parts) for name, parts in answers.items() if name != AGAIN}
     outcome = _outcome(said, table, players, controls, measures, dict(labels), tokenizer, samples)
-    outcome["judges"] = {name: row | accuracies.get(name, {}) for name, row in judged.items()}
+    outcome["judges"] = {
+        name: _with_silence(row | accuracies.get(name, {}), silent[name][1]) for name, row in judged.items()
+    }
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
     return {name: row[players[0].name] for name, row in outcome["win_rates"].items() if name != players[0].name}
+
+
+def _with_silence(row: dict[str, Any], share: float) -> dict[str, Any]:
+    """What is said of a judge, with the share of pairs that it has no opinion about."""
+    if not share:
+        return row
+    said = f"no opinion on {share:.1%} of the pairs, which count as ties"
+    return row | {"note": f"{row['note']}; {said}" if row.get("note") else said}
 
 
 def _outcome(
@@ -140,7 +158,9 @@ def _judges(
     one on two draws of the baseline, where there are two."""
     described: dict[str, dict[str, Any]] = {}
     for name, judge in judges.items():
+        asked = text_function(judge) if isinstance(judge, Fn) else None
         usual = "gold judge" if isinstance(judge, Fn) else verdicts.LABELS.get(name, name.replace("_", " "))
+        usual = usual if asked is None else name_of(asked.kwargs["function"])
         described[name] = {"label": labels.get(name, usual)}
         if shares := verdicts.shared(workspace, judges, name):
             described[name]["shares"] = shares

@@ -3,21 +3,26 @@ were trained against."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignjax import scoring, stages
 from alignjax.config import ConfigError, Fn
 from alignjax.evaluate.intervals import Interval, interval
 from alignjax.pair_layout import all_pairs
+from alignjax.stages.text_functions import text_function
 from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.train.pipeline import Done
 from alignjax.train.run_record import config_json
+from alignjax.train.text_host import TextHost
 from alignjax.types import Array, Batch, Context, Model, Params, with_metrics
 from alignjax.workspace import Workspace, read_record
 
@@ -41,13 +46,42 @@ def _by_function(judge: Fn, batch: Batch) -> Array:
     return with_metrics(judge(Context(), batch, jax.random.key(0)))[0]
 
 
-def judges_of(workspace: Workspace, model: Model | None, judges: Mapping[str, str | Fn]) -> dict[str, Judged]:
+@dataclasses.dataclass(frozen=True)
+class _ByTexts:
+    """A judge that is a person's function of texts, or one around it: asked on the host, before the judge runs.
+
+    Attributes:
+        name: The judge's.
+        judge: The judge.
+        host: What asks.
+        answers: Numbers the files of its answers; of a job that runs again, each table meets its own.
+    """
+
+    name: str
+    judge: Fn
+    host: TextHost
+    answers: Iterator[int]
+
+    def __call__(self, batch: Batch) -> Array:
+        """The preference matrix; NaN where there is no opinion."""
+        asked = text_function(self.judge)
+        assert asked is not None
+        path = self.host.folder and self.host.folder / f"{self.name}-{next(self.answers):08d}.jsonl"
+        answer = self.host.said(asked, jax.device_get(batch), None, path)
+        context = Context(ask=lambda batch, shape: jnp.asarray(answer))
+        return with_metrics(self.judge(context, batch, jax.random.key(0)))[0]
+
+
+def judges_of(
+    workspace: Workspace, model: Model | None, judges: Mapping[str, str | Fn], host: TextHost | None = None
+) -> dict[str, Judged]:
     """Makes the judges of a tournament.
 
     Args:
         workspace: The run.
         model: The network of the trained ones.
         judges: By name the step that trained a role "preference", or a judge function that reads no role.
+        host: What asks those that are functions of texts, as of `text_host.judges_host`; None where there are none.
 
     Raises:
         ConfigError: Without a judge named "held_out", or without a network for a trained one.
@@ -56,7 +90,10 @@ def judges_of(workspace: Workspace, model: Model | None, judges: Mapping[str, st
         raise ConfigError("a tournament needs a judge named 'held_out' that no player was trained against")
     made: dict[str, Judged] = {}
     for name, judge in judges.items():
-        if isinstance(judge, Fn):
+        if isinstance(judge, Fn) and text_function(judge) is not None:
+            assert host is not None
+            made[name] = _ByTexts(name, judge, host, itertools.count(1))
+        elif isinstance(judge, Fn):
             made[name] = functools.partial(_by_function, judge)
         elif model is None:
             raise ConfigError(f"the judge {name!r} is the step {judge!r}: give the tournament its judge_model")
@@ -74,7 +111,8 @@ def side_by_side(parts: Sequence[Batch]) -> Batch:
         return np.concatenate([np.pad(leaf, [(0, 0), (0, 0), (0, most - leaf.shape[2])]) for leaf in leaves], axis=1)
 
     fields: dict[str, Any] = {name: joined(name) for name in ("tokens", "valid")}
-    return Batch(prompt=parts[0].prompt, prompt_valid=parts[0].prompt_valid, **fields)
+    first = parts[0]
+    return Batch(prompt=first.prompt, prompt_valid=first.prompt_valid, example_id=first.example_id, **fields)
 
 
 def rows(chunks: Sequence[Any]) -> Any:
@@ -89,14 +127,26 @@ def verdicts(judge: Judged, tables: Sequence[Batch], names: Sequence[str]) -> di
         judge: The judge.
         tables: Batches whose completion k is player k's answer.
         names: The players.
+
+    Returns:
+        P(a beats b) on every prompt, NaN where the judge has no opinion; see `without_opinion`.
     """
     matrix = rows([jax.device_get(judge(table)) for table in tables]).astype(np.float64)
     return {(names[i], names[j]): matrix[:, i, j] for i, j in all_pairs(len(names))}
 
 
+def without_opinion(judgements: Judgements) -> tuple[dict[tuple[str, str], np.ndarray], float]:
+    """Returns judgments in which "no opinion" is a tie, 1/2, so that every pair of players is compared on the same
+    prompts, and the share of those."""
+    unknown = {pair: np.isnan(said) for pair, said in judgements.items()}
+    share = float(np.mean(list(unknown.values()))) if unknown else 0.0
+    return {pair: np.where(unknown[pair], 0.5, said) for pair, said in judgements.items()}, share
+
+
 def accuracy_on_candidates(judge: Judged, batches: Sequence[Batch]) -> dict[str, Any]:
     """Measures how often a judge prefers the human text, by kind of alternative, on held-out rows of `candidates`."""
     matrix = rows([jax.device_get(judge(side_by_side([batch]))) for batch in batches])
+    matrix = np.where(np.isnan(matrix), 0.5, matrix)
     right = (matrix[:, 0, 1:] > 0.5) + 0.5 * (matrix[:, 0, 1:] == 0.5)
     other, corrupted = right[:, 0].mean(), right[:, 1:].mean()
     note = f"human preferred to another text in {other:.0%}, to a corrupted copy in {corrupted:.0%} of held-out cases"
@@ -139,9 +189,10 @@ def shared(workspace: Workspace, judges: Mapping[str, str | Fn], name: str) -> d
         return {}
     against = _config(workspace, training)
     if isinstance(judge, Fn):
-        drawn = _names(_labels(workspace, against), config_json(judge)["function"])
+        drawn = _names(_labels(workspace, against), _function_of(judge))
         what = "the training judge learned from labels that were drawn from it" if drawn else "none"
-        return {"backbone": "none: it is a formula", "data": "none", "labels": what}
+        kind = "formula" if text_function(judge) is None else "function of texts"
+        return {"backbone": f"none: it is a {kind}", "data": "none", "labels": what}
     config = _config(workspace, judge)
     roles, others = (part.get("algorithm", {}).get("roles", {}) for part in (config, against))
     mine, its = roles.get("preference", {}), others.get("preference", {})
@@ -152,6 +203,12 @@ def shared(workspace: Workspace, judges: Mapping[str, str | Fn], name: str) -> d
     data = ("the same split, in another order" if order else "the same rows") if same_data else "another source"
     same_labels = _labels(workspace, config) == _labels(workspace, against)
     return {"backbone": backbone, "data": data, "labels": "made in the same way" if same_labels else "made otherwise"}
+
+
+def _function_of(judge: Fn) -> str:
+    """How a config names what a judge asks: the person's function, else the judge's own."""
+    asked = text_function(judge)
+    return config_json(judge)["function"] if asked is None else config_json(asked)["asks"][0]["function"]
 
 
 def _config(workspace: Workspace, stage: str) -> dict[str, Any]:

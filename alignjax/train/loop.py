@@ -39,7 +39,7 @@ from alignjax.train.samples import OnStep, sampler
 from alignjax.train.state import TrainState, trained, unchanging
 from alignjax.train.step import Experience, Update, make_experience, make_update
 from alignjax.train.stop_signal import Interrupted, StopRequest, stop_requests
-from alignjax.train.text_host import naming_the_checkpoint, text_host
+from alignjax.train.text_host import ANSWERS, naming_the_checkpoint, text_host
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -262,7 +262,7 @@ def _experience(
     resolved: Resolved, source: Any, state: TrainState, workspace: Workspace
 ) -> Iterator[tuple[Iterator[Batch], Experience, Callable[[], Any]]]:
     """A `Run`'s batches, what makes experience of them, and what of it a checkpoint has to hold."""
-    answers, first, last = workspace.folder / "answers", int(state.step), resolved.experiment.steps
+    answers, first, last = workspace.folder / ANSWERS, int(state.step), resolved.experiment.steps
     with text_host(resolved.experiment, workspace, answers) as ask_texts:
         experience = make_experience(resolved.algorithm, answers, ask_texts)
         if not resolved.experiment.overlap:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from alignjax.train.ask_host import AskTexts
 from alignjax.train.token_ids import datasets_of
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
+
+
+ANSWERS = "answers"  # the folder of what a step's functions said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,21 @@ class TextHost:
         Raises:
             RewardError: A function failed.
         """
+        path = self.folder / f"{name}-{step + 1:08d}.jsonl" if self.folder else None
+        return self.said(asked, batch, TrainerState(step, self.steps), path)
+
+    def said(self, asked: Fn, batch: Batch, state: TrainerState | None, path: Path | None) -> np.ndarray:
+        """Asks a text function, or replays what the file of its answers holds.
+
+        Args:
+            asked: A text_reward or a text_judge.
+            batch: The question, as NumPy arrays.
+            state: The step; None where none is taken.
+            path: The file of the answers; None: nowhere.
+
+        Returns:
+            As of a call.
+        """
         rows, judges = self.texts.texts(batch), asked.function is text_judge
         n = len(rows[0].completions)
         entries: list[tuple[int, ...]] = list(all_pairs(n)) if judges else [(k,) for k in range(n)]
@@ -74,8 +93,7 @@ class TextHost:
             if not judges or _asks(batch, row, pair)
         ]
         questions = [Question(rows[row], entries[k]) for row, k in places]
-        path = self.folder / f"{name}-{step + 1:08d}.jsonl" if self.folder else None
-        numbers = answered(self.calls, asked, questions, TrainerState(step, self.steps), path)
+        numbers = answered(self.calls, asked, questions, state, path)
         count = len(names_of(asked.kwargs["function"]))
         whole = np.full((len(rows), len(entries), count), np.nan, np.float32)
         for place, line in zip(places, numbers, strict=True):
@@ -100,14 +118,19 @@ def check_text_functions(experiment: Experiment) -> None:
     for name, stage in experiment.algorithm.experience.items():
         if (asked := text_function(stage)) is None:
             continue
-        names_of(asked.kwargs["function"])
-        for function in functions_of(asked.kwargs["function"]):
-            check_named(function, f"stage {name!r}: {asked.name}(function=..)")
+        _check_names(asked, f"stage {name!r}")
         if not datasets_of([experiment.source, experiment.sample]):
             raise ConfigError(
                 f"stage {name!r} asks {asked.name} about texts, and the source {experiment.source.name} names no data "
                 "set whose tokenizer could decode them"
             )
+
+
+def _check_names(asked: Fn, where: str) -> None:
+    """Raises ConfigError for functions that config.json cannot name, or two of one name."""
+    names_of(asked.kwargs["function"])
+    for function in functions_of(asked.kwargs["function"]):
+        check_named(function, f"{where}: {asked.name}(function=..)")
 
 
 @contextlib.contextmanager
@@ -127,24 +150,57 @@ def text_host(experiment: Experiment, workspace: Workspace | None, folder: Path 
     if not asked:
         yield None
         return
-    dataset, split = _rows_of(experiment)
+    with _opened(asked, [experiment.source], [experiment.sample], workspace, folder, experiment.steps) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def judges_host(judges: Mapping[str, Any], sources: Sequence[Fn], workspace: Workspace) -> Iterator[TextHost | None]:
+    """Yields what asks the text judges among judges that compare players; None where there is none.
+
+    Args:
+        judges: Judges by name; those that are no `fn` of a text_judge, or around one, are left alone.
+        sources: Where the prompts are from.
+        workspace: The step, in whose folder `answers` keeps what they say.
+
+    Raises:
+        ConfigError: A function has no name, or asks for a column that the data does not have.
+    """
+    within = {name: text_function(judge) for name, judge in judges.items() if isinstance(judge, Fn)}
+    asked = {name: each for name, each in within.items() if each is not None}
+    for name, each in asked.items():
+        _check_names(each, f"judge {name!r}")
+    if not asked:
+        yield None
+        return
+    with _opened(list(asked.values()), sources, [], workspace, workspace.folder / ANSWERS, 0) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _opened(
+    asked: Sequence[Fn], sources: Sequence[Fn], others: Sequence[Any], workspace: Workspace | None,
+    folder: Path | None, steps: int,
+) -> Iterator[TextHost]:  # fmt: skip
+    """What asks text functions about rows of the sources, once it was checked that these have what they ask for."""
+    dataset, split = _rows_of(sources, others)
     texts = RowTexts.of(dataset, split, workspace)
     whose, every = dataset.name if split else "a source of several data sets", ALL in getattr(dataset, "keep", (ALL,))
     for each in asked:
         for function in functions_of(each.kwargs["function"]):
             check_parameters(function, texts.columns, whose, every=every)
     with calls() as caller:
-        yield TextHost(texts, caller, folder, experiment.steps)
+        yield TextHost(texts, caller, folder, steps)
 
 
-def _rows_of(experiment: Experiment) -> tuple[Dataset, str | None]:
-    """The data set whose tokenizer is the run's, and the split whose rows its batches have; None where the source reads
+def _rows_of(sources: Sequence[Fn], others: Sequence[Any]) -> tuple[Dataset, str | None]:
+    """The data set whose tokenizer is the run's, and the split whose rows its batches have; None where sources read
     several."""
-    within = [each.kwargs for each in functions_within(experiment.source)]
+    within = [each.kwargs for source in sources for each in functions_within(source)]
     splits = {(each["dataset"], each.get("split")) for each in within if isinstance(each.get("dataset"), Dataset)}
-    if len(splits) == 1 and len(datasets_of([experiment.source])) == 1:
+    if len(splits) == 1 and len(datasets_of(sources)) == 1:
         return next(iter(splits))
-    return datasets_of([experiment.source, experiment.sample])[0], None
+    return datasets_of([*sources, *others])[0], None
 
 
 @contextlib.contextmanager

@@ -146,6 +146,50 @@ def test_answers_are_replayed_and_other_questions_asked_anew(ask: Ask, tmp_path:
         ask(asked, folder=tmp_path, step=1)
 
 
+CALLED: list[tuple[str, int]] = []
+BUSY = threading.Event()
+
+
+def paid(completions: Any, log_extra: Any) -> list[float | None]:
+    CALLED.append(("paid", len(completions)))
+    log_extra("bill", [math.nan, np.float32(2)])
+    return [None, 0.25]
+
+
+def slow_and_paid(completions: Any) -> list[float]:
+    CALLED.append(("slow_and_paid", len(completions)))
+    BUSY.wait(20)
+    return [0.5] * len(completions)
+
+
+def fails_of_blue(completions: Any, color: list[str]) -> list[float]:
+    if "blue" in color and CALLED:
+        BUSY.set()  # while the other function is still at work
+        raise OSError("no credit")
+    return [1.0] * len(completions)
+
+
+def test_what_was_answered_in_a_step_that_failed_is_not_asked_again(ask: Ask, tmp_path: Path) -> None:
+    """Of three functions one fails, once each of the others was called: of one in three calls, one after the other,
+    and of one that is in the middle of its work. A line that a kill has cut short is no answer."""
+    BUSY.clear()
+    CALLED.clear()
+    functions = (paid, slow_and_paid, fails_of_blue)
+    asked = fn(stages.text_reward, function=functions, prompts_per_call=1, concurrency=9, retries=0)
+    with pytest.raises(RewardError, match="no credit"):
+        ask(asked, folder=tmp_path)
+    (part,) = tmp_path.iterdir()
+    assert part.name == "reward-00000001.jsonl.part"
+    assert sorted(CALLED) == [("paid", 2)] * 3 + [("slow_and_paid", 2)] * 3
+    part.write_bytes(part.read_bytes().strip()[:-4])  # a kill while the last line was written
+    CALLED.clear()
+    again = ask(fn(stages.text_reward, function=(paid, slow_and_paid, hits), prompts_per_call=1), folder=tmp_path)
+    assert len(CALLED) == 1
+    np.testing.assert_array_equal(again[0], [[np.nan, 0.5, 1], [0.25, 0.5, 0]])
+    assert [file.name for file in tmp_path.iterdir()] == ["reward-00000001.jsonl"]
+    assert [line["extra"] for line in lines_of(tmp_path / "reward-00000001.jsonl")][:2] == [{"bill": "nan"}, {"bill": 2}]
+
+
 # ------------------------------------------------------------------------------------------------------------ errors
 
 

@@ -101,6 +101,27 @@ def test_bad_rows_may_be_refused(tmp_path: Path) -> None:
         Preferences(path="x", bad_rows="drop")
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_kept_column_that_no_row_has_is_refused_with_the_columns(tmp_path: Path, suffix: str) -> None:
+    """Of a column that a single row has, on the last line, nothing is said; one that only a bad row has is none."""
+    rows: list[dict] = [{"prompt": f"p{k}", "chosen": "yes", "rejected": "no"} for k in range(200)]
+    rows[-1] |= {"answer": 3}
+    rows.append({"prompt": "bad", "chosen": "", "rejected": "no", "score": 2})
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        written(path, rows)
+    with pytest.raises(ConfigError, match=r"keep names 'anwser', a column that no row of .* has; .* are .*chosen, prom"):
+        Preferences(path=str(path), keep=("answer", "anwser"), **QUIET).prepare(report=quietly)
+    with pytest.raises(ConfigError, match=r"keep names 'score', and no record of .* has it"):
+        Preferences(path=str(path), keep=("score",), **QUIET).prepare(report=quietly)
+    rows_, _ = rows_of(Preferences(path=str(path), keep=("answer",), **QUIET), "train")
+    assert [json.loads(rows_[k]["meta"]).get("columns", {}) for k in (0, 199)] == [{}, {"answer": 3}]
+    with pytest.raises(ConfigError, match="keep"):
+        Preferences(path=str(path), keep="answer", **QUIET)  # type: ignore[arg-type]
+
+
 def test_over_long_rows_are_named_by_line(tmp_path: Path) -> None:
     rows = [{"prompt": "word " * (200 if n in (3, 5) else 1)} for n in range(1, 9)]
     dataset = Prompts(path=written(tmp_path / "p.jsonl", rows), **QUIET)

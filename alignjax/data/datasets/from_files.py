@@ -145,7 +145,7 @@ class File(Dataset):
             for name, path in each.files.items()
         ]
         counted, splits = spool_files(self, files, room)
-        tallies, account = iter(zip(files, counted, strict=True)), {}
+        tallies, account, every = iter(zip(files, counted, strict=True)), {}, Tally()
         for setting, each in sets.items():
             shown = _shown(getattr(self, setting))
             for note in each.notes:
@@ -163,7 +163,25 @@ class File(Dataset):
                 why = tally.sentence() or "it holds none"
                 raise ConfigError(f"{self.name}: no usable rows in the file of {setting!r}, {shown}: {why}")
             account[shown] = tally.account()
+            every.add(tally)
+        self._check_kept(every)
         return {split: splits.get(split, SplitRecords(())) for split in self.splits}, {"files": account}
+
+    def _check_kept(self, tally: Tally) -> None:
+        """Refuses a column that is to be kept and that no row has: it would be None everywhere, and no word of it."""
+        for name in self.keep:
+            if name in (ALL, *tally.kept) or not tally.columns:
+                continue
+            if name in tally.columns:
+                raise ConfigError(
+                    f"{self.name}.keep names {name!r}, and no record of {_shown(self.path)} has it: rows that make "
+                    "records together, or that are bad, keep no columns; leave it out"
+                )
+            columns = ", ".join(sorted(each[:40] for each in tally.columns))
+            raise ConfigError(
+                f"{self.name}.keep names {name!r}, a column that no row of {_shown(self.path)} has; the columns that "
+                f"are read are {columns}"
+            )
 
 
 def _shown(paths: Paths) -> str:

@@ -16,6 +16,7 @@ from alignjax.outside import Unreadable
 
 SHOWN_LINES = 10
 MOST_REASONS = 200  # that are told apart; a file of texts that are no rows may have one for each
+MOST_COLUMNS = 100  # whose names are noted, for messages
 
 
 @dataclasses.dataclass
@@ -30,6 +31,8 @@ class Tally:
         wheres: What is wrong with the first row of each reason, where there is more to say.
         layouts: How many records have each layout.
         since: The number of the first row of each layout.
+        columns: The names of the first MOST_COLUMNS columns that rows have.
+        kept: The columns that records keep beside their texts.
         unit: What the numbers count: "line" or "row".
     """
 
@@ -40,7 +43,20 @@ class Tally:
     wheres: dict[str, str] = dataclasses.field(default_factory=dict)
     layouts: dict[str, int] = dataclasses.field(default_factory=dict)
     since: dict[str, Any] = dataclasses.field(default_factory=dict)
+    columns: list[str] = dataclasses.field(default_factory=list)
+    kept: list[str] = dataclasses.field(default_factory=list)
     unit: str = "line"
+
+    def see(self, row: Any) -> None:
+        """Counts a row, or rows that are read together, and notes its columns."""
+        self.read += len(row) if isinstance(row, tuple) else 1
+        for each in row if isinstance(row, tuple) else (row,):
+            if isinstance(each, dict):
+                self._note(self.columns, each)
+
+    @staticmethod
+    def _note(names: list[str], more: Iterable[str]) -> None:
+        names += [name for name in more if name not in names][: MOST_COLUMNS - len(names)]
 
     def refuse(self, number: int, error: BadRow) -> None:
         """Counts a row, which is among those read, as bad."""
@@ -50,6 +66,7 @@ class Tally:
     def accept(self, record: Record) -> None:
         """Counts a record."""
         self.records += 1
+        self._note(self.kept, record.meta.get("columns", ()))
         if record.layout:
             self.layouts[record.layout] = self.layouts.get(record.layout, 0) + 1
             self.since.setdefault(record.layout, record.meta["line"])
@@ -63,6 +80,8 @@ class Tally:
         """
         self.read += other.read
         self.records += other.records
+        self._note(self.columns, other.columns)
+        self._note(self.kept, other.kept)
         for why, count in other.counts.items():
             reason = why if why in self.counts or len(self.counts) < MOST_REASONS else "other reasons"
             numbers = [f"{name}:{number}" if name else number for number in other.bad[why]]
@@ -142,7 +161,7 @@ def records_of(
     def read() -> Iterator[Record]:
         rows = (pair for block in blocks for pair in rows_of_block(path, block))
         for number, row in in_groups(rows, parser.together):
-            tally.read += len(row) if isinstance(row, tuple) else 1
+            tally.see(row)
             try:
                 made = parser.parse(_usable(row))
             except BadRow as error:
