@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 import typing
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from typing import Annotated, Any
 from alignjax.config import ConfigError, type_name
 from alignjax.ranges import violation
 
+_WANTED = "; it must be "
+_NUMBERS = re.compile(r"\[(\d+)\]")
 _WORDS = {
     str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object",
     type(None): "null",
@@ -46,7 +49,9 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
         if None in failures:
             return None
         inner = [failure for failure in failures if failure and not failure.startswith(f"{name} is")]
-        return inner[0] if inner else f"{name} is {shown(value)}; it must be {' or '.join(map(_words, arguments))}"
+        return (
+            _farthest(inner) if inner else f"{name} is {shown(value)}; it must be {' or '.join(map(_words, arguments))}"
+        )
     if typing.is_typeddict(kind):
         if not isinstance(value, dict):
             return f"{name} is {shown(value)}; it must be an object"
@@ -64,6 +69,23 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
     if _is_of(value, kind) and violation(value, kind) is None:
         return None
     return f"{name} is {shown(value)}; it must be {_words(kind)}"
+
+
+def _farthest(failures: list[str]) -> str:
+    """Of what keeps a value from the kinds of a union, what is said of the place that is farthest within it, where it
+    is most of what was meant; of one place that several kinds refuse, what all of them want."""
+
+    def place(failure: str) -> list[int]:
+        return [int(number) for number in _NUMBERS.findall(failure.partition(" ")[0])]
+
+    far = max(map(place, failures))
+    heads: dict[str, list[str]] = {}
+    for failure in dict.fromkeys(failures):
+        head, _, wanted = failure.partition(_WANTED)
+        if place(failure) == far:
+            heads.setdefault(head, []).append(wanted)
+    head, wanted = next(iter(heads.items()))
+    return f"{head}{_WANTED}{' or '.join(wanted)}" if all(wanted) else head
 
 
 def _required(kind: Any, hints: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -25,7 +26,8 @@ def _folder(tmp_path, monkeypatch):
 
 
 def made(kind, *more):
-    return main(["init", kind, "--model", "my model", "--data", 'my "rows".jsonl', *more])
+    rows = "answers.jsonl" if kind == "sft" else 'my "rows".jsonl'
+    return main(["init", kind, "--model", "my model", "--data", rows, *more])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,10 +57,44 @@ def test_nothing_is_written_over_or_for_what_is_not_there(capsys, tmp_path):
     assert [path.name for path in tmp_path.glob("*.py")] == ["mine.py"]
 
 
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+LISTED = {"prompt": "p", "completions": ["a", "b", "c"], "scores": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "words"),
+    [
+        ("sft", [PAIR], r"the prompt, chosen and rejected layout .*which Preferences reads and Instructions does not"),
+        ("sft", [PAIR], r"alignjax init (dpo or reward or online|online or dpo or reward|dpo or reward)"),
+        ("dpo", [{"prompt": "p", "completion": "a"}], r"which Instructions reads and Preferences does not: .*init sft"),
+        ("reward", [{"prompt": "p"}] * 3 + [PAIR], r"the prompt layout .*and Preferences does not: .*init online"),
+        ("dpo", [PAIR | {"completion": "a", "label": True}], r""),
+        ("dpo", [{"prompt": "p", "completion": "a", "label": True}], r"which Thumbs reads and Preferences does not"),
+        ("online", [{"text": "all of it"}], r"Prompts does not: .*alignjax init sft fits them"),
+        ("sft", [{"apples": 1}], r"apples"),
+        ("sft", ["no object"], r"holds no rows that are JSON objects"),
+        ("dpo", [PAIR] * 5 + [{"prompt": "p"}], None),
+        ("dpo", [LISTED], None),
+        ("online", [PAIR], None),
+    ],
+)
+def test_rows_of_another_kind_are_refused_with_the_kind_that_fits(kind, rows, words, capsys, tmp_path):
+    """Most of the first rows decide, by what they hold."""
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status = made(kind, "--data", "odd.jsonl")
+    said = " ".join(capsys.readouterr().err.split())
+    if words is None:
+        assert status == 0, said
+    else:
+        assert status == 2
+        assert re.search(words, said), said
+        assert not list(tmp_path.glob("*_config.py"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_and_the_policy_answers(kind, capsys, tmp_path):
-    assert made(kind, *(["--data", "answers.jsonl"] if kind == "sft" else [])) == 0
+    assert made(kind) == 0
     assert main(["train", f"{kind}_config.py", "--run-dir", "run", "--steps", "2", "--source.batch_size", "4"]) == 0
     if kind != "reward":
         (tmp_path / "p.txt").write_text("Why 3?\n")

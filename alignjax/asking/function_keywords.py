@@ -26,7 +26,7 @@ class TrainerState(NamedTuple):
 
 
 class LogExtra:
-    """TRL's log_extra(column, values): the values stand beside the answers of the call, None where there are too few."""
+    """TRL's log_extra(column, values): values stand beside the answers of the call, None where there are too few."""
 
     def __init__(self, size: int) -> None:
         self.columns: dict[str, list[Any]] = {}

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from string import Template
 
+from alignjax import data as data_sets
 from alignjax.cli.config_file import load
 from alignjax.cli.flags import Init
-from alignjax.config import ConfigError
+from alignjax.cli.inspect_rows import check_read_by
+from alignjax.config import ConfigError, DataError
 from alignjax.models import huggingface
 from alignjax.outside import user_path, writing
 from alignjax.workspace import whole_file
@@ -104,7 +106,9 @@ def init(flags: Init) -> int:
         flags: The flags of `alignjax init`.
 
     Raises:
-        ConfigError: The model or the data cannot be used, or the file is there already; nothing is written then.
+        ConfigError: The model or the data cannot be used, the rows do not fit the kind, or the file is there already;
+            nothing is written then.
+        DataError: The rows cannot be read, or fit no layout.
     """
     model, data = user_path(flags.model).absolute(), user_path(flags.data).absolute()
     to = flags.to or Path(NAMES[flags.kind])
@@ -114,6 +118,7 @@ def init(flags: Init) -> int:
         raise ConfigError(f"--to is {to}; a config is a .py file")
     if not data.exists():
         raise ConfigError(f"there is no {data}; name the file or folder of your rows with --data")
+    check_rows(flags.kind, str(data))
     longest = huggingface.positions_of(model)
     text = config_text(flags.kind, str(model), str(data), to, min(USUAL_LENGTH, (longest or 2 * USUAL_LENGTH) // 2))
     with writing(to, "name another file with --to"), whole_file(to) as file:
@@ -125,6 +130,37 @@ def init(flags: Init) -> int:
         raise
     print(f"{to}: {_KINDS[flags.kind]['title']}. Next: alignjax train {to} --dry-run")
     return 0
+
+
+def check_rows(kind: str, path: str) -> None:
+    """Checks that the first rows of a file are of the dataset that a kind of config reads.
+
+    Args:
+        kind: A key of NAMES.
+        path: Where the rows are.
+
+    Raises:
+        ConfigError: They are of others; the kinds that fit them are named.
+        DataError: They cannot be read, or fit no layout.
+    """
+    try:
+        check_read_by(path, getattr(data_sets, _KINDS[kind]["dataset"]))
+    except DataError:
+        raise
+    except ConfigError as error:
+        fitting = [
+            other for other in NAMES if _KINDS[other]["dataset"] != _KINDS[kind]["dataset"] and _fits(other, path)
+        ]
+        advice = f"alignjax init {' or '.join(fitting)} fits them" if fitting else "no kind of config fits them"
+        raise ConfigError(f"{error}. {advice}; `alignjax data inspect {path}` shows the rows") from None
+
+
+def _fits(kind: str, path: str) -> bool:
+    try:
+        check_read_by(path, getattr(data_sets, _KINDS[kind]["dataset"]))
+    except ConfigError:
+        return False
+    return True
 
 
 def config_text(kind: str, model: str, data: str, file: Path, length: int) -> str:

@@ -44,6 +44,34 @@ def dataset_of_rows(what: str) -> ChatFile:
     return _told(what, ())[0]
 
 
+def check_read_by(what: str, wanted: type[ChatFile]) -> None:
+    """Checks that most of the first rows of a file are read by a dataset.
+
+    Args:
+        what: The path of the file.
+        wanted: The dataset.
+
+    Raises:
+        ConfigError: They are not; the message says what they are, which datasets read them, and what this one does.
+        DataError: The file is damaged, or its rows fit no layout, or two.
+    """
+    _, layout, _ = _told(what, ())
+    rows, name = _first_rows(what), wanted.__name__
+    refused = []
+    for row in rows:
+        try:
+            wanted(path=what, test_fraction=0.0).told(row)
+        except BadRow as error:
+            refused.append(error)
+    if 2 * len(refused) <= len(rows):
+        return
+    readers = [kind.__name__ for kind in DATASETS if kind.__name__ in layout.reads]
+    raise ConfigError(
+        f"{what} has the {layout.name} layout ({layout.said}), which {' and '.join(readers)} read"
+        f"{'s' * (len(readers) == 1)} and {name} does not: {refused[0]}"
+    )
+
+
 def inspect_rows(what: str, rows: int, options: Sequence[str], console: Console) -> None:
     """Prints what the rows of a file are.
 
@@ -106,11 +134,7 @@ def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str
                 refusals.append(error)
     if not made:
         raise refusals[0]
-    first = list(itertools.islice(_rows(file_set(what, "what to inspect")), FIRST))
-    rows = [row for _, row in first if isinstance(row, dict)]
-    if not rows:
-        why = next((f": line {number}, {row}" for number, row in first if isinstance(row, Unreadable)), "")
-        raise ConfigError(f"{what} holds no rows that are JSON objects{why}")
+    rows = _first_rows(what)
     fits, wrong = [], []
     for row, (name, dataset) in itertools.product(rows, made.items()):
         try:
@@ -122,6 +146,15 @@ def _told(what: str, options: Sequence[str]) -> tuple[ChatFile, Layout, list[str
     best, layout = layouts.best_of(fits)
     others = {name for name, other in fits if name != best and other is layout}
     return made[best], layout, sorted(made[name].name for name in others)
+
+
+def _first_rows(what: str) -> list[dict[str, Any]]:
+    first = list(itertools.islice(_rows(file_set(what, "what to inspect")), FIRST))
+    rows = [row for _, row in first if isinstance(row, dict)]
+    if not rows:
+        why = next((f": line {number}, {row}" for number, row in first if isinstance(row, Unreadable)), "")
+        raise ConfigError(f"{what} holds no rows that are JSON objects{why}")
+    return rows
 
 
 def _worst(wrong: Sequence[BadRow], row: dict[str, Any], named: Sequence[str]) -> BadRow:

@@ -16,7 +16,7 @@ from alignjax.asking import Question, TextRow, answered, calls, check_named, che
 from alignjax.cli.config_file import imported
 from alignjax.cli.flags import Evaluate
 from alignjax.cli.generate import ROWS, batch_of, fitting_ids, sampled
-from alignjax.cli.open_model import open_model
+from alignjax.cli.open_model import has_own_dtype, open_model
 from alignjax.cli.prompt_files import Row, read_prompts
 from alignjax.config import ConfigError, fn, nearest
 from alignjax.evaluate.intervals import interval
@@ -59,6 +59,8 @@ def judge_models(flags: Evaluate, arguments: Sequence[str]) -> int:
     other_role = flags.against_role or ("policy" if flags.against else "reference")
     if flags.against is None and other_role == flags.role:
         raise ConfigError(f"role {other_role!r} against itself; name another with --against-role, or --against WHERE")
+    if flags.dtype is not None and all(map(has_own_dtype, (str(flags.run_dir), flags.against or str(flags.run_dir)))):
+        raise ConfigError(f"--dtype {flags.dtype}: no published weights are compared, and others have their own dtype")
     first_line, first = _answers(flags, str(flags.run_dir), flags.role, rows)
     second_line, second = _answers(flags, flags.against or str(flags.run_dir), other_role, rows)
     questions = [
@@ -94,7 +96,7 @@ def _answers(
     flags: Evaluate, where: str, role: str, rows: Sequence[Row]
 ) -> tuple[str, list[list[tuple[str, list[int]]]]]:
     """The line that says what was opened, and n answers to each prompt: text and token ids."""
-    opened = open_model(where, role, flags.dtype)
+    opened = open_model(where, role, None if has_own_dtype(where) else flags.dtype)
     print(opened.introduction, file=sys.stderr)
     ids = fitting_ids(flags, opened, rows)
     sampling = Sampling(flags.n, flags.max_tokens, filters=Filters(flags.temperature, None, None), stop=opened.stops)

@@ -38,7 +38,8 @@ def open_model(where: str, role: str = "policy", dtype: str | None = None) -> Op
     Args:
         where: RUN_DIR, RUN_DIR/STEP, a folder or a file. What it is, is told by what it holds.
         role: The role of a run or of an imported checkpoint.
-        dtype: What published weights are kept and computed in, "float32" if None; a run and an import have their own.
+        dtype: What published weights are kept and computed in, "float32" if None; a run and an import have their own,
+            and refuse one.
 
     Returns:
         The model.
@@ -49,6 +50,11 @@ def open_model(where: str, role: str = "policy", dtype: str | None = None) -> Op
     """
     # Told apart by files that only one of the kinds has. A step of a run is a folder inside of one.
     path = user_path(where)
+    if dtype is not None and has_own_dtype(where):
+        raise ConfigError(
+            f"--dtype {dtype}: {where} has weights of its own dtype, which its config says; leave --dtype out, or open "
+            "what `alignjax export` makes of it"
+        )
     if _is_run(path) or _is_run(path.parent):
         opened = _of_run(where, role)
     elif not path.exists():
@@ -67,6 +73,13 @@ def open_model(where: str, role: str = "policy", dtype: str | None = None) -> Op
         opened = _of_published(path, role, dtype)
     _check_model(opened, where, role)
     return opened
+
+
+def has_own_dtype(where: str) -> bool:
+    """Says whether the weights at a place are those of a run or an import, whose config says their dtype."""
+    path = user_path(where)
+    imported = (path / CONFIG).is_file() and record_of_import(path) is not None
+    return imported or _is_run(path) or _is_run(path.parent)
 
 
 def _is_run(folder: Path) -> bool:

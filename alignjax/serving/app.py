@@ -112,7 +112,7 @@ class _Answering:
         """Answers one request, whole or as a stream."""
         body = await _body(http)
         request = await run_in_threadpool(read, body)
-        jobs = self._jobs(request)
+        jobs = self._jobs(request, "messages" if chat else "prompt")
         answer = Answer(request, self.opened, chat=chat)
         if request.stream:
             return StreamingResponse(_events(self._reports(jobs), answer), media_type="text/event-stream")
@@ -128,8 +128,8 @@ class _Answering:
         finally:
             taking.cancel()
 
-    def _jobs(self, request: Request) -> list[Job]:
-        """The jobs of a request, all of which can be done. Their reports go nowhere yet."""
+    def _jobs(self, request: Request, asked: str) -> list[Job]:
+        """The jobs of a request, all of which can be done, whose reports go nowhere yet. asked: The field of prompts."""
         jobs = [
             Job(prompt, dataclasses.replace(request.wanted, example=number), lambda report: None)
             for number, prompt in enumerate(request.prompts)
@@ -138,8 +138,9 @@ class _Answering:
             try:
                 self.worker.check(job)
             except ConfigError as error:
-                long = job.length > self.worker.max_length
-                raise RequestError(str(error), "prompt", code="context_length_exceeded" if long else None) from None
+                long, most = job.length > self.worker.max_length, self.worker.max_length
+                field = request.long if request.long and long and len(job.prompt) < most else asked
+                raise RequestError(str(error), field, code="context_length_exceeded" if long else None) from None
         if self.pending + len(jobs) > MOST_PENDING:
             raise RequestError(f"{self.pending} prompts are waiting already; ask again later", status=429)
         return jobs

@@ -90,6 +90,8 @@ class Request:
         stream: Whether the answer comes in pieces.
         include_usage: Whether a stream ends with the counts of tokens.
         token_ids: Whether token ids are told too.
+        long: The field that makes a prompt too long together with its completion: the one that says how long that may
+            be, where one does.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -99,6 +101,7 @@ class Request:
     stream: bool
     include_usage: bool
     token_ids: bool
+    long: str | None
 
 
 def read_completions(body: Any, opened: OpenedModel) -> Request:
@@ -132,6 +135,8 @@ def read_chat(body: Any, opened: OpenedModel, max_length: int) -> Request:
         RequestError: It cannot be answered.
     """
     fields = _checked(body, Chat, ("messages",), opened)
+    if not fields["messages"]:
+        raise RequestError("messages is an empty list; give a message at least", "messages")
     messages = [_message(number, message) for number, message in enumerate(fields["messages"])]
     try:
         (prompt,) = opened.prompt_ids([messages], fields.get("chat_template_kwargs"))
@@ -159,7 +164,8 @@ def _request(
     if options and not stream:
         raise RequestError("stream_options goes with stream=true", "stream_options")
     usage = bool((options or {}).get("include_usage"))
-    return Request(prompts, echoed, wanted, logprobs, stream, usage, bool(fields.get("return_token_ids")))
+    long = next((name for name in ("max_completion_tokens", "max_tokens") if fields.get(name)), None)
+    return Request(prompts, echoed, wanted, logprobs, stream, usage, bool(fields.get("return_token_ids")), long)
 
 
 def _checked(body: Any, kind: Any, required: tuple[str, ...], opened: OpenedModel) -> Mapping[str, Any]:
@@ -178,11 +184,16 @@ def _checked(body: Any, kind: Any, required: tuple[str, ...], opened: OpenedMode
         if body.get(name) is None:
             raise RequestError(f"{name!r} is missing", name)
     if words := misfit(body, kind):
-        raise RequestError(words, words.partition(" ")[0].partition("[")[0])
+        raise RequestError(words, field_of(words))
     if body.get("model") not in (None, opened.name):
         message = f"there is no model {body['model']!r}; this server has {opened.name!r}"
         raise RequestError(message, "model", status=404, code="model_not_found")
     return body
+
+
+def field_of(words: str) -> str:
+    """Returns the field that what `misfit` says of a body is about."""
+    return words.partition(" ")[0].partition("[")[0]
 
 
 def _prompts(prompt: Any, opened: OpenedModel) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:

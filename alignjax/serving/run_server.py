@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -62,11 +64,21 @@ def server_of(app: Starlette) -> uvicorn.Server:
 
 
 def serve_until_interrupted(app: Starlette, opened: socket.socket) -> None:
-    """Serves until Ctrl-C or a signal to end.
+    """Serves until Ctrl-C or SIGTERM, which end it alike.
 
     Args:
         app: The application.
         opened: Where it listens.
     """
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
-        server_of(app).run(sockets=[opened])
+
+    # When all is closed uvicorn sends itself the signal once more, to whoever handled it before: Python's own answer to
+    # SIGTERM would end the process before what was opened around this is closed.
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server_of(app).run(sockets=[opened])
+    finally:
+        signal.signal(signal.SIGTERM, before)

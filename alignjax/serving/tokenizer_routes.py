@@ -8,7 +8,7 @@ from alignjax.config import ConfigError
 from alignjax.json_shapes import misfit
 from alignjax.ranges import Natural
 from alignjax.serving.opened_model import OpenedModel
-from alignjax.serving.request_schema import RequestError
+from alignjax.serving.request_schema import RequestError, field_of
 
 
 class _Tokenize(TypedDict, total=False):
@@ -62,6 +62,8 @@ def tokenized(body: Any, opened: OpenedModel, max_length: int) -> dict[str, Any]
     if ("prompt" in fields) == ("messages" in fields):
         raise RequestError("give prompt or messages", "prompt")
     if "messages" in fields:
+        if not fields["messages"]:
+            raise RequestError("messages is an empty list; give a message at least", "messages")
         try:
             (ids,) = opened.prompt_ids([fields["messages"]])
         except ConfigError as error:
@@ -92,6 +94,8 @@ def detokenized(body: Any, opened: OpenedModel) -> dict[str, Any]:
     fields = _checked(body, _Detokenize)
     if "tokens" not in fields:
         raise RequestError("'tokens' is missing", "tokens")
+    if wrong := [token for token in fields["tokens"] if token >= opened.tokenizer.vocab_size]:
+        raise RequestError(f"tokens has {wrong[0]}, and the tokenizer has {opened.tokenizer.vocab_size}", "tokens")
     return {"prompt": opened.tokenizer.backend.decode(fields["tokens"], skip_special_tokens=False)}
 
 
@@ -101,5 +105,5 @@ def _checked(body: Any, kind: Any) -> dict[str, Any]:
     if unknown := [name for name in body if name not in kind.__annotations__]:
         raise RequestError(f"there is no field {unknown[0]!r}", unknown[0])
     if words := misfit(body, kind):
-        raise RequestError(words)
+        raise RequestError(words, field_of(words))
     return body

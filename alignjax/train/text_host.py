@@ -33,7 +33,6 @@ from alignjax.train.token_ids import datasets_of
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
-
 ANSWERS = "answers"  # the folder of what a step's functions said
 
 

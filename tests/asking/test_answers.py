@@ -187,7 +187,10 @@ def test_what_was_answered_in_a_step_that_failed_is_not_asked_again(ask: Ask, tm
     assert len(CALLED) == 1
     np.testing.assert_array_equal(again[0], [[np.nan, 0.5, 1], [0.25, 0.5, 0]])
     assert [file.name for file in tmp_path.iterdir()] == ["reward-00000001.jsonl"]
-    assert [line["extra"] for line in lines_of(tmp_path / "reward-00000001.jsonl")][:2] == [{"bill": "nan"}, {"bill": 2}]
+    assert [line["extra"] for line in lines_of(tmp_path / "reward-00000001.jsonl")][:2] == [
+        {"bill": "nan"},
+        {"bill": 2},
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ errors

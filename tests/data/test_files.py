@@ -112,7 +112,9 @@ def test_a_kept_column_that_no_row_has_is_refused_with_the_columns(tmp_path: Pat
         parquet.write_table(pa.Table.from_pylist(rows), path)
     else:
         written(path, rows)
-    with pytest.raises(ConfigError, match=r"keep names 'anwser', a column that no row of .* has; .* are .*chosen, prom"):
+    with pytest.raises(
+        ConfigError, match=r"keep names 'anwser', a column that no row of .* has; .* are .*chosen, prom"
+    ):
         Preferences(path=str(path), keep=("answer", "anwser"), **QUIET).prepare(report=quietly)
     with pytest.raises(ConfigError, match=r"keep names 'score', and no record of .* has it"):
         Preferences(path=str(path), keep=("score",), **QUIET).prepare(report=quietly)

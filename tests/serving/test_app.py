@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import openai
@@ -162,7 +163,13 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
         (COMPLETIONS, {"prompt": [1, "a"]}, "must be", "prompt"),
         (COMPLETIONS, {"prompt": "a" * 90}, "together they may have 96", "prompt"),
         (COMPLETIONS, {"prompt": "a", "stream_options": {}, "stream": None, "max_tokens": -1}, "from 0", "max_tokens"),
-        (CHAT, {"messages": []}, "not a list of messages", "messages"),
+        (CHAT, {"messages": []}, "messages is an empty list; give a message at least", "messages"),
+        (COMPLETIONS, {"prompt": [-1]}, "prompt[0] is -1; it must be text or a whole number from 0", "prompt"),
+        (COMPLETIONS, {"prompt": [[1], [2, -1]]}, "prompt[1][1] is -1; it must be a whole number from 0", "prompt"),
+        (COMPLETIONS, {"prompt": ["a", 1]}, "prompt[1] is 1; it must be text", "prompt"),
+        (COMPLETIONS, {"prompt": "a", "max_tokens": 95}, "together they may have 96", "max_tokens"),
+        (CHAT, {"messages": MESSAGES, "max_completion_tokens": 95}, "together they ma", "max_completion_tokens"),
+        (CHAT, {"messages": [{"role": "user", "content": "a" * 99}], "max_tokens": 1}, "together they", "messages"),
         (CHAT, {"messages": [{"role": "user"}]}, "without a role and a content", "messages"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "other parts", "messages"),
         (CHAT, {"messages": MESSAGES, "top_logprobs": 1}, "logprobs=true", "top_logprobs"),
@@ -178,6 +185,75 @@ def test_what_cannot_be_meant_is_refused_by_field(http, path, body, message, par
     assert message in error["message"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+TEXT, YES = ("a",), (True, False)
+# Values that each parameter has, of which everything else is another kind: the table of docs/serving.md.
+WHOLE, NUMBERS, LISTS, OBJECTS = (1, 2), (0.5, 1), ([],), ({},)
+PARAMETERS = {
+    "model": (*TEXT,), "n": WHOLE, "temperature": NUMBERS, "top_p": NUMBERS, "top_k": (-1, *WHOLE), "min_p": NUMBERS,
+    "seed": (-1, *WHOLE), "stop": (*TEXT, *LISTS), "stop_token_ids": LISTS, "stream": YES, "stream_options": OBJECTS,
+    "return_token_ids": YES, "user": TEXT, "max_tokens": WHOLE,
+}  # fmt: skip
+OF_COMPLETIONS = {"prompt": (*TEXT, *LISTS), "logprobs": WHOLE, "echo": YES}
+OF_CHATS = {
+    "messages": LISTS, "max_completion_tokens": WHOLE, "logprobs": YES, "top_logprobs": WHOLE,
+    "chat_template_kwargs": OBJECTS,
+}  # fmt: skip
+OTHERS = [True, "a", [], {}, 1.5, -1, -0.5, 1e30, [None], [{}], [-1], [1.5], [[{}]], {"a": 1}]
+RAW = ["NaN", "-Infinity", "Infinity", "1e999", "-1e999", "1" + "0" * 400, str(2**64), "[1" + "0" * 30 + "]", "[NaN]"]
+TAKEN = {  # values that are of the kind of a parameter after all
+    "stop_token_ids": ([],), "seed": (-1,), "top_k": (-1,), "temperature": (1.5, 1e30), "stream_options": ({}, {"a": 1}),
+    "chat_template_kwargs": ({"a": 1},),
+}  # fmt: skip
+
+
+def is_of(name, value, taken):
+    """Whether a value is one that the parameter has: of the same JSON type as one of these, and no refused one."""
+    if isinstance(value, (list, dict)) and value:
+        return value in TAKEN.get(name, ())
+    if isinstance(value, float) or (isinstance(value, int) and value < 0):
+        return value in TAKEN.get(name, ())
+    return type(value) in {type(each) for each in taken}
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "taken"),
+    [
+        (path, name, taken)
+        for path, own in ((COMPLETIONS, OF_COMPLETIONS), (CHAT, OF_CHATS))
+        for name, taken in (PARAMETERS | own).items()
+    ],
+)
+def test_every_parameter_of_another_kind_is_refused_by_its_name(http, path, name, taken):
+    """Other types, numbers that are negative, no numbers, or too large: each with status 400 and the parameter."""
+    content = {"prompt": "a"} if path == COMPLETIONS else {"messages": MESSAGES}
+    content |= {"stream": True} if name == "stream_options" else {}
+    wrong = [json.dumps(value) for value in OTHERS if not is_of(name, value, taken)] + RAW
+    for value in wrong:
+        body = json.dumps(content | {name: "@"}).replace('"@"', value)
+        answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400, (value, answer.text)
+        error = answer.json()["error"]
+        assert error["param"] == name, (value, error)
+        assert error["type"] == "invalid_request_error"
+        assert name in error["message"]
+
+
+def test_parameters_of_the_tokenizers_routes_are_refused_by_name(http):
+    for path, body, param in (
+        ("/tokenize", {"prompt": 1}, "prompt"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": 3}, "messages"),
+        ("/tokenize", {"prompt": "a", "add_special_tokens": "no"}, "add_special_tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/detokenize", {"tokens": [260]}, "tokens"),
+        ("/detokenize", {"tokens": [10**30]}, "tokens"),
+        ("/detokenize", {"tokens": [1], "text": "a"}, "text"),
+    ):
+        answer = post(http, path, **body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == param
 
 
 def test_bodies_that_are_no_requests_are_refused_in_words(http, client, monkeypatch):

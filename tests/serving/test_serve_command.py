@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import openai
 import pytest
@@ -16,7 +18,8 @@ from tests.test_open_model import folder_of
 
 
 @pytest.mark.slow
-def test_a_folder_is_served_until_control_c(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_folder_is_served_until_a_signal_also_in_the_middle_of_answers(tmp_path, number):
     folder = folder_of(tmp_path / "chatty")
     words = [sys.executable, "-m", "alignjax.cli", "serve", str(folder), "--port", "0", "--slots", "2"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
@@ -32,9 +35,37 @@ def test_a_folder_is_served_until_control_c(tmp_path):
         assert 1 <= len(whole.choices[0].token_ids) <= 5
         stream = client.chat.completions.create(**ask, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == whole.choices[0].message.content
-        process.send_signal(signal.SIGINT)
+        asking = {
+            "model": "chatty",
+            "prompt": [[3, 4]] * 60,
+            "n": 10,
+            "max_tokens": 60,
+            "extra_body": {"stop_token_ids": []},
+        }
+        ends = []
+
+        def ask_long(**more):
+            try:
+                ends.append(
+                    list(client.completions.create(**asking, **more)) if more else client.completions.create(**asking)
+                )
+            except openai.APIError as error:
+                ends.append(error)
+
+        client = client.with_options(max_retries=0)
+        long = client.completions.create(**asking, stream=True)
+        next(iter(long))
+        threads = [threading.Thread(target=ask_long, kwargs=more) for more in ({}, {"stream": True})]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        process.send_signal(number)
         assert process.wait(timeout=30) == 0
         assert process.stderr.read() == "stopped\n"
+        for thread in threads:
+            thread.join(timeout=30)
+        assert len(ends) == 2
+        assert all(isinstance(end, openai.APIError) for end in ends), ends
 
 
 def test_what_is_wrong_is_said_before_weights_are_read(tmp_path, capsys, monkeypatch):

@@ -12,11 +12,12 @@ import signal
 import sys
 from typing import Any
 
-from tests.support import multihost_jobs, multihost_program, toy_online, toy_run
+from tests.support import multihost_jobs, multihost_program, multihost_texts, toy_online, toy_run
 
 PROGRAMS = {
     "program": multihost_program.main,
     "jobs": multihost_jobs.main,
+    "texts": multihost_texts.main,
     "toy_run": toy_run.main,
     "toy_online": toy_online.main,
 }

@@ -221,9 +221,8 @@ def family_of(config: Mapping[str, Any], where: Any) -> Family:
     """
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ConfigError(
-            f"{where}: model_type {kind!r} is not read; families that are: {', '.join(FAMILIES)}.{_missing(kind)}"
-        )
+        what = "it names no model_type, which says the family" if kind is None else f"model_type {kind!r} is not read"
+        raise ConfigError(f"{where}: {what}; families that are: {', '.join(FAMILIES)}.{_missing(kind)}")
     family = FAMILIES[kind]
     known = tuple(name for name in (family.causal, family.classifier) if name)
     if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in known:
