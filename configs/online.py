@@ -126,7 +126,16 @@ def against(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
 def rlhf(sizes: parts.Sizes) -> Algorithm:
     """Policy gradient on a Bradley-Terry reward with a KL towards the SFT policy; baseline: the post's other samples'
     mean reward."""
-    return algorithms.rloo(
+    return rewarded(sizes, algorithms.rloo)
+
+
+def grpo(sizes: parts.Sizes) -> Algorithm:
+    """The same in units of the standard deviation of the post's rewards."""
+    return rewarded(sizes, algorithms.grpo)
+
+
+def rewarded(sizes: parts.Sizes, recipe: Callable[..., Algorithm]) -> Algorithm:
+    return recipe(
         parts.policy_model(sizes),
         reward=fn(stages.reward),
         judges={"reward": trained_reward(sizes)},
@@ -215,6 +224,7 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "with_replay": (with_replay, posts, nothing),
     # policy gradient
     "rlhf": (rlhf, posts, reward),
+    "grpo": (grpo, posts, reward),
     "self_play_pg": (played(algorithms.self_play_pg, tau=TAU), posts, nothing),
     # past policies in the place of SPO's past trajectories
     "spo": (against(algorithms.self_play_pg, tau=TAU, pool=4, sync_every=ROUND), posts, nothing),

@@ -52,4 +52,4 @@ from alignjax.algorithms.online import (
     osp as osp,
     self_play_pg as self_play_pg,
 )
-from alignjax.algorithms.rewarded import rloo as rloo
+from alignjax.algorithms.rewarded import grpo as grpo, rloo as rloo

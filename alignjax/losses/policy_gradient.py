@@ -14,6 +14,8 @@ from alignjax.numerics import masked_sum
 from alignjax.ranges import Limit, NonNegative, Number
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
+NO_SPREAD = 1e-4  # a standard deviation that counts as none, in units of the reward
+
 
 @needs("reward")
 def reinforce(
@@ -23,6 +25,7 @@ def reinforce(
     tau: NonNegative = 0.1,
     baseline: Number = 0.0,
     leave_one_out: bool = False,
+    standardized: bool = False,
     kl: str = "sequence",
     behaviour: str | None = None,
     cap: Limit = math.inf,
@@ -41,6 +44,9 @@ def reinforce(
         tau: Strength of the KL in units of reward per nat.
         baseline: b, a number that moves no expectation (1/2 for win rates).
         leave_one_out: Takes the mean reward of the prompt's other completions off besides (N >= 2), each by its weight.
+        standardized: Takes the mean reward of all of the prompt's completions off instead and divides by their standard
+            deviation (N >= 2), each by its weight: GRPO's advantage (arXiv:2402.03300 section 4.1.2). Equal rewards
+            have advantage 0.
         kl: "sequence" is the exact score function: the whole log-ratio weighs every token. "token" is TRL's Nash-MD
             (of earlier releases, gone in 1.16): tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the
             ratios that follow it and so is not the gradient of the sequence KL.
@@ -54,8 +60,8 @@ def reinforce(
         The mean over completions; `reward`, `kl` and `logps` (nats), and with `behaviour` `importance`.
 
     Raises:
-        ConfigError: If the batch has no reward or no such log-probs, for another `kl`, or for leave_one_out with one
-            completion.
+        ConfigError: If the batch has no reward or no such log-probs, for another `kl`, for leave_one_out or
+            standardized with one completion, or for both.
     """
     # Everything but the log-probs that are differentiated is a constant: ratios, advantages and importance weights.
     reward, weight = weighted_rewards(batch, "reinforce", 0)
@@ -63,7 +69,10 @@ def reinforce(
     difference = logps - reference_logps(context, batch, reference)
     ratio = jax.lax.stop_gradient(jnp.where(mask != 0, difference, 0))
     total, log_ratio = sequence_logps(logps, mask), sequence_logps(ratio, mask)
-    advantage = (_minus_others(reward, weight) if leave_one_out else reward) - baseline
+    if leave_one_out and standardized:
+        raise ConfigError("reinforce(leave_one_out=True, standardized=True): each takes another mean off; choose one")
+    among = _minus_others if leave_one_out else _standardized if standardized else lambda reward, _: reward
+    advantage = among(reward, weight) - baseline
     if kl == "sequence":
         regularized = log_ratio * total
     elif kl == "token":
@@ -76,6 +85,17 @@ def reinforce(
         importance = _importance(batch, logps, behaviour, cap)
         metrics["importance"] = Mean.of(importance, weight)
     return Mean.of(importance * (tau * regularized - advantage * total), weight), metrics
+
+
+def _standardized(reward: Array, weight: Array) -> Array:
+    """Rewards minus the prompt's weighted mean, in units of its standard deviation: of the sample, n - 1 below."""
+    if reward.shape[1] < 2:
+        raise ConfigError("standardized needs at least two completions a prompt")
+    count = jnp.sum(weight, axis=1, keepdims=True)
+    mean = jnp.sum(reward * weight, axis=1, keepdims=True) / jnp.where(count > 0, count, 1)
+    squares = jnp.sum(weight * jnp.square(reward - mean), axis=1, keepdims=True)
+    deviation = jnp.sqrt(squares / jnp.where(count > 1, count - 1, 1))
+    return jnp.where(count > 1, (reward - mean) / (deviation + NO_SPREAD), 0)
 
 
 def _importance(batch: Batch, logps: Array, behaviour: str, cap: float) -> Array:

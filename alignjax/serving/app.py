@@ -129,7 +129,7 @@ class _Answering:
             taking.cancel()
 
     def _jobs(self, request: Request, asked: str) -> list[Job]:
-        """The jobs of a request, all of which can be done, whose reports go nowhere yet. asked: The field of prompts."""
+        """The jobs of a request, all of which can be done; their reports go nowhere yet. asked: The prompts' field."""
         jobs = [
             Job(prompt, dataclasses.replace(request.wanted, example=number), lambda report: None)
             for number, prompt in enumerate(request.prompts)

@@ -59,8 +59,7 @@ def wandb(folder: Path, project: str, config: Any) -> Iterator[Write]:
         config: The config of the run, as JSON.
 
     Raises:
-        ImportError: wandb is not installed; the message says what to install.
-        ConfigError: wandb cannot log, for example for want of a login.
+        ConfigError: wandb is not installed, or cannot log, for example for want of a login.
     """
     module, (name, number) = _installed("wandb"), _name_and_id(folder, "wandb")
     try:
@@ -89,8 +88,7 @@ def trackio(folder: Path, project: str, config: Any) -> Iterator[Write]:
         config: The config of the run, as JSON.
 
     Raises:
-        ImportError: trackio is not installed; the message says what to install.
-        ConfigError: trackio cannot log.
+        ConfigError: trackio is not installed, or cannot log.
     """
     module, name = _installed("trackio"), "-".join(_name_and_id(folder, "trackio"))
     with _in_words("trackio"):
@@ -119,8 +117,7 @@ def mlflow(folder: Path, project: str, config: Any) -> Iterator[Write]:
         config: The config of the run, as JSON.
 
     Raises:
-        ImportError: mlflow is not installed; the message says what to install.
-        ConfigError: mlflow cannot log, for example because its server does not answer.
+        ConfigError: mlflow is not installed, or cannot log, for example because its server does not answer.
     """
     module, (name, number) = _installed("mlflow"), _name_and_id(folder, "mlflow")
     with _in_words("mlflow"):
@@ -168,7 +165,7 @@ def _installed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise ImportError(f"tags ask for {name}, which is not installed: pip install 'alignjax[{name}]'") from None
+        raise ConfigError(f"tags ask for {name}, which is not installed: pip install 'alignjax[{name}]'") from None
 
 
 @contextlib.contextmanager

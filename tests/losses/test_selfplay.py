@@ -271,6 +271,31 @@ def test_leaving_one_out_centres_rewards() -> None:
         losses.reinforce(policy, batch.pick(jnp.zeros((4, 1), int)), leave_one_out=True)
 
 
+def test_standardized_rewards_are_alike_in_any_unit() -> None:
+    """Rewards in another unit and from another zero teach the same; equal ones, and one alone, nothing; and what is
+    learned is the plain policy gradient on rewards that NumPy standardized."""
+    policy, batch = scored(12)
+    weight = jnp.array([[1.0, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 1]])
+    rewards = np.array([[3.0, 1, 7], [2, 9, 4], [1, 5, 3], [6, 6, 6]])
+
+    def slope(reward: np.ndarray, **settings: bool) -> np.ndarray:
+        rated = batch.replace(reward=jnp.asarray(reward), completions={"weight": weight})
+        return gradient_by(lambda c, b: losses.reinforce(c, b, tau=0.0, **settings), policy, rated)
+
+    first = slope(rewards, standardized=True)
+    np.testing.assert_allclose(slope(100 * rewards - 20, standardized=True), first, rtol=1e-3, atol=1e-12)
+    expected = np.zeros((4, 3))
+    for row, there in ((0, [0, 1, 2]), (1, [0, 2])):
+        part = rewards[row, there]
+        expected[row, there] = (part - part.mean()) / part.std(ddof=1)
+    np.testing.assert_allclose(first, slope(expected), rtol=1e-3, atol=1e-12)
+    assert not first[2:].any()
+    with pytest.raises(ConfigError, match="choose one"):
+        slope(rewards, standardized=True, leave_one_out=True)
+    with pytest.raises(ConfigError, match="at least two"):
+        losses.reinforce(policy, batch.pick(jnp.zeros((4, 1), int)), standardized=True)
+
+
 @pytest.mark.parametrize("weight", [[0.5, 0.5, 0.5], [1.0, 1 / 3, 0.5]])
 def test_leaving_one_out_centres_rewards_that_count_in_part(weight: list[float]) -> None:
     """Equal rewards teach nothing; with equal weights the advantages are those of weight 1."""

@@ -37,6 +37,7 @@ TOGETHER: dict[str, Fn] = {
     "filtered_mle_fraction": fn(losses.filtered_mle, fraction=0.4),
     "d2o": fn(losses.d2o, alpha=0.2, beta=0.3),
     "reinforce_left_out": fn(losses.reinforce, tau=0.3, leave_one_out=True),
+    "reinforce_standardized": fn(losses.reinforce, tau=0.3, standardized=True),
     "sppo": fn(losses.sppo, eta=2.0, reference="reference"),
     "sppo_all": fn(losses.sppo, eta=2.0, completions="all", reference="reference"),
     "rrhf": fn(losses.rrhf),  # other losses of lists: test_ranking.py

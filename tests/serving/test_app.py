@@ -203,8 +203,8 @@ OF_CHATS = {
 OTHERS = [True, "a", [], {}, 1.5, -1, -0.5, 1e30, [None], [{}], [-1], [1.5], [[{}]], {"a": 1}]
 RAW = ["NaN", "-Infinity", "Infinity", "1e999", "-1e999", "1" + "0" * 400, str(2**64), "[1" + "0" * 30 + "]", "[NaN]"]
 TAKEN = {  # values that are of the kind of a parameter after all
-    "stop_token_ids": ([],), "seed": (-1,), "top_k": (-1,), "temperature": (1.5, 1e30), "stream_options": ({}, {"a": 1}),
-    "chat_template_kwargs": ({"a": 1},),
+    "stop_token_ids": ([],), "seed": (-1,), "top_k": (-1,), "temperature": (1.5, 1e30),
+    "stream_options": ({}, {"a": 1}), "chat_template_kwargs": ({"a": 1},),
 }  # fmt: skip
 
 

@@ -172,6 +172,7 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
     "ofs_dpo": offline(functools.partial(algorithms.ofs_dpo, slow_optimizer=fn(sgd, learning_rate=0.1))),
     "cofs_dpo": offline(functools.partial(algorithms.cofs_dpo, domains=2, slow_optimizer=fn(sgd, learning_rate=0.1))),
     "rloo": rewarded(functools.partial(algorithms.rloo, tau=0.1, n=3)),
+    "grpo": rewarded(functools.partial(algorithms.grpo, tau=0.1, n=3)),
 }
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
 # Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.

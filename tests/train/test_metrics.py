@@ -83,7 +83,7 @@ def test_all_sinks_get_the_same_and_tensorboard_is_purged(tmp_path: Path, monkey
 def test_wandb_is_asked_for_by_a_tag_and_missed_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with (
-        pytest.raises(ImportError, match=r"pip install 'alignjax\[wandb\]'"),
+        pytest.raises(ConfigError, match=r"pip install 'alignjax\[wandb\]'"),
         metrics.opened(tmp_path, 0, tags={"wandb": "project"}, config={}),
     ):
         pass
@@ -232,7 +232,7 @@ def test_trackers_are_asked_for_by_tags_and_get_tables_of_samples(
         monkeypatch.setitem(sys.modules, tag, None)
         words = rf"tags ask for {tag}, which is not installed: pip install 'alignjax\[{tag}\]'"
         with (
-            pytest.raises(ImportError, match=words),
+            pytest.raises(ConfigError, match=words),
             metrics.opened(tmp_path, 0, tags={tag: "p"}, config={}),
         ):
             pass
