@@ -17,7 +17,6 @@ from alignjax.evaluate.intervals import Interval, interval
 from alignjax.evaluate.players import Player, drawn
 from alignjax.exact_tasks.task import Measure
 from alignjax.ranges import Count, Seed
-from alignjax.train.text_host import judges_host
 from alignjax.train.token_ids import ends_of
 from alignjax.types import Model
 from alignjax.workspace import Workspace
@@ -81,18 +80,13 @@ def measure(
     players = (baseline, *(point.player for point in points))
     key, stop = jax.random.key(seed), ends_of(source, workspace)
     curves: dict[str, list[dict[str, Any]]] = {}
-    with judges_host(dict(judges), [source], workspace) as host:
-        asked = verdicts.judges_of(workspace, judge_model, dict(judges), host)
+    with verdicts.open_judges(workspace, judge_model, dict(judges), [source]) as asked:
         prompts = [source(workspace, seed)[step] for step in range(batches)]
         answers = drawn(workspace, model, players, prompts, asked, key=key, max_tokens=max_tokens, stop=stop)
         for point in points:
             name = point.player.name
-            tables = [verdicts.side_by_side(pair) for pair in zip(answers[name], answers[baseline.name], strict=True)]
-            said = {judge: verdicts.verdicts(ask, tables, (name, baseline.name)) for judge, ask in asked.items()}
-            rates = {
-                judge: win_rate.win_rate_matrix(verdicts.without_opinion(each)[0])[name][baseline.name]
-                for judge, each in said.items()
-            }
+            said, _ = verdicts.all_verdicts(asked, {each: answers[each] for each in (name, baseline.name)}, [])
+            rates = {judge: win_rate.win_rate_matrix(each)[name][baseline.name] for judge, each in said.items()}
             batch: Any = verdicts.rows(answers[name])
             kl = diagnostics.sequence_kl(batch.logps["sampler"], batch.logps["reference"], batch.valid)["kl"]
             curves.setdefault(point.curve, []).append(

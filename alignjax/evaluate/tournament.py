@@ -29,7 +29,6 @@ from alignjax.evaluate.write_results import FILE as FILE, write as write
 from alignjax.exact_tasks.task import Measure
 from alignjax.ranges import Count, Natural, Seed
 from alignjax.stages.text_functions import name_of, text_function
-from alignjax.train.text_host import judges_host
 from alignjax.types import Batch, Model
 from alignjax.workspace import Workspace
 
@@ -80,36 +79,19 @@ def play(
     controls = default_controls(players[0], list(dict(judges))) if controls is None else controls
     again = () if judge_source else (Player(AGAIN, players[0].stage, players[0].role),)
     tokenizer = tokenizer_of(dataset, workspace)
-    sources = [source] if judge_source is None else [source, judge_source]
-    with judges_host(dict(judges), sources, workspace) as host:
-        asked = verdicts.judges_of(workspace, judge_model, dict(judges), host)
-        people = [source(workspace, seed)[step] for step in range(batches)]
-        every = (*players, *controls, *again)
-        draw = {"key": jax.random.key(seed), "max_tokens": max_tokens, "stop": tokenizer.ends}
-        answers = drawn(workspace, model, every, people, asked, **draw)
-        answers["human"] = people
-        tables = [verdicts.side_by_side(parts) for parts in zip(*answers.values(), strict=True)]
-        said = {name: verdicts.verdicts(judge, tables, list(answers)) for name, judge in asked.items()}
-        checks = [judge_source(workspace, seed)[step] for step in range(batches)] if judge_source else []
-        accuracies = {name: verdicts.accuracy_on_candidates(asked[name], checks) for name in asked if checks}
-    silent = {name: verdicts.without_opinion(each) for name, each in said.items()}
-    said = {name: each for name, (each, _) in silent.items()}
+    sources = [each for each in (source, judge_source) if each is not None]
+    people, *checks = ([each(workspace, seed)[step] for step in range(batches)] for each in sources)
+    every = (*players, *controls, *again)
+    draw = {"key": jax.random.key(seed), "max_tokens": max_tokens, "stop": tokenizer.ends}
+    with verdicts.open_judges(workspace, judge_model, dict(judges), sources) as asked:
+        answers = {**drawn(workspace, model, every, people, asked, **draw), "human": people}
+        said, told = verdicts.all_verdicts(asked, answers, *(checks or [[]]))
     judged = _judges(workspace, dict(judges), said, dict(labels), players[0].name)
     table = {name: verdicts.rows(parts) for name, parts in answers.items() if name != AGAIN}
     outcome = _outcome(said, table, players, controls, measures, dict(labels), tokenizer, samples)
-    outcome["judges"] = {
-        name: _with_silence(row | accuracies.get(name, {}), silent[name][1]) for name, row in judged.items()
-    }
+    outcome["judges"] = {name: row | told[name] for name, row in judged.items()}
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
     return {name: row[players[0].name] for name, row in outcome["win_rates"].items() if name != players[0].name}
-
-
-def _with_silence(row: dict[str, Any], share: float) -> dict[str, Any]:
-    """What is said of a judge, with the share of pairs that it has no opinion about."""
-    if not share:
-        return row
-    said = f"no opinion on {share:.1%} of the pairs, which count as ties"
-    return row | {"note": f"{row['note']}; {said}" if row.get("note") else said}
 
 
 def _outcome(

@@ -3,6 +3,7 @@ were trained against."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -22,7 +23,7 @@ from alignjax.stages.text_functions import text_function
 from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.train.pipeline import Done
 from alignjax.train.run_record import config_json
-from alignjax.train.text_host import TextHost
+from alignjax.train.text_host import TextHost, judges_host
 from alignjax.types import Array, Batch, Context, Model, Params, with_metrics
 from alignjax.workspace import Workspace, read_record
 
@@ -91,7 +92,8 @@ def judges_of(
     made: dict[str, Judged] = {}
     for name, judge in judges.items():
         if isinstance(judge, Fn) and text_function(judge) is not None:
-            assert host is not None
+            if host is None:
+                raise ConfigError(f"judge {name!r} is a function of texts, and nothing here can ask it")
             made[name] = _ByTexts(name, judge, host, itertools.count(1))
         elif isinstance(judge, Fn):
             made[name] = functools.partial(_by_function, judge)
@@ -100,6 +102,47 @@ def judges_of(
         else:
             made[name] = functools.partial(_by_model, model, restore_role(workspace.find(judge), "preference"))
     return made
+
+
+@contextlib.contextmanager
+def open_judges(
+    workspace: Workspace, model: Model | None, judges: Mapping[str, str | Fn], sources: Sequence[Fn]
+) -> Iterator[dict[str, Judged]]:
+    """Yields the judges of a tournament, functions of texts among them: as of `judges_of`.
+
+    Args:
+        workspace: The run.
+        model: The network of the trained ones.
+        judges: As of `judges_of`.
+        sources: Where the prompts are from, whose rows have the columns that functions ask for.
+    """
+    with judges_host(judges, sources, workspace) as host:
+        yield judges_of(workspace, model, judges, host)
+
+
+def all_verdicts(
+    asked: Mapping[str, Judged], answers: Mapping[str, Sequence[Batch]], checks: Sequence[Batch]
+) -> tuple[dict[str, Judgements], dict[str, dict[str, Any]]]:
+    """Asks all judges about all players.
+
+    Args:
+        asked: The judges by name.
+        answers: Batches of answers, N = 1, by player.
+        checks: Held-out rows of `candidates` on which judges are measured.
+
+    Returns:
+        (what each judge says, with ties for no opinion; what is told of it: `accuracy` and `note`).
+    """
+    tables = [side_by_side(parts) for parts in zip(*answers.values(), strict=True)]
+    said: dict[str, Judgements] = {}
+    told: dict[str, dict[str, Any]] = {}
+    for name, judge in asked.items():
+        said[name], share = without_opinion(verdicts(judge, tables, list(answers)))
+        told[name] = accuracy_on_candidates(judge, checks) if checks else {}
+        if share:
+            silence = f"no opinion on {share:.1%} of the pairs, which count as ties"
+            told[name]["note"] = f"{told[name]['note']}; {silence}" if "note" in told[name] else silence
+    return said, told
 
 
 def side_by_side(parts: Sequence[Batch]) -> Batch:

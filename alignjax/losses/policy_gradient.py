@@ -44,9 +44,8 @@ def reinforce(
         tau: Strength of the KL in units of reward per nat.
         baseline: b, a number that moves no expectation (1/2 for win rates).
         leave_one_out: Takes the mean reward of the prompt's other completions off besides (N >= 2), each by its weight.
-        standardized: Takes the mean reward of all of the prompt's completions off instead and divides by their standard
-            deviation (N >= 2), each by its weight: GRPO's advantage (arXiv:2402.03300 section 4.1.2). Equal rewards
-            have advantage 0.
+        standardized: Takes that of all completions off instead and divides by their standard deviation: GRPO's
+            advantage (arXiv:2402.03300 section 4.1.2).
         kl: "sequence" is the exact score function: the whole log-ratio weighs every token. "token" is TRL's Nash-MD
             (of earlier releases, gone in 1.16): tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the
             ratios that follow it and so is not the gradient of the sequence KL.
@@ -61,7 +60,7 @@ def reinforce(
 
     Raises:
         ConfigError: If the batch has no reward or no such log-probs, for another `kl`, for leave_one_out or
-            standardized with one completion, or for both.
+            standardized with one completion or both.
     """
     # Everything but the log-probs that are differentiated is a constant: ratios, advantages and importance weights.
     reward, weight = weighted_rewards(batch, "reinforce", 0)
@@ -69,10 +68,7 @@ def reinforce(
     difference = logps - reference_logps(context, batch, reference)
     ratio = jax.lax.stop_gradient(jnp.where(mask != 0, difference, 0))
     total, log_ratio = sequence_logps(logps, mask), sequence_logps(ratio, mask)
-    if leave_one_out and standardized:
-        raise ConfigError("reinforce(leave_one_out=True, standardized=True): each takes another mean off; choose one")
-    among = _minus_others if leave_one_out else _standardized if standardized else lambda reward, _: reward
-    advantage = among(reward, weight) - baseline
+    advantage = _among_others(reward, weight, leave_one_out, standardized) - baseline
     if kl == "sequence":
         regularized = log_ratio * total
     elif kl == "token":
@@ -85,6 +81,15 @@ def reinforce(
         importance = _importance(batch, logps, behaviour, cap)
         metrics["importance"] = Mean.of(importance, weight)
     return Mean.of(importance * (tau * regularized - advantage * total), weight), metrics
+
+
+def _among_others(reward: Array, weight: Array, leave_one_out: bool, standardized: bool) -> Array:
+    """Rewards, or what they are beside those of the prompt's other completions."""
+    if leave_one_out and standardized:
+        raise ConfigError("reinforce(leave_one_out=True, standardized=True): each takes another mean off; choose one")
+    if leave_one_out:
+        return _minus_others(reward, weight)
+    return _standardized(reward, weight) if standardized else reward
 
 
 def _standardized(reward: Array, weight: Array) -> Array:

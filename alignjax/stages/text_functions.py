@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -109,13 +110,17 @@ def text_judge(
     Raises:
         ConfigError: There are several functions.
     """
-    (name, *more) = names_of(function)
-    if more:
-        raise ConfigError(f"text_judge asks one function, not {name}, {', '.join(more)}; let one call the others")
+    check_one(names_of(function))
     rows, n = batch.need("tokens", of="text_judge").shape[:2]
     pairs = all_pairs(n)
     answer = context.ask(batch, (rows, len(pairs)))
     return preference_matrix(answer, pairs, n), {"no_opinion": Mean.of(jnp.isnan(answer) * 1.0)}
+
+
+def check_one(names: Sequence[str]) -> None:
+    """Raises ConfigError for several functions of a text_judge."""
+    if len(names) > 1:
+        raise ConfigError(f"text_judge asks one function, not {', '.join(names)}; let one call the others")
 
 
 def names_of(function: Any) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from alignjax.config import ConfigError, Experiment, Fn, functions_within
 from alignjax.data.datasets.from_files import ALL
 from alignjax.data.prepared import Dataset
 from alignjax.pair_layout import all_pairs
-from alignjax.stages.text_functions import functions_of, names_of, text_function, text_judge
+from alignjax.stages.text_functions import check_one, functions_of, names_of, text_function, text_judge
 from alignjax.train import checkpoint
 from alignjax.train.ask_host import AskTexts
 from alignjax.train.token_ids import datasets_of
@@ -127,7 +127,9 @@ def check_text_functions(experiment: Experiment) -> None:
 
 def _check_names(asked: Fn, where: str) -> None:
     """Raises ConfigError for functions that config.json cannot name, or two of one name."""
-    names_of(asked.kwargs["function"])
+    names = names_of(asked.kwargs["function"])
+    if asked.function is text_judge:
+        check_one(names)
     for function in functions_of(asked.kwargs["function"]):
         check_named(function, f"{where}: {asked.name}(function=..)")
 

@@ -61,10 +61,13 @@ def test_a_tournament_asks_a_function_of_texts(caller: Calls, tmp_path: Path) ->
         "held_out-00000001.jsonl",
         "held_out-00000002.jsonl",
     ]
+    two = verdicts.open_judges(
+        Workspace(tmp_path), None, {"held_out": fn(stages.text_judge, function=(hits, longer))}, []
+    )
     with pytest.raises(ConfigError, match="text_judge asks one function"):
-        verdicts.judges_of(
-            Workspace(tmp_path), None, {"held_out": fn(stages.text_judge, function=(hits, longer))}, None
-        )
+        two.__enter__()
+    with pytest.raises(ConfigError, match="nothing here can ask it"):
+        verdicts.judges_of(Workspace(tmp_path), None, judges)
 
 
 PIPELINE = '''

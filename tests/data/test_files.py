@@ -105,6 +105,7 @@ def test_bad_rows_may_be_refused(tmp_path: Path) -> None:
 def test_a_kept_column_that_no_row_has_is_refused_with_the_columns(tmp_path: Path, suffix: str) -> None:
     """Of a column that a single row has, on the last line, nothing is said; one that only a bad row has is none."""
     rows: list[dict] = [{"prompt": f"p{k}", "chosen": "yes", "rejected": "no"} for k in range(200)]
+    rows[0] |= {"answer": None, "score": None}  # nulls are not there
     rows[-1] |= {"answer": 3}
     rows.append({"prompt": "bad", "chosen": "", "rejected": "no", "score": 2})
     path = tmp_path / f"rows.{suffix}"
@@ -120,7 +121,7 @@ def test_a_kept_column_that_no_row_has_is_refused_with_the_columns(tmp_path: Pat
         Preferences(path=str(path), keep=("score",), **QUIET).prepare(report=quietly)
     rows_, _ = rows_of(Preferences(path=str(path), keep=("answer",), **QUIET), "train")
     assert [json.loads(rows_[k]["meta"]).get("columns", {}) for k in (0, 199)] == [{}, {"answer": 3}]
-    with pytest.raises(ConfigError, match="keep"):
+    with pytest.raises(ConfigError, match=r"keep is 'answer'; it must name columns, keep=\('answer',\)"):
         Preferences(path=str(path), keep="answer", **QUIET)  # type: ignore[arg-type]
 
 

@@ -70,7 +70,11 @@ class File(Dataset):
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name in ("path", "test"):
+        if isinstance(self.keep, str):
+            raise ConfigError(
+                f"{type(self).__name__}.keep is {self.keep!r}; it must name columns, keep=({self.keep!r},)"
+            )
+        for name in ("path", "test", "keep"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.bad_rows not in ("skip", "refuse"):
