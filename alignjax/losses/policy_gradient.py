@@ -44,8 +44,7 @@ def reinforce(
         tau: Strength of the KL in units of reward per nat.
         baseline: b, a number that moves no expectation (1/2 for win rates).
         leave_one_out: Takes the mean reward of the prompt's other completions off besides (N >= 2), each by its weight.
-        standardized: Takes that of all completions off instead and divides by their standard deviation: GRPO's
-            advantage (arXiv:2402.03300 section 4.1.2).
+        standardized: Takes that of all off instead and divides by their standard deviation, as GRPO (arXiv:2402.03300).
         kl: "sequence" is the exact score function: the whole log-ratio weighs every token. "token" is TRL's Nash-MD
             (of earlier releases, gone in 1.16): tau sum_t sg[rho_t] lp_t, which leaves out how a token changes the
             ratios that follow it and so is not the gradient of the sequence KL.
@@ -59,8 +58,7 @@ def reinforce(
         The mean over completions; `reward`, `kl` and `logps` (nats), and with `behaviour` `importance`.
 
     Raises:
-        ConfigError: If the batch has no reward or no such log-probs, for another `kl`, for leave_one_out or
-            standardized with one completion or both.
+        ConfigError: For no reward or log-probs, another `kl`, both baselines of a prompt, or one of one completion.
     """
     # Everything but the log-probs that are differentiated is a constant: ratios, advantages and importance weights.
     reward, weight = weighted_rewards(batch, "reinforce", 0)
@@ -69,12 +67,10 @@ def reinforce(
     ratio = jax.lax.stop_gradient(jnp.where(mask != 0, difference, 0))
     total, log_ratio = sequence_logps(logps, mask), sequence_logps(ratio, mask)
     advantage = _among_others(reward, weight, leave_one_out, standardized) - baseline
-    if kl == "sequence":
-        regularized = log_ratio * total
-    elif kl == "token":
-        regularized = masked_sum(ratio * logps, mask.astype(logps.dtype))
-    else:
+    if kl not in ("sequence", "token"):
         raise ConfigError(f"kl={kl!r}; it must be 'sequence' (exact) or 'token' (each token by its own ratio)")
+    by_token = masked_sum(ratio * logps, mask.astype(logps.dtype))
+    regularized = log_ratio * total if kl == "sequence" else by_token
     metrics = {"reward": Mean.of(reward, weight), "kl": Mean.of(log_ratio, weight), "logps": Mean.of(total, weight)}
     importance = jnp.ones_like(total)
     if behaviour is not None:
