@@ -46,6 +46,8 @@ def generate(flags: Generate) -> int:
         raise ConfigError(f"--format alpaca_eval holds one output for an instruction; leave out --n {flags.n}")
     file = flags.prompt_file
     rows = [] if file is None else read_prompts(file, flags.system)
+    if file is not None and not rows:
+        raise ConfigError(f"{'standard input' if str(file) == '-' else file} holds no prompts")
     opened = open_model(flags.where, flags.role, flags.dtype)
     print(f"{opened.introduction}\n", file=sys.stderr)
     if file is None:
@@ -74,6 +76,8 @@ def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> N
 def fitting_ids(flags: Any, opened: OpenedModel, rows: Sequence[Row]) -> list[list[int]]:
     """Returns the token ids of prompts. Raises ConfigError if one is too long for the model with its completion."""
     ids = opened.prompt_ids([row.prompt for row in rows]) if rows else []
+    if any(not each for each in ids):
+        raise ConfigError(f"prompt {ids.index([]) + 1} is empty, and {opened.name} has no token that begins a text")
     most = max(map(len, ids), default=0)
     if opened.max_length is not None and most + flags.max_tokens > opened.max_length:
         raise ConfigError(
@@ -200,7 +204,10 @@ def _show_alpaca_eval(opened: OpenedModel, row: Row, completions: list[dict[str,
 
 
 def _last_words(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    content = prompt if isinstance(prompt, str) else prompt[-1].get("content")
+    if isinstance(content, list):  # parts, of which those of text are read
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content or ""
 
 
 _SHOWN = {"text": _show_text, "json": _show_json, "alpaca_eval": _show_alpaca_eval}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from alignjax.config import ConfigError
-from alignjax.data.datasets.parsing import is_text
+from alignjax.data.datasets import layouts
+from alignjax.data.datasets.layout_fields import alpaca
+from alignjax.data.datasets.parsing import BadRow, is_text
 from alignjax.outside import Unreadable, decoded, parse_json, read_text, reading
 
 Prompt: TypeAlias = str | list[dict[str, Any]]  # text, or messages
@@ -113,11 +116,35 @@ def _row(value: Any, place: str) -> tuple[Prompt, dict[str, Any]]:
         prompt = value[names[0]] if names else None
         if prompt is None or not (isinstance(prompt, list) or is_text(prompt)):
             raise Unreadable('not a JSON object with a text "prompt", or one of messages')
-        if (
-            isinstance(prompt, list)
-            and prompt
-            and isinstance(prompt[-1], dict)
-            and prompt[-1].get("role") == "assistant"
-        ):
+        last = prompt[-1] if isinstance(prompt, list) and prompt else None
+        if isinstance(last, dict) and last.get("role") == "assistant":
             raise Unreadable("its last message is the assistant's, so nothing is left to answer; take that out")
+        prompt = _whole_prompt(value, names[0], prompt)
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise Unreadable("it holds a number that is too large for any float") from None
     return prompt, {name: each for name, each in value.items() if name not in names}
+
+
+def _whole_prompt(row: dict[str, Any], name: str, prompt: Any) -> Any:
+    """A prompt with what other columns say of it, as data sets read them: the input of an instruction behind it, a
+    system message before. Raises Unreadable for columns that would change it and are not read."""
+    parts = [part for part in layouts.PARTS if isinstance(row.get(part), str) and row[part].strip()]
+    if name == "instruction":
+        try:
+            prompt, parts = alpaca(row)["prompt"], []
+        except BadRow as error:
+            raise Unreadable(str(error)) from None
+    for column in (*layouts.CHANGING, "tools", *(parts if isinstance(prompt, str) else ())):
+        if row.get(column):
+            raise Unreadable(f"column {column!r} would change the prompt and is not read: write it into the prompt")
+    systems = [row[column] for column in layouts.SYSTEM if row.get(column)]
+    for said in systems[:1]:
+        if len(systems) > 1 or not is_text(said):
+            raise Unreadable("its system column is no text, or there are two")
+        try:
+            prompt = with_system(prompt, said)
+        except ConfigError:
+            raise Unreadable("its messages have a system message beside that of its system column") from None
+    return prompt

@@ -53,13 +53,13 @@ def written_tokens(
     """
     chat = frame.chat
     prefix, suffix = tokenizer.encode(frame.prefix), tokenizer.encode(frame.suffix)
-    try:
-        rows = [
-            [{"role": "user", "content": each}] if isinstance(each, str) and chat.only else each for each in prompts
-        ]
-        records = [Record(**conversation(row, "prompt", (), {"chat_template_kwargs": words or None})) for row in rows]
-    except BadRow as error:
-        raise ConfigError(f"a prompt cannot be read: {error}") from error
+    records = []
+    for number, each in enumerate(prompts, start=1):
+        row = [{"role": "user", "content": each}] if isinstance(each, str) and chat.only else each
+        try:
+            records.append(Record(**conversation(row, "prompt", (), {"chat_template_kwargs": words or None})))
+        except BadRow as error:
+            raise ConfigError(f"prompt {number} of {len(prompts)} cannot be read: {error}") from error
     ids: list[list[int]] = []
     for number, (record, error) in enumerate(written(records, chat.template, chat.words), start=1):
         if error is not None:
