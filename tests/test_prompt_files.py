@@ -21,7 +21,7 @@ ASKED = [{"role": "user", "content": "Why?"}]
         ('{"prompt": "a", "messages": null}', "a"),
         ('{"instruction": "Translate.", "input": "Hund", "output": "dog"}', "Translate.\n\nHund"),
         ('{"instruction": "Sing.", "input": "", "context": " "}', "Sing."),
-        ('{"prompt": "a", "system": "Be brief."}', [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]),
+        ('{"prompt": "Why?", "system": "Brief."}', [{"role": "system", "content": "Brief."}, *ASKED]),
         ('{"messages": [{"role": "user", "content": "Why?"}], "tools": [], "images": null}', ASKED),
         ('{"prompt": "a\\u2028b", "id": 18446744073709551616}', "a\u2028b"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from alignjax.train.token_ids import datasets_of
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
+_log = logging.getLogger("alignjax.asking")
 ANSWERS = "answers"  # the folder of what a step's functions said
 
 
@@ -68,7 +70,13 @@ class TextHost:
             RewardError: A function failed.
         """
         path = self.folder / f"{name}-{step + 1:08d}.jsonl" if self.folder else None
-        return self.said(asked, batch, TrainerState(step, self.steps), path)
+        answers = self.said(asked, batch, TrainerState(step, self.steps), path)
+        if np.isnan(answers).all():
+            names = " and ".join(names_of(asked.kwargs["function"]))
+            _log.warning(
+                "stage %r: %s had no opinion at all, from which nothing is learned (step %d)", name, names, step + 1
+            )
+        return answers
 
     def said(self, asked: Fn, batch: Batch, state: TrainerState | None, path: Path | None) -> np.ndarray:
         """Asks a text function, or replays what the file of its answers holds.
@@ -212,5 +220,8 @@ def naming_the_checkpoint(folder: Path) -> Iterator[None]:
     except RewardError as error:
         steps = checkpoint.steps(folder)
         kept = f"The checkpoint of step {steps[-1]} is kept" if steps else "There is no checkpoint yet"
-        again = "--resume takes what was answered already from the run folder"
+        again = (
+            "--resume takes what was answered already from the run folder, and asks the same function for the rest; one "
+            "that was changed begins a run of its own, --run-dir, which roles.restored can start from this one"
+        )
         raise RewardError(f"{error}. {kept}; {again}.") from error.__cause__

@@ -146,6 +146,17 @@ def test_answers_are_replayed_and_other_questions_asked_anew(ask: Ask, tmp_path:
         ask(asked, folder=tmp_path, step=1)
 
 
+def nothing(completions: Any) -> list[None]:
+    return [None for _ in completions]
+
+
+def test_a_step_without_any_opinion_is_said(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
+    ask(fn(stages.text_reward, function=(nothing, no_color)), step=4)
+    assert not caplog.messages
+    ask(fn(stages.text_reward, function=nothing), step=4)
+    assert caplog.messages == ["stage 'reward': nothing had no opinion at all, from which nothing is learned (step 5)"]
+
+
 CALLED: list[tuple[str, int]] = []
 BUSY = threading.Event()
 
