@@ -70,13 +70,7 @@ class TextHost:
             RewardError: A function failed.
         """
         path = self.folder / f"{name}-{step + 1:08d}.jsonl" if self.folder else None
-        answers = self.said(asked, batch, TrainerState(step, self.steps), path)
-        if np.isnan(answers).all():
-            names = " and ".join(names_of(asked.kwargs["function"]))
-            _log.warning(
-                "stage %r: %s had no opinion at all, from which nothing is learned (step %d)", name, names, step + 1
-            )
-        return answers
+        return self.said(asked, batch, TrainerState(step, self.steps), path)
 
     def said(self, asked: Fn, batch: Batch, state: TrainerState | None, path: Path | None) -> np.ndarray:
         """Asks a text function, or replays what the file of its answers holds.
@@ -101,6 +95,9 @@ class TextHost:
         ]
         questions = [Question(rows[row], entries[k]) for row, k in places]
         numbers = answered(self.calls, asked, questions, state, path)
+        if numbers and np.isnan(numbers).all():
+            names = " and ".join(names_of(asked.kwargs["function"]))
+            _log.warning("%s had no opinion about anything of a step, from which nothing is learned", names)
         count = len(names_of(asked.kwargs["function"]))
         whole = np.full((len(rows), len(entries), count), np.nan, np.float32)
         for place, line in zip(places, numbers, strict=True):
@@ -221,7 +218,7 @@ def naming_the_checkpoint(folder: Path) -> Iterator[None]:
         steps = checkpoint.steps(folder)
         kept = f"The checkpoint of step {steps[-1]} is kept" if steps else "There is no checkpoint yet"
         again = (
-            "--resume takes what was answered already from the run folder, and asks the same function for the rest; one "
-            "that was changed begins a run of its own, --run-dir, which roles.restored can start from this one"
+            "--resume takes what was answered already from the run folder, and asks the same function for the rest; a "
+            "changed one begins a run of its own, --run-dir, which roles.restored can start from this one"
         )
         raise RewardError(f"{error}. {kept}; {again}.") from error.__cause__

@@ -154,7 +154,10 @@ def test_a_step_without_any_opinion_is_said(ask: Ask, caplog: pytest.LogCaptureF
     ask(fn(stages.text_reward, function=(nothing, no_color)), step=4)
     assert not caplog.messages
     ask(fn(stages.text_reward, function=nothing), step=4)
-    assert caplog.messages == ["stage 'reward': nothing had no opinion at all, from which nothing is learned (step 5)"]
+    assert caplog.messages == ["nothing had no opinion about anything of a step, from which nothing is learned"]
+    weight = np.zeros((3, 2, 2), np.float32)
+    assert np.isnan(ask(fn(stages.text_judge, function=longer), given=batch(pair_weight=weight))).all()
+    assert len(caplog.messages) == 1  # nobody was asked
 
 
 CALLED: list[tuple[str, int]] = []
