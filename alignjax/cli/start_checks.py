@@ -11,6 +11,7 @@ from alignjax.models.huggingface import Pretrained
 from alignjax.roles import Fresh, Restored, Through, unwrapped
 from alignjax.train.adapter_jobs import merge
 from alignjax.train.overlap import check_overlap
+from alignjax.train.slots_of_stages import check_slots
 from alignjax.train.state import abstract_state, check_shapes, shapes_of
 from alignjax.train.step import check_asked
 from alignjax.train.text_host import check_text_functions
@@ -42,6 +43,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         if isinstance(step, Fn):
             before[name] = _merged_roles(name, step)
             continue
+        check_slots(step.algorithm)
         check_split(f"step {name!r}: " if name else "", step)
         check_overlap(step)
         check_asked(step.algorithm)

@@ -15,6 +15,7 @@ from alignjax.parallel.mesh import batch_shardings, state_shardings, with_shardi
 from alignjax.roles import remember, unwrapped
 from alignjax.train.logp_cache.reference_logps import without_cached
 from alignjax.train.overlap import check_overlap
+from alignjax.train.slots_of_stages import check_slots
 from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience
 from alignjax.train.text_host import check_text_functions
@@ -75,10 +76,11 @@ def resolve(
         prepare: Prepares the datasets, so that their tokenizers are known for sure.
 
     Raises:
-        ConfigError: A role cannot start, a text function has no name, cached log-probs or overlap do not go with the
+        ConfigError: A slot holds what cannot be called as it is, a role cannot start, a text function has no name, cached log-probs or overlap do not go with the
             algorithm, batches of several shapes with something that has room for one, or the token ids of data and
             models disagree.
     """
+    check_slots(experiment.algorithm)
     given, experiment = experiment, with_token_ids(experiment, workspace, prepare)
     source = experiment.source(workspace, experiment.seed)
     state = abstract_state(experiment.algorithm, experiment.seed)

@@ -78,6 +78,11 @@ def _experience(
         stage = algorithm.experience[name]
         here = dataclasses.replace(context, ask=answer_to(name, stage, batch, answer))
         batch, new = with_metrics(stage(here, batch, fold_name(state.key(), name)))
+        if not isinstance(batch, Batch):
+            raise ConfigError(
+                f"stage {name!r}, {stage.name}, returned {type(batch).__name__} and no Batch; a judge goes into "
+                "fn(stages.prefer, judge=...)"
+            )
         metrics |= prefixed(name, new)
     return shard_rows(batch), _values(metrics)
 

@@ -10,6 +10,7 @@ import jax
 import pytest
 from rich.console import Console
 
+from alignjax import stages
 from alignjax.config import ConfigError, fn
 from alignjax.parallel.mesh import make_mesh
 from alignjax.train.loop import train
@@ -47,3 +48,38 @@ def test_the_abstract_state_is_that_of_the_run(tmp_path: Path) -> None:
     assert jax.tree.map(lambda leaf: leaf.shape, resolved.spec) == jax.tree.map(
         lambda leaf: leaf.shape, resolved.source[0]
     )
+
+
+def right(completions: Any, **columns: Any) -> list[float]:
+    return [1.0 for _ in completions]
+
+
+def judges(context: Any, batch: Any, key: Any) -> Any:
+    return batch.tokens
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (
+            right,
+            r"stage 'reward' is right, which is called as \(context, batch, key\) and takes \(completions, columns\)",
+        ),
+        (fn(right), r"a function of texts goes into fn\(stages.text_reward, function=right\)"),
+        (fn(stages.prefer, judge=fn(right)), r"stage 'reward': judge of prefer is right, which is called as"),
+        (None, r"stage 'reward' is None; it must be a function of \(context, batch, key\)"),
+        (fn(judges), r"stage 'reward', judges, returned \w+ and no Batch; a judge goes into fn\(stages.prefer"),
+    ],
+)
+def test_what_cannot_be_a_stage_is_refused_in_words(stage: Any, words: str, tmp_path: Path) -> None:
+    experiment = toy_run.experiment()
+    algorithm = dataclasses.replace(experiment.algorithm, experience={"reward": stage})
+    with pytest.raises(ConfigError, match=words):
+        _ = resolve(dataclasses.replace(experiment, algorithm=algorithm), Workspace(tmp_path)).filled
+
+
+def test_what_cannot_be_a_loss_is_refused_in_words(tmp_path: Path) -> None:
+    experiment = toy_run.experiment()
+    algorithm = dataclasses.replace(experiment.algorithm, losses={"mine": fn(right)})
+    with pytest.raises(ConfigError, match=r"loss 'mine' is right, which is called as \(context, batch\) and takes"):
+        resolve(dataclasses.replace(experiment, algorithm=algorithm), Workspace(tmp_path))
