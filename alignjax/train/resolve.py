@@ -76,9 +76,9 @@ def resolve(
         prepare: Prepares the datasets, so that their tokenizers are known for sure.
 
     Raises:
-        ConfigError: A slot holds what cannot be called as it is, a role cannot start, a text function has no name, cached log-probs or overlap do not go with the
-            algorithm, batches of several shapes with something that has room for one, or the token ids of data and
-            models disagree.
+        ConfigError: A slot holds what cannot be called as it is, a role cannot start, a text function has no name,
+            cached log-probs or overlap do not go with the algorithm, batches of several shapes with something that has
+            room for one, or the token ids of data and models disagree.
     """
     check_slots(experiment.algorithm)
     given, experiment = experiment, with_token_ids(experiment, workspace, prepare)

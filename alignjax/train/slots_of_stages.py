@@ -26,9 +26,8 @@ def check_slots(algorithm: Algorithm) -> None:
             name, takes = getattr(function, "name", repr(function)), _parameters(function)
             texts = set(TEXTS) & set(takes)
             advice = f"; a function of texts goes into fn(stages.text_reward, function={name})" if texts else ""
-            raise ConfigError(
-                f"{slot} is {name}, which is called as ({', '.join(CALLED[kind])}) and takes ({', '.join(takes)}){advice}"
-            )
+            wanted = f"is called as ({', '.join(CALLED[kind])}) and takes ({', '.join(takes)})"
+            raise ConfigError(f"{slot} is {name}, which {wanted}{advice}")
 
 
 def _slots(algorithm: Algorithm) -> Iterator[tuple[str, str, Any]]:
