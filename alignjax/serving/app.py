@@ -87,7 +87,7 @@ def make_app(opened: OpenedModel, worker: Worker) -> Starlette:
     ]
     handlers: Any = {RequestError: _refused, HTTPException: _http_error, Exception: _bug}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.state.name = opened.name
+    app.state.name, app.state.close = opened.name, worker.close
     return app
 
 

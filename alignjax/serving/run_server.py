@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import signal
 import socket
+import threading
 from types import FrameType
 
 import uvicorn
@@ -15,6 +17,7 @@ from alignjax.config import ConfigError
 from alignjax.outside import reason
 
 GRACE = 3  # seconds that answers under way have when the server is to end
+LAST = 7  # and then, until they are broken off, to tell whoever waits
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -58,7 +61,7 @@ def is_loopback(opened: socket.socket) -> bool:
 def server_of(app: Starlette) -> uvicorn.Server:
     """Returns a server of an application, which ends when its `should_exit` is set."""
     settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE + LAST, server_header=False
     )
     return uvicorn.Server(settings)
 
@@ -67,7 +70,7 @@ def serve_until_interrupted(app: Starlette, opened: socket.socket) -> None:
     """Serves until Ctrl-C or SIGTERM, which end it alike.
 
     Args:
-        app: The application.
+        app: The application, whose state has `close`: it ends all that is under way.
         opened: Where it listens.
     """
 
@@ -76,9 +79,24 @@ def serve_until_interrupted(app: Starlette, opened: socket.socket) -> None:
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    server = server_of(app)
+    timer, exits = threading.Timer(GRACE, app.state.close), server.handle_exit
+
+    def ending(number: int, frame: FrameType | None) -> None:
+        # What is answered after GRACE is ended by the worker, in words; of what does not even hear that, and is broken
+        # off by uvicorn, the log would hold tracebacks.
+        if server.should_exit:
+            app.state.close()
+        else:
+            timer.start()
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        exits(number, frame)
+
+    server.handle_exit = ending  # type: ignore[method-assign]
     before = signal.signal(signal.SIGTERM, end)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            server_of(app).run(sockets=[opened])
+            server.run(sockets=[opened])
     finally:
+        timer.cancel()
         signal.signal(signal.SIGTERM, before)

@@ -113,9 +113,13 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+        self.thread.join()
+
+    def close(self) -> None:
+        """Ends all jobs, which are told that they are `Closed`; further ones are too. Does not wait for the thread."""
         self.closed = True
         self.inbox.put(None)
-        self.thread.join()
 
     def check(self, job: Job) -> None:
         """Raises ConfigError for a prompt that is empty, has tokens that the model does not know, or is too long."""
