@@ -50,7 +50,9 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
             return None
         inner = [failure for failure in failures if failure and not failure.startswith(f"{name} is")]
         return (
-            _farthest(inner) if inner else f"{name} is {shown(value)}; it must be {' or '.join(map(_words, arguments))}"
+            _farthest(inner)
+            if inner
+            else f"{name} is {shown(value)}; it must be {' or '.join(dict.fromkeys(map(_words, arguments)))}"
         )
     if typing.is_typeddict(kind):
         if not isinstance(value, dict):
@@ -115,7 +117,7 @@ def _is_of(value: Any, kind: Any) -> bool:
         return value is None
     if kind in (int, float):
         number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-        return number and (kind is int or not math.isnan(value))
+        return number and not (isinstance(value, float) and math.isnan(value))
     return isinstance(value, origin or kind)
 
 

@@ -36,7 +36,11 @@ class Range:
     below: bool = False
 
     def __contains__(self, value: Any) -> bool:
-        if math.isnan(value) or (value == self.low and self.above) or (value == self.high and self.below):
+        if (
+            (not isinstance(value, int) and math.isnan(value))
+            or (value == self.low and self.above)
+            or (value == self.high and self.below)
+        ):
             return False
         return self.low <= value <= self.high
 
