@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import types
 import typing
 from typing import Annotated, Any
@@ -49,11 +50,9 @@ def misfit(value: Any, kind: Any, place: str = "") -> str | None:
         if None in failures:
             return None
         inner = [failure for failure in failures if failure and not failure.startswith(f"{name} is")]
-        return (
-            _farthest(inner)
-            if inner
-            else f"{name} is {shown(value)}; it must be {' or '.join(dict.fromkeys(map(_words, arguments)))}"
-        )
+        if inner:
+            return _farthest(inner)
+        return f"{name} is {shown(value)}; it must be {' or '.join(dict.fromkeys(map(_words, arguments)))}"
     if typing.is_typeddict(kind):
         if not isinstance(value, dict):
             return f"{name} is {shown(value)}; it must be an object"
@@ -117,7 +116,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return value is None
     if kind in (int, float):
         number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-        return number and not (isinstance(value, float) and math.isnan(value))
+        held = not math.isnan(value) if isinstance(value, float) else number and abs(value) <= sys.float_info.max
+        return number and (kind is int or held)
     return isinstance(value, origin or kind)
 
 
