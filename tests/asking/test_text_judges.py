@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_tournament_asks_a_function_of_texts(caller: Calls, tmp_path: Path) ->
     what was answered is not asked again."""
     texts = RowTexts(TOKENIZER, ((), ()), [row(k) for k in range(3)], 7)  # type: ignore[arg-type]
     whole = batch()
-    parts = [whole.pick(np.full((3, 1), k)) for k in (0, 1, 0)]
+    parts = [whole.pick(jnp.full((3, 1), k)) for k in (0, 1, 0)]
     judges = {"held_out": fn(stages.text_judge, function=by_color), "other": fn(stages.text_judge, function=longer)}
 
     def said(order: list[int], folder: Path | None) -> dict[str, Any]:
