@@ -20,10 +20,20 @@ from alignjax.cli import overrides
 from alignjax.cli.catalogue import summary
 from alignjax.cli.config_file import load
 from alignjax.cli.flags import Inspect, Prepare
-from alignjax.cli.inspect_rows import dataset_of_rows, inspect_rows, is_rows, percentile_table
+from alignjax.cli.inspect_rows import (
+    dataset_of_rows,
+    inspect_rows,
+    is_rows,
+    look_at,
+    percentile_table,
+    print_records,
+    summary_for,
+)
+from alignjax.cli.inspected_json import look_as_json, prepared_as_json, records_as_json
 from alignjax.config import ConfigError, nearest, type_name
-from alignjax.data.datasets.records import SCHEMAS, Lengths, completions_of
-from alignjax.data.prepared import Dataset, located, read_account, rows_of, tokenizer_in
+from alignjax.data.datasets.records import SCHEMAS, Lengths, Record, completions_of
+from alignjax.data.datasets.row_summary import RowSummary
+from alignjax.data.prepared import Dataset, Report, is_prepared, located, read_account, rows_of, tokenizer_in
 
 
 def prepare(flags: Prepare, options: Sequence[str]) -> int:
@@ -40,18 +50,65 @@ def prepare(flags: Prepare, options: Sequence[str]) -> int:
 
 def inspect(flags: Inspect, options: Sequence[str]) -> int:
     """Prints the account of datasets, their lengths in tokens and some rows, and returns the exit status. They are
-    prepared if need be; a file of rows is read and not prepared.
+    prepared if need be, but for those that take long, of which a sample is shown; a file of rows is read and not
+    prepared.
 
     Args:
         flags: The flags of `alignjax data inspect`; the name of a config file stands for all its datasets.
         options: Flags of the dataset, or overrides of the config.
     """
-    if flags.what not in known() and is_rows(flags.what):
-        inspect_rows(flags.what, flags.rows, options, outside.console())
+    of_file = flags.what not in known() and is_rows(flags.what)
+    if flags.format == "json":
+        if of_file:
+            said = [look_as_json(look_at(flags.what, flags.rows, options))]
+        else:
+            said = [_as_json(each, flags) for each in datasets(flags.what, options)]
+        print(json.dumps(said, indent=2, allow_nan=False))
+        return 0
+    console = outside.console()
+    if of_file:
+        inspect_rows(flags.what, flags.rows, options, console)
         return 0
     for dataset in datasets(flags.what, options):
-        show_rows(dataset, flags.split or dataset.splits[0], flags.rows, flags.seed, outside.console())
+        sample = _sample(dataset, flags.split, console.print)
+        if sample is None:
+            show_rows(dataset, flags.split or dataset.splits[0], flags.rows, flags.seed, console)
+        else:
+            records, sentence = sample
+            console.print(f"{dataset.name}: {sentence}; alignjax data prepare {dataset.name} reads all")
+            print_records(*_counted(dataset, records, flags.rows, flags.seed), console)
     return 0
+
+
+def _as_json(dataset: Dataset, flags: Inspect) -> dict[str, Any]:
+    report = outside.console(stderr=True).print
+    sample = _sample(dataset, flags.split, report)
+    if sample is not None:
+        records, sentence = sample
+        counted = records_as_json(*_counted(dataset, records, flags.rows, flags.seed))
+        return {"what": dataset.name, "sample": sentence, **counted}
+    located(dataset, None, report)
+    split = flags.split or dataset.splits[0]
+    _, lengths = rows_of(dataset, split)
+    return prepared_as_json(dataset, split, _drawn(len(lengths), flags.rows, flags.seed))
+
+
+def _sample(dataset: Dataset, split: str | None, report: Report) -> tuple[Sequence[Record], str] | None:
+    """Some records of a dataset that is not prepared and takes long to be, and what they are in words; None where all
+    of it is shown."""
+    return None if split or is_prepared(dataset.folder) else dataset.sample(report)
+
+
+def _counted(dataset: Dataset, records: Sequence[Record], rows: int, seed: int) -> tuple[RowSummary, list[Record]]:
+    """The count of records, and some of them drawn evenly."""
+    counted = summary_for(dataset)
+    for record in records:
+        counted.add(record)
+    return counted, [records[number] for number in _drawn(len(records), rows, seed)]
+
+
+def _drawn(count: int, rows: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(count)[:rows].tolist()
 
 
 def describe(what: str) -> int:
@@ -156,7 +213,7 @@ def show_rows(dataset: Dataset, split: str, rows: int, seed: int, console: Conso
     console.print(length_table(dataset, [name for name in dataset.splits if account["rows"].get(name)]))
     records, lengths = rows_of(dataset, split)
     tokenizer = tokenizer_in(folder)
-    for number in map(int, np.random.default_rng(seed).permutation(len(lengths))[:rows]):
+    for number in _drawn(len(lengths), rows, seed):
         row = records[number]
         console.print(_row_panel(dataset, split, number, row))
         pieces = [tokenizer.decode([token]) for token in row["prompt_tokens"][:24]]
@@ -218,11 +275,11 @@ def _row_panel(dataset: Dataset, split: str, number: int, row: dict[str, Any]) -
     body = prefix + Text(_clipped(row["prompt"].decode())) + suffix
     for k, text in enumerate(row["completions"]):
         score = f", score {row['scores'][k]:g}" if len(row["scores"]) else ""
-        body += Text(f"\n[{k}{score}] ", style="bold green") + Text(_clipped(text.decode()))
+        body.append(f"\n[{k}{score}] ", style="bold green").append(_clipped(text.decode()))
     if not math.isnan(row["preference"]):
-        body += Text(f"\nP([0] beats [1]) = {row['preference']:.3f}, weight {row['weight']:g}", style="bold")
+        body.append(f"\nP([0] beats [1]) = {row['preference']:.3f}, weight {row['weight']:g}", style="bold")
     if not math.isnan(row["answer"]):
-        body += Text(f"\nanswer {row['answer']:g}", style="bold")
+        body.append(f"\nanswer {row['answer']:g}", style="bold")
     meta = ", ".join(f"{key} {value}" for key, value in json.loads(row["meta"]).items())
     title = (
         f"{split} row {number}, {len(row['prompt_tokens'])} + {[len(each.ids) for each in completions_of(row)]} tokens"

@@ -345,7 +345,8 @@ class Prepare:
 @dataclasses.dataclass(frozen=True)
 class Inspect:
     """Show the account of a data set, its lengths in tokens and a few rows; prepare it if need be.
-    Of a file of rows, find its layout and show rows as the model will see them: nothing is prepared.
+    Of a file of rows, find its layout and show rows as the model will see them: nothing is prepared. Nor is
+    docstrings, of which a sample is shown until it has been prepared.
     Further flags are options of the data set, for example --vocab-size 8192; NAME --help lists them.
 
     Attributes:
@@ -354,6 +355,7 @@ class Inspect:
         split: Which split; the first if not given.
         rows: Rows to show, drawn evenly; of a file the first ones.
         seed: Seed of the draw.
+        format: Tables for people or JSON for programs: a list with an object for each data set.
     """
 
     runs: ClassVar[str] = "data.inspect"
@@ -362,6 +364,7 @@ class Inspect:
     split: Annotated[str | None, arg(metavar="SPLIT")] = None
     rows: Count = 3
     seed: Seed = 0
+    format: Literal["table", "json"] = "table"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ that reads them, some rows as the model will see them, lengths, and what is wron
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -26,6 +26,7 @@ from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_files import KINDS, blocks_of, kind_of, rows_of_block
 from alignjax.data.datasets.row_layout import Layout
 from alignjax.data.datasets.row_summary import RowSummary, marked
+from alignjax.data.prepared import Dataset
 from alignjax.data.text.tokenizers import load_tokenizer
 from alignjax.outside import Unreadable, user_path
 
@@ -40,7 +41,7 @@ def is_rows(what: str) -> bool:
 
 
 def dataset_of_rows(what: str) -> ChatFile:
-    """Returns the dataset that reads a file best. Raises what `inspect_rows` does."""
+    """Returns the dataset that reads a file best. Raises what `look_at` does."""
     return _told(what, ())[0]
 
 
@@ -72,38 +73,94 @@ def check_read_by(what: str, wanted: type[ChatFile]) -> None:
     )
 
 
-def inspect_rows(what: str, rows: int, options: Sequence[str], console: Console) -> None:
-    """Prints what the rows of a file are.
+class Look(NamedTuple):
+    """A look at the rows of a file, with all that is counted and shown of them.
+
+    Args:
+        what: Its path.
+        dataset: The dataset that reads it best.
+        layout: The layout of most of its first rows.
+        others: The names of other datasets that read it.
+        notes: What is to be said of its files.
+        tally: The count of good and bad rows.
+        summary: The count of records.
+        shown: The first records.
+    """
+
+    what: str
+    dataset: ChatFile
+    layout: Layout
+    others: Sequence[str]
+    notes: Sequence[str]
+    tally: Tally
+    summary: RowSummary
+    shown: Sequence[Record]
+
+
+def look_at(what: str, rows: int, options: Sequence[str]) -> Look:
+    """Returns what the rows of a file are.
 
     Args:
         what: The path of the file.
         rows: How many rows are shown.
         options: Flags of the dataset, and --dataset NAME for another than that which fits best.
-        console: Where it is printed, without markup.
 
     Raises:
         ConfigError: There is no such file, or an option is of no dataset.
         DataError: The file is damaged, or its rows fit no layout, or two.
     """
     dataset, layout, others = _told(what, options)
-    kind = type(dataset).__name__
-    console.print(f"{what}: {layout.name} layout: {layout.said}")
-    also = f"; --dataset {' or '.join(others)} reads it too" if others else ""
-    console.print(f"read as {kind}: alignjax data prepare {dataset.name} --path {what}{also}")
     files, tally = file_set(what, "what to inspect"), Tally()
-    for note in files.notes:
-        console.print(note)
-    path = dataset.tokenizer if isinstance(dataset.tokenizer, str) else ""
-    tokenizer = load_tokenizer(path, **dataset.named_tokens) if path else None
-    summary, shown = RowSummary(tokenizer, (dataset.prefix, dataset.suffix)), []
+    summary, shown = summary_for(dataset), []
     for record in _records(dataset, files, tally):
         summary.add(record)
         shown += [record] if len(shown) < rows else []
-    console.print(_table(tally, summary))
+    return Look(what, dataset, layout, others, files.notes, tally, summary, shown)
+
+
+def inspect_rows(what: str, rows: int, options: Sequence[str], console: Console) -> None:
+    """Prints what the rows of a file are.
+
+    Args:
+        what: As of `look_at`.
+        rows: As of `look_at`.
+        options: As of `look_at`.
+        console: Where it is printed, without markup.
+
+    Raises:
+        ConfigError: As of `look_at`.
+        DataError: As of `look_at`.
+    """
+    look = look_at(what, rows, options)
+    console.print(f"{look.what}: {look.layout.name} layout: {look.layout.said}")
+    also = f"; --dataset {' or '.join(look.others)} reads it too" if look.others else ""
+    kind = type(look.dataset).__name__
+    console.print(f"read as {kind}: alignjax data prepare {look.dataset.name} --path {look.what}{also}")
+    for note in look.notes:
+        console.print(note)
+    console.print(_table(look.tally, look.summary))
+    print_records(look.summary, look.shown, console)
+
+
+def print_records(summary: RowSummary, shown: Iterable[Record], console: Console) -> None:
+    """Prints the lengths of records, and some as the model will see them.
+
+    Args:
+        summary: The count of all.
+        shown: Those that are shown.
+        console: Where they are printed, without markup.
+    """
     if summary.records:
         console.print(_lengths(summary))
     for record in shown:
         console.print(_panel(record, summary))
+
+
+def summary_for(dataset: Dataset) -> RowSummary:
+    """Returns an empty count of the records of a dataset, in tokens where its tokenizer is a file, else in bytes."""
+    path = dataset.tokenizer if isinstance(dataset.tokenizer, str) else ""
+    tokenizer = load_tokenizer(path, **dataset.named_tokens) if path else None
+    return RowSummary(tokenizer, (dataset.prefix, dataset.suffix))
 
 
 def _records(dataset: ChatFile, files: FileSet, tally: Tally) -> Iterator[Record]:
@@ -206,6 +263,17 @@ def _lengths(summary: RowSummary) -> Table:
     return percentile_table(title, {name: np.asarray(lengths) for name, lengths in sizes.items() if lengths})
 
 
+def percentiles(sizes: Any) -> dict[str, int]:
+    """Returns lengths at PERCENTILES, by their names.
+
+    Args:
+        sizes: The lengths.
+    """
+    numbers = np.percentile(np.asarray(sizes), PERCENTILES, method="nearest")
+    names = ("max" if each == 100 else f"{each} %" for each in PERCENTILES)
+    return dict(zip(names, map(int, numbers), strict=True))
+
+
 def percentile_table(title: str, sizes: Mapping[str, np.ndarray]) -> Table:
     """Returns percentiles of lengths as a table, a line for each name.
 
@@ -218,8 +286,7 @@ def percentile_table(title: str, sizes: Mapping[str, np.ndarray]) -> Table:
     for percentile in PERCENTILES:
         table.add_column("max" if percentile == 100 else f"{percentile} %", justify="right")
     for name, lengths in sizes.items():
-        numbers = np.percentile(lengths, PERCENTILES, method="nearest")
-        table.add_row(name, *(f"{int(number):,}" for number in numbers))
+        table.add_row(name, *(f"{number:,}" for number in percentiles(lengths).values()))
     return table
 
 
@@ -230,12 +297,13 @@ def _panel(record: Record, summary: RowSummary) -> Panel:
     body = Text(_clipped(marked(prompt, between), end=True))
     for k, pieces in enumerate(completions):
         score = f", score {record.scores[k]:g}" if k < len(record.scores) else ""
-        body += Text(f"\n[{k}{score}] ", style="bold green") + Text(_clipped(marked(pieces, between)))
+        body.append(f"\n[{k}{score}] ", style="bold green").append(_clipped(marked(pieces, between)))
     if not np.isnan(record.preference):
-        body += Text(f"\nP([0] beats [1]) = {record.preference:g}, weight {record.weight:g}", style="bold")
+        body.append(f"\nP([0] beats [1]) = {record.preference:g}, weight {record.weight:g}", style="bold")
     if "answer" in record.meta:
-        body += Text(f"\nanswer {outside.visible(str(record.meta['answer']))}", style="bold")
-    return Panel(body, title=Text(f"line {record.meta['line']}"), title_align="left")
+        body.append(f"\nanswer {outside.visible(str(record.meta['answer']))}", style="bold")
+    where = f"line {record.meta['line']}" if "line" in record.meta else str(record.meta.get("file", ""))
+    return Panel(body, title=Text(outside.visible(where)), title_align="left")
 
 
 def _clipped(text: str, most: int = 1200, end: bool = False) -> str:

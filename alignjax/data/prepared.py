@@ -89,6 +89,15 @@ class Dataset:
         """
         raise NotImplementedError
 
+    def sample(self, report: Report) -> tuple[Sequence[Record], str] | None:
+        """Returns some records for a look at a dataset whose rows take long to collect, and in words which they are;
+        None for one that is prepared in little time.
+
+        Args:
+            report: Is told in a sentence what happens.
+        """
+        return None
+
     @property
     def settings(self) -> dict[str, Any]:
         """JSON-able settings, nested datasets included; special tokens where they are named."""

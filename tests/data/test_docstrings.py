@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from alignjax.cli import main
 from alignjax.config import ConfigError
 from alignjax.data import Docstrings, prepare
+from alignjax.data.datasets import docstrings as docstrings_module
 from alignjax.data.datasets.docstrings import RULES, extract, in_test, list_files, package_name, select
 from alignjax.data.datasets.extract_docstrings import is_pair, pairs_of
 from alignjax.data.prepared import cache_folder, located, rows_of
@@ -270,3 +272,32 @@ def test_bad_settings() -> None:
         Docstrings(test_fraction=0.0)
     with pytest.raises(ConfigError, match="not a folder"):
         Docstrings(roots=("/nowhere/at/all",)).prepare()
+
+
+def test_a_look_at_many_files_reads_a_share_and_prepares_nothing(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 24 files, 9 at most: every third. What is shown are pairs of these files, and of all once it is prepared."""
+    monkeypatch.setenv("ALIGNJAX_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(docstrings_module, "SAMPLED", 9)
+    words = ["data", "inspect", "docstrings", "--roots", str(site), "--vocab-size=300", "--max-share=1", "--rows=50"]
+    assert main([*words, "--format", "json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    files = [file[2] for file in list_files([str(site)])][::3]
+    assert {row["file"] for row in said["shown"]} == set(files)
+    assert said["records"] == len(said["shown"]) == int(said["sample"].split()[0])
+    assert said["sample"].endswith("pairs from 1 in 3 of 24 files of 24 packages")
+    assert main(words[:-1]) == 0
+    text = capsys.readouterr().out
+    assert said["sample"] in text
+    assert "alignjax data prepare docstrings reads all" in text
+    assert list(tmp_path.iterdir()) == []
+    assert main(["data", "prepare", *words[2:-1]]) == 0
+    capsys.readouterr()
+    assert main([*words, "--format", "json"]) == 0
+    (whole,) = json.loads(capsys.readouterr().out)
+    assert sum(whole["account"]["rows"].values()) > said["records"]
+    assert whole["lengths"]["train"]["prompt"]["max"] > 10
+    assert len(whole["shown"]) == 50
+    assert {"prompt", "completions", "example_id", "row"} <= whole["shown"][0].keys()

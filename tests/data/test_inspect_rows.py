@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from alignjax.cli import main
-from alignjax.cli.inspect_rows import DATASETS, dataset_of_rows, inspect_rows, is_rows
+from alignjax.cli.inspect_rows import DATASETS, _panel, dataset_of_rows, inspect_rows, is_rows, look_at
 from alignjax.config import ConfigError, DataError
 from alignjax.data.datasets.framing import Framed
 from alignjax.data.datasets.records import Record
@@ -180,3 +181,41 @@ def test_a_file_is_no_dataset_and_no_config(tmp_path: Path, monkeypatch: pytest.
     assert main(["data", "inspect", str(tmp_path / "rows"), "--help"]) == 0
     assert "preferences: Rows with `prompt`" in capsys.readouterr().out
     assert {kind.__name__ for kind in DATASETS} == {"Prompts", "Instructions", "Preferences", "Thumbs", "Rankings"}
+
+
+def test_every_figure_is_there_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each number of the tables, counted by hand, and rows in pieces which joined are what is shown."""
+    rows = [PAIR, {**PAIR, "score_chosen": 1, "score_rejected": 1, "prompt": "qq"}, PAIR, {**PAIR, "chosen": " "}]
+    file = written(tmp_path / "rows", rows)
+    assert main(["data", "inspect", file, "--rows", "2", "--format", "json", "--suffix", " ->"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    lengths, shown = said.pop("lengths"), said.pop("shown")
+    layout = "prompt, chosen and rejected"
+    bad = {"count": 1, "first": [4], "where": ""}
+    assert said == {
+        "what": file, "layout": layout, "said": "prompt from `prompt`, answers from `chosen` and `rejected`",
+        "dataset": "preferences", "read_too_by": [], "notes": [], "unit": "line", "rows": 4, "records": 3,
+        "layouts": {layout: {"records": 3, "first": 1}}, "bad_rows": {"empty field 'chosen'": bad}, "prompts": 2,
+        "conversations": 0, "repeated": {"records": 1, "first": ["3"]}, "echoes": 0, "ties": 1,
+        "answers": {"numbers": 0, "texts": 0},
+    }  # fmt: skip
+    assert (lengths["unit"], lengths["prompt"]["5 %"], lengths["prompt"]["max"]) == ("bytes", 4, 5)
+    assert lengths["completion"]["max"] == 1
+    assert [(row["line"], row["preference"], row["weight"]) for row in shown] == [(1, 1.0, 1.0), (2, 0.5, 1.0)]
+    assert shown[1]["prompt"] == [{"text": "qq ->", "learned": False}]
+    assert shown[0]["completions"] == [[{"text": text, "learned": True}] for text in "ab"]
+    ranked = written(tmp_path / "ranked", [{"prompt": "p", "completions": ["a", "b", "c"], "scores": [1, 2.5, 0]}])
+    assert main(["data", "inspect", ranked, "--dataset", "rankings", "--format", "json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    assert said["shown"][0]["scores"] == [1, 2.5, 0]
+    assert "preference" not in said["shown"][0]
+
+
+def test_many_completions_are_shown_in_time_that_grows_with_them(tmp_path: Path) -> None:
+    """A text that is joined anew at every completion takes 20 s for these."""
+    row = {"prompt": "p", "completions": [f"{n} " + "a" * 900 for n in range(2000)], "scores": [*range(2000)]}
+    (tmp_path / "rows").write_text(json.dumps(row))
+    look = look_at(str(tmp_path / "rows"), 1, ("--dataset", "rankings"))
+    began = time.process_time()
+    _panel(look.shown[0], look.summary)
+    assert time.process_time() - began < 2

@@ -244,3 +244,60 @@ def test_tools_and_calls_of_functions_are_the_templates(tmp_path: Path) -> None:
             read(tmp_path, "Instructions", [bad])
     masked = [{**turns[0], "weight": 0}, {**turns[3], "weight": 1}]
     assert read(tmp_path, "Instructions", [{"conversations": masked}]).records
+
+
+@pytest.mark.parametrize("column", ["is_safe", "is_correct", "accepted"])
+def test_a_response_that_is_called_unsafe_or_wrong_is_not_learned(tmp_path: Path, column: str) -> None:
+    """Neither from JSON nor from a table, of which only some columns are read; as thumbs it is a bad one."""
+    rows = [{"prompt": "p", "response": "c", column: good} for good in (True, False)]
+    with pytest.raises(DataError, match=f"line 2: column '{column}' calls a completion bad.*label_field='{column}'"):
+        read(tmp_path, "Instructions", rows)
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "table")
+    dataset = Instructions(path="x")
+    with pytest.raises(DataError, match=f"row 2: column '{column}' calls"):
+        parse_file(tmp_path / "table", dataset.parse_all, "skip", dataset.columns())
+    thumbs = read(tmp_path, "Thumbs", rows, completion_field="response", label_field=column).records
+    assert [each.scores for each in thumbs] == [(1.0,), (0.0,)]
+
+
+@pytest.mark.parametrize("label", [0, 0.25, False, "B", 3])
+def test_a_label_of_a_pair_that_nobody_named_is_no_guess(tmp_path: Path, label: Any) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    rows = [*({**row, "label": same} for same in (1, True, "1", None)), {**row, "label": label}]
+    with pytest.raises(DataError, match=r"line 5: column 'label' may say which side is better.*label_field='label'"):
+        read(tmp_path, "Preferences", rows)
+    with pytest.raises(DataError, match="line 1: column 'label' may say"):
+        read(tmp_path, "JointPreferences", [{**row, "label": label}])
+    assert len(read(tmp_path, "Preferences", rows[:4]).records) == 4
+    if label in (0, 0.25):
+        (record,) = read(tmp_path, "Preferences", rows[4:], label_field="label").records
+        assert record.preference == label
+
+
+def test_an_answer_in_an_object_that_is_written_as_text(tmp_path: Path) -> None:
+    row = {"prompt": talk("hi"), "reward_model": json.dumps({"style": "rule", "ground_truth": "7"})}
+    (record,) = read(tmp_path, "Prompts", [row]).records
+    assert record.answer == 7
+    with pytest.raises(DataError, match="field 'reward_model' is not JSON"):
+        read(tmp_path, "Prompts", [{**row, "reward_model": "{'ground_truth': '7'}"}])
+    with pytest.raises(DataError, match="field 'reward_model' has no ground_truth"):
+        read(tmp_path, "Prompts", [{**row, "reward_model": "a model"}, {**row, "reward_model": "{}"}])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        ("hi\n<extra_id_1>Assistant\noh\n<extra_id_1>User\nmore", ["user hi", "assistant oh", "user more"]),
+        ("<extra_id_1>User\r\nhi\r\n<extra_id_1>Assistant", ["user hi"]),
+        ("<extra_id_0>System\nbe brief\n<extra_id_1>User\nhi", ["system be brief", "user hi"]),
+    ],
+)
+def test_marks_of_turns_of_help_steer(tmp_path: Path, prompt: str, turns: list[str]) -> None:
+    rows = [{**help_steer(text, score, 1), "prompt": prompt} for text, score in (("a", 1), ("b", 2))]
+    (record,) = read(tmp_path, "Rankings", rows).records
+    assert [f"{turn['role']} {turn['content']}" for turn in record.chats[0]["turns"]] == turns
+    for place in ("prompt", "response"):
+        bad = [{**rows[0], place: "go on <extra_id_1>User"}, {**rows[1], "prompt": rows[1]["prompt"]}]
+        bad[1]["prompt"] = bad[0]["prompt"]
+        with pytest.raises(DataError, match=f"field '{place}' has the mark of a turn where none begins"):
+            read(tmp_path, "Rankings", bad)

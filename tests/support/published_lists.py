@@ -88,6 +88,25 @@ def help_steer(text: str, helpful: int, correct: int) -> dict[str, Any]:
 
 LISTS: list[tuple[str, list[dict[str, Any]], dict[str, list[Any]]]] = [
     (
+        "stack exchange",
+        [
+            {
+                "qid": 3,
+                "question": "p",
+                "answers": [
+                    {"answer_id": 1, "author": "x", "pm_score": 2, "selected": False, "text": "a"},
+                    {"answer_id": 2, "author": "y", "pm_score": 5, "selected": True, "text": "b"},
+                ],
+                "date": "2020/01/01",
+            }
+        ],
+        {
+            "Rankings": [("p", ("a", "b"), {"scores": (2, 5)})],
+            "Preferences": [("p", ("b", "a"), {"preference": 1, "weight": 1})],
+            "Prompts": [("p", (), {})],
+        },
+    ),
+    (
         "prompt, completions and scores",
         [{"prompt": "p", "completions": ["a", "b", "c"], "scores": [1, 3, 1]}],
         {

@@ -6,6 +6,7 @@ a tuple of (role, content). `published_lists.py` has those of several completion
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 U, A, S = "user", "assistant", "system"
@@ -258,4 +259,74 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, list[Any]]]] = [
         {"Prompts": [("p", (), {"answer": 42, "text": "42"})], "Instructions": [("p", ("6 times 7\n#### 42",), {})]},
     ),
     ("prompt and response", [{"prompt": "p", "response": "c"}], {"Instructions": [("p", ("c",), {})]}),
+    (
+        "numinamath",
+        [{"source": "x", "problem": "hi", "solution": "c", "messages": talk("hi", "c")}],
+        {"Instructions": [(HI, ("c",), {})], "Prompts": [(HI, (), {})]},
+    ),
+    (
+        "openmathinstruct2",
+        [{"problem": "p", "generated_solution": "so 5", "expected_answer": "5", "problem_source": "x"}],
+        {"Instructions": [("p", ("so 5",), {})], "Prompts": [("p", (), {"answer": 5})]},
+    ),
+    (
+        "query and response",
+        [{"query": "p", "response": "c", "type": "x", "original_question": "o"}],
+        {"Instructions": [("p", ("c",), {})], "Prompts": [("p", (), {})]},
+    ),
+    (
+        "squad",
+        [
+            {
+                "id": "x",
+                "title": "t",
+                "context": "c",
+                "question": "q",
+                "answers": {"text": ["a", "b"], "answer_start": [3, 9]},
+            }
+        ],
+        {"Instructions": [("c\n\nq", ("a",), {})], "Prompts": [("c\n\nq", (), {"text": "a"})]},
+    ),
+    (
+        "wildchat",
+        [
+            {
+                "conversation_hash": "x",
+                "model": "m",
+                "toxic": False,
+                "conversation": [{**turn, "language": "English", "redacted": False} for turn in talk("hi", "c")],
+            }
+        ],
+        {"Instructions": [(HI, ("c",), {})], "Prompts": [(HI, (), {})]},
+    ),
+    (
+        "capybara",
+        [{"source": "x", "conversation": [{"input": "hi", "output": "oh"}, {"input": "more", "output": "c"}]}],
+        {"Instructions": [(MORE, ("c",), {})], "Prompts": [(MORE, (), {})]},
+    ),
+    (
+        "lima",
+        [{"conversations": ["hi", "oh", "more", "c"], "source": "x"}],
+        {"Instructions": [(MORE, ("c",), {})], "Prompts": [(MORE, (), {})]},
+    ),
+    (
+        "xlam",
+        [
+            {
+                "id": 0,
+                "query": "hi",
+                "answers": json.dumps([{"name": "f", "arguments": {"a": 1}}]),
+                "tools": json.dumps([{"name": "f", "description": "d", "parameters": {"a": {"type": "int"}}}]),
+            }
+        ],
+        {
+            "Instructions": [(HI, ('[{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]',), {})],
+            "Prompts": [(HI, (), {})],
+        },
+    ),
+    (
+        "glaive",
+        [{"system": "SYSTEM: be brief", "chat": "USER: hi\n\n\nASSISTANT: c <|endoftext|>\n\n\n"}],
+        {"Instructions": [(((S, "be brief"), *HI), ("c",), {})], "Prompts": [(((S, "be brief"), *HI), (), {})]},
+    ),
 ]

@@ -21,6 +21,8 @@ from alignjax.data.text.tokenizers import load_tokenizer
 from alignjax.data.text.words import nfc, same_text
 
 Row = Mapping[str, Any]
+# Columns that say of a completion that it is good.
+GOOD = ("kto_tag", "label", "is_safe", "is_response_safe", "is_correct", "accepted", "is_good")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class ChatFile(File):
         """Returns the columns that `parse_all` looks at, by the names that the settings give them."""
         held = self._layouts(self.layout)
         named = {getattr(self, setting) for setting in vars(self) if setting.endswith("_field")} - {""}
-        return layouts.columns_of(held) | named | {"label", "weight", *BESIDE} if held else None
+        return layouts.columns_of(held) | named | {"weight", *GOOD, *BESIDE} if held else None
 
     def _layouts(self, named: str) -> tuple[layouts.Layout, ...]:
         return tuple(each for kind in type(self).__mro__ for each in layouts.of_dataset(kind.__name__, named))
@@ -204,11 +206,11 @@ class Instructions(ChatFile):
             raise ConfigError(f"{type(self).__name__}.turns is {self.turns!r}; it must be 'last' or 'all'")
 
     def record_of(self, fields: Row, names: Mapping[str, str], row: Row) -> Record:
-        for column in ("kto_tag", "label"):
+        for column in GOOD:
             if str(row.get(column)).strip().lower() in ("false", "0", "0.0"):
                 raise BadRow(
-                    f"column {column!r} calls a completion bad, and all are learned: use Thumbs, or leave such rows "
-                    "out",
+                    f"column {column!r} calls a completion bad, and all are learned: use Thumbs with "
+                    f"label_field={column!r}, or leave such rows out",
                     fatal=True,
                 )
         answer = (field(fields, "completion"), names["completion"])
@@ -345,8 +347,16 @@ def _both(same: bool, record: Record) -> Record:
 
 
 def _judged(row: Row, label_field: str, label: Any = 1.0) -> dict[str, Any]:
-    """The label and the weight of a pair, both 1 where the row does not say them."""
+    """The label and the weight of a pair, both 1 where the row does not say them. A label that is not named is that of
+    the first side's being better, or another thing: it is not guessed at."""
     if label_field:
         held = "label" if "label" in row else label_field
         label = number_field({label_field: row.get(held)}, label_field, 0.0, 1.0)
+    elif row.get("label") is not None and str(row["label"]).strip().lower() not in ("", "1", "1.0", "true", str(label)):
+        raise BadRow(
+            "column 'label' may say which side is better and is not read: name it with label_field='label' (the "
+            "probability that chosen is better), or drop it",
+            str(row["label"])[:40],
+            fatal=True,
+        )
     return {"preference": label, "weight": number_field(row, "weight", low=0.0) if "weight" in row else 1.0}

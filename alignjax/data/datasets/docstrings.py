@@ -31,6 +31,7 @@ from alignjax.ranges import Fraction, Natural, Share, Within
 
 SKIPPED_FOLDERS = frozenset(("test", "tests", "testing", "idle_test", "_vendor", "vendor", "__pycache__"))
 SKIPPED_PACKAGES = frozenset(("site-packages", "dist-packages", "alignjax", "lib2to3"))
+SAMPLED = 500  # files; of more a look reads a share
 PATTERN_LIMIT = 8  # pairs of one package that may differ in names only
 # The rules that choose pairs, here and in extract_docstrings.py: pairs chosen by other rules are other data. Replace
 # one of these whenever a rule changes, so that old prepared files are left alone; a test notices that they changed.
@@ -106,8 +107,7 @@ class Docstrings(Dataset):
             split = "test" if in_test(package, self.test_fraction) else "train"
             if split == "train" and in_dev(package, self.dev_fraction / (1 - self.test_fraction)):
                 split = "dev"
-            post = f"{signature}\n{body}" if self.signature else body
-            splits[split].append(Record(post, (summary,), meta={"package": package, "file": where}))
+            splits[split].append(self._record(package, where, signature, summary, body))
             packages[split].add(package)
         parts = (f"{len(splits[split]):,} {split} from {len(names)}" for split, names in packages.items())
         return splits, {
@@ -118,6 +118,20 @@ class Docstrings(Dataset):
             "unparsed_files": failed,
             **left_out,
         }
+
+    def sample(self, report: Report) -> tuple[list[Record], str] | None:
+        """Returns the pairs of an even share of the files, where there are more than SAMPLED of them."""
+        files = list_files(self.roots or environment_roots())
+        share = -(-len(files) // SAMPLED)
+        if share <= 1:
+            return None
+        chosen, _ = select(extract(files[::share], self.workers or os.cpu_count() or 1)[0], self.max_share)
+        many = f"{len(files):,} files of {len({file[0] for file in files}):,} packages"
+        return [self._record(*pair) for pair in chosen], f"{len(chosen):,} pairs from 1 in {share} of {many}"
+
+    def _record(self, package: str, where: str, signature: str, summary: str, body: str) -> Record:
+        post = f"{signature}\n{body}" if self.signature else body
+        return Record(post, (summary,), meta={"package": package, "file": where})
 
 
 def environment_roots() -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from alignjax.ranges import Decay
 
 Row = Mapping[str, Any]
 ALL = "*"  # in `keep`
-READER = 7  # raise it when other rows are read of the same file: old prepared folders are then left alone
+READER = 8  # raise it when other rows are read of the same file: old prepared folders are then left alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

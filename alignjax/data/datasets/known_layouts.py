@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from alignjax.data.datasets import layout_fields as one, list_fields as several, message_trees
 from alignjax.data.datasets.layout_fields import columns
-from alignjax.data.datasets.row_layout import Layout, Reading
+from alignjax.data.datasets.question_layouts import ANSWERED, ASKED_AND_TALKED
+from alignjax.data.datasets.row_layout import Layout, Reading, any_of, serves
 from alignjax.data.datasets.row_shapes import ANY, shapes
-
-
-def _any(names: str) -> dict[str, frozenset[str]]:
-    return dict.fromkeys(names.split(), ANY)
-
-
-def _serves(read: Reading, *datasets: str) -> dict[str, Reading]:
-    return dict.fromkeys(datasets, read)
 
 
 def _lists(read: Reading) -> dict[str, Reading]:
@@ -35,7 +28,7 @@ _SIDES = ("chosen", "rejected")
 _SCORES = tuple(name for names in one.SCORES for name in names)
 # Columns that hold a prompt under another name: where one stands beside two texts, what these share is no prompt.
 _ASKED = ("instruction", "input", "question", "query", "problem", "context", "conversations", "conversation")
-_PROMPT = _serves(columns(prompt="prompt"), "Prompts")
+_PROMPT = serves(columns(prompt="prompt"), "Prompts")
 
 _TREES = {
     "Rankings": message_trees.rankings,
@@ -48,29 +41,29 @@ _OTHERS = ("prompt", "messages", "conversations", "instruction", "question", "pr
 
 LAYOUTS = (
     # As TRL has them
-    Layout("prompt", _any("prompt"), _PROMPT, "prompt from `prompt`"),
+    Layout("prompt", any_of("prompt"), _PROMPT, "prompt from `prompt`"),
     Layout(
         "prompt and answer",
         {"prompt": ANY, "answer": shapes("text", "number")},
-        _serves(columns(prompt="prompt", answer="answer"), "Prompts"),
+        serves(columns(prompt="prompt", answer="answer"), "Prompts"),
         "prompt from `prompt`, what is right from `answer`",
     ),
     Layout(
         "prompt and completion",
-        _any("prompt completion"),
-        _serves(columns(prompt="prompt", completion="completion"), "Instructions"),
+        any_of("prompt completion"),
+        serves(columns(prompt="prompt", completion="completion"), "Instructions"),
         "prompt from `prompt`, completion from `completion`",
     ),
     Layout(
         "text",
         {"text": TEXT},
-        _serves(one.plain_text, "Instructions"),
+        serves(one.plain_text, "Instructions"),
         "all of `text`, after no prompt",
         absent=_OTHERS,
     ),
     Layout(
         "messages",
-        _any("messages"),
+        any_of("messages"),
         {"Instructions": one.talk, "Prompts": one.talk_or_prompt},
         "last turn from `messages`, prompt from those before",
         absent=("prompt",),
@@ -78,14 +71,14 @@ LAYOUTS = (
     Layout(
         "prompt, chosen and rejected",
         {"prompt": ANY, "chosen": ANSWER, "rejected": ANSWER},
-        _serves(one.pair, "Preferences"),
+        serves(one.pair, "Preferences"),
         "prompt from `prompt`, answers from `chosen` and `rejected`",
         more=_SCORES,
     ),
     Layout(
         "two conversations",
         dict.fromkeys(_SIDES, TALK),
-        _serves(one.two_talks, "Preferences", "Prompts"),
+        serves(one.two_talks, "Preferences", "Prompts"),
         "prompt from what `chosen` and `rejected` share, answers from their last turns",
         absent=("prompt",),
         more=_SCORES,
@@ -93,46 +86,46 @@ LAYOUTS = (
     Layout(
         "two texts",
         dict.fromkeys(_SIDES, shapes("text")),
-        _serves(one.two_texts, "Preferences", "Prompts"),
+        serves(one.two_texts, "Preferences", "Prompts"),
         "prompt from the words that `chosen` and `rejected` begin with, answers from the rest",
         absent=("prompt", "messages", *_ASKED),
     ),
     Layout(
         "prompt, completions and scores",
-        _any("prompt completions scores"),
+        any_of("prompt completions scores"),
         _lists(several.ranked),
         "prompt from `prompt`, completions with `scores`",
     ),
     Layout(
         "prompt, completion and label",
-        _any("prompt completion label"),
-        _serves(columns(prompt="prompt", completion="completion", label="label"), "Thumbs"),
+        any_of("prompt completion label"),
+        serves(columns(prompt="prompt", completion="completion", label="label"), "Thumbs"),
         "prompt from `prompt`, completion from `completion`, good or bad from `label`",
     ),
     Layout(
         "stepwise",
-        _any("prompt completions labels"),
-        _serves(one.stepwise, "Thumbs"),
+        any_of("prompt completions labels"),
+        serves(one.stepwise, "Thumbs"),
         "prompt from `prompt`, steps from `completions`, each with those before it judged by its one of `labels`",
     ),
     # Published sets and the tools of others
     Layout(
         "ultrachat_200k",
         {"prompt": shapes(but="talk"), "messages": TALK},
-        _serves(one.talk_and_prompt, "Instructions"),
+        serves(one.talk_and_prompt, "Instructions"),
         "last turn from `messages`, prompt from those before",
     ),
     Layout(
         "ultrafeedback_binarized",
         {"prompt": ANY, "chosen": TALK, "rejected": TALK},
-        _serves(one.two_talks_and_prompt, "Preferences"),
+        serves(one.two_talks_and_prompt, "Preferences"),
         "prompt from what `chosen` and `rejected` share, answers from their last turns; equal `score_*` are a tie",
         more=_SCORES,
     ),
     Layout(
         "messages, chosen and rejected",
         {"messages": TALK, "chosen": ANSWER, "rejected": ANSWER},
-        _serves(columns(prompt="messages", chosen="chosen", rejected="rejected"), "Preferences", "Prompts"),
+        serves(columns(prompt="messages", chosen="chosen", rejected="rejected"), "Preferences", "Prompts"),
         "prompt from `messages`, answers from `chosen` and `rejected`",
         absent=("prompt",),
     ),
@@ -155,58 +148,58 @@ LAYOUTS = (
     Layout(
         "sharegpt pairs",
         {"conversations": FROM, **dict.fromkeys(_SIDES, shapes("from_reply", "from_talk", "text"))},
-        _serves(one.share_gpt_answers, "Preferences", "Prompts"),
+        serves(one.share_gpt_answers, "Preferences", "Prompts"),
         "prompt from `conversations`, answers from `chosen` and `rejected`",
     ),
     Layout(
         "conversations, chosen and rejected",
         {"conversations": TALK, **dict.fromkeys(_SIDES, shapes("reply", "text"))},
-        _serves(columns(prompt="conversations", chosen="chosen", rejected="rejected"), "Preferences", "Prompts"),
+        serves(columns(prompt="conversations", chosen="chosen", rejected="rejected"), "Preferences", "Prompts"),
         "prompt from `conversations`, answers from `chosen` and `rejected`",
     ),
     Layout(
         "sharegpt thumbs",
         {"conversations": FROM, "kto_tag": ANY},
-        _serves(one.share_gpt_answers, "Thumbs", "Prompts"),
+        serves(one.share_gpt_answers, "Thumbs", "Prompts"),
         "last turn from `conversations`, prompt from those before, good or bad from `kto_tag`",
     ),
     Layout(
         "alpaca",
-        _any("instruction output"),
-        _serves(one.alpaca, "Instructions", "Prompts"),
+        any_of("instruction output"),
+        serves(one.alpaca, "Instructions", "Prompts"),
         "prompt from `instruction` and `input`, completion from `output`",
         more=("input", "context"),
     ),
     Layout(
         "alpaca pairs",
         {"instruction": TEXT, "chosen": ANSWER, "rejected": ANSWER},
-        _serves(one.alpaca, "Preferences", "Prompts"),
+        serves(one.alpaca, "Preferences", "Prompts"),
         "prompt from `instruction` and `input`, answers from `chosen` and `rejected`",
         more=("input", "context"),
     ),
     Layout(
         "alpaca thumbs",
-        _any("instruction output kto_tag"),
-        _serves(one.alpaca, "Thumbs"),
+        any_of("instruction output kto_tag"),
+        serves(one.alpaca, "Thumbs"),
         "prompt from `instruction` and `input`, completion from `output`, good or bad from `kto_tag`",
         more=("input", "context"),
     ),
     Layout(
         "instruction and response",
-        _any("instruction response"),
-        _serves(one.alpaca, "Instructions", "Prompts"),
+        any_of("instruction response"),
+        serves(one.alpaca, "Instructions", "Prompts"),
         "prompt from `instruction` and `context`, completion from `response`",
         more=("context", "input"),
     ),
     Layout(
         "openai preferences",
         {"input": OBJECT, "preferred_output": ANY, "non_preferred_output": ANY},
-        _serves(one.openai_pair, "Preferences", "Prompts"),
+        serves(one.openai_pair, "Preferences", "Prompts"),
         "prompt from `input.messages`, answers from `preferred_output` and `non_preferred_output`",
     ),
     Layout(
         "helpsteer2",
-        {"prompt": TEXT, "response": TEXT, **_any("helpfulness correctness coherence complexity verbosity")},
+        {"prompt": TEXT, "response": TEXT, **any_of("helpfulness correctness coherence complexity verbosity")},
         {**_pairs(several.help_steer_2), "Prompts": several.help_steer_2_prompt},
         "prompt from `prompt`, responses from the `response` of rows with one prompt, scores from `helpfulness`",
         group=lambda row: row["prompt"],
@@ -214,13 +207,13 @@ LAYOUTS = (
     ),
     Layout(
         "helpsteer2 preferences",
-        {"prompt": TEXT, **_any("response_1 response_2 preference_strength")},
+        {"prompt": TEXT, **any_of("response_1 response_2 preference_strength")},
         {**_pairs(several.help_steer_2_pair), "Prompts": several.help_steer_2_pair},
         "prompt from `prompt`, answers from `response_1` and `response_2`, who is better from `preference_strength`",
     ),
     Layout(
         "helpsteer3",
-        _any("context response1 response2 overall_preference"),
+        any_of("context response1 response2 overall_preference"),
         {**_pairs(several.help_steer_3), "Prompts": several.help_steer_3},
         "prompt from `context`, answers from `response1` and `response2`, who is better from `overall_preference`",
     ),
@@ -245,7 +238,7 @@ LAYOUTS = (
     ),
     Layout(
         "oasst",
-        _any("message_id message_tree_id text role"),
+        any_of("message_id message_tree_id text role"),
         _TREES,
         "prompts and replies from the `text` of the messages of one tree, scores from minus their `rank`, or `labels`",
         more=("parent_id", "rank", "deleted", "labels"),
@@ -262,25 +255,25 @@ LAYOUTS = (
     Layout(
         "hh-rlhf",
         dict.fromkeys(_SIDES, TRANSCRIPT),
-        _serves(one.two_transcripts, "Preferences", "Prompts"),
+        serves(one.two_transcripts, "Preferences", "Prompts"),
         "prompt from the turns that `chosen` and `rejected` share, answers from their last turns",
         absent=("prompt",),
     ),
     Layout(
         "shp",
-        _any("history human_ref_A human_ref_B labels score_A score_B"),
+        any_of("history human_ref_A human_ref_B labels score_A score_B"),
         {**_pairs(several.shp), "Prompts": columns(prompt="history")},
         "prompt from `history`, answers from `human_ref_A` and `human_ref_B`, scores from `score_A` and `score_B`",
     ),
     Layout(
         "webgpt",
-        _any("question answer_0 answer_1 score_0 score_1"),
+        any_of("question answer_0 answer_1 score_0 score_1"),
         {**_pairs(several.web_gpt), "Prompts": several.web_gpt},
         "prompt from `question`, answers from `answer_0` and `answer_1`, scores from `score_0` and `score_1`",
     ),
     Layout(
         "safe-rlhf",
-        _any("prompt response_0 response_1 better_response_id"),
+        any_of("prompt response_0 response_1 better_response_id"),
         _pairs(several.safe_rlhf),
         "prompt from `prompt`, answers from `response_0` and `response_1`, who is better from `better_response_id`",
         more=("safer_response_id",),
@@ -289,95 +282,61 @@ LAYOUTS = (
     Layout(
         "arena",
         {"conversation_a": TALK, "conversation_b": TALK, "winner": ANY},
-        _serves(one.arena, "Preferences", "Prompts"),
+        serves(one.arena, "Preferences", "Prompts"),
         "prompt from what `conversation_a` and `conversation_b` share, answers from the rest, who wins from `winner`",
     ),
     Layout(
         "ultrainteract",
         {"trajectory": FROM, "chosen": TEXT, "rejected": TEXT},
-        _serves(one.ultra_interact, "Preferences", "Prompts"),
+        serves(one.ultra_interact, "Preferences", "Prompts"),
         "prompt from `trajectory`, answers from `chosen` and `rejected`",
+    ),
+    Layout(
+        "stack exchange",
+        {"question": TEXT, "answers": OBJECTS},
+        {**_lists(several.stack_exchange), "Prompts": columns(prompt="question")},
+        "prompt from `question`, completions from the `text` of `answers`, scores from their `pm_score`",
     ),
     Layout(
         "question, chosen and rejected",
         {"question": TEXT, "chosen": ANSWER, "rejected": ANSWER},
-        _serves(one.orca, "Preferences", "Prompts"),
+        serves(one.orca, "Preferences", "Prompts"),
         "prompt from `question`, answers from `chosen` and `rejected`",
     ),
-    Layout(
-        "question and response",
-        {"question": TEXT, "response": TEXT},
-        _serves(one.orca, "Instructions", "Prompts"),
-        "prompt from `question`, completion from `response`",
-    ),
-    Layout(
-        "verl",
-        {"prompt": ANY, "reward_model": OBJECT},
-        _serves(one.verl, "Prompts"),
-        "prompt from `prompt`, what is right from `reward_model.ground_truth`",
-    ),
-    Layout(
-        "problem and answer",
-        _any("problem answer"),
-        _serves(columns(prompt="problem", answer="answer"), "Prompts"),
-        "prompt from `problem`, what is right from `answer`",
-        absent=("messages",),
-    ),
-    Layout(
-        "problem and solution",
-        _any("problem solution"),
-        _serves(columns(prompt="problem", completion="solution"), "Instructions"),
-        "prompt from `problem`, completion from `solution`",
-        absent=("messages",),
-    ),
-    Layout(
-        "openr1",
-        {**_any("problem solution answer"), "messages": TALK},
-        {"Prompts": columns(prompt="problem", answer="answer"), "Instructions": one.talk},
-        "prompt from `problem`, what is right from `answer`; completions from the last turn of `messages`",
-    ),
+    *ASKED_AND_TALKED,
     # What datasets of one kind of row read
-    Layout(
-        "question and answer",
-        _any("question answer"),
-        {
-            "Prompts": columns(prompt="question", answer="answer"),
-            "Instructions": columns(prompt="question", completion="answer"),
-            "Gsm8k": dict,
-        },
-        "prompt from `question`, what is right from `answer`, behind #### where it has that",
-    ),
+    *ANSWERED,
     Layout(
         "prompt and response",
-        _any("prompt response"),
+        any_of("prompt response"),
         {"Instructions": columns(prompt="prompt", completion="response"), "Judgements": dict},
         "prompt from `prompt`, completion from `response`",
         more=("judgement",),
     ),
     Layout(
         "two prompts",
-        _any("prompt_chosen chosen prompt_rejected rejected"),
-        _serves(dict, "JointPreferences"),
+        any_of("prompt_chosen chosen prompt_rejected rejected"),
+        serves(dict, "JointPreferences"),
         "prompts from `prompt_chosen` and `prompt_rejected`, answers from `chosen` and `rejected`",
         more=("prompt",),
     ),
     Layout(
         "e-mails",
-        _any("email_body subject_line"),
-        _serves(dict, "Aeslc"),
+        any_of("email_body subject_line"),
+        serves(dict, "Aeslc"),
         "prompt from `email_body`, completion from `subject_line`",
     ),
     Layout(
         "transcripts",
-        _any("chosen rejected"),
-        _serves(dict, "HelpfulHarmless"),
+        any_of("chosen rejected"),
+        serves(dict, "HelpfulHarmless"),
         "prompt from the turns that `chosen` and `rejected` share, answers from their last turns",
         absent=("prompt",),
     ),
     Layout(
         "annotations",
-        _any("instruction output_1 output_2 preference"),
-        _serves(dict, "AlpacaEval"),
+        any_of("instruction output_1 output_2 preference"),
+        serves(dict, "AlpacaEval"),
         "prompt from `instruction`, answers from `output_1` and `output_2`, who is better from `preference`",
         more=("dataset", "generator_1", "generator_2"),
     ),

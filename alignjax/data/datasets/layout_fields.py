@@ -7,6 +7,7 @@ completions, scores, label, and answer, weight, tools beside them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,75 @@ def talk_or_prompt(row: Row) -> Fields:
     if len(turns) == 1:
         raise BadRow("field 'messages' has no message before the last one")
     return {"prompt": turns[:-1]}
+
+
+def talk_of(read: Callable[[Row], list[dict[str, Any]]]) -> tuple[Callable[[Row], Fields], Callable[[Row], Fields]]:
+    """Returns what makes prompt and completion, and what makes the prompt alone, of a conversation.
+
+    Args:
+        read: The function from a row to the messages.
+    """
+    return lambda row: talk({"messages": read(row)}), lambda row: talk_or_prompt({"messages": read(row)})
+
+
+def _in_turns(texts: Sequence[Any], column: str) -> list[dict[str, Any]]:
+    """Messages of the user and the assistant by turns."""
+    return [{"role": ("user", "assistant")[n % 2], "content": checked_text(t, column)} for n, t in enumerate(texts)]
+
+
+def _bare(row: Row) -> list[dict[str, Any]]:
+    """Messages of a log of a service, which beside each has countries, hashes and times, that no template is to get."""
+    return [
+        {name: turn[name] for name in ("role", "content") if name in turn} if isinstance(turn, Mapping) else turn
+        for turn in row["conversation"]
+    ]
+
+
+def _paired(row: Row) -> list[dict[str, Any]]:
+    texts = [text_field(turn, name) for turn in row["conversation"] for name in ("input", "output")]
+    return _in_turns(texts, "conversation")
+
+
+def _glaive(row: Row) -> list[dict[str, Any]]:
+    """Turns of a transcript of calls, which stay text as the set has them: no template says how it would write them."""
+    opening, *rest = re.split(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE): ?", text_field(row, "chat"))
+    if opening.strip() or not rest:
+        raise BadRow("field 'chat' does not begin with USER: or ASSISTANT:")
+    roles = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
+    said = text_field(row, "system").strip().removeprefix("SYSTEM:").strip()
+    turns = [
+        {"role": roles[who], "content": text.replace("<|endoftext|>", "").strip()}
+        for who, text in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    return [{"role": "system", "content": said}, *turns]
+
+
+wild_chat, wild_chat_prompt = talk_of(_bare)
+capybara, capybara_prompt = talk_of(_paired)
+lima, lima_prompt = talk_of(lambda row: _in_turns(row["conversations"], "conversations"))
+glaive, glaive_prompt = talk_of(_glaive)
+
+
+def xlam(row: Row) -> Fields:
+    """Returns a query, the calls that answer it as one message of the assistant, and the tools. Raises BadRow."""
+    calls, tools = (parsed_json(row[name], f"field {name!r}") for name in ("answers", "tools"))
+    for name, each in (("answers", calls), ("tools", tools)):
+        named = isinstance(each, list) and each and all(isinstance(one, Mapping) and "name" in one for one in each)
+        if not named:
+            raise BadRow(f"field {name!r} is not a list of objects with a name, one or more")
+    called, known = ([{"type": "function", "function": dict(one)} for one in each] for each in (calls, tools))
+    answer = [{"role": "assistant", "content": "", "tool_calls": called}]
+    return {"prompt": [{"role": "user", "content": text_field(row, "query")}], "completion": answer, "tools": known}
+
+
+def squad(row: Row) -> Fields:
+    """Returns a question behind the passage that it asks about, and the first of its answers. Raises BadRow."""
+    texts = row["answers"].get("text")
+    if not isinstance(texts, list) or not texts:
+        raise BadRow("field 'answers' has no text: a question without an answer")
+    answer = checked_text(texts[0], "answers")
+    prompt = f"{text_field(row, 'context')}\n\n{text_field(row, 'question')}"
+    return {"prompt": prompt, "completion": answer, "answer": answer}
 
 
 def share_gpt(row: Row) -> Fields:
@@ -204,7 +274,7 @@ def alpaca(row: Row) -> Fields:
 
 def verl(row: Row) -> Fields:
     """Returns a prompt and the answer in reward_model.ground_truth. Raises BadRow if it is not there."""
-    reward = row["reward_model"]
+    reward = parsed_json(row["reward_model"], "field 'reward_model'")
     if not isinstance(reward, Mapping) or reward.get("ground_truth") is None:
         raise BadRow("field 'reward_model' has no ground_truth")
     return {"prompt": row["prompt"], "answer": reward["ground_truth"]}
@@ -229,4 +299,17 @@ def stepwise(row: Row) -> list[Fields]:
 
 def parsed_tools(tools: Any) -> Any:
     """Returns tools as a list where they are written as JSON in a text, as many files have them. Raises BadRow."""
-    return json_value(tools, "field 'tools'") if isinstance(tools, str) and tools.strip() else tools or None
+    return parsed_json(tools, "field 'tools'") or None
+
+
+def parsed_json(value: Any, what: str) -> Any:
+    """Returns a value that may be written as JSON in a text.
+
+    Args:
+        value: The value.
+        what: What it is, for messages.
+
+    Raises:
+        BadRow: It is a text that is no JSON.
+    """
+    return json_value(value, what) if isinstance(value, str) and value.strip() else value

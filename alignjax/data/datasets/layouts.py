@@ -28,7 +28,10 @@ CHANGING = {
 # Fields whose column, where a setting names it, is there: a row without it would fit layouts that have none.
 NAMED = ("prompt", "completion")
 # Columns of conversations, which cells of tables and some parquet files hold as JSON in a text.
-ASKED = {"prompt", "messages", "conversations", "chosen", "rejected", "context", "conversation_a", "conversation_b"}
+ASKED = {
+    *("prompt", "messages", "conversations", "conversation", "conversation_a", "conversation_b"),
+    *("chosen", "rejected", "context"),
+}
 # Columns of text that belong to a prompt which is text too, where no layout says how.
 PARTS = ("context", "input")
 TALKS = {"talk", "talks", "from_talk", "reply", "from_reply"}

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignjax.data.datasets.layout_fields import Fields, Row, columns
 from alignjax.data.datasets.parsing import BadRow, field, number_field, text_field
-from alignjax.data.datasets.row_shapes import marked_messages, messages_in
+from alignjax.data.datasets.row_shapes import marked_messages, messages_in, unmarked
 from alignjax.data.text.words import same_text
 
 
@@ -20,6 +20,13 @@ def nectar(row: Row) -> Fields:
         prompt = prompt[:-1] if prompt[-1] == {"role": "assistant", "content": ""} else prompt  # the turn to be filled
     scores = [-number_field(each, "rank", low=0.0) for each in answers]
     return {"prompt": prompt, "completions": [text_field(each, "answer") for each in answers], "scores": scores}
+
+
+def stack_exchange(row: Row) -> Fields:
+    """Returns the answers to a question, with their votes as scores. Raises BadRow."""
+    answers = _objects(row, "answers")
+    scores = [number_field(each, "pm_score") for each in answers]
+    return {"prompt": row["question"], "completions": [text_field(each, "text") for each in answers], "scores": scores}
 
 
 def ultra_feedback(row: Row, named: str) -> Fields:
@@ -66,7 +73,11 @@ def help_steer_2(rows: Sequence[Row], named: str) -> Fields:
         )
     scores = [number_field(row, named) for row in rows]
     prompt = marked_messages(rows[0]["prompt"], "prompt")
-    return {"prompt": prompt, "completions": [text_field(row, "response") for row in rows], "scores": scores}
+    return {
+        "prompt": prompt,
+        "completions": [unmarked(text_field(row, "response"), "response") for row in rows],
+        "scores": scores,
+    }
 
 
 def help_steer_2_prompt(rows: Sequence[Row], named: str = "") -> Fields:
@@ -89,7 +100,7 @@ def help_steer_3(row: Row) -> Fields:
 def help_steer_2_pair(row: Row) -> Fields:
     """Returns what `help_steer_3` does, of the preference set of HelpSteer2."""
     strength = number_field(row, "preference_strength", -3.0, 3.0)
-    texts = [text_field(row, f"response_{k}") for k in (1, 2)]
+    texts = [unmarked(text_field(row, name), name) for name in ("response_1", "response_2")]
     prompt = marked_messages(row["prompt"], "prompt")
     return {"prompt": prompt, "completions": texts, "scores": [-strength / 2, strength / 2]}
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from alignjax.data.datasets.row_shapes import ANY
+
 Row = Mapping[str, Any]
 Reading = Callable[..., Any]  # a row (or the rows of a group) -> its fields, or a list of fields
 
@@ -33,3 +35,13 @@ class Layout:
     more: tuple[str, ...] = ()
     group: Callable[[Row], Hashable] | None = None
     score: str = ""
+
+
+def any_of(names: str) -> dict[str, frozenset[str]]:
+    """Returns columns, named with spaces between them, that may hold whatever they do."""
+    return dict.fromkeys(names.split(), ANY)
+
+
+def serves(read: Reading, *datasets: str) -> dict[str, Reading]:
+    """Returns one function to the fields for each of some datasets."""
+    return dict.fromkeys(datasets, read)

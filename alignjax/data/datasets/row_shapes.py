@@ -231,14 +231,35 @@ def messages_in(text: str, column: str) -> list[dict[str, str]]:
 def marked_messages(text: Any, column: str) -> list[dict[str, str]]:
     """Returns a prompt of HelpSteer as messages; from the second turn on they begin with <extra_id_1>User or Assistant.
 
+    The first may begin so too, behind the system's after <extra_id_0>System; the last may be a mark of the assistant's
+    turn, which is to be filled.
+
     Args:
         text: The prompt.
         column: The column that holds it, for messages.
 
     Raises:
-        BadRow: It is no text, or blank.
+        BadRow: It is no text, or blank, or a mark is of nobody who is known.
     """
-    return _split(r"\n*<extra_id_1>(User|Assistant)\n", checked_text(text, column), column, "User")
+    marks = r"(?:^|\s*?\n)[ \t]*<extra_id_[01]>(User|Assistant|System)[ \t\r]*(?:\n|$)"
+    turns = _split(marks, checked_text(text, column), column, "User")
+    if not turns[0]["content"] and len(turns) > 1:
+        turns = turns[1:]
+    if turns[-1] == {"role": "assistant", "content": ""} and len(turns) > 1:
+        turns = turns[:-1]
+    return [{**turn, "content": unmarked(turn["content"], column)} for turn in turns]
+
+
+def unmarked(text: str, column: str) -> str:
+    """Returns a text of HelpSteer that holds no mark of a turn. Raises BadRow for another one.
+
+    Args:
+        text: The text.
+        column: The column that holds it, for messages.
+    """
+    if mark := re.search(r"<extra_id_\d+>\w*", text):
+        raise BadRow(f"field {column!r} has the mark of a turn where none begins", mark[0][:40])
+    return text
 
 
 def _split(mark: str, text: str, column: str, first: str) -> list[dict[str, str]]:
@@ -247,7 +268,7 @@ def _split(mark: str, text: str, column: str, first: str) -> list[dict[str, str]
     if not first and opening.strip():
         raise BadRow(f"field {column!r} does not begin with Human: or Assistant:")
     turns = [(first, opening), *zip(rest[::2], rest[1::2], strict=True)]
-    roles = {"Human:": "user", "User": "user"}
+    roles = {"Human:": "user", "User": "user", "System": "system"}
     return [{"role": roles.get(who, "assistant"), "content": said.strip()} for who, said in turns[0 if first else 1 :]]
 
 

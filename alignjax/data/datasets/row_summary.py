@@ -77,11 +77,12 @@ class RowSummary:
         self.conversations += bool(record.framed)
         self._prompts.add(_digest(record.prompt))
         whole = _digest(json.dumps([record.prompt, *record.completions]))
-        line = record.meta["line"]
         if whole in self._known:
             self.repeated += 1
             if len(self.repeats) < SHOWN:
-                self.repeats.append(f"{record.meta['file']}:{line}" if "file" in record.meta else str(line))
+                self.repeats.append(
+                    ":".join(str(record.meta[name]) for name in ("file", "line") if name in record.meta)
+                )
         self._known.add(whole)
         asked = "" if record.framed else record.prompt.strip()
         self.echoes += bool(asked and record.completions) and all(
