@@ -1,5 +1,5 @@
-"""Every config trains in its tiny mode; those of quickstart.py, exact_tasks.py, losses.py, lora.py and online.py do in
-tests of their own."""
+"""Every config trains in its tiny mode; those of quickstart.py, exact_tasks.py, losses.py, lora.py, online.py and
+smollm2.py do in tests of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.commands import ROOT, run
 
 pytestmark = pytest.mark.slow
 # Configs that other tests train.
-ELSEWHERE = {"quickstart.py", "exact_tasks.py", "losses.py", "lora.py", "online.py"}
+ELSEWHERE = {"quickstart.py", "exact_tasks.py", "losses.py", "lora.py", "online.py", "smollm2.py"}
 OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in ELSEWHERE)
 

