@@ -51,7 +51,7 @@ def test_flops_are_those_of_the_benchmarks() -> None:
     small = SIZES["small"]
     shape = {"vocab": small.vocabulary, "width": small.width, "layers": small.layers, "heads": small.heads}
     sizes = CONFIG.sizes_of("tiny")
-    network = dataclasses.replace(sizes.network, **shape, kv_heads=small.heads, mlp=small.mlp)
+    network = dataclasses.replace(sizes.network, **shape, kv_heads=small.heads, head_dim=0, mlp=small.mlp)
     lengths = {"prompt_length": small.prompt, "completion_length": small.completion, "samples": 3}
     sizes = dataclasses.replace(sizes, network=network, **lengths, label_steps=5, judge_batch_size=7, judge_steps=11)
     counted = parts.model_flops(sizes, 2)
