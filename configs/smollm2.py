@@ -12,12 +12,13 @@ at other temperatures, and the best of 2, 4 and 8 of its samples as the learned 
 
 Gold must not be won by leaving the language: perplexity under the untouched model, distinct-2 and repeated 4-grams
 stand beside it, and a policy above twice the model's perplexity is marked as hacked. TAU, BETA and the rates were not
-tuned.
+tuned, and no numbers are reported here: the tiny mode was run to its report, the full one through its first steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from alignjax import algorithms
 from alignjax.config import ConfigError, Pipeline, fn
@@ -71,12 +72,21 @@ def rows(topics: str) -> str:
 def sizes_of(mode: str) -> parts.Sizes:
     """The published model, or a random one of its shape."""
     sentiment("")  # says what to install, if it is missing, before anything is downloaded or run
-    files, gold = {"path": rows(TRAIN), "test": rows(TEST)}, {"score": sentiment, "prefer": fn(more_positive)}
+    files: dict[str, Any] = {"path": rows(TRAIN), "test": rows(TEST)}
+    gold: dict[str, Any] = {"score": sentiment, "prefer": fn(more_positive)}
     if mode.endswith("tiny"):
-        shape = {"width": 48, "layers": 2, "heads": 3, "kv_heads": 1, "mlp": 128, "rope_theta": 1e5, "tied": True}
+        shape: dict[str, Any] = {
+            "width": 48,
+            "layers": 2,
+            "heads": 3,
+            "kv_heads": 1,
+            "mlp": 128,
+            "rope_theta": 1e5,
+            "tied": True,
+        }
         network = TransformerConfig(vocab=512, **shape)
-        steps = {"label_steps": 2, "judge_steps": 3, "policy_steps": 2, "eval_batches": 1}
-        batches = {"judge_batch_size": 4, "policy_batch_size": 2, "eval_batch_size": 4, "samples": 2}
+        steps: dict[str, Any] = {"label_steps": 2, "judge_steps": 3, "policy_steps": 2, "eval_batches": 1}
+        batches: dict[str, Any] = {"judge_batch_size": 4, "policy_batch_size": 2, "eval_batch_size": 4, "samples": 2}
         dataset = Prompts(vocab_size=512, **files)
         return parts.Sizes(dataset, network, fresh(), **gold, completion_length=12, rank=2, **steps, **batches)
     try:

@@ -30,7 +30,12 @@ def markdown(outcome: Outcome, title: str, weights: str, budgets: Sequence[tuple
         else "Gold calls all pairs of the start model's answers equal, so nothing is known of the learned judge."
     )
     parts += ["## Players", weights, _players(outcome), _notes(outcome), "## Controls", weights, _controls(outcome)]
-    parts += ["## The learned judge", judged, "## Budgets", *(f"- {what}: {number:,}" for what, number in budgets)]
+    parts += [
+        "## The learned judge",
+        judged,
+        "## Budgets",
+        "\n".join(f"- {what}: {number:,}" for what, number in budgets),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

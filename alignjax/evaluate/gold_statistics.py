@@ -39,7 +39,8 @@ class Answers(NamedTuple):
     def picked(self, index: np.ndarray) -> Answers:
         """Returns the answers of those numbers, [prompts, fewer answers]."""
         texts = [[row[k] for k in which] for row, which in zip(self.texts, index, strict=True)]
-        return Answers(texts, *(np.take_along_axis(np.asarray(each), index, 1) for each in self[1:]))
+        numbers: list[Any] = [np.take_along_axis(np.asarray(each), index, 1) for each in self[1:]]
+        return Answers(texts, *numbers)
 
 
 def best_picks(preference: np.ndarray, k: int) -> np.ndarray:
@@ -110,7 +111,7 @@ def statistics(
         against[name] = np.take_along_axis(learned[start, again], picks[..., None], 1)
         names[name] = f"start model, best of {k}"
     names |= labels
-    players = {
+    players: dict[str, dict[str, Any]] = {
         name: {"label": names[name]} | _player(each, answers[again], against[name], name in answers)
         for name, each in everybody.items()
     }

@@ -109,7 +109,7 @@ def start(sizes: Sizes) -> Experiment:
     """Returns the step that samples the model, has gold's labels drawn for each pair, and keeps the model as its role
     "policy"."""
     judge = fn(stages.bernoulli, judge=fn(stages.text_judge, function=sizes.prefer))
-    lengths = {"max_tokens": sizes.completion_length, "n": sizes.samples}
+    lengths: dict[str, Any] = {"max_tokens": sizes.completion_length, "n": sizes.samples}
     algorithm = algorithms.labelled_samples(policy_model(sizes), judge=judge, judges={}, start=sizes.start, **lengths)
     return Experiment(algorithm, _prompts(sizes, sizes.judge_batch_size), sizes.label_steps)
 
