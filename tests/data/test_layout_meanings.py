@@ -301,3 +301,22 @@ def test_marks_of_turns_of_help_steer(tmp_path: Path, prompt: str, turns: list[s
         bad[1]["prompt"] = bad[0]["prompt"]
         with pytest.raises(DataError, match=f"field '{place}' has the mark of a turn where none begins"):
             read(tmp_path, "Rankings", bad)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": talk("hi", "c"), "tools": {"name": "f"}}, "field 'tools' is not a list .*: dict"),
+        ({"prompt": "p", "reward_model": [1]}, "field 'reward_model' has no ground_truth"),
+        ({"conversations": ["only"]}, "field 'conversations' has no message before the last one"),
+        ({"conversation": talk("hi")}, "field 'conversation'"),
+        ({"conversation": [{"input": "hi"}]}, "missing field 'output'"),
+        ({"query": "q", "answers": "[]", "tools": "[]"}, "field 'answers' is not a list of objects with a name"),
+        ({"question": "q", "context": "c", "answers": {"text": []}}, "a question without an answer"),
+        ({"system": "s", "chat": "hello"}, "does not begin with USER: or ASSISTANT:"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_of_its_column(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    kind = "Prompts" if "reward_model" in row else "Instructions"
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, kind, [row])

@@ -141,7 +141,7 @@ LAYOUTS = (
         {"conversations": TALK},
         {
             "Instructions": lambda row: one.talk(row, "conversations"),
-            "Prompts": lambda row: one.talk_or_prompt({"messages": row["conversations"]}),
+            "Prompts": lambda row: one.talk_or_prompt(row, "conversations"),
         },
         "last turn from `conversations`, prompt from those before",
     ),

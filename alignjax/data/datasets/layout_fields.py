@@ -68,23 +68,31 @@ def talk_and_prompt(row: Row) -> Fields:
     return fields
 
 
-def talk_or_prompt(row: Row) -> Fields:
-    """Returns the prompt of a conversation: all before the last turn of the assistant, where one ends it."""
-    turns = messages_of(row["messages"], "messages")
+def talk_or_prompt(row: Row, column: str = "messages") -> Fields:
+    """Returns the prompt of a conversation: all before the last turn of the assistant, where one ends it.
+
+    Args:
+        row: The row.
+        column: The column that holds it.
+    """
+    turns = messages_of(row[column], column)
     if turns[-1]["role"] != "assistant":
         return {"prompt": turns}
     if len(turns) == 1:
-        raise BadRow("field 'messages' has no message before the last one")
+        raise BadRow(f"field {column!r} has no message before the last one")
     return {"prompt": turns[:-1]}
 
 
-def talk_of(read: Callable[[Row], list[dict[str, Any]]]) -> tuple[Callable[[Row], Fields], Callable[[Row], Fields]]:
+def talk_of(
+    column: str, read: Callable[[Row], list[dict[str, Any]]]
+) -> tuple[Callable[[Row], Fields], Callable[[Row], Fields]]:
     """Returns what makes prompt and completion, and what makes the prompt alone, of a conversation.
 
     Args:
+        column: The column that holds it.
         read: The function from a row to the messages.
     """
-    return lambda row: talk({"messages": read(row)}), lambda row: talk_or_prompt({"messages": read(row)})
+    return lambda row: talk({column: read(row)}, column), lambda row: talk_or_prompt({column: read(row)}, column)
 
 
 def _in_turns(texts: Sequence[Any], column: str) -> list[dict[str, Any]]:
@@ -119,10 +127,10 @@ def _glaive(row: Row) -> list[dict[str, Any]]:
     return [{"role": "system", "content": said}, *turns]
 
 
-wild_chat, wild_chat_prompt = talk_of(_bare)
-capybara, capybara_prompt = talk_of(_paired)
-lima, lima_prompt = talk_of(lambda row: _in_turns(row["conversations"], "conversations"))
-glaive, glaive_prompt = talk_of(_glaive)
+wild_chat, wild_chat_prompt = talk_of("conversation", _bare)
+capybara, capybara_prompt = talk_of("conversation", _paired)
+lima, lima_prompt = talk_of("conversations", lambda row: _in_turns(row["conversations"], "conversations"))
+glaive, glaive_prompt = talk_of("chat", _glaive)
 
 
 def xlam(row: Row) -> Fields:
@@ -154,7 +162,7 @@ def share_gpt(row: Row) -> Fields:
 
 def share_gpt_prompt(row: Row) -> Fields:
     """Returns the prompt of such a conversation, as `talk_or_prompt`."""
-    return talk_or_prompt({"messages": messages_from(row["conversations"], "conversations")})
+    return talk_or_prompt({"conversations": messages_from(row["conversations"], "conversations")}, "conversations")
 
 
 def share_gpt_answers(row: Row) -> Fields:
@@ -299,7 +307,10 @@ def stepwise(row: Row) -> list[Fields]:
 
 def parsed_tools(tools: Any) -> Any:
     """Returns tools as a list where they are written as JSON in a text, as many files have them. Raises BadRow."""
-    return parsed_json(tools, "field 'tools'") or None
+    listed = parsed_json(tools, "field 'tools'") or None
+    if not isinstance(listed, list | None):
+        raise BadRow("field 'tools' is not a list", type(listed).__name__)
+    return listed
 
 
 def parsed_json(value: Any, what: str) -> Any:

@@ -20,7 +20,7 @@ ASKED_AND_TALKED = (
     ),
     Layout(
         "verl",
-        {"prompt": ANY, "reward_model": shapes("object", "text")},
+        {"prompt": ANY, "reward_model": ANY},
         serves(one.verl, "Prompts"),
         "prompt from `prompt`, what is right from `reward_model.ground_truth`",
     ),
