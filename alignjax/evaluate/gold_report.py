@@ -45,11 +45,7 @@ def sentence(outcome: Outcome) -> str:
     Args:
         outcome: What `gold_study.measure` has written.
     """
-    # Every policy stands in the strongest group that its intervals reach; one that left the language in none of them.
-    groups: dict[str, list[str]] = {}
-    for name in outcome["policies"]:
-        groups.setdefault(_verdict(outcome, name), []).append(outcome["players"][name]["label"])
-    said = [f"{' and '.join(labels)} {words}" for words, labels in groups.items()]
+    said = [f"{outcome['players'][name]['label']} {_verdict(outcome, name)}" for name in outcome["policies"]]
     return f"By gold, on {outcome['prompts']} held-out prompts: {'; '.join(said)}."
 
 
