@@ -1,4 +1,5 @@
-"""How much of a device's memory IPO-MD takes, for models from 0.5 to 70 billion parameters: a table in Markdown.
+"""How much of a device's memory IPO-MD takes, for models from 0.5 to 70 billion parameters: a table in Markdown; with
+--compile a second one of what sampling and updating cost a device, and how long they take at least.
 
     python tpu/sizes.py --topology v5p-128 [--sizes 7B 70B] [--compile]
 
@@ -20,7 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import algorithms, stages
+from alignjax.cli.compiled_costs import Costs
 from alignjax.cli.device_memory import DeviceMemory, abstract_mesh, device_memory, slice_mesh
+from alignjax.cli.roofline import bounds
 from alignjax.config import ConfigError, Experiment, fn, nearest
 from alignjax.models import TransformerConfig, transformer
 from alignjax.models.kv_cache import parameter_count
@@ -103,10 +106,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs = ["sample and score", "update", "at most at once"] if given.compile else []
     columns = ["model", "parameters", "state", "batch", *programs, "of the device"]
     print(f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}")
+    costs = []
     for size in given.sizes:
         made = experiment(size, slice_, given.precision)
         count = parameter_count(made.algorithm.roles["policy"].model)
-        print(_row(size, count, _bytes(made, slice_, given.compile), slice_), flush=True)
+        memory = _bytes(made, slice_, given.compile)
+        print(_row(size, count, memory, slice_), flush=True)
+        costs += [_cost_row(size, name, cost, slice_) for name, cost in memory.costs.items()]
+    if costs:
+        columns = ["model", "to", "TFLOPs", "GB moved", "GB over the interconnect", "at least (s)", "bound by"]
+        print(f"\n| {' | '.join(columns)} |\n| --- | --- |{' ---: |' * 4} --- |")
+        print("\n".join(costs))
     return 0
 
 
@@ -124,6 +134,13 @@ def _row(size: str, count: int, memory: DeviceMemory, slice_: Topology) -> str:
     columns += [memory.total] if memory.compiled else []
     cells = " | ".join(f"{number / 2**30:.2f}" for number in columns)
     return f"| {size} | {count / 1e9:.2f}e9 | {cells} | {memory.total / slice_.hbm_bytes:.0%} |"
+
+
+def _cost_row(size: str, name: str, cost: Costs, slice_: Topology) -> str:
+    seconds = bounds(cost, slice_)
+    limit = max(seconds, key=seconds.__getitem__)
+    numbers = cost.flops / 1e12, cost.bytes_moved / 1e9, cost.bytes_sent / 1e9, seconds[limit]
+    return f"| {size} | {name} | {' | '.join(f'{number:.3g}' for number in numbers)} | {limit} |"
 
 
 if __name__ == "__main__":

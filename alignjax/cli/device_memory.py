@@ -17,6 +17,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from rich.console import Console
 from rich.table import Table
 
+from alignjax.cli.compiled_costs import Costs, costs_of
+from alignjax.cli.roofline import roofline
 from alignjax.config import ConfigError, MeshConfig
 from alignjax.parallel.mesh import AXES, axis_sizes, batch_shardings, make_mesh, with_shardings
 from alignjax.parallel.processes import first_line
@@ -48,7 +50,7 @@ class DeviceMemory:
     trained, optimizer, frozen: the roles and moments, which exist from step to step; batch: of the batch after all
     stages; ahead: what an overlapped run holds besides, the next batch and the copy of the roles that a host stage's
     thread reads; compiled: the functions that the compiler was asked about, "sample and score" and "update", which run
-    one after the other; empty where it was not asked.
+    one after the other; costs: what they cost; both empty where it was not asked.
     """
 
     trained: int
@@ -57,6 +59,7 @@ class DeviceMemory:
     batch: int
     ahead: int
     compiled: dict[str, Compiled] = dataclasses.field(default_factory=dict)
+    costs: dict[str, Costs] = dataclasses.field(default_factory=dict)
 
     @property
     def state(self) -> int:
@@ -95,30 +98,35 @@ def device_memory(resolved: Resolved, *, compile_: bool = False) -> DeviceMemory
     )
     names = trained(algorithm.roles)
     hosted = any(map(is_asked, algorithm.experience.values()))
-    compiled = {}
+    programs = {}
     if compile_ and algorithm.experience and not hosted:
-        compiled["sample and score"] = _compiled(jax.jit(make_experience(algorithm)).lower(state, spec))
+        programs["sample and score"] = _compiled(jax.jit(make_experience(algorithm)).lower(state, spec))
     if compile_:
-        compiled["update"] = _compiled(jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled))
+        programs["update"] = _compiled(jax.jit(make_update(algorithm), donate_argnums=0).lower(state, filled))
     return DeviceMemory(
         trained=device_bytes({name: tree for name, tree in state.roles.items() if name in names}),
         optimizer=device_bytes(state.optimizers),
         frozen=device_bytes({name: tree for name, tree in state.roles.items() if name not in names}),
         batch=device_bytes(filled),
         ahead=device_bytes((filled, state.roles if hosted else {})) if experiment.overlap else 0,
-        compiled=compiled,
+        compiled={name: _memory(program) for name, program in programs.items()},
+        costs={name: costs_of(program.as_text()) for name, program in programs.items()},
     )
 
 
-def _compiled(lowered: Any) -> Compiled:
+def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     try:
-        analysis = lowered.compile().memory_analysis()
+        return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         lines = str(error).splitlines()
         reason = next((line for line in lines if "Used" in line), lines[0])
         raise ConfigError(f"it does not fit, says the compiler: {reason.strip()[:300]}") from None
+
+
+def _memory(program: jax.stages.Compiled) -> Compiled:
+    analysis = program.memory_analysis()
     if analysis is None:
         raise ConfigError("this backend's compiler does not say how much memory a program needs: leave out --compile")
     sizes = ("argument", "output", "alias", "temp")
@@ -245,6 +253,8 @@ def describe(resolved: Resolved, place: str, topology: Topology | None, compile_
         for name, program in memory.compiled.items():
             table.add_row(name, *map(in_units, program))
         console.print(table)
+        if topology is not None:
+            console.print(roofline(memory.costs, topology))
         if len(memory.compiled) == 1 and experiment.algorithm.experience:
             console.print("the stages are not compiled: a host stage stands among them")
     if topology is not None:

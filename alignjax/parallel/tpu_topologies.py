@@ -1,10 +1,10 @@
 """TPU slices that can be asked for: chips, hosts, devices as JAX sees them, memory, and a mesh to begin with.
 
-Numbers are from the Cloud TPU pages https://docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x, runtimes from
-https://docs.cloud.google.com/tpu/docs/runtimes. The names of slices, and that "v4", "v5p" and "tpu7x"
-count TensorCores where "v5litepod" and "v6e" count chips, agree with xpk's `system_characteristics.py`. Devices per
-chip: with a megacore (v4, v5p) both TensorCores are one device; an Ironwood chip is two devices
-(https://docs.jax.dev/en/latest/_autosummary/jax.experimental.pallas.tpu.ChipVersion.html).
+Numbers are from the Cloud TPU pages https://docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e and tpu7x (of v4's links
+from arXiv:2304.01433), runtimes from https://docs.cloud.google.com/tpu/docs/runtimes. The names of slices, and that
+"v4", "v5p" and "tpu7x" count TensorCores where "v5litepod" and "v6e" count chips, agree with xpk's
+`system_characteristics.py`. Devices per chip: with a megacore (v4, v5p) both TensorCores are one device; an Ironwood
+chip is two devices (https://docs.jax.dev/en/latest/_autosummary/jax.experimental.pallas.tpu.ChipVersion.html).
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class Generation:
         hbm_gib: Memory of a chip, in GiB.
         runtime: The software version of a TPU VM, or None where there are none and only GKE (xpk) serves.
         slices: The number in an accelerator type -> chips along the axes of the interconnect.
+        tflops: Of a chip in bfloat16, 10^12 FLOP/s.
+        memory_gb_s: Of a chip's memory, 10^9 bytes/s.
+        links_gb_s: Of a chip's links in a slice, both directions of all together, 10^9 bytes/s.
     """
 
     prefix: str
@@ -42,18 +45,22 @@ class Generation:
     hbm_gib: float
     runtime: str | None
     slices: Mapping[int, str]
+    tflops: float
+    memory_gb_s: float
+    links_gb_s: float
 
 
 _CUBES = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4", 256: "4x4x8", 512: "4x8x8", 1024: "8x8x8"}
 _CUBES |= {2048: "8x8x16", 4096: "8x16x16"}
+_LARGE_CUBES = {8192: "16x16x16", 12288: "16x16x24"}
 _SQUARES = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 
 GENERATIONS = (
-    Generation("v4", "v4", 2, 1, "cores", 32, "tpu-ubuntu2204-base", _CUBES),
-    Generation("v5litepod", "v5e", 1, 1, "chips", 16, "v2-alpha-tpuv5-lite", _SQUARES),
-    Generation("v5p", "v5p", 2, 1, "cores", 95, "v2-alpha-tpuv5", _CUBES | {8192: "16x16x16", 12288: "16x16x24"}),
-    Generation("v6e", "v6e", 1, 1, "chips", 32, "v2-alpha-tpuv6e", _SQUARES),
-    Generation("tpu7x", "v7x", 2, 2, "cores", 192, None, {2: "1x1x1"} | _CUBES),
+    Generation("v4", "v4", 2, 1, "cores", 32, "tpu-ubuntu2204-base", _CUBES, 275, 1200, 600),
+    Generation("v5litepod", "v5e", 1, 1, "chips", 16, "v2-alpha-tpuv5-lite", _SQUARES, 197, 819, 400),
+    Generation("v5p", "v5p", 2, 1, "cores", 95, "v2-alpha-tpuv5", _CUBES | _LARGE_CUBES, 459, 2765, 1200),
+    Generation("v6e", "v6e", 1, 1, "chips", 32, "v2-alpha-tpuv6e", _SQUARES, 918, 1638, 800),
+    Generation("tpu7x", "v7x", 2, 2, "cores", 192, None, {2: "1x1x1"} | _CUBES, 2307, 7380, 1200),
 )
 
 
