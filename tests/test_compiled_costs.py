@@ -91,7 +91,7 @@ def test_a_tpu_program_is_counted_by_turns_slices_and_channels():
     assert costs.flops == 3 * 2 * 16 * 64 * 256 * 32
     assert costs.bytes_sent == 3 * (8 * 16 * 2) * 3  # to the three others, once a turn though two fusions hold it
     shard, a_slice, counter = 2 * 8 * 16, 2 * 16 * 64 * 32, 2 * 4
-    assert costs.bytes_moved == 3 * (2 * shard + a_slice + counter)
+    assert costs.bytes_moved == 3 * (shard + a_slice + counter)
 
 
 @pytest.mark.parametrize(

@@ -126,27 +126,36 @@ def _bytes(opcode: str, it: Instruction, operands: list[Instruction]) -> float:
 
 
 def _fused_bytes(it: Instruction, operands: list[Instruction], inner: Computation) -> float:
-    """Counts what a fusion reads and writes; of an operand in slices, only these."""
+    """Counts what a fusion reads and writes.
+
+    Of an operand that is read in slices, or updated in place, only these count. What is handed through to the output
+    does not move.
+    """
     users: dict[str, list[Instruction]] = {}
     for each in inner.values():
-        for name in each.operands:
+        for name in each.operands if each.opcode != "tuple" else ():
             users.setdefault(name, []).append(each)
-    moved, replaced = 0.0, 0.0
-    parameters = {
-        int(each.inside): each for each in inner.values() if each.opcode == "parameter" and each.inside.isdigit()
-    }
+    parameters = {int(each.inside): each.name for each in inner.values() if each.opcode == "parameter"}
+    moved, updated = 0.0, set()
     for number, operand in enumerate(operands):
-        readers = _behind_bitcasts(parameters[number].name, users) if number in parameters else []
-        first = all(each.operands[0] == before for before, each in readers)
-        if readers and first and all(each.opcode in _SLICES for _, each in readers):
+        readers = _behind_bitcasts(parameters[number], users) if number in parameters else []
+        kinds = {each.opcode if each.operands[0] == before else "" for before, each in readers}
+        if readers and kinds <= _SLICES:
             moved += sum(each.size for _, each in readers) if operand.bytes else 0.0
-        elif readers and first and all(each.opcode == "dynamic-update-slice" for _, each in readers):
-            updates = sum(inner[each.operands[1]].size for _, each in readers)
-            moved += updates if operand.bytes else 0.0  # written; what is read of it comes by its own operand
-            replaced += operand.bytes
+        elif readers and kinds == {"dynamic-update-slice"}:
+            moved += sum(inner[each.operands[1]].size for _, each in readers) if operand.bytes else 0.0
+            updated |= {each.name for _, each in readers}
         else:
-            moved += operand.bytes
-    return moved + max(it.bytes - replaced, 0.0)
+            moved += operand.bytes if readers else 0.0
+    root = list(inner.values())[-1]
+    names = root.operands if root.opcode == "tuple" else [root.name]
+    for array, name in zip(it.result, names, strict=False):
+        source = inner.get(name)
+        while source is not None and source.opcode == "bitcast":
+            source = inner.get(source.operands[0])
+        handed_through = source is None or source.opcode == "parameter" or source.name in updated
+        moved += 0.0 if handed_through else array.bytes
+    return moved
 
 
 def _behind_bitcasts(name: str, users: dict[str, list[Instruction]]) -> list[tuple[str, Instruction]]:
