@@ -141,7 +141,7 @@ def read_chat(body: Any, opened: OpenedModel, max_length: int) -> Request:
     try:
         (prompt,) = opened.prompt_ids([messages], fields.get("chat_template_kwargs"))
     except ConfigError as error:
-        raise RequestError(str(error), "messages") from None
+        raise RequestError(f"messages: {error}", "messages") from None
     if fields.get("top_logprobs") and not fields.get("logprobs"):
         raise RequestError("top_logprobs goes with logprobs=true", "top_logprobs")
     logprobs = (fields.get("top_logprobs") or 0) if fields.get("logprobs") else None
