@@ -11,6 +11,7 @@ import difflib
 import enum
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal
 import jax
 
 from alignjax.outside.errors import ConfigError as ConfigError, DataError as DataError
-from alignjax.ranges import Count, Seed, plain, undeclared, violation
+from alignjax.ranges import LARGEST, Count, Seed, plain, undeclared, violation
 
 
 def nearest(word: str, options: typing.Iterable[str]) -> str:
@@ -100,16 +101,25 @@ def _coerced(where: str, value: Any, annotation: Any) -> Any:
         _check_range(where, value, annotation)
         return value
     if isinstance(value, int) and not isinstance(value, bool) and int not in options and float in options:
-        value = float(value)
+        _check_range(where, value, annotation)  # while it is as large as it is
+        value = float(value) if abs(value) <= LARGEST else math.copysign(math.inf, value)
     if not any(_fits(value, option) for option in options):
-        raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {type_name(annotation)}")
+        raise ConfigError(f"{where} is {shown(value)} ({type(value).__name__}); it must be {type_name(annotation)}")
     _check_range(where, value, annotation)
     return value
 
 
 def _check_range(where: str, value: Any, annotation: Any) -> None:
     if words := violation(value, annotation):
-        raise ConfigError(f"{where} is {value!r}; it must be {words}")
+        raise ConfigError(f"{where} is {shown(value)}; it must be {words}")
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a message shows it; of a whole number with very many digits, which Python may not even write,
+    how many there are."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a whole number of some {int(value.bit_length() * math.log10(2)) + 1:,} digits"
+    return repr(value)
 
 
 @functools.cache

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 import alignjax
-from alignjax import config, types
+from alignjax import config, stages, types
 from alignjax.algorithms.parts import SelfPlay
-from alignjax.cli import COMMANDS, main
+from alignjax.cli import COMMANDS, main, parsed
 from alignjax.config import ConfigError, Experiment, MeshConfig, Packing, check_ranges, fn, hyperparameters, type_hints
 from alignjax.data.datasets import docstrings, from_files
 from alignjax.data.prepared import Dataset
@@ -32,6 +32,7 @@ from alignjax.exact_tasks.letters import Letters
 from alignjax.exact_tasks.task import ExactTask
 from alignjax.games.strings import Language
 from alignjax.games.table_policy import TableConfig
+from alignjax.json_shapes import misfit
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import RopeScaling
 from alignjax.pipelines import exact_study, summarization
@@ -150,6 +151,8 @@ def test_odd_numbers_in_records_are_refused_in_words() -> None:
     [
         (["generate", "run", "--temperature", "nan"], "--temperature is nan; it must be a finite float32 number"),
         (["generate", "run", "--top-p", "1.5"], "--top-p is 1.5; it must be a number above 0 and at most 1"),
+        (["generate", "run", "--top-k", "0"], "--top-k is 0; it must be -1 (all tokens) or a whole number from 1"),
+        (["chat", "run", "--top-k=-2"], "--top-k is -2; it must be -1 (all tokens) or a whole number from 1"),
         (["generate", "run", "--max-tokens", "0"], "--max-tokens is 0; it must be a whole number from 1"),
         (["generate", "run", "--n=-1"], "--n is -1"),
         (["export", "run", "--to", "x", "--shard-gb", "0"], "--shard-gb is 0.0"),
@@ -161,6 +164,37 @@ def test_odd_numbers_in_records_are_refused_in_words() -> None:
 def test_flags_say_their_range(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_top_k_means_one_thing_in_a_stage_and_as_a_flag() -> None:
+    """None and -1 keep all tokens, in both; 0 is refused by both in the same words."""
+    for all_tokens in (-1, None):
+        assert fn(stages.generate, n=2, max_tokens=3, top_k=all_tokens).kwargs["top_k"] == all_tokens
+    for words, value in ((["--top-k", "-1"], -1), (["--top-k=-1"], -1), (["--top-k", "7"], 7), ([], None)):
+        for command in ("generate", "chat"):
+            assert parsed(command, ["run", *words])[0].top_k == value
+    with pytest.raises(ConfigError) as in_stage:
+        fn(stages.generate, n=2, max_tokens=3, top_k=0)
+    with pytest.raises(ConfigError) as in_flag:
+        parsed("generate", ["run", "--top-k", "0"])
+    said = [str(error.value).partition("top_k" if error is in_stage else "top-k")[2] for error in (in_stage, in_flag)]
+    assert said[0] == said[1]
+    assert said[0].startswith(" is 0; it must be -1 (all tokens) or a whole number from 1")
+
+
+@pytest.mark.parametrize("digits", [400, 6000])
+def test_whole_numbers_that_no_float_holds_end_in_words(digits: int) -> None:
+    """Python makes no float of them, and no text of the longer ones."""
+    huge = 10 ** (digits - 1)
+    for value, of in ((huge, "losses.margin.ipo.tau"), (-huge, "data.sources.kinds.preferences.batch_size")):
+        place = f"alignjax.{of}"
+        with pytest.raises(ConfigError, match=rf"is a whole number of some {digits:,} digits; it must be a"):
+            filled(FUNCTIONS[place], **{of.rpartition(".")[2]: value})
+    assert violation(huge, Positive) == violation(math.inf, Positive) is not None
+    assert violation(huge, Limit) is None
+    assert misfit(huge, Positive) is not None
+    with pytest.raises(ConfigError, match="--n is a whole number of some 400 digits"):
+        parsed("generate", ["run", "--n", "9" * 400])
 
 
 def test_ranges_of_tuples_unions_and_arrays() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
-from alignjax.ranges import Count, Natural, NonNegative, Positive, Range, Seed, Share
+from alignjax.ranges import Count, Natural, NonNegative, Positive, Range, Seed, Share, TopK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Generate:
             "instruction"; - is standard input.
         system: A system message in front of every prompt.
         temperature: Softmax temperature; 0 takes the likeliest token.
-        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_k: Keep the k likeliest tokens; all of them if not given, or -1.
         top_p: Keep the smallest set of tokens with this probability; 1 keeps all.
         max_tokens: Longest completion, in tokens.
         n: Completions of a prompt.
@@ -179,7 +179,7 @@ class Generate:
     prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
     system: Annotated[str | None, arg(metavar="TEXT")] = None
     temperature: NonNegative = 1.0
-    top_k: Natural = 0
+    top_k: TopK = None
     top_p: Share = 1.0
     max_tokens: Count = 64
     n: Count = 1
@@ -198,7 +198,7 @@ class Chat:
         role: The role that speaks, of a run or an import.
         system: The system message.
         temperature: Softmax temperature; 0 takes the likeliest token.
-        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_k: Keep the k likeliest tokens; all of them if not given, or -1.
         top_p: Keep the smallest set of tokens with this probability; 1 keeps all.
         max_tokens: Longest answer, in tokens.
         seed: Seed of the answers.
@@ -211,7 +211,7 @@ class Chat:
     role: str = "policy"
     system: Annotated[str | None, arg(metavar="TEXT")] = None
     temperature: NonNegative = 0.7
-    top_k: Natural = 0
+    top_k: TopK = None
     top_p: Share = 1.0
     max_tokens: Count = 512
     seed: Seed = 0

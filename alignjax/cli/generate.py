@@ -38,8 +38,7 @@ def generate(flags: Generate) -> int:
         flags: The flags of `alignjax generate`.
 
     Raises:
-        ConfigError: For what is no model, a role that cannot be sampled, prompts that are too long for it, and numbers
-            that cannot be meant.
+        ConfigError: For what is no model, a role that cannot be sampled, and prompts that are too long for it.
         CheckpointError: If there is nothing trained yet.
     """
     if flags.format == "alpaca_eval" and flags.n != 1:
@@ -118,7 +117,7 @@ def wanted_of(flags: Any, opened: OpenedModel, max_tokens: int, example: int) ->
     return Wanted(
         max_tokens,
         temperature=flags.temperature,
-        top_k=flags.top_k,
+        top_k=max(0, flags.top_k or 0),
         top_p=flags.top_p,
         seed=flags.seed,
         example=example,
@@ -147,7 +146,7 @@ def _asked() -> str:
 
 def _answerer(flags: Generate, opened: OpenedModel) -> Callable[[list[list[int]], int], list[list[dict[str, Any]]]]:
     """(token ids of prompts, number of the first) -> the completions of each."""
-    filters = Filters(flags.temperature, flags.top_k or None, None if flags.top_p == 1 else flags.top_p)
+    filters = Filters(flags.temperature, flags.top_k, None if flags.top_p == 1 else flags.top_p)
     sampling = Sampling(flags.n, flags.max_tokens, filters=filters, stop=opened.stops)
 
     def answer(prompts: list[list[int]], first: int) -> list[list[dict[str, Any]]]:

@@ -149,7 +149,8 @@ def exact(algorithm: Algorithm, language: Language) -> Algorithm:
         raise ConfigError("only an algorithm with one or two `generate` stages and one `prefer` can be enumerated")
     _check_pairs(algorithm)
     for stage in generators:
-        if any(stage.kwargs[name] is not None for name in ("top_k", "top_p", "min_p", "streams")):
+        cuts = {name: stage.kwargs[name] for name in ("top_k", "top_p", "min_p", "streams")}
+        if any(value is not None and (name, value) != ("top_k", -1) for name, value in cuts.items()):
             raise ConfigError("a sampler that truncates, or names its streams, is not enumerated")
         if isinstance(stage.kwargs["temperature"], float) and stage.kwargs["temperature"] != 1:
             raise ConfigError("only sampling at temperature 1 is enumerated")

@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,25 @@ _PACKINGS: tuple[tuple[re.Pattern[bytes], str, Callable[[BinaryIO], Any]], ...] 
 _NOT_WHOLE = (OSError, EOFError, zlib.error, lzma.LZMAError)  # what unpackers raise
 
 
+_HANDED = re.compile(r"/dev/(?:stdin|fd/\d+)|/proc/self/fd/\d+")
+
+
+def opened_file(path: Path) -> io.BufferedReader:
+    """Opens a file to be read. A pipe or a device, of which nobody knows the end, is read only where the caller's shell
+    has handed it over: `<(command)`, /dev/stdin.
+
+    Args:
+        path: The file.
+
+    Raises:
+        Unreadable: It is a pipe or a device.
+        OSError: It cannot be opened.
+    """
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode) and not _HANDED.fullmatch(str(path)):
+        raise Unreadable("it is a pipe, a socket or a device", advice="name a file")
+    return path.open("rb")
+
+
 @contextlib.contextmanager
 def unpacked(path: Path) -> Iterator[io.BufferedReader]:
     """Opens a file and what it is packed with, as `unpacked_with_place` does, and yields its bytes."""
@@ -91,9 +111,15 @@ def unpacked_with_place(path: Path) -> Iterator[tuple[io.BufferedReader, Callabl
         Unreadable: It is of a known kind that holds no text and no table, or is packed twice.
         ConfigError: A package that unpacks it is not installed.
     """
+    with opened_file(path) as on_disk, _unpacked(path, on_disk) as file:
+        yield file, on_disk.tell
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path, on_disk: io.BufferedReader) -> Iterator[io.BufferedReader]:
+    """What an open file is packed with, open; a file that a shell hands over can be opened no second time."""
     with contextlib.ExitStack() as stack:
-        file = on_disk = stack.enter_context(path.open("rb"))
-        packing = _packing(head_of(file))
+        file, packing = on_disk, _packing(head_of(on_disk))
         if packing:
             name, unpack = packing
             try:
@@ -105,7 +131,7 @@ def unpacked_with_place(path: Path) -> Iterator[tuple[io.BufferedReader, Callabl
                     raise Unreadable(f"packed twice, with {name} around {inner[0]}", advice="unpack it once")
         _refuse_foreign(head_of(file))
         with _not_whole(packing[0]) if packing else contextlib.nullcontext():
-            yield file, on_disk.tell
+            yield file
 
 
 @contextlib.contextmanager
@@ -255,8 +281,8 @@ def read_text(path: Path, advice: str = FETCH_AGAIN) -> str:
     Raises:
         ReadError: It cannot be read.
     """
-    with reading(path, advice), path.open("rb") as whole:
+    with reading(path, advice), opened_file(path) as whole:
         if not whole.peek(1):
             return ""
-        with unpacked(path) as file:
+        with _unpacked(path, whole) as file:
             return decoded(file.read())

@@ -77,7 +77,7 @@ def min_p(logits: Array, p: float | Array) -> Array:
 @dataclasses.dataclass(frozen=True)
 class Filters:
     """Temperature, then top-k, top-p and min-p in that order, each on what the one before left; None switches one
-    off."""
+    off, and so does a top_k of -1."""
 
     temperature: float | Array = 1.0
     top_k: int | None = dataclasses.field(default=None, metadata={"static": True})
@@ -86,7 +86,7 @@ class Filters:
 
     def __call__(self, logits: Array) -> Array:
         logits = temper(logits, self.temperature)
-        cuts: Any = ((top_k, self.top_k), (top_p, self.top_p), (min_p, self.min_p))
+        cuts: Any = ((top_k, None if self.top_k == -1 else self.top_k), (top_p, self.top_p), (min_p, self.min_p))
         for cut, value in cuts:
             if value is not None:
                 logits = cut(logits, value)

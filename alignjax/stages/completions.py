@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from alignjax.config import Fn, fn
 from alignjax.numerics import first_valid, last_valid
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
-from alignjax.ranges import Count, Fraction, Natural, NonNegative, Share, Within
+from alignjax.ranges import Count, Fraction, Natural, NonNegative, Share, TopK, Within
 from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
 from alignjax.sampling.filters import Filters
@@ -28,7 +28,7 @@ def generate(
     behaviour: Fn = fn(own),
     streams: tuple[Stream, ...] | None = None,
     temperature: NonNegative = 1.0,
-    top_k: Count | None = None,
+    top_k: TopK = None,
     top_p: Share | None = None,
     min_p: Fraction | None = None,
     stop: tuple[Natural, ...] | None = None,
@@ -50,7 +50,7 @@ def generate(
         behaviour: How streams combine (`own`, `mixture`).
         streams: What the behavior reads; None: the roles that it names.
         temperature: Divides the logits; 0 is greedy.
-        top_k: Keeps the k likeliest tokens; None: all.
+        top_k: Keeps the k likeliest tokens; None or -1: all.
         top_p: Keeps the smallest set of this probability; None: all.
         min_p: Keeps tokens at least this many times as likely as the likeliest; None: all.
         stop: Tokens that end a completion. They are sampled, scored and valid. None: those of the data's tokenizer.

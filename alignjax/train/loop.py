@@ -33,7 +33,7 @@ from alignjax.train.begin import Log, check_unused, claim, first_state, warn_of_
 from alignjax.train.checkpoint.checksums import not_finite
 from alignjax.train.logp_cache.reference_logps import with_logps
 from alignjax.train.overlap import ahead
-from alignjax.train.resolve import Resolved, resolve
+from alignjax.train.resolve import Resolved, check_losses, resolve
 from alignjax.train.run_record import write_config
 from alignjax.train.samples import OnStep, sampler
 from alignjax.train.state import TrainState, trained, unchanging
@@ -128,6 +128,7 @@ def train(
         if not resume:
             check_unused(workspace.folder)  # before its data is prepared
         resolved = resolve(experiment, workspace, make_mesh(experiment.mesh), prepare=True)
+        check_losses(resolved)
     with naming_the_checkpoint(workspace.folder), opened(resolved, workspace, console, resume) as run:
         state = run_steps(run, on_step)
         stopped = run.stop.agreed(ask_all=True)

@@ -17,7 +17,7 @@ from alignjax.train.logp_cache.reference_logps import without_cached
 from alignjax.train.overlap import check_overlap
 from alignjax.train.slots_of_stages import check_slots
 from alignjax.train.state import TrainState, abstract_state
-from alignjax.train.step import abstract_experience
+from alignjax.train.step import abstract_experience, make_update
 from alignjax.train.text_host import check_text_functions
 from alignjax.train.token_ids import with_token_ids
 from alignjax.types import Algorithm, Batch
@@ -114,6 +114,21 @@ def _check_lengths(resolved: Resolved) -> None:
                 f"together, and the weights in {start.folder} are for {most} (max_position_embeddings in its "
                 "config.json): shorten prompt_length, completion_length or max_tokens"
             )
+
+
+def check_losses(resolved: Resolved) -> None:
+    """Traces an update on shapes, so that a loss that reads a role, a head or a field that is not there is refused
+    before anything is sampled, judged or asked for.
+
+    Args:
+        resolved: The experiment, resolved.
+
+    Raises:
+        ConfigError: A loss or a rule cannot be run on what the stages make.
+    """
+    algorithm = dataclasses.replace(resolved.algorithm, packing=None)  # of which only rows that exist can tell
+    if algorithm.losses:
+        jax.eval_shape(make_update(algorithm), resolved.bare_state, resolved.filled)
 
 
 def experience_shapes(experiment: Experiment) -> Batch:

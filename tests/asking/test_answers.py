@@ -234,7 +234,11 @@ class Returning:
         ),
         ([0, 0, math.nan, 0, 0, 0], r"given at step 3, asked about the row with prompt 'say it': it returned nan "),
         ([0, 0, 0, 0, 1e39, 0], r"prompt 'say it now': it returned 1e\+39 \(float\), which is no number that float32 "),
-        ([0, 10**400, 0, 0, 0, 0], r"prompt 'it now': it returned 1000.*no number that float32 holds"),
+        (
+            [0, 10**400, 0, 0, 0, 0],
+            r"prompt 'it now': it returned a whole number of some 401 digits.*that float32 holds",
+        ),
+        ([0, 10**6000, 0, 0, 0, 0], r"prompt 'it now': it returned a whole number of some 6,001 digits.*float32 holds"),
         ([0, 0, 0, "1", 0, 0], r"prompt 'say it': it returned '1' \(str\), which is neither a number nor None"),
         ([[0, [1, 2]], 0, 0, 0, 0, 0], r"returned \[0, \[1, 2\]\] \(list\), which is neither a number nor None"),
         ([0, 0, 0, [1], 0, 0], r"it returned \[1\] \(list\), which is neither"),

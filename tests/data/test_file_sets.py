@@ -124,6 +124,17 @@ def test_saved_datasets(tmp_path: Path) -> None:
     (tmp_path / "both" / "train" / "state.json").write_text('{"_data_files": 5}')
     with pytest.raises(ConfigError, match=r"state.json lists no files"):
         names(path)
+    for odd in (
+        {"splits": ["../train"]},
+        {"splits": [".."]},
+        {"splits": [str(tmp_path)]},
+        {"splits": 5},
+        {},
+        ["train"],
+    ):
+        (tmp_path / "both" / "dataset_dict.json").write_text(json.dumps(odd))
+        with pytest.raises(DataError, match=r"dataset_dict.json lists no splits by name"):
+            names(path)
     (tmp_path / "both" / "dataset_dict.json").write_text("[")
     with pytest.raises(DataError, match="not JSON"):
         names(path)

@@ -264,6 +264,76 @@ def test_tokens_that_only_the_settings_name_are_added_with_the_ids_of_transforme
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
+_END = {"content": "<|end|>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+_TURN = {"content": "<|turn|>", "__type": "AddedToken", "special": False, "lstrip": False, "rstrip": True}
+_LISTED = {"added_tokens_decoder": {str(260 + i): {"content": t, "special": True} for i, t in enumerate(SPECIAL)}}
+
+
+@pytest.mark.parametrize(
+    ("config", "spellings", "added"),
+    [
+        ({}, {"eos_token": "<|end|>"}, {}),
+        ({}, {"eos_token": _END}, {}),
+        ({"eos_token": {**_END, "__type": "AddedToken"}}, {"eos_token": "<|turn|>"}, {}),
+        (
+            {"eos_token": "<|turn|>"},
+            {"eos_token": _END, "pad_token": "<pad>", "bos_token": {**_END, "rstrip": True}},
+            {},
+        ),
+        (_LISTED, {"eos_token": "<|end|>", "mask_token": "reads", "additional_special_tokens": ["ju", _END]}, {}),
+        ({**_LISTED, "pad_token": "<pad>"}, {"pad_token": _END}, {}),
+        ({"pad_token": "<pad>"}, {"pad_token": None}, {}),
+        ({"mask_token": "<blank>"}, {"mask_token": {**_END, "content": "<hole>"}}, {}),
+        ({"extra_special_tokens": ["<new>", "<|end|>"]}, {"extra_special_tokens": ["<|end|>", "<late>", _END]}, {}),
+        ({"extra_special_tokens": ["<new>"]}, {"extra_special_tokens": [{**_END, "content": "<late>"}, "<new>"]}, {}),
+        ({"additional_special_tokens": ["<new>"]}, {"additional_special_tokens": ["<late>"]}, {}),
+        ({"extra_special_tokens": {"a_token": "<new>"}}, {"extra_special_tokens": {"b_token": "<late>"}}, {}),
+        ({}, {"mask_token": "<hole>"}, {"<more>": 0, "<hole>": 1, "<last>": 2}),
+        ({"cls_token": "<hole>"}, {}, {"<hole>": 0, "judge": 1}),
+        (_LISTED, {}, {"<more>": 0}),
+    ],
+)
+def test_files_that_disagree_are_read_as_transformers_does(
+    config: dict[str, Any], spellings: dict[str, Any], added: dict[str, int], tmp_path: Path
+) -> None:
+    folder = published(tmp_path, tokenizer_class="PreTrainedTokenizerFast", **{"eos_token": "</s>", **config})
+    before = hf.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    size = before.get_vocab_size()
+    if "added_tokens_decoder" in config:
+        listed = {str(i): spelled(token) for i, token in before.get_added_tokens_decoder().items()}
+        published(tmp_path, **{"eos_token": "</s>", "pad_token": None, **config, "added_tokens_decoder": listed})
+    (folder / "special_tokens_map.json").write_text(json.dumps(spellings))
+    (folder / "added_tokens.json").write_text(json.dumps({token: size + place for token, place in added.items()}))
+    ours, theirs = load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    assert (ours.eos, ours.bos) == (theirs.eos_token_id, theirs.bos_token_id)
+    assert theirs.pad_token_id in (None, ours.pad)  # ours looks for one that no file names
+    assert ours.vocab_size == len(theirs)
+    assert ours.backend.get_vocab() == theirs.get_vocab()
+    names = [name for name, _ in sorted(theirs.get_vocab().items(), key=lambda each: -each[1])[:9]]
+    text = "The judge reads " + " x ".join(names) + " <|end|> <|turn|> judge"
+    ids = ours.encode(text)
+    assert ids == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_files_of_two_tokenizers_are_refused_with_both_values(tmp_path: Path) -> None:
+    folder = published(tmp_path, extra_special_tokens=["<new>"])
+    (folder / "special_tokens_map.json").write_text('{"extra_special_tokens": {"a_token": "<late>"}}')
+    with pytest.raises(
+        ConfigError, match=r"is \['<new>'\] in .*config.json and {'a_token': '<late>'} in special_tokens"
+    ):
+        load_tokenizer(folder)
+    (folder / "special_tokens_map.json").unlink()
+    for token, number, words in (
+        ("<|end|>", 9, r"'<\|end\|>' is to have id 9, but it has \d+ of"),
+        ("<more>", 999, "'<more>' is to have id 999, but it has None of"),
+        ("<more>", "x", "cannot be read"),
+    ):
+        (folder / "added_tokens.json").write_text(json.dumps({token: number}))
+        with pytest.raises(ConfigError, match=words):
+            load_tokenizer(folder)
+
+
 def test_a_pad_of_minus_one_means_none(tmp_path: Path) -> None:
     folder = published(tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"pad_token_id": -1, "bos_token_id": -1}))

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -23,7 +24,18 @@ from alignjax.config import ConfigError, DataError
 from alignjax.data import Instructions, Preferences, Prompts, Rankings
 from alignjax.data.datasets import layouts, preparation
 from alignjax.data.datasets.row_files import existing_path
-from alignjax.outside import ReadError, Unreadable, WriteError, parse_json, read_text, reading, user_path, writing
+from alignjax.outside import (
+    ReadError,
+    Unreadable,
+    WriteError,
+    parse_json,
+    read_json,
+    read_json_lines,
+    read_text,
+    reading,
+    user_path,
+    writing,
+)
 from tests.support.row_files import parse_file, parsed, prompts_of
 
 ROWS = [{"prompt": f"p {n}", "chosen": "yes", "rejected": "no"} for n in range(3)]
@@ -90,6 +102,24 @@ REFUSED = {
 def test_what_is_no_text_is_called_what_it_is(tmp_path: Path, words: str) -> None:
     with pytest.raises(ReadError, match=rf"file\.jsonl cannot be read: .*{words.removesuffix(': *')}"):
         parsed(tmp_path / "file.jsonl", REFUSED[words])
+
+
+def test_a_pipe_is_read_where_a_shell_hands_it_over_and_nowhere_else(tmp_path: Path) -> None:
+    """One that lies in a folder would be waited for without an end, a device read without one; `<(command)` is read
+    once, and all of it."""
+    os.mkfifo(tmp_path / "config.json")
+    (tmp_path / "other.json").symlink_to("/dev/zero")
+    for name in ("config.json", "other.json"):
+        with pytest.raises(ReadError, match=rf"{name} cannot be read: it is a pipe, a socket or a device; name a file"):
+            read_json(tmp_path / name)
+        with pytest.raises(ReadError, match="it is a pipe"):
+            list(read_json_lines(tmp_path / name))
+    text = "".join(f"line {number}\n" for number in range(3000))
+    end, start = os.pipe()
+    os.write(start, text.encode())
+    os.close(start)
+    assert read_text(Path(f"/dev/fd/{end}")) == text
+    os.close(end)
 
 
 def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from alignjax.config import ConfigError
 from alignjax.data.datasets.parsing import BadRow
-from alignjax.data.text import template_process
+from alignjax.data.text import template_process, template_worker
 from alignjax.data.text.chat import render
 
 TALK = [{"role": "user", "content": "hello"}]
@@ -115,6 +115,26 @@ def test_a_process_that_was_killed_is_started_again() -> None:
     os.kill(ours.process.pid, signal.SIGKILL)
     ours.process.wait()
     assert [answer["prompt"] for answer in ours.rendered("{{ 2 }}", {}, [{"turns": TALK}])] == ["2"]
+    ours.close()
+
+
+@pytest.mark.parametrize("lost", ["resource = None", "del resource.RLIMIT_AS", "sys.platform = 'darwin'"])
+def test_a_system_without_a_limit_on_memory_renders_and_says_so(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Windows has no module `resource`, other systems no such limit, and macOS takes the number and does nothing; the
+    limit on time stays wherever there is one."""
+    for name in ("template_worker.py", "template_limits.py"):
+        text = (Path(template_worker.__file__).parent / name).read_text()
+        loaded = "import resource\n    import sys\n    " + ("raise ImportError" if "None" in lost else lost)
+        (tmp_path / name).write_text(text.replace("import resource", loaded))
+    monkeypatch.setattr(template_worker, "__file__", str(tmp_path / "template_worker.py"))
+    ours = template_process.TemplateProcess()
+    assert next(ours.rendered("{{ messages[0].content }}", {}, [{"turns": TALK}]))["prompt"] == "hello"
+    assert "without a limit on memory" in caplog.text
+    if "None" not in lost:
+        with pytest.raises(ConfigError, match=r"more than .* of computing for one row"):
+            list(ours.rendered(_LOOPS, {}, [{"turns": TALK}]))
     ours.close()
 
 

@@ -47,6 +47,7 @@ def test_filters_that_keep_everything() -> None:
     everything = Filters(1.0, top_k=13, top_p=1.0, min_p=0.0)(LOGITS)
     np.testing.assert_array_equal(everything, LOGITS)
     np.testing.assert_array_equal(Filters()(LOGITS), LOGITS)
+    np.testing.assert_array_equal(Filters(top_k=-1)(LOGITS), LOGITS)
 
 
 def test_each_filter_works_on_what_the_one_before_left() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from alignjax.config import ConfigError, nearest
 from alignjax.data.datasets import hub
 from alignjax.data.datasets.row_files import existing_path
-from alignjax.outside import read_json, reading, user_path
+from alignjax.outside import ReadError, read_json, reading, user_path
 
 Paths = str | tuple[str, ...]
 
@@ -106,7 +106,7 @@ def _in_folder(root: Path, name: str, what: str, split: str, default: str) -> Fi
     """The files of a split in a folder: a dataset that `datasets` saved, or files that say by their names to which
     split they belong, as those of a hub's repository do; without such names all files are one split."""
     if (root / "dataset_dict.json").is_file():
-        splits = read_json(root / "dataset_dict.json").get("splits", [])
+        splits = _saved_splits(root / "dataset_dict.json")
         chosen = chosen_split(splits, split, default, name, what)
         others = [each for each in splits if each != chosen]
         return dataclasses.replace(_saved(root / chosen, f"{name}/{chosen}", what), notes=_others(name, others))
@@ -129,6 +129,19 @@ def _in_folder(root: Path, name: str, what: str, split: str, default: str) -> Fi
         *_others(name, sorted(set(by_split) - {chosen})),
     )
     return FileSet({f"{name.rstrip('/')}/{file}": root / file for file in by_split[chosen]}, notes)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value not in ("", ".", "..") and Path(value).name == value
+
+
+def _saved_splits(file: Path) -> list[str]:
+    """The splits that a saved dataset lists: names of folders beside the list, and nothing that leads elsewhere."""
+    content = read_json(file)
+    splits = content.get("splits") if isinstance(content, dict) else None
+    if not isinstance(splits, list) or not all(map(_is_name, splits)):
+        raise ReadError(f"{file} lists no splits by name; save the dataset again")
+    return splits
 
 
 def chosen_split(splits: Sequence[str], split: str, default: str, name: str, what: str) -> str:

@@ -186,6 +186,7 @@ def spool_files(
         total += size
     tallies = [Tally(unit=source.origin.unit) for source in sources]
     parts: dict[str, list[Part | Sequence[Record]]] = {}
+    _parser.cache_clear()  # the template or the tokenizer may have changed under its path
     columns, together, handed = dataset.columns_read, _parser(dataset).together, []
 
     def jobs() -> Iterator[Job]:

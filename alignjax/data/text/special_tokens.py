@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 MARKS = ("eos", "bos", "pad", "sep")
 
-# Files beside a tokenizer that say which of its tokens are special; of two that name one the first counts.
+# Files beside a tokenizer that say which of its tokens are special.
 NAMING = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-ADDED = "added_tokens.json"  # beside a SentencePiece model: tokens that came after it was trained
+ADDED = "added_tokens.json"  # tokens that came after a vocabulary was made
 
 # The named special tokens, in the order in which `transformers` adds those that a tokenizer lacks.
 _USUAL = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _UNNAMED = "additional_special_tokens["
-_LISTS = ("extra_special_tokens", "additional_special_tokens")  # the older name counts where the newer says nothing
+_DECODER = "added_tokens_decoder"
+_LISTS = ("extra_special_tokens", "additional_special_tokens")
 _CLEANS, _CLEANS_BPE = (
     "clean_up_tokenization_spaces",
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
@@ -75,7 +76,7 @@ def read_marks(folder: Path, backend: hf.Tokenizer, later: bool) -> FileMarks:
     Args:
         folder: The folder of the tokenizer.
         backend: The tokenizer, which is changed.
-        later: Whether tokens of added_tokens.json count, as they do beside a SentencePiece model.
+        later: Whether the tokens of added_tokens.json come after those of a SentencePiece model.
 
     Returns:
         What the files say.
@@ -85,45 +86,88 @@ def read_marks(folder: Path, backend: hf.Tokenizer, later: bool) -> FileMarks:
             named.
     """
     # First the tokens of lists with ids, then all that are named, in transformers' order; a token that is added before
-    # has the lower id. What the files say of marks is noted on the way, the first file that names one first.
+    # has the lower id.
     settings, spellings = (json_object(folder / name) for name in NAMING[:2])
-    if settings.get("split_special_tokens"):
+    values, sources = _merged(folder, settings, spellings)
+    if values.get("split_special_tokens"):
         raise ConfigError(
-            f"{folder / NAMING[0]}: split_special_tokens is {settings['split_special_tokens']!r}, which would cut "
-            "special tokens into pieces of text; set it to false"
+            f"{sources['split_special_tokens']}: split_special_tokens is {values['split_special_tokens']!r}, which "
+            "would cut special tokens into pieces of text; set it to false"
         )
-    special = {*special_ids_of(backend)}
-    _add_listed(folder, backend, settings, later)
+    special, listed = {*special_ids_of(backend)}, _DECODER in settings
+    named = sorted(_named(values, sources).items(), key=lambda each: _place(each[0]))
+    tokens = {key: None if value is None else _token(path, key, value, _always(key)) for key, (path, value) in named}
+    _add_listed(folder, backend, settings, later, {token.content for token in tokens.values() if token is not None})
     added = {token.content for token in backend.get_added_tokens_decoder().values()}  # whose flags stay as they are
     spelled: dict[str, tuple[str, Path] | None] = {}
-    files = {folder / NAMING[0]: settings, folder / NAMING[1]: spellings}
-    named = [(path, key, value) for path, values in files.items() for key, value in _named(path, values).items()]
-    for path, key, value in sorted(named, key=lambda each: _place(each[1])):
-        listed = key.startswith(_UNNAMED) and path.name == NAMING[0]  # of those the flags say whether they are special
-        token = None if value is None else _token(path, key, value, special=not listed)
-        mark = key.removesuffix("_token")
+    for key, (path, _) in named:
+        token, mark = tokens[key], key.removesuffix("_token")
         present = token is not None and backend.token_to_id(token.content) is not None
         # Where tokenizer_config.json lists what was added, transformers takes no token from another file.
-        adds = mark not in MARKS and (path.name == NAMING[0] or "added_tokens_decoder" not in settings)
-        if token is not None and token.content not in added and (present or adds):
+        passed = listed and path.name != NAMING[0]
+        if token is not None and token.content not in added and not passed and (present or mark not in MARKS):
             backend.add_tokens([token])
             added.add(token.content)
         number = None if token is None else backend.token_to_id(token.content)
         if number is not None and not key.startswith(_UNNAMED):
             special.add(number)
-        if mark in MARKS and mark not in spelled:
+        if mark in MARKS:
             spelled[mark] = None if token is None else (token.content, path)
-    adds_bos, cleans_up, cleans_bpe = (_flag(folder, settings, key) for key in ("add_bos_token", _CLEANS, _CLEANS_BPE))
+    adds_bos, cleans_up, cleans_bpe = (_flag(sources, values, key) for key in ("add_bos_token", _CLEANS, _CLEANS_BPE))
     every = tuple(sorted(special.union(special_ids_of(backend))))  # what was special once stays it
     pieces = type(backend.model).__name__ != "BPE"  # whose texts have their spaces in their tokens
     cleaned = bool(cleans_up and (pieces or cleans_bpe))
     return FileMarks(spelled, _numbered(folder / NAMING[2], backend), every, adds_bos, cleaned)
 
 
-def _flag(folder: Path, settings: Mapping[str, Any], key: str) -> bool | None:
+def _merged(
+    folder: Path, settings: Mapping[str, Any], spellings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """What the two files say together, and the file of every key.
+
+    As in `transformers`, special_tokens_map.json counts before tokenizer_config.json, and its list adds to the one
+    there; unless that file lists the tokens that were added: then only marks that it leaves out are looked up.
+    """
+    config, other = (folder / name for name in NAMING[:2])
+    if _DECODER in settings:
+        marks = [f"{mark}_token" for mark in MARKS]
+        later = {key: value for key, value in spellings.items() if key in marks and key not in settings}
+        return {**settings, **later}, {**dict.fromkeys(settings, config), **dict.fromkeys(later, other)}
+    later = {key: _all_special(value) if key in _LISTS else value for key, value in spellings.items()}
+    sources = {**dict.fromkeys(settings, config), **dict.fromkeys(later, other)}
+    (first, key), (second, newer) = _further(settings, dict.fromkeys(settings, config)), _further(later, sources)
+    if first and second and type(first) is not type(second):
+        raise ConfigError(
+            f"{key} is {first!r} in {config} and {newer} {second!r} in {other.name} beside it; let one file say them"
+        )
+    if first and second and isinstance(first, list):
+        # its older name counts there only where the first file has no list
+        later[_LISTS[0]] = [*first, *(token for token in second if token not in first and newer == _LISTS[0])]
+    elif first and second:
+        later[_LISTS[0]] = {**first, **second}
+    return {**settings, **later}, {**sources, **dict.fromkeys(later, other)}
+
+
+def _all_special(tokens: Any) -> Any:
+    if not isinstance(tokens, list):
+        return tokens
+    return [{**token, "special": True} if isinstance(token, dict) else token for token in tokens]
+
+
+def _further(values: Mapping[str, Any], sources: Mapping[str, Path]) -> tuple[Any, str]:
+    """The further special tokens that a file lists, or names, and the key; the older key counts where the newer says
+    nothing."""
+    for key in _LISTS:
+        if not isinstance(values.get(key) or [], list | dict):
+            raise ConfigError(f"{sources[key]}: {key} is {values[key]!r}; it must be a list of tokens")
+    key = next((key for key in _LISTS if values.get(key)), _LISTS[0])
+    return values.get(key) or [], key
+
+
+def _flag(sources: Mapping[str, Path], values: Mapping[str, Any], key: str) -> bool | None:
     """A setting that is true, false or null. Raises ConfigError for another value."""
-    if not isinstance(value := settings.get(key), bool | None):
-        raise ConfigError(f"{folder / NAMING[0]}: {key} is {value!r}; it must be true or false")
+    if not isinstance(value := values.get(key), bool | None):
+        raise ConfigError(f"{sources[key]}: {key} is {value!r}; it must be true or false")
     return value
 
 
@@ -144,18 +188,21 @@ def special_ids_of(backend: hf.Tokenizer) -> tuple[int, ...]:
     return tuple(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
 
 
-def _named(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The special tokens of a file by key: KEY_token, and those of its list or mapping of further ones."""
-    tokens: dict[str, Any] = {
-        key: value
+def _named(values: Mapping[str, Any], sources: Mapping[str, Path]) -> dict[str, tuple[Path, Any]]:
+    """The special tokens by key, each with its file: KEY_token, and those of the list or mapping of further ones."""
+    tokens = {
+        key: (sources[key], value)
         for key, value in values.items()
         if key in _USUAL or (key.endswith("_token") and isinstance(value, str | dict))
     }
-    for key in _LISTS:
-        if not isinstance(values.get(key) or (), list | tuple | dict):
-            raise ConfigError(f"{path}: {key} is {values[key]!r}; it must be a list of tokens")
-    more = next((values[key] for key in _LISTS if values.get(key)), ())
-    return tokens | (more if isinstance(more, dict) else {f"{_UNNAMED}{i}]": token for i, token in enumerate(more)})
+    more, key = _further(values, sources)
+    each = more if isinstance(more, dict) else {f"{_UNNAMED}{i}]": token for i, token in enumerate(more)}
+    return tokens | {name: (sources[key], token) for name, token in each.items()}
+
+
+def _always(key: str) -> bool:
+    """Whether a token is special whatever its flags say; of those in lists they say it."""
+    return not key.startswith(_UNNAMED)
 
 
 def _place(key: str) -> int:
@@ -180,14 +227,21 @@ def _token(path: Path, key: str, value: Any, special: bool = False) -> hf.AddedT
     return hf.AddedToken(content, **({"normalized": False, **flags, "special": True} if special else flags))
 
 
-def _add_listed(folder: Path, backend: hf.Tokenizer, settings: Mapping[str, Any], later: bool) -> None:
-    """Adds the tokens of added_tokens_decoder and, where they count, of added_tokens.json."""
-    config = folder / NAMING[0]
-    decoder = settings.get("added_tokens_decoder") or {}
+def _add_listed(
+    folder: Path, backend: hf.Tokenizer, settings: Mapping[str, Any], later: bool, named: Collection[str]
+) -> None:
+    """Adds the tokens of added_tokens_decoder and, where they count, of added_tokens.json; `named` are those that files
+    name as special."""
+    config, known = folder / NAMING[0], backend.get_added_tokens_decoder()
+    decoder = settings.get(_DECODER) or {}
     try:
-        listed = {int(i): _token(config, f"added_tokens_decoder[{i}]", value) for i, value in decoder.items()}
-        counted = json_object(folder / ADDED) if later else {}
-        both = {int(i): hf.AddedToken(token, normalized=False, special=True) for token, i in counted.items()}
+        listed = {int(i): _token(config, f"{_DECODER}[{i}]", value) for i, value in decoder.items()}
+        counted = json_object(folder / ADDED) if later or _DECODER not in settings else {}
+        both = {
+            int(i): hf.AddedToken(token, normalized=not (later or token in named), special=later or token in named)
+            for token, i in counted.items()
+            if later or int(i) not in known or known[int(i)].content != token
+        }
     except (ConfigError, DataError):
         raise  # worded already
     except (ValueError, AttributeError, TypeError) as error:

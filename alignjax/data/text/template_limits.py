@@ -20,14 +20,16 @@ class Spent(BaseException):
 
 
 def limit_memory() -> bool:
-    """Limits the address space of this process and what it may leave on disk; says whether the system does so."""
-    try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (MEBIBYTES * 2**20, MEBIBYTES * 2**20))
-    except (NameError, ValueError, OSError):
-        return False
-    return sys.platform != "darwin"  # which takes the number and does nothing
+    """Limits the address space of this process and what it may leave on disk, where the system has such limits; says
+    whether it has one on memory."""
+    limited = False
+    for name, most in (("RLIMIT_CORE", 0), ("RLIMIT_FSIZE", 0), ("RLIMIT_AS", MEBIBYTES * 2**20)):
+        try:
+            resource.setrlimit(getattr(resource, name), (most, most))
+            limited = name == "RLIMIT_AS" and sys.platform != "darwin"  # which takes the number and does nothing
+        except (NameError, AttributeError, ValueError, OSError):  # no module, no such limit, or a lower one
+            pass
+    return limited
 
 
 class Clock:

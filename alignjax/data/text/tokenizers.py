@@ -227,10 +227,11 @@ def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
     """Reads a `tokenizer.json`, a SentencePiece `tokenizer.model` or the tokenizer of a GGUF file from disk.
 
     Special ids are those that tokenizer_config.json, special_tokens_map.json and generation_config.json beside it name,
-    in this order, then those of the model file; what they leave out is looked up by its usual spellings, and pad and
-    sep are eos for want of better. Name them to be sure: `load_tokenizer(path, eos="<|eot_id|>")`. A prompt begins with
-    BOS where the files ask for it: add_bos_token says so, or else the post-processor of tokenizer.json writes one;
-    beside a tokenizer.model it is the default, if that has one.
+    the last where the others say nothing (of the first two as in `transformers`: the map counts first, unless the other
+    file lists the added tokens), then those of the model file; what they leave out is looked up by its usual spellings,
+    and pad and sep are eos for want of better. Name them to be sure: `load_tokenizer(path, eos="<|eot_id|>")`. A prompt
+    begins with BOS where the files ask for it: add_bos_token says so, or else the post-processor of tokenizer.json
+    writes one; beside a tokenizer.model it is the default, if that has one.
 
     Args:
         path: The file, or the folder that holds it (with both, the tokenizer.json counts).
