@@ -3,6 +3,7 @@ hours."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, fn
 from alignjax.models.huggingface import Pretrained
 from alignjax.pair_layout import check_pairs, pair_view
 from alignjax.train.loop import _check_start, _labels_looked_at
-from alignjax.train.resolve import _check_lengths
-from alignjax.types import Batch
+from alignjax.train.resolve import _check_lengths, check_losses
+from alignjax.train.state import abstract_state
+from alignjax.train.step import abstract_experience
+from alignjax.types import Batch, Context, Mean, Metrics
+from tests.support.toy_recipes import recipe
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -0.5, 1.5])
@@ -80,3 +84,38 @@ def test_pairs_are_of_completions_that_exist() -> None:
     one = Batch(tokens=jnp.zeros((2, 1, 4), jnp.int32), valid=jnp.ones((2, 1, 4), bool))
     with pytest.raises(ConfigError, match=r"pairs=\(\(0, 1\),\) do not fit a batch with 1 completions"):
         pair_view(one, ((0, 1),), 3)
+
+
+def reads(context: Context, batch: Batch, *, output: str) -> tuple[Mean, Metrics]:
+    (numbers,) = context.score(output, batch).values()
+    return Mean.of(numbers, batch.valid), {}
+
+
+def needs_scores(context: Context, batch: Batch) -> tuple[Mean, Metrics]:
+    return Mean.of(batch.need("completions", "score", of="needs_scores")), {}
+
+
+@pytest.mark.parametrize("name", ["sft", "reward_model", "dpo", "online_ipo", "rloo"])
+def test_what_a_loss_reads_is_there_before_anything_is_sampled(name: str) -> None:
+    algorithm, numbers = recipe(name), np.zeros((2, 2, 5), np.int32)
+    batch = Batch(prompt=numbers[:, 0], prompt_valid=numbers[:, 0] == 0, example_id=np.arange(2, dtype=np.int32))
+    if not algorithm.experience:
+        valid = numbers == 0
+        batch = batch.replace(tokens=numbers, valid=valid, mask=valid, preference=np.full((2, 2, 2), 0.5, np.float32))
+        batch = batch.with_logps(reference=np.zeros((2, 2, 5), np.float32))
+    state = abstract_state(algorithm)
+
+    def looked_at(losses: dict[str, Any]) -> None:
+        changed = dataclasses.replace(algorithm, losses={**algorithm.losses, **losses})
+        filled = abstract_experience(changed, state, batch)[0]
+        check_losses(SimpleNamespace(algorithm=changed, bare_state=state, filled=filled))  # type: ignore[arg-type]
+
+    looked_at({"more": fn(reads, output="policy:value")})
+    for output, said in (
+        ("policy:critic", r"score\('policy:critic'\): role 'policy' has no head 'critic'.*value"),
+        ("nobody", "there is no role 'nobody'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            looked_at({"more": fn(reads, output=output)})
+    with pytest.raises(ConfigError, match=r"needs_scores needs batch\.completions"):
+        looked_at({"more": fn(needs_scores)})
