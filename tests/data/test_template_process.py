@@ -126,7 +126,7 @@ def test_a_system_without_a_limit_on_memory_renders_and_says_so(
     limit on time stays wherever there is one."""
     for name in ("template_worker.py", "template_limits.py"):
         text = (Path(template_worker.__file__).parent / name).read_text()
-        loaded = "import resource\n    import sys\n    " + ("raise ImportError" if "None" in lost else lost)
+        loaded = "raise ImportError" if "None" in lost else f"import resource\n    import sys\n    {lost}"
         (tmp_path / name).write_text(text.replace("import resource", loaded))
     monkeypatch.setattr(template_worker, "__file__", str(tmp_path / "template_worker.py"))
     ours = template_process.TemplateProcess()
