@@ -117,8 +117,8 @@ def _check_lengths(resolved: Resolved) -> None:
 
 
 def check_losses(resolved: Resolved) -> None:
-    """Traces an update on shapes, so that a loss that reads a role, a head or a field that is not there is refused
-    before anything is sampled, judged or asked for.
+    """Traces an update on shapes where stages come first, so that a loss that reads a role, a head or a field that is
+    not there is refused before anything is sampled, judged or asked for.
 
     Args:
         resolved: The experiment, resolved.
@@ -127,7 +127,7 @@ def check_losses(resolved: Resolved) -> None:
         ConfigError: A loss or a rule cannot be run on what the stages make.
     """
     algorithm = dataclasses.replace(resolved.algorithm, packing=None)  # of which only rows that exist can tell
-    if algorithm.losses:
+    if algorithm.losses and algorithm.experience:  # else the update is the first to be traced
         jax.eval_shape(make_update(algorithm), resolved.bare_state, resolved.filled)
 
 
