@@ -6,12 +6,9 @@ A `TypedDict` describes an object: its required keys must be there, what else st
 from __future__ import annotations
 
 import json
-<<<<<<< HEAD
 import math
 import re
 import sys
-=======
->>>>>>> a6f20a9 (The edge: one meaning of top_k, tokenizer files that disagree as transformers reads them, losses looked at before the first sample, pipes and lists of splits that lead elsewhere refused, whole numbers that no float holds)
 import types
 import typing
 from typing import Annotated, Any
@@ -119,12 +116,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return value is None
     if kind in (int, float):
         number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-<<<<<<< HEAD
         held = not math.isnan(value) if isinstance(value, float) else number and abs(value) <= sys.float_info.max
         return number and (kind is int or held)
-=======
-        return number and value == value  # NaN is not
->>>>>>> a6f20a9 (The edge: one meaning of top_k, tokenizer files that disagree as transformers reads them, losses looked at before the first sample, pipes and lists of splits that lead elsewhere refused, whole numbers that no float holds)
     return isinstance(value, origin or kind)
 
 

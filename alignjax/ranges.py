@@ -38,15 +38,11 @@ class Range:
     means: str = ""
 
     def __contains__(self, value: Any) -> bool:
-<<<<<<< HEAD
         if (
             (not isinstance(value, int) and math.isnan(value))
             or (value == self.low and self.above)
             or (value == self.high and self.below)
         ):
-=======
-        if value != value or (value == self.low and self.above) or (value == self.high and self.below):
->>>>>>> a6f20a9 (The edge: one meaning of top_k, tokenizer files that disagree as transformers reads them, losses looked at before the first sample, pipes and lists of splits that lead elsewhere refused, whole numbers that no float holds)
             return False
         return self.low <= value <= self.high
 
