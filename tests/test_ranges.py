@@ -186,13 +186,12 @@ def test_top_k_means_one_thing_in_a_stage_and_as_a_flag() -> None:
 def test_whole_numbers_that_no_float_holds_end_in_words(digits: int) -> None:
     """Python makes no float of them, and no text of the longer ones."""
     huge = 10 ** (digits - 1)
-    for value, of in ((huge, "losses.margin.ipo.tau"), (-huge, "data.sources.kinds.preferences.batch_size")):
-        place = f"alignjax.{of}"
-        with pytest.raises(ConfigError, match=rf"is a whole number of some {digits:,} digits; it must be a"):
-            filled(FUNCTIONS[place], **{of.rpartition(".")[2]: value})
+    for value, place, name in ((huge, "losses.margin.ipo", "tau"), (-huge, "stages.completions.generate", "n")):
+        with pytest.raises(ConfigError, match=rf"{name} is a whole number of some {digits:,} digits; it must be a"):
+            filled(FUNCTIONS[f"alignjax.{place}"], **{name: value})
     assert violation(huge, Positive) == violation(math.inf, Positive) is not None
     assert violation(huge, Limit) is None
-    assert misfit(huge, Positive) is not None
+    assert misfit(10**399, Positive) is not None
     with pytest.raises(ConfigError, match="--n is a whole number of some 400 digits"):
         parsed("generate", ["run", "--n", str(10**399)])
 

@@ -319,9 +319,7 @@ def test_files_that_disagree_are_read_as_transformers_does(
 def test_files_of_two_tokenizers_are_refused_with_both_values(tmp_path: Path) -> None:
     folder = published(tmp_path, extra_special_tokens=["<new>"])
     (folder / "special_tokens_map.json").write_text('{"extra_special_tokens": {"a_token": "<late>"}}')
-    with pytest.raises(
-        ConfigError, match=r"is \['<new>'\] in .*config.json and {'a_token': '<late>'} in special_tokens"
-    ):
+    with pytest.raises(ConfigError, match=r"is \['<new>'\] in .*config.json and .* {'a_token': '<late>'} in special"):
         load_tokenizer(folder)
     (folder / "special_tokens_map.json").unlink()
     for token, number, words in (
