@@ -96,7 +96,7 @@ def needs_scores(context: Context, batch: Batch) -> tuple[Mean, Metrics]:
     return Mean.of(batch.need("completions", "score", of="needs_scores")), {}
 
 
-@pytest.mark.parametrize("name", ["sft", "reward_model", "dpo", "online_ipo", "rloo"])
+@pytest.mark.parametrize("name", ["sft", "online_ipo", "rloo"])
 def test_what_a_loss_reads_is_there_before_anything_is_sampled(name: str) -> None:
     algorithm, numbers = recipe(name), np.zeros((2, 2, 5), np.int32)
     batch = Batch(prompt=numbers[:, 0], prompt_valid=numbers[:, 0] == 0, example_id=np.arange(2, dtype=np.int32))
