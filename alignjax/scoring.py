@@ -7,6 +7,7 @@ logits exist only in chunks over T that are rematerialized in the backward pass.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ from alignjax.config import ConfigError, Packing, check_known, nearest
 from alignjax.numerics import in_pieces
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.ranges import Count
-from alignjax.types import Array, Batch, Context, Hidden, Metrics, Model, Params, Read, Role
+from alignjax.types import EXPERTS, Array, Batch, Context, Hidden, Metrics, Model, Params, Read, Role
 
 TOKENS = ("prompt", "prompt_valid", "tokens", "valid")
 # The fields a model may look at. Two batches that share them all are one view for scoring, whatever else differs.
@@ -163,7 +164,7 @@ def _one_pass(
         model = roles[role].model
         assert model is not None  # Output.parse has refused roles without one
         models[role], weights[role] = model, _gathered(model, params(role))
-        encoded[role] = _backbone(model, role, packing)(weights[role], batch, tuple(sorted(sites)))
+        encoded[role] = _backbone(model, role, packing)(weights[role], _routed(batch, role), tuple(sorted(sites)))
 
     def select(output: Output) -> Array:
         hidden = encoded[output.role]
@@ -188,6 +189,17 @@ def _one_pass(
     answers = _chunked(answer, ({text: select(outputs[text]) for text in outputs}, tokens), tokens.shape[2], chunk)
     masked = jax.tree.map(lambda leaf: jnp.where(valid.reshape(*valid.shape, *[1] * (leaf.ndim - 3)), leaf, 0), answers)
     return dict(zip(requests, masked, strict=True))
+
+
+def _routed(batch: Batch, role: str) -> Batch:
+    """A view as the model of a role sees it: of the experts that samplers kept, those of this role alone."""
+
+    def seen(values: Mapping[str, Array]) -> dict[str, Array]:
+        rest = {key: value for key, value in values.items() if key.partition(":")[0] != EXPERTS}
+        name = f"{EXPERTS}:{role}"
+        return rest | ({EXPERTS: values[name]} if name in values else {})
+
+    return dataclasses.replace(batch, prompts=seen(batch.prompts), completions=seen(batch.completions))
 
 
 def _backbone(model: Model, role: str, packing: Packing | None) -> Callable[..., Hidden]:

@@ -28,6 +28,7 @@ Key: TypeAlias = jax.Array
 # Fields of Batch that have an axis of completions, or two of them: what `pick` needs to know.
 COMPLETION_FIELDS = ("tokens", "valid", "mask", "reward", "advantage", "returns")
 PAIR_FIELDS = ("preference", "pair_weight")
+EXPERTS = "experts"  # in Batch.prompts and Batch.completions, of role r as "experts:r": who its tokens went to
 SAMPLER = "sampler"  # the name in Batch.logps of what was sampled from, which no role or stream may have
 # Who fills a field that may be missing, for the message of `Batch.need`.
 FILLED_BY = {
@@ -95,7 +96,10 @@ class Batch:
     views: Mapping[str, Batch] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> Batch:
-        """Returns the batch with some fields changed."""
+        """Returns the batch with some fields changed; of tokens that are others now, no experts are known any more."""
+        for name in ("prompts", "completions") if {"prompt", "tokens"} & changes.keys() else ():
+            values = changes.get(name, getattr(self, name)).items()
+            changes[name] = {key: value for key, value in values if not key.startswith(f"{EXPERTS}:")}
         return dataclasses.replace(self, **changes)
 
     def need(self, field: str, name: str | None = None, *, of: str) -> Array:
@@ -156,8 +160,7 @@ class Batch:
 
 
 class Mean(NamedTuple):
-    """A sum and the weight that divides it, once, over the whole batch of all devices. Arrays are allowed (one mean per
-    annotator, per class, ...)."""
+    """A sum and the weight that divides it, once, over the whole batch of all devices; arrays are several means."""
 
     total: Array
     weight: Array
@@ -348,8 +351,7 @@ class Role:
 
 
 def _named(functions: Mapping[str, Any] | Sequence[Any]) -> OrderedDict[str, Any]:
-    """An ordered mapping of functions by name; a sequence is named after its functions, a second one of the same name
-    gets `_2`."""
+    """An ordered mapping of functions by name; a sequence has the names of its functions, a second one with `_2`."""
     if isinstance(functions, Mapping):
         return OrderedDict((name, as_fn(function)) for name, function in functions.items())
     named: OrderedDict[str, Any] = OrderedDict()

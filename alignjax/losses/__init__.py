@@ -100,6 +100,9 @@ from alignjax.losses.reference_free import (
     simpo as simpo,
     slic_hf as slic_hf,
 )
+from alignjax.losses.router_balance import (
+    load_balancing as load_balancing,
+)
 from alignjax.losses.self_play import (
     egpo as egpo,
     inpo as inpo,

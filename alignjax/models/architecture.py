@@ -54,7 +54,7 @@ class TransformerConfig:
         qk_norm: Queries and keys are normed per head before they are turned.
         qkv_bias: The products q, k and v have biases.
         o_bias: The product o has a bias.
-        mlp_bias: The products of the MLP have biases.
+        mlp_bias: The products of the MLP have biases, of experts those of each and of the router.
         post_norms: What attention and MLP add is normed too.
         centred_norms: Norms multiply by 1 + their scale.
         embed_scale: Embeddings are multiplied by sqrt(width).
@@ -76,6 +76,9 @@ class TransformerConfig:
         experts: E, the MLPs of a layer among which a router chooses; 0: one for all tokens. `mlp` is the size of each.
         experts_per_token: How many of them a token goes to.
         renormalized: The shares of the experts that were chosen are divided by their sum.
+        sinks: Each head has a number that takes part in the softmax of its scores, and mixes no value.
+        swiglu_limit: Of experts: gates are at most this, and what they multiply within plus and minus this, plus 1.
+        swiglu_alpha: With swiglu_limit: a gate x becomes x sigmoid(alpha x), whatever `activation` says.
     """
 
     vocab: Count
@@ -127,6 +130,9 @@ class TransformerConfig:
     experts: Natural = unsaid(0)
     experts_per_token: Natural = unsaid(0)
     renormalized: bool = unsaid(False)
+    sinks: bool = unsaid(False)
+    swiglu_limit: Positive | None = unsaid(None)
+    swiglu_alpha: Positive = unsaid(1.702)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -180,7 +186,8 @@ class TransformerConfig:
                 f"experts={self.experts} and experts_per_token={self.experts_per_token}: a token goes to at least one, "
                 "at most to all",
             ),
-            (self.experts and (self.mlp_bias or not self.gated), "experts have a gate and no bias; leave those out"),
+            (self.experts and not self.gated, "experts have a gate; leave out gated=False"),
+            (self.swiglu_limit and not self.experts, "swiglu_limit is of experts; leave it out"),
         )
         for message in (message for holds, message in wrong if holds):
             raise ConfigError(message)

@@ -69,7 +69,11 @@ def soft_cap(x: Array, cap: float | None) -> Array:
 
 
 def attend(
-    q: Array, segments: Sequence[tuple[str, Array, Array, Array]], scale: float, softcap: float | None = None
+    q: Array,
+    segments: Sequence[tuple[str, Array, Array, Array]],
+    scale: float,
+    softcap: float | None = None,
+    sinks: Array | None = None,
 ) -> Array:
     """Attends over several segments at once, with one softmax over all of them.
 
@@ -80,6 +84,7 @@ def attend(
             against [B,K,N,G,T,S].
         scale: What products of queries and keys are multiplied by.
         softcap: A soft cap of the scores, after that.
+        sinks: A score of each head [H] that takes a share of its softmax and mixes nothing.
 
     Returns:
         The mixed values [B,K,N,G,T,h] in the dtype of q.
@@ -94,8 +99,12 @@ def attend(
     top = jax.lax.stop_gradient(
         functools.reduce(jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores])
     )
+    if sinks is not None:
+        sinks = sinks.astype(top.dtype).reshape(1, q.shape[1], 1, q.shape[3], 1, 1)
+        top = jnp.maximum(top, jax.lax.stop_gradient(sinks))
     weights = [jnp.exp(score - top) for score in scores]
     total = sum(jnp.sum(weight, axis=-1, keepdims=True) for weight in weights)
+    total = total if sinks is None else total + jnp.exp(sinks - top)
 
     def mix(weight: Array, letters: str, v: Array) -> Array:
         axes, shares = _in_letters(letters, weight.astype(v.dtype))
@@ -126,7 +135,7 @@ class Past:
     used: Array | None
 
     def attend(
-        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
+        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None, sinks: Array | None = None
     ) -> tuple[tuple[Array, Array], Array]:
         """Attends to the past and to the new tokens.
 
@@ -136,6 +145,7 @@ class Past:
             v: New values [B,N,T,K,h].
             scale: See `attend`.
             softcap: See `attend`.
+            sinks: See `attend`.
 
         Returns:
             (the keys and values to keep, the mixed values [B,N,T,H,h]).
@@ -157,7 +167,7 @@ class Past:
         if self.shared is not None:
             assert self.shared_mask is not None
             segments.insert(0, ("bksh", *self.shared, self.shared_mask))
-        return (k, v), _from_groups(attend(_by_groups(q, heads), segments, scale, softcap))
+        return (k, v), _from_groups(attend(_by_groups(q, heads), segments, scale, softcap, sinks))
 
 
 @jax.tree_util.register_dataclass
@@ -176,7 +186,7 @@ class Joint:
     n: int = dataclasses.field(metadata={"static": True})
 
     def attend(
-        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
+        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None, sinks: Array | None = None
     ) -> tuple[tuple[Array, Array], Array]:
         """See `Past.attend`: q [B,1,P+N*T,H,h], k and v [B,1,P+N*T,K,h]; nothing is kept."""
 
@@ -187,12 +197,12 @@ class Joint:
         own_k, own_v = (_keys(completions(x)) for x in (k, v))
         heads = k.shape[3]
         prompt = [("bknsh", shared_k, shared_v, self.prompt_mask)]
-        first = attend(_by_groups(q[:, :, : self.prompt], heads), prompt, scale, softcap)
+        first = attend(_by_groups(q[:, :, : self.prompt], heads), prompt, scale, softcap, sinks)
         segments = [
             ("bksh", shared_k[:, :, 0], shared_v[:, :, 0], self.shared_mask),
             ("bknsh", own_k, own_v, self.own_mask),
         ]
-        rest = _from_groups(attend(_by_groups(completions(q), heads), segments, scale, softcap))
+        rest = _from_groups(attend(_by_groups(completions(q), heads), segments, scale, softcap, sinks))
         rest = rest.reshape(rest.shape[0], 1, -1, *rest.shape[3:])
         return (k[:, :, :0], v[:, :, :0]), jnp.concatenate([_from_groups(first), rest], axis=2)
 

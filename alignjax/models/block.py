@@ -12,7 +12,7 @@ from flax import nnx
 
 from alignjax.models.architecture import ACTIVATIONS, TransformerConfig
 from alignjax.models.attention import Joint, Past
-from alignjax.models.experts import mix_experts
+from alignjax.models.experts import chosen, mix_experts
 from alignjax.models.rotary import rotate, tempered, turns_of
 from alignjax.models.weights import product
 from alignjax.numerics import as_float32, linear
@@ -114,16 +114,19 @@ class Block(nnx.Module):
             whole = c.qk_norm_whole
             self.q_norm = w((c.heads * c.head_dim,), ("heads",)) if whole else w(*head)
             self.k_norm = w((c.kv_heads * c.head_dim,), ("kv_heads",)) if whole else w(*head)
+        if c.sinks:
+            self.sinks = nnx.Param(jnp.zeros((c.heads,), jnp.dtype(c.param_dtype)), axes=("heads",))
         if c.post_norms:
             self.attn_post_norm, self.mlp_post_norm = w(*width), w(*width)
         norms = tuple(name for name in vars(self) if name.endswith("_norm"))
-        biased = (("q", "k", "v"), c.qkv_bias), (("o",), c.o_bias), (("gate", "up", "down"), c.mlp_bias)
+        biased = (("q", "k", "v"), c.qkv_bias), (("o",), c.o_bias), (("gate", "up", "down", "router"), c.mlp_bias)
         for name in (
             name for names, on in (*biased, (norms, c.norm_bias)) if on for name in names if hasattr(self, name)
         ):
             weight = getattr(self, name)
-            zeros = jnp.zeros(weight.shape[-1:], jnp.dtype(c.param_dtype))
-            setattr(self, f"{name}_bias", nnx.Param(zeros, axes=weight.get_metadata("axes")[-1:]))
+            # one number for each output, of experts for each output of each
+            shape, axes = ((*of[:-2], of[-1]) for of in (weight.shape, weight.get_metadata("axes")))
+            setattr(self, f"{name}_bias", nnx.Param(jnp.zeros(shape, jnp.dtype(c.param_dtype)), axes=axes))
 
     def _add_mlp(self, w: Any) -> None:
         """Adds the weights of the MLP, or a router and the MLPs of all experts."""
@@ -145,6 +148,7 @@ class Block(nnx.Module):
         edits: Mapping[str, Array],
         local: Any = None,
         turned: Any = None,
+        routes: Array | None = None,
     ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
         """Adds what attention and the MLP say to the hidden states.
 
@@ -155,10 +159,12 @@ class Block(nnx.Module):
             edits: What is added at sites, by site.
             local: Whether the layer is local (a bool, traced in a scan); None if all are alike.
             turned: Whether its queries and keys turn with their positions, likewise.
+            routes: Experts that the tokens go to, whatever the router says [B,N,T,k]; -1 where it decides.
 
         Returns:
             The new states [B,N,T,D], the keys and values to keep, and the states by site ("attn" is what attention
-            adds, "heads" [B,N,T,H,h] what it mixes, "block" the new states, "router" [B,N,T,E] the logits of experts).
+            adds, "heads" [B,N,T,H,h] what it mixes, "block" the new states, "router" [B,N,T,E] the logits of experts,
+            "experts" [B,N,T,k] the numbers of those chosen).
         """
         # Every site is read after its edit and handed back, so that probes and steering see exactly what the next
         # operation gets; families differ by config flags, which are static under jit.
@@ -172,7 +178,8 @@ class Block(nnx.Module):
             q, k = rotate(q, positions, *turns), rotate(k, positions, *turns)
             q = tempered(q, positions, c.rope_scaling)
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-        cache, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap)
+        sinks = self.sinks[...] if c.sinks else None
+        cache, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap, sinks)
         states = {"heads": mixed + jnp.broadcast_to(edits["heads"], mixed.shape) if "heads" in edits else mixed}
         added = self._added("attn", self._dot(states["heads"].reshape(*x.shape[:3], -1), "o"))
         states["attn"] = added + jnp.broadcast_to(edits["attn"], added.shape) if "attn" in edits else added
@@ -180,23 +187,28 @@ class Block(nnx.Module):
         if not c.shared_norm:
             h = before if c.parallel else x
             h = self._norm("mlp_norm", h) if c.pre_norms else h
-        added, of_router = self._mlp(h, edits)
+        added, of_router = self._mlp(h, edits, routes)
         x = x + self._added("mlp", added)
         states["block"] = x + jnp.broadcast_to(edits["block"], x.shape) if "block" in edits else x
         return states["block"], cache, states | of_router
 
-    def _mlp(self, h: Array, edits: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-        """What the MLP, or the experts that the router chooses, say to h [B,N,T,D], and the state at "router"."""
+    def _mlp(self, h: Array, edits: Mapping[str, Array], routes: Array | None) -> tuple[Array, dict[str, Array]]:
+        """What the MLP, or the experts that the router chooses, say to h [B,N,T,D], and the states of the router."""
         c = self.config
         if not c.experts:
             inner = ACTIVATIONS[c.activation](self._dot(h, "gate" if c.gated else "up"))
             return self._dot(inner * self._dot(h, "up") if c.gated else inner, "down"), {}
         # In float32, as who is chosen must not depend on rounding.
         logits = linear(h.astype(jnp.float32), self.router[...].astype(jnp.float32))
+        if c.mlp_bias:
+            logits = logits + jnp.broadcast_to(self.router_bias[...].astype(jnp.float32), logits.shape)
         if "router" in edits:
             logits = logits + jnp.broadcast_to(edits["router"], logits.shape)
-        weights = {name: getattr(self, name).get_value() for name in ("gate", "up", "down")}
-        return mix_experts(c, weights, h, logits, ACTIVATIONS[c.activation]), {"router": logits}
+        names = ("gate", "up", "down", *(("gate_bias", "up_bias", "down_bias") if c.mlp_bias else ()))
+        weights = {name: getattr(self, name).get_value() for name in names}
+        shares, experts = chosen(logits, c.experts_per_token, c.renormalized, routes)
+        mixed = mix_experts(c, weights, h, shares, experts, ACTIVATIONS[c.activation])
+        return mixed, {"router": logits, "experts": experts}
 
     def _added(self, name: str, added: Array) -> Array:
         """What attention or the MLP adds, with the norm behind it and the multiplier of residuals."""

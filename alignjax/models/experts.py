@@ -22,18 +22,24 @@ _ROWS = ("batch", None, None, None)
 _TENSOR = "tensor"
 
 
-def chosen(logits: Array, count: int, renormalized: bool) -> tuple[Array, Array]:
+def chosen(logits: Array, count: int, renormalized: bool, replayed: Array | None = None) -> tuple[Array, Array]:
     """Chooses the experts of each token.
 
     Args:
         logits: Of the router, [..,E], float32.
         count: k, how many.
         renormalized: Divides the shares by their sum.
+        replayed: Experts that were chosen before, [..,k] int32, whatever the logits say; -1 where they decide
+            (arXiv:2510.11370).
 
     Returns:
         (their shares by a softmax over all E, largest first [..,k]; their numbers [..,k] int32).
     """
-    shares, experts = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), count)
+    over_all = jax.nn.softmax(logits, axis=-1)
+    shares, experts = jax.lax.top_k(over_all, count)
+    if replayed is not None:
+        experts = jnp.where(replayed >= 0, replayed, experts)
+        shares = jnp.take_along_axis(over_all, experts, axis=-1)
     return shares / jnp.sum(shares, axis=-1, keepdims=True) if renormalized else shares, experts
 
 
@@ -64,10 +70,31 @@ def _ragged(x: Array, weight: Array, sizes: Array) -> Array:
     return jnp.where(belongs[:, None], out, 0)
 
 
+def gated(config: Any, gate: Array, up: Array, activation: Callable[[Array], Array]) -> Array:
+    """Multiplies what experts say of a token with their gates: activation(gate) up, or, under a limit,
+    min(gate, limit) sigmoid(alpha min(gate, limit)) (clip(up, -limit, limit) + 1), as gpt-oss does it.
+
+    Args:
+        config: A TransformerConfig with experts.
+        gate: [R,F].
+        up: [R,F].
+        activation: Of the gate.
+
+    Returns:
+        [R,F].
+    """
+    limit = config.swiglu_limit
+    if limit is None:
+        return activation(gate) * up
+    gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+    return gate * jax.nn.sigmoid(config.swiglu_alpha * gate) * (up + 1)
+
+
 def _mix(
     weights: Mapping[str, Weight],
     x: Array,
-    logits: Array,
+    shares: Array,
+    experts: Array,
     *,
     config: Any,
     activation: Callable[[Array], Array],
@@ -81,30 +108,45 @@ def _mix(
     rows = x.reshape(-1, x.shape[-1])
     if split > 1:  # every device's experts read all rows: their gradients are summed over the axis
         rows = jax.lax.pcast(rows, _TENSOR, to="varying")
-    shares, experts = chosen(logits.reshape(-1, c.experts), c.experts_per_token, c.renormalized)
+    shares, experts = (part.reshape(-1, c.experts_per_token) for part in (shares, experts))
     local = experts.reshape(-1) - (jax.lax.axis_index(_TENSOR) * here if split > 1 else 0)
     local = jnp.where((local >= 0) & (local < here), local, here)
     order = jnp.argsort(local, stable=True)
     sizes = jnp.bincount(local, length=here + 1).astype(jnp.int32)[:here]
+    expert_of_row = local[order]
+
+    def product(x: Array, name: str) -> Array:
+        out, bias = grouped_product(x, weights[name], sizes), weights.get(f"{name}_bias")
+        if bias is None:
+            return out
+        added = dense(bias, x.dtype)[jnp.minimum(expert_of_row, here - 1)]
+        return out + jnp.where((expert_of_row < here)[:, None], added, 0)
+
     sorted_rows = rows[order // c.experts_per_token]
-    inner = activation(grouped_product(sorted_rows, weights["gate"], sizes))
-    inner = inner * grouped_product(sorted_rows, weights["up"], sizes)
-    said = grouped_product(inner, weights["down"], sizes)[jnp.argsort(order)]
+    inner = gated(c, product(sorted_rows, "gate"), product(sorted_rows, "up"), activation)
+    said = product(inner, "down")[jnp.argsort(order)]
     said = said.reshape(*experts.shape, -1)
     mixed = jnp.einsum("rkd,rk->rd", said, shares.astype(x.dtype)).reshape(x.shape)
     return jax.lax.psum(mixed, _TENSOR) if split > 1 else mixed
 
 
 def mix_experts(
-    config: Any, weights: Mapping[str, Weight], x: Array, logits: Array, activation: Callable[[Array], Array]
+    config: Any,
+    weights: Mapping[str, Weight],
+    x: Array,
+    shares: Array,
+    experts: Array,
+    activation: Callable[[Array], Array],
 ) -> Array:
     """Sums what the experts of each token say to it, times their shares.
 
     Args:
         config: A TransformerConfig with experts.
-        weights: "gate" and "up" [E,D,F], "down" [E,F,D], of any kind.
+        weights: "gate" and "up" [E,D,F], "down" [E,F,D], of any kind; where there are biases, "gate_bias" and
+            "up_bias" [E,F], "down_bias" [E,D].
         x: [B,N,T,D].
-        logits: Of the router, [B,N,T,E].
+        shares: Those of the experts of each token, [B,N,T,k].
+        experts: Their numbers, [B,N,T,k].
         activation: Of the gate.
 
     Returns:
@@ -113,8 +155,9 @@ def mix_experts(
     run = functools.partial(_mix, config=config, activation=activation)
     mesh = mesh_of(x)
     if mesh is None:
-        return run(weights, x, logits, split=1)
+        return run(weights, x, shares, experts, split=1)
     axes = {"gate": ("experts", "embed", None), "up": ("experts", "embed", None), "down": ("experts", None, "embed")}
+    axes |= {f"{name}_bias": (first, last) for name, (first, _, last) in axes.items()}
 
     def spec(weight: Any, axes: tuple[str | None, ...]) -> Any:
         if not isinstance(weight, (Adapted, Quantized)):
@@ -126,4 +169,5 @@ def mix_experts(
     by_row = partition_spec(_ROWS, x.shape, mesh, COMPUTE_LAYOUT)
     split = mesh.shape[_TENSOR] if config.experts % mesh.shape[_TENSOR] == 0 else 1
     parts = functools.partial(run, split=split)
-    return jax.shard_map(parts, mesh=mesh, in_specs=(specs, by_row, by_row), out_specs=by_row)(weights, x, logits)
+    mapped = jax.shard_map(parts, mesh=mesh, in_specs=(specs, *(by_row,) * 3), out_specs=by_row)
+    return mapped(weights, x, shares, experts)

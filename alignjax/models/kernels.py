@@ -32,6 +32,8 @@ def _obstacle(kernel: str, config: Any) -> str:
     """Why a kernel cannot run a TransformerConfig, or ""."""
     if kernel != "xla" and config.group_chunks > 1:
         return "group_chunks > 1 extends completions over a cache, which no fused kernel here does"
+    if kernel != "xla" and config.sinks:
+        return "attention sinks are not built for fused kernels"
     if kernel == "cudnn":
         if config.attn_softcap is not None:
             return "cuDNN has no soft cap of attention scores (attn_softcap)"
@@ -139,9 +141,11 @@ class Row:
     keep: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def attend(
-        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None
+        self, q: Array, k: Array, v: Array, scale: float, softcap: float | None, sinks: Array | None = None
     ) -> tuple[tuple[Array, Array], Array]:
-        """See `attention.Past.attend`: q [B,N,S,H,h], k and v [B,N,S,K,h]."""
+        """See `attention.Past.attend`: q [B,N,S,H,h], k and v [B,N,S,K,h]; sinks are refused where kernels are
+        chosen."""
+        assert sinks is None
         rows = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
         if self.ids is None:
             mask = self.masks[0] if len(self.masks) == 1 else jnp.where(self.local, self.masks[1], self.masks[0])

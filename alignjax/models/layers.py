@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from alignjax.config import check_known
+from alignjax.config import ConfigError, check_known
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past
 from alignjax.models.block import Block, norm
 from alignjax.models.kernels import Row
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
-from alignjax.types import Array, Params
+from alignjax.types import EXPERTS, Array, Params
 
 SITES = ("embed", "attn", "heads", "block")
 TABLES = {"embed": ("vocab", "embed"), "positions": (None, "embed")}  # what tokens and learned positions look up
@@ -30,9 +30,9 @@ Layer = Callable[[Array, "LayerInput"], tuple[Array, tuple[Any, dict[str, Array]
 class LayerInput(NamedTuple):
     """What a layer is given beside the hidden states: its weights, its cached keys and values (those that completions
     share, and their own), its edits by site, and whether it is local and whether its queries and keys turn (None: all
-    layers are alike).
+    layers are alike), and the experts that tokens go to (None: its router decides).
 
-    Before a scan each part has an axis of layers in front; before a loop all but edits are tuples.
+    Before a scan each part has an axis of layers in front; before a loop all but edits and routes are tuples.
     """
 
     weights: Params
@@ -41,6 +41,7 @@ class LayerInput(NamedTuple):
     edits: Mapping[str, Array]
     local: Any
     turned: Any
+    routes: Array | None = None
 
 
 class Sight(NamedTuple):
@@ -106,11 +107,19 @@ def _loop_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tup
     for number, weights in enumerate(inputs.weights):
         parts = (inputs.shared, inputs.own, inputs.local, inputs.turned)
         shared, own, local, turned = (part and part[number] for part in parts)
-        edits = jax.tree.map(lambda leaf, i=number: leaf[i], inputs.edits)
-        x, (cache, state) = layer(x, LayerInput(weights, shared, own, edits, local, turned))
+        edits, routes = jax.tree.map(lambda leaf, i=number: leaf[i], (inputs.edits, inputs.routes))
+        x, (cache, state) = layer(x, LayerInput(weights, shared, own, edits, local, turned, routes))
         caches.append(cache)
         states.append(state)
     return x, (tuple(caches), jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+
+def _check_sites(config: TransformerConfig, edits: Mapping[str, Array], states: tuple[str, ...]) -> None:
+    sites = (*SITES, "router", EXPERTS) if config.experts else SITES
+    for site in (*edits, *states):
+        check_known(site, sites, f"a transformer has no site {site!r}; its sites: {', '.join(sites)}")
+    if EXPERTS in edits:
+        raise ConfigError("the numbers of experts are read and not edited; edit the logits at site 'router'")
 
 
 def run_layers(
@@ -123,6 +132,7 @@ def run_layers(
     caches: tuple[Any, Any] = (None, None),
     edits: Mapping[str, Array] | None = None,
     states: tuple[str, ...] = (),
+    routes: Array | None = None,
 ) -> tuple[Array, Any, dict[str, Array]]:
     """Embeds tokens and runs the layers: in a scan if they are stacked, one by one if they are a tuple.
 
@@ -135,6 +145,7 @@ def run_layers(
         caches: The layers' cached keys and values: (shared by completions, their own).
         edits: What is added at sites: at "embed" broadcast to [B,N,T,D], elsewhere with an axis of layers in front.
         states: Sites whose states are returned.
+        routes: Experts that tokens go to, [B,N,T,L,k]; -1 where routers decide.
 
     Returns:
         Hidden states [B,N,T,D] after the last norm, the keys and values of each layer, and the states by site:
@@ -147,9 +158,8 @@ def run_layers(
     # is split by rows with a weight that is split by its inputs, the compiler may take the other one and gather the
     # batch instead of the weight, hence the constraints on weights and states. A sampler, which runs layers one by one,
     # has gathered its weights, and needs none.
-    edits, sites = edits or {}, (*SITES, "router") if config.experts else SITES
-    for site in (*edits, *states):
-        check_known(site, sites, f"a transformer has no site {site!r}; its sites: {', '.join(sites)}")
+    edits = edits or {}
+    _check_sites(config, edits, states)
     one_by_one = isinstance(params["layers"], tuple)
     (definition, axes), layer_sites = block_of(config), [site for site in states if site != "embed"]
 
@@ -166,7 +176,8 @@ def run_layers(
     tables = {name: lay_out(params[name], axes) for name, axes in TABLES.items() if name in params}
     embedded = lay_out(_embed(config, tables, tokens, positions, edits), _ROWS)
     layer_edits = {site: edit for site, edit in edits.items() if site != "embed"}
-    inputs = LayerInput(params["layers"], *caches, layer_edits, config.local or None, config.rope_layers or None)
+    rest = config.local or None, config.rope_layers or None, None if routes is None else jnp.moveaxis(routes, 3, 0)
+    inputs = LayerInput(params["layers"], *caches, layer_edits, *rest)
     x, (layers, stacked) = (_loop_layers if one_by_one else _scan_layers)(layer, embedded, inputs)
     sited = {"embed": embedded} if "embed" in states else {}
     sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}

@@ -171,19 +171,21 @@ def pack(packing: Packing, prompt_valid: Array, valid: Array) -> Packed:
 
 
 def into_rows(packed: Packed, prompts: Array, completions: Array) -> Array:
-    """Packs numbers of slots, of prompts [B,P] and of completions [B,N,T], into rows [R,1,L].
+    """Packs numbers of slots, of prompts [B,P,..] and of completions [B,N,T,..], into rows [R,1,L,..].
 
     Args:
         packed: Says which slot comes from where.
-        prompts: Numbers [B,P].
-        completions: Numbers [B,N,T].
+        prompts: Numbers [B,P,..].
+        completions: Numbers [B,N,T,..].
 
     Returns:
-        The packed numbers [R,1,L].
+        The packed numbers [R,1,L,..].
     """
-    blocks = packed.source.shape[0]
-    padded = jnp.concatenate([prompts, completions.reshape(completions.shape[0], -1)], axis=1).reshape(blocks, -1)
-    return jnp.take_along_axis(padded, packed.source, axis=1).reshape(packed.filled.shape)[:, None]
+    blocks, more = packed.source.shape[0], prompts.shape[2:]
+    flat = completions.reshape(completions.shape[0], -1, *more)
+    padded = jnp.concatenate([prompts, flat], axis=1).reshape(blocks, -1, *more)
+    source = packed.source.reshape(*packed.source.shape, *[1] * len(more))
+    return jnp.take_along_axis(padded, source, axis=1).reshape(*packed.filled.shape, *more)[:, None]
 
 
 def packed_mask(packed: Packed, positions: Array, window: int | None) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 from alignjax.config import ConfigError
 from alignjax.models import lora
 from alignjax.models.architecture import TransformerConfig
-from alignjax.models.huggingface import config_json, tensor_name
+from alignjax.models.huggingface import config_json, families_for, read_json
 from alignjax.models.huggingface.families import Family, is_transposed
-from alignjax.models.huggingface.folders import new_folder, opened
+from alignjax.models.huggingface.folders import CONFIG as BASE_CONFIG, new_folder, opened
+from alignjax.models.huggingface.tensor_places import Place, place_of
 from alignjax.models.peft_settings import CONFIG, has_adapter, of_module, settings_of
 from alignjax.models.transformer import transformer
 from alignjax.outside import user_path
@@ -37,19 +38,43 @@ class Loaded(NamedTuple):
     rank_stabilised: bool
 
 
-def _modules(config: TransformerConfig) -> dict[str, str]:
-    """The module of each matrix of the layers, "{}" standing for the layer: {"q": "model.layers.{}.self_attn.q_proj",
-    ..}. Raises ConfigError for an architecture that no family of published checkpoints has."""
-    family, _ = config_json(config)
-    names = {name: tensor_name(f"layers/{name}", family) for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    modules = {name: tensor.removesuffix(".weight") for name, tensor in names.items() if tensor is not None}
-    several = [name for name, module in modules.items() if list(modules.values()).count(module) > 1]
-    if several or family.in_out or family.pairs:
-        raise ConfigError(
-            f"peft writes adapters of a {family.name} for matrices that lie otherwise here "
-            f"({', '.join(several) or 'all of them'}), which is not built; merge them into the weights with export"
-        )
-    return {name: module for name, module in modules.items() if module.count("{}") == 1}  # not of experts
+def _modules(family: Family, config: TransformerConfig) -> dict[str, dict[str, Place]]:
+    """The modules of the matrices of the layers, "{}" standing for the layer, each with the matrices that are parts of
+    it and where they lie: {"model.layers.{}.self_attn.q_proj": {"q": ..}}. Those of experts are none."""
+    if family.in_out:
+        raise ConfigError(f"adapters of a {family.name} are not read or written as peft's; merge them with export")
+    modules: dict[str, dict[str, Place]] = {}
+    for name in ("q", "k", "v", "o", *(() if config.experts else ("gate", "up", "down"))):
+        place = place_of(f"layers/{name}", 3, family, config)
+        if place is not None and not (name == "gate" and not config.gated):
+            modules.setdefault(place.pattern.removesuffix(".weight"), {})[name] = place
+    return modules
+
+
+def _last_names(modules: Iterable[str]) -> dict[str, str]:
+    """The shortest end of each module's name that no other one has, which is how adapter_config.json names it."""
+    parts = {module: module.split(".") for module in modules}
+    ends: dict[str, str] = {}
+    for module, own in parts.items():
+        others = [other for name, other in parts.items() if name != module]
+        size = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
+        ends[module] = ".".join(own[-size:])
+    return ends
+
+
+def _family(config: TransformerConfig, base: str, tensors: Iterable[str] = ()) -> Family:
+    """The family whose names are used: of those that can say the configuration the one that the tensors are named by,
+    or that the folder `base` is of, or the first. Raises ConfigError if there is none."""
+    first, _ = config_json(config)
+    able, starts = families_for(config), [name.removeprefix(PREFIX).partition(".lora_")[0] for name in tensors]
+    for family in able:
+        names = {module.format(layer) for module in _modules(family, config) for layer in range(config.layers)}
+        if names & set(starts):
+            return family
+    if not starts and (Path(base) / BASE_CONFIG).is_file():
+        kind = read_json(Path(base) / BASE_CONFIG).get("model_type")
+        return next((family for family in able if family.name == kind), first)
+    return first
 
 
 def save(
@@ -79,37 +104,73 @@ def save(
     """
     # Each layer's factors are two tensors of their own, transposed: a product is [out, in] there. Matrices whose rank
     # is not that of the first stand in rank_pattern; what was trained whole is what peft calls modules_to_save.
-    modules, parts = _modules(config), {k: part for k, part in adapters["layers"].items() if isinstance(part, Mapping)}
-    if experts := sorted(set(parts) - set(modules)):
-        raise ConfigError(f"peft has no adapters of each expert's {', '.join(experts)}; leave them out of the targets")
-    whole, left = _whole(adapters, config)
-    ranks = {name: part["a"].shape[-1] for name, part in parts.items()}
+    family = _family(config, base)
+    modules, parts = _modules(family, config), {k: p for k, p in adapters["layers"].items() if isinstance(p, Mapping)}
+    _refuse_experts(set(parts) - {name for leaves in modules.values() for name in leaves})
+    whole, left = _whole(adapters, config, family)
+    factors = {
+        module: _joined({name: parts[name] for name in leaves if name in parts}, leaves, alpha, rank_stabilised)
+        for module, leaves in modules.items()
+        if set(leaves) & set(parts)
+    }
+    ranks = {module: a.shape[-1] for module, (a, _) in factors.items()}
     first = next(iter(ranks.values()))
-    last_names = {name: modules[name].rpartition(".")[2] for name in parts}
+    last_names = _last_names(modules)
     kind = "SEQ_CLS" if any(name.startswith("score.") for name in whole) else "CAUSAL_LM"
     written = {
         "peft_type": "LORA", "task_type": kind, "base_model_name_or_path": base, "r": first,
         "lora_alpha": float(alpha), "use_rslora": rank_stabilised, "lora_dropout": 0.0, "bias": "none",
-        "fan_in_fan_out": False, "inference_mode": True,
+        "fan_in_fan_out": family.in_out, "inference_mode": True,
         "modules_to_save": sorted({name.rpartition(".")[0].rpartition(".")[2] for name in whole}) or None,
-        "target_modules": sorted(last_names.values()),
-        "rank_pattern": {last_names[name]: rank for name, rank in ranks.items() if rank != first},
+        "target_modules": sorted(last_names[module] for module in factors),
+        "rank_pattern": {last_names[module]: rank for module, rank in ranks.items() if rank != first},
     }  # fmt: skip
     tensors = {PREFIX + name: np.ascontiguousarray(np.asarray(tensor, np.float32)) for name, tensor in whole.items()}
-    for name, part in parts.items():
+    for module, (a, b) in factors.items():
         for layer in range(config.layers):
-            stem = PREFIX + modules[name].format(layer)
-            tensors[f"{stem}.lora_A.weight"] = np.ascontiguousarray(np.asarray(part["a"][layer], np.float32).T)
-            tensors[f"{stem}.lora_B.weight"] = np.ascontiguousarray(np.asarray(part["b"][layer], np.float32).T)
+            stem = PREFIX + module.format(layer)
+            tensors[f"{stem}.lora_A.weight"] = np.ascontiguousarray(a[layer].T)
+            tensors[f"{stem}.lora_B.weight"] = np.ascontiguousarray(b[layer].T)
     with new_folder(Path(folder)) as part:
         save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         (part / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     return left
 
 
-def _whole(adapters: Params, config: TransformerConfig) -> tuple[dict[str, Array], list[str]]:
+def _refuse_experts(names: Iterable[str]) -> None:
+    if names := sorted(names):
+        raise ConfigError(
+            f"peft has no adapters of each expert's {', '.join(names)}; leave them out of the targets, or merge them "
+            "into the weights with export"
+        )
+
+
+def _joined(
+    parts: Mapping[str, Mapping[str, Any]], leaves: Mapping[str, Place], alpha: float, rank_stabilised: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The factors of one of their matrices, stacked over layers: a [L,D,R], b [L,R,F]."""
+    # Parts of one matrix have factors of their own here, so theirs has the sum of the ranks and blocks of b. That the
+    # scale goes by the rank is made up for in b.
+    read = {name: [np.asarray(part[kind], np.float32) for kind in ("a", "b")] for name, part in parts.items()}
+    (name, (a, b)), *more = read.items()
+    order = leaves[name].order
+    if not more and order is None:
+        return a, b
+    firsts = [part[0] for part in read.values()]
+    same = all(np.array_equal(a, other) for other in firsts)  # as they are where peft has trained them
+    joined = a if same else np.concatenate(firsts, axis=-1)
+    rank, start = joined.shape[-1], 0
+    written = np.zeros((len(b), rank, next(iter(leaves.values())).outputs), np.float32)
+    for name, (a, b) in read.items():
+        rows = slice(0, rank) if same else slice(start, start + a.shape[-1])
+        scales = [lora.scale_of(alpha, size, rank_stabilised) for size in (a.shape[-1], rank)]
+        written[:, rows, leaves[name].order] = b if same else b * np.float32(scales[0] / scales[1])
+        start += a.shape[-1]
+    return joined, written
+
+
+def _whole(adapters: Params, config: TransformerConfig, family: Family) -> tuple[dict[str, Array], list[str]]:
     """The leaves that were trained whole, by the names of their tensors, and the names of those that have none."""
-    family, _ = config_json(config)
     leaves = {
         name: leaf
         for name, leaf in leaves_by_name(adapters).items()
@@ -122,16 +183,22 @@ def _whole(adapters: Params, config: TransformerConfig) -> tuple[dict[str, Array
             left.append(leaf)
         for layer, name in enumerate(names):
             part = value[layer] if leaf.startswith("layers/") else value
-            tensors[name] = part.T if is_transposed(leaf, part.ndim) else part
+            tensors[name] = part.T if _turned(leaf, part.ndim, family) else part
     return tensors, left
 
 
+def _turned(leaf: str, ndim: int, family: Family) -> bool:
+    return is_transposed(leaf, ndim) and not (family.in_out and leaf.startswith("layers/"))
+
+
 def _names(leaf: str, family: Family, config: TransformerConfig) -> list[str]:
-    """The tensors of a leaf, one for each layer of a stacked one; none for a leaf that has no place there."""
-    pattern = tensor_name(leaf, family)
-    if pattern is None or pattern == "score.bias":
+    """The tensors of a leaf, one for each layer of a stacked one; none for a leaf that has no place there, or is a part
+    of a tensor, or of experts."""
+    place = place_of(leaf, 3 if leaf.startswith("layers/") else 2, family, config)
+    experts = config.experts and leaf.startswith(("layers/gate", "layers/up", "layers/down"))
+    if place is None or place.pattern == "score.bias" or place.order is not None or experts:
         return []
-    return [pattern.format(layer) for layer in range(config.layers)] if leaf.startswith("layers/") else [pattern]
+    return [place.pattern.format(layer) for layer in range(config.layers)] if place.stack else [place.pattern]
 
 
 def weights_file(folder: Path) -> Path:
@@ -183,19 +250,27 @@ def load(folder: Path | str, config: TransformerConfig) -> Loaded:
     tensors = _finite(file)
     shapes = jax.eval_shape(transformer(config).init, jax.random.key(0))
     layers: dict[str, Any] = {}
-    for name, module in _modules(config).items():
+    family = _family(config, "", tensors)
+    modules = _modules(family, config)
+    for module, leaves in modules.items():
         names = [module.format(layer) for layer in range(config.layers)]
         targeted = [has_adapter(each, settings) for each in names]
         if any(targeted) and not any(f"{PREFIX}{each}.lora_A.weight" in tensors for each in names):
             last = module.rpartition(".")[2]
             raise ConfigError(f"{file} has no adapters of {last}, and {CONFIG} names it in target_modules")
         if any(targeted):
-            layers[name] = _matrix(names, targeted, tensors, file, settings, shapes["layers"][name].shape[1:])
-    whole = _taken_whole(tensors, config, shapes, settings, file)
+            name, place = next(iter(leaves.items()))
+            shape = shapes["layers"][name].shape[1:]
+            shape = (shape[0], place.outputs or shape[1])
+            read = _matrix(names, targeted, tensors, file, settings, shape)
+            for name, place in leaves.items():
+                b = read["b"] if place.order is None else read["b"][..., place.order]
+                layers[name] = {"a": read["a"], "b": b}
+    whole = _taken_whole(tensors, config, family, shapes, settings, file)
     if tensors:
         raise ConfigError(f"{file}: {next(iter(tensors))} belongs to no matrix of this model's layers")
     targets = settings.get("target_modules")
-    ends = {module.rpartition(".")[2] for module in _modules(config).values()}
+    ends = {module.rpartition(".")[2] for module in modules}
     if absent := sorted({name for name in targets if "." not in name} - ends if isinstance(targets, list) else ()):
         raise ConfigError(f"{file} has no adapters of {absent[0]}, and {CONFIG} names it in target_modules")
     if not layers:
@@ -245,10 +320,15 @@ def _matrix(
 
 
 def _taken_whole(
-    tensors: dict[str, np.ndarray], config: TransformerConfig, shapes: Params, settings: Mapping[str, Any], file: Path
+    tensors: dict[str, np.ndarray],
+    config: TransformerConfig,
+    family: Family,
+    shapes: Params,
+    settings: Mapping[str, Any],
+    file: Path,
 ) -> dict[str, Any]:
     """Takes what was trained whole (modules_to_save) out of `tensors`, as a part of the model's tree."""
-    family, _ = config_json(config)
+    # What is a part of a fused tensor has no name there, so it is left over and refused by whoever asked.
     saved = settings.get("modules_to_save") or []
     if config.tied and (both := [name for name in saved if name in ("lm_head", "embed_tokens")]):
         raise ConfigError(
@@ -264,7 +344,7 @@ def _taken_whole(
             raise ConfigError(f"{file} has no {missing[0]}; what is trained whole in some layers only is not read")
         stacked = leaf.startswith("layers/")
         parts = [tensors.pop(name) for name in names]
-        parts = [part.T if is_transposed(leaf, part.ndim) else part for part in parts]
+        parts = [part.T if _turned(leaf, part.ndim, family) else part for part in parts]
         shape = abstract.shape[1:] if stacked else abstract.shape
         if wrong := [part for part in parts if part.shape != shape]:
             raise ConfigError(

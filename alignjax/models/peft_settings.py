@@ -20,7 +20,7 @@ _OFF = (None, False)
 # Settings that would change the numbers and are not built, with the values that change nothing.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",), "bias": ("none",), "target_parameters": (None, []), "loftq_config": ({}, None),
-    **dict.fromkeys(("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "ensure_weight_tying"), (False, None)),
+    **dict.fromkeys(("use_dora", "lora_bias", "use_qalora", "ensure_weight_tying"), (False, None)),
     **dict.fromkeys(("megatron_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"), _OFF),
     **dict.fromkeys(("alora_invocation_tokens", "monteclora_config", "arrow_config", "kasa_config"), _OFF),
     **dict.fromkeys(("layer_replication", "trainable_token_indices", "use_bdlora"), _OFF),
@@ -31,6 +31,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
 _NOTES = (
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "lora_dropout", "megatron_core", "qalora_group_size", "runtime_config",
+    "fan_in_fan_out",  # peft itself goes by the module that it adapts
 )  # fmt: skip
 
 

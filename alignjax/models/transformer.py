@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,10 @@ from alignjax.models.kv_cache import Cache, Segment, default_read, previous_vali
 from alignjax.models.layers import TABLES, Sight, block_of, run_layers
 from alignjax.models.packing import check, from_rows, into_rows, pack, packed_mask, pays
 from alignjax.numerics import fold_name, in_pieces
-from alignjax.types import Array, Batch, Hidden, Key, Model, Params
+from alignjax.types import EXPERTS, Array, Batch, Hidden, Key, Model, Params
 
 Sited = Mapping[str, Array]  # states or edits by site
+Routes = tuple[Array, Array] | None  # experts of tokens: of a prompt [B,1,P,L,k] and its completions [B,N,T,L,k]
 
 
 def _extend(
@@ -36,6 +38,7 @@ def _extend(
     valid: Array,
     edits: Sited | None = None,
     states: tuple[str, ...] = (),
+    routes: Array | None = None,
 ) -> tuple[Array, Cache, dict[str, Array]]:
     """See `Model.extend`. Layers run as params and caches have them: a scan over stacked ones, a loop over a tuple."""
     # Masks are made once for each kind of layers. A fused kernel takes whole rows alone: a prefill without any cache.
@@ -49,7 +52,8 @@ def _extend(
             row = kernels.plain_row(kernel, config.windows, [kind[1] for kind in kinds], valid)
     sight = Sight([kind[:2] for kind in kinds], functools.partial(Past, used=cache.used), row)
     caches = (cache.shared and cache.shared.layers, cache.own and cache.own.layers)
-    x, layers, sited = run_layers(config, params, tokens, positions, sight, caches=caches, edits=edits, states=states)
+    more: dict[str, Any] = {"caches": caches, "edits": edits, "states": states, "routes": routes}
+    x, layers, sited = run_layers(config, params, tokens, positions, sight, **more)
     used = None if cache.used is None else cache.used + tokens.shape[-1]
     return x, Cache(cache.shared, dataclasses.replace(kinds[0][2], layers=layers), used), sited
 
@@ -61,6 +65,7 @@ def _joint(
     completions: tuple[Array, Array],
     edits: Sited | None,
     states: tuple[str, ...],
+    routes: Routes = None,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Runs a prompt [B,1,P] and its completions [B,N,T], each (tokens, valid), over the layers at once -> (hidden of
     the prompt [B,1,P,D], of the completions [B,N,T,D], states at the completions)."""
@@ -77,7 +82,7 @@ def _joint(
     ]
 
     def side_by_side(left: Array, right: Array) -> Array:
-        return jnp.concatenate([left, right.reshape(rows, 1, n * t)], axis=2)
+        return jnp.concatenate([left, right.reshape(rows, 1, n * t, *right.shape[3:])], axis=2)
 
     def apart(x: Array) -> Array:
         return x[:, 0, length:].reshape(rows, n, t, *x.shape[3:])
@@ -87,7 +92,8 @@ def _joint(
     if kernel != "xla":
         row = kernels.joint_row(kernel, config.windows, by_kind, prompt[1][:, 0], completions[1])
     sight = Sight(by_kind, lambda shared, own, *three: Joint(*three, prompt=length, n=n), row)
-    x, _, sited = run_layers(config, params, tokens, positions, sight, edits=edits, states=states)
+    sent = None if routes is None else side_by_side(*routes)
+    x, _, sited = run_layers(config, params, tokens, positions, sight, edits=edits, states=states, routes=sent)
     return x[:, :, :length], apart(x), {site: apart(state) for site, state in sited.items()}
 
 
@@ -105,29 +111,49 @@ def _hidden(
     """
     # The state in front of a completion's first token is that of the prompt's last valid one, wherever its padding is.
     need = functools.partial(batch.need, of="a transformer")
-    prompt_valid, valid, edits = need("prompt_valid"), need("valid"), params.get("edits")
+    prompt_valid, valid, edits, routes = (
+        need("prompt_valid"),
+        need("valid"),
+        params.get("edits"),
+        _routes(config, batch),
+    )
     if packing is not None and edits is None and pays(packing, batch):
         return _packed_hidden(config, params, batch, sites, packing)
     prompt = (need("prompt")[:, None], prompt_valid[:, None])
     completions = (need("tokens"), valid)
     if config.group_chunks == 1:
-        states, after, sited = _joint(config, params, prompt, completions, edits, sites)
+        states, after, sited = _joint(config, params, prompt, completions, edits, sites, routes)
     else:
-        states, cache, _ = _extend(config, params, None, *prompt, edits)
+        first, rest = routes or (None, None)
+        states, cache, _ = _extend(config, params, None, *prompt, edits, routes=first)
         cache = share(cache)
 
-        def extended(piece: tuple[Array, Array]) -> tuple[Array, Sited]:
-            after, _, sited = _extend(config, params, cache, *piece, edits, sites)
+        def extended(piece: tuple[Array, Array, Array | None]) -> tuple[Array, Sited]:
+            tokens, valid, routes = piece
+            after, _, sited = _extend(config, params, cache, tokens, valid, edits, sites, routes)
             return after, sited
 
         if completions[0].shape[1] % config.group_chunks:
             raise ValueError(
                 f"{completions[0].shape[1]} completions do not split into group_chunks={config.group_chunks}"
             )
-        after, sited = in_pieces(extended, completions, config.group_chunks, axis=1)
+        after, sited = in_pieces(extended, (*completions, rest), config.group_chunks, axis=1)
     last = prompt_valid.shape[1] - 1 - jnp.argmax(jnp.flip(prompt_valid, -1), axis=-1)
     first = jnp.take_along_axis(states[:, 0], last[:, None, None], axis=1)[:, 0]
     return Hidden(previous_valid(after, first, valid), after, sited)
+
+
+def _routes(config: TransformerConfig, batch: Batch) -> Routes:
+    """The experts that tokens go to, as a sampler kept them: of the prompt and of completions, -1 where nothing is
+    known; None where routers decide."""
+    # An axis of N in front of the prompt's tokens, as tokens themselves have it.
+    if EXPERTS not in batch.completions or not config.experts:
+        return None
+    after = batch.completions[EXPERTS]
+    rows, length = batch.need("prompt", of="a transformer").shape
+    before = batch.prompts.get(EXPERTS)
+    before = jnp.full((rows, length, *after.shape[3:]), -1, after.dtype) if before is None else before
+    return before[:, None], after
 
 
 def _packed_hidden(
@@ -151,7 +177,9 @@ def _packed_hidden(
     if kernel != "xla":
         row = kernels.packed_row(kernel, config.windows, by_kind, packed, valid.shape[1])
     sight = Sight([(mask,) for mask in by_kind], lambda shared, own, mask: Past(None, None, None, mask, None), row)
-    states, _, sited = run_layers(config, params, tokens, positions, sight, states=sites)
+    routes = _routes(config, batch)
+    sent = None if routes is None else into_rows(packed, routes[0][:, 0], routes[1])
+    states, _, sited = run_layers(config, params, tokens, positions, sight, states=sites, routes=sent)
     completions, last = from_rows(packed, valid)
     after = completions(states)
     before = previous_valid(after, last(states), valid)

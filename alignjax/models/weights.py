@@ -143,7 +143,7 @@ def matching_matrices(params: Params, targets: str, what: str) -> list[str]:
         ConfigError: No name is matched; the message lists those there are.
     """
     matrices = [path for path, leaf in leaves_by_name(params, ".").items() if leaf.ndim >= 3]
-    matrices = [path for path in matrices if path.startswith("layers.")]
+    matrices = [path for path in matrices if path.startswith("layers.") and not path.endswith("_bias")]
     matching = [path for path in matrices if re.fullmatch(targets, path.rpartition(".")[2])]
     if not matching:
         names = ", ".join(path.rpartition(".")[2] for path in matrices)

@@ -76,8 +76,8 @@ EDITS = Family(nothing, revised_texts, _REFERENCE, completions=lambda sizes: 2) 
 
 
 _OF_KIND = {"pairwise": PAIRS, "listwise": LISTS, "unpaired": THUMBS}
-# Modules whose losses other configs train: of SFT and judges, of self-play; and of sums of losses.
-_ELSEWHERE = ("supervised", "combine", "self_play", "exploration_bonus", "policy_gradient")
+# Modules whose losses other configs train: of SFT and judges, of self-play, of experts; and of sums of losses.
+_ELSEWHERE = ("supervised", "combine", "self_play", "exploration_bonus", "policy_gradient", "router_balance")
 
 
 def offline_losses() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from alignjax.models.kv_cache import Cache, with_room
 from alignjax.numerics import row_keys
 from alignjax.sampling.behaviors import History
-from alignjax.sampling.logit_streams import Name, Plan, Sampled, Sampling, plan_of, prefill
+from alignjax.sampling.logit_streams import Name, Plan, Sampled, Sampling, plan_of, prefill, with_experts
 from alignjax.sampling.refill import refilled
 from alignjax.types import Array, Batch, Context, Key
 
@@ -27,6 +27,7 @@ class _Carry(NamedTuple):
     logps: dict[str, Array]
     hidden: dict[Name, Array]
     caches: dict[Name, Cache]
+    experts: dict[Name, Array]
 
 
 def generate(context: Context, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
@@ -52,17 +53,18 @@ def generate(context: Context, batch: Batch, key: Key, sampling: Sampling) -> Sa
     """
     plan = plan_of(context, batch, sampling)
     keys = row_keys(key, batch.ids(), sampling.n)
-    prompts = {
+    prefilled = {
         name: prefill(backbone, batch.views[name[1]] if name[1] else batch) for name, backbone in plan.backbones.items()
     }
-    if sampling.slots is not None and sampling.slots < keys.size:
-        return refilled(plan, prompts, keys)
-    return _lockstep(plan, prompts, keys)
+    prompts = {name: (last, cache) for name, (last, cache, _) in prefilled.items()}
+    few = sampling.slots is not None and sampling.slots < keys.size
+    new, kept = (refilled if few else _lockstep)(plan, prompts, keys)
+    return with_experts(new, {name: sited for name, (*_, sited) in prefilled.items()}, kept)
 
 
-def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> Sampled:
+def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> tuple[Sampled, dict[Name, Array]]:
     """One token for every completion per turn, until the last has stopped. prompts: what `prefill` says of each
-    backbone."""
+    backbone. Returns the samples, and the experts that backbones keep, [B,N,T,L,k]."""
     (rows, n), length = keys.shape, plan.sampling.max_tokens
     hidden = {name: jnp.broadcast_to(last[:, None], (rows, n, last.shape[-1])) for name, (last, _) in prompts.items()}
     dtype = plan.precision(hidden)
@@ -74,11 +76,12 @@ def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array)
         logps={name: jnp.zeros((rows, n, length), dtype) for name in plan.logp_names()},
         hidden=hidden,
         caches={name: with_room(cache, n, length) for name, (_, cache) in prompts.items()},
+        experts=plan.no_experts((rows, n, length)),
     )
     last = jax.lax.while_loop(
         lambda carry: (carry.step < length) & ~jnp.all(carry.done), lambda carry: _step(carry, keys, plan), carry
     )
-    return Sampled(last.tokens, last.valid, last.logps)
+    return Sampled(last.tokens, last.valid, last.logps), last.experts
 
 
 def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
@@ -87,10 +90,12 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     token, scores = plan.draw(carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform)
     alive = ~carry.done
     token = jnp.where(alive, token, 0)
-    hidden, caches = {}, {}
+    hidden, caches, experts = {}, {}, {}
     for name, backbone in plan.backbones.items():
-        states, caches[name] = backbone.extend(carry.caches[name], token[..., None], alive[..., None])
+        states, caches[name], sited = backbone.extend(carry.caches[name], token[..., None], alive[..., None])
         hidden[name] = states[:, :, 0]
+        for new in sited.values():
+            experts[name] = jax.lax.dynamic_update_slice_in_dim(carry.experts[name], new, carry.step, axis=2)
 
     def written(buffer: Array, values: Array) -> Array:
         values = jnp.where(alive, values, 0).astype(buffer.dtype)
@@ -104,4 +109,5 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
         logps={name: written(carry.logps[name], value) for name, value in scores.items()},
         hidden=hidden,
         caches=caches,
+        experts=experts,
     )

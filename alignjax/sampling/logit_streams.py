@@ -15,7 +15,7 @@ from alignjax.numerics import as_float32, take_token
 from alignjax.sampling.behaviors import History, own, stream_names
 from alignjax.sampling.decode_weights import decode_weights
 from alignjax.sampling.filters import Filters, draw
-from alignjax.types import SAMPLER, Array, Batch, Context, Model, Params
+from alignjax.types import EXPERTS, SAMPLER, Array, Batch, Context, Model, Params
 
 Name = tuple[str, str]  # of a backbone at work: (role, view)
 
@@ -50,6 +50,7 @@ class Sampling:
             all together, until the last has stopped.
         weights: "bfloat16" or "int8" for weights that are read faster (`decode_weights`); all log-probs are then by
             those weights. None: the roles' own.
+        keep_experts: The experts that tokens went to are kept, of every stream whose model has some.
     """
 
     n: int = _static()
@@ -61,6 +62,7 @@ class Sampling:
     stop: tuple[int, ...] = _static()
     slots: int | None = _static(None)
     weights: str | None = _static(None)
+    keep_experts: bool = _static(False)
 
     def all_streams(self) -> tuple[Stream, ...]:
         """Returns the streams that are read."""
@@ -69,24 +71,30 @@ class Sampling:
 
 class Sampled(NamedTuple):
     """tokens, valid [B,N,T]; logps: {stream: [B,N,T]} at temperature 1 and untruncated, and "sampler": what was sampled
-    from. 0 after the end."""
+    from. 0 after the end. experts: {role: (of prompts [B,P,L,k], of completions [B,N,T,L,k])} where they were kept, -1
+    where there is no token."""
 
     tokens: Array
     valid: Array
     logps: dict[str, Array]
+    experts: Mapping[str, tuple[Array, Array]] | None = None
 
 
 class Backbone(NamedTuple):
-    """One network at work on one set of prompts; several streams may read it through their heads."""
+    """One network at work on one set of prompts; several streams may read it through their heads. kept: the sites whose
+    states are kept of every token, "experts" or none."""
 
     model: Model
     params: Params
+    kept: tuple[str, ...] = ()
 
-    def extend(self, cache: Cache | None, tokens: Array, valid: Array) -> tuple[Array, Cache]:
+    def extend(self, cache: Cache | None, tokens: Array, valid: Array) -> tuple[Array, Cache, Mapping[str, Array]]:
         """Runs `Model.extend`; steering edits are part of the params."""
         assert self.model.extend is not None
-        states, longer, _ = self.model.extend(self.params, cache, tokens, valid, self.params.get("edits"))
-        return states, longer
+        sites = (self.kept,) if self.kept else ()
+        states, longer, sited = self.model.extend(self.params, cache, tokens, valid, self.params.get("edits"), *sites)
+        there = {site: jnp.where(valid[..., None, None], experts, -1) for site, experts in sited.items()}
+        return states, longer, there
 
 
 class Plan(NamedTuple):
@@ -110,6 +118,11 @@ class Plan(NamedTuple):
         shapes = jax.eval_shape(lambda hidden: [self.logits(stream, hidden) for stream in self.streams], hidden)
         return jnp.result_type(jnp.float32, *(logits.dtype for logits in shapes))
 
+    def no_experts(self, shape: tuple[int, ...]) -> dict[Name, Array]:
+        """Makes for each backbone that keeps experts room for those of so many tokens: -1, [*shape,L,k]."""
+        configs = {name: backbone.model.config for name, backbone in self.backbones.items() if backbone.kept}
+        return {name: jnp.full((*shape, c.layers, c.experts_per_token), -1, jnp.int32) for name, c in configs.items()}
+
     def draw(self, hidden: Mapping[Name, Array], history: History, uniform: Array) -> tuple[Array, dict[str, Array]]:
         """Draws the next token of every completion.
 
@@ -129,6 +142,21 @@ class Plan(NamedTuple):
     def ends(self, token: Array) -> Array:
         """Marks the tokens after which nothing follows: bools in the shape of `token`."""
         return jnp.isin(token, jnp.array(self.sampling.stop, jnp.int32))
+
+
+def with_experts(new: Sampled, prompts: Mapping[Name, Mapping[str, Array]], kept: Mapping[Name, Array]) -> Sampled:
+    """Returns samples with the experts of each role that were kept.
+
+    Args:
+        new: The samples.
+        prompts: Of each backbone what `prefill` kept.
+        kept: Of each backbone that has experts, those of completions [B,N,T,L,k].
+
+    Returns:
+        The samples.
+    """
+    experts = {name[0]: (prompts[name][EXPERTS], after) for name, after in kept.items()}
+    return new._replace(experts=experts or None)
 
 
 def known_stop(stop: tuple[int, ...] | None, *, of: str) -> tuple[int, ...]:
@@ -178,21 +206,29 @@ def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
         params = context.params(stream.role)
         if sampling.weights is not None:
             model, params = decode_weights(stream.role, model, params, sampling.weights)
-        backbones[stream.role, stream.view] = Backbone(model, unrolled(params))
+        kept = (EXPERTS,) if sampling.keep_experts and getattr(model.config, "experts", 0) else ()
+        if kept and stream.view:
+            raise ConfigError(
+                f"{who} reads view {stream.view!r}; keep_experts is for streams on the batch's own prompts"
+            )
+        backbones[stream.role, stream.view] = Backbone(model, unrolled(params), kept)
+    if sampling.keep_experts and not any(backbone.kept for backbone in backbones.values()):
+        raise ConfigError("generate(keep_experts=True): no stream's model has experts; leave it out")
     return Plan(sampling, streams, backbones)
 
 
-def prefill(backbone: Backbone, batch: Batch) -> tuple[Array, Cache]:
-    """Returns the state after each prompt [B,D], and the cache that all its completions share.
+def prefill(backbone: Backbone, batch: Batch) -> tuple[Array, Cache, Mapping[str, Array]]:
+    """Returns the state after each prompt [B,D], the cache that all its completions share, and what is kept.
 
     Args:
         backbone: What reads the prompts.
         batch: Prompts [B,P] with prompt_valid.
 
     Returns:
-        (state [B,D], cache).
+        (state [B,D], cache, {"experts": [B,P,L,k]} if they are kept).
     """
     prompt, valid = batch.need("prompt", of="generate"), batch.need("prompt_valid", of="generate")
-    states, cache = backbone.extend(None, prompt[:, None], valid[:, None])
+    states, cache, sited = backbone.extend(None, prompt[:, None], valid[:, None])
     index = prompt.shape[1] - 1 - jnp.argmax(jnp.flip(valid, -1), axis=-1)
-    return jnp.take_along_axis(states[:, 0], index[:, None, None], axis=1)[:, 0], share(cache)
+    last = jnp.take_along_axis(states[:, 0], index[:, None, None], axis=1)[:, 0]
+    return last, share(cache), {site: experts[:, 0] for site, experts in sited.items()}

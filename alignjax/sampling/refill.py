@@ -8,6 +8,7 @@ each has its own position, and any model that can be extended can be refilled.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from alignjax.config import ConfigError
 from alignjax.models.kv_cache import Cache, unstack, with_room
 from alignjax.sampling.behaviors import History
 from alignjax.sampling.logit_streams import Name, Plan, Sampled
-from alignjax.types import Array
+from alignjax.types import Array, Model
 
 
 class _Slots(NamedTuple):
@@ -38,9 +39,10 @@ class _Carry(NamedTuple):
     tokens: Array
     valid: Array
     logps: dict[str, Array]
+    experts: dict[Name, Array]  # [C,T,L,k] of each backbone that keeps them
 
 
-def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> Sampled:
+def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> tuple[Sampled, dict[Name, Array]]:
     """Draws the samples that `generate` draws in lockstep, from `slots` slots.
 
     A prompt's keys and values are copied into each slot that takes one of its completions, where in lockstep its
@@ -52,7 +54,7 @@ def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) 
         keys: A random key per completion [B,N].
 
     Returns:
-        Tokens, valid and log-probs [B,N,T].
+        Tokens, valid and log-probs [B,N,T]; the experts that backbones keep, [B,N,T,L,k].
 
     Raises:
         ConfigError: If there are no slots, or a view has other rows than the batch.
@@ -75,16 +77,33 @@ def refilled(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) 
         tokens=jnp.zeros((count, length), jnp.int32),
         valid=jnp.zeros((count, length), bool),
         logps={name: jnp.zeros((count, length), dtype) for name in plan.logp_names()},
+        experts=plan.no_experts((count, length)),
     )
     last = jax.lax.while_loop(
         lambda carry: (carry.handed < count) | jnp.any(carry.slots.sequence < count),
         lambda carry: _step(_fill(carry, prompts, n), keys, plan),
         carry,
     )
-    tokens, valid, logps = jax.tree.map(
-        lambda leaf: leaf.reshape(rows, n, length), (last.tokens, last.valid, last.logps)
+    tokens, valid, logps, experts = jax.tree.map(
+        lambda leaf: leaf.reshape(rows, n, *leaf.shape[1:]), (last.tokens, last.valid, last.logps, last.experts)
     )
-    return Sampled(tokens, valid, logps)
+    return Sampled(tokens, valid, logps), experts
+
+
+def each_slot(extend: Callable[..., Any], model: Model) -> Callable[..., Any]:
+    """Makes of a function of one slot that of all: together, or one after the other where the model is a mixture of
+    experts, whose products by expert have no batched form in jax.
+
+    Args:
+        extend: Of the arrays of one slot.
+        model: Whose `extend` it runs.
+
+    Returns:
+        The function of arrays with an axis of slots in front.
+    """
+    if getattr(model.config, "experts", 0):
+        return lambda *slots: jax.lax.map(lambda slot: extend(*slot), slots)
+    return jax.vmap(extend)
 
 
 def _idle(prompts: dict[Name, tuple[Array, Cache]], count: int, max_tokens: int, slots: int) -> _Slots:
@@ -157,6 +176,7 @@ def _fill(carry: _Carry, prompts: dict[Name, tuple[Array, Cache]], n: int) -> _C
 
 def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     """Draws one token for every busy slot, and extends every backbone by it."""
+    # An idle slot reads the last completion's row, and what it would write is dropped.
     sequence, step = carry.slots.sequence, carry.slots.step
     count, length = carry.tokens.shape
     alive, mine = sequence < count, jnp.minimum(sequence, count - 1)
@@ -165,12 +185,14 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     history = History(carry.tokens[mine][:, None], logps, step[:, None, None])
     token, scores = plan.draw(carry.slots.hidden, history, uniform[:, None])
     token = jnp.where(alive, token[:, 0], 0)
-    hidden, caches = {}, {}
+    hidden, caches, kept = {}, {}, {}
     for name, backbone in plan.backbones.items():
-        states, caches[name] = jax.vmap(backbone.extend)(
+        states, caches[name], sited = each_slot(backbone.extend, backbone.model)(
             carry.slots.caches[name], token[:, None, None, None], alive[:, None, None, None]
         )
         hidden[name] = states[:, 0, :, 0]
+        for experts in sited.values():
+            kept[name] = experts[:, 0, 0, 0]
 
     def written(buffer: Array, values: Array) -> Array:
         return buffer.at[sequence, step].set(values.astype(buffer.dtype), mode="drop")  # C is no row
@@ -183,4 +205,5 @@ def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
         tokens=written(carry.tokens, token),
         valid=written(carry.valid, alive),
         logps={name: written(carry.logps[name], value[:, 0]) for name, value in scores.items()},
+        experts={name: written(carry.experts[name], experts) for name, experts in kept.items()},
     )

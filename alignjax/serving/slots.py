@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from alignjax.models.kv_cache import Cache, Segment
 from alignjax.numerics import MASKED, as_float32, take_token
 from alignjax.sampling.filters import draw, min_p, temper, top_p
+from alignjax.sampling.refill import each_slot
 from alignjax.types import Array, Model, Params
 
 LARGEST_TOP = 20  # how many of the likeliest tokens are told, at most
@@ -214,9 +215,8 @@ def next_tokens(model: Model, params: Params, slots: Slots, alive: Array) -> tup
     scores = jax.lax.cond(
         jnp.any(settings.top & alive), lambda: _scores(logits, token), lambda: _without_top(logits, token)
     )
-    states, caches = jax.vmap(lambda cache, token, valid: _extended(model, params, cache, token[None], valid[None]))(
-        slots.caches, token, alive
-    )
+    one = lambda cache, token, valid: _extended(model, params, cache, token[None], valid[None])  # noqa: E731
+    states, caches = each_slot(one, model)(slots.caches, token, alive)
     return Slots(slots.keys, slots.step + 1, states[:, 0], caches, settings), token, scores
 
 

@@ -15,7 +15,7 @@ from alignjax.sampling import decode
 from alignjax.sampling.behaviors import own
 from alignjax.sampling.filters import Filters
 from alignjax.sampling.logit_streams import Sampled, Sampling, Stream, known_stop
-from alignjax.types import Array, Batch, Context, Key, Mean, Metrics, Params
+from alignjax.types import EXPERTS, Array, Batch, Context, Key, Mean, Metrics, Params
 
 
 def generate(
@@ -35,6 +35,7 @@ def generate(
     slots: Count | None = None,
     weights: str | None = None,
     tensor_parallel: bool = False,
+    keep_experts: bool = False,
 ) -> tuple[Batch, Metrics]:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
@@ -54,12 +55,11 @@ def generate(
         top_p: Keeps the smallest set of this probability; None: all.
         min_p: Keeps tokens at least this many times as likely as the likeliest; None: all.
         stop: Tokens that end a completion. They are sampled, scored and valid. None: those of the data's tokenizer.
-        slots: Decode batch size for continuous batching, where a finished completion's slot is refilled from the queue;
-            None decodes all completions in lockstep. Samples are the same up to rounding.
-        weights: "bfloat16" or "int8" samples with weights that are cast once per call and read faster. The scorer then
-            recomputes the streams' log-probs with the trained weights; "sampler", what an importance weight divides by,
-            stays what was sampled from.
+        slots: Decode batch size for continuous batching, where finished slots are refilled; None: all in lockstep.
+        weights: "bfloat16" or "int8" samples with weights that are cast once per call and read faster. The streams'
+            log-probs are then the scorer's; "sampler", what an importance weight divides by, stays what was sampled.
         tensor_parallel: Leaves weights split over the tensor axis, for models that a device cannot hold.
+        keep_experts: Keeps who tokens went to as "experts:ROLE" in prompts and completions; ROLE is scored with it.
 
     Returns:
         The batch with tokens, valid, mask and logps [B,N,T]: every stream's at temperature 1, and "sampler". Metrics:
@@ -67,9 +67,9 @@ def generate(
         sampler's log-probs were from the scorer's, in nats per token.
     """
     # The sampler has a layout of its own on a mesh, so the context that it is given lays out params on the way.
-    filters = Filters(temperature, top_k, top_p, min_p)
-    stop = known_stop(stop, of="generate")
-    sampling = Sampling(n, max_tokens, behaviour, streams, filters, stop=stop, slots=slots, weights=weights)
+    stop, filters = known_stop(stop, of="generate"), Filters(temperature, top_k, top_p, min_p)
+    more = {"stop": stop, "slots": slots, "weights": weights, "keep_experts": keep_experts}
+    sampling = Sampling(n, max_tokens, behaviour, streams, filters, **more)
     laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))
     rows = batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT)
     new = shard_rows(decode.generate(laid_out, rows, key, sampling), batch)
@@ -99,6 +99,7 @@ def _rescored(context: Context, batch: Batch, new: Sampled, streams: tuple[Strea
     for stream in streams:
         prompts = batch.views[stream.view] if stream.view else batch
         seen = Batch(prompt=prompts.prompt, prompt_valid=prompts.prompt_valid, tokens=new.tokens, valid=new.valid)
+        seen = _with_experts(seen, new)
         output = stream.role if stream.head == "lm" else f"{stream.role}:{stream.head}"
         exact[stream.name] = context.score(output, seen)[output]
         gap = jnp.abs(exact[stream.name] - new.logps[stream.name])
@@ -110,7 +111,8 @@ def _appended(batch: Batch, new: Sampled) -> Batch:
     """Puts samples behind the completions of the batch, all padded to the longest."""
     mask = new.valid.astype(jnp.float32)
     if batch.tokens is None:
-        return batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
+        late = batch.replace(tokens=new.tokens, valid=new.valid, mask=mask, logps=new.logps)
+        return _with_experts(late, new)
     valid = batch.need("valid", of="generate")
     length = max(batch.tokens.shape[2], new.tokens.shape[2])
 
@@ -119,7 +121,7 @@ def _appended(batch: Batch, new: Sampled) -> Batch:
         return jnp.concatenate([parts[0], parts[1].astype(parts[0].dtype)], axis=1)
 
     old_mask = batch.mask if batch.mask is not None else valid.astype(jnp.float32)
-    return Batch(
+    late = Batch(
         prompt=batch.prompt,
         prompt_valid=batch.prompt_valid,
         tokens=joined(batch.tokens, new.tokens),
@@ -130,6 +132,32 @@ def _appended(batch: Batch, new: Sampled) -> Batch:
         prompts=batch.prompts,
         views=batch.views,
     )
+    return _with_experts(late, new, batch)
+
+
+def _with_experts(late: Batch, new: Sampled, old: Batch | None = None) -> Batch:
+    """Files the experts that the sampler kept, behind those of the completions that `old` had: -1 where none are
+    known."""
+    begin = f"{EXPERTS}:"
+    after = {begin + role: experts for role, (_, experts) in (new.experts or {}).items()}
+    prompts = {begin + role: experts for role, (experts, _) in (new.experts or {}).items()}
+    if old is not None:
+        before = {name: experts for name, experts in old.completions.items() if name.startswith(begin)}
+        length = late.need("tokens", of="generate").shape[2]
+
+        def sized(experts: Array | None, tokens: Array | None, like: Array) -> Array:
+            assert tokens is not None
+            experts = jnp.full((*tokens.shape, *like.shape[3:]), -1, like.dtype) if experts is None else experts
+            room = [(0, 0), (0, 0), (0, length - experts.shape[2]), (0, 0), (0, 0)]
+            return jnp.pad(experts, room, constant_values=-1)
+
+        after = {
+            name: jnp.concatenate(
+                [sized(before.get(name), old.tokens, like), sized(after.get(name), new.tokens, like)], axis=1
+            )
+            for name, like in {**before, **after}.items()
+        }
+    return late.replace(prompts={**late.prompts, **prompts}, completions={**late.completions, **after})
 
 
 def logprobs(context: Context, batch: Batch, key: Key, *, role: str = "reference") -> Batch:

@@ -20,7 +20,7 @@ from alignjax.ranges import Count, Decay, Fraction, Natural, NonNegative, Positi
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Stacked layers give a norm's scale [layers, width] the rank of a matrix, so rank alone does not tell it.
-UNDECAYED = ("scale", "bias", "norm")
+UNDECAYED = ("scale", "bias", "norm", "sinks")
 
 Optimizer: TypeAlias = Callable[..., optax.GradientTransformation]
 

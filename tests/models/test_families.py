@@ -19,6 +19,7 @@ from alignjax.cli.open_model import config_from
 from alignjax.config import ConfigError, Packing
 from alignjax.models import RopeScaling, TransformerConfig, lora, quantize, transformer
 from alignjax.models.experts import chosen, mix_experts
+from alignjax.models.huggingface.config_codec import fields_in
 from alignjax.sampling import Filters, Sampling, generate
 from alignjax.train.run_record import config_json
 from tests.support.family_configs import CONFIGS, SIZES
@@ -109,7 +110,11 @@ def test_experts_are_a_sum_over_the_chosen() -> None:
         "down": draw.normal(size=(5, 8, 32)),
     }
     float32 = functools.partial(jax.tree.map, lambda leaf: jnp.asarray(leaf, jnp.float32))
-    mixed = mix_experts(config, *float32((weights, x, logits)), jax.nn.silu)
+
+    def mixed_of(weights: Any, x: Any, logits: Any) -> jax.Array:
+        return mix_experts(config, weights, x, *chosen(logits, 3, config.renormalized), jax.nn.silu)
+
+    mixed = mixed_of(*float32((weights, x, logits)))
     shares, experts = (np.asarray(part) for part in chosen(jnp.asarray(logits), 3, config.renormalized))
     for at in np.ndindex(2, 1, 3):
         expected = np.zeros(32)
@@ -119,7 +124,7 @@ def test_experts_are_a_sum_over_the_chosen() -> None:
         np.testing.assert_allclose(mixed[at], expected, rtol=1e-3, atol=1e-3)
     order = draw.permutation(5)
     moved = float32(({name: weight[order] for name, weight in weights.items()}, x, logits[..., order]))
-    np.testing.assert_allclose(mix_experts(config, *moved, jax.nn.silu), mixed, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(mixed_of(*moved), mixed, rtol=1e-4, atol=1e-4)
 
 
 def test_records_of_before_a_switch_are_those_of_now() -> None:
@@ -159,3 +164,11 @@ def test_a_row_longer_than_the_learned_positions_is_no_number() -> None:
     hidden, _, _ = network.extend(params, None, jnp.ones((2, 1, 6), jnp.int32), valid)
     assert np.isfinite(hidden[0, 0]).all()
     assert np.isnan(hidden[1, 0]).all()
+
+
+def test_a_window_without_a_size_is_refused() -> None:
+    sizes = {"vocab_size": 37, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2}
+    raw = {"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "num_attention_heads": 8, **sizes}
+    raw |= {"sliding_window": None, "layer_types": ["sliding_attention", "full_attention"]}
+    with pytest.raises(ConfigError, match="layer_types has sliding_attention, and no sliding_window"):
+        fields_in(raw, "file")

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from alignjax.losses import load_balancing
 from alignjax.models import huggingface, transformer
 from alignjax.sampling import Filters, Sampling, generate
 from alignjax.types import Batch
-from tests.support.published import BY_LENGTH, CASES, SIZES, theirs, written
-from tests.support.tiny import context_of, slow_but
+from tests.support.published import BY_LENGTH, CASES, SIZES, loaded, theirs, written
+from tests.support.tiny import as_jax, context_of, ragged, slow_but
 
 ROWS, P, T = 3, 7, 6
 DRAW = np.random.default_rng(0)
@@ -89,3 +91,24 @@ def test_positions_that_depend_on_the_longest_sequence(case: str, root: Path) ->
         logits = network.heads["lm"].apply(params, hidden)[:, 0]
         with torch.no_grad():
             np.testing.assert_allclose(logits, model(torch.tensor(ids)).logits, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_balance_is_that_of_transformers(kind: str, root: Path) -> None:
+    """Their own function on their own logits, where the completion's tokens alone are counted."""
+    network, weights = loaded(written(kind, root))
+    batch = as_jax(ragged(seed=4, n=1, vocab=SIZES["vocab_size"]))
+    loss = jax.jit(lambda params: load_balancing(context_of(network, policy=params), batch)[0].value())
+    tokens = np.concatenate([batch.prompt, batch.tokens[:, 0]], axis=1)
+    valid = np.concatenate([batch.prompt_valid, batch.valid[:, 0]], axis=1)
+    counted = np.concatenate([np.zeros_like(batch.prompt_valid), np.asarray(batch.mask[:, 0] > 0)], axis=1)
+    positions = np.maximum(np.cumsum(valid, axis=1) - 1, 0)
+    inputs = {"input_ids": tokens, "attention_mask": valid, "position_ids": positions}
+    with torch.no_grad():
+        given = {name: torch.tensor(np.asarray(value)).long() for name, value in inputs.items()}
+        out = theirs(kind)(**given, output_router_logits=True)
+    c = network.config
+    logits = tuple(layer.reshape(-1, c.experts) for layer in out.router_logits)
+    expected = load_balancing_loss_func(logits, c.experts, c.experts_per_token, torch.tensor(counted).long())
+    np.testing.assert_allclose(loss(weights), float(expected), rtol=1e-5)

@@ -215,7 +215,7 @@ def dangling(folder: Path) -> None:
 UP = "model.layers.1.mlp.up_proj.weight"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "family": (changed("model_type", "lama"), "model_type 'lama' is not read; families that are: llama, mistral"),
-    "a family that needs more": (changed("model_type", "gpt_oss"), "It needs attention sinks"),
+    "a family that needs more": (changed("model_type", "gemma3n_text"), "It needs inputs of each layer"),
     "architecture": (changed("architectures", ["LlamaModel"]), "architectures is ['LlamaModel']; of llama there are"),
     "quantized": (
         changed("quantization_config", {"bits": 4}),

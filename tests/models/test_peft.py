@@ -100,6 +100,51 @@ def test_ours_give_our_logits_there(rank_stabilised: bool, ours: tuple[Model, Pa
         peft.save(small, model.config, folder, alpha=6.0)
 
 
+FUSED = {
+    "gpt_neox": ["query_key_value", "dense", "dense_4h_to_h"],
+    "phi3": ["qkv_proj", "gate_up_proj", "o_proj"],
+    "cohere2": ["q_proj", "v_proj", "down_proj"],  # heads whose numbers take turns
+    "mixtral": ["q_proj", "o_proj"],
+    "gpt_oss": ["k_proj", "o_proj"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FUSED)
+def test_families_whose_matrices_lie_otherwise(case: str, tmp_path: Path) -> None:
+    """Theirs give their logits here and are written again as they were; ours, of other ranks and with the parts of a
+    matrix apart, give our logits there, and read back they are the same products."""
+    torch.manual_seed(0)
+    folder = written(case, tmp_path)
+    model = transformer(huggingface.config_of(folder))
+    params = huggingface.load(folder, model)
+    settings = peft_package.LoraConfig(
+        r=3, lora_alpha=5, init_lora_weights=False, task_type="CAUSAL_LM", target_modules=FUSED[case],
+        alpha_pattern={FUSED[case][0]: 4},
+    )  # fmt: skip
+    network = peft_package.get_peft_model(theirs(case), settings).eval()
+    network.save_pretrained(tmp_path / "theirs")
+    found = peft.load(tmp_path / "theirs", model.config)
+    adapted = logits(model, lora.adapt(params, found.adapters, alpha=found.alpha))
+    np.testing.assert_allclose(adapted, their_logits(network), atol=2e-4)
+    assert np.abs(np.asarray(adapted) - logits(model, params)).max() > 0.1
+    peft.save(found.adapters, model.config, tmp_path / "again", alpha=found.alpha)
+    again = peft_package.PeftModel.from_pretrained(theirs(case), tmp_path / "again").eval()
+    assert {c.r for c in again.peft_config.values()} == {3}
+    np.testing.assert_allclose(their_logits(again), adapted, atol=2e-4)
+
+    targets = "q|k|v|o" if model.config.experts else "q|v|o|gate|up|down"
+    fresh = lora.init(jax.random.key(0), params, rank=2, targets=targets)
+    small = jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), fresh)
+    assert peft.save(small, model.config, tmp_path / "ours", alpha=6.0, rank_stabilised=True) == []
+    there = peft_package.PeftModel.from_pretrained(theirs(case), tmp_path / "ours").eval()
+    expected = logits(model, lora.adapt(params, small, alpha=6.0, rank_stabilised=True))
+    np.testing.assert_allclose(their_logits(there), expected, atol=3e-4)
+    back = peft.load(tmp_path / "ours", model.config)
+    read = lora.adapt(params, back.adapters, alpha=back.alpha, rank_stabilised=back.rank_stabilised)
+    np.testing.assert_allclose(logits(model, read), expected, atol=2e-4)
+
+
 @pytest.mark.slow
 def test_what_was_trained_whole_goes_along(ours: tuple[Model, Params], tmp_path: Path) -> None:
     """A head and norms of the layers are what peft calls modules_to_save; read back they are the same bits."""

@@ -317,6 +317,12 @@ SUPERVISED = [
     Case(fn(losses.bradley_terry, role="policy")),
     Case(fn(losses.preference_cross_entropy, role="policy", separator=3)),
 ]
+# States of the network's two layers of width 4, taken for the logits of a router of 4 experts.
+BALANCE = fn(losses.load_balancing, experts_per_token=2, site="block")
+ROUTED = [
+    Case(BALANCE, couples_rows=True),
+    Case(BALANCE.replace(by_layer=True), couples_rows=True, name="load_balancing_by_layer"),
+]
 
 PAST = {name: Role(NETWORK, roles.fresh()) for name in ("past1", "past2")}
 PREVIOUS = {"previous": Role(NETWORK, roles.fresh())}
@@ -355,7 +361,7 @@ SELF_PLAY = [
     Case(fn(losses.bootstrapped, loss=fn(losses.dpo, beta=0.3, pairs=PAIRS), member=1), fields=resampled),
 ]
 
-BY_HAND = PAIRWISE + TOKEN_LEVEL + UNPAIRED + LISTWISE + NOISE + SUPERVISED + SELF_PLAY
+BY_HAND = PAIRWISE + TOKEN_LEVEL + UNPAIRED + LISTWISE + NOISE + SUPERVISED + ROUTED + SELF_PLAY
 
 
 def default_case(loss: Any) -> Case:

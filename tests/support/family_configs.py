@@ -30,6 +30,10 @@ CONFIGS: dict[str, TransformerConfig] = {
             "rope_layers": (True, False),
         },
         "qwen3_moe": FEW | {"qk_norm": True, "renormalized": True},
+        "gpt_oss": FEW | {
+            "window": 3, "local": (True, False), "sinks": True, "mlp_bias": True, "qkv_bias": True, "o_bias": True,
+            "renormalized": True, "swiglu_limit": 0.8, "rope_scaling": YARN,
+        },
         "olmoe": FEW | {"experts": 5, "qk_norm": True, "qk_norm_whole": True},
     }.items()
 }  # fmt: skip

@@ -76,6 +76,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 3, "sliding_window": 4}),
     "olmoe": ("olmoe", FEW),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            "head_dim": 8, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 3, "swiglu_limit": 1.5,
+            "swiglu_alpha": 1.3, "rope_parameters": {**YARN, "truncate": False},
+        },
+    ),
     "granite": (
         "granite",
         {

@@ -4,6 +4,7 @@ from alignjax.models.huggingface.config_codec import (
     config_in as config_in,
     config_json as config_json,
     config_of as config_of,
+    families_for as families_for,
     positions_of as positions_of,
 )
 from alignjax.models.huggingface.families import FAMILIES as FAMILIES, tensor_name as tensor_name

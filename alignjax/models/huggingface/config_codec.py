@@ -7,7 +7,7 @@ all families: what a family does not know is neither read nor written.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ _SAME = {
     "experts": "num_experts",
     "experts_per_token": "num_experts_per_tok",
     "renormalized": "norm_topk_prob",
+    "swiglu_limit": "swiglu_limit",
+    "swiglu_alpha": "swiglu_alpha",
     "embed_multiplier": "embedding_multiplier",
     "residual_multiplier": "residual_multiplier",
 }
@@ -193,8 +195,29 @@ def config_json(config: TransformerConfig, head: str = "lm") -> tuple[Family, di
     # What it never mentions must be as it is by default.
     if head not in ("lm", "reward", "classes"):
         raise ConfigError(f"the head {head!r} has no place in a published checkpoint; there are lm, reward, classes")
+    differences: dict[str, list[str]] = {}
+    for family, written in _sayings(config, head, differences):
+        return family, spelled(written, family)
+    closest = min(differences, key=lambda name: len(differences[name]))
+    raise ConfigError(
+        "no family of published checkpoints has this architecture; the nearest is "
+        f"{closest}, but for {', '.join(f'{name}={getattr(config, name)!r}' for name in differences[closest])}"
+    )
+
+
+def families_for(config: TransformerConfig) -> list[Family]:
+    """Lists the families whose config.json can say what a configuration says, in the order in which an export asks
+    them."""
+    return [family for family, _ in _sayings(config, "lm", {})]
+
+
+def _sayings(
+    config: TransformerConfig, head: str, differences: dict[str, list[str]]
+) -> Iterator[tuple[Family, dict[str, Any]]]:
+    """Yields the families that can say what a configuration says, with their config.json by the keys of most; of the
+    others `differences` gets the fields that they cannot say."""
     free = {*_FREE} | (set() if head == "lm" else {"tied", "logit_softcap", "logit_multiplier"})
-    everything, differences = _everything(config), {}
+    everything = _everything(config)
     unsaid = {field.name: field.default for field in dataclasses.fields(config) if field.name != "vocab"}
     for family in FAMILIES.values():
         if head != "lm" and not family.classifier:
@@ -209,14 +232,10 @@ def config_json(config: TransformerConfig, head: str = "lm") -> tuple[Family, di
         except ConfigError:  # it has no such layers, or no such scaling
             fields = unsaid
         wrong = [name for name, value in fields.items() if name not in free and getattr(config, name) != value]
-        if not wrong:
-            return family, spelled(written, family)
-        differences[family.name] = wrong
-    closest = min(differences, key=lambda name: len(differences[name]))
-    raise ConfigError(
-        "no family of published checkpoints has this architecture; the nearest is "
-        f"{closest}, but for {', '.join(f'{name}={getattr(config, name)!r}' for name in differences[closest])}"
-    )
+        if wrong:
+            differences[family.name] = wrong
+        else:
+            yield family, written
 
 
 def _architecture(config: TransformerConfig, family: Family, head: str) -> dict[str, Any]:
@@ -288,6 +307,8 @@ def windows_of(keys: Mapping[str, Any], where: Any) -> dict[str, Any]:
     """window and local: which layers attend within a window."""
     layers, window = keys["num_hidden_layers"], keys.get("sliding_window")
     if window is None or not keys.get("use_sliding_window", True):
+        if "sliding_attention" in (keys.get("layer_types") or ()):
+            raise ConfigError(f"{where}: layer_types has sliding_attention, and no sliding_window is in use; say which")
         return {"window": None, "local": ()}
     if "layer_types" not in keys:
         return {"window": window, "local": ()}

@@ -66,6 +66,24 @@ QWEN3_MOE = {
 OLMOE = {"num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": False}
 MIXTRAL_KEYS = {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6, "sliding_window": None}
 MIXTRAL_KEYS |= {"num_experts": 8, "num_experts_per_tok": 2}
+GPT_OSS_KEYS = {
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150_000.0,
+    "attention_bias": True,
+    "sliding_window": 128,
+    "sliding_window_pattern": 2,
+    "layer_types": None,
+    "num_experts": 128,
+    "num_experts_per_tok": 4,
+    "swiglu_limit": 7.0,
+    "swiglu_alpha": 1.702,
+    "rope_parameters": {
+        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
 GRANITE = dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier"), 1.0)
 GRANITE |= dict.fromkeys(("attention_bias", "mlp_bias"), False)
 MINISTRAL3 = {"num_key_value_heads": 8, "head_dim": 128, "rms_norm_eps": 1e-5, "sliding_window": None}

@@ -31,6 +31,9 @@ class Family:
         harmless: Further keys that change none at these values.
         by_head: The parts of one tensor take turns head by head, where they else follow one another whole.
         in_out: Matrices of layers are [in, out], as here.
+        interleaved: The gate and what it multiplies take turns, output by output, in one tensor.
+        mxfp4: Its matrices of experts may be in MXFP4.
+        bare: The leaves whose tensors are called by the module's name alone, their biases by that and "_bias".
         pairs: Numbers of a head that turn together lie side by side.
         rope: Rotary positions are written as "flat" keys, in "one" mapping, or one "by kind" of layers.
         tempered: Its queries may grow with their position.
@@ -48,6 +51,9 @@ class Family:
     harmless: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     by_head: bool = False
     in_out: bool = False
+    interleaved: bool = False
+    mxfp4: bool = False
+    bare: tuple[str, ...] = ()
     pairs: bool = False
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rope: str = "flat"
@@ -150,6 +156,20 @@ FAMILIES: Mapping[str, Family] = {
             notes=("router_jitter_noise",),
         ),
         _family(
+            "gpt_oss",
+            "GptOss",
+            modules.GPT_OSS,
+            keys.GPT_OSS_KEYS,
+            {"qk_norm": False, "mlp_bias": True, "renormalized": True, "sinks": True},
+            names={"num_experts": "num_local_experts"},
+            aliases={"experts_per_token": "num_experts_per_tok"},
+            notes=("initial_context_length",),
+            interleaved=True,
+            mxfp4=True,
+            bare=("layers/gate", "layers/up", "layers/down", "layers/sinks"),
+            rope="one",
+        ),
+        _family(
             "olmoe",
             "Olmoe",
             _NORMED | modules.EXPERTS,
@@ -182,7 +202,6 @@ FAMILIES: Mapping[str, Family] = {
 }
 # What families that are asked for need and is not built.
 MISSING: Mapping[str, str] = {
-    "gpt_oss": "attention sinks, experts with biases and a clamped gate, weights in MXFP4",
     "gemma4": "heads of two sizes, norms of values, inputs of each layer, keys and values that layers share",
     "gemma3n": "inputs of each layer, alternating updates, keys and values that layers share",
     "qwen2_moe": "experts that all tokens share",
@@ -266,6 +285,8 @@ def tensor_name(leaf: str, family: Family) -> str | None:
     elif leaf.startswith("heads/"):
         module, _, last = leaf.rpartition("/")
         part = "bias" if last == "bias" else "weight"
+    if module in family.bare:
+        return family.modules[module] + "_bias" * (part == "bias")
     return f"{family.modules[module]}.{part}" if module in family.modules else None
 
 

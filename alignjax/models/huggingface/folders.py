@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -18,6 +18,7 @@ from alignjax.config import ConfigError
 from alignjax.content_hashes import content_hash
 from alignjax.gguf_files import is_gguf, read_header
 from alignjax.json_shapes import check_shape, shown
+from alignjax.models.huggingface import mxfp4
 from alignjax.models.huggingface.gguf_models import opened_gguf, tensors_of_gguf
 from alignjax.outside import user_path
 
@@ -31,12 +32,24 @@ class _Index(TypedDict):
 
 
 class Stored(NamedTuple):
-    """A tensor of a folder: its file, its name there, its dtype as NumPy calls it, its shape."""
+    """A tensor of a folder: its file, its name there, its dtype as NumPy calls it, its shape. One in MXFP4 has those of
+    what it stands for, and exponents in a tensor `scales`."""
 
     file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
+    scales: Stored | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+        return (self.file,) if self.scales is None else (self.file, self.scales.file)
+
+    def view(self, files: Mapping[Path, Any]) -> Any:
+        """Returns what reads it, of files that are open."""
+        blocks = files[self.file].get_slice(self.name)
+        return blocks if self.scales is None else mxfp4.View(blocks, self.scales.view(files))
 
 
 def folder_of(folder: Path | str) -> Path:
@@ -170,7 +183,26 @@ def tensors_of(folder: Path | str) -> dict[str, Stored]:
             )
         for key, (dtype, shape) in headers.items():
             tensors[key] = Stored(path, key, str(DTYPES.get(dtype, dtype)), shape)
-    return tensors
+    return _unpacked(tensors)
+
+
+def _unpacked(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """Tensors by name, two that hold codes and exponents of MXFP4 as the one that they stand for: every such number is
+    one of bfloat16."""
+    pairs = {name.removesuffix(mxfp4.PARTS[0]) for name in tensors if name.endswith(mxfp4.PARTS[0])}
+    joined = dict(tensors)
+    for stem in pairs:
+        blocks, scales = (tensors.get(stem + part) for part in mxfp4.PARTS)
+        if blocks is None or scales is None or {blocks.dtype, scales.dtype} != {"U8"} or stem in tensors:
+            continue
+        if (shape := mxfp4.shape_of(blocks.shape, scales.shape)) is None:
+            raise ConfigError(
+                f"{blocks.name} in {blocks.file} has the shape {list(blocks.shape)} and its scales "
+                f"{list(scales.shape)}, which is no MXFP4; download the folder again"
+            )
+        del joined[blocks.name], joined[scales.name]
+        joined[stem] = Stored(blocks.file, blocks.name, "bfloat16", shape, scales)
+    return joined
 
 
 def dtype_of(folder: Path | str) -> str:

@@ -97,6 +97,8 @@ class Keys(TypedDict, total=False):
     num_experts_per_tok: Count
     moe_intermediate_size: Count
     norm_topk_prob: bool
+    swiglu_limit: Positive
+    swiglu_alpha: Positive
     use_parallel_residual: bool
     embedding_multiplier: Positive
     residual_multiplier: Positive
@@ -168,6 +170,11 @@ def check_config(raw: Mapping[str, Any], family: Family, where: Any) -> None:
     older = {name for key in family.defaults for name in _OLDER.get(key, ())}
     window = raw.get("sliding_window", family.defaults.get("sliding_window"))
     harmless = {**HARMLESS, **family.harmless, "sliding_window_size": (None, window)}  # Gemma 2 writes it twice
+    packed = raw.get("quantization_config")
+    if family.mxfp4 and isinstance(packed, dict) and packed.get("quant_method") == "mxfp4":
+        notes = ("modules_to_not_convert", "dequantize")
+        check_keys(packed, f"{where}: quantization_config", ("quant_method",), notes, {})
+        raw = {key: value for key, value in raw.items() if key != "quantization_config"}
     check_keys(raw, where, {*family.defaults, *_OUTLINE, *older}, NOTES.union(family.notes), harmless)
     known = {key: value for key, value in raw.items() if key in family.defaults or key in _OUTLINE}
     check_shape(known, Keys, where, "download it again")

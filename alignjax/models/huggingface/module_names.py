@@ -63,6 +63,12 @@ GPT_NEOX: dict[str, str] = {
 # The second "{}" stands for the number of the expert.
 EXPERTS = {f"layers/{name}": f"model.layers.{{}}.mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")}
 EXPERTS |= {"layers/router": "model.layers.{}.mlp.gate"}
+GPT_OSS = (
+    LLAMA
+    | {f"layers/{name}": "model.layers.{}.mlp.experts.gate_up_proj" for name in ("gate", "up")}
+    | {"layers/down": "model.layers.{}.mlp.experts.down_proj", "layers/router": "model.layers.{}.mlp.router"}
+    | {"layers/sinks": "model.layers.{}.self_attn.sinks"}
+)
 MIXTRAL = {"layers/router": "model.layers.{}.block_sparse_moe.gate"} | {
     f"layers/{name}": f"model.layers.{{}}.block_sparse_moe.experts.{{}}.{theirs}"
     for name, theirs in (("gate", "w1"), ("up", "w3"), ("down", "w2"))

@@ -28,7 +28,7 @@ from alignjax.types import Array, Model, Params
 class Pretrained:
     """A start from the weights in a folder or a GGUF file. Heads that it has not start afresh. The fingerprint stands
     in the run's config.json, so that a run is not resumed with other weights under the same name, and with it what kind
-    of numbers a GGUF file holds ("Q4_1 dequantized")."""
+    of numbers a GGUF file, or a folder in MXFP4, holds ("Q4_1 dequantized")."""
 
     folder: str
     fingerprint: str
@@ -45,7 +45,9 @@ def pretrained(folder: Path | str) -> Pretrained:
         ConfigError: It holds none that can be read.
     """
     path = folder_of(folder)
-    return Pretrained(str(folder), fingerprint(path), origin(read_header(path)) if path.is_file() else None)
+    packed = path.is_dir() and any(tensor.scales is not None for tensor in tensors_of(path).values())
+    numbers = origin(read_header(path)) if path.is_file() else "MXFP4 dequantized" if packed else None
+    return Pretrained(str(folder), fingerprint(path), numbers)
 
 
 # What is looked at and then passed over: tables of rotary frequencies, and those of who sees whom.
@@ -139,7 +141,7 @@ def _with_prefix(tensors: dict[str, Stored], family: Family | None) -> dict[str,
 def _problem(name: str, stored: Mapping[str, Stored], shape: tuple[int, ...]) -> str | None:
     if name not in stored:
         return f"{name} is missing"
-    file, _, dtype, actual = stored[name]
+    file, _, dtype, actual, _ = stored[name]
     if actual != shape:
         return f"{name} in {file.name} has the shape {list(actual)} where the config means {list(shape)}"
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -226,11 +228,11 @@ def load(
     with contextlib.ExitStack() as stack:
         files = {
             path: stack.enter_context(opened(path))
-            for path in {stored[name].file for part in parts.values() for name in part.tensors}
+            for path in {path for part in parts.values() for name in part.tensors for path in stored[name].files}
         }
         for number, (leaf, part) in enumerate(parts.items()):
             report_progress(leaf, number, len(parts))
-            views = [files[stored[name].file].get_slice(stored[name].name) for name in part.tensors]
+            views = [stored[name].view(files) for name in part.tensors]
             params[leaf] = _leaf(leaves[leaf], part, views, placement.get(leaf, default))
     return {"heads": {}, **nested(params)}  # there are no heads besides a tied one
 

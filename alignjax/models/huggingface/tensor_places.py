@@ -52,6 +52,7 @@ def place_of(leaf: str, ndim: int, family: Family, config: TransformerConfig) ->
         return None
     stack = pattern.count("{}")
     transposed = is_transposed(leaf, ndim - stack) and not (family.in_out and leaf.startswith("layers/"))
+    transposed = transposed and not leaf.endswith("_bias")  # those of experts have two axes
     return Place(pattern, stack, transposed, *_order(leaf.removesuffix("_bias"), family, config))
 
 
@@ -71,7 +72,9 @@ def _order(leaf: str, family: Family, config: TransformerConfig) -> tuple[np.nda
         head, entry = np.divmod(order, c.head_dim)
         half = c.head_dim // 2
         order = head * c.head_dim + np.where(entry < half, 2 * entry, 2 * (entry - half) + 1)
-    if family.by_head:
+    if family.interleaved and name in ("gate", "up"):
+        order = order * len(beside) + beside.index(name)
+    elif family.by_head:
         head, entry = np.divmod(order, c.head_dim)
         order = (head * len(beside) + beside.index(name)) * c.head_dim + entry
     else:
