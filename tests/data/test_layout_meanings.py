@@ -307,6 +307,7 @@ def test_marks_of_turns_of_help_steer(tmp_path: Path, prompt: str, turns: list[s
     ("row", "words"),
     [
         ({"messages": talk("hi", "c"), "tools": {"name": "f"}}, "field 'tools' is not a list .*: dict"),
+        ({"prompt": {"from": "human", "value": "hi"}, "completion": "c"}, "field 'prompt' is not a list of messages"),
         ({"prompt": "p", "reward_model": [1]}, "field 'reward_model' has no ground_truth"),
         ({"conversations": ["only"]}, "field 'conversations' has no message before the last one"),
         ({"conversation": talk("hi")}, "field 'conversation'"),

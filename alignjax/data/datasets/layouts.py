@@ -128,7 +128,7 @@ def _check_whole(row: Row, layout: Layout, shapes: Mapping[str, str], spelled: M
         if row.get(name) and name not in (*layout.columns, *layout.more):
             raise BadRow(f"column {name!r} would change {what} and is not read: drop it, or the rows", fatal=True)
     turns = row["prompt"] if "prompt" in layout.columns and shapes["prompt"] in TALKS else None
-    if turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "assistant":
+    if isinstance(turns, list) and turns and isinstance(turns[-1], Mapping) and turns[-1].get("role") == "assistant":
         raise BadRow(
             f"field {spelled.get('prompt', 'prompt')!r} ends in a message of the assistant, which a template closes: "
             "no answer goes on with it, put it at the beginning of the answers"
