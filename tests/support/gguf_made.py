@@ -12,7 +12,9 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2", "gemma3_text": "gemma3"}
+ARCHITECTURES = {name: name for name in ("llama", "qwen2", "qwen3", "gemma2", "olmo2", "granite", "smollm3", "cohere2")}
+ARCHITECTURES |= {"gemma3_text": "gemma3"}
+PERMUTED = ("llama", "granite", "smollm3")
 NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output",
@@ -23,6 +25,13 @@ NAMES = {
 GEMMA = NAMES | {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+
+
+SAME_NUMBERS = {
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "attention.layer_norm_epsilon": "layer_norm_eps",
+    "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
 }  # fmt: skip
 
 
@@ -57,13 +66,13 @@ def gguf_of(
     for key, value in (_settings(config, name) | {**(settings or {})}).items():
         if value is not None:
             add(writer, key, value)
-    names = GEMMA if name.startswith("gemma") else NAMES
+    names = GEMMA if name.startswith(("gemma", "olmo")) else NAMES
     for tensor, weight in load_file(folder / "model.safetensors").items():
         module, _, part = tensor.rpartition(".")
         layer, _, inner = module.removeprefix("model.layers.").partition(".")
         inside = module.startswith("model.layers.")
         theirs = f"blk.{layer}.{names[inner]}" if inside else names[module]
-        if name == "llama" and inner in ("self_attn.q_proj", "self_attn.k_proj"):
+        if name in PERMUTED and inner in ("self_attn.q_proj", "self_attn.k_proj"):
             heads = config["num_attention_heads" if "q_" in inner else "num_key_value_heads"]
             weight = permuted(weight, heads)
         if name.startswith("gemma") and module.endswith("norm"):
@@ -104,7 +113,6 @@ def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         f"{name}.feed_forward_length": config["intermediate_size"],
         f"{name}.attention.head_count": config["num_attention_heads"],
         f"{name}.attention.head_count_kv": config["num_key_value_heads"],
-        f"{name}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
         f"{name}.rope.freq_base": float(rope.get("rope_theta", 10_000.0)),
         f"{name}.attention.key_length": head,
         f"{name}.attention.value_length": head,
@@ -112,6 +120,11 @@ def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         "tokenizer.ggml.eos_token_id": config["eos_token_id"],
     }
     said[f"{name}.vocab_size"] = config["vocab_size"]
+    for theirs, key in SAME_NUMBERS.items():
+        if config.get(key) is not None:
+            said[f"{name}.{theirs}"] = float(config[key])
+    if scale := config.get("logits_scaling", config.get("logit_scale")):
+        said[f"{name}.logit_scale"] = float(scale)
     if near := (config.get("rope_parameters") or {}).get("sliding_attention"):
         said[f"{name}.rope.freq_base_swa"] = float(near["rope_theta"])
     if name == "llama":
@@ -121,7 +134,7 @@ def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         if config.get(key):
             said[f"{name}.{key}"] = float(config[key])
-    if name.startswith("gemma"):
+    if name.startswith(("gemma", "cohere")):
         said[f"{name}.attention.sliding_window"] = config["sliding_window"]
     return said
 

@@ -59,7 +59,8 @@ _Settings = TypedDict(
         "rope.freq_base": Positive, "rope.freq_base_swa": Positive, "rope.scaling.type": str,
         "rope.scaling.factor": Positive, "rope.scale_linear": Positive, "attention.sliding_window": Count,
         "attention.sliding_window_pattern": Count, "attn_logit_softcapping": Positive,
-        "final_logit_softcapping": Positive,
+        "final_logit_softcapping": Positive, "attention.layer_norm_epsilon": Positive, "attention.scale": Positive,
+        "embedding_scale": Positive, "residual_scale": Positive, "logit_scale": Positive,
     },
     total=False,
 )  # fmt: skip
@@ -86,11 +87,21 @@ class Architecture:
 _WINDOW = {"attention.sliding_window": "sliding_window"}
 _CAPS = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
 _LOCAL = {"rope.freq_base_swa": "rope_local_base_freq", "attention.sliding_window_pattern": "sliding_window_pattern"}
+_SCALES = {
+    "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+}  # fmt: skip
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture("llama", permuted=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "gemma2": Architecture("gemma2", {**_WINDOW, **_CAPS}, shift=1.0, large=46),
+    "olmo2": Architecture("olmo2"),
+    "granite": Architecture("granite", _SCALES, permuted=True),
+    "smollm3": Architecture("smollm3", permuted=True),  # every fourth layer is without positions there too
+    "cohere2": Architecture(
+        "cohere2", {**_WINDOW, "attention.layer_norm_epsilon": "rms_norm_eps", "logit_scale": "logit_scale"}
+    ),
     "gemma3": Architecture("gemma3_text", {**_WINDOW, **_CAPS, **_LOCAL}, shift=1.0, large=62),
 }
 
