@@ -38,7 +38,7 @@ class Answers(NamedTuple):
 
     def picked(self, index: np.ndarray) -> Answers:
         """Returns the answers of those numbers, [prompts, fewer answers]."""
-        texts = [[row[k] for k in which] for row, which in zip(self.texts, index, strict=True)]
+        texts = [[row[int(k)] for k in which] for row, which in zip(self.texts, index, strict=True)]
         numbers: list[Any] = [np.take_along_axis(np.asarray(each), index, 1) for each in self[1:]]
         return Answers(texts, *numbers)
 

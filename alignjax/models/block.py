@@ -198,14 +198,14 @@ class Block(nnx.Module):
         if not c.experts:
             inner = ACTIVATIONS[c.activation](self._dot(h, "gate" if c.gated else "up"))
             return self._dot(inner * self._dot(h, "up") if c.gated else inner, "down"), {}
+        names = ("gate", "up", "down", *(("gate_bias", "up_bias", "down_bias", "router_bias") if c.mlp_bias else ()))
+        weights = {name: getattr(self, name).get_value() for name in names}
         # In float32, as who is chosen must not depend on rounding.
         logits = linear(h.astype(jnp.float32), self.router[...].astype(jnp.float32))
         if c.mlp_bias:
-            logits = logits + jnp.broadcast_to(self.router_bias[...].astype(jnp.float32), logits.shape)
+            logits = logits + jnp.broadcast_to(weights.pop("router_bias").astype(jnp.float32), logits.shape)
         if "router" in edits:
             logits = logits + jnp.broadcast_to(edits["router"], logits.shape)
-        names = ("gate", "up", "down", *(("gate_bias", "up_bias", "down_bias") if c.mlp_bias else ()))
-        weights = {name: getattr(self, name).get_value() for name in names}
         shares, experts = chosen(logits, c.experts_per_token, c.renormalized, routes)
         mixed = mix_experts(c, weights, h, shares, experts, ACTIVATIONS[c.activation])
         return mixed, {"router": logits, "experts": experts}
