@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
 
 from alignjax.cli import flags, main
+from alignjax.cli.config_file import load
 from tests.support.toy_configs import in_a_folder
 from tests.test_open_model import folder_of
 
@@ -50,11 +52,23 @@ def test_nothing_is_written_over_or_for_what_is_not_there(capsys, tmp_path):
         (("dpo", "--data", "none.jsonl"), "none.jsonl; name the file"),
         (("dpo", "--model", "none"), "none with a checkpoint"),
         (("ppo",), "ppo"),
+        (("dpo", "--to", 'a"""b.py'), "without quotes, backslashes"),
+        (("dpo", "--to", "\\N.py"), "without quotes, backslashes"),
+        (("dpo", "--to", "a\0.py"), "without quotes, backslashes"),
+        (("dpo", "--to", "a" * 300 + ".py"), "File name too long"),
+        (("dpo", "--data", "a" * 300), "name the file or folder of your rows"),
     ):
         assert made(*words) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "mine.py").read_text() == before
     assert [path.name for path in tmp_path.glob("*.py")] == ["mine.py"]
+
+
+def test_rows_in_a_file_whose_name_is_not_utf8(tmp_path):
+    odd = os.fsdecode(b"rows\xff.jsonl")
+    (tmp_path / odd).write_bytes((tmp_path / 'my "rows".jsonl').read_bytes())
+    assert made("dpo", "--data", odd) == 0
+    assert load("dpo_config.py").config.source.kwargs["dataset"].path == str(tmp_path / odd)
 
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -77,6 +78,13 @@ def test_errors_show_words_of_data_and_bugs_ask_for_a_report(
     monkeypatch.setattr("alignjax.cli.silence", lambda name: None)
     assert main(["train", "full.py"]) == 2
     assert capsys.readouterr().err == "error: No space left on device; make room and run the command again\n"
+    for words in (["train", "a" * 300], ["generate", "a" * 300], ["data", "inspect", "a" * 300], ["import", "a" * 300]):
+        assert main([*words, *(["--to", "b"] if words[0] == "import" else [])]) == 2
+        assert re.fullmatch(r"error: File name too long for .*; give a shorter one\n", capsys.readouterr().err)
+    (tmp_path / "closed.py").write_text("raise PermissionError(13, 'Permission denied', 'closed')\n")
+    assert main(["train", "closed.py"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: Permission denied for closed; name one that you may read and write\n"
     (tmp_path / "null.py").write_bytes(b"x = 1\0")
     assert main(["train", "null.py"]) == 2
     assert "Traceback" not in capsys.readouterr().err

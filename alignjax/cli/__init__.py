@@ -44,6 +44,12 @@ from alignjax.outside.terminal import ready_streams, silence
 
 USER_ERROR = 2
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What the system says of disks and names, wherever it is met, with what to do about it.
+SYSTEM_SAYS = {
+    **dict.fromkeys(DISK_FULL, "make room and run the command again"),
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.EACCES: "name one that you may read and write",
+}
 REPORT = "If the traceback ends in alignjax, please report it with these lines."
 INTERRUPTED = 130
 
@@ -219,10 +225,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _said(error: Exception, show: bool) -> int:
     """Says on stderr what ended a command, and returns its exit status."""
-    if isinstance(error, OSError) and error.errno in DISK_FULL:  # wherever it is met, it is nobody's bug
-        silence("stdout")
+    if isinstance(error, OSError) and error.errno in SYSTEM_SAYS:  # wherever it is met, it is nobody's bug
+        if error.errno in DISK_FULL:
+            silence("stdout")
         where = f" for {visible(str(error.filename))}" if error.filename else ""
-        print(f"error: {error.strerror}{where}; make room and run the command again", file=sys.stderr)
+        print(f"error: {error.strerror}{where}; {SYSTEM_SAYS[error.errno]}", file=sys.stderr)
         return USER_ERROR
     users = is_users(error)
     if show or not users:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from string import Template
 
@@ -112,17 +113,19 @@ def init(flags: Init) -> int:
     """
     model, data = user_path(flags.model).absolute(), user_path(flags.data).absolute()
     to = flags.to or Path(NAMES[flags.kind])
-    if to.exists():
+    if not str(to).isprintable() or set(str(to)) & {'"', "\\"}:
+        raise ConfigError(f"--to is {str(to)!r}; name a file without quotes, backslashes and what cannot be printed")
+    if os.path.exists(to):  # where Path.exists raises for a name that is too long, this says no
         raise ConfigError(f"{to} is there already; name another file with --to")
     if to.suffix != ".py":
         raise ConfigError(f"--to is {to}; a config is a .py file")
-    if not data.exists():
+    if not os.path.exists(data):
         raise ConfigError(f"there is no {data}; name the file or folder of your rows with --data")
     check_rows(flags.kind, str(data))
     longest = huggingface.positions_of(model)
     text = config_text(flags.kind, str(model), str(data), to, min(USUAL_LENGTH, (longest or 2 * USUAL_LENGTH) // 2))
     with writing(to, "name another file with --to"), whole_file(to) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # of names that are not UTF-8, as Python writes them
     try:
         load(str(to))
     except BaseException:

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request as HttpRequest
+from starlette.requests import ClientDisconnect, Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -29,6 +29,7 @@ from alignjax.serving.worker import Closed, Worker
 
 LARGEST_BODY = 32_000_000  # bytes
 MOST_PENDING = 4096  # prompts that are answered or wait, of all requests together
+GONE = 499  # the status, heard by nobody, where who asked has hung up
 LOOK_AGAIN = 1.0  # seconds between two looks whether who asked is still there
 
 _log = logging.getLogger("alignjax.serving")
@@ -85,7 +86,12 @@ def make_app(opened: OpenedModel, worker: Worker) -> Starlette:
         Route("/tokenize", posted(lambda body: tokenized(body, opened, worker.max_length)), methods=["POST"]),
         Route("/detokenize", posted(lambda body: detokenized(body, opened)), methods=["POST"]),
     ]
-    handlers: Any = {RequestError: _refused, HTTPException: _http_error, Exception: _bug}
+    handlers: Any = {
+        RequestError: _refused,
+        ClientDisconnect: _gone,
+        HTTPException: _http_error,
+        Exception: _bug,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.name, app.state.close = opened.name, worker.close
     return app
@@ -121,7 +127,7 @@ class _Answering:
             while not taking.done():
                 await asyncio.wait([taking], timeout=LOOK_AGAIN)
                 if not taking.done() and await http.is_disconnected():
-                    return Response(status_code=499)
+                    return Response(status_code=GONE)
             return JSONResponse(taking.result())
         except Closed as error:
             raise RequestError(str(error), status=503) from None
@@ -229,6 +235,10 @@ BUG = "this server failed at that request; its log says why"
 
 async def _refused(http: HttpRequest, error: RequestError) -> Response:
     return JSONResponse(error_json(str(error), error.param, error.code, error.status), status_code=error.status)
+
+
+async def _gone(http: HttpRequest, error: ClientDisconnect) -> Response:
+    return Response(status_code=GONE)
 
 
 async def _http_error(http: HttpRequest, error: HTTPException) -> Response:

@@ -352,3 +352,27 @@ def test_ours_is_written_so_that_others_read_a_prompt_as_it_was_trained(tmp_path
     assert theirs.apply_chat_template(talk, return_dict=False) == ids
     assert load_tokenizer(tmp_path).opening == ours.opening
     assert ours.published().published().backend.to_str() == ours.published().backend.to_str()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [({}, "writes '<s>', which its special_tokens do not have"), ({"<s>": 99999}, "writes the id 99999, which")],
+)
+def test_a_post_processor_that_writes_what_the_tokenizer_does_not_have_is_refused(tmp_path, named, message):
+    content = json.loads(byte_fallback().to_str())
+    content["post_processor"]["special_tokens"] = {
+        name: {"id": name, "ids": [number], "tokens": [name]} for name, number in named.items()
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_a_text_that_a_tokenizer_has_no_token_for_is_refused_in_words(tmp_path):
+    backend = hf.Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="<none>"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("a") == [0]
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(ConfigError, match=r"cannot encode a text: .*UNK.*; its tokenizer.json must have"):
+            encode("b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 
@@ -310,3 +311,20 @@ def test_models_health_and_the_tokenizer(http, client, opened):
     assert post(http, "/detokenize", tokens=talk).json()["prompt"] == "<bos>User: Hi\nAssistant:"
     for path, body in (("/tokenize", {}), ("/tokenize", {"prompt": 1}), ("/detokenize", {"token": [1]})):
         assert post(http, path, **body).status_code == 400
+
+
+def test_who_hangs_up_within_a_request_is_no_error(opened, worker):
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/completions", "raw_path": b"", "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"100")],
+    }  # fmt: skip
+    sent, parts = [], iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(parts)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(make_app(opened, worker)(scope, receive, send))  # an exception would be the log's traceback
+    assert sent[0]["status"] == 499

@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers as hf
 
 from alignjax.config import ConfigError, DataError
+from alignjax.outside import Unreadable
 from alignjax.workspace import DOWNLOAD_AGAIN, read_json
 
 MARKS = ("eos", "bos", "pad", "sep")
@@ -285,8 +286,16 @@ def _numbered(path: Path, backend: hf.Tokenizer) -> dict[str, tuple[int, ...]]:
 
 
 def written_before(backend: hf.Tokenizer) -> tuple[int, ...]:
-    """Returns the ids that a tokenizer's own post-processor writes before every text."""
-    return _before(json.loads(backend.post_processor.__getstate__())) if backend.post_processor else ()
+    """Returns the ids that a tokenizer's own post-processor writes before every text.
+
+    Raises:
+        Unreadable: It writes a token that the tokenizer does not have.
+    """
+    before = _before(json.loads(backend.post_processor.__getstate__())) if backend.post_processor else ()
+    for number in before:
+        if backend.id_to_token(number) is None:
+            raise Unreadable(f"its post_processor writes the id {number}, which the tokenizer does not have")
+    return before
 
 
 def _before(processor: Mapping[str, Any]) -> tuple[int, ...]:
@@ -296,6 +305,8 @@ def _before(processor: Mapping[str, Any]) -> tuple[int, ...]:
         case {"type": "TemplateProcessing", "single": list(pieces), "special_tokens": dict(tokens)}:
             names = [piece.get("SpecialToken", {}).get("id") for piece in pieces]
             first = next((i for i, name in enumerate(names) if name is None), 0)
+            if missing := [name for name in names[:first] if name not in tokens]:
+                raise Unreadable(f"its post_processor writes {missing[0]!r}, which its special_tokens do not have")
             return tuple(number for name in names[:first] for number in tokens[name]["ids"])
         case {"type": "BertProcessing" | "RobertaProcessing", "cls": [_, int(number)]}:
             return (number,)

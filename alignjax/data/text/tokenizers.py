@@ -7,8 +7,9 @@ What belongs to a call (truncation and padding, kept by whoever saved the file l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from alignjax.data.text.special_tokens import (
     written_before,
 )
 from alignjax.gguf_files import is_gguf
-from alignjax.outside import user_path
+from alignjax.outside import Unreadable, user_path
+from alignjax.workspace import DOWNLOAD_AGAIN
 
 PAD, BOS, EOS, SEP = 0, 1, 2, 3
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<sep>")
@@ -99,11 +101,13 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text. A special token spelled out in the text becomes that token only in files
         whose vocabulary says so; in ours it stays text."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        with _encoding():
+            return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text, encoded on all cores."""
-        return [text.ids for text in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with _encoding():
+            return [text.ids for text in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of token ids; special tokens are dropped, wherever they stand."""
@@ -204,6 +208,20 @@ def read_tokenizer(folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(backend_of(folder), **{**special, **lists})
 
 
+@contextlib.contextmanager
+def _encoding() -> Iterator[None]:
+    """Turns the refusal of a text by the tokenizer's own program, a bare Exception, into a ConfigError."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ConfigError(
+            f"the tokenizer cannot encode a text: {error}; its tokenizer.json must have a token for every text, or an "
+            "unk_token that is one"
+        ) from error
+
+
 def _read(path: Path) -> tuple[hf.Tokenizer, dict[str, int]]:
     """The tokenizer of a file, without truncation and padding, and the special ids that a model file itself names."""
     if not path.is_file():
@@ -253,7 +271,10 @@ def load_tokenizer(path: Path | str, **special: str) -> Tokenizer:
             f"{path} has no eos token under any usual name ({', '.join(_SPELLINGS['eos'])}); "
             "say which one it is: load_tokenizer(path, eos='...'), or eos_token of a dataset"
         )
-    before = written_before(backend)
+    try:
+        before = written_before(backend)
+    except Unreadable as error:
+        raise ConfigError(f"{path}: {error}; {DOWNLOAD_AGAIN}") from error
     if len(before) > 1 and said.adds_bos is None and "bos" not in special:
         tokens = " ".join(map(str, map(backend.id_to_token, before)))
         raise ConfigError(
