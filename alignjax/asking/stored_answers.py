@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignjax.asking.function_calls import LARGEST
 from alignjax.outside import Unreadable, parse_json, read_text, reading, writing
 from alignjax.workspace import whole_file
 
@@ -57,13 +58,14 @@ def read_answers(
                 return None
             numbers = [values[name] for name in names]
             if not all(map(_is_answer, numbers)):
-                raise Unreadable("an answer is neither a number nor null")
+                raise Unreadable("an answer is neither a number that float32 holds nor null")
             answers.append(numbers)
     return answers
 
 
 def _is_answer(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (number and abs(value) <= LARGEST)
 
 
 class CallJournal:

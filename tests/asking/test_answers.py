@@ -18,7 +18,9 @@ import pytest
 
 from alignjax import stages
 from alignjax.asking import RewardError
+from alignjax.asking.stored_answers import CallJournal, read_answers
 from alignjax.config import ConfigError, fn
+from alignjax.outside import ReadError
 from alignjax.train.run_record import config_json, differences
 from alignjax.train.text_host import check_text_functions
 from alignjax.types import Algorithm, Context
@@ -205,6 +207,23 @@ def test_what_was_answered_in_a_step_that_failed_is_not_asked_again(ask: Ask, tm
         {"bill": "nan"},
         {"bill": 2},
     ]
+
+
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "1e300"])
+def test_numbers_that_no_reward_can_be_are_no_answers(tmp_path: Path, number: str) -> None:
+    """In a file of answers they are damage; of a call that was kept, it is made again."""
+    path = tmp_path / "reward-00000001.jsonl"
+    journal = CallJournal(path)
+    journal.keep("of hits", [1.0, None], {})
+    journal.keep("of paid", [1.0, 2.5], {})
+    part = tmp_path / "reward-00000001.jsonl.part"
+    part.write_text(part.read_text().replace("2.5", number))
+    again = CallJournal(path)
+    assert again.find("of hits", 2) == ([1.0, None], {})
+    assert again.find("of paid", 2) is None
+    path.write_text(f'{{"question": "q", "scores": {{"hits": {number}}}}}')
+    with pytest.raises(ReadError, match="an answer is neither a number that float32 holds nor null"):
+        read_answers(path, ["q"], ["hits"], "scores")
 
 
 # ------------------------------------------------------------------------------------------------------------ errors
