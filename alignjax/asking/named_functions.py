@@ -66,8 +66,15 @@ def _has_vars(value: Any) -> bool:
 def _state(values: dict[str, Any]) -> dict[str, Any]:
     """Numbers as they are; one hash of what else is plain."""
     plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float))}
-    rest = sorted((name, repr(value)) for name, value in values.items() if name not in plain and _is_plain(value))
+    rest = sorted((name, _spelled(value)) for name, value in values.items() if name not in plain and _is_plain(value))
     return plain | ({"state": _digest(repr(rest))} if rest else {})
+
+
+def _spelled(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"[{', '.join(map(_spelled, value))}]" if isinstance(value, (tuple, list)) else hex(value)
 
 
 def _is_plain(value: Any) -> bool:

@@ -19,7 +19,7 @@ from alignjax.evaluate.gold_study import Writer, measure, write
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pipelines.judged_pairs import recorded_batches, self_play
 from alignjax.pipelines.summarization import optimizer as optimizer
-from alignjax.ranges import Count, Natural, NonNegative, Positive
+from alignjax.ranges import Amount, Count, Natural, NonNegative, Positive
 from alignjax.roles import restored
 from alignjax.train.adapter_jobs import merge
 from alignjax.train.samples import decoded
@@ -265,7 +265,7 @@ def model_flops(sizes: Sizes, policies: Natural) -> dict[str, int]:
     }
 
 
-def say(workspace: Workspace, *, flops: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+def say(workspace: Workspace, *, flops: tuple[tuple[str, Amount], ...]) -> dict[str, Any]:
     """Job that says what a study costs before it begins.
 
     Args:

@@ -197,10 +197,11 @@ def test_what_was_answered_in_a_step_that_failed_is_not_asked_again(ask: Ask, tm
     (part,) = tmp_path.iterdir()
     assert part.name == "reward-00000001.jsonl.part"
     assert sorted(CALLED) == [("paid", 2)] * 3 + [("slow_and_paid", 2)] * 3
-    part.write_bytes(part.read_bytes().strip()[:-4])  # a kill while the last line was written
+    lines = sorted(part.read_bytes().splitlines(), key=lambda line: b"null" in line)  # the answers of `paid` last
+    part.write_bytes(b"\n".join(lines)[:-4])  # a kill while the last line was written
     CALLED.clear()
     again = ask(fn(stages.text_reward, function=(paid, slow_and_paid, hits), prompts_per_call=1), folder=tmp_path)
-    assert len(CALLED) == 1
+    assert CALLED == [("paid", 2)]
     np.testing.assert_array_equal(again[0], [[np.nan, 0.5, 1], [0.25, 0.5, 0]])
     assert [file.name for file in tmp_path.iterdir()] == ["reward-00000001.jsonl"]
     assert [line["extra"] for line in lines_of(tmp_path / "reward-00000001.jsonl")][:2] == [

@@ -193,7 +193,8 @@ def write(folder: Path, **files: Any) -> None:
 
 
 def test_special_tokens_are_those_that_the_files_name(folder: Path) -> None:
-    """Names come before numbers, an explicit one before all; what nobody names is the end token."""
+    """Names come before numbers, those of special_tokens_map.json first, as `transformers` 5 has it, an explicit one
+    before all; what nobody names is the end token."""
     assert load_tokenizer(folder).eos == WORDS.index("<|im_end|>")  # by its spelling
     write(folder, generation_config={"bos_token_id": 0, "eos_token_id": [0, 3]})
     found = load_tokenizer(folder)
@@ -202,6 +203,8 @@ def test_special_tokens_are_those_that_the_files_name(folder: Path) -> None:
     found = load_tokenizer(folder / "tokenizer.json")
     assert (found.bos, found.eos, found.stops, found.pad) == (0, 3, (0,), 4)
     write(folder, tokenizer_config={"eos_token": "<|im_end|>", "bos_token": None, "add_bos_token": False})
+    assert load_tokenizer(folder).eos == 3
+    (folder / "special_tokens_map.json").write_text('{"pad_token": "filler"}')
     found = load_tokenizer(folder)
     assert (found.bos, found.eos, found.stops, found.pad) == (0, 2, (0, 3), 4)
     assert load_tokenizer(folder, eos="<|im_start|>").eos == 1

@@ -148,6 +148,7 @@ OLDER: dict[str, dict[str, Any]] = {
     "olmoe": {"rope_theta": 2e4, "num_experts": 3, "clip_qkv": None},
     "granite": {"rope_theta": 1e5, "embedding_multiplier": 12, "logits_scaling": 8, "attention_multiplier": 0.5},
     "ministral3": {"rope_scaling": SHORT_YARN | {"rope_theta": 1e5, "llama_4_scaling_beta": 0.2}},
+    "gpt_oss": {"rope_theta": 1e5, "num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 9},
     "cohere2": {"rope_theta": 5e4, "sliding_window_pattern": 2, "logit_scale": 0.25},
 }
 

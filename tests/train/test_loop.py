@@ -150,7 +150,7 @@ def test_an_unwritable_folder_and_a_full_disk_are_told_first(tmp_path: Path, mon
     with pytest.raises(ConfigError, match=r"file/config\.json cannot be written: .*name another folder"):
         run(toy_run.experiment(steps=2), tmp_path / "file")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10}))
-    monkeypatch.setattr(step_module, "_update", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("alignjax.train.loop.run_steps", lambda *_: pytest.fail("trained"))
     with pytest.raises(CheckpointError, match="10 B free"):
         run(toy_run.experiment(steps=2), tmp_path / "full")
 
