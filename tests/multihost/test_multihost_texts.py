@@ -42,10 +42,10 @@ def test_two_processes_train_on_the_answers_that_the_first_gets(started: Start, 
     (tmp_path / "prompts.jsonl").write_text("\n".join(rows))
     (alone,) = started(tmp_path / "alone", 1)
     whole = alone.last["digest"]
-    assert alone.out.count("asked") == 4 * 2
+    assert alone.out.count("letters of step") == 4 * 2
     first, second = started(tmp_path / "two", 2, "--fails", "3")
-    assert first.out.count("asked") == 3 * 2, first.out[-3000:]
-    assert second.out.count("asked") == 0
+    assert first.out.count("letters of step") == 3 * 2, first.out[-3000:]
+    assert second.out.count("letters of step") == 0
     assert first.status == second.status == 2
     assert "sizes at step 3" in first.out
     assert "no credit" in first.out
@@ -55,6 +55,6 @@ def test_two_processes_train_on_the_answers_that_the_first_gets(started: Start, 
     for folder, count in (("two", 2), ("one", 1)):
         ended = started(tmp_path / folder, count, "--resume")
         assert [each.last["digest"] for each in ended] == [whole] * count
-        assert [each.out.count("asked") for each in ended] == [2, 0][:count]  # those of step 4
+        assert [each.out.count("letters of step") for each in ended] == [2, 0][:count]  # those of step 4
         assert answers(tmp_path / folder) == answers(tmp_path / "alone")
         assert lines(tmp_path / folder / "metrics.jsonl") == lines(tmp_path / "alone" / "metrics.jsonl")

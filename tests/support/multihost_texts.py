@@ -31,7 +31,7 @@ SMALL = {"vocab": 272, "width": 16, "layers": 1, "heads": 4, "kv_heads": 2, "mlp
 
 def letters(completions: list[str], word: list[str], trainer_state: Any) -> list[float | None]:
     """The share of letters that the row's word has too; no opinion about an empty text."""
-    print("asked", trainer_state.global_step + 1, flush=True)
+    print("letters of step", trainer_state.global_step + 1, flush=True)
     pairs = zip(completions, word, strict=True)
     return [sum(each in own for each in text) / len(text) if text else None for text, own in pairs]
 
