@@ -202,7 +202,10 @@ def _prompts(prompt: Any, opened: OpenedModel) -> tuple[tuple[str, ...], tuple[t
         prompt = [prompt]
     if not prompt:
         raise RequestError("prompt is an empty list; give a prompt at least", "prompt")
-    ids = tuple(tuple(opened.text_ids(one)) if isinstance(one, str) else tuple(one) for one in prompt)
+    try:
+        ids = tuple(tuple(opened.text_ids(one)) if isinstance(one, str) else tuple(one) for one in prompt)
+    except ConfigError as error:  # of a text that the tokenizer has no tokens for
+        raise RequestError(f"prompt: {error}", "prompt") from None
     texts = (one if isinstance(one, str) else opened.tokenizer.decode(one) for one in prompt)
     return tuple(texts), ids
 

@@ -102,6 +102,8 @@ def test_order_further_columns_nulls_and_parquet_change_nothing(
         ("Rankings", TREE[:2], "a tree with no prompt with two replies that have a rank"),
         ("Thumbs", TREE[:1], "a tree with no reply with the label 'quality'"),
         ("Preferences", [{"chosen": "yes", "rejected": "no"}], "share no first word"),
+        ("Preferences", [{"prompt_chosen": "p", "chosen": "p a", "prompt_rejected": "q", "rejected": "p b"}],
+         "prompt_rejected"),
         ("Preferences", [{"prompt": "p", "chosen": ["a"], "rejected": []}], "empty field 'rejected'"),
         ("Preferences", [{"prompt": "p", "completions": ["a", "a"], "scores": [1, 2]}], "both completions are"),
         ("Preferences", [{"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2}],

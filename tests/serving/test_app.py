@@ -10,6 +10,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
+from alignjax.config import ConfigError
 from alignjax.serving import app as module
 from alignjax.serving.app import make_app
 from alignjax.serving.jobs import Wanted
@@ -293,6 +294,17 @@ def test_a_bug_shows_no_traceback_to_the_client(http, monkeypatch, caplog):
     assert answer.status_code == 500
     assert answer.json()["error"]["message"] == module.BUG
     assert "secret" not in answer.text
+
+
+def test_a_text_without_tokens_is_refused_by_field(http, opened, monkeypatch):
+    def text_ids(self, text):
+        raise ConfigError("the tokenizer has no token for 'a'")
+
+    monkeypatch.setattr(type(opened), "text_ids", text_ids)
+    answer = post(http, COMPLETIONS, prompt=["a", "b"])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt"
+    assert "no token for 'a'" in answer.json()["error"]["message"]
 
 
 def test_models_health_and_the_tokenizer(http, client, opened):

@@ -88,7 +88,7 @@ LAYOUTS = (
         dict.fromkeys(_SIDES, shapes("text")),
         serves(one.two_texts, "Preferences", "Prompts"),
         "prompt from the words that `chosen` and `rejected` begin with, answers from the rest",
-        absent=("prompt", "messages", *_ASKED),
+        absent=("prompt", "messages", "prompt_chosen", "prompt_rejected", *_ASKED),
     ),
     Layout(
         "prompt, completions and scores",
