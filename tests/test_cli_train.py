@@ -167,6 +167,13 @@ def test_overrides_and_flags_stand_in_any_order(line, monkeypatch):
     assert more == {"resume": False}
 
 
+@pytest.mark.parametrize("words", [["--run-dir", ""], ["--run-dir="]])
+def test_an_empty_place_is_not_this_folder(words, capsys, tmp_path):
+    assert main(["train", f"{ONE}:tiny", *words]) == 2
+    assert "--run-dir is empty; name a folder" in capsys.readouterr().err
+    assert not (tmp_path / "config.json").exists()
+
+
 @pytest.mark.slow
 def test_a_pipeline_trains_and_is_evaluated_again(capsys, tmp_path):
     assert main(["train", THREE, "--run-dir", "run", "--all.steps", "1"]) == 0

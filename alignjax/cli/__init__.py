@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import errno
 import importlib
+import itertools
 import logging
 import os
 import sys
@@ -149,8 +150,18 @@ def run(argv: Sequence[str]) -> int:
     command, words = COMMANDS[name], argv[name.count(" ") + 1 :]
     if hasattr(command, "describes") and {"-h", "--help"} & set(words) and not words[0].startswith("-"):
         return _function(command.describes)(words[0])
+    _check_places(words)
     flags, overrides = parsed(name, words)
     return _function(command.runs)(*((flags, overrides) if command in OPEN_ENDED else (flags,)))
+
+
+def _check_places(words: Sequence[str]) -> None:
+    """Refuses an empty place to write to: an unset variable of the shell, which would mean this folder."""
+    for flag in ("--run-dir", "--to", "--out"):
+        if f"{flag}=" in words or (flag, "") in itertools.pairwise(words):
+            from alignjax.config import ConfigError  # noqa: PLC0415
+
+            raise ConfigError(f'{flag} is empty; name a folder or a file, "." for this folder')
 
 
 def _function(place: str) -> Callable[..., int]:
