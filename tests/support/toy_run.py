@@ -40,7 +40,7 @@ class Rows:
 
     @property
     def spec(self) -> Batch:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self[0])
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._batch(0))
 
     def __getitem__(self, step: int) -> Batch:
         if self.slow:
@@ -48,6 +48,9 @@ class Rows:
             until = time.monotonic() + self.slow
             while time.monotonic() < until:
                 time.sleep(0.02)
+        return self._batch(step)
+
+    def _batch(self, step: int) -> Batch:
         draw = np.random.default_rng((self.seed, step))
         ids = np.arange(step * self.size, (step + 1) * self.size, dtype=np.int32)
         target = draw.normal(1.0, 0.1, (self.size, self.width)).astype(np.float32)

@@ -104,8 +104,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         toy_ready = process.stdout.readline()
         assert toy_ready.startswith("waiting")
         process.send_signal(signal.SIGINT)
-        while "press Ctrl-C again" not in process.stderr.readline():
-            pass
+        assert any("press Ctrl-C again" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == -signal.SIGINT
 
