@@ -22,7 +22,8 @@ def _routed(count: int, by_layer: bool) -> Callable[..., dict[str, Array]]:
     def read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
         (logits,) = outputs.values()
         share = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
-        _, experts = jax.lax.top_k(share, count)
+        # Not top_k, for which XLA gathers the rows of all devices.
+        experts = jnp.argsort(-share, axis=-1, stable=True)[..., :count]
         chosen = jnp.sum(jax.nn.one_hot(experts, share.shape[-1], dtype=share.dtype), axis=-2)
         both = {"chosen": chosen, "share": share}  # numbers of experts carry no gradient
         return both if by_layer else jax.tree.map(lambda leaf: jnp.mean(leaf, axis=-2, keepdims=True), both)
