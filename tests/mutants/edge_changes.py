@@ -12,7 +12,7 @@ EDGE = (
     Mutant(
         "tokens that only the settings name are not added",
         "data/text/special_tokens.py",
-        "and (present or adds):",
+        "and (present or mark not in MARKS):",
         "and present:",
         (f"{PUBLISHED}::test_tokens_that_only_the_settings_name_are_added_with_the_ids_of_transformers",),
     ),
