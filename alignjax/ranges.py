@@ -73,7 +73,7 @@ Edge = Annotated[float, Range(0, 0.5, above=True)]
 Bits = typing.Literal[4, 8]
 Style = Annotated[int, Range(0, 2)]
 Count = Annotated[int, Range(1, LARGEST_INT)]
-Amount = Annotated[int, Range(0, 2**63 - 1)]  # of labels, steps, FLOPs that a report tells
+Amount = Annotated[int, Range(0, 2**63 - 1)]  # of FLOPs
 Bytes = Annotated[int, Range(1, 2**63 - 1)]
 Natural = Annotated[int, Range(0, LARGEST_INT)]
 Index = Annotated[int, Range(-LARGEST_INT, LARGEST_INT)]  # negative ones count from the end

@@ -25,7 +25,7 @@ from alignjax.evaluate.players import finished, sampled
 from alignjax.evaluate.write_results import weight_origins
 from alignjax.models import lora
 from alignjax.numerics import fold_name
-from alignjax.ranges import Amount, Count, NonNegative, Seed
+from alignjax.ranges import Count, Natural, NonNegative, Seed
 from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.train.state import restored_params
 from alignjax.types import Algorithm, Batch, Key, Model, Params
@@ -196,7 +196,7 @@ def _shown(
     ]
 
 
-def write(workspace: Workspace, *, title: str, budgets: tuple[tuple[str, Amount], ...] = ()) -> dict[str, Any]:
+def write(workspace: Workspace, *, title: str, budgets: tuple[tuple[str, Natural], ...] = ()) -> dict[str, Any]:
     """Job that writes report.md into the run folder, from what `measure` has written, and prints it.
 
     Args:

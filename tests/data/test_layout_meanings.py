@@ -10,25 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from alignjax import data
 from alignjax.config import DataError
 from alignjax.data import Instructions
 from alignjax.data.datasets.layout_fields import SCORES
-from tests.support.published_lists import LISTS, TREE, help_steer, rated
-from tests.support.published_rows import CASES, reply, said_by, talk
-from tests.support.row_files import ParsedFile, parse_file, parsed
-
-FIVE = ("Prompts", "Instructions", "Preferences", "Thumbs", "Rankings")
-SERVED = [(name, rows, kind, wanted) for name, rows, served in (*CASES, *LISTS) for kind, wanted in served.items()]
-IDS = [f"{name}-{kind}" for name, _, kind, _ in SERVED]
-
-
-def lines(rows: list[dict[str, Any]]) -> str:
-    return "\n".join(map(json.dumps, rows))
-
-
-def read(path: Path, kind: str, rows: list[dict[str, Any]], **named: Any) -> ParsedFile:
-    return parsed(path / "rows", lines(rows), getattr(data, kind)(path=str(path / "rows"), **named), "refuse")
+from tests.support.published_lists import TREE, help_steer, rated
+from tests.support.published_rows import reply, said_by, talk
+from tests.support.row_files import parse_file, parsed
+from tests.support.served_rows import lines, read
 
 
 def test_a_score_is_named_where_rows_have_several(tmp_path: Path) -> None:

@@ -21,21 +21,10 @@ from alignjax.data.datasets.layouts import sentence
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.datasets.records import Record
 from alignjax.data.datasets.row_shapes import SHAPES, shape_of, shapes
-from tests.support.published_lists import LISTS, TREE, help_steer, rated
-from tests.support.published_rows import CASES, said_by, talk
-from tests.support.row_files import ParsedFile, parse_file, parsed
-
-FIVE = ("Prompts", "Instructions", "Preferences", "Thumbs", "Rankings")
-SERVED = [(name, rows, kind, wanted) for name, rows, served in (*CASES, *LISTS) for kind, wanted in served.items()]
-IDS = [f"{name}-{kind}" for name, _, kind, _ in SERVED]
-
-
-def lines(rows: list[dict[str, Any]]) -> str:
-    return "\n".join(map(json.dumps, rows))
-
-
-def read(path: Path, kind: str, rows: list[dict[str, Any]], **named: Any) -> ParsedFile:
-    return parsed(path / "rows", lines(rows), getattr(data, kind)(path=str(path / "rows"), **named), "refuse")
+from tests.support.published_lists import TREE, help_steer, rated
+from tests.support.published_rows import said_by, talk
+from tests.support.row_files import parse_file, parsed
+from tests.support.served_rows import FIVE, IDS, SERVED, lines, read
 
 
 def shown(record: Record, fields: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,17 @@ def longer(prompts: Any, completions: Any, **columns: Any) -> list[float | None]
     return [
         None if not first else min(1.0, 0.2 + len(first) / (len(first) + len(second))) for first, second in completions
     ]
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+class Returning:
+    __name__ = "given"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self, completions: Any) -> Any:
+        return self.value
