@@ -48,7 +48,7 @@ class Resolved:
     @property
     def spec(self) -> Batch:
         """The shapes and dtypes of the source's batches."""
-        return self.source.spec
+        return source_spec(self.source)
 
     @property
     def bare_state(self) -> TrainState:
@@ -88,15 +88,22 @@ def resolve(
     check_overlap(experiment)
     check_text_functions(experiment)
     if getattr(source, "buckets", ()):
-        _check_buckets(experiment, algorithm, state, source.spec)
+        _check_buckets(experiment, algorithm, state, source_spec(source))
     if mesh is not None:
         # Stages are traced without shardings: jax checks explicit ones differently while it traces.
-        made = abstract_experience(algorithm, state, source.spec) if experiment.overlap else None
+        made = abstract_experience(algorithm, state, source_spec(source)) if experiment.overlap else None
         state = with_shardings(state, state_shardings(algorithm, state, mesh))
         state = dataclasses.replace(state, pending=with_shardings(made, batch_shardings(made, mesh)))
     resolved = Resolved(given, experiment, source, algorithm, state, mesh)
     _check_lengths(resolved)
     return resolved
+
+
+def source_spec(source: Any) -> Batch:
+    """Returns the shapes and dtypes of a source's batches: its `spec`, or those of its first batch where a source of
+    one's own says none."""
+    spec = getattr(source, "spec", None)
+    return jax.eval_shape(lambda batch: batch, source[0]) if spec is None else spec
 
 
 def _check_lengths(resolved: Resolved) -> None:
