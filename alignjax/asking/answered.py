@@ -39,8 +39,8 @@ def answered(
         RewardError: A function failed.
     """
     names = names_of(asked.kwargs["function"])
-    field = "probability" if asked.function is text_judge else "scores"
-    stored = None if path is None else read_answers(path, [each.digest for each in questions], names, field)
+    field, range = ("probability", PROBABILITY) if asked.function is text_judge else ("scores", ANY)
+    stored = None if path is None else read_answers(path, [each.digest for each in questions], names, field, range)
     if stored is not None:
         return [[math.nan if number is None else float(number) for number in line] for line in stored]
     journal = CallJournal(path)
@@ -100,7 +100,7 @@ def _answers(
     # A call alone is not kept in the journal: the file of the step has it a moment later.
     answers: dict[int, list[float]] = {}
     for number, (digest, call, log) in enumerate(every):
-        if (held := journal.find(digest, len(call.prompts))) is not None:
+        if (held := journal.find(digest, len(call.prompts), call.range)) is not None:
             answers[number] = [math.nan if each is None else float(each) for each in held[0]]
             log.columns |= held[1]
     left = [number for number in range(len(every)) if number not in answers]

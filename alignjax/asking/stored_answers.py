@@ -25,7 +25,7 @@ def write_answers(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_answers(
-    path: Path, questions: Sequence[str], names: Sequence[str], field: str
+    path: Path, questions: Sequence[str], names: Sequence[str], field: str, range: tuple[float, float]
 ) -> list[list[float | None]] | None:
     """Returns what was answered to exactly these questions: a list a question of a number, or None, a name.
 
@@ -34,6 +34,7 @@ def read_answers(
         questions: The digest of each question.
         names: The functions.
         field: The key of a line that holds the numbers by name.
+        range: The least and the largest number that an answer may be.
 
     Returns:
         The numbers; None if there is no such file, or it holds answers to other questions.
@@ -59,6 +60,8 @@ def read_answers(
             numbers = [values[name] for name in names]
             if not all(map(_is_answer, numbers)):
                 raise Unreadable("an answer is neither a number that float32 holds nor null")
+            if beyond := [each for each in numbers if each is not None and not range[0] <= each <= range[1]]:
+                raise Unreadable(f"an answer is {beyond[0]:g}, which is not in [{range[0]:g}, {range[1]:g}]")
             answers.append(numbers)
     return answers
 
@@ -95,16 +98,21 @@ class CallJournal:
         if isinstance(held, dict) and isinstance(held.get("call"), str) and isinstance(held.get("answers"), list):
             self._answered[held["call"]] = held
 
-    def find(self, call: str, size: int) -> tuple[list[float | None], dict[str, list[Any]]] | None:
+    def find(
+        self, call: str, size: int, range: tuple[float, float]
+    ) -> tuple[list[float | None], dict[str, list[Any]]] | None:
         """Returns what a call gave, and what it logged beside; None if it was not answered.
 
         Args:
             call: The digest of the call.
             size: How many answers it has.
+            range: The least and the largest number that an answer may be.
         """
         held = self._answered.get(call, {"answers": ()})
         answers, extra = held["answers"], held.get("extra", {})
         if len(answers) != size or not all(map(_is_answer, answers)) or not isinstance(extra, dict):
+            return None
+        if not all(each is None or range[0] <= each <= range[1] for each in answers):
             return None
         return answers, {name: values for name, values in extra.items() if isinstance(values, list)}
 

@@ -16,6 +16,7 @@ from alignjax.train.state import abstract_state, check_shapes, shapes_of
 from alignjax.train.step import check_asked
 from alignjax.train.text_host import check_text_functions
 from alignjax.train.token_ids import check_one_tokenizer
+from alignjax.train.trackers import check_tags
 from alignjax.types import Role
 from alignjax.workspace import Workspace
 
@@ -36,7 +37,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
             not come before, from one that has no such role or one of other shapes, from one with data of another
             tokenizer, from a name that is neither a step nor a folder, or from published weights that do not fit; a
             `merge` names a role that does not exist; a step cannot be overlapped, would ask an engine in vain, or asks
-            a text function that has no name.
+            a text function that has no name; a tag is no tracker's.
     """
     before: dict[str, Mapping[str, Role] | None] = {}  # roles of an experiment, None of a job
     for name, step in config.steps.items() if isinstance(config, Pipeline) else [("", config)]:
@@ -48,6 +49,7 @@ def check_starts(config: Experiment | Pipeline, workspace: Workspace) -> None:
         check_overlap(step)
         check_asked(step.algorithm)
         check_text_functions(step)
+        check_tags(step.tags)
         for role_name, role in step.algorithm.roles.items():
             start = unwrapped(role.start)
             if isinstance(start, Pretrained) and role.model is not None:

@@ -36,10 +36,13 @@ def chosen(logits: Array, count: int, renormalized: bool, replayed: Array | None
         (their shares by a softmax over all E, largest first [..,k]; their numbers [..,k] int32).
     """
     over_all = jax.nn.softmax(logits, axis=-1)
-    shares, experts = jax.lax.top_k(over_all, count)
+    # Not top_k, for which XLA gathers the rows of all devices.
+    numbers = jax.lax.broadcasted_iota(jnp.int32, over_all.shape, over_all.ndim - 1)
+    _, experts = jax.lax.sort((-jax.lax.stop_gradient(over_all), numbers), num_keys=1, is_stable=True)
+    experts = experts[..., :count]
     if replayed is not None:
         experts = jnp.where(replayed >= 0, replayed, experts)
-        shares = jnp.take_along_axis(over_all, experts, axis=-1)
+    shares = jnp.take_along_axis(over_all, experts, axis=-1)
     return shares / jnp.sum(shares, axis=-1, keepdims=True) if renormalized else shares, experts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -17,6 +18,7 @@ from alignjax.train import checkpoint, metrics
 from alignjax.train.begin import check_unused
 from alignjax.train.loop import train
 from alignjax.train.named_files import named_files
+from alignjax.train.resolve import check_losses, resolve
 from alignjax.train.run_record import FILE, Record, check_same, config_hash, config_json, write_config
 from alignjax.train.stop_signal import Interrupted
 from alignjax.workspace import Workspace, read_record, write_json
@@ -59,6 +61,7 @@ def run_pipeline(
         for name, step in pipeline.steps.items():
             if isinstance(step, Experiment) and before[name] is None:
                 _check_mesh(name, step)
+        _check_later_losses({name: step for name, step in pipeline.steps.items() if before[name] is None}, workspace)
     done: dict[str, dict[str, Any]] = {}
     write_config(workspace.root, pipeline)
     for number, (name, step) in enumerate(pipeline.steps.items(), 1):
@@ -79,6 +82,24 @@ def _check_mesh(name: str, step: Experiment) -> None:
         make_mesh(step.mesh)
     except ConfigError as error:
         raise ConfigError(f"step {name!r}: {error}") from error
+
+
+def _check_later_losses(steps: Mapping[str, Experiment | Fn], workspace: Workspace) -> None:
+    """Raises ConfigError for a step whose losses cannot be run on what its stages make, before those that come first
+    run."""
+    # The first begins now and is checked as it does. What a later one reads may be written by one before it: a step
+    # that cannot be resolved yet is looked at when it begins, and then says why it cannot.
+    for name, step in list(steps.items())[1:]:
+        if not isinstance(step, Experiment):
+            continue
+        try:
+            resolved = resolve(step, workspace.of(name))
+        except Exception:
+            continue
+        try:
+            check_losses(resolved, always=True)
+        except ConfigError as error:
+            raise ConfigError(f"step {name!r}: {error}") from error
 
 
 class Done(TypedDict):

@@ -20,6 +20,7 @@ from alignjax.train.state import TrainState, abstract_state
 from alignjax.train.step import abstract_experience, make_update
 from alignjax.train.text_host import check_text_functions
 from alignjax.train.token_ids import with_token_ids
+from alignjax.train.trackers import check_tags
 from alignjax.types import Algorithm, Batch
 from alignjax.workspace import Workspace
 
@@ -76,11 +77,12 @@ def resolve(
         prepare: Prepares the datasets, so that their tokenizers are known for sure.
 
     Raises:
-        ConfigError: A slot holds what cannot be called as it is, a role cannot start, a text function has no name,
-            cached log-probs or overlap do not go with the algorithm, batches of several shapes with something that has
-            room for one, or the token ids of data and models disagree.
+        ConfigError: A slot holds what cannot be called as it is, a tag is no tracker's, a role cannot start, a text
+            function has no name, cached log-probs or overlap do not go with the algorithm, batches of several shapes
+            with something that has room for one, or the token ids of data and models disagree.
     """
     check_slots(experiment.algorithm)
+    check_tags(experiment.tags)
     given, experiment = experiment, with_token_ids(experiment, workspace, prepare)
     source = experiment.source(workspace, experiment.seed)
     state = abstract_state(experiment.algorithm, experiment.seed)
@@ -123,18 +125,19 @@ def _check_lengths(resolved: Resolved) -> None:
             )
 
 
-def check_losses(resolved: Resolved) -> None:
+def check_losses(resolved: Resolved, *, always: bool = False) -> None:
     """Traces an update on shapes where stages come first, so that a loss that reads a role, a head or a field that is
     not there is refused before anything is sampled, judged or asked for.
 
     Args:
         resolved: The experiment, resolved.
+        always: Whether to do so too where no stage comes first, and the update is the first to be traced.
 
     Raises:
         ConfigError: A loss or a rule cannot be run on what the stages make.
     """
     algorithm = dataclasses.replace(resolved.algorithm, packing=None)  # of which only rows that exist can tell
-    if algorithm.losses and algorithm.experience:  # else the update is the first to be traced
+    if algorithm.losses and (algorithm.experience or always):
         jax.eval_shape(make_update(algorithm), resolved.bare_state, resolved.filled)
 
 

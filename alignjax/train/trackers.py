@@ -10,11 +10,11 @@ import contextlib
 import importlib
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, check_known
 
 Row = dict[str, Any]
 Write = Callable[[int, Row], Any]
@@ -148,6 +148,19 @@ BY_TAG: dict[str, Callable[..., contextlib.AbstractContextManager[Write]]] = {
     "trackio": trackio,
     "mlflow": mlflow,
 }
+
+
+def check_tags(tags: Iterable[str]) -> None:
+    """Checks that every tag of an experiment is a tracker's.
+
+    Args:
+        tags: The names of the tags.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for tag in tags:
+        check_known(tag, BY_TAG, f"tags name {tag!r}, which is no tracker")
 
 
 def _scalars(row: Row) -> Row:

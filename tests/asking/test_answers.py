@@ -17,6 +17,7 @@ import pytest
 
 from alignjax import stages
 from alignjax.asking import RewardError
+from alignjax.asking.answered import ANY, PROBABILITY
 from alignjax.asking.stored_answers import CallJournal, read_answers
 from alignjax.config import fn
 from alignjax.outside import ReadError
@@ -214,11 +215,24 @@ def test_numbers_that_no_reward_can_be_are_no_answers(tmp_path: Path, number: st
     part = tmp_path / "reward-00000001.jsonl.part"
     part.write_text(part.read_text().replace("2.5", number))
     again = CallJournal(path)
-    assert again.find("of hits", 2) == ([1.0, None], {})
-    assert again.find("of paid", 2) is None
+    assert again.find("of hits", 2, ANY) == ([1.0, None], {})
+    assert again.find("of paid", 2, ANY) is None
     path.write_text(f'{{"question": "q", "scores": {{"hits": {number}}}}}')
     with pytest.raises(ReadError, match="an answer is neither a number that float32 holds nor null"):
-        read_answers(path, ["q"], ["hits"], "scores")
+        read_answers(path, ["q"], ["hits"], "scores", ANY)
+
+
+@pytest.mark.parametrize("number", [-0.25, 1.5])
+def test_a_probability_that_is_none_is_damage(tmp_path: Path, number: float) -> None:
+    path = tmp_path / "prefer-00000001.jsonl"
+    path.write_text(f'{{"question": "q", "probability": {{"longer": {number}}}}}')
+    with pytest.raises(ReadError, match=rf"{path.name}.*an answer is {number}, which is not in \[0, 1\]"):
+        read_answers(path, ["q"], ["longer"], "probability", PROBABILITY)
+    journal = CallJournal(path)
+    journal.keep("of longer", [0.5, number], {})
+    again = CallJournal(path)
+    assert again.find("of longer", 2, PROBABILITY) is None
+    assert again.find("of longer", 2, ANY) == ([0.5, number], {})
 
 
 # ------------------------------------------------------------------------------------------------------------ errors

@@ -14,6 +14,7 @@ from alignjax.config import ConfigError, DataError
 from alignjax.data import load_tokenizer
 from alignjax.data.datasets.parsing import BadRow
 from alignjax.data.text.chat import load_template, render, turn_end
+from alignjax.data.text.template_worker import Refused, Renderer
 
 TALK = [
     {"role": "system", "content": "  Be kind & brief <now>.\n"},
@@ -233,3 +234,44 @@ def test_an_assistant_turn_ends_as_the_template_ends_it(folder: Path, written: s
     template = "{% for m in messages %}{{ m.content }}" + written + "\n{% endfor %}"
     ids = turn_end(load_tokenizer(folder), template)
     assert [WORDS[number] for number in ids] == end
+
+
+def called(name: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": name, "arguments": {}}}]}
+
+
+TURN = "{{ m.role }}: {{ m.content }}"
+LISTED = "{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}"
+WRITES = {
+    "all": "{% for c in m.tool_calls %}<{{ c.function.name }}>{% endfor %}",
+    "first": "{% for c in (m.tool_calls or [])[:1] %}<{{ c.function.name }}>{% endfor %}",
+    "last message": "{% if loop.last %}{% for c in m.tool_calls %}<{{ c.function.name }}>{% endfor %}{% endif %}",
+    "known": "{% for c in m.tool_calls %}{% if c.function.name not in ['add', 'take'] %}"
+    "{{ raise_exception('no such tool') }}{% endif %}<{{ c.function.name }}>{% endfor %}",
+    "none": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("writes", "lost"), [("all", None), ("known", None), ("first", "take"), ("none", "add"), ("last message", "add")]
+)
+def test_a_call_that_the_template_does_not_write_is_refused(writes: str, lost: str | None) -> None:
+    """Also where the function's name stands in the list of tools."""
+    renderer = Renderer(LISTED + "{% for m in messages %}" + TURN + WRITES[writes] + "\n{% endfor %}")
+    both = called("add")
+    both["tool_calls"] += called("take")["tool_calls"]
+    turns = [
+        {"role": "user", "content": "go"},
+        both,
+        {"role": "tool", "content": "3"},
+        {"role": "user", "content": "?"},
+    ]
+    words = {"tools": list(both["tool_calls"])}
+    row = {"turns": turns, "ends": [{"role": "assistant", "content": "Three."}]}
+    for asked in (row, row | {"each_turn": True}):
+        if lost is None:
+            assert "<add><take>" in renderer.text(turns, False, words)
+            renderer.row(asked, words)
+        else:
+            with pytest.raises(Refused, match=f"does not write the call of '{lost}' in message 2"):
+                renderer.row(asked, words)

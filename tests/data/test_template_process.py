@@ -124,7 +124,7 @@ def test_a_system_without_a_limit_on_memory_renders_and_says_so(
 ) -> None:
     """Windows has no module `resource`, other systems no such limit, and macOS takes the number and does nothing; the
     limit on time stays wherever there is one."""
-    for name in ("template_worker.py", "template_limits.py"):
+    for name in ("template_worker.py", "template_limits.py", "template_calls.py"):
         text = (Path(template_worker.__file__).parent / name).read_text()
         loaded = "raise ImportError" if "None" in lost else f"import resource\n    import sys\n    {lost}"
         (tmp_path / name).write_text(text.replace("import resource", loaded))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -160,3 +163,27 @@ def test_only_mixtures_have_experts_to_keep() -> None:
     plan = Sampling(1, 2, filters=Filters(0.0), stop=(), keep_experts=True)
     with pytest.raises(ConfigError, match="no stream's model has experts"):
         sampled_from(context_of(dense, policy={}), PROMPTS, jax.random.key(0), plan)
+
+
+ROUTERS = """
+import jax, jax.numpy as jnp
+from alignjax.config import MeshConfig
+from alignjax.models.experts import chosen
+from alignjax.parallel.mesh import make_mesh
+from tests.support.collectives import all_gathers
+
+mesh = make_mesh(MeshConfig(2, 2, 2))
+rows = jax.NamedSharding(mesh, jax.P(("replica", "fsdp")))
+logits = jax.ShapeDtypeStruct((8, 2, 3, 5), jnp.float32, sharding=rows)
+routes = jax.ShapeDtypeStruct((8, 2, 3, 2), jnp.int32, sharding=rows)
+for replayed in ((), (routes,)):
+    value = lambda logits, *routes: jnp.sum(chosen(logits, 2, True, *routes)[0][..., 0])
+    assert not all_gathers(jax.jit(jax.value_and_grad(value)).lower(logits, *replayed).compile())
+"""
+
+
+@pytest.mark.slow
+def test_a_router_gathers_no_rows_of_other_devices() -> None:
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", ROUTERS], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

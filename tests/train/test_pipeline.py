@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from alignjax.config import ConfigError, Experiment, Pipeline, fn
 from alignjax.train.pipeline import run_pipeline
+from alignjax.types import Batch, Context, Mean, Metrics
 from alignjax.workspace import Workspace
 from tests.support import toy_run
 
@@ -109,6 +111,32 @@ def test_a_finished_step_with_another_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)first.*steps: 4 -> 5"):
         run(pipeline(first=toy_run.experiment(steps=5)), tmp_path, resume=True)
     run(pipeline(first=toy_run.experiment(steps=4, keep=1)), tmp_path, resume=True)
+
+
+def unlabeled(context: Context, batch: Batch) -> tuple[Mean, Metrics]:
+    return Mean.of(batch.need("reward", of="unlabeled")), {}
+
+
+def test_losses_of_later_steps_are_looked_at_before_the_first(tmp_path: Path) -> None:
+    """A step of which nothing can be known yet is left until it begins."""
+    good = toy_run.experiment(steps=4)
+    algorithm = dataclasses.replace(good.algorithm, losses={**good.algorithm.losses, "more": fn(unlabeled)})
+    bad = dataclasses.replace(good, algorithm=algorithm)
+    with pytest.raises(ConfigError, match=r"step 'second': unlabeled needs batch\.reward"):
+        run(pipeline(second=bad), tmp_path)
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(ValueError, match="nothing was written"):
+        run(pipeline(second=dataclasses.replace(bad, source=fn(unwritten))), tmp_path)
+    assert (tmp_path / "first/done.json").exists()
+
+
+def unwritten(workspace: Workspace | None, seed: int) -> Any:
+    raise ValueError("nothing was written")
+
+
+def test_a_tag_is_a_trackers(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tags name 'wandbb', which is no tracker\. Did you mean 'wandb'\?"):
+        run(Pipeline({"first": toy_run.experiment(tags={"wandbb": "mine"})}), tmp_path)
 
 
 def test_names_must_be_folders(tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 if TYPE_CHECKING or __name__ != "__main__":
+    from alignjax.data.text.template_calls import unwritten_call
     from alignjax.data.text.template_limits import MEBIBYTES, SECONDS, Clock, Spent, limit_memory
 else:  # run by its path, with its folder as the last place of modules
+    from template_calls import unwritten_call
     from template_limits import MEBIBYTES, SECONDS, Clock, Spent, limit_memory
 
 Message = dict[str, Any]
@@ -193,6 +195,7 @@ class Renderer:
         self, turns: Sequence[Message], ends: Sequence[Message], open_turn: bool, words: Words
     ) -> dict[str, Any]:
         prompt = self.text(turns, open_turn, words)
+        self._check_calls(turns, prompt, words)
         slots = _located(self.skeleton(turns, open_turn, words), prompt, turns)
         written = [self._end(turns, end, prompt, words) for end in ends]
         return {"prompt": prompt, "slots": slots, "ends": written, "learned": []}
@@ -202,6 +205,7 @@ class Renderer:
         # conversation has all turns so, it is one row. A template that takes thoughts out of earlier turns writes them
         # otherwise, and then each is learned behind its own prompt.
         whole, starts = self.text(messages, False, words), []
+        self._check_calls(messages, whole, words)
         spoken = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
         places: list[tuple[int, int]] = []
         for k in spoken:
@@ -220,6 +224,15 @@ class Renderer:
         slots = _located(self.skeleton(turns, True, words), prompt, turns)
         return {"prompt": prompt, "slots": slots, "ends": [(whole[size:], places[-1][1] - size)], "learned": learned}
 
+    def _check_calls(self, messages: Sequence[Message], text: str, words: Words) -> None:
+        """Raises Refused where the text of messages has no word of a tool call in one of them."""
+        lost = unwritten_call(messages, text, lambda others: self.text(others, False, words))
+        if lost is not None:
+            raise Refused(
+                f"the chat template does not write the call of {lost[1][:SENTENCE]!r} in message {lost[0] + 1}, so the "
+                "model would not see it; use a template for tools (chat_template=), or write calls into content"
+            )
+
     def _generated(self, messages: Sequence[Message], whole: str, words: Words) -> list[tuple[int, int]]:
         """(start, end) of what a template marks with {% generation %}; [] if it marks nothing, or works on the text
         that it has marked, so that the places are not known."""
@@ -234,6 +247,8 @@ class Renderer:
         whole = self.text([*turns, end], False, words)
         if not whole.startswith(prompt):
             raise Refused("the chat template writes the prompt otherwise once it is answered; use another one")
+        if end.get("tool_calls"):
+            self._check_calls([*turns, end], whole, words)
         rest, content = whole[len(prompt) :], str(end.get("content", "")).strip()
         frames = self.skeleton([*turns, {"role": end["role"], "content": "-"}], False, words)
         if frames and len(frames) > 1 and ord(frames[-2]) == MARK + len(turns) and rest.endswith(frames[-1]):
