@@ -13,6 +13,22 @@ Array = jax.Array
 
 # A finite stand-in for minus infinity: a row in which everything is masked then gives finite numbers and gradients.
 MASKED = -1e30
+LARGEST_EXPONENT = 20.0  # where `bounded_exp` turns into a line, as far beyond a ratio of interest as e^20 from 1
+
+
+def bounded_exp(x: Array) -> Array:
+    """Returns exp(x), and beyond x = 20 its tangent there: finite for any x, with a gradient that neither overflows nor
+    dies, so that what has moved too far is still pulled back.
+
+    Args:
+        x: Numbers, usually log-ratios in nats.
+
+    Returns:
+        Numbers of the same shape.
+    """
+    x = jnp.minimum(x, 1e6)
+    low = jnp.minimum(x, LARGEST_EXPONENT)
+    return jnp.exp(low) * (1 + x - low)
 
 
 @jax.custom_vjp

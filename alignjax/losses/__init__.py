@@ -58,6 +58,11 @@ from alignjax.losses.imitation import (
     hir as hir,
     reward_weighted_regression as reward_weighted_regression,
 )
+from alignjax.losses.kl_terms import (
+    k1 as k1,
+    k2 as k2,
+    k3 as k3,
+)
 from alignjax.losses.logic import (
     logical as logical,
 )
@@ -83,6 +88,12 @@ from alignjax.losses.optimal_transport import (
 from alignjax.losses.policy_gradient import (
     reinforce as reinforce,
 )
+from alignjax.losses.policy_ratios import (
+    no_ratio as no_ratio,
+    sequence_ratio as sequence_ratio,
+    sequence_ratio_of_tokens as sequence_ratio_of_tokens,
+    token_ratio as token_ratio,
+)
 from alignjax.losses.ranking import (
     act as act,
     clha as clha,
@@ -92,6 +103,21 @@ from alignjax.losses.ranking import (
     pro as pro,
     rrhf as rrhf,
     stable_alignment as stable_alignment,
+)
+from alignjax.losses.ratio_bounds import (
+    cispo_clip as cispo_clip,
+    dppo_mask as dppo_mask,
+    no_bound as no_bound,
+    ppo_clip as ppo_clip,
+    sapo_gate as sapo_gate,
+    vespo_kernel as vespo_kernel,
+)
+from alignjax.losses.reductions import (
+    constant_length as constant_length,
+    prompt_mean as prompt_mean,
+    sequence_mean as sequence_mean,
+    sequence_sum as sequence_sum,
+    token_mean as token_mean,
 )
 from alignjax.losses.reference_free import (
     alpha_po as alpha_po,
@@ -114,6 +140,14 @@ from alignjax.losses.supervised import (
     preference_cross_entropy as preference_cross_entropy,
     score_regression as score_regression,
     sft as sft,
+)
+from alignjax.losses.surrogate import (
+    surrogate as surrogate,
+)
+from alignjax.losses.token_filters import (
+    entropy_bonus as entropy_bonus,
+    off_policy_mask as off_policy_mask,
+    top_entropy as top_entropy,
 )
 from alignjax.losses.token_level import (
     ld_dpo as ld_dpo,

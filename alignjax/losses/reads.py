@@ -38,6 +38,23 @@ def forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     return {"forward_kl": jnp.sum(probability * gap, axis=-1)}
 
 
+def entropy(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
+    """Reads {"entropy": -sum_v p_v log p_v} in nats: 0 of a certain token, log V if p is uniform.
+
+    Args:
+        outputs: The logits [..,V] of one role.
+        token: Not used.
+
+    Returns:
+        The entropy [..].
+    """
+    (logits,) = outputs.values()
+    logps = log_softmax(logits)
+    probability = jnp.exp(logps)
+    # The inner where: a token that is ruled out may have a log-prob of -inf.
+    return {"entropy": -jnp.sum(probability * jnp.where(probability > 0, logps, 0), axis=-1)}
+
+
 def collision(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     """Reads {"collision": log sum_v p_v^2} in nats: the log-prob that two draws agree, -log V if p is uniform.
 

@@ -76,8 +76,11 @@ EDITS = Family(nothing, revised_texts, _REFERENCE, completions=lambda sizes: 2) 
 
 
 _OF_KIND = {"pairwise": PAIRS, "listwise": LISTS, "unpaired": THUMBS}
-# Modules whose losses other configs train: of SFT and judges, of self-play, of experts; and of sums of losses.
-_ELSEWHERE = ("supervised", "combine", "self_play", "exploration_bonus", "policy_gradient", "router_balance")
+# Modules whose losses other configs train: of SFT and judges, of self-play, of rewards, of experts; and of sums.
+_ELSEWHERE = (
+    "supervised", "combine", "self_play", "exploration_bonus", "policy_gradient", "surrogate", "token_filters",
+    "router_balance",
+)  # fmt: skip
 
 
 def offline_losses() -> dict[str, Any]:
