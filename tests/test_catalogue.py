@@ -45,7 +45,7 @@ def test_public_names_are_listed_under_their_kind(entries):
 
 @pytest.mark.parametrize(
     ("room", "kinds"),
-    [(losses, {"loss", "rule"}), (stages, {"stage", "judge"}), (sampling, {"sampler"}), (roles, {"rule"})],
+    [(losses, {"loss", "rule"}), (stages, {"stage", "judge", "rule"}), (sampling, {"sampler"}), (roles, {"rule"})],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_nothing_that_takes_the_arguments_of_a_kind_is_left_out(entries, room, kinds):

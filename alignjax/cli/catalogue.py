@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.algorithms": ("algorithm",),
     "alignjax.losses": ("loss", "rule"),  # the rule of a state that one loss reads stands beside that loss
     "alignjax.sampling": ("stage", "sampler"),  # a search is a stage
-    "alignjax.stages": ("stage", "judge"),
+    "alignjax.stages": ("stage", "judge", "rule"),  # of a state that one stage reads, beside that stage
     "alignjax.roles": ("rule",),
     "alignjax.types": ("rule",),  # `frozen`, the default of every role
     "alignjax.evaluate.text_metrics": ("metric",),

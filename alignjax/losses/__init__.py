@@ -157,3 +157,4 @@ from alignjax.losses.token_level import (
     tdpo as tdpo,
     wpo as wpo,
 )
+from alignjax.losses.value_function import value_loss as value_loss

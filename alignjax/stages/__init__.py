@@ -23,7 +23,9 @@ from alignjax.stages.constraints import (
     length_within as length_within,
     required_token as required_token,
 )
+from alignjax.stages.critic import gae as gae, warm_up as warm_up
 from alignjax.stages.host_stages import engine as engine, engine_logps as engine_logps, host as host
+from alignjax.stages.importance import importance as importance
 from alignjax.stages.judge import (
     annotator as annotator,
     bernoulli as bernoulli,
@@ -63,3 +65,11 @@ from alignjax.stages.select import (
     ranked as ranked,
 )
 from alignjax.stages.text_functions import text_judge as text_judge, text_reward as text_reward
+from alignjax.stages.token_rewards import (
+    adaptive_kl as adaptive_kl,
+    kl_coefficient as kl_coefficient,
+    no_moments as no_moments,
+    normalize_reward as normalize_reward,
+    running_moments as running_moments,
+    token_rewards as token_rewards,
+)

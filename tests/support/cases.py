@@ -317,6 +317,18 @@ SUPERVISED = [
     Case(fn(losses.bradley_terry, role="policy")),
     Case(fn(losses.preference_cross_entropy, role="policy", separator=3)),
 ]
+
+
+def with_values(batch: Batch) -> Batch:
+    """Completions with the values that a critic gave, some so far from its present ones that the clip binds."""
+    values = np.random.default_rng(9).normal(size=batch.tokens.shape).astype(batch.mask.dtype)
+    return batch.replace(completions={**batch.completions, "values": values})
+
+
+CRITIC = [
+    Case(fn(losses.value_loss, output="policy:value", clip=0.7), fields=with_values),
+    Case(fn(losses.value_loss, output="policy:value"), fields=with_values, name="value_loss_open"),
+]
 # States of the network's two layers of width 4, taken for the logits of a router of 4 experts.
 BALANCE = fn(losses.load_balancing, experts_per_token=2, site="block")
 ROUTED = [
@@ -403,7 +415,7 @@ SURROGATES = [
     Case(fn(losses.entropy_bonus, share=0.4, of_all=True), couples_rows=True, name="entropy_bonus_top"),
 ]  # fmt: skip
 
-BY_HAND = SURROGATES + PAIRWISE + TOKEN_LEVEL + UNPAIRED + LISTWISE + NOISE + SUPERVISED + ROUTED + SELF_PLAY
+BY_HAND = SURROGATES + PAIRWISE + TOKEN_LEVEL + UNPAIRED + LISTWISE + NOISE + SUPERVISED + CRITIC + ROUTED + SELF_PLAY
 
 
 def default_case(loss: Any) -> Case:
