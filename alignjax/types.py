@@ -67,18 +67,15 @@ class Batch:
         prompt_valid: True where a prompt token exists and is attended [B,P].
         tokens: Completion tokens [B,N,T], int32.
         valid: True where a completion token exists and is attended [B,N,T].
-        mask: How much a completion token counts in a loss [B,N,T], float32: 0 on forced prefixes, user turns and tool
-            output; real values weight tokens.
+        mask: How much a completion token counts in a loss [B,N,T], float32: 0 on forced ones, user turns, tool output.
         logps: Log-probabilities of the completion tokens by name, [B,N,T] in nats: under a role's name that role's at
             temperature 1 and untruncated, under "sampler" those of the distribution that was sampled.
         reward: A reward of every completion [B,N].
         preference: preference[b, i, j] is the probability that completion i beats completion j [B,N,N].
         pair_weight: The weight of every pair in a loss [B,N,N], 0 where a pair has no label.
-        advantage: An advantage of every completion token [B,N,T].
-        returns: A return of every completion token [B,N,T].
+        advantage, returns: Of every completion token, two numbers [B,N,T].
         example_id: The stable identity of a prompt [B], int32: sampling keys fold it in.
-        prompts: Everything else of shape [B,..], by name.
-        completions: Everything else of shape [B,N,..], by name.
+        prompts, completions: Everything else of shape [B,..], and of shape [B,N,..], by name.
         views: Batches with B, N, P and T of their own, by name.
     """
 

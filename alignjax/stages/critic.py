@@ -49,6 +49,7 @@ def gae(
     Raises:
         ConfigError: If token rewards or values are missing.
     """
+    # One scan from the end: a token that does not count hands on what it was handed, and the next that counts takes it.
     counts = counted_tokens(batch, "gae")
     entries = (batch.need("completions", name, of="gae") for name in ("token_reward", "values"))
     reward, values = (jnp.where(counts, jax.lax.stop_gradient(as_float32(entry)), 0) for entry in entries)

@@ -60,14 +60,8 @@ def importance(
     """
     check_known(mode, MODES, f"importance(mode={mode!r}); it is one of {', '.join(MODES)}")
     level, bound = mode.split("_")
-    if "engine" in batch.logps and SAMPLER not in batch.logps:
-        raise ConfigError(
-            "importance: these samples are an engine's, drawn from a truncated distribution whose log-probs nobody "
-            "knows, so no weight is right for them: set top_p=1 in stages.engine(..)"
-        )
-    now, then = (batch.need("logps", name, of="importance") for name in (role, behaviour))
     mask = batch.need("valid", of="importance") if batch.mask is None else batch.mask
-    ratio, counts = jnp.where(mask != 0, as_float32(now) - as_float32(then), 0), mask != 0
+    ratio, counts = _log_ratio(batch, mask != 0, role, behaviour), mask != 0
     if level == "sequence":
         ratio, counts = jnp.sum(ratio, axis=-1), jnp.any(counts, axis=-1)
     weight = jnp.exp(jnp.clip(ratio, -FURTHEST, FURTHEST))
@@ -76,6 +70,17 @@ def importance(
     metrics = {**_staleness(ratio, weight, counts), "cut": Mean.of((~inside).astype(jnp.float32), counts)}
     filled = jnp.broadcast_to(used[..., None], mask.shape) if level == "sequence" else used
     return batch.replace(completions={**batch.completions, "importance": filled}), metrics
+
+
+def _log_ratio(batch: Batch, counts: Array, role: str, behaviour: str) -> Array:
+    """logps[role] - logps[behaviour] in nats, 0 where nothing counts; refuses what an engine drew with truncation."""
+    if "engine" in batch.logps and SAMPLER not in batch.logps:
+        raise ConfigError(
+            "importance: these samples are an engine's, drawn from a truncated distribution whose log-probs nobody "
+            "knows, so no weight is right for them: set top_p=1 in stages.engine(..)"
+        )
+    now, then = (as_float32(batch.need("logps", name, of="importance")) for name in (role, behaviour))
+    return jnp.where(counts, now - then, 0)
 
 
 def _staleness(ratio: Array, weight: Array, counts: Array) -> Metrics:

@@ -8,9 +8,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from alignjax.config import check_known, fn
+from alignjax.config import check_known
 from alignjax.ranges import Limit, Number, Positive, Share, Within
-from alignjax.roles import Value, value
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 NO_SPREAD = 1e-6  # a standard deviation that counts as none, in units of the score
@@ -35,13 +34,13 @@ def log_ratio(batch: Batch, of: str, policy: str, reference: str) -> Array:
 # --------------------------------------------------------------------------------------------------------- the score
 
 
-def _no_moments(key: Key) -> dict[str, Array]:
+def no_moments(key: Key) -> dict[str, Array]:
+    """Returns the first state of `running_moments`, `roles.value(fn(stages.no_moments))`: no score was seen yet.
+
+    Args:
+        key: Not used.
+    """
     return {name: jnp.zeros(()) for name in ("count", "mean", "squares")}
-
-
-def no_moments() -> Value:
-    """Makes a start for `running_moments`: no score has been seen yet."""
-    return value(fn(_no_moments))
 
 
 def _merged(state: Any, score: Array, known: Array) -> dict[str, Array]:
@@ -119,13 +118,14 @@ def normalize_reward(
 # ------------------------------------------------------------------------------------------------- the KL coefficient
 
 
-def _coefficient(key: Key, *, initial: Positive) -> dict[str, Array]:
+def kl_coefficient(key: Key, *, initial: Positive) -> dict[str, Array]:
+    """Returns the first state of `adaptive_kl`, `roles.value(fn(stages.kl_coefficient, initial=0.05))`.
+
+    Args:
+        key: Not used.
+        initial: The coefficient, in units of reward per nat.
+    """
     return {"coefficient": jnp.asarray(initial, jnp.float32)}
-
-
-def kl_coefficient(initial: float) -> Value:
-    """Makes a start for `adaptive_kl`: this coefficient, in units of reward per nat."""
-    return value(fn(_coefficient, initial=initial))
 
 
 def adaptive_kl(

@@ -236,7 +236,7 @@ def scored(seed: int, rows: int) -> Batch:
 
 
 def test_running_moments_are_those_of_all_scores_so_far() -> None:
-    moments = jax.tree.map(np.asarray, stages.no_moments().function(KEY))
+    moments = jax.tree.map(np.asarray, stages.no_moments(KEY))
     seen: list[float] = []
     for seed, rows in enumerate((2, 7, 4)):
         batch = scored(seed, rows)
@@ -256,7 +256,7 @@ def test_running_moments_are_those_of_all_scores_so_far() -> None:
 
 
 def test_scores_without_spread_are_not_blown_up() -> None:
-    moments = stages.no_moments().function(KEY)
+    moments = stages.no_moments(KEY)
     batch = filled().replace(reward=np.full((4, 3), 2.5, np.float32))
     made, _ = run(stages.normalize_reward, Context(state={"moments": moments}), batch, KEY, how="scale")
     np.testing.assert_array_equal(made.reward, 2.5)
@@ -289,7 +289,7 @@ def test_an_adaptive_coefficient_rests_where_the_kl_is_the_target() -> None:
         return stages.adaptive_kl(state, Context(), batch, KEY, target=target, rate=0.5)
 
     for start in (0.1, 5.0):
-        state = stages.kl_coefficient(start).function(KEY)
+        state = stages.kl_coefficient(KEY, initial=start)
         first = moved(state, kl(start))
         steps = float(first["coefficient"] / state["coefficient"])
         np.testing.assert_allclose(steps, 1 + math.copysign(0.5 * 0.2, kl(start) - target), rtol=1e-6)
@@ -306,7 +306,7 @@ def test_the_kl_that_is_followed_is_a_completions() -> None:
     gaps = batch.logps["policy"] - batch.logps["reference"]
     totals = [gaps[at][batch.mask[at] != 0].sum() for at in np.ndindex(4, 3) if batch.mask[at].any()]
     np.testing.assert_allclose(kl, np.mean(totals), rtol=1e-5)
-    state = stages.kl_coefficient(0.2).function(KEY)
+    state = stages.kl_coefficient(KEY, initial=0.2)
     moved = stages.adaptive_kl(state, Context(), batch, KEY, target=abs(kl) / 1.1, rate=1.0, clip=0.9)
     error = kl / (abs(kl) / 1.1) - 1
     np.testing.assert_allclose(moved["coefficient"], 0.2 * (1 + np.clip(error, -0.9, 0.9)), rtol=1e-5)
