@@ -37,7 +37,7 @@ FILLED_BY = {
     "reward": "a source with scores (rankings, thumbs), or a stage that fills it (reward, text_reward, ...)",
     "preference": "a source with pairs, or the stage fn(prefer, judge=...)",
     "pair_weight": "a stage that chooses pairs (query_budget, active_pairs, ...)",
-    **dict.fromkeys(("advantage", "returns"), "the stage fn(gae, ...), or one of yours"),
+    **dict.fromkeys(("advantage", "returns"), "a stage that fills it (group_advantage, gae, pass_at_k, ...)"),
     "example_id": "every source of examples fills it",
     "logps": "the stage fn(logprobs, role=...), or fn(generate, ...) for its streams and 'sampler'",
     'completions["edited"]': "1 [B,N,T] on the tokens that an edit touched; the source fn(revisions, ...) marks them",

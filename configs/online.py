@@ -37,6 +37,7 @@ from alignjax.workspace import Workspace
 TAU = 0.05  # strength of the pull towards the SFT policy, in units of win rate per nat
 BETA = 4 * TAU  # of a logistic loss or of a reward in logits: these rise four times as steeply as win rates near 1/2
 HINGE = 2 * TAU  # SLiC's: its target margin 1 / beta is then IPO's for a sure label
+STEPS = {"minibatches": 2}  # of the optimizer on one batch of samples, where ratios are bounded
 ROUND = 10  # iterations that a round lasts, where a method has rounds
 
 Recipe = Callable[[parts.Sizes], Algorithm]
@@ -123,27 +124,35 @@ def against(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
     return made
 
 
-def rlhf(sizes: parts.Sizes) -> Algorithm:
-    """Policy gradient on a Bradley-Terry reward with a KL towards the SFT policy; baseline: the post's other samples'
-    mean reward."""
-    return rewarded(sizes, algorithms.rloo)
+def rewarded(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
+    """A recipe from rewards, on those of a Bradley-Terry model."""
+
+    def made(sizes: parts.Sizes) -> Algorithm:
+        options = {
+            "reward": fn(stages.reward),
+            "judges": {"reward": trained_reward(sizes)},
+            "n": sizes.samples,
+            "max_tokens": sizes.completion_length,
+            "start": restored("sft", "policy"),
+            "optimizer": parts.policy_optimizer(sizes),
+        }
+        return recipe(parts.policy_model(sizes), **{**options, **hyper})
+
+    return made
 
 
-def grpo(sizes: parts.Sizes) -> Algorithm:
-    """The same in units of the standard deviation of the post's rewards."""
-    return rewarded(sizes, algorithms.grpo)
-
-
-def rewarded(sizes: parts.Sizes, recipe: Callable[..., Algorithm]) -> Algorithm:
-    return recipe(
+def gdpo(sizes: parts.Sizes) -> Algorithm:
+    """Two rewards, each normalized by itself: that of the model, and the judge's win rate within the group."""
+    judge = parts.judged(sizes)
+    judges = {**judge["judges"], "reward": trained_reward(sizes)}
+    options = {key: judge[key] for key in ("judge", "max_tokens", "start")}
+    return algorithms.gdpo(
         parts.policy_model(sizes),
-        reward=fn(stages.reward),
-        judges={"reward": trained_reward(sizes)},
-        tau=BETA,
+        rewards={"model": fn(stages.reward)},
+        judges=judges,
         n=sizes.samples,
-        max_tokens=sizes.completion_length,
-        start=restored("sft", "policy"),
         optimizer=parts.policy_optimizer(sizes),
+        **options,
     )
 
 
@@ -222,9 +231,24 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "oaif": (played(algorithms.oaif, loss=fn(losses.dpo, beta=BETA)), posts, nothing),
     "osp": (played(algorithms.osp, beta=BETA), posts, nothing),  # the judge's strengths: this policy cannot judge
     "with_replay": (with_replay, posts, nothing),
-    # policy gradient
-    "rlhf": (rlhf, posts, reward),
-    "grpo": (grpo, posts, reward),
+    # policy gradient on a reward: Bradley-Terry's, or the judge's win rate within the group
+    "rlhf": (rewarded(algorithms.rloo, tau=BETA), posts, reward),
+    "rloo_judged": (played(algorithms.rloo, tau=TAU), posts, nothing),
+    "grpo": (rewarded(algorithms.grpo, **STEPS), posts, reward),
+    "grpo_judged": (played(algorithms.grpo, **STEPS), posts, nothing),
+    "dr_grpo": (rewarded(algorithms.dr_grpo, **STEPS), posts, reward),
+    "bnpo": (rewarded(algorithms.bnpo, **STEPS), posts, reward),
+    "dapo": (rewarded(algorithms.dapo, **STEPS), posts, reward),
+    "cispo": (rewarded(algorithms.cispo, **STEPS), posts, reward),
+    "gspo": (rewarded(algorithms.gspo, **STEPS), posts, reward),
+    "luspo": (rewarded(algorithms.luspo, **STEPS), posts, reward),
+    "sapo": (rewarded(algorithms.sapo, **STEPS), posts, reward),
+    "vespo": (rewarded(algorithms.vespo, **STEPS), posts, reward),
+    "gdpo": (gdpo, posts, reward),
+    "reinforce_pp": (rewarded(algorithms.reinforce_pp, tau=TAU, **STEPS), posts, reward),
+    "remax": (rewarded(algorithms.remax, tau=BETA), posts, reward),
+    "maxrl": (played(algorithms.maxrl), posts, nothing),  # rewards that are not negative: win rates
+    # against oneself, or a past or mixed self
     "self_play_pg": (played(algorithms.self_play_pg, tau=TAU), posts, nothing),
     # past policies in the place of SPO's past trajectories
     "spo": (against(algorithms.self_play_pg, tau=TAU, pool=4, sync_every=ROUND), posts, nothing),

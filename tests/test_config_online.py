@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 TABLE = imported(ROOT / "configs" / "online.py")
 # Recipes that learn from what a source gives, and the parts of others.
 OFFLINE = {"dpo", "ipo", "slic", "vpo_offline", "sft", "preference_model", "reward_model", "labelled_samples"}
-PARTS = {"offline", "online", "rounds", "with_lora", "with_losses"}
+PARTS = {"offline", "online", "policy_gradient", "rounds", "with_lora", "with_losses"}
 
 
 def steps(mode: str) -> Mapping[str, Any]:
@@ -49,6 +49,7 @@ def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
 
 def test_every_online_recipe_has_a_line() -> None:
     other = {"ipo_md_half": "ipo_md", "spo": "self_play_pg", "rlhf": "rloo"}  # lines under names of their own
+    other |= {"rloo_judged": "rloo", "grpo_judged": "grpo"}
     lines = {other.get(name, name) for name in TABLE.RECIPES}
     assert lines == {*catalogue.public(algorithms)} - OFFLINE - PARTS
 

@@ -7,6 +7,18 @@ and max_tokens, so the same call plays a game (`**games.parts(game)`) and trains
 """
 
 from alignjax.algorithms.adapters import with_lora as with_lora
+from alignjax.algorithms.clipped import (
+    bnpo as bnpo,
+    cispo as cispo,
+    dapo as dapo,
+    dr_grpo as dr_grpo,
+    gdpo as gdpo,
+    grpo as grpo,
+    gspo as gspo,
+    luspo as luspo,
+    sapo as sapo,
+    vespo as vespo,
+)
 from alignjax.algorithms.coevolving import eva as eva, rival as rival
 from alignjax.algorithms.continual import cofs_dpo as cofs_dpo, ofs_dpo as ofs_dpo, with_replay as with_replay
 from alignjax.algorithms.exploration import (
@@ -52,4 +64,10 @@ from alignjax.algorithms.online import (
     osp as osp,
     self_play_pg as self_play_pg,
 )
-from alignjax.algorithms.rewarded import grpo as grpo, rloo as rloo
+from alignjax.algorithms.rewarded import (
+    maxrl as maxrl,
+    policy_gradient as policy_gradient,
+    reinforce_pp as reinforce_pp,
+    remax as remax,
+    rloo as rloo,
+)

@@ -92,10 +92,17 @@ class SelfPlay:
         return policy_and_reference(self.model, start=self.start, optimizer=self.optimizer)
 
     def algorithm(
-        self, experience: Mapping[str, Fn], losses: Mapping[str, Fn], roles: Mapping[str, Role], *, epochs: Count = 1
+        self,
+        experience: Mapping[str, Fn],
+        losses: Mapping[str, Fn],
+        roles: Mapping[str, Role],
+        *,
+        epochs: Count = 1,
+        minibatches: Count = 1,
     ) -> Algorithm:
         """Put stages, losses and roles together, with these microbatches."""
-        return Algorithm(experience, losses, roles, epochs=epochs, microbatches=self.microbatches)
+        steps = {"epochs": epochs, "minibatches": minibatches, "microbatches": self.microbatches}
+        return Algorithm(experience, losses, roles, **steps)
 
 
 def log_probs(role: str = "reference") -> dict[str, Fn]:

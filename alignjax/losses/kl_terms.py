@@ -14,7 +14,7 @@ DeepSeek-V3.2, arXiv:2512.02556 section 3.1; TRL's `use_bias_correction_kl`). Wi
 any policy then have the exact gradient of the expectation of the term under p: k1 and k3 that of KL(p to q), k2 that of
 E_p[r^2] / 2. How a token changes the KL of what follows it is left out of all of them; `losses.reinforce` has it.
 
-`tests/losses/test_kl_terms.py` measures these by enumeration.
+`tests/losses/test_surrogate.py` measures these by enumeration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,12 @@
 """Stages: pure functions (context, batch, key) -> batch, or (batch, metrics), that fill what losses read; and the
 judges among them."""
 
+from alignjax.stages.advantage import (
+    batch_advantage as batch_advantage,
+    decoupled_advantage as decoupled_advantage,
+    group_advantage as group_advantage,
+    pass_at_k as pass_at_k,
+)
 from alignjax.stages.completions import (
     density_ratio as density_ratio,
     generate as generate,
@@ -50,6 +56,13 @@ from alignjax.stages.relabel import (
     verdict as verdict,
     win_rate_against as win_rate_against,
     worst_first as worst_first,
+)
+from alignjax.stages.reward_shaping import (
+    drop_ties as drop_ties,
+    drop_unfinished as drop_unfinished,
+    keep_reward as keep_reward,
+    less_last as less_last,
+    overlong_penalty as overlong_penalty,
 )
 from alignjax.stages.route import (
     prefer_configured as prefer_configured,

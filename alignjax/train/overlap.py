@@ -22,7 +22,7 @@ from alignjax.parallel.mesh import batch_shardings
 from alignjax.parallel.processes import is_multi_process
 from alignjax.roles import return_to
 from alignjax.train.ask_host import is_asked
-from alignjax.train.on_policy import ON_POLICY, on_policy
+from alignjax.train.on_policy import on_policy
 from alignjax.train.state import TrainState
 from alignjax.train.step import Experience, Made
 from alignjax.types import Algorithm, Batch
@@ -45,8 +45,7 @@ def check_overlap(experiment: Experiment) -> None:
         raise ConfigError("Experiment.overlap is for completions that are sampled, cached_logps for those of a source")
     if names := on_policy(algorithm):
         raise ConfigError(
-            "Experiment.overlap samples by the policy of one step before, and "
-            f"{ON_POLICY.format(names[0])}, or leave out overlap"
+            f"Experiment.overlap samples by the policy of one step before, and {names[0]}, or leave out overlap"
         )
     for name, role in algorithm.roles.items():
         if any(each.function is return_to for each in functions_within(role.rule)):

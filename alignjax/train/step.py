@@ -22,7 +22,7 @@ from alignjax.parallel.mesh import shard_rows
 from alignjax.scoring import TOKENS, Score, context as context_of, params_of, with_shared_passes
 from alignjax.stages.text_functions import text_function
 from alignjax.train.ask_host import AskTexts, answer_to, ask_stage, ask_text_stage, check_asked, is_host
-from alignjax.train.on_policy import ON_POLICY, on_policy
+from alignjax.train.on_policy import on_policy
 from alignjax.train.state import TrainState, trained
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
 
@@ -321,7 +321,7 @@ def make_update(algorithm: Algorithm) -> Update:
     if several and (names := on_policy(algorithm)):
         raise ConfigError(
             f"epochs={algorithm.epochs}, minibatches={algorithm.minibatches}: after the first step the samples are "
-            f"those of an earlier policy, and {ON_POLICY.format(names[0])}, or take one step"
+            f"those of an earlier policy, and {names[0]}, or take one step"
         )
     alone = _only(algorithm, experience={})
     if algorithm.packing is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.edge_changes import EDGE
 from tests.mutants.loss_changes import LOSSES
 from tests.mutants.mutant import Mutant
+from tests.mutants.surrogate_changes import SURROGATES
 
 STEP, SCORING, ROLES, OPTIMIZERS = (
     f"tests/{name}.py" for name in ("train/test_step", "test_scoring", "test_roles", "train/test_optimizers")
@@ -17,6 +18,7 @@ WIN_RATE, PLAYED = "tests/evaluate/test_win_rate.py", "tests/train/test_played.p
 
 MUTANTS = (
     *LOSSES,
+    *SURROGATES,
     *EDGE,
     # step, roles, scoring, optimizers
     Mutant(

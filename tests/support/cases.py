@@ -375,11 +375,10 @@ SELF_PLAY = [
 
 
 def sampled_before(batch: Batch) -> Batch:
-    """Completions with the log-probs of a sampler that is not the policy, and constants of an off-policy correction."""
+    """Completions with the log-probs of a sampler that is not the policy."""
     draw = np.random.default_rng(9)
     old = np.where(batch.mask != 0, -3 * draw.random(batch.mask.shape), np.nan).astype(batch.mask.dtype)
-    weights = draw.random(batch.mask.shape).astype(batch.mask.dtype)
-    return batch.with_logps(sampler=old).replace(completions={**batch.completions, "importance": weights})
+    return batch.with_logps(sampler=old)
 
 
 def surrogate_case(name: str, couples_rows: bool = False, **choices: Any) -> Case:
@@ -390,7 +389,7 @@ def surrogate_case(name: str, couples_rows: bool = False, **choices: Any) -> Cas
 SURROGATES = [
     surrogate_case("surrogate"),
     surrogate_case(
-        "surrogate_grpo", importance="importance", reduction=fn(losses.sequence_mean),
+        "surrogate_grpo", reduction=fn(losses.sequence_mean),
         bound=fn(losses.ppo_clip, epsilon=0.3, epsilon_high=0.5, delta=2.0), kl=fn(losses.k3, weighted=True),
     ),
     surrogate_case(
@@ -404,12 +403,12 @@ SURROGATES = [
     surrogate_case("surrogate_vespo", bound=fn(losses.vespo_kernel, k_pos=0.5, lambda_pos=0.3)),
     surrogate_case(
         "surrogate_dppo", bound=fn(losses.dppo_mask, threshold=0.3), reduction=fn(losses.sequence_sum),
-        filters=(fn(losses.off_policy_mask, threshold=0.1),),
+        filters=(fn(losses.off_policy_mask, threshold=0.1),), kl=fn(losses.k3),
     ),
-    surrogate_case("surrogate_dppo_kl", bound=fn(losses.dppo_mask, divergence="kl"), behaviour=None),
+    surrogate_case("surrogate_dppo_kl", bound=fn(losses.dppo_mask, divergence="kl"), behaviour=None, kl=fn(losses.k2)),
     surrogate_case(
         "surrogate_top_entropy", couples_rows=True, ratio=fn(losses.no_ratio), bound=fn(losses.no_bound),
-        filters=(fn(losses.top_entropy, share=0.4),),
+        filters=(fn(losses.top_entropy, share=0.4),), kl=fn(losses.k1),
     ),
     Case(fn(losses.entropy_bonus, coefficient=0.3)),
     Case(fn(losses.entropy_bonus, share=0.4, of_all=True), couples_rows=True, name="entropy_bonus_top"),

@@ -119,6 +119,14 @@ def rewarded(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
     return algorithm
 
 
+def two_rewards(network: Model, **parts: Any) -> Algorithm:
+    """Rewards of two heads, those of a fresh reward model and of the one that judges."""
+    judges = {name: Role(network, roles.value(network.init)) for name in ("judge", "reward")}
+    rewards = {"a": fn(stages.reward), "b": fn(stages.reward, role="judge")}
+    more = {"judges": judges, "start": roles.fresh(), "max_tokens": 5}
+    return algorithms.gdpo(network, rewards=rewards, n=3, weights=(1.0, 0.5), tau=0.1, **more, **parts)
+
+
 def filled(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
     """The recipe with the token ids of a tokenizer that is trained here."""
     return lambda network, **parts: fill_token_ids(build(network, **parts), stop=(2,), separator=3)
@@ -173,6 +181,18 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
     "cofs_dpo": offline(functools.partial(algorithms.cofs_dpo, domains=2, slow_optimizer=fn(sgd, learning_rate=0.1))),
     "rloo": rewarded(functools.partial(algorithms.rloo, tau=0.1, n=3)),
     "grpo": rewarded(functools.partial(algorithms.grpo, tau=0.1, n=3)),
+    "dr_grpo": judged(functools.partial(algorithms.dr_grpo, tau=0.1, n=3)),
+    "bnpo": rewarded(functools.partial(algorithms.bnpo, n=3)),
+    "dapo": judged(functools.partial(algorithms.dapo, n=3, buffer=2, drop_unfinished=True)),
+    "cispo": rewarded(functools.partial(algorithms.cispo, n=3)),
+    "gspo": rewarded(functools.partial(algorithms.gspo, n=3, of_tokens=True)),
+    "luspo": rewarded(functools.partial(algorithms.luspo, n=3)),
+    "sapo": rewarded(functools.partial(algorithms.sapo, n=3)),
+    "vespo": rewarded(functools.partial(algorithms.vespo, n=3)),
+    "gdpo": two_rewards,
+    "reinforce_pp": rewarded(functools.partial(algorithms.reinforce_pp, n=3, baseline=True)),
+    "remax": rewarded(functools.partial(algorithms.remax, n=2)),
+    "maxrl": judged(functools.partial(algorithms.maxrl, n=3)),
 }
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
 # Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from alignjax import algorithms, games, roles
+from alignjax import algorithms, games, losses, roles
 from alignjax.cli import catalogue
 from alignjax.config import ConfigError, fn
 from alignjax.games.world import Contexts
@@ -107,7 +107,8 @@ def test_it_plays_a_game(name: str) -> None:
 
 
 def test_every_recipe_is_listed() -> None:
-    parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
+    parts = {"offline", "online", "policy_gradient", "rounds", "with_lora", "with_losses", "with_replay"}
+    parts.add("labelled_samples")
     assert set(RECIPES) | set(PLAYED) == set(catalogue.public(algorithms)) - parts
 
 
@@ -343,3 +344,18 @@ def test_reinforce_takes_one_step_on_a_sample_or_weighs_it(steps: dict[str, int]
     weighed = {"reinforce": made.losses["reinforce"].replace(behaviour="sampler", cap=5.0)}
     make_update(dataclasses.replace(several, losses=weighed))
     make_update(made)
+
+
+def test_a_surrogate_takes_several_steps_by_ratios_to_what_was_sampled() -> None:
+    judge = games.parts(GAME)
+    made = algorithms.grpo(games.table_policy(GAME), optimizer=fn(sgd), epochs=2, minibatches=2, **judge)
+    make_update(made)
+    loss = made.losses["surrogate"]
+    for fresh in (
+        {"behaviour": None},
+        {"ratio": fn(losses.no_ratio)},
+        {"ratio": fn(losses.no_ratio), "importance": "x"},
+    ):
+        wrapped = {"surrogate": fn(losses.weighted, loss=loss.replace(**fresh), weight=0.5)}
+        with pytest.raises(ConfigError, match=r"is surrogate\((behaviour=None|ratio=fn\(no_ratio\)).*or take one step"):
+            make_update(dataclasses.replace(made, losses=wrapped))
