@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alignjax import algorithms, losses, roles, stages
-from alignjax.config import fn
+from alignjax.config import ConfigError, fn
 from alignjax.sampling import mixture
 from alignjax.train.state import create_state
 from alignjax.train.step import make_experience, make_update
@@ -173,3 +173,36 @@ def test_stages_given_as_a_sequence_are_named_after_their_functions() -> None:
     named = Algorithm(experience=[past1, past, past1, past, past]).experience
     assert list(named) == ["past1", "past", "past1_2", "past_2", "past_3"]
     assert [stage.function for stage in named.values()] == [past1, past, past1, past, past]
+
+
+REWARDED = {
+    "judges": {"reward": Role(NETWORK, roles.fresh())},
+    "start": roles.fresh(),
+    "max_tokens": 5,
+    "stop": (2,),
+    "optimizer": OPTIMIZER,
+}
+
+
+def test_a_recipe_from_rewards_takes_a_reward_or_a_judge() -> None:
+    """One of the two, in words otherwise; a reference only where a KL is computed."""
+    judge = fn(stages.preference_model, role="judge")
+    for recipe in (algorithms.rloo, algorithms.grpo, algorithms.remax, algorithms.dapo, algorithms.reinforce_pp):
+        for both in ({}, {"reward": fn(stages.reward), "judge": judge}):
+            with pytest.raises(ConfigError, match=r"takes reward= .* or judge= .*one of the two; (neither|both)"):
+                recipe(NETWORK, **both, **REWARDED)
+        assert list(recipe(NETWORK, judge=judge, **REWARDED).experience)[:2] in (
+            ["generate", "prefer"],
+            ["generate", "greedy"],
+        )
+    assert "reference" in algorithms.grpo(NETWORK, reward=fn(stages.reward), **REWARDED).roles
+    without = algorithms.grpo(NETWORK, reward=fn(stages.reward), tau=0.0, **REWARDED)
+    assert "reference" not in {*without.roles, *without.experience}
+    bonus = {"entropy": fn(losses.entropy_bonus)}
+    more = algorithms.dr_grpo(NETWORK, reward=fn(stages.reward), beside=bonus, drop_unfinished=True, **REWARDED)
+    assert [*more.losses] == ["surrogate", "entropy"]
+    assert [*more.experience] == ["generate", "reward", "drop_unfinished", "advantage"]
+    penalized = algorithms.dapo(NETWORK, judge=judge, buffer=2, **REWARDED)
+    assert [*penalized.experience] == ["generate", "prefer", "reward", "overlong", "drop_ties", "advantage"]
+    with pytest.raises(ConfigError, match="several rewards"):
+        algorithms.gdpo(NETWORK, rewards={"one": fn(stages.reward)}, **REWARDED)

@@ -239,6 +239,10 @@ def gdpo(
         named["judge"] = rated(None, judge)
     if len(named) < 2:
         raise ConfigError("gdpo normalizes several rewards apart: give two or more, or one and a judge")
+    if options.get("drop_ties"):
+        raise ConfigError(
+            "gdpo(drop_ties=True): prompts are tied in one of several rewards and not in others; leave it out"
+        )
     filed = {}
     for name, each in named.items():
         filed |= {f"{stage}_{name}": function for stage, function in each.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from alignjax import losses, stages
 from alignjax.algorithms.parts import SelfPlay, log_probs
-from alignjax.config import ConfigError, Fn, fn
+from alignjax.config import ConfigError, Fn, fn, functions_within
 from alignjax.ranges import Count, NonNegative
 from alignjax.types import Algorithm, Model
 
@@ -27,6 +27,7 @@ def policy_gradient(
     n: Count = 8,
     drop_unfinished: bool = False,
     drop_ties: bool = False,
+    beside: Mapping[str, Fn] | None = None,
     epochs: Count = 1,
     minibatches: Count = 1,
     **parts: Any,
@@ -44,6 +45,7 @@ def policy_gradient(
         n: Samples per prompt.
         drop_unfinished: Leaves out samples that no stop token ended, see `stages.drop_unfinished`.
         drop_ties: Leaves out prompts whose rewards are all one, see `stages.drop_ties`.
+        beside: Further losses by name: `{"entropy": fn(losses.entropy_bonus, coefficient=0.01)}`.
         epochs: Passes over the same samples.
         minibatches: Optimizer steps in each.
         **parts: `judges` (the roles that the reward or judge reads), `optimizer`, `start`, `max_tokens`, `microbatches`
@@ -58,7 +60,8 @@ def policy_gradient(
         experience["drop_unfinished"] = fn(stages.drop_unfinished, stop=play.stop)
     if drop_ties:
         experience["drop_ties"] = fn(stages.drop_ties)
-    return _learned(play, loss, experience, advantage, epochs, minibatches)
+    learned = {loss.name: loss, **(beside or {})}
+    return _learned(play, learned, experience, advantage, epochs=epochs, minibatches=minibatches)
 
 
 def rated(reward: Fn | Mapping[str, Fn] | None, judge: Fn | None) -> dict[str, Fn]:
@@ -83,18 +86,14 @@ def rated(reward: Fn | Mapping[str, Fn] | None, judge: Fn | None) -> dict[str, F
 
 
 def _learned(
-    play: SelfPlay,
-    loss: Fn,
-    experience: Mapping[str, Fn],
-    advantage: Mapping[str, Fn],
-    epochs: int,
-    minibatches: int,
+    play: SelfPlay, learned: Mapping[str, Fn], before: Mapping[str, Fn], after: Mapping[str, Fn], **steps: int
 ) -> Algorithm:
-    """The algorithm, with a reference only if a KL to one is computed: in the loss, or in the stages."""
-    has_kl = loss.kwargs["kl"] is not None or any("reference" in stage.kwargs for stage in advantage.values())
+    """The algorithm, with a reference only if a loss has a KL or a stage reads one. Its log-probs stand behind what
+    changes the completions and before the advantages."""
+    parts = (*learned.values(), *after.values())
+    has_kl = any(each.kwargs.get("reference") and each.kwargs.get("kl", True) for each in functions_within(parts))
     roles = {**(play.policy_and_reference() if has_kl else play.policy()), **play.judges}
-    filled = {**experience, **(log_probs() if has_kl else {}), **advantage}
-    return play.algorithm(filled, {loss.name: loss}, roles, epochs=epochs, minibatches=minibatches)
+    return play.algorithm({**before, **(log_probs() if has_kl else {}), **after}, learned, roles, **steps)
 
 
 def rloo(
@@ -154,7 +153,7 @@ def remax(
         scored = {**stage, "reward": fn(stages.win_rate_against, own=n)}
     greedy = play.sample(1).replace(temperature=0.0)
     loss = fn(losses.reinforce, tau=tau, baseline=0.0 if judge is None else 0.5)
-    return _learned(play, loss, {"generate": play.sample(n), "greedy": greedy, **scored}, {}, 1, 1)
+    return _learned(play, {loss.name: loss}, {"generate": play.sample(n), "greedy": greedy, **scored}, {})
 
 
 def maxrl(

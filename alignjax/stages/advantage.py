@@ -212,7 +212,7 @@ def decoupled_advantage(
             f"decoupled_advantage: {len(weights or ())} weights for {len(names)} rewards; give one for each"
         )
     total, known, metrics = jnp.zeros(()), jnp.zeros(()), {}
-    present = jnp.any(_mask(batch) != 0, axis=-1)
+    present = jnp.any(_mask(batch) != 0, axis=-1) * batch.completions.get("weight", 1)
     for name, factor in zip(names, weights or (1.0,) * len(names), strict=True):
         weight = batch.need("completions", f"weight:{name}", of="decoupled_advantage") * present
         reward = jnp.where(weight != 0, batch.need("completions", f"reward:{name}", of="decoupled_advantage"), 0)

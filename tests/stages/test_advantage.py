@@ -245,6 +245,12 @@ def test_rewards_are_normalized_apart() -> None:
     assert np.abs(apart(1.0) - apart(1.0, (2.0, 1.0))).max() > 0.1
     with pytest.raises(ConfigError, match="1 weights for 2 rewards"):
         apart(1.0, (2.0,))
+    filed = stages.keep_reward(None, batch_of(np.zeros((3, 4), int), first), None, name="a")
+    filed = filed.replace(completions={**filed.completions, "weight": jnp.ones((3, 4)).at[:, 1].set(0)})
+    batch, metrics = after(fn(stages.decoupled_advantage, names=("a",)), filed)  # as `drop_unfinished` leaves it
+    assert not np.any(batch.advantage[:, 1])
+    assert not np.any(batch.completions["weight"][:, 1])
+    assert float(metrics["reward_a"].value()) == pytest.approx(first[:, [0, 2, 3]].mean())
 
 
 def test_whitened_returns_have_the_kl_that_is_still_to_come() -> None:
