@@ -23,7 +23,7 @@ def generator() -> ModuleType:
 DOCS = generator()
 ENTRIES = DOCS.entries()
 # Losses that no paper is needed for.
-TEXTBOOK = {"sft", "weighted"}
+TEXTBOOK = {"sft", "weighted", "davidson"}
 
 
 def test_the_page_is_fresh() -> None:

@@ -126,6 +126,12 @@ from alignjax.losses.reference_free import (
     simpo as simpo,
     slic_hf as slic_hf,
 )
+from alignjax.losses.reward_models import (
+    attribute_regression as attribute_regression,
+    davidson as davidson,
+    plackett_luce_reward as plackett_luce_reward,
+    steerlm as steerlm,
+)
 from alignjax.losses.router_balance import (
     load_balancing as load_balancing,
 )

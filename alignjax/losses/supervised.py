@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,7 @@ from alignjax.losses.decorators.pairwise import Pairs, pair_indices, pair_labels
 from alignjax.losses.decorators.sequences import mask_of, scored
 from alignjax.numerics import last_valid
 from alignjax.pair_layout import pair_logits
-from alignjax.ranges import Natural
+from alignjax.ranges import Natural, NonNegative
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -86,28 +88,63 @@ def preference_cross_entropy(
 
 @needs("preference")
 def bradley_terry(
-    context: Context, batch: Batch, *, role: str = "reward", pairs: Pairs = ((0, 1),)
+    context: Context,
+    batch: Batch,
+    *,
+    role: str = "reward",
+    pairs: Pairs = ((0, 1),),
+    center_rewards_coefficient: NonNegative | None = None,
+    margin: Literal["data", "reward"] = "data",
+    scaled: bool = False,
 ) -> tuple[Mean, Metrics]:
-    """Cross-entropy of a Bradley-Terry reward model: -p log P - (1-p) log(1-P), P = S(r_i - r_j) the probability that i
-    beats j (InstructGPT, arXiv:2203.02155 eq. 1).
+    """Cross-entropy of a Bradley-Terry reward model: -p log S(r_i - r_j - m) - (1-p) log S(r_j - r_i - m) + c (r_i +
+    r_j)^2 (InstructGPT, arXiv:2203.02155 eq. 1; the margin m: Llama 2, arXiv:2307.09288 eq. 2; the pull to 0 by c:
+    arXiv:2312.09244).
 
     Args:
         context: Scores the role.
         batch: Completions [B,N,T] with a preference [B,N,N]; labels are probabilities.
         role: The reward model; r is its "reward" head after the last token of a completion.
         pairs: Which completions are compared.
+        center_rewards_coefficient: c; None for 0.
+        margin: Says where m is from: "data" takes prompts["margin"] [B], the number of a row that the source read (see
+            `numbers` of a source), 0 where there is none; "reward" the distance of the two grades in batch.reward.
+        scaled: Multiplies the cross-entropy by m instead of moving its argument (HelpSteer2-Preference,
+            arXiv:2410.01257); it needs margins.
 
     Returns:
         The mean over pairs in nats, weighted by `pair_weight`; `accuracy`, `margin` (nats) and the mean `reward`.
 
     Raises:
-        ConfigError: If the batch has no preference, or not the completions that `pairs` names.
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names; or `scaled`, and no
+            margins.
     """
+    # A margin belongs to the pair, not to a side: whichever order the label speaks for has to be ahead by it.
     i, j = pair_indices(batch, pairs)
     label, weight = pair_labels(batch, i, j)
     reward = last_valid(scored(context, batch, f"{role}:reward"), batch.need("valid", of="bradley_terry"))
-    loss, metrics = cross_entropy(reward[:, i] - reward[:, j], label, weight)
+    first, second = (jnp.where(weight != 0, reward[:, side], 0) for side in (i, j))
+    loss, metrics = cross_entropy(first - second, label, weight)
+    ahead = _margins(batch, i, j, margin, weight, scaled)
+    if ahead is not None:
+        logit = first - second
+        forth, back = (-jax.nn.log_sigmoid(sign * logit - (0 if scaled else ahead)) for sign in (1, -1))
+        loss = Mean.of((label * forth + (1 - label) * back) * (ahead if scaled else 1), weight)
+    if center_rewards_coefficient is not None:
+        off = Mean.of(center_rewards_coefficient * jnp.square(first + second), weight)
+        loss = Mean(loss.total + off.total, loss.weight)
     return loss, metrics | {"reward": Mean.of(reward)}
+
+
+def _margins(batch: Batch, i: Array, j: Array, margin: str, weight: Array, needed: bool) -> Array | None:
+    """Margins of pairs [B,K] or [B,1], 0 where a pair does not count; None if there are none and none are needed."""
+    if margin == "reward":
+        grade = batch.need("reward", of='bradley_terry(margin="reward")')
+        return jnp.where(weight != 0, jnp.abs(grade[:, i] - grade[:, j]), 0)
+    if not needed and "margin" not in batch.prompts:
+        return None
+    ahead = batch.need("prompts", "margin", of="bradley_terry")[:, None]
+    return jnp.where((weight != 0) & ~jnp.isnan(ahead), ahead, 0)
 
 
 @needs("completions")

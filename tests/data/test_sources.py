@@ -258,3 +258,27 @@ def test_two_datasets_may_share_a_tokenizer(docstrings: Docstrings, pairs_file: 
     assert tokenizer_of(dataset).encode("open the file") == tokenizer_of(docstrings).encode("open the file")
     other = dataclasses.replace(dataset, tokenizer=str(docstrings.folder))
     assert tokenizer_of(other).encode("open the file") == tokenizer_of(docstrings).encode("open the file")
+
+
+def test_numbers_of_kept_columns_go_beside_the_prompts(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"question {n}", "chosen": f"good {n}", "rejected": f"bad {n}", "margin": n / 8} for n in range(8)
+    ]
+    rows[3]["margin"] = None
+    path = tmp_path / "margins.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    dataset = Preferences(path=str(path), test_fraction=0, vocab_size=300, keep=("margin", "prompt"))
+    sizes = {"batch_size": 8, "prompt_length": 32, "completion_length": 16}
+    source = preferences(None, 0, dataset=dataset, numbers=("margin",), shuffle=False, **sizes)
+    batch = source[0]
+    assert matches(batch, source.spec)
+    np.testing.assert_array_equal(batch.prompts["margin"], [0, 0.125, 0.25, np.nan, 0.5, 0.625, 0.75, 0.875])
+    for names, words in (
+        (
+            ("margin", "other"),
+            r"numbers names 'other', of which preferences/train has no number: it keeps margin, prompt",
+        ),
+        (("prompt",), r"preferences/train, line 1: its 'prompt' is 'question 0', which is no finite number"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            preferences(None, 0, dataset=dataset, numbers=names, **sizes)[0]

@@ -178,8 +178,9 @@ def test_pairwise_losses_agree_with_trl(cases: list[dict[str, Any]], float64: No
     assert (len(one_by_one), sum(one_by_one)) == (73, 62)
 
 
-def test_bradley_terry_agrees_with_trl(cases: list[dict[str, Any]], float64: None) -> None:
-    (case,) = [case for case in cases if case["name"] == "reward/bradley_terry"]
+@pytest.mark.parametrize("name", ["", "/margin", "/center=0.01"])
+def test_bradley_terry_agrees_with_trl(name: str, cases: list[dict[str, Any]], float64: None) -> None:
+    (case,) = [case for case in cases if case["name"] == f"reward/bradley_terry{name}"]
     given, expected = case["inputs"], case["expected"]
     rewards = columns(given["rewards_chosen"], given["rewards_rejected"])
     valid = jnp.ones((*rewards.shape, 3), bool).at[:, :, 2].set(False)
@@ -187,11 +188,12 @@ def test_bradley_terry_agrees_with_trl(cases: list[dict[str, Any]], float64: Non
         tokens=jnp.zeros(valid.shape, jnp.int32),
         valid=valid,
         preference=jnp.broadcast_to(jnp.array([[0.5, 1], [0, 0.5]]), (len(rewards), 2, 2)),
+        prompts={} if given["margin"] is None else {"margin": jnp.asarray(given["margin"])},
     )
 
     def mean(rewards: Array) -> Array:
         numbers = jnp.full(valid.shape, 7.0).at[:, :, 1].set(rewards)  # the last token's is what counts
-        return losses.bradley_terry(standin(reward_reward=numbers), batch)[0].value()
+        return fn(losses.bradley_terry, **case["hyper"])(standin(reward_reward=numbers), batch)[0].value()
 
     value, grad = jax.value_and_grad(mean)(rewards)
     check = {"rtol": case["rtol"], "atol": case["rtol"]}

@@ -312,9 +312,32 @@ NOISE = [
     Case(fn(losses.lcpo, loss=fn(losses.ipo, tau=5.0), normalizer=False), extra=ANNOTATORS, name="lcpo_unnormalized"),
 ]
 
+
+def with_margin(batch: Batch) -> Batch:
+    """Rows with a margin; one has none."""
+    margin = np.linspace(-0.2, 1.7, len(batch.tokens)).astype(batch.mask.dtype)
+    margin[1] = np.nan
+    return batch.replace(prompts={**batch.prompts, "margin": margin})
+
+
+def with_missing_quality(batch: Batch) -> Batch:
+    """Completions with a score that is given, but of some."""
+    known = (np.arange(batch.reward.size) % 5 != 1).reshape(batch.reward.shape)
+    return batch.replace(completions={**batch.completions, "quality": np.where(known, np.tanh(batch.reward), np.nan)})
+
+
 SUPERVISED = [
     Case(fn(losses.weighted, loss=fn(losses.sft), weight=0.7)),
     Case(fn(losses.bradley_terry, role="policy")),
+    Case(
+        fn(losses.bradley_terry, role="policy", pairs=PAIRS, center_rewards_coefficient=0.3),
+        fields=with_margin,
+        name="bradley_terry_margin",
+    ),
+    Case(fn(losses.bradley_terry, role="policy", margin="reward", scaled=True), name="bradley_terry_scaled"),
+    Case(fn(losses.davidson, role="policy", pairs=PAIRS, nu=0.7)),
+    Case(fn(losses.plackett_luce_reward, role="policy")),
+    Case(fn(losses.attribute_regression, output="policy:reward"), fields=with_missing_quality),
     Case(fn(losses.preference_cross_entropy, role="policy", separator=3)),
 ]
 
@@ -359,6 +382,7 @@ def with_optimistic(batch: Batch) -> Batch:
 SELF_PLAY = [
     Case(fn(losses.reinforce, tau=0.3, baseline=0.2)),
     Case(fn(losses.reinforce, tau=0.3, leave_one_out=True, kl="token"), name="reinforce_left_out"),
+    Case(fn(losses.steerlm, prior="past1", proposal="past2"), extra=PAST),
     Case(fn(losses.inpo, eta=0.4, c=0.3), extra=PREVIOUS),
     Case(fn(losses.mnpo, eta=0.4, c=0.3, weights=(2.0, 1.0), pairs=PAIRS), extra=PAST),
     Case(fn(losses.sppo, eta=2.0), extra=PREVIOUS),

@@ -10,9 +10,11 @@ import functools
 import inspect
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 
 from alignjax.config import ConfigError, check_ranges, fn, hyperparameters
@@ -23,7 +25,7 @@ from alignjax.data.sources.batch_layout import batch_spec, completion_fields, fr
 from alignjax.data.sources.source import ROW, Buckets, OpenedSource, Source, Subset, bucket_shapes, endless
 from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.data.text.words import same_text
-from alignjax.ranges import Count, Natural, Seed
+from alignjax.ranges import LARGEST, Count, Natural, Seed
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
 
@@ -55,6 +57,8 @@ class Texts:
         shuffle: False gives the rows in the order of the dataset.
         buckets: Shapes (prompt tokens, completion tokens) for batches of short rows, growing; the full shape (P, T) is
             present without being named.
+        numbers: Columns of numbers that the dataset keeps (its `keep`), which go into prompts[name] [B]: "margin" for
+            `losses.bradley_terry`, attributes, the number of a user. NaN where a row has none.
         shard: (index, count): this process makes the index-th of count equal runs of rows of every batch.
 
     Raises:
@@ -73,6 +77,7 @@ class Texts:
     long_completions: LongCompletions = "refuse"
     shuffle: bool = True
     buckets: Buckets = ()
+    numbers: tuple[str, ...] = ()
     shard: tuple[Natural, Count] = (0, 1)
 
     def __post_init__(self) -> None:
@@ -110,12 +115,16 @@ class Texts:
             ConfigError: The buckets do not grow or the shard does not divide the batch.
         """
         shapes = bucket_shapes(self.buckets, self.prompt_length, self.completion_length)
+        if self.numbers:
+            each = jax.ShapeDtypeStruct((self.batch_size,), np.float32)
+            spec = spec.replace(prompts={**spec.prompts, **dict.fromkeys(self.numbers, each)})
         return Source(spec, lambda: self._opened(layout, rules or length_rules), self.shard, shapes, self.seed)
 
     def _opened(self, layout: Layout, rules: Callable[[TextRows], Sequence[Rule]]) -> OpenedSource:
         # The rows that fit are numbered 0 .. n-1 and repeated endlessly by grain; a row is laid out when its position
         # is asked for. Random numbers are keyed by (seed, position), so that a batch does not depend on those before.
         rows = _open_rows(self)
+        _check_numbers(rows)
         numbers, counts = _select(rows, rules(rows))
         usable = dataclasses.replace(rows, rows=Subset(rows.rows, numbers), lengths=rows.lengths[numbers])
 
@@ -125,7 +134,10 @@ class Texts:
             example = np.asarray(row["example_id"], np.int32)
             rng = np.random.default_rng((self.seed % 2**32, ROW, position))
             fields: dict[str, Any] = {"prompt": prompt, "prompt_valid": prompt_valid, "example_id": example}
-            return Batch(**{**fields, **layout(row, usable, rng)})
+            made = {**fields, **layout(row, usable, rng)}
+            if self.numbers:
+                made["prompts"] = {**made.get("prompts", {}), **numbers_of(row, self.numbers)}
+            return Batch(**made)
 
         longest = max(self.completion_length - 1, 0)
         # BOS and the frame around a prompt that no template wrote, what ends a completion
@@ -137,6 +149,43 @@ class Texts:
         order = endless(range(len(numbers)), self.seed, self.shuffle)
         batches = endless(usable.rows, self.seed, self.shuffle).map_with_index(laid_out)
         return OpenedSource(batches, len(numbers), counts, lengths=lambda position: tuple(tokens[order[position]]))
+
+
+def numbers_of(row: Row, names: Sequence[str]) -> dict[str, np.float32]:
+    """Returns the numbers in columns of a row that its dataset keeps, by name; NaN where it has none.
+
+    Args:
+        row: The row, as it was written.
+        names: The columns.
+
+    Raises:
+        ValueError: There is something else in one of them.
+    """
+    columns = json.loads(row["meta"]).get("columns", {})
+    for name in names:
+        value = columns.get(name)
+        if value is not None and (isinstance(value, bool | str | list | dict) or not abs(value) <= LARGEST):
+            raise ValueError(f"its {name!r} is {str(value)[:40]!r}, which is no finite number")
+    return {name: np.float32(math.nan if columns.get(name) is None else columns[name]) for name in names}
+
+
+def _check_numbers(rows: TextRows) -> None:
+    """Reads the numbers of all rows once, so that what is none is refused before the first step."""
+    texts, known = rows.texts, set()
+    for number, row in enumerate(rows.rows if texts.numbers else ()):
+        try:
+            known |= {name for name, value in numbers_of(row, texts.numbers).items() if not np.isnan(value)}
+        except ValueError as error:
+            where = rows.origin(np.arange(len(rows.lengths)) == number)
+            raise ConfigError(
+                f"{texts.name}, {where}: {error}; leave the row out, or the column out of numbers"
+            ) from None
+    if lacking := [name for name in texts.numbers if name not in known]:
+        kept = ", ".join(getattr(texts.dataset, "keep", ())) or "none"
+        raise ConfigError(
+            f"numbers names {', '.join(map(repr, lacking))}, of which {texts.name} has no number: it keeps {kept}; "
+            "name the column in keep=(...) of the dataset"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
