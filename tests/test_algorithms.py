@@ -20,7 +20,7 @@ from alignjax.train.step import make_experience, make_update
 from alignjax.train.token_ids import fill_token_ids
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
-from tests.support.tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd
+from tests.support.tiny import all_finite, as_jax, difference, model, ragged, scorer, sgd, slow_but
 
 NOWHERE = Workspace(Path("nowhere"))
 NETWORK = model(outputs=("reward", "preference"), layers=1)
@@ -72,7 +72,10 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# That online losses are the offline ones is in test_step.py.
+@pytest.mark.parametrize(
+    "name", [slow_but(*({*RECIPES} - {"online_ipo", "online_slic"}), name=name) for name in RECIPES]
+)
 def test_a_recipe_runs_and_moves_only_what_it_trains(name: str) -> None:
     algorithm, batch, at_start = RECIPES[name]
     state = create_state(algorithm, 0, NOWHERE)

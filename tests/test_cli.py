@@ -132,6 +132,7 @@ def test_traceback_on_request_and_for_bugs(capsys, tmp_path, monkeypatch):
     assert "return 1 / 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_installed_command_ends_with_status_2(tmp_path):
     command = [sys.executable, "-m", "alignjax.cli", "train", ONE, "--stpes", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)

@@ -116,17 +116,20 @@ def test_a_second_start_compiles_nothing_and_learns_the_same(tmp_path: Path, mon
         def programs() -> set[str]:
             return {path.name for path in tmp_path.rglob("*-cache")}
 
-        first = start("first")
-        assert first.wait() == 0, first.communicate()[1]
+        with start("first") as first:
+            _, said = first.communicate()
+        assert first.returncode == 0, said
         compiled = programs()
         assert len(compiled) > 3
-        both = [start("second"), start("third")]
-        assert [run.wait() for run in both] == [0, 0]
+        with start("second") as second, start("third") as third:
+            said = [run.communicate()[1] for run in (second, third)]
+        assert [run.returncode for run in (second, third)] == [0, 0], said
         assert programs() == compiled
         runs = [tmp_path / name for name in ("first", "second", "third")]
         sums = [json.loads((run / "checkpoints/3/meta/metadata").read_text())["checksums"] for run in runs]
         assert sums[0] == sums[1] == sums[2]
-        losses = [[json.loads(line)["loss"] for line in (run / "metrics.jsonl").open()] for run in runs]
+        lines = [(run / "metrics.jsonl").read_text().splitlines() for run in runs]
+        losses = [[json.loads(line)["loss"] for line in of_run] for of_run in lines]
         assert losses[0] == losses[1] == losses[2]
 
 

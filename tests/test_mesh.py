@@ -1,5 +1,6 @@
-"""Every recipe gives the same numbers on one device and on eight simulated ones, split by batch, weights and heads, and
-its programs gather what they should. `mesh_program.py` prints all of the table that is tested here in part."""
+"""Recipes give the same numbers on one device and on eight simulated ones, split by batch, weights and heads, and their
+programs gather what they should: recipes in which every kind of part of all recipes occurs (`recipe_parts.py`).
+`mesh_program.py` prints the whole table."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ Cell = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
-    """What mesh_program.py saw: {"table": {recipe: {mesh: cell}}, "control": gathers}."""
+    """What mesh_program.py saw: {"table": {recipe: {mesh: cell}}, "control": gathers, "parts": {recipe: kinds}}."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
@@ -48,11 +49,15 @@ def where(seen: dict[str, Any], wrong: Callable[[Cell], Any], *, alone: bool = F
 
 
 @pytest.mark.slow
-def test_every_recipe_is_in_the_table(seen: dict[str, Any]) -> None:
+def test_every_kind_of_part_is_in_the_table(seen: dict[str, Any]) -> None:
     """On one device and on a mesh of eight, which takes turns; IPO-MD on all."""
     parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
     table = {name: set(row) for name, row in seen["table"].items()}
-    assert set(catalogue.public(algorithms)) - parts <= set(table)
+    assert set(catalogue.public(algorithms)) - parts <= set(seen["parts"])
+    every = {kind for kinds in seen["parts"].values() for kind in kinds}
+    assert every == {kind for name in table for kind in seen["parts"][name]}
+    for written in ("generate(", "mixture(", "preference_model(", "annotator(", "snapshot(", "ema(", "CopyOf trained"):
+        assert any(written in kind for kind in every), f"no {written} among the kinds, which are then too coarse"
     assert all("1" in row and len(row) > 1 for row in table.values())
     assert table["ipo_md"] == {"1", "8x1", "4x2", "2x2x2"}
     for shape in ("8x1", "4x2", "2x2x2"):

@@ -114,6 +114,7 @@ def test_the_number_of_workers_changes_nothing(site: Path) -> None:
     assert one == three
 
 
+@pytest.mark.slow
 def test_it_can_be_called_from_an_unguarded_script_that_imported_jax(site: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -144,6 +144,7 @@ def test_rows_that_belong_together_are_not_parted(tmp_path: Path, small_blocks: 
     assert [rows_of(dataset, "train")[0][n]["prompt"].decode().count(f"q{n}") for n in range(6)] == [1] * 6
 
 
+@pytest.mark.slow
 def test_work_is_done_in_order_by_any_number_of_processes() -> None:
     for count in (1, 3):
         with row_workers.row_workers(count) as mapped:

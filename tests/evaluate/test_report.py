@@ -104,6 +104,7 @@ def test_arbitrary_text_is_escaped_everywhere(small, tmp_path):
     assert "[link](" not in outside
 
 
+@pytest.mark.slow
 def test_rebuild_gives_the_same_bytes_again(results, tmp_path):
     paths = write_report.write_report(results, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -200,7 +200,7 @@ def adam(*, learning_rate: float) -> optax.GradientTransformation:
     return optax.adam(learning_rate)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_learned_masks_move_to_the_token_that_decides(seed: int) -> None:
     """Their mass on it: a sixth at the start, nearly all at the end, and zeros elsewhere."""
     masks = fn(losses.sparse_masks, width=LETTERS, layers=1)

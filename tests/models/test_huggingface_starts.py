@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from alignjax.config import fn
 from alignjax.models import huggingface
@@ -58,6 +59,7 @@ def test_a_fingerprint_is_of_the_content(root: Path, tmp_path: Path) -> None:
     assert huggingface.fingerprint(folder) != before
 
 
+@pytest.mark.slow
 def test_each_device_reads_its_own_slices(tmp_path: Path) -> None:
     """On a mesh of 4 x 2 devices no more is read than they keep, and it is what one device reads."""
     theirs("qwen3", vocab_size=40).save_pretrained(tmp_path / "model")

@@ -64,7 +64,7 @@ def test_adapters_over_weights_are_the_merged_weights() -> None:
         return jnp.sum(scores * WEIGHTS), scores
 
     by_merged, expected_scores = gradient(NETWORK)(merged, BATCH, WEIGHTS)
-    by_small, scores = jax.grad(weighted, has_aux=True)(small)
+    by_small, scores = jax.jit(jax.grad(weighted, has_aux=True))(small)
     np.testing.assert_allclose(scores, expected_scores, atol=2e-5)
     for name, found in by_small["layers"].items():
         whole, parts = by_merged["layers"][name], small["layers"][name]

@@ -107,6 +107,7 @@ def learned(steps: int) -> Params:
     return params
 
 
+@pytest.mark.slow
 def test_the_gap_in_log_probs_is_small(record_property: Any) -> None:
     """In nats per token, of a policy that has learned something: a hundredth with 8 bits, a tenth or so with 4. A model
     runs on quantized weights with the numbers of the weights written out."""

@@ -20,7 +20,7 @@ from alignjax.sampling import Filters, Sampling, generate as sampled_from
 from alignjax.stages import generate
 from alignjax.types import Batch
 from tests.support.family_configs import CONFIGS
-from tests.support.tiny import as_jax, context_of, ragged
+from tests.support.tiny import as_jax, as_numpy, context_of, ragged
 
 CONFIG = dataclasses.replace(CONFIGS["qwen3_moe"], experts=5, experts_per_token=2, vocab=11)
 NETWORK = transformer(CONFIG)
@@ -41,10 +41,18 @@ def other_router(scale: float) -> Any:
     return {**params(), "layers": layers}
 
 
-@functools.partial(jax.jit, static_argnames=("slots", "n"))
-def drawn(params: Any, batch: Batch, slots: int | None = None, n: int = 3) -> Batch:
-    context = context_of(NETWORK, policy=params)
-    return generate(context, batch, jax.random.key(2), n=n, max_tokens=4, stop=(0,), slots=slots, keep_experts=True)[0]
+@functools.partial(jax.jit, static_argnames=("slots", "n", "seed", "max_tokens", "keep"))
+def drawn(
+    params: Any,
+    batch: Batch,
+    slots: int | None = None,
+    n: int = 3,
+    seed: int = 2,
+    max_tokens: int = 4,
+    keep: bool = True,
+) -> Batch:
+    context, options = context_of(NETWORK, policy=params), {"max_tokens": max_tokens, "keep_experts": keep}
+    return generate(context, batch, jax.random.key(seed), n=n, stop=(0,), slots=slots, **options)[0]
 
 
 @jax.jit
@@ -57,6 +65,13 @@ def routed(params: Any, batch: Batch) -> Any:
     """What the scorer sends where: experts [B,N,T,L,k]."""
     hidden = NETWORK.hidden(params, batch, ("experts",))
     return hidden.states["experts"]
+
+
+@jax.jit
+def in_one_row(params: Any, tokens: jax.Array, valid: jax.Array, router: jax.Array) -> jax.Array:
+    """Log-probs [1,1,T,V] of a row whose router's logits [L,1,1,T,E] are edited."""
+    hidden, *_ = NETWORK.extend(params, None, tokens, valid, {"router": router})
+    return jax.nn.log_softmax(NETWORK.heads["lm"].apply(params, hidden))
 
 
 def without(batch: Batch) -> Batch:
@@ -83,17 +98,18 @@ def test_replaying_is_a_router_that_can_choose_nothing_else() -> None:
     """After the router has moved, tokens go where they went: the same log-probs as with all other logits at minus
     infinity, which for shares that add up to one is the same mixture. Without replaying, others are chosen."""
     batch, moved = drawn(params(), PROMPTS), other_router(0.5)
-    others = ~jax.nn.one_hot(batch.completions[KEY], CONFIG.experts, dtype=bool).any(-2)  # [B,N,T,L,E]
-    at_prompt = ~jax.nn.one_hot(batch.prompts[KEY], CONFIG.experts, dtype=bool).any(-2)
     replayed = np.asarray(scored(moved, batch))
     assert np.abs(replayed - np.asarray(scored(moved, without(batch)))).max() > 1e-2
+    batch = as_numpy(batch)
+    every = np.arange(CONFIG.experts)
+    others = ~(batch.completions[KEY][..., None] == every).any(-2)  # [B,N,T,L,E]
+    at_prompt = ~(batch.prompts[KEY][..., None] == every).any(-2)
     for row, number in np.ndindex(batch.tokens.shape[:2]):
-        tokens = jnp.concatenate([batch.prompt[row], batch.tokens[row, number]])[None, None]
-        valid = jnp.concatenate([batch.prompt_valid[row], batch.valid[row, number]])[None, None]
-        edit = jnp.concatenate([at_prompt[row], others[row, number]])  # [P+T,L,E]
-        edits = {"router": jnp.where(edit & valid[0, 0, :, None, None], -1e9, 0.0).swapaxes(0, 1)[:, None, None]}
-        hidden, *_ = NETWORK.extend(moved, None, tokens, valid, edits)
-        logps = jax.nn.log_softmax(NETWORK.heads["lm"].apply(moved, hidden))[0, 0]
+        tokens = np.concatenate([batch.prompt[row], batch.tokens[row, number]])[None, None]
+        valid = np.concatenate([batch.prompt_valid[row], batch.valid[row, number]])[None, None]
+        edit = np.concatenate([at_prompt[row], others[row, number]])  # [P+T,L,E]
+        router = np.where(edit & valid[0, 0, :, None, None], np.float32(-1e9), np.float32(0))
+        logps = np.asarray(in_one_row(moved, tokens, valid, router.swapaxes(0, 1)[:, None, None]))[0, 0]
         size = int(batch.valid[row, number].sum())
         start = batch.prompt.shape[1] - 1
         expected = logps[start + np.arange(size), batch.tokens[row, number, :size]]
@@ -117,7 +133,7 @@ def test_gradients_reach_the_gates_of_replayed_experts_alone() -> None:
     batch = drawn(params(), PROMPTS)
     send = lambda kept: jnp.where(kept >= 0, jnp.asarray([1, 3]), -1)  # noqa: E731
     batch = batch.replace(prompts={KEY: send(batch.prompts[KEY])}, completions={KEY: send(batch.completions[KEY])})
-    grads = jax.grad(lambda params: jnp.sum(scored(params, batch)))(params())["layers"]
+    grads = jax.jit(jax.grad(lambda params, batch: jnp.sum(scored(params, batch))))(params(), batch)["layers"]
     for name, axis in (("gate", 1), ("up", 1), ("down", 1), ("router", 2)):
         moved = np.abs(np.moveaxis(np.asarray(grads[name]), axis, 0)).reshape(5, -1).max(axis=1) > 1e-5
         # padding of prompts is seen by nobody, and so are the experts that it goes to
@@ -149,8 +165,7 @@ def test_opponents_keep_their_own_choice() -> None:
     kept = np.asarray(both.completions[KEY])
     assert kept.shape[1] == 5
     np.testing.assert_array_equal(kept[:, :3], first.completions[KEY])
-    context = context_of(NETWORK, policy=params())
-    plain = generate(context, first, jax.random.key(5), n=1, max_tokens=6, stop=(0,))[0]
+    plain = drawn(params(), first, n=1, seed=5, max_tokens=6, keep=False)
     kept = np.asarray(plain.completions[KEY])
     np.testing.assert_array_equal(kept[:, :3, :4], first.completions[KEY])
     assert (kept[:, 3] == -1).all()

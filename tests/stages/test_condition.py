@@ -201,13 +201,11 @@ def looked_at(relabel: Any, loss: Any, **parts: int) -> dict[str, Any]:
     return make_update(algorithm)(state, batch)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("relabel", "loss", "parts", "metrics"),
     [
-        pytest.param(
-            *(stages.goal_pairs, fn(losses.dpo, beta=0.3), "microbatches", ("loss/dpo", "dpo/margin")),
-            marks=pytest.mark.slow,
-        ),
+        (stages.goal_pairs, fn(losses.dpo, beta=0.3), "microbatches", ("loss/dpo", "dpo/margin")),
         (stages.hindsight, fn(losses.hir), "minibatches", ("hir/likelihood", "hir/contrast")),
     ],
     ids=["goal_pairs", "hindsight"],

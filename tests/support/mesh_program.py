@@ -11,6 +11,7 @@ before jax starts.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -34,6 +35,8 @@ from alignjax.train.state import TrainState, abstract_state, init_state
 from alignjax.train.step import make_experience, make_update
 from alignjax.types import Algorithm, Batch, Model
 from tests.support.collectives import Gather, all_gathers
+from tests.support.mesh_table import head, row, summary
+from tests.support.recipe_parts import kinds, representatives
 from tests.support.tiny import model as tiny_model, ragged
 from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, filled, judged
 
@@ -103,11 +106,19 @@ SAME_AS = {"split_sampler": "ipo_md", "microbatches": "ipo", "packed": "ipo"}
 BUILDS = {**RECIPES, **PLAYED, **COUPLED, **VARIANTS}
 
 
+@functools.cache
+def kinds_of_parts() -> dict[str, set[str]]:
+    """Of every recipe, and of the variants that the tests look at."""
+    return {name: kinds(algorithm_of(name)) for name in [*RECIPES, *PLAYED, "split_sampler", "lora"]}
+
+
 def part() -> dict[str, tuple[str, ...]]:
-    """What the tests look at: every recipe on one mesh, taking turns, and some on more."""
+    """What the tests look at: recipes in which every kind of part occurs, each on one mesh, taking turns; among them
+    one on all meshes, one that learns from given pairs, and two variants."""
     turns = itertools.cycle(list(MESHES)[1:])
-    recipes = {name: (next(turns),) for name in [*RECIPES, *PLAYED]}
-    return {**recipes, "ipo_md": tuple(MESHES)[1:], "split_sampler": ("4x2",), "lora": ("4x2",)}
+    fixed = {"ipo_md": tuple(MESHES)[1:], "split_sampler": ("4x2",), "lora": ("4x2",)}
+    chosen = representatives(kinds_of_parts(), first=(*fixed, "dpo"))
+    return {name: fixed[name] if name in fixed else (next(turns),) for name in chosen}
 
 
 def algorithm_of(name: str) -> Algorithm:
@@ -321,34 +332,7 @@ def compare(one: Run, many: Run) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------------ the table
-
-NUMBERS = ("batch", "losses", "gradient", "roles")
-WEIGHTS = ("a layer", "ends", "all layers")
-
-
-def row(name: str, label: str, cell: Mapping[str, Any]) -> str:
-    numbers = "".join(f"{cell[key]:9.1e}" for key in NUMBERS)
-    kept = "kept" if cell["shardings_kept"] else "MOVED"
-    made, learned = (_listed(cell[which]) for which in ("experience", "update"))
-    return f"{name:20} {label:6}{numbers} {kept:6}{cell['seconds']:6.1f}  {made:24} | {learned}"
-
-
-def _listed(kinds: Mapping[str, list[str]]) -> str:
-    said = {kind: "" if kind in WEIGHTS else " " + " ".join(shapes) for kind, shapes in kinds.items()}
-    return ", ".join(f"{kind}{shapes}" for kind, shapes in said.items())
-
-
-def head() -> str:
-    names = "".join(f"{name:>9}" for name in NUMBERS)
-    return f"{'recipe':20} {'mesh':6}{names} state  seconds {'gathered by experience':24} | by update"
-
-
-def summary(table: Mapping[str, Mapping[str, Any]]) -> str:
-    cells = [cell for cells in table.values() for label, cell in cells.items() if label != "1"]
-    worst = ", ".join(f"{name} {max(cell[name] for cell in cells):.1e}" for name in NUMBERS)
-    odd = sum(not cell["shardings_kept"] or "unexpected" in {**cell["experience"], **cell["update"]} for cell in cells)
-    return f"{len(table)} recipes, {len(cells)} cells; worst: {worst}; {odd} with another layout or unexpected gathers"
+# --------------------------------------------------------------------------------------------------------- the program
 
 
 def control() -> dict[str, Any]:
@@ -382,13 +366,18 @@ def main() -> None:
     names = [word for word in words if word in BUILDS] or [*BUILDS]
     print(head())
     table: dict[str, Any] = {}
+    alone = functools.lru_cache(maxsize=len(SAME_AS))(lambda name: run(name, "1"))
     for name, shapes in (part() if "--part" in words else dict.fromkeys(names, labels)).items():
-        one = run(SAME_AS.get(name, name), "1")
+        one = alone(SAME_AS.get(name, name))
         table[name] = {"1": one.seen}
         for label in shapes:
             table[name][label] = compare(one, run(name, label))
             print(row(name, label, table[name][label]), flush=True)
-    print(json.dumps({"table": table, "control": control()}) if "--part" in words else summary(table))
+    if "--part" in words:
+        parts = {name: sorted(own) for name, own in kinds_of_parts().items()}
+        print(json.dumps({"table": table, "control": control(), "parts": parts}))
+    else:
+        print(summary(table))
 
 
 if __name__ == "__main__":

@@ -167,8 +167,9 @@ class Program:
         self.cases = tuple(cases)
         self.functions = {case.name: case.loss for case in cases}
         self._gradients = jax.jit(self._trace_gradients, static_argnames=("layout", "microbatches", "metrics"))
-        self._frozen = jax.jit(self._trace_frozen, static_argnames=("layout", "microbatches"))
-        self._sum = jax.jit(self._trace_sum, static_argnames=("layout",))
+        self._values = jax.jit(self._trace_values, static_argnames=("layout",))
+        self._frozen = jax.jit(self._trace_frozen, static_argnames=("layout",))
+        self._sum = jax.jit(self._trace_sum, static_argnames=("layout", "microbatches", "metrics"))
 
     def gradients(self, moves: Any, reference: Any, state: Any, batch: Batch, **options: Any) -> dict[str, Any]:
         """{"value", "weight": [C], "gradient": a tree of [C, ..], "metrics": {case: {metric: number}} if asked for}."""
@@ -208,30 +209,49 @@ class Program:
         program = self._sum.lower(*given, np.ones(len(self.cases)), layout=layout).compile(compiler_options=options)
         return functools.partial(program, *given), program
 
+    def totals(self, moves: Any, reference: Any, state: Any, batch: Batch, **options: Any) -> dict[str, Any]:
+        """{"value": [C], "gradient": that of the sum of all values, "metrics": as in `gradients`}. One pullback of one
+        cotangent: a gradient that is not finite, or not 0, shows in the sum, and not whose it is. Of no two losses the
+        same share is taken, so that they cannot cancel."""
+        layout, arrays = pack(self.cases, batch)
+        factors = np.random.default_rng(6).uniform(0.5, 1, len(self.cases)).astype(np.float32)
+        given = (self.functions, moves, reference, state, arrays, factors)
+        return jax.tree.map(np.asarray, self._sum(*given, layout=layout, **options))
+
     def _trace_sum(
-        self, functions: Any, moves: Any, reference: Any, state: Any, arrays: Any, factors: Any, layout: Layout
-    ) -> Any:
-        def total(moves: Any) -> tuple[Array, Array]:
-            answers = _all_losses(self.cases, functions, moves, reference, state, _unpack(layout, arrays), 1)
+        self, functions: Any, moves: Any, reference: Any, state: Any, arrays: Any, factors: Any, layout: Layout,
+        microbatches: int = 1, metrics: bool = False,
+    ) -> Any:  # fmt: skip
+        def total(moves: Any) -> tuple[Array, Any]:
+            batches = _unpack(layout, arrays)
+            answers = _all_losses(self.cases, functions, moves, reference, state, batches, microbatches)
             value = jnp.stack([answers[case.name][0].value() for case in self.cases])
-            return jnp.sum(factors * value), value
+            seen = {name: numbers for name, (_, numbers) in answers.items()} if metrics else {}
+            return jnp.sum(factors * value), (value, seen)
 
-        gradient, value = jax.grad(total, has_aux=True)(moves)
-        return {"value": value, "gradient": gradient}
+        gradient, (value, seen) = jax.grad(total, has_aux=True)(moves)
+        return {"value": value, "gradient": gradient, **({"metrics": seen} if metrics else {})}
 
-    def values_with_constants_of(
-        self, moves: Any, base: Any, reference: Any, state: Any, batch: Batch, *, microbatches: int = 1
-    ) -> np.ndarray:
+    def values(self, moves: Any, reference: Any, state: Any, batch: Batch) -> np.ndarray:
+        """The values [C], in one microbatch."""
+        layout, arrays = pack(self.cases, batch)
+        return np.asarray(self._values(self.functions, moves, reference, state, arrays, layout=layout))
+
+    def _trace_values(
+        self, functions: Any, moves: Any, reference: Any, state: Any, arrays: Any, layout: Layout
+    ) -> Array:
+        answers = _all_losses(self.cases, functions, moves, reference, state, _unpack(layout, arrays), 1)
+        return jnp.stack([answers[case.name][0].value() for case in self.cases])
+
+    def values_with_constants_of(self, moves: Any, base: Any, reference: Any, state: Any, batch: Batch) -> np.ndarray:
         """The values [C] at `moves`, but with everything under a stop_gradient as it is at `base`: the function that a
         gradient is the derivative of."""
         layout, arrays = pack(self.cases, batch)
-        options = {"layout": layout, "microbatches": microbatches}
-        return np.asarray(self._frozen(self.functions, moves, base, reference, state, arrays, **options))
+        return np.asarray(self._frozen(self.functions, moves, base, reference, state, arrays, layout=layout))
 
     def _trace_frozen(
-        self, functions: Any, moves: Any, base: Any, reference: Any, state: Any, arrays: Any, layout: Layout,
-        microbatches: int,
-    ) -> Array:  # fmt: skip
+        self, functions: Any, moves: Any, base: Any, reference: Any, state: Any, arrays: Any, layout: Layout
+    ) -> Array:
         kept: dict[str, list[Array]] = {}
         batches = _unpack(layout, arrays)
 
@@ -248,8 +268,8 @@ class Program:
                 yield
             assert next(rest, None) is None, f"{name} stops other gradients the second time"
 
-        _all_losses(self.cases, functions, base, reference, state, batches, microbatches, recording)
-        answers = _all_losses(self.cases, functions, moves, reference, state, batches, microbatches, replaying)
+        _all_losses(self.cases, functions, base, reference, state, batches, 1, recording)
+        answers = _all_losses(self.cases, functions, moves, reference, state, batches, 1, replaying)
         return jnp.stack([answers[case.name][0].value() for case in self.cases])
 
 

@@ -310,6 +310,7 @@ def test_xpk_runs_the_same_on_a_cluster(call: Call) -> None:
     assert done.calls == [["kubectl", "logs", label, "--tail=100", "--prefix", "--follow", "--max-log-requests=4096"]]
 
 
+@pytest.mark.slow
 def test_a_program_is_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "tpu/launch.py", *LAUNCH, "--print"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -37,6 +37,7 @@ def said() -> tuple[str, dict[str, int]]:
     return "\n".join(table), json.loads(last)
 
 
+@pytest.mark.slow
 def test_what_works_passes_and_what_does_not_fails(said: tuple[str, dict[str, int]]) -> None:
     assert said[1] == {
         "default mesh": 0,
@@ -48,6 +49,7 @@ def test_what_works_passes_and_what_does_not_fails(said: tuple[str, dict[str, in
     }
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_wanted_and_found(said: tuple[str, dict[str, int]]) -> None:
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in said[0].splitlines() if "│" in line]
     assert ["devices", "16", "8", "WRONG"] in rows

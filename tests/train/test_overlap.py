@@ -77,6 +77,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, toy_run.state_bytes(state)
 
 
+@pytest.mark.slow
 def test_each_iteration_learns_from_a_policy_one_step_older(straight: tuple[Path, dict[str, str]]) -> None:
     folder, final = straight
     state, batches = by_hand(online())
@@ -91,6 +92,7 @@ def test_each_iteration_learns_from_a_policy_one_step_older(straight: tuple[Path
 
 
 @pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_in_the_same_bits(
     straight: tuple[Path, dict[str, str]], tmp_path: Path, at: int
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(
     assert toy_run.state_bytes(again) == final
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_longer_is_the_long_run(straight: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     train(online(steps=3), Workspace(tmp_path), console=QUIET)
     state = train(online(), Workspace(tmp_path), resume=True, console=QUIET)

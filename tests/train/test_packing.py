@@ -46,7 +46,10 @@ def scored(network: Model, packing: Packing | None, microbatches: int = 1) -> Ca
     return jax.jit(jax.grad(total, has_aux=True))
 
 
-@pytest.mark.parametrize(("changes", "microbatches"), [({}, 1), ({"window": 3, "remat": "layer"}, 2)])
+@pytest.mark.parametrize(
+    ("changes", "microbatches"),
+    [pytest.param({}, 1, marks=pytest.mark.slow), ({"window": 3, "remat": "layer"}, 2)],
+)
 def test_packed_rows_are_padded_ones(changes: dict[str, Any], microbatches: int) -> None:
     network = small(outputs=("value", "reward"), **changes)
     params = tiny.parameters(network)

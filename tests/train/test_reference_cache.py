@@ -75,6 +75,7 @@ def run(given: Experiment, folder: Path) -> tuple[Any, list[float]]:
     return state, [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_training_is_the_same(tmp_path: Path, cache: Path) -> None:
     plain, losses_ = run(experiment(cached=()), tmp_path / "plain")
     state, found = run(experiment(), tmp_path / "cached")

@@ -47,6 +47,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder / "run", toy_run.state_bytes(state)
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], run: Callable[..., Ended], tmp_path: Path) -> None:
     folder, final = straight
@@ -78,6 +79,7 @@ def test_killed_at_any_point(straight: tuple[Path, dict[str, str]], run: Callabl
     assert lines(tmp_path / "run", "samples.jsonl") == lines(folder, "samples.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop_saves_and_says_how_to_go_on(
     straight: tuple[Path, dict[str, str]], run: Callable[..., Ended], tmp_path: Path, number: int, status: int

@@ -61,6 +61,7 @@ def test_everything_a_config_may_hold_is_json() -> None:
     assert "0x" not in json.dumps(found)
 
 
+@pytest.mark.slow
 def test_the_hash_is_that_of_any_process_and_of_the_file() -> None:
     code = (
         "from tests.support import toy_run; from alignjax.train.run_record import config_hash; "
