@@ -1,9 +1,13 @@
 """Recipes of the GRPO family: advantages within a group of samples, and a bound on how far a ratio is followed.
 
 Each is one line over `losses.surrogate` and `stages.group_advantage`, and takes `reward=` or `judge=` as
-`policy_gradient` does. Ratios are 1 at the first step on fresh samples, where all bounds give the same gradient; they
-differ with epochs, minibatches, or samples of before. Loss types of TRL 1.16 have the names that they have there;
+`policy_gradient` does. Loss types of TRL 1.16 have the names that they have there, and
 tests/losses/test_peer_surrogates.py holds each to its values.
+
+Ratios are 1 at the first step on fresh samples, where all bounds give the same gradient: biased where a deviation
+divides rewards (all but `dr_grpo`) and where means are over tokens that differ in number (all but `dr_grpo`, `luspo`
+and `vespo`). At later steps, of epochs or minibatches or on samples of before, each bound adds a bias of its own, and
+so do ratios of tokens and of GSPO (by enumeration in tests/losses/test_surrogate.py).
 """
 
 from __future__ import annotations

@@ -101,8 +101,7 @@ class SelfPlay:
         minibatches: Count = 1,
     ) -> Algorithm:
         """Put stages, losses and roles together, with these microbatches."""
-        steps = {"epochs": epochs, "minibatches": minibatches, "microbatches": self.microbatches}
-        return Algorithm(experience, losses, roles, **steps)
+        return Algorithm(experience, losses, roles, epochs, minibatches, self.microbatches)
 
 
 def log_probs(role: str = "reference") -> dict[str, Fn]:

@@ -165,8 +165,8 @@ def maxrl(
     n: Count = 8,
     **options: Any,
 ) -> Algorithm:
-    """MaxRL: the advantage is (r - mean) / mean of the prompt's rewards, which are not negative (arXiv:2602.02710
-    section 4): a policy gradient towards log pass@1 and not pass@1, so that hard prompts count more.
+    """MaxRL: the advantage is (r - mean) / mean of the prompt's rewards, which are not negative (arXiv:2602.02710): a
+    policy gradient towards log pass@1 and not pass@1, so that hard prompts count more.
 
     For rewards of 0 and 1 the expected gradient is that of sum_k pass@k / k, k up to n without and n - 1 with the
     baseline, by enumeration. Tokens are added up and divided by max_tokens, which is this gradient in other units.

@@ -54,8 +54,8 @@ def ppo_clip(
     """Returns min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A) (PPO, arXiv:1707.06347 eq. 7; two sides as in DAPO,
     arXiv:2503.14476 eq. 10).
 
-    With `delta` the first r is min(r, delta) (INTELLECT-2, arXiv:2505.07291 section 3.4). Where delta is above 1 +
-    epsilon_high that is dual clip, max(.., delta A) for A < 0 (arXiv:1912.09729 eq. 7).
+    With `delta` the first r is min(r, delta) (INTELLECT-2, arXiv:2505.07291). Where delta is above 1 +
+    epsilon_high that is dual clip, max(.., delta A) for A < 0 (arXiv:1912.09729).
 
     Args:
         tokens: The tokens.
@@ -91,7 +91,7 @@ def sapo_gate(
     tokens: Tokens, log_ratio: Array, *, temperature_pos: Positive = 1.0, temperature_neg: Positive = 1.05
 ) -> Bounded:
     """Returns (4 / tau) S(tau (r - 1)) A, tau by the sign of the advantage: a soft trust region, the gradient's weight
-    r 4 S(x) (1 - S(x)) being 1 at r = 1 and falling off on both sides (SAPO, arXiv:2511.20347 eq. 6). No token is held.
+    r 4 S(x) (1 - S(x)) being 1 at r = 1 and falling off on both sides (SAPO, arXiv:2511.20347). No token is held.
 
     Args:
         tokens: The tokens.

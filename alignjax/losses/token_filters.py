@@ -22,7 +22,7 @@ from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 def top_entropy(tokens: Tokens, context: Context, batch: Batch, *, share: Share = 0.2, role: str = "policy") -> Array:
     """Returns 1 on the tokens of the batch whose next-token distribution has the largest entropies, `share` of them,
-    and 0 elsewhere (arXiv:2506.01939 eq. 6; TRL's `top_entropy_quantile`).
+    and 0 elsewhere (arXiv:2506.01939; TRL's `top_entropy_quantile`).
 
     Args:
         tokens: The tokens.

@@ -84,7 +84,7 @@ def group_advantage(
 
 def pass_at_k(context: Context, batch: Batch, key: Key, *, k: Count) -> tuple[Batch, Metrics]:
     """Fills advantage [B,N,T] with the gradient of E[max of k rewards], pass@k where rewards are 0 and 1, unbiased from
-    N >= k completions a prompt (arXiv:2505.15201 sections 3 and 4; k = 1 is `group_advantage` without a baseline).
+    N >= k completions a prompt (arXiv:2505.15201; k = 1 is `group_advantage` without a baseline).
 
     A completion's number is k times the mean, over all sets of k that it is in, of what the set's largest reward would
     lose without it. So completions that none needs, and all of a prompt where the best are tied k times, have 0.
@@ -188,7 +188,7 @@ def decoupled_advantage(
     spread: Positive = NO_SPREAD,
 ) -> tuple[Batch, Metrics]:
     """Fills advantage [B,N,T]: each of several rewards less its prompt's mean and divided by its standard deviation
-    there, their weighted sum, whitened over the batch (GDPO, arXiv:2601.05242 eq. 4 to 6; TRL's "normalize_then_sum").
+    there, their weighted sum, whitened over the batch (GDPO, arXiv:2601.05242; TRL's "normalize_then_sum").
 
     So no reward counts more for having a larger spread. A completion of which one reward is not known has 0 for it.
 

@@ -253,3 +253,83 @@ def test_top_entropy_keeps_the_share_that_it_names() -> None:
     assert kept[counted].mean() == pytest.approx(0.3, abs=1 / counted.sum())
     assert not np.any(kept[~counted])
     assert np.asarray(entropies)[counted & (kept == 0)].max() < np.asarray(entropies)[kept != 0].min()
+
+
+# ------------------------------------------------------------------------------------------------------ old samples
+
+EVERY = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+TABLE, BEFORE = np.array([[0.4, -0.2], [0.9, 0.1], [-0.5, 0.3]]), np.array([[-0.3, 0.5], [0.2, 0.6], [0.4, -0.7]])
+REWARD = np.array([0.3, 1.4, -0.8, 0.9])
+
+
+def logps_of(table: Array) -> Array:
+    """Log-probs [4,2] of the tokens of every completion: the first by row 0, the second by the row of the first."""
+    logs = jax.nn.log_softmax(jnp.asarray(table))
+    return jnp.stack([logs[0][EVERY[:, 0]], logs[1 + EVERY[:, 0], EVERY[:, 1]]], axis=-1)
+
+
+def gradient_on(sampled: np.ndarray, **choices: Any) -> np.ndarray:
+    """The expected gradient of the surrogate by the policy's table on completions that another table draws."""
+    old = logps_of(jnp.asarray(sampled))
+    batch = Batch(
+        tokens=jnp.asarray(EVERY)[:, None], valid=jnp.ones((4, 1, 2), bool), logps={"sampler": old[:, None]},
+        advantage=jnp.broadcast_to(jnp.asarray(REWARD)[:, None, None], (4, 1, 2)),
+        completions={"weight": jnp.exp(jnp.sum(old, axis=-1))[:, None]},
+    )  # fmt: skip
+    loss = fn(losses.surrogate, bound=fn(losses.no_bound), **choices)
+
+    def expected(table: Array) -> Array:
+        logps = logps_of(table)[:, None]
+        return -loss(SimpleNamespace(score=lambda role, batch, read=None: {role: logps}), batch)[0].value()
+
+    return np.asarray(jax.grad(expected)(jnp.asarray(TABLE)))
+
+
+def test_samples_of_before_by_enumeration() -> None:
+    """The ratio of whole completions is exact, those of tokens, of GSPO and none are not; on fresh samples all give the
+    gradient of the mean reward."""
+    exact = np.asarray(
+        jax.grad(lambda table: jnp.sum(jnp.exp(jnp.sum(logps_of(table), axis=-1)) * REWARD))(jnp.asarray(TABLE))
+    )
+    whole = {"ratio": fn(losses.sequence_ratio, per_token=False), "reduction": fn(losses.sequence_mean)}
+    tokens = {"ratio": fn(losses.token_ratio), "reduction": fn(losses.sequence_sum)}
+    gspo = {"ratio": fn(losses.sequence_ratio), "reduction": fn(losses.sequence_sum)}
+    none = {"ratio": fn(losses.no_ratio), "reduction": fn(losses.sequence_sum)}
+    for choices in (whole, tokens, gspo, none):
+        np.testing.assert_allclose(gradient_on(TABLE, **choices), exact, atol=1e-14)
+    np.testing.assert_allclose(gradient_on(BEFORE, **whole), exact, atol=1e-14)
+    assert min(np.abs(gradient_on(BEFORE, **choices) - exact).max() for choices in (tokens, gspo, none)) > 0.02
+
+
+def test_reductions_by_enumeration_of_groups() -> None:
+    """Of two fresh samples whose lengths differ, sums have the gradient of the mean reward and one length for all has
+    it in other units; means over a completion's tokens, over a batch's and over a prompt's point elsewhere."""
+    mask, reward = jnp.asarray([[1.0, 0.0], [1, 1], [1, 1]]), jnp.asarray([0.3, 1.4, -0.8])  # one token, or two
+    drawn_of = np.array([[i, j] for i in range(3) for j in range(3)])
+
+    def logps(table: Array) -> Array:
+        logs = jax.nn.log_softmax(table)
+        return jnp.stack([logs[0][jnp.array([0, 1, 1])], logs[1][jnp.array([0, 0, 1])]], axis=-1)
+
+    def probability(table: Array) -> Array:
+        return jnp.exp(jnp.sum(logps(table) * mask, axis=-1))
+
+    def expected(reduction: Any) -> np.ndarray:
+        def of_group(group: Array, table: Array) -> Array:
+            advantage = jnp.broadcast_to(reward[group][None, :, None], (1, 2, 2))
+            batch = Batch(tokens=jnp.zeros((1, 2, 2), int), mask=mask[group][None], advantage=advantage)
+            context = SimpleNamespace(score=lambda role, batch, read=None: {role: logps(table)[group][None]})
+            plain = {"ratio": RATIOS["no_ratio"], "bound": BOUNDS["no_bound"], "behaviour": None}
+            return -losses.surrogate(context, batch, reduction=reduction, **plain)[0].value()
+
+        share = jnp.prod(probability(jnp.asarray(TABLE[:2]))[drawn_of], axis=1)
+        gradients = jax.vmap(lambda group: jax.grad(of_group, 1)(group, jnp.asarray(TABLE[:2])))(jnp.asarray(drawn_of))
+        return np.asarray(jnp.einsum("g,gij->ij", share, gradients))
+
+    exact = np.asarray(jax.grad(lambda table: jnp.sum(probability(table) * reward))(jnp.asarray(TABLE[:2])))
+    np.testing.assert_allclose(expected(losses.sequence_sum), exact, atol=1e-14)
+    np.testing.assert_allclose(5 * expected(fn(losses.constant_length, length=5)), exact, atol=1e-14)
+    for reduction in (losses.sequence_mean, losses.token_mean, losses.prompt_mean):
+        ours = expected(reduction)
+        cosine = np.sum(ours * exact) / np.linalg.norm(ours) / np.linalg.norm(exact)
+        assert cosine < 0.999, reduction
