@@ -35,6 +35,8 @@ def test_every_kind_is_there_and_every_entry_is_described(entries):
 
 def test_public_names_are_listed_under_their_kind(entries):
     assert {"dpo", "ipo", "slic", "sft", "bradley_terry", "preference_cross_entropy"} <= names(entries, "loss")
+    parts = {"token_ratio", "ppo_clip", "top_entropy", "sequence_mean", "k3"}
+    assert parts <= names(entries, "part"), "what the surrogate is made of"
     assert {"mixture", "own", "generate", "top_p"} <= names(entries, "sampler")
     assert {"preference_model", "reward_difference", "bernoulli"} <= names(entries, "judge")
     assert {"generate", "prefer", "logprobs"} <= names(entries, "stage")
@@ -45,7 +47,12 @@ def test_public_names_are_listed_under_their_kind(entries):
 
 @pytest.mark.parametrize(
     ("room", "kinds"),
-    [(losses, {"loss", "rule"}), (stages, {"stage", "judge", "rule"}), (sampling, {"sampler"}), (roles, {"rule"})],
+    [
+        (losses, {"loss", "rule", "part"}),
+        (stages, {"stage", "judge", "rule"}),
+        (sampling, {"sampler"}),
+        (roles, {"rule"}),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_nothing_that_takes_the_arguments_of_a_kind_is_left_out(entries, room, kinds):

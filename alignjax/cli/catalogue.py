@@ -23,11 +23,11 @@ from alignjax import outside
 from alignjax.cli.flags import List
 from alignjax.config import check_known
 
-KINDS = ("algorithm", "loss", "sampler", "judge", "stage", "rule", "metric", "game")
+KINDS = ("algorithm", "loss", "part", "sampler", "judge", "stage", "rule", "metric", "game")
 # Where to look, and which kinds stand there. A function of another kind is a helper and is not listed.
 ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.algorithms": ("algorithm",),
-    "alignjax.losses": ("loss", "rule"),  # the rule of a state that one loss reads stands beside that loss
+    "alignjax.losses": ("loss", "rule", "part"),  # the rule of a state that one loss reads stands beside that loss
     "alignjax.sampling": ("stage", "sampler"),  # a search is a stage
     "alignjax.stages": ("stage", "judge", "rule"),  # of a state that one stage reads, beside that stage
     "alignjax.roles": ("rule",),
@@ -38,6 +38,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.games": ("game", "stage", "judge"),
     "alignjax.exact_tasks": ("judge",),
 }
+# What `losses.surrogate` is made of, by what it takes: ratio, bound, filter, reduction, KL.
+PARTS = (
+    ["tokens"],
+    ["tokens", "log_ratio"],
+    ["tokens", "context", "batch"],
+    ["values", "mask", "weight"],
+    ["difference", "log_ratio"],
+)
 _ARXIV = re.compile(r"arXiv:\s?(\d{4}\.\d{4,5})")
 
 
@@ -72,6 +80,7 @@ def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
         "stage": takes[:3] == ["context", "batch", "key"] and "Batch" in returns,
         "judge": takes[:3] == ["context", "batch", "key"] and "Array" in returns,
         "loss": takes[:2] == ["context", "batch"],
+        "part": takes in PARTS,
         # A metric is a number about texts or players, or a table of them; what cuts texts into words returns lists.
         "metric": re.search(r"\b(float|bool|Interval|ndarray)\b", returns) is not None,
         "sampler": True,
