@@ -68,7 +68,7 @@ SURROGATES = (
         "stages/advantage.py",
         "others = jnp.sum(weight, axis=1, keepdims=True) - weight",
         "others = jnp.sum(weight, axis=1, keepdims=True)",
-        (ADVANTAGE, "-k", "test_baselines_by_enumeration"),
+        (f"{ADVANTAGE}::test_leaving_one_out_is_the_mean_of_all_in_other_units",),
     ),
     Mutant(
         "pass@k counts sets without the completion",

@@ -169,6 +169,20 @@ def test_group_advantages_sum_to_zero(scale: str) -> None:
         np.testing.assert_allclose(after(stage, shifted)[0].advantage[..., 0], ours, atol=1e-10)
 
 
+def test_leaving_one_out_is_the_mean_of_all_in_other_units() -> None:
+    """r - mean of the others = W / (W - w) (r - mean of all), W the prompt's weights, where there are others."""
+    batch = drawn()
+    weight = np.asarray(batch.completions["weight"])
+    left_out, mean = (
+        np.asarray(after(fn(stages.group_advantage, baseline=baseline, scale="none"), batch)[0].advantage)[..., 0]
+        for baseline in ("leave_one_out", "mean")
+    )
+    total = weight.sum(axis=1, keepdims=True)
+    factor = np.where(total > weight, total / np.where(total > weight, total - weight, 1), 0)
+    np.testing.assert_allclose(left_out, factor * mean, atol=1e-12)
+    assert np.abs(left_out - mean).max() > 0.1
+
+
 def test_a_completion_of_no_weight_is_as_if_it_were_not_there() -> None:
     batch = drawn()
     kept = batch.replace(
