@@ -23,8 +23,14 @@ def evaluate(flags: Evaluate, arguments: Sequence[str]) -> int:
 
     Raises:
         ConfigError: the folder is no run, or the run has no such job or is not trained yet; with a judge, what
-            `judge_models` refuses.
+            `judge_models` refuses; with rows that reward models are measured on, what `reward_benchmark` does.
     """
+    if flags.rewards is not None:
+        from alignjax.cli.reward_benchmark import reward_benchmark  # noqa: PLC0415
+
+        return reward_benchmark(flags, arguments)
+    if flags.format != "table":
+        raise ConfigError(f"--format {flags.format} goes with --rewards FILE; leave it out")
     if flags.judge is not None or flags.data is not None:
         from alignjax.cli.judge_models import judge_models  # noqa: PLC0415
 

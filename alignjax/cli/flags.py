@@ -101,7 +101,8 @@ class Sweep:
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Run the evaluation step of a finished run again and rebuild its report; or, with --data and --judge, let a Python
-    function compare what a model answers with what its reference or another model does.
+    function compare what a model answers with what its reference or another model does; or, with --rewards, measure
+    the reward models and preference models of a run on rows whose best completion is known.
 
     Attributes:
         run_dir: Run folder of `alignjax train`; with --judge also what `import` wrote, a folder of published weights,
@@ -109,8 +110,10 @@ class Evaluate:
         step: Name of the pipeline's evaluation step.
         data: Prompts: text, one a line, or JSON rows, whose other columns the judge is given.
         judge: The function, module:function or file.py:function, as of stages.text_judge.
+        rewards: Rows of prompts with better and worse completions, as of RewardBench 1 and 2 or any known layout of
+            pairs or lists; their column subset, if they have one, parts them.
         against: The other model, a run folder or what else can be opened; if not given, --against-role of the same run.
-        role: The role that is judged.
+        role: The role that is judged; with --rewards the one role that is measured, all if not given.
         against_role: The role of the other model.
         system: A system message in front of every prompt.
         temperature: Softmax temperature; 0 takes the likeliest token.
@@ -120,6 +123,7 @@ class Evaluate:
         one_order: Ask about each pair in one order only; else in both, so that a liking for a place cancels.
         out: New file for the answers and what the judge said, one JSON object a pair.
         dtype: What published weights are computed in; float32 if not given.
+        format: With --rewards, a table for people or JSON for programs.
     """
 
     runs: ClassVar[str] = "evaluate.evaluate"
@@ -127,6 +131,7 @@ class Evaluate:
     step: str = "evaluate"
     data: Annotated[Path | None, arg(metavar="FILE")] = None
     judge: Annotated[str | None, arg(metavar="MODULE:FUNCTION")] = None
+    rewards: Annotated[Path | None, arg(metavar="FILE")] = None
     against: Annotated[str | None, arg(metavar="WHERE")] = None
     role: str = "policy"
     against_role: str | None = None
@@ -138,6 +143,7 @@ class Evaluate:
     one_order: bool = False
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     dtype: Literal["float32", "bfloat16"] | None = None
+    format: Literal["table", "json"] = "table"
 
 
 @dataclasses.dataclass(frozen=True)

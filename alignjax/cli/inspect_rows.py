@@ -42,7 +42,21 @@ def is_rows(what: str) -> bool:
 
 def dataset_of_rows(what: str) -> ChatFile:
     """Returns the dataset that reads a file best. Raises what `look_at` does."""
-    return _told(what, ())[0]
+    return told_reader(what)[0]
+
+
+def told_reader(what: str) -> tuple[ChatFile, Layout, list[str]]:
+    """Returns the dataset that reads a file best, the layout of most of its first rows, and what other datasets read
+    it.
+
+    Args:
+        what: The path of the file.
+
+    Raises:
+        ConfigError: There is no such file, or no row in it.
+        DataError: The file is damaged, or its rows fit no layout, or two.
+    """
+    return _told(what, ())
 
 
 def check_read_by(what: str, wanted: type[ChatFile]) -> None:
@@ -56,7 +70,7 @@ def check_read_by(what: str, wanted: type[ChatFile]) -> None:
         ConfigError: They are not; the message says what they are, which datasets read them, and what this one does.
         DataError: The file is damaged, or its rows fit no layout, or two.
     """
-    _, layout, _ = _told(what, ())
+    _, layout, _ = told_reader(what)
     rows, name = _first_rows(what), wanted.__name__
     refused = []
     for row in rows:

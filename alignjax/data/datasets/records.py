@@ -140,9 +140,14 @@ class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
 
-def _tokens_of(records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[tuple[Tokens, list[Tokens]]], int]:
-    """((prompt, its completions) of every record, the completions where a token reaches over the border to the prompt),
-    all encoded together, so that all cores encode."""
+def tokens_of(records: Sequence[Record], tokenizer: Tokenizer) -> tuple[list[tuple[Tokens, list[Tokens]]], int]:
+    """Returns ((prompt, its completions) of every record, the number of completions where a token reaches over the
+    border to the prompt), all encoded together, so that all cores encode.
+
+    Args:
+        records: The records, conversations rendered.
+        tokenizer: What they are tokenized with.
+    """
     plain = [record for record in records if not record.framed]
     prompts = iter(tokenizer.encode_batch([record.prompt for record in plain]))
     texts = iter(tokenizer.encode_batch([text for record in plain for text in record.completions]))
@@ -240,7 +245,7 @@ def write_shard(records: Iterable[Record], tokenizer: Tokenizer, first_id: int, 
     try:
         writer = array_record_module.ArrayRecordWriter(str(beside), "group_size:1")
         for block in _some_at_once(records):
-            tokens, over = _tokens_of(block, tokenizer)
+            tokens, over = tokens_of(block, tokenizer)
             straddling += over
             for record, (prompt, completions) in zip(block, tokens, strict=True):
                 row = _row(record, prompt, completions, first_id + len(lengths))
