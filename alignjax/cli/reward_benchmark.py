@@ -152,8 +152,11 @@ def _read(what: str, run: Dataset, workspace: Workspace) -> tuple[ChatFile, Tall
             f"{what} has the {layout.name} layout ({layout.said}), in which nothing is better than something else"
         )
     shared = {field.name for field in dataclasses.fields(Dataset)} | {"chat_template", "thinking"}
-    settings = {name: getattr(run, name) for name in shared - {"tokenizer", "vocab_size"} if hasattr(run, name)}
-    dataset = kind(path=what, test_fraction=0.0, keep=(SUBSET,), **settings | {"tokenizer": run.tokenizer or run})
+    settings: dict[str, Any] = {
+        name: getattr(run, name) for name in shared - {"tokenizer", "vocab_size"} if hasattr(run, name)
+    }
+    settings["tokenizer"] = run.tokenizer or run
+    dataset = kind(path=what, test_fraction=0.0, keep=(SUBSET,), **settings)
     only = chat_of(run, workspace).only
 
     def parse(row: Any) -> list[Record]:

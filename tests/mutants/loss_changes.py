@@ -14,7 +14,37 @@ CONSTANTS, NOISY, RANKING, FEEDBACK, UNJUDGED, IMITATION, FINE = (
 RELABEL = "tests/stages/test_relabel.py"
 EXACT = "tests/games/test_exact.py"
 
+REWARD_MODELS = "tests/losses/test_reward_models.py"
+
 LOSSES = (
+    Mutant(
+        "a margin counts for one side alone",
+        "losses/supervised.py",
+        "(-jax.nn.log_sigmoid(sign * logit - (0 if scaled else ahead)) for sign in (1, -1))",
+        "(-jax.nn.log_sigmoid(sign * (logit - (0 if scaled else ahead))) for sign in (1, -1))",
+        (f"{REWARD_MODELS}::test_margins_belong_to_pairs_and_not_to_sides",),
+    ),
+    Mutant(
+        "a tie is a whole gap from a win",
+        "losses/reward_models.py",
+        "reward[:, i] - reward[:, j], 0) / 2",
+        "reward[:, i] - reward[:, j], 0)",
+        (f"{REWARD_MODELS}::test_davidson_gives_all_of_the_probability_to_win_tie_and_loss",),
+    ),
+    Mutant(
+        "SteerLM forgets what its samples were drawn from",
+        "losses/reward_models.py",
+        "(judged + before - drawn, jax.lax",
+        "(judged + before, jax.lax",
+        (f"{REWARD_MODELS}::test_steerlm_stands_still_at_the_conditional_and_falls_towards_it",),
+    ),
+    Mutant(
+        "a triple that goes round the other way is none",
+        "evaluate/judge_statistics.py",
+        " or bool(wins[j, i] and wins[k, j] and wins[i, k])",
+        "",
+        ("tests/evaluate/test_judge_statistics.py", "-k", "triples"),
+    ),
     Mutant(
         "ipo aims twice as far",
         "losses/margin.py",
