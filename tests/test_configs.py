@@ -1,5 +1,5 @@
-"""Every config trains in its tiny mode; those of quickstart.py, exact_tasks.py, losses.py, lora.py, online.py and
-smollm2.py do in tests of their own."""
+"""Every config trains in its tiny mode; exact_tasks.py, losses.py, lora.py, online.py and smollm2.py do in tests of
+their own, quickstart.py and ipo_md.py as commands of the README."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.commands import ROOT, run
 
 pytestmark = pytest.mark.slow
 # Configs that other tests train.
-ELSEWHERE = {"quickstart.py", "exact_tasks.py", "losses.py", "lora.py", "online.py", "smollm2.py"}
+ELSEWHERE = {"quickstart.py", "ipo_md.py", "exact_tasks.py", "losses.py", "lora.py", "online.py", "smollm2.py"}
 OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in ELSEWHERE)
 
@@ -29,6 +29,8 @@ def test_trains(config: Path, tmp_path: Path, session_cache: Path, shared_data: 
     lines = [json.loads(line) for path in tmp_path.rglob("metrics.jsonl") for line in path.read_text().splitlines()]
     assert lines
     assert all("step" in line for line in lines)
-    assert f"alignjax train configs/{config.name}" in config.read_text().split('"""')[1], (
-        "its docstring says how to run it"
-    )
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, ROOT / "configs" / "ipo_md.py"], ids=lambda path: path.stem)
+def test_its_docstring_says_how_to_run_it(config: Path) -> None:
+    assert f"alignjax train configs/{config.name}" in config.read_text().split('"""')[1]
