@@ -64,6 +64,7 @@ from alignjax.algorithms.online import (
     osp as osp,
     self_play_pg as self_play_pg,
 )
+from alignjax.algorithms.ppo import ppo as ppo, ppo_max as ppo_max, ppo_ptx as ppo_ptx
 from alignjax.algorithms.rewarded import (
     maxrl as maxrl,
     policy_gradient as policy_gradient,

@@ -23,6 +23,7 @@ from alignjax.data.datasets.from_files import (
 )
 from alignjax.data.datasets.written_rows import written_rows as written_rows
 from alignjax.data.prepared import Dataset as Dataset, prepare as prepare, tokenizer_of as tokenizer_of
+from alignjax.data.sources.beside import beside as beside
 from alignjax.data.sources.edited import judgements as judgements, revisions as revisions
 from alignjax.data.sources.kinds import (
     candidates as candidates,

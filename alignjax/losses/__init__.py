@@ -152,6 +152,7 @@ from alignjax.losses.surrogate import (
 )
 from alignjax.losses.token_filters import (
     entropy_bonus as entropy_bonus,
+    entropy_target as entropy_target,
     off_policy_mask as off_policy_mask,
     top_entropy as top_entropy,
 )

@@ -16,7 +16,7 @@ from alignjax.losses.policy_ratios import Tokens
 from alignjax.losses.reads import entropy
 from alignjax.losses.reductions import token_mean
 from alignjax.numerics import masked_sum
-from alignjax.ranges import Number, Share
+from alignjax.ranges import NonNegative, Number, Share
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -80,6 +80,28 @@ def entropy_bonus(
     kept = _highest(values, batch, share)
     loss = reduction(values * kept if of_all else values, mask if of_all else mask * kept, weight)
     return loss.scale(-coefficient), {"entropy": mean}
+
+
+def entropy_target(
+    context: Context, batch: Batch, *, target: NonNegative, weight: NonNegative = 0.01, role: str = "policy"
+) -> tuple[Mean, Metrics]:
+    """Entropy target: weight |H - target|, H the mean entropy of the tokens that count (a switch of PPO-max,
+    arXiv:2307.04964).
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T].
+        target: In nats per token.
+        weight: Strength, per nat.
+        role: Whose entropy.
+
+    Returns:
+        The loss, and `entropy` in nats.
+    """
+    counts = mask_of(batch) * completion_weights(batch)[..., None]
+    mean = Mean.of(_entropies(context, batch, role), counts)
+    present = (mean.weight > 0).astype(mean.total.dtype)
+    return Mean(weight * jnp.abs(mean.value() - target) * present, present), {"entropy": mean}
 
 
 def _entropies(context: Context, batch: Batch, role: str) -> Array:

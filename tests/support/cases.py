@@ -349,6 +349,7 @@ def with_values(batch: Batch) -> Batch:
 
 
 CRITIC = [
+    Case(fn(losses.entropy_target, target=2.5, weight=0.3), couples_rows=True),
     Case(fn(losses.value_loss, output="policy:value", clip=0.7), fields=with_values),
     Case(fn(losses.value_loss, output="policy:value"), fields=with_values, name="value_loss_open"),
 ]

@@ -38,7 +38,7 @@ from tests.support.collectives import Gather, all_gathers
 from tests.support.mesh_table import head, row, summary
 from tests.support.recipe_parts import kinds, representatives
 from tests.support.tiny import model as tiny_model, ragged
-from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, filled, judged
+from tests.support.toy_recipes import COUPLED, FROM_TEXT, PLAYED, RECIPES, WITH_TEXTS, filled, judged
 
 # Beside JAX_DISABLE_MOST_OPTIMIZATIONS: what runs for milliseconds is to compile in one second, not in three.
 QUICK = {"xla_cpu_parallel_codegen_split_count": 1}
@@ -135,10 +135,11 @@ def source_batch(name: str, algorithm: Algorithm) -> Batch:
     if name in FROM_TEXT:
         text = {field: getattr(FULL, field)[:, :1] for field in ("tokens", "valid", "mask")}
         return FULL.replace(**text, preference=None, logps={})
+    texts = {"pretrain": ragged(seed=7, rows=ROWS, n=1, p=3, t=5, vocab=VOCAB)}
+    batch = FULL.replace(views=texts if name in (*COUPLED, *WITH_TEXTS) else {})
     if "generate" in algorithm.experience:
-        return FULL.replace(tokens=None, valid=None, mask=None, preference=None, logps={})
-    views = {"pretrain": ragged(seed=7, rows=ROWS, n=1, p=3, t=5, vocab=VOCAB)} if name in COUPLED else {}
-    return FULL.replace(views=views)
+        return batch.replace(tokens=None, valid=None, mask=None, preference=None, logps={})
+    return batch
 
 
 def first_state(algorithm: Algorithm) -> TrainState:

@@ -127,6 +127,12 @@ def two_rewards(network: Model, **parts: Any) -> Algorithm:
     return algorithms.gdpo(network, rewards=rewards, n=3, weights=(1.0, 0.5), tau=0.1, **more, **parts)
 
 
+def ppo_max(network: Model, **parts: Any) -> Algorithm:
+    """Every switch on, and a critic of its own."""
+    switches = {"advantage_norm": True, "advantage_clip": 2.0, "entropy": 0.1, "entropy_target": 1.0}
+    return algorithms.ppo_max(network, critic=network, critic_optimizer=fn(sgd, learning_rate=0.1), **switches, **parts)
+
+
 def filled(build: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
     """The recipe with the token ids of a tokenizer that is trained here."""
     return lambda network, **parts: fill_token_ids(build(network, **parts), stop=(2,), separator=3)
@@ -194,9 +200,15 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
     "remax": rewarded(functools.partial(algorithms.remax, n=2)),
     "maxrl": judged(functools.partial(algorithms.maxrl, n=3)),
 }
+PLAYED |= {
+    "ppo": judged(functools.partial(algorithms.ppo, n=2, against=2, target=0.5, minibatches=2, epochs=1)),
+    "ppo_max": rewarded(ppo_max),
+    "ppo_ptx": rewarded(functools.partial(algorithms.ppo_ptx, importance=fn(stages.importance), epochs=2)),
+}
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
 # Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.
 FROM_TEXT = ("spin", "rival")
+WITH_TEXTS = ("ppo_ptx",)  # beside the prompts, in the view "pretrain"
 COUPLED: dict[str, Callable[..., Algorithm]] = {
     "sorted": with_losses(sorted=fn(sorted_margins, beta=0.3)),
     "kl_and_mismatched": with_losses(kl=fn(kl), mismatched=fn(mismatched)),

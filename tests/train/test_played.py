@@ -28,7 +28,7 @@ from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 from tests.support.tiny import as_jax, difference, model, ragged, sgd, slow_but
-from tests.support.toy_recipes import PLAYED, RECIPES, SELF_PLAY, iterations
+from tests.support.toy_recipes import PLAYED, RECIPES, SELF_PLAY, WITH_TEXTS, iterations
 
 NOWHERE = Workspace(Path("nowhere"))
 SMALL = {"vocab": 12, "width": 8, "layers": 1, "heads": 2, "kv_heads": 1, "mlp": 8}
@@ -47,6 +47,8 @@ AT_START = {**dict.fromkeys(["osp", "spin", "optune", "eva"], "pair"), "cofs_dpo
 def batch_of(name: str) -> Batch:
     if name in ("spin", "rival"):
         return TEXT
+    if name in WITH_TEXTS:
+        return PROMPTS.replace(views={"pretrain": TEXT})
     return FULL if name in ("vpo_offline", "ofs_dpo", "cofs_dpo") else PROMPTS
 
 
