@@ -128,12 +128,12 @@ def test_against_the_reference_its_samples_are_opponents_only() -> None:
 def test_its_state_moves_with_it() -> None:
     """Moments of the scores and the coefficient of the KL are roles, so a checkpoint has them."""
     options = {"normalize": fn(stages.normalize_reward, clip=3.0), "target": 0.01}
-    state, given, metrics = stepped(ppo(**options), 3)
-    assert state.roles["moments"]["count"] == 3 * 8 * 3
-    kl = float(metrics["rewards/kl"])
-    assert kl > 0.012  # so that the coefficient rises by as much as it may, three times
-    np.testing.assert_allclose(state.roles["beta"]["coefficient"], 0.05 * 1.02**3, rtol=1e-5)
-    np.testing.assert_allclose(metrics["rewards/coefficient"], 0.05 * 1.02**2, rtol=1e-5)
+    state, given, metrics = stepped(ppo(**options))
+    assert metrics["rewards/kl"] < 0.008  # of few samples, so that the coefficient falls by as much as it may
+    np.testing.assert_allclose(state.roles["beta"]["coefficient"], 0.05 * 0.98, rtol=1e-5)
+    later, _, metrics = stepped(ppo(**options), 2)
+    np.testing.assert_allclose(metrics["rewards/coefficient"], 0.05 * 0.98, rtol=1e-5)
+    assert later.roles["moments"]["count"] == 2 * state.roles["moments"]["count"] == 2 * 8 * 3
     assert np.abs(given.completions["raw_reward"] - given.reward).max() > 0.1
 
 
