@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from alignjax import algorithms, losses, stages
 from alignjax.config import Experiment, Fn, Pipeline, fn
-from alignjax.data import instructions, prompts
+from alignjax.data import beside, instructions, prompts
 from alignjax.data.sources.source import OpenedSource, Source
 from alignjax.evaluate.tournament import Player
 from alignjax.models import TransformerConfig, transformer
@@ -74,6 +74,11 @@ def again(workspace: Workspace | None, seed: int, *, source: Fn, batches: int) -
 def human_summaries(sizes: parts.Sizes) -> Fn:
     """Source: posts with their human summary."""
     return fn(instructions, batch_size=sizes.policy_batch_size, **parts.texts(sizes))
+
+
+def posts_and_summaries(sizes: parts.Sizes) -> Fn:
+    """Source: posts, and other posts with their human summaries in the view "pretrain"."""
+    return fn(beside, source=posts(sizes), stream=human_summaries(sizes))
 
 
 def reward_model(sizes: parts.Sizes, *outputs: str) -> Model:
@@ -139,6 +144,27 @@ def rewarded(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
         return recipe(parts.policy_model(sizes), **{**options, **hyper})
 
     return made
+
+
+def with_critic(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
+    """The same with a critic that starts from the reward model."""
+
+    def made(sizes: parts.Sizes) -> Algorithm:
+        critic = {
+            "critic": reward_model(sizes, "reward", "value"),
+            "critic_start": restored("reward", "reward", grow=True),
+            "critic_optimizer": parts.optimizer(sizes.judge_rate, sizes.policy_steps),
+        }
+        return rewarded(recipe, **critic, **hyper)(sizes)
+
+    return made
+
+
+def ppo_judged(sizes: parts.Sizes) -> Algorithm:
+    """PPO on the judge's win rates against samples of the SFT policy, with a critic that starts from it."""
+    half = max(1, sizes.samples // 2)
+    critic = {"critic": reward_model(sizes, "value"), "critic_start": restored("sft", "policy", grow=True)}
+    return played(algorithms.ppo, n=half, against=half, **critic, **STEPS)(sizes)
 
 
 def gdpo(sizes: parts.Sizes) -> Algorithm:
@@ -245,6 +271,10 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "sapo": (rewarded(algorithms.sapo, **STEPS), posts, reward),
     "vespo": (rewarded(algorithms.vespo, **STEPS), posts, reward),
     "gdpo": (gdpo, posts, reward),
+    "ppo": (with_critic(algorithms.ppo, **STEPS), posts, reward),
+    "ppo_judged": (ppo_judged, posts, nothing),
+    "ppo_max": (with_critic(algorithms.ppo_max, eta=TAU, warm_up=ROUND, **STEPS), posts, reward),
+    "ppo_ptx": (with_critic(algorithms.ppo_ptx, gamma=0.5, **STEPS), posts_and_summaries, reward),
     "reinforce_pp": (rewarded(algorithms.reinforce_pp, tau=TAU, **STEPS), posts, reward),
     "remax": (rewarded(algorithms.remax, tau=BETA), posts, reward),
     "maxrl": (played(algorithms.maxrl), posts, nothing),  # rewards that are not negative: win rates

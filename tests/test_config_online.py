@@ -49,7 +49,7 @@ def test_has_the_shapes_of_a_run(name: str, tmp_path: Path) -> None:
 
 def test_every_online_recipe_has_a_line() -> None:
     other = {"ipo_md_half": "ipo_md", "spo": "self_play_pg", "rlhf": "rloo"}  # lines under names of their own
-    other |= {"rloo_judged": "rloo", "grpo_judged": "grpo"}
+    other |= {"rloo_judged": "rloo", "grpo_judged": "grpo", "ppo_judged": "ppo"}
     lines = {other.get(name, name) for name in TABLE.RECIPES}
     assert lines == {*catalogue.public(algorithms)} - OFFLINE - PARTS
 
