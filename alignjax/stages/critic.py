@@ -61,8 +61,8 @@ def gae(
         return passed, jnp.where(counts, advantage, 0)
 
     by_time = tuple(jnp.moveaxis(leaf, -1, 0) for leaf in (reward, values, counts))
-    end = (jnp.zeros_like(values[..., 0]),) * 2
-    advantage = jnp.moveaxis(jax.lax.scan(back, end, by_time, reverse=True)[1], 0, -1)
+    nothing = jnp.zeros_like(values[..., 0])
+    advantage = jnp.moveaxis(jax.lax.scan(back, (nothing, nothing), by_time, reverse=True)[1], 0, -1)
     returns = advantage + values
     mean, variance = _moments(advantage, counts)
     unexplained, spread = variance, _moments(returns, counts)[1]
