@@ -14,6 +14,11 @@ from alignjax.ranges import Count, Decay, Fraction, Limit, Natural, NonNegative,
 from alignjax.types import Algorithm, Model, Role
 
 
+REWARDS = fn(stages.token_rewards, eta=0.05)
+ADVANTAGE = fn(stages.gae, lam=0.95, whiten=True)
+BOUND = fn(losses.ppo_clip, epsilon=0.2)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActorCritic:
     """The keywords that every recipe with a critic takes beside those of `parts.SelfPlay`.
@@ -25,14 +30,14 @@ class ActorCritic:
             fresh.
         critic_optimizer: Its optimizer; None: one as the policy's.
         normalize: `fn(stages.normalize_reward, ...)`, whose moments are then kept; None: rewards stay as they are.
-        rewards: `fn(stages.token_rewards, ...)`, whose eta is the strength of the KL.
+        rewards: `fn(stages.token_rewards, ...)`, whose eta, 0.05, is the strength of the KL.
         target: The KL in nats a completion that the strength is moved towards from eta on (`stages.adaptive_kl`); None:
             it stays.
-        advantage: `fn(stages.gae, ...)`.
+        advantage: `fn(stages.gae, ...)`; lambda 0.95, whitened.
         warm_up: Iterations in which only the critic learns.
         importance: `fn(stages.importance, ...)` for samples of a policy before, or of an engine: the ratio is then
             that to the policy as the update begins; None: to what was sampled.
-        bound: `fn(losses.ppo_clip, ...)` or another bound of the ratio.
+        bound: `fn(losses.ppo_clip, epsilon=0.2)` or another bound of the ratio.
         value_clip: How far a value may move in an iteration, in units of the reward; inf: any way.
         value_weight: The weight of the value loss, which a shared trunk feels.
     """
@@ -42,12 +47,12 @@ class ActorCritic:
     critic_start: Any = None
     critic_optimizer: Fn | None = None
     normalize: Fn | None = None
-    rewards: Fn = fn(stages.token_rewards, eta=0.05)
+    rewards: Fn = REWARDS
     target: Positive | None = None
-    advantage: Fn = fn(stages.gae, lam=0.95, whiten=True)
+    advantage: Fn = ADVANTAGE
     warm_up: Natural = 0
     importance: Fn | None = None
-    bound: Fn = fn(losses.ppo_clip, epsilon=0.2)
+    bound: Fn = BOUND
     value_clip: Limit = 0.2
     value_weight: NonNegative = 0.5
 
