@@ -13,7 +13,6 @@ from alignjax.config import ConfigError, Fn, check_ranges, fn
 from alignjax.ranges import Count, Decay, Fraction, Limit, Natural, NonNegative, Positive
 from alignjax.types import Algorithm, Model, Role
 
-
 REWARDS = fn(stages.token_rewards, eta=0.05)
 ADVANTAGE = fn(stages.gae, lam=0.95, whiten=True)
 BOUND = fn(losses.ppo_clip, epsilon=0.2)
