@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from alignjax import verifiers
+from alignjax.asking import check_named
 from alignjax.cli import main
 from alignjax.cli.judge_models import found_function
 from alignjax.config import ConfigError
@@ -82,3 +84,28 @@ def test_the_examples_of_the_document_run(tmp_path: Path, session_cache: Path) -
     assert "win rate 50.0 % (95 % interval 50.0 to 50.0)" in run(level, tmp_path, session_cache)
     said_in = (tmp_path / "runs/judged/answers/prefer-00000002.jsonl").read_text().splitlines()
     assert {*json.loads(said_in[0])} == {"step", "example_id", "prompt", "first", "second", "probability", "question"}
+
+
+@pytest.mark.slow
+def test_verified_answers_are_learned_from(tmp_path: Path, session_cache: Path) -> None:
+    """Rows of GSM8K's form, to prompts, to answers, to rewards, as the document has it."""
+    rows = [{"question": f"What is {k} and {k}?", "answer": f"Twice {k}.\n#### {2 * k}"} for k in range(8)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    block = next(block for block in BLOCKS if block.startswith("# rlvr.py"))
+    (tmp_path / "rlvr.py").write_text(block)
+    run("alignjax train rlvr.py --steps 5", tmp_path, session_cache)
+    lines = [json.loads(line) for file in sorted((tmp_path / "runs/rlvr/answers").iterdir()) for line in file.open()]
+    assert len(lines) == 5 * 4 * 4
+    for line in lines:
+        right = 2 * int(re.findall(r"\d+", line["prompt"])[0])
+        assert line["scores"]["numeric"] == verifiers.numeric(completions=[line["completion"]], answer=[right])[0]
+    metrics = [json.loads(line) for line in (tmp_path / "runs/rlvr/metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["step"] == 5
+    assert metrics[-1]["reward/numeric/no_opinion"] == 0
+
+
+def test_the_judges_of_the_document_can_be_built() -> None:
+    block = next(block for block in BLOCKS if "language_judges.Endpoint" in block)
+    exec(block, names := {})  # type: ignore[var-annotated]
+    for stage in (names["judge"], names["reward"]):
+        check_named(stage.kwargs["function"], "the document")

@@ -57,6 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": ALGORITHMS,
     "data": FOUNDATION,
     "asking": FOUNDATION | {"stages", "data"},
+    "verifiers": FOUNDATION | {"asking"},
+    "language_judges": FOUNDATION | {"asking"},
     "train": TRAIN,  # data, because an algorithm without losses writes its batches as a source
     "games": TRAIN,  # a game is played by the same stages, losses and updates as anything else
     "evaluate": TRAIN | {"games", "exact_tasks"},

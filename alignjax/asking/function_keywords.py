@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax.asking.declared_functions import declared_columns
 from alignjax.asking.questions import Question
 from alignjax.config import ConfigError, Fn
 from alignjax.stages.text_functions import name_of
@@ -55,9 +56,10 @@ def log_nothing(name: str, value: float) -> None:
 
 def accepted(function: Any, names: Iterable[str]) -> list[str]:
     """Returns those of the names that a function takes as keywords."""
-    parameters = _parameters(function)
+    parameters, filled = _parameters(function), function.kwargs if isinstance(function, Fn) else {}
+    names = [name for name in names if name not in filled]
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        return list(names)
+        return names
     return [name for name in names if name in parameters]
 
 
@@ -82,9 +84,15 @@ def check_parameters(function: Any, columns: Sequence[str], whose: str, *, every
         every: Whether these are all columns that the data has, or those that it was told to keep.
 
     Raises:
-        ConfigError: It has a parameter that nothing fills.
+        ConfigError: It has a parameter that nothing fills, or declares that it reads a column that is not there.
     """
     name = name_of(function)
+    for column in declared_columns(function):
+        if column not in columns:
+            advice = "" if every else f"; a data set in files keeps the columns that it is told to, keep=({column!r},)"
+            raise ConfigError(
+                f"{name} reads the column {column!r} of each row; {whose} has {', '.join(columns) or 'none'}{advice}"
+            )
     for parameter in _parameters(function).values():
         if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
             continue

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from alignjax.asking.declared_functions import check_declared
 from alignjax.config import ConfigError, Fn
 
 PLAIN = (bool, int, float, str, bytes, type(None))
@@ -24,10 +25,17 @@ def check_named(function: Any, where: str) -> None:
         where: The slot, for the message.
 
     Raises:
-        ConfigError: It cannot be called, or is a lambda, a class, or defined inside another function.
+        ConfigError: It cannot be called, is a lambda, a class, or defined inside another function, or declares that it
+            cannot be asked with its hyper-parameters.
     """
+    _check_place(function, where)
+    check_declared(function)
+
+
+def _check_place(function: Any, where: str) -> None:
+    """Raises ConfigError for a function that no import path leads to."""
     if isinstance(function, (Fn, functools.partial)):
-        return check_named(function.function if isinstance(function, Fn) else function.func, where)
+        return _check_place(function.function if isinstance(function, Fn) else function.func, where)
     if not callable(function):
         raise ConfigError(f"{where} is {function!r}, which cannot be called; {ADVICE}, and name it there")
     if inspect.isclass(function):

@@ -1,0 +1,5 @@
+"""Language models behind an OpenAI-compatible endpoint as judges: functions of texts for `fn(stages.text_judge,
+function=...)` and `fn(stages.text_reward, function=...)`."""
+
+from alignjax.language_judges.asked_judges import pairwise as pairwise, pointwise as pointwise, rubric as rubric
+from alignjax.language_judges.endpoint import Endpoint as Endpoint, EndpointError as EndpointError, Reply as Reply
