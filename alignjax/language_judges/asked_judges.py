@@ -63,8 +63,9 @@ def _logged(name: str, log: LogExtra | None, replies: Sequence[Sequence[Reply]])
     unread = sum(each.verdict is None for row in replies for each in row)
     sums = (sum(columns["prompt_tokens"]), sum(columns["completion_tokens"]))
     _log.info("%s: %d answers, %d not read; %d tokens read, %d written", name, sum(map(len, replies)), unread, *sums)
-    for column, values in columns.items() if log is not None else ():
-        log(f"{name}/{column}", values)  # type: ignore[misc]
+    if log is not None:
+        for column, values in columns.items():
+            log(f"{name}/{column}", values)
 
 
 def _check(endpoint: Endpoint, **settings: Any) -> None:

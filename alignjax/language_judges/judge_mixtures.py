@@ -109,14 +109,15 @@ def mixture(
         ]
         total = sum(factor for factor, _ in known)
         marks.append(sum(factor * number for factor, number in known) / total if total else None)
-    for number, values in enumerate(said) if log_extra is not None else ():
-        log_extra(f"mixture/{number}", values)
+    if log_extra is not None:
+        for number, values in enumerate(said):
+            log_extra(f"mixture/{number}", values)
     return marks
 
 
 def _accepted(judge: Any, given: dict[str, Any]) -> dict[str, Any]:
     """Of what there is, the part that a judge takes."""
-    bare = judge.function if isinstance(judge, (Fn,)) else judge.func if isinstance(judge, functools.partial) else judge
+    bare = judge.function if isinstance(judge, Fn) else judge.func if isinstance(judge, functools.partial) else judge
     parameters = inspect.signature(bare).parameters.values()
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
         settings = hyperparameters(bare)
