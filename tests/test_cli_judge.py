@@ -94,7 +94,8 @@ def test_verified_answers_are_learned_from(tmp_path: Path, session_cache: Path) 
     block = next(block for block in BLOCKS if block.startswith("# rlvr.py"))
     (tmp_path / "rlvr.py").write_text(block)
     run("alignjax train rlvr.py --steps 5", tmp_path, session_cache)
-    lines = [json.loads(line) for file in sorted((tmp_path / "runs/rlvr/answers").iterdir()) for line in file.open()]
+    files = sorted((tmp_path / "runs/rlvr/answers").iterdir())
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert len(lines) == 5 * 4 * 4
     for line in lines:
         right = 2 * int(re.findall(r"\d+", line["prompt"])[0])
