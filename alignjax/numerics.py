@@ -31,6 +31,12 @@ def bounded_exp(x: Array) -> Array:
     return jnp.exp(low) * (1 + x - low)
 
 
+def quick_options() -> dict[str, Any] | None:
+    """Returns the compiler's options for a program that runs once or computes next to nothing: on CPU, where compiling
+    it fully takes seconds, it is compiled quickly."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+
+
 @jax.custom_vjp
 def linear(x: Array, weight: Array) -> Array:
     """Multiplies x [..,D] by a weight [D,F] -> [..,F]; it has a derivative in reverse mode only.

@@ -20,7 +20,7 @@ from alignjax.config import ConfigError, Fn, check_ranges
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.tokenizers import BOS, EOS, PAD, SPECIAL_TOKENS, Tokenizer, own_tokenizer
 from alignjax.exact_tasks.task import FIRST
-from alignjax.numerics import fold_name
+from alignjax.numerics import fold_name, quick_options
 from alignjax.ranges import Count, Natural
 from alignjax.types import Array, Batch, Key
 from alignjax.workspace import Workspace
@@ -75,10 +75,10 @@ class LetterSource:
     """Batches by number: `source[step] -> Batch` of numpy arrays, for any step, in any order.
 
     Attributes:
-        draw: A jitted function of the step that makes the batch.
+        draw: Makes the batch of a step: a function that sources share, with the arguments of this one.
     """
 
-    draw: Callable[[int], Batch]
+    draw: functools.partial[Batch]
 
     @functools.cached_property
     def spec(self) -> Batch:
@@ -86,7 +86,8 @@ class LetterSource:
         return jax.eval_shape(self.draw, 0)
 
     def __getitem__(self, step: int) -> Batch:
-        return jax.device_get(self.draw(int(step)))
+        draw = self.draw
+        return jax.device_get(_jitted(draw.func)(*draw.args, int(step), **draw.keywords))
 
 
 def letters(
@@ -148,7 +149,12 @@ def revised_letters(
     return LetterSource(functools.partial(_revised, key, (solve, demonstrate), sizes=sizes))
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
+@functools.cache
+def _jitted(draw: Callable[..., Batch]) -> Callable[..., Batch]:
+    """The function, compiled quickly: it draws few numbers, and what is random takes long to compile."""
+    return jax.jit(draw, static_argnames="sizes", compiler_options=quick_options())
+
+
 def _drawn(key: Key, writers: tuple[Fn | None, ...], step: Array | int, *, sizes: tuple[int, int, int, int]) -> Batch:
     """The batch of a step: a key per example, from which its prompt and then its completions come."""
     kinds, rows, length, most = sizes
@@ -174,7 +180,6 @@ def _written(write: Fn, body: Array, keys: Array, most: int) -> tuple[Array, Arr
     return tokens, place <= count
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
 def _revised(key: Key, writers: tuple[Fn, ...], step: Array | int, *, sizes: tuple[int, int, int, int]) -> Batch:
     """The batch of a step, labeled and with the edits marked."""
     batch = _drawn(key, writers, step, sizes=sizes)

@@ -21,7 +21,7 @@ from alignjax.workspace import whole_file
 def host(
     context: Context, batch: Batch, key: Key, *, stage: Callable[..., Any], like: Callable[[Batch], Any]
 ) -> Batch | tuple[Batch, Metrics]:
-    """Runs a stage in plain Python and NumPy; experience is cut into jitted segments around it.
+    """Runs a stage in plain Python and NumPy, between the programs of the others.
 
     Its answers are stored in the run folder, so that a resumed run replays them instead of asking a judge twice.
 
@@ -38,7 +38,7 @@ def host(
     Raises:
         ValueError: If what comes back is not of the shapes and dtypes that `like` declares.
     """
-    # Shapes are compared with `like` by path after each call: the segment behind was traced for those, and an error
+    # Shapes are compared with `like` by path after each call: the stage behind was traced for those, and an error
     # from there would not name the stage.
 
     def described(tree: Any) -> dict[str, tuple[Any, str]]:

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from alignjax.config import ConfigError, check_known, nearest
 from alignjax.models import huggingface
 from alignjax.models.huggingface import Pretrained
-from alignjax.numerics import fold_name, strong
+from alignjax.numerics import fold_name, quick_options, strong
 from alignjax.parallel.mesh import partition_spec, with_shardings
 from alignjax.roles import (
     AdaptersOf,
@@ -263,15 +263,10 @@ def create_state(algorithm: Algorithm, seed: int, workspace: Workspace, sharding
     first = jax.jit(
         lambda seed, loaded, published: init_state(algorithm, seed, {**loaded, **published}),
         out_shardings=shardings,
-        compiler_options=_quick(),
+        compiler_options=quick_options(),
         donate_argnums=2,
     )
     return first(seed, loaded, published)
-
-
-def _quick() -> dict[str, Any] | None:
-    """For programs that run once: on CPU, where compiling them fully takes seconds, they are compiled quickly."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 @functools.lru_cache(maxsize=32)
@@ -283,7 +278,7 @@ def _drawing(init: Callable[[Key], Params], layout: tuple[NamedSharding, ...] | 
         if layout is None
         else jax.tree.unflatten(jax.tree.structure(jax.eval_shape(draw, np.uint32(0), np.uint32(0))), layout)
     )
-    return jax.jit(draw, out_shardings=where, compiler_options=_quick())
+    return jax.jit(draw, out_shardings=where, compiler_options=quick_options())
 
 
 def restored_params(folder: Path, algorithm: Algorithm, role: str) -> Params:

@@ -1,5 +1,5 @@
-"""An algorithm becomes two jitted functions with a plain Batch between them: experience (its stages) and update (its
-losses, optimizers and rules)."""
+"""An algorithm becomes two functions with a plain Batch between them: experience (its stages, a program each) and
+update (its losses, optimizers and rules, one program)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from alignjax.scoring import TOKENS, Score, context as context_of, params_of, wi
 from alignjax.stages.text_functions import text_function
 from alignjax.train.ask_host import AskTexts, answer_to, ask_stage, ask_text_stage, check_asked, is_host
 from alignjax.train.on_policy import on_policy
-from alignjax.train.state import TrainState, trained
+from alignjax.train.state import TrainState, trained, unchanging
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Mean, Metrics, prefixed, with_metrics
 
 Made = tuple[Batch, dict[str, Any]]  # a batch with its experience, and the metrics of the stages
@@ -66,43 +66,28 @@ def _values(metrics: Metrics) -> dict[str, Array]:
 # experience
 
 
-@functools.partial(jax.jit, static_argnames="names")
-def _experience(
-    algorithm: Algorithm, state: TrainState, batch: Batch, names: tuple[str, ...], answer: Array | None = None
-) -> Made:
-    """Runs some stages in one program; the values of their metrics. answer: what the text function of the first said;
-    None: it is only traced."""
-    metrics: Metrics = {}
+@functools.partial(jax.jit, static_argnames="name")
+def _experience(algorithm: Algorithm, state: TrainState, batch: Batch, name: str, answer: Array | None = None) -> Made:
+    """Runs one stage; the values of its metrics. answer: what its text function said; None: it is only traced."""
+    stage = algorithm.experience[name]
     context = _context(algorithm, state, {}, packed=batch)
-    for name in names:
-        stage = algorithm.experience[name]
-        here = dataclasses.replace(context, ask=answer_to(name, stage, batch, answer))
-        batch, new = with_metrics(stage(here, batch, fold_name(state.key(), name)))
-        if not isinstance(batch, Batch):
-            raise ConfigError(
-                f"stage {name!r}, {stage.name}, returned {type(batch).__name__} and no Batch; a judge goes into "
-                "fn(stages.prefer, judge=...)"
-            )
-        metrics |= prefixed(name, new)
-    return shard_rows(batch), _values(metrics)
+    here = dataclasses.replace(context, ask=answer_to(name, stage, batch, answer))
+    batch, new = with_metrics(stage(here, batch, fold_name(state.key(), name)))
+    if not isinstance(batch, Batch):
+        raise ConfigError(
+            f"stage {name!r}, {stage.name}, returned {type(batch).__name__} and no Batch; a judge goes into "
+            "fn(stages.prefer, judge=...)"
+        )
+    return shard_rows(batch), _values(prefixed(name, new))
 
 
-def _segments(algorithm: Algorithm) -> list[tuple[str, ...]]:
-    """Stage names cut at what the host does: each host stage alone, and each stage with a text function the first of
-    those that are compiled together."""
-    segments: list[tuple[str, ...]] = []
-    for name, stage in algorithm.experience.items():
-        before = algorithm.experience[segments[-1][0]] if segments else None
-        if before is None or is_host(before) or is_host(stage) or text_function(stage) is not None:
-            segments.append((name,))
-        else:
-            segments[-1] += (name,)
-    return segments
+def _stage(algorithm: Algorithm, name: str) -> Algorithm:
+    """Takes all stages but one out of the algorithm."""
+    return dataclasses.replace(algorithm, experience={name: algorithm.experience[name]})
 
 
 def make_experience(algorithm: Algorithm, answers: Path | None = None, ask_texts: AskTexts | None = None) -> Experience:
-    """Makes the function that runs the stages in order, jitted; `host` stages and text functions run in Python between
-    jitted segments.
+    """Makes the function that runs the stages in order, each jitted; `host` stages and text functions run in Python.
 
     Args:
         algorithm: The algorithm.
@@ -116,25 +101,24 @@ def make_experience(algorithm: Algorithm, answers: Path | None = None, ask_texts
     Raises:
         ConfigError: `check_asked` refuses a stage.
     """
-    # A host stage needs arrays that exist, so the stages between two of them are one program. Programs are cut once,
-    # here, and compiled when they are first called.
+    # A host stage needs arrays that exist. The others are a program each, so that runs that sample alike, or ask one
+    # judge, share what takes long to compile, whatever the other stages are.
     check_asked(algorithm)
-    segments = _segments(algorithm)
     algorithm = _only(algorithm, losses={})
+    alone = {name: _stage(algorithm, name) for name in algorithm.experience}
 
     def experience(state: TrainState, batch: Batch) -> Made:
         metrics: dict[str, Array] = {}
-        for names in segments:
-            name, stage = names[0], algorithm.experience[names[0]]
-            key = fold_name(state.key(), name)
+        for name, stage in algorithm.experience.items():
             if is_host(stage):
+                key = fold_name(state.key(), name)
                 batch, new = with_metrics(ask_stage(name, stage, _context(algorithm, state, {}), batch, key, answers))
                 metrics |= _values(prefixed(name, new))
             else:
                 answer = (
                     ask_text_stage(name, stage, int(state.step), batch, ask_texts) if text_function(stage) else None
                 )
-                batch, new = _experience(_packed_if_it_fits(algorithm, batch), state, batch, names, answer)
+                batch, new = _experience(_packed_if_it_fits(alone[name], batch), state, batch, name, answer)
                 metrics |= new
         return batch, metrics
 
@@ -154,12 +138,15 @@ def abstract_experience(algorithm: Algorithm, state: TrainState, batch: Batch) -
         (batch, metrics), shapes both.
     """
     metrics: dict[str, Any] = {}
-    for names in _segments(algorithm):
-        if is_host(algorithm.experience[names[0]]):
-            batch, new = with_metrics(jax.eval_shape(algorithm.experience[names[0]].kwargs["like"], batch))
-            metrics |= jax.eval_shape(_values, prefixed(names[0], new))
+    algorithm = _only(algorithm, losses={})
+    for name, stage in algorithm.experience.items():
+        if is_host(stage):
+            batch, new = with_metrics(jax.eval_shape(stage.kwargs["like"], batch))
+            metrics |= jax.eval_shape(_values, prefixed(name, new))
         else:
-            batch, new = jax.eval_shape(functools.partial(_experience, names=names), algorithm, state, batch)
+            batch, new = jax.eval_shape(
+                functools.partial(_experience, name=name), _stage(algorithm, name), state, batch
+            )
             metrics |= new
     return batch, metrics
 
@@ -282,8 +269,11 @@ def _apply_rules(
 
 
 @functools.partial(jax.jit, donate_argnums=1)
-def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    """One update in one program; the values of its metrics."""
+def _update(
+    algorithm: Algorithm, state: TrainState, fixed: Mapping[str, Any], batch: Batch
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update in one program, of a state without the roles that no step changes; the values of its metrics."""
+    state = dataclasses.replace(state, roles={**state.roles, **fixed})
     key = fold_name(state.key(), "update")
     if not algorithm.losses:
         new, metrics = state, {}
@@ -294,7 +284,18 @@ def _update(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[Trai
     new = _apply_rules(algorithm, state.optimizers, new, batch, metrics, key)
     values = _values(metrics)
     values["loss"] = sum((value for name, value in values.items() if name.startswith("loss/")), start=jnp.zeros(()))
-    return dataclasses.replace(new, step=state.step + 1), values
+    roles = {name: tree for name, tree in new.roles.items() if name not in fixed}
+    return dataclasses.replace(new, roles=roles, step=state.step + 1), values
+
+
+def _learn(algorithm: Algorithm, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    """One update, which gives back the roles that no step changes as they are. They are no result of its program, so
+    that runs share it which differ in such roles only, as a judge that no loss reads."""
+    names = unchanging(algorithm.roles)
+    fixed = {name: state.roles[name] for name in names}
+    rest = {name: tree for name, tree in state.roles.items() if name not in fixed}
+    new, metrics = _update(algorithm, dataclasses.replace(state, roles=rest), fixed, batch)
+    return dataclasses.replace(new, roles={**state.roles, **new.roles}), metrics
 
 
 def make_update(algorithm: Algorithm) -> Update:
@@ -325,9 +326,9 @@ def make_update(algorithm: Algorithm) -> Update:
         )
     alone = _only(algorithm, experience={})
     if algorithm.packing is None:
-        return functools.partial(_update, alone)
+        return functools.partial(_learn, alone)
     if several:
         raise ConfigError(
             "packing needs epochs=1 and minibatches=1: minibatches are drawn where rows cannot be counted"
         )
-    return lambda state, batch: _update(_packed_if_it_fits(alone, batch), state, batch)
+    return lambda state, batch: _learn(_packed_if_it_fits(alone, batch), state, batch)

@@ -58,7 +58,7 @@ def test_a_recipe_has_the_shapes_of_a_run(name: str) -> None:
     algorithm = algorithms.with_lora(recipe, adapted=adapted, rank=2)
     state = abstract_state(algorithm)
     given, _ = abstract_experience(algorithm, state, batch_of(name))
-    new, metrics = jax.eval_shape(step_module._update, make_update(algorithm).args[0], state, given)
+    new, metrics = jax.eval_shape(make_update(algorithm), state, given)
     shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
     assert shapes(new) == shapes(state)
     assert metrics["loss"].shape == ()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import losses, roles, stages
+from alignjax import algorithms, losses, roles, stages
 from alignjax.config import ConfigError, fn
 from alignjax.train import step as step_module
 from alignjax.train.state import TrainState, abstract_state, create_state
@@ -27,6 +27,7 @@ UPDATES = [*OFFLINE, *COUPLED]
 BATCH = as_jax(ragged(rows=4))
 BATCH = BATCH.replace(views={"pretrain": as_jax(ragged(seed=7, rows=4, n=1, p=3, t=5))})
 NOWHERE = Workspace(Path("nowhere"))
+SGD = fn(sgd, learning_rate=0.25)
 
 
 def made(algorithm: Algorithm) -> TrainState:
@@ -90,7 +91,7 @@ def test_no_array_of_every_logit_exists(name: str) -> None:
     network = model(vocab=V, outputs=("preference",), width=8, mlp=8, heads=2, kv_heads=1)
     batch = as_jax(ragged(rows=2, p=5, t=T, vocab=V))
     algorithm = {**RECIPES, **COUPLED}[name](network, optimizer=fn(sgd, learning_rate=1.0))
-    lowered = step_module._update.lower(make_update(algorithm).args[0], abstract_state(algorithm), batch)
+    lowered = jax.jit(make_update(algorithm)).lower(abstract_state(algorithm), batch)
     logits = 2 * 2 * T * V
     assert largest_array(lowered.compile()) < logits
     if name == "sft":  # the measure does find them where they are
@@ -104,7 +105,7 @@ def test_no_array_of_every_logit_exists(name: str) -> None:
 
 
 def test_one_compile_whatever_the_step_and_the_float() -> None:
-    """Several steps, another seed and other float hyper-parameters run one program each of update and experience."""
+    """Several steps, another seed and other float hyper-parameters run one program of the update and of each stage."""
     network = model(outputs=("preference",))
     build = {**RECIPES}["online_ipo"]
     algorithm = build(network, optimizer=fn(sgd, learning_rate=0.25))
@@ -126,7 +127,61 @@ def test_one_compile_whatever_the_step_and_the_float() -> None:
             assert no_weak_type(state)
         assert int(state.step) == 3
     after = step_module._update._cache_size(), step_module._experience._cache_size()
-    assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 3)
+
+
+def programs(algorithm: Algorithm, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The texts of the programs of an algorithm's stages, by name, and of its update; nothing runs."""
+    texts = {}
+    update, experience = step_module._update, step_module._experience
+
+    def staged(algorithm: Algorithm, state: Any, batch: Any, name: str, answer: Any) -> Any:
+        texts[name] = experience.lower(algorithm, state, batch, name).as_text()
+        return jax.eval_shape(lambda state, batch: experience(algorithm, state, batch, name), state, batch)
+
+    def learned(*arguments: Any) -> Any:
+        texts["update"] = update.lower(*arguments).as_text()
+        return jax.eval_shape(update, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step_module, "_experience", staged)
+        patched.setattr(step_module, "_update", learned)
+        state = abstract_state(algorithm)
+        filled, _ = make_experience(algorithm)(state, batch)
+        make_update(algorithm)(state, filled)
+    return texts
+
+
+def test_runs_that_sample_or_learn_alike_share_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Online IPO samples by the program that offline pairs are drawn with, its judge is asked by the same, and it
+    learns by that of offline IPO: neither the judge nor an optimizer is a part of programs that do not read them."""
+    network = model(outputs=("embedding",), layers=1)
+    play: dict[str, Any] = {
+        "judge": fn(stages.preference_model, role="judge", reading="apart"),
+        "judges": {"judge": Role(network, roles.fresh())},
+        "start": roles.fresh(),
+        "n": 3,
+    }
+    prompts = BATCH.replace(tokens=None, valid=None, mask=None, logps={}, preference=None, views={})
+    asked = {"max_tokens": 4, "stop": (2,), **play}
+    online = programs(algorithms.online_ipo(network, optimizer=SGD, **asked), prompts, monkeypatch)
+    drawing = algorithms.labelled_samples(network, **asked)
+    drawn = programs(drawing, prompts, monkeypatch)
+    pairs = jax.eval_shape(make_experience(drawing), abstract_state(drawing), prompts)[0].replace(logps={})
+    offline = programs(algorithms.ipo(network, optimizer=SGD, start=roles.fresh(), n=3), pairs, monkeypatch)
+    assert online["generate"] == drawn["generate"]
+    assert online["prefer"] == drawn["prefer"]
+    assert online["update"] == offline["update"]
+    assert online["generate"] != online["prefer"]
+
+
+def test_roles_that_no_step_changes_are_given_back_as_they_are() -> None:
+    algorithm = recipe("dpo")
+    state = made(algorithm)
+    reference = jax.tree.leaves(state.roles["reference"])
+    after, _ = make_update(algorithm)(state, BATCH)
+    assert all(new is old for new, old in zip(jax.tree.leaves(after.roles["reference"]), reference, strict=True))
+    assert after.roles.keys() == algorithm.roles.keys()
 
 
 def no_buffer_twice(state: TrainState) -> bool:
