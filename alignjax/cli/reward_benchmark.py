@@ -221,8 +221,8 @@ def _scored(judge: Judge, rows: Sequence[Encoded], tokenizer: Tokenizer) -> list
     shapes: dict[tuple[int, int, int], list[int]] = {}
     for number, row in enumerate(rows):
         longest = max(map(len, row.completions))
-        sizes = (BUCKET * math.ceil(max(length, 1) / BUCKET) for length in (len(row.prompt), longest))
-        shapes.setdefault((len(row.completions), *sizes), []).append(number)
+        prompt, completion = (BUCKET * math.ceil(max(length, 1) / BUCKET) for length in (len(row.prompt), longest))
+        shapes.setdefault((len(row.completions), prompt, completion), []).append(number)
     matrices: dict[int, np.ndarray] = {}
     for shape, numbers in shapes.items():
         for start in range(0, len(numbers), ROWS):

@@ -77,6 +77,10 @@ from alignjax.stages.select import (
     query_budget as query_budget,
     ranked as ranked,
 )
+from alignjax.stages.several_rewards import (
+    ensemble_reward as ensemble_reward,
+    log_sigmoid_reward as log_sigmoid_reward,
+)
 from alignjax.stages.text_functions import text_judge as text_judge, text_reward as text_reward
 from alignjax.stages.token_rewards import (
     adaptive_kl as adaptive_kl,
