@@ -40,10 +40,12 @@ def check_declared(function: Any) -> None:
 
 
 def declared_columns(function: Any) -> list[str]:
-    """Returns the columns that a function, or an `fn` of one, says that it reads."""
-    parameters = getattr(_bare(function), "column_parameters", ())
-    settings = _settings(function) if parameters else {}
-    return [settings[name] for name in parameters if settings[name]]
+    """Returns the columns that a function, or an `fn` of one, says that it reads, and those of functions within."""
+    parameters = getattr(_bare(function), "column_parameters", None)
+    settings = {} if parameters is None else _settings(function)
+    inner = [each for value in settings.values() for each in (value if isinstance(value, tuple) else (value,))]
+    within = [column for each in inner if callable(each) for column in declared_columns(each)]
+    return [settings[name] for name in parameters or () if settings[name]] + within
 
 
 def _bare(function: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.asking import check_named, declares
-from alignjax.config import ConfigError, Fn, hyperparameters
+from alignjax.asking import accepted, check_named, declares
+from alignjax.config import ConfigError, Fn
 from alignjax.ranges import NonNegative
 
 
@@ -100,7 +99,7 @@ def mixture(
         A number of each entry, None where no judge that counts has an opinion.
     """
     given = {"prompts": prompts, "completions": completions, **columns}
-    said = [list(judge(**_accepted(judge, given))) for judge in judges]
+    said = [list(judge(**{name: given[name] for name in accepted(judge, given)})) for judge in judges]
     factors = weights or (1.0,) * len(judges)
     marks: list[float | None] = []
     for entry in zip(*said, strict=True):
@@ -113,14 +112,3 @@ def mixture(
         for number, values in enumerate(said):
             log_extra(f"mixture/{number}", values)
     return marks
-
-
-def _accepted(judge: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Of what there is, the part that a judge takes."""
-    bare = judge.function if isinstance(judge, Fn) else judge.func if isinstance(judge, functools.partial) else judge
-    parameters = inspect.signature(bare).parameters.values()
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters):
-        settings = hyperparameters(bare)
-        return {name: value for name, value in given.items() if name not in settings}
-    names = {each.name for each in parameters}
-    return {name: value for name, value in given.items() if name in names}

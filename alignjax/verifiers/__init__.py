@@ -2,6 +2,7 @@
 `fn(stages.text_reward, function=...)`."""
 
 from alignjax.verifiers.answers import exact as exact, numeric as numeric, pattern as pattern
+from alignjax.verifiers.compared import higher as higher
 from alignjax.verifiers.extraction import extracted as extracted, text_of as text_of
 from alignjax.verifiers.formulas import latex as latex
 from alignjax.verifiers.numbers_in_text import number_of as number_of, numbers_in as numbers_in

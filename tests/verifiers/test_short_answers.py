@@ -132,3 +132,22 @@ def test_a_verifier_is_asked_as_any_function(ask: Ask) -> None:
     assert answer[..., 1].tolist() == [[1, 0], [1, 0], [0, 1]]
     with pytest.raises(RewardError, match="KeyError"):
         ask(fn(stages.text_reward, function=fn(verifiers.exact, column="nothing"), retries=0))
+
+
+def test_a_judge_by_a_reward(ask: Ask) -> None:
+    judge = fn(verifiers.higher, reward=fn(verifiers.numeric, column="right"))
+    pairs = [("1", "2"), ("2", "1"), ("1", "1.0"), ("3", "4"), ("1", "2")]
+    assert judge(prompts=["p"] * 5, completions=pairs, right=[1, 1, 1, 1, None], other=[0] * 5) == [
+        1,
+        0,
+        0.5,
+        0.5,
+        None,
+    ]
+    check_parameters(judge, ["right"], "mine")
+    with pytest.raises(ConfigError, match="higher reads the column 'right' of each row; mine has answer"):
+        check_parameters(judge, ["answer"], "mine")
+    with pytest.raises(ConfigError, match="no regular expression"):
+        check_named(fn(verifiers.higher, reward=fn(verifiers.pattern, pattern="(")), "here")
+    blue = fn(verifiers.higher, reward=fn(verifiers.pattern, pattern="blue"))
+    assert ask(fn(stages.text_judge, function=blue)).tolist() == [[0.5], [0], [0]]
