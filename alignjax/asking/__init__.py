@@ -9,6 +9,10 @@ from alignjax.asking.function_keywords import (
     accepted as accepted,
     check_parameters as check_parameters,
 )
-from alignjax.asking.named_functions import check_named as check_named, described as described
+from alignjax.asking.named_functions import (
+    check_inner as check_inner,
+    check_named as check_named,
+    described as described,
+)
 from alignjax.asking.questions import Question as Question
 from alignjax.asking.rows_as_text import RowTexts as RowTexts, TextRow as TextRow

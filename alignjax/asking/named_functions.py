@@ -32,6 +32,21 @@ def check_named(function: Any, where: str) -> None:
     check_declared(function)
 
 
+def check_inner(function: Any, where: str) -> None:
+    """Checks a function that another one calls, as `check_named`, and that it is no coroutine, for which nobody waits.
+
+    Args:
+        function: The function.
+        where: The slot, for the message.
+
+    Raises:
+        ConfigError: It cannot be named, or is a coroutine.
+    """
+    check_named(function, where)
+    if inspect.iscoroutinefunction(function.function if isinstance(function, Fn) else function):
+        raise ConfigError(f"{where} is a coroutine, for which nobody waits there; write it without async")
+
+
 def _check_place(function: Any, where: str) -> None:
     """Raises ConfigError for a function that no import path leads to."""
     if isinstance(function, (Fn, functools.partial)):

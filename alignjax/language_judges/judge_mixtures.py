@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.asking import accepted, check_named, declares
-from alignjax.config import ConfigError, Fn
+from alignjax.asking import accepted, check_inner, declares
+from alignjax.config import ConfigError
 from alignjax.ranges import NonNegative
 
 
@@ -70,9 +69,7 @@ def _check(judges: tuple[Any, ...], weights: tuple[float, ...] | None) -> None:
             f"language_judges.mixture: weights={weights} for {len(judges)} judges, of which one must count"
         )
     for judge in judges:
-        check_named(judge, "language_judges.mixture: a judge")
-        if inspect.iscoroutinefunction(judge.function if isinstance(judge, Fn) else judge):
-            raise ConfigError("language_judges.mixture asks functions that are no coroutines")
+        check_inner(judge, "language_judges.mixture: a judge")
 
 
 @declares(check=_check)

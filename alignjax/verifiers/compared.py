@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from alignjax.asking import accepted, check_named, declares
+from alignjax.asking import accepted, check_inner, declares
 
 
 def _check(reward: Any) -> None:
-    check_named(reward, "verifiers.higher(reward=..)")
+    check_inner(reward, "verifiers.higher(reward=..)")
 
 
 @declares(check=_check)

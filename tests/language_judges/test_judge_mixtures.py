@@ -82,7 +82,7 @@ def test_mixtures_that_cannot_be_meant() -> None:
         ({"judges": ()}, "needs judges"),
         ({"judges": (first,), "weights": (1.0, 2.0)}, "for 1 judges"),
         ({"judges": (first,), "weights": (0.0,)}, "one must count"),
-        ({"judges": (later,)}, "no coroutines"),
+        ({"judges": (later,)}, "mixture: a judge is a coroutine"),
         ({"judges": (fn(verifiers.pattern, pattern="("),)}, "no regular expression"),
     ):
         with pytest.raises(ConfigError, match=words):
