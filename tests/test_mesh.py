@@ -51,7 +51,8 @@ def where(seen: dict[str, Any], wrong: Callable[[Cell], Any], *, alone: bool = F
 @pytest.mark.slow
 def test_every_kind_of_part_is_in_the_table(seen: dict[str, Any]) -> None:
     """On one device and on a mesh of eight, which takes turns; IPO-MD on all."""
-    parts = {"offline", "online", "rounds", "with_lora", "with_losses", "with_replay", "labelled_samples"}
+    parts = {"offline", "online", "policy_gradient", "rounds", "with_lora", "with_losses", "with_replay"}
+    parts.add("labelled_samples")
     table = {name: set(row) for name, row in seen["table"].items()}
     assert set(catalogue.public(algorithms)) - parts <= set(seen["parts"])
     every = {kind for kinds in seen["parts"].values() for kind in kinds}

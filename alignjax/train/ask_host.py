@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from alignjax.config import ConfigError, Fn
+from alignjax.config import ConfigError, Fn, functions_within
 from alignjax.parallel import processes
 from alignjax.parallel.mesh import place_batch
 from alignjax.sampling.engine_client import ask_engine
 from alignjax.stages.compose import on_view
 from alignjax.stages.host_stages import host, replayed
+from alignjax.stages.importance import importance
 from alignjax.stages.text_functions import text_function
 from alignjax.types import Algorithm, Array, Batch, Context, Key
 
@@ -39,14 +40,30 @@ def check_asked(algorithm: Algorithm) -> None:
 
     Raises:
         ConfigError: In a run of several processes, an engine is to be sent weights before it is asked: the first
-            process asks alone, and cannot run or gather the weights that all hold together.
+            process asks alone, and cannot run or gather the weights that all hold together. Or an engine's samples are
+            to be weighed by log-probs that are not those of what it draws from.
     """
+    _check_weights(algorithm)
     for name, stage in algorithm.experience.items():
         asks = stage.kwargs["stage"] if processes.is_multi_process() and is_host(stage) else None
         if isinstance(asks, Fn) and asks.function is ask_engine and asks.kwargs["sync"] is not None:
             raise ConfigError(
                 f"stage {name!r}: ask_engine(sync=..) cannot send weights from a run of several processes, since the "
                 "first of them asks alone: use one process, or leave out sync and serve the weights of a checkpoint"
+            )
+
+
+def _check_weights(algorithm: Algorithm) -> None:
+    """Refuses `importance(behaviour="engine")` of an engine that does not sample at temperature 1, untruncated: what it
+    says are log-probs at that."""
+    functions = [each for stage in algorithm.experience.values() for each in functions_within(stage)]
+    weighs = any(each.function is importance and each.kwargs["behaviour"] == "engine" for each in functions)
+    for each in functions if weighs else ():
+        if each.function is ask_engine and (each.kwargs["temperature"] != 1 or each.kwargs["top_p"] != 1):
+            raise ConfigError(
+                'importance(behaviour="engine") divides by what the engine says of its samples, log-probs at '
+                f"temperature 1, untruncated, and it samples at temperature={each.kwargs['temperature']:g}, "
+                f"top_p={each.kwargs['top_p']:g}: set both to 1 in stages.engine(..)"
             )
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from alignjax import stages
-from alignjax.config import ConfigError
-from alignjax.types import Batch, Context
+from alignjax.config import ConfigError, fn
+from alignjax.train.step import make_experience
+from alignjax.types import Algorithm, Batch, Context
 from tests.stages.test_critic import EVERY, VALID, logps_of
 from tests.support.tiny import run
 
@@ -117,6 +118,15 @@ def refused(**logps: Any) -> Batch:
 def test_an_engines_truncated_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"an engine's, drawn from a truncated distribution.*set top_p=1"):
         stages.importance(Context(), refused(policy=0, engine=0), KEY)
+    sizes = {"url": "http://nowhere", "model": "none", "n": 2, "max_tokens": 3}
+    weigh = {"importance": fn(stages.importance, behaviour="engine")}
+    make_experience(Algorithm({**stages.engine(**sizes), **weigh}))
+    for how, words in (
+        ({"temperature": 0.7}, "temperature=0.7, top_p=1"),
+        ({"top_p": 0.9}, "temperature=1, top_p=0.9"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{words}: set both to 1 in stages.engine"):
+            make_experience(Algorithm({**stages.engine(**sizes, **how), **weigh}))
     with pytest.raises(ConfigError, match=r"mode='tokens_mask'\); it is one of .*'token_mask'"):
         stages.importance(Context(), refused(policy=0, sampler=0), KEY, mode="tokens_mask")
     with pytest.raises(ConfigError, match=r"importance needs batch.logps\[\"policy\"\]"):
