@@ -368,7 +368,8 @@ def test_float_hyperparameters_do_not_recompile(plain: Any, float64: None) -> No
     dead = [
         case.name
         for number, case in enumerate(program().cases)
-        if any(leaf != 0 for leaf in jax.tree.leaves(case.loss)) and before["value"][number] == after["value"][number]
+        if any(leaf * 1.01 != leaf for leaf in jax.tree.leaves(case.loss))
+        and before["value"][number] == after["value"][number]
     ]
     assert not dead
 
