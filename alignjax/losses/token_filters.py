@@ -53,7 +53,7 @@ def entropy_bonus(
     batch: Batch,
     *,
     coefficient: Number = 0.01,
-    share: Share = 1.0,
+    share: Share | None = None,
     of_all: bool = False,
     reduction: Any = fn(token_mean),
     role: str = "policy",
@@ -67,7 +67,7 @@ def entropy_bonus(
         context: Scores the role.
         batch: Completions [B,N,T].
         coefficient: Strength, per nat; a negative one lowers the entropy.
-        share: The share of tokens, those of the highest entropy, that counts; beside `top_entropy` the same one.
+        share: The share of tokens, those of the highest entropy, that counts; beside `top_entropy` the same; None: all.
         of_all: Divides by the number of all tokens, as TRL's "dapo", "cispo" and "vespo" do; else by those that count.
         reduction: (values, mask, weight) -> Mean, as of `surrogate`.
         role: Whose entropy.
@@ -77,7 +77,7 @@ def entropy_bonus(
     """
     values, mask, weight = _entropies(context, batch, role), mask_of(batch), completion_weights(batch)
     mean = Mean.of(values, mask * weight[..., None])
-    kept = _highest(values, batch, share)
+    kept = jnp.ones(values.shape, bool) if share is None else _highest(values, batch, share)  # a share sorts the batch
     loss = reduction(values * kept if of_all else values, mask if of_all else mask * kept, weight)
     return loss.scale(-coefficient), {"entropy": mean}
 

@@ -71,7 +71,7 @@ def losses_of(case: dict[str, Any]) -> list[Fn]:
     ]
     if hyper["entropy_coef"]:
         of_all = kind in ("cispo", "dapo", "vespo")
-        share = hyper["top_entropy_quantile"]
+        share = hyper["top_entropy_quantile"] if hyper["top_entropy_quantile"] < 1 else None
         parts.append(fn(losses.entropy_bonus, coefficient=hyper["entropy_coef"], share=share, of_all=of_all))
     return parts
 
