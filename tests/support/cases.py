@@ -334,7 +334,6 @@ SUPERVISED = [
         fields=with_margin,
         name="bradley_terry_margin",
     ),
-    Case(fn(losses.bradley_terry, role="policy", margin="reward", scaled=True), name="bradley_terry_scaled"),
     Case(fn(losses.davidson, role="policy", pairs=PAIRS, nu=0.7)),
     Case(fn(losses.plackett_luce_reward, role="policy")),
     Case(fn(losses.attribute_regression, output="policy:reward"), fields=with_missing_quality),
