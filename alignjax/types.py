@@ -48,7 +48,6 @@ FILLED_BY = {
     'completions["values"]': "the stage fn(values, ...)",
     'prompts["bootstrap"]': "the stage fn(bootstrap, members=...) before it",
     'prompts["density_ratio"]': "the stage fn(density_ratio, ...)",
-    'prompts["margin"]': 'a source with numbers=("margin",), of a dataset that keeps the column',
     'prompts["judged"]': "1 [B] where a judgment finds fault; see the source fn(judgements, ...)",
     'prompts["optimistic"]': "the stage fn(active_pairs, ...)",
     **dict.fromkeys(('prompts["other"]', 'prompts["other_valid"]'), "the stage fn(hindsight, ...)"),
