@@ -85,10 +85,13 @@ def test_a_state_keeps_its_shardings(seen: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_an_update_gathers_the_weights_of_one_layer_at_a_time_and_nothing_of_the_batch(seen: dict[str, Any]) -> None:
-    """But for what a memory remembers, which lies whole on every device."""
+    """But for what a memory remembers, which lies whole on every device, and the rows of a minibatch, which are drawn
+    from all of them: a number a token."""
     assert not where(seen, lambda cell: "a layer" not in cell["update"])
     more = where(seen, lambda cell: {*cell["update"]} - {"a layer", "ends"})
-    assert {name: kinds for (name, _), kinds in more.items()} == {"optune": {"numbers"}, "eva": {"numbers"}}
+    assert {name: kinds for (name, _), kinds in more.items()} == {
+        each: {"numbers"} for each in ("optune", "eva", "ppo")
+    }
 
 
 @pytest.mark.slow

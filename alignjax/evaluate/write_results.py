@@ -96,7 +96,7 @@ def weight_origins(config: Any, root: Path) -> list[str]:
     Returns:
         A sentence for each file.
     """
-    # A start names its file, or the checkpoint that `alignjax import` made of one.
+    # A start names its file, or the checkpoint that `alignjax import` made of one; a source's `numbers` are columns.
     if isinstance(config, list):
         return list(dict.fromkeys(line for value in config for line in weight_origins(value, root)))
     if not isinstance(config, Mapping):
@@ -105,7 +105,8 @@ def weight_origins(config: Any, root: Path) -> list[str]:
     if str(config.get("type", "")).endswith(".Restored"):
         record = read_json(Workspace(root).find(str(config.get("stage"))) / "config.json")
         start = (record.get("config") or {}).get("imported", {}) if isinstance(record, dict) else {}
-    own = [f"Weights of {Path(start['folder']).name}: {start['numbers']}."] if start.get("numbers") else []
+    held = start.get("numbers")
+    own = [f"Weights of {Path(start['folder']).name}: {held}."] if isinstance(held, str) else []
     return list(dict.fromkeys([*own, *(line for value in config.values() for line in weight_origins(value, root))]))
 
 

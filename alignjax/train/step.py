@@ -240,6 +240,8 @@ def _many_steps(algorithm: Algorithm, state: TrainState, batch: Batch, key: Key)
         )
 
     def take(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+        if algorithm.minibatches == 1:  # in whatever order; on a mesh, rows then stay where they are
+            return _optimizer_step(algorithm, state, batch)
         epoch, number = jnp.divmod(index, algorithm.minibatches)
         epoch_key = jax.random.fold_in(key, epoch)
         order = jax.random.permutation(epoch_key, rows)

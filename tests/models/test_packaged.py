@@ -90,12 +90,14 @@ def test_families_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_tables_say_what_weights_were(tmp_path: Path) -> None:
-    """Of every start that names such a file, also through what `import` wrote; once each."""
+    """Of every start that names such a file, through what `import` wrote too, once each; a source has other numbers."""
     start = {"type": "x.Pretrained", "folder": "/models/a.gguf", "fingerprint": "1", "numbers": "Q8_0 dequantized"}
     imported = {"folder": "/models/b.gguf", "fingerprint": "2", "numbers": "Q4_1 dequantized"}
     write_json(tmp_path / "own" / "config.json", {"config": {"imported": imported}})
     restored = {"type": "alignjax.roles.Restored", "stage": str(tmp_path / "own"), "role": "policy"}
     plain = {"type": "x.Pretrained", "folder": "/models/c", "fingerprint": "3", "numbers": None}
-    config = {"steps": {"one": {"roles": [start, plain]}, "two": {"a": restored, "b": start}, "three": restored}}
+    sources = [{"type": "x.prompts", "numbers": ["margin"]}, {"shared": {"numbers": {"type": "inspect.Parameter"}}}]
+    one = {"roles": [start, plain], "source": sources}
+    config = {"steps": {"one": one, "two": {"a": restored, "b": start}, "three": restored}}
     said = ["Weights of a.gguf: Q8_0 dequantized.", "Weights of b.gguf: Q4_1 dequantized."]
     assert weight_origins(config, tmp_path) == said

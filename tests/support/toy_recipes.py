@@ -203,7 +203,7 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
 PLAYED |= {
     "ppo": judged(functools.partial(algorithms.ppo, n=2, against=2, target=0.5, minibatches=2, epochs=1)),
     "ppo_max": rewarded(ppo_max),
-    "ppo_ptx": rewarded(functools.partial(algorithms.ppo_ptx, importance=fn(stages.importance), epochs=2)),
+    "ppo_ptx": rewarded(functools.partial(algorithms.ppo_ptx, gamma=0.5, importance=fn(stages.importance), epochs=2)),
 }
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
 # Of these the source gives one completion a prompt; of all others that sample it gives prompts alone.
