@@ -15,7 +15,8 @@ import pytest
 from alignjax.config import ConfigError
 from alignjax.losses.decorators.declared import needs_of
 from alignjax.types import Batch
-from tests.support.cases import CASES, Case, as_is, public_losses
+from tests.support.cases import CASES, public_losses
+from tests.support.loss_case import Case, as_is
 from tests.support.network import NETWORK, PROMPT, ROWS, full_batch, parameters
 from tests.support.tiny import all_finite, context_of
 from tests.support.together import TRACES, Program, alone, extra_state, moving, pack
@@ -309,9 +310,7 @@ def far() -> Callable[[str], Mapping[str, Any]]:
     return functools.cache(answers)
 
 
-one_by_one = functools.cache(
-    lambda name: extremes()[name].evaluated()
-)  # whose it is that the sum is not as it should be
+one_by_one = functools.cache(lambda name: extremes()[name].evaluated())  # tells whose a sum's fault is
 
 
 def test_extremes_are_extreme() -> None:

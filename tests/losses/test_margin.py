@@ -16,7 +16,8 @@ from alignjax import losses
 from alignjax.config import ConfigError, fn
 from alignjax.pair_layout import all_pairs
 from alignjax.types import Array, Batch
-from tests.support.cases import CASES, CLOSED_FORMS, Case, public_losses
+from tests.support.cases import CASES, CLOSED_FORMS, public_losses
+from tests.support.loss_case import Case
 from tests.support.tiny import as_jax, ragged, standin
 
 LOSSES = [case for case in CASES + CLOSED_FORMS if case.pair is not None]

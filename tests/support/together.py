@@ -19,7 +19,7 @@ from alignjax import roles as starts
 from alignjax.config import Fn
 from alignjax.scoring import with_shared_passes
 from alignjax.types import Array, Batch, Context, Mean, Role
-from tests.support.cases import Case
+from tests.support.loss_case import Case
 from tests.support.network import NETWORK
 
 BASE = {"policy": Role(NETWORK, None), "reference": Role(NETWORK, None)}
