@@ -38,4 +38,8 @@ from alignjax.outside.terminal import (
     visible as visible,
     visible_json as visible_json,
 )
-from alignjax.outside.user_paths import cache_root as cache_root, user_path as user_path
+from alignjax.outside.user_paths import (
+    cache_root as cache_root,
+    made_folder as made_folder,
+    user_path as user_path,
+)

@@ -24,6 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from alignjax.outside import made_folder
+
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # a worker process starts without it
 
@@ -104,7 +106,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--scale", type=int, default=1, help="divide all numbers of iterations, to see that it runs")
     parser.add_argument("--modes", nargs="+", choices=list(STEPS), default=list(STEPS))
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     given = parser.parse_args(arguments)
     begun = time.perf_counter()
     found = everything(given.folder, tasks(given.seeds, given.scale, tuple(given.modes)), given.workers)

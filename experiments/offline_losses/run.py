@@ -27,6 +27,7 @@ from alignjax.evaluate import over_optimization
 from alignjax.evaluate.over_optimization import Point
 from alignjax.evaluate.tournament import Player
 from alignjax.exact_tasks import letters
+from alignjax.outside import made_folder
 from alignjax.pipelines import exact_study as parts, loss_families as families
 from alignjax.types import Batch, Context, Key
 
@@ -141,7 +142,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
     )
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     given = parser.parse_args(arguments)
     names = tuple(given.losses)
     whole = pipeline(given.mode, names)

@@ -20,6 +20,7 @@ import over_seeds as study
 from alignjax.cli.config_file import imported
 from alignjax.config import Pipeline
 from alignjax.evaluate.tournament import FILE
+from alignjax.outside import made_folder
 
 HERE = Path(__file__).parent
 quickstart = imported(HERE.parents[1] / "configs" / "quickstart.py")
@@ -98,7 +99,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path("runs/exact"))
     parser.add_argument("--mode", default="full")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     options = parser.parse_args(arguments)
     whole = pipeline(options.mode)
     runs = [study.read(study.trained(whole, seed, options.folder), "evaluate", FILE) for seed in options.seeds]

@@ -25,6 +25,7 @@ from alignjax.evaluate.over_optimization import Point
 from alignjax.evaluate.tournament import Player
 from alignjax.exact_tasks import STYLES
 from alignjax.models import TransformerConfig, transformer
+from alignjax.outside import made_folder
 from alignjax.pipelines import exact_study as parts
 from alignjax.pipelines.judged_pairs import recorded_batches
 from alignjax.roles import copy_of, restored
@@ -288,7 +289,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
     )
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     given = parser.parse_args(arguments)
     if given.tune:
         place = study.trained(trials(given.mode), DEVELOPMENT, given.folder)

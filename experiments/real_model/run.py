@@ -23,6 +23,7 @@ from alignjax.config import Pipeline
 from alignjax.evaluate.gold_report import markdown, sentence
 from alignjax.evaluate.gold_study import FILE
 from alignjax.evaluate.write_results import weight_origins
+from alignjax.outside import made_folder
 from alignjax.train.pipeline import run_pipeline
 from alignjax.workspace import Workspace
 
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/real_model"))
     parser.add_argument("--mode", default="full")
     parser.add_argument("--only", default="evaluate", help="the last step to run")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     options = parser.parse_args(arguments)
     keep_compiled_programs()
     whole, runs, weights = until(pipeline(options.mode), options.only), {}, ""
