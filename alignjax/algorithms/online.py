@@ -13,6 +13,7 @@ from alignjax.pair_layout import all_pairs
 from alignjax.ranges import Count, Fraction, Natural, NonNegative, Positive
 from alignjax.roles import CopyOf
 from alignjax.sampling import mixture, own
+from alignjax.sampling.behaviors import stream_names
 from alignjax.types import Algorithm, Model, Role
 
 
@@ -53,7 +54,7 @@ def online(
             raise ConfigError("sync_every samples from a copy of the policy; it takes no behaviour")
         behaviour, state["past"] = fn(own, stream="past"), past(model, sync_every)
     # A mixture has scored the reference already, token by token, while it sampled.
-    scored = behaviour is not None and "reference" in behaviour.kwargs.values()
+    scored = behaviour is not None and "reference" in stream_names(behaviour.kwargs)
     stored = {} if scored else log_probs()
     experience = {"generate": play.sample(n, behaviour), "prefer": play.label(), **(labels or {}), **stored}
     return play.algorithm(experience, {"pair": loss.replace(pairs=all_pairs(n))}, state, epochs=epochs)

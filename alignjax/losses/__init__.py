@@ -121,6 +121,7 @@ from alignjax.losses.reductions import (
 )
 from alignjax.losses.reference_free import (
     alpha_po as alpha_po,
+    autoregressive_reward as autoregressive_reward,
     cpo as cpo,
     orpo as orpo,
     simpo as simpo,

@@ -44,6 +44,24 @@ def cpo(
     return -jax.nn.log_sigmoid(beta * margin) - alpha * likelihood
 
 
+@pairwise(reference=None)
+def autoregressive_reward(margin: Array, *, beta: Positive = 0.05) -> Array:
+    """Autoregressive reward model: -log S(beta (lp_w - lp_l)), lp the model's log-prob of a completion, which is its
+    reward (GenARM, arXiv:2410.08193).
+
+    Minimized where the log-probs differ by logit(p) / beta. The sampler `genarm` adds such a model's log-probs to those
+    of a policy. beta as in released code; a copy of the policy that is guided is what is trained there.
+
+    Args:
+        margin: The winner's log-prob minus the loser's [..,K], sequence sums, nats.
+        beta: Reward per nat.
+
+    Returns:
+        Loss per pair [..,K], nats.
+    """
+    return -jax.nn.log_sigmoid(beta * margin)
+
+
 @pairwise(reference=None, normalize="length")
 def simpo(margin: Array, *, beta: Positive = 2.0, gamma: Number = 1.0) -> Array:
     """SimPO: -log S(beta lp_w / len_w - beta lp_l / len_l - gamma) (arXiv:2405.14734).

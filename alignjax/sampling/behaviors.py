@@ -1,7 +1,8 @@
 """How streams of logits combine into the distribution that is sampled at each step.
 
-A behavior is ({stream: logits [..,V]}, history) -> logits [..,V]. Its string hyper-parameters name the streams it
-reads; by default each is the role of that name. `history` is a `History` of the tokens and log-probs so far.
+A behavior is ({stream: logits [..,V]}, history) -> logits [..,V]. Its hyper-parameters that are strings, or tuples of
+strings, name the streams it reads; by default each is the role of that name. `history` is a `History` of the tokens and
+log-probs so far.
 """
 
 from __future__ import annotations
@@ -78,5 +79,6 @@ def mixture(
 
 
 def stream_names(hyperparameters: Mapping[str, object]) -> tuple[str, ...]:
-    """Returns the streams that a behavior with these hyper-parameters reads."""
-    return tuple(value for value in hyperparameters.values() if isinstance(value, str))
+    """Returns the streams that a behavior with these hyper-parameters reads, each once."""
+    values = [value if isinstance(value, tuple) else (value,) for value in hyperparameters.values()]
+    return tuple(dict.fromkeys(name for value in values for name in value if isinstance(name, str)))

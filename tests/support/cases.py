@@ -105,6 +105,7 @@ PAIRWISE = [
         fn(losses.cpo, beta=0.3, alpha=0.02),
         pair=Pair(LOG2, lambda p: logit(p * (1 + 0.02 / 0.3)) / 0.3, absolute=True),
     ),
+    Case(fn(losses.autoregressive_reward, beta=0.3), pair=Pair(LOG2, lambda p: logit(p) / 0.3, absolute=True)),
     Case(
         fn(losses.simpo, beta=2.0, gamma=0.7), pair=Pair(softplus(0.7), lambda p: simpo_minimum(p, 0.7), absolute=True)
     ),
