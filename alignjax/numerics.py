@@ -138,6 +138,11 @@ def take_token(values: Array, token: Array) -> Array:
     return jnp.take_along_axis(values, token[..., None], axis=-1)[..., 0]
 
 
+def take_rows(values: Array, index: Array) -> Array:
+    """Takes rows index [B,n] of values [B,N,..], keys among them: [B,n,..]."""
+    return jax.vmap(lambda row, numbers: row[numbers])(values, index)
+
+
 def as_float32(values: Array) -> Array:
     """Returns numbers in float32 at least: the precision in which sums, norms and distributions are computed."""
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))

@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.stages": ("stage", "judge", "rule"),  # of a state that one stage reads, beside that stage
     "alignjax.roles": ("rule",),
     "alignjax.types": ("rule",),  # `frozen`, the default of every role
+    "alignjax.evaluate.best_of_n": ("metric",),
     "alignjax.evaluate.text_metrics": ("metric",),
     "alignjax.evaluate.win_rate": ("metric",),
     "alignjax.evaluate.diagnostics": ("metric",),

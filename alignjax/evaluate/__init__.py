@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-MODULES = ("diagnostics", "intervals", "report", "text_metrics", "tournament", "win_rate")
+MODULES = ("best_of_n", "diagnostics", "intervals", "report", "text_metrics", "tournament", "win_rate")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -3,13 +3,13 @@ the intervals support."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alignjax.data.text.words import words_of
+from alignjax.evaluate.best_of_n import best_of_n_kl_bound
 from alignjax.evaluate.controls import against_best_control
 from alignjax.evaluate.intervals import Interval, interval
 from alignjax.evaluate.text_metrics import distinct_n, repeats
@@ -120,7 +120,7 @@ def statistics(
         row["hacked"] = bool(row["perplexity"]["mean"] > bound)
         if name.startswith("best_of_"):
             k = int(name.removeprefix("best_of_"))
-            row["kl_at_most"] = math.log(k) - (k - 1) / k
+            row["kl_at_most"] = best_of_n_kl_bound(k)
     rates = {name: wins(each.gold, answers[again].gold) for name, each in everybody.items()}
     trained, controls = list(labels), [start, *temperatures, *(f"best_of_{k}" for k in best_of)]
     return {

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.numerics import as_float32, token_logps
+from alignjax.numerics import as_float32, take_rows, token_logps
 from alignjax.types import Array, Model, Params
 
 
@@ -94,6 +94,23 @@ def with_room(cache: Cache, n: int, length: int) -> Cache:
         jax.tree.map(empty, shared.layers), jnp.zeros((rows, n, length), bool), jnp.zeros((rows, n, length), jnp.int32)
     )
     return Cache(shared, segment, jnp.zeros((), jnp.int32))
+
+
+def pick_completions(cache: Cache, index: Array) -> Cache:
+    """Keeps completions `index` [B,n] of every prompt in a cache with room (`with_room`)."""
+    own = cache.own
+    assert own is not None
+    n = own.valid.shape[1]
+
+    def picked(leaf: Array) -> Array:
+        rows, flat, *rest = leaf.shape
+        by_completion = jnp.moveaxis(leaf.reshape(rows, flat // n, n, *rest), 2, 1)
+        return jnp.moveaxis(take_rows(by_completion, index), 1, 2).reshape(rows, -1, *rest)
+
+    layers = jax.tree.map(picked, own.layers)
+    return Cache(
+        cache.shared, Segment(layers, take_rows(own.valid, index), take_rows(own.positions, index)), cache.used
+    )
 
 
 def unrolled(params: Params) -> Params:

@@ -6,17 +6,31 @@ The decode step is `extend` with T = 1, so sampler and scorer are the same mathe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from alignjax.models.kv_cache import Cache, with_room
-from alignjax.numerics import row_keys
+from alignjax.config import ConfigError
+from alignjax.models.kv_cache import Cache, pick_completions, with_room
+from alignjax.numerics import row_keys, take_rows
 from alignjax.sampling.behaviors import History
 from alignjax.sampling.logit_streams import Name, Plan, Sampled, Sampling, plan_of, prefill, with_experts
 from alignjax.sampling.refill import refilled
 from alignjax.types import Array, Batch, Context, Key
+
+
+class Rejection(NamedTuple):
+    """Completions that are given up on the way, so that the others cost less.
+
+    Attributes:
+        rounds: (tokens so far, completions of a prompt that go on from there), in order.
+        score: Samples that end there, [B,n,T] -> a number for each [B,n], of which the largest stay.
+    """
+
+    rounds: tuple[tuple[int, int], ...]
+    score: Callable[[Sampled], Array]
 
 
 class _Carry(NamedTuple):
@@ -30,7 +44,7 @@ class _Carry(NamedTuple):
     experts: dict[Name, Array]
 
 
-def generate(context: Context, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
+def generate(context: Context, batch: Batch, key: Key, sampling: Sampling, reject: Rejection | None = None) -> Sampled:
     """Samples completions for every prompt of the batch; each stream's backbone runs once per (role, view).
 
     The uniform number behind a token is a function of the key, the prompt's example_id, the completion's number and the
@@ -44,12 +58,14 @@ def generate(context: Context, batch: Batch, key: Key, sampling: Sampling) -> Sa
         batch: Prompts, and the views that streams read.
         key: Random key.
         sampling: What is sampled, and how.
+        reject: Which completions are given up on the way; None: none. Those that stay are what they are without it.
 
     Returns:
         Tokens, valid and log-probs [B,N,T]. Stop tokens are sampled, scored and valid; nothing follows them.
 
     Raises:
-        ConfigError: If a stream's role or view does not exist, a role's model cannot be extended, or slots < 1.
+        ConfigError: If a stream's role or view does not exist, a role's model cannot be extended, slots < 1, or if
+            completions are rejected where there are slots.
     """
     plan = plan_of(context, batch, sampling)
     keys = row_keys(key, batch.ids(), sampling.n)
@@ -58,13 +74,18 @@ def generate(context: Context, batch: Batch, key: Key, sampling: Sampling) -> Sa
     }
     prompts = {name: (last, cache) for name, (last, cache, _) in prefilled.items()}
     few = sampling.slots is not None and sampling.slots < keys.size
-    new, kept = (refilled if few else _lockstep)(plan, prompts, keys)
+    if reject is not None and sampling.slots is not None:
+        raise ConfigError(f"generate(slots={sampling.slots}): completions are rejected in lockstep; leave slots out")
+    new, kept = refilled(plan, prompts, keys) if few else _lockstep(plan, prompts, keys, reject)
     return with_experts(new, {name: sited for name, (*_, sited) in prefilled.items()}, kept)
 
 
-def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array) -> tuple[Sampled, dict[Name, Array]]:
+def _lockstep(
+    plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array, reject: Rejection | None
+) -> tuple[Sampled, dict[Name, Array]]:
     """One token for every completion per turn, until the last has stopped. prompts: what `prefill` says of each
     backbone. Returns the samples, and the experts that backbones keep, [B,N,T,L,k]."""
+    # Every round is a loop of its own, over so many completions as are left then: shapes are static.
     (rows, n), length = keys.shape, plan.sampling.max_tokens
     hidden = {name: jnp.broadcast_to(last[:, None], (rows, n, last.shape[-1])) for name, (last, _) in prompts.items()}
     dtype = plan.precision(hidden)
@@ -78,10 +99,28 @@ def _lockstep(plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array)
         caches={name: with_room(cache, n, length) for name, (_, cache) in prompts.items()},
         experts=plan.no_experts((rows, n, length)),
     )
-    last = jax.lax.while_loop(
-        lambda carry: (carry.step < length) & ~jnp.all(carry.done), lambda carry: _step(carry, keys, plan), carry
-    )
+    for end, count in () if reject is None else reject.rounds:
+        carry = _until(end, carry, keys, plan)
+        score = reject.score(Sampled(carry.tokens, carry.valid, carry.logps))  # type: ignore[union-attr]
+        best = jnp.sort(jnp.argsort(-score, axis=1)[:, :count], axis=1)  # in their old order
+        carry, keys = _picked(carry, best), take_rows(keys, best)
+    last = _until(length, carry, keys, plan)
     return Sampled(last.tokens, last.valid, last.logps), last.experts
+
+
+def _until(end: int, carry: _Carry, keys: Array, plan: Plan) -> _Carry:
+    """Steps until completions have `end` tokens or have all stopped."""
+    return jax.lax.while_loop(
+        lambda carry: (carry.step < end) & ~jnp.all(carry.done), lambda carry: _step(carry, keys, plan), carry
+    )
+
+
+def _picked(carry: _Carry, index: Array) -> _Carry:
+    """The completions `index` [B,n] of every prompt."""
+    caches = {name: pick_completions(cache, index) for name, cache in carry.caches.items()}
+    rest = carry._replace(step=(), caches={})  # type: ignore[arg-type]
+    picked = jax.tree.map(lambda leaf: take_rows(leaf, index), rest)
+    return picked._replace(step=carry.step, caches=caches)
 
 
 def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:

@@ -7,8 +7,8 @@ import functools
 
 import jax.numpy as jnp
 
-from alignjax.config import Fn, fn
-from alignjax.numerics import first_valid, last_valid
+from alignjax.config import Fn, check_known, fn
+from alignjax.numerics import first_valid, last_valid, masked_sum
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, DECODE_LAYOUT, constrain, replicate, shard_rows
 from alignjax.ranges import Count, Fraction, Natural, NonNegative, Share, TopK, Within
 from alignjax.sampling import decode
@@ -36,6 +36,7 @@ def generate(
     weights: str | None = None,
     tensor_parallel: bool = False,
     keep_experts: bool = False,
+    reject: decode.Rejection | None = None,
 ) -> tuple[Batch, Metrics]:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
@@ -60,6 +61,7 @@ def generate(
             log-probs are then the scorer's; "sampler", what an importance weight divides by, stays what was sampled.
         tensor_parallel: Leaves weights split over the tensor axis, for models that a device cannot hold.
         keep_experts: Keeps who tokens went to as "experts:ROLE" in prompts and completions; ROLE is scored with it.
+        reject: Which completions are given up on the way; `speculative_rejection` says.
 
     Returns:
         The batch with tokens, valid, mask and logps [B,N,T]: every stream's at temperature 1, and "sampler". Metrics:
@@ -72,12 +74,9 @@ def generate(
     sampling = Sampling(n, max_tokens, behaviour, streams, filters, **more)
     laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))
     rows = batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT)
-    new = shard_rows(decode.generate(laid_out, rows, key, sampling), batch)
-    metrics = _length_metrics(new, stop)
-    if weights is not None:
-        new, gaps = _rescored(context, batch, new, sampling.all_streams())
-        metrics |= gaps
-    return _appended(batch, new), metrics
+    new = shard_rows(decode.generate(laid_out, rows, key, sampling, reject), batch)
+    new, gaps = (new, {}) if weights is None else _rescored(context, batch, new, sampling.all_streams())
+    return _appended(batch, new), _length_metrics(new, stop) | gaps
 
 
 def _length_metrics(new: Sampled, stop: tuple[int, ...]) -> Metrics:
@@ -207,6 +206,42 @@ def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") ->
     """
     (numbers,) = context.score(f"{role}:reward", batch).values()
     score = last_valid(numbers, batch.need("valid", of="reward"))
+    completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
+    return batch.replace(reward=score, completions=completions), {"reward": Mean.of(score)}
+
+
+def in_context_reward(
+    context: Context, batch: Batch, key: Key, *, view: str, role: str = "policy", against: str = ""
+) -> tuple[Batch, Metrics]:
+    """Fills reward [B,N]: log pi(y | view) - log pi(y | against), DPO's implicit reward with the policy that sees
+    demonstrations against the one that does not (ICDPO, arXiv:2402.09320).
+
+    `ranked(keep=1)` then takes the best of candidates that were sampled under the demonstrations (a `Stream` on that
+    view). With bad demonstrations in `against` it is a contrast of the two; the paper's form of that was not seen.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] and the views.
+        key: Not used.
+        view: The view whose prompts hold the demonstrations, B rows.
+        role: Who is asked twice.
+        against: The view without them; "": the batch's own prompts.
+
+    Returns:
+        The batch, and the metric `reward`, in nats.
+
+    Raises:
+        ConfigError: For a view that does not exist.
+    """
+    mask = batch.need("mask", of="in_context_reward")
+
+    def summed(name: str) -> Array:
+        check_known(name, ["", *batch.views], f"in_context_reward reads view {name!r}")
+        seen = batch.views[name] if name else batch
+        scored = batch.replace(prompt=seen.prompt, prompt_valid=seen.prompt_valid)
+        return masked_sum(context.score(role, scored)[role], mask)
+
+    score = summed(view) - summed(against)
     completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
     return batch.replace(reward=score, completions=completions), {"reward": Mean.of(score)}
 

@@ -36,13 +36,15 @@ def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[Inde
     return batch.pick(jnp.concatenate([order[:, :1], order[:, -1:], others], axis=1))
 
 
-def ranked(context: Context, batch: Batch, key: Key) -> Batch:
-    """Orders the completions of every prompt by reward, best first, so that pairs are pairs of ranks.
+def ranked(context: Context, batch: Batch, key: Key, *, keep: Count | None = None) -> Batch:
+    """Orders the completions of every prompt by reward, best first, so that pairs are pairs of ranks; with keep=1
+    it is best-of-n.
 
     Args:
         context: Not used.
         batch: Completions [B,N,T] with a reward [B,N].
         key: Not used.
+        keep: How many of the best stay; None: all.
 
     Returns:
         The batch, reordered.
@@ -50,7 +52,7 @@ def ranked(context: Context, batch: Batch, key: Key) -> Batch:
     Raises:
         ConfigError: If the batch has no reward.
     """
-    return batch.pick(jnp.argsort(-batch.need("reward", of="ranked"), axis=1))
+    return batch.pick(jnp.argsort(-batch.need("reward", of="ranked"), axis=1)[:, :keep])
 
 
 def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:
