@@ -101,6 +101,20 @@ def reward(sizes: parts.Sizes) -> Mapping[str, Experiment]:
     return {"reward": dataclasses.replace(judge, algorithm=Algorithm(judge.algorithm.experience, learn, roles))}
 
 
+def reward_and_cost(sizes: parts.Sizes) -> Mapping[str, Experiment]:
+    """The steps "reward" and "cost": a cost model that learns on the same texts which summaries are too long."""
+    judge = reward(sizes)["reward"]
+    brief = fn(stages.constraint_rate, constraints=(fn(stages.length_within, most=sizes.completion_length // 2),))
+    safety = {"brief": brief, "safe": fn(stages.keep_reward, name="safe"), "prefer": fn(stages.prefer_by_reward)}
+    (pair,) = judge.algorithm.losses.values()
+    learn = {"pair": fn(losses.cost_model, pairs=pair.kwargs["pairs"], safe="reward:safe")}
+    taught = judge.algorithm.roles
+    made = Algorithm(
+        {**judge.algorithm.experience, **safety}, learn, {"cost": taught["reward"], "policy": taught["policy"]}
+    )
+    return {"reward": judge, "cost": dataclasses.replace(judge, algorithm=made)}
+
+
 def trained_reward(sizes: parts.Sizes) -> Role:
     return Role(reward_model(sizes, "reward"), restored("reward", "reward"))
 
@@ -165,6 +179,13 @@ def ppo_judged(sizes: parts.Sizes) -> Algorithm:
     half = max(1, sizes.samples // 2)
     critic = {"critic": reward_model(sizes, "value"), "critic_start": restored("sft", "policy", grow=True)}
     return played(algorithms.ppo, n=half, against=half, **critic, **STEPS)(sizes)
+
+
+def safe_rlhf(sizes: parts.Sizes) -> Algorithm:
+    """The reward of the model, while summaries are on average on the right side of what a cost model finds too long."""
+    judges = {"reward": trained_reward(sizes), "cost": Role(reward_model(sizes, "reward"), restored("cost", "cost"))}
+    costs = {"too_long": fn(stages.reward, role="cost")}
+    return with_critic(algorithms.safe_rlhf, costs=costs, judges=judges, warm_up=ROUND, **STEPS)(sizes)
 
 
 def gdpo(sizes: parts.Sizes) -> Algorithm:
@@ -275,6 +296,7 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "ppo_judged": (ppo_judged, posts, nothing),
     "ppo_max": (with_critic(algorithms.ppo_max, eta=TAU, warm_up=ROUND, **STEPS), posts, reward),
     "ppo_ptx": (with_critic(algorithms.ppo_ptx, gamma=0.5, **STEPS), posts_and_summaries, reward),
+    "safe_rlhf": (safe_rlhf, posts, reward_and_cost),
     "reinforce_pp": (rewarded(algorithms.reinforce_pp, tau=TAU, **STEPS), posts, reward),
     "remax": (rewarded(algorithms.remax, tau=BETA), posts, reward),
     "maxrl": (played(algorithms.maxrl), posts, nothing),  # rewards that are not negative: win rates

@@ -1,4 +1,4 @@
-"""The examples of docs/rl.md train, the second with the choices of its own in the place of the recipe."""
+"""The examples of docs/rl.md train, the last with the choices of its own in the place of the recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_examples_of_the_document_train(tmp_path: Path, session_cache: Path)
     (tmp_path / "judged.py").write_text(BLOCKS[0])
     run("alignjax train judged.py --steps 2", tmp_path, session_cache)
     reward = "def brief(completions):\n    return [-len(text) / 100 for text in completions]\n"
-    function, rest = BLOCKS[1].split("\n\n\n", 1)
+    function, rest = BLOCKS[-1].split("\n\n\n", 1)
     learn = f"    reward = fn(stages.text_reward, function=brief)\n{textwrap.indent(rest, '    ')}"
     line = next(line for line in BLOCKS[0].splitlines() if "algorithms.grpo" in line)
     config = (

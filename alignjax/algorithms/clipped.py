@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from alignjax import losses, stages
-from alignjax.algorithms.rewarded import policy_gradient, rated
+from alignjax.algorithms.rewarded import filed, policy_gradient, rated
 from alignjax.config import ConfigError, Fn, fn
 from alignjax.ranges import Count, Decay, Limit, NonNegative, Number, Positive
 from alignjax.stages.advantage import Scale
@@ -237,7 +237,6 @@ def gdpo(
         epsilon: How far from 1 a ratio is followed.
         **options: See `policy_gradient`, without `reward`.
     """
-    # Each reward is made and filed before the next one is, so that any stage may make it.
     named = {name: rated(stage, None) for name, stage in rewards.items()}
     if judge is not None:
         named["judge"] = rated(None, judge)
@@ -247,10 +246,6 @@ def gdpo(
         raise ConfigError(
             "gdpo(drop_ties=True): prompts are tied in one of several rewards and not in others; leave it out"
         )
-    filed = {}
-    for name, each in named.items():
-        filed |= {f"{stage}_{name}": function for stage, function in each.items()}
-        filed[f"keep_{name}"] = fn(stages.keep_reward, name=name)
     together = fn(stages.decoupled_advantage, names=tuple(named), weights=weights)
     loss = fn(
         losses.surrogate,
@@ -258,4 +253,6 @@ def gdpo(
         reduction=fn(losses.sequence_mean),
         kl=fn(losses.k3, beta=tau) if tau else None,
     )
-    return policy_gradient(model, loss=loss, advantage={"advantage": together}, reward=filed, judge=None, **options)
+    return policy_gradient(
+        model, loss=loss, advantage={"advantage": together}, reward=filed(named), judge=None, **options
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from alignjax import losses, roles, stages
@@ -66,7 +67,7 @@ class ActorCritic:
             raise ConfigError(f'ppo: the {name} has no head "value": make its model with outputs=("value",){advice}')
         return f"{name}:value"
 
-    def rated(self, play: SelfPlay, reward: Fn | None, n: int) -> dict[str, Fn]:
+    def rated(self, play: SelfPlay, reward: Fn | Mapping[str, Fn] | None, n: int) -> dict[str, Fn]:
         """Make the stages that sample and give every sample a reward, among themselves or against the reference's."""
         sampled, made = {"generate": play.sample(n)}, rated(reward, play.judge)
         if not self.against:
@@ -119,7 +120,7 @@ class ActorCritic:
 def ppo(
     model: Model,
     *,
-    reward: Fn | None = None,
+    reward: Fn | Mapping[str, Fn] | None = None,
     judge: Fn | None = None,
     n: Count = 1,
     epochs: Count = 4,
@@ -132,7 +133,7 @@ def ppo(
     Args:
         model: The network of the policy; with the head "value" where it is its own critic.
         reward: A stage that fills `reward`: `fn(stages.text_reward, function=...)`, or `fn(stages.reward)` with the
-            reward model in `judges`.
+            reward model in `judges`; or several stages by name.
         judge: In its place, a judge of pairs: the win rate is the reward, in [0, 1].
         n: Samples per prompt.
         epochs: Passes over the same samples.

@@ -85,6 +85,20 @@ def rated(reward: Fn | Mapping[str, Fn] | None, judge: Fn | None) -> dict[str, F
     return {"prefer": fn(stages.prefer, judge=judge), "reward": fn(stages.win_rate_against)}
 
 
+def filed(rewards: Mapping[str, Mapping[str, Fn]]) -> dict[str, Fn]:
+    """Make the stages of several rewards, each filed (`stages.keep_reward`) before the next one is made, so that any
+    stage may make it.
+
+    Args:
+        rewards: The stages that make each, by its name.
+    """
+    made = {}
+    for name, each in rewards.items():
+        made |= {f"{stage}_{name}": function for stage, function in each.items()}
+        made[f"keep_{name}"] = fn(stages.keep_reward, name=name)
+    return made
+
+
 def _learned(
     play: SelfPlay, learned: Mapping[str, Fn], before: Mapping[str, Fn], after: Mapping[str, Fn], **steps: int
 ) -> Algorithm:

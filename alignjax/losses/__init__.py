@@ -129,6 +129,7 @@ from alignjax.losses.reference_free import (
 )
 from alignjax.losses.reward_models import (
     attribute_regression as attribute_regression,
+    cost_model as cost_model,
     davidson as davidson,
     plackett_luce_reward as plackett_luce_reward,
     steerlm as steerlm,

@@ -1,4 +1,5 @@
-"""Losses of reward models beyond one score and a winner: ties, rankings, several attributes, and SteerLM's policy."""
+"""Losses of reward models beyond one score and a winner: ties, rankings, several attributes, costs, and SteerLM's
+policy."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from alignjax.losses.decorators.sequences import (
 )
 from alignjax.losses.supervised import cross_entropy
 from alignjax.numerics import MASKED, last_valid
-from alignjax.ranges import Positive
+from alignjax.ranges import NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -131,6 +132,64 @@ def _attribute(batch: Batch, name: str, completions: int) -> Array:
     if completions == 1 and name in batch.prompts:
         return batch.prompts[name][:, None]
     return batch.need("completions", name, of="attribute_regression")
+
+
+@needs("preference")
+def cost_model(
+    context: Context,
+    batch: Batch,
+    *,
+    role: str = "cost",
+    pairs: Pairs = ((0, 1),),
+    weight: NonNegative = 1.0,
+    safe: str | tuple[str, ...] = "safe",
+) -> tuple[Mean, Metrics]:
+    """Cross-entropy of a cost model, whose sign says what is harmful: -log S(C_l - C_w) - weight [log S(s_l C_l) + log
+    S(s_w C_w)], w the safer of two, s = -1 where safe and 1 where harmful (Safe RLHF, arXiv:2310.12773 section 3.2).
+
+    So costs compare completions as a reward model does, and 0 is the border between safe and harmful: the limit of
+    `algorithms.safe_rlhf`. (The paper calls the more harmful one w.)
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T] with a preference [B,N,N] for the safer.
+        role: The cost model; C is its "reward" head after the last token of a completion.
+        pairs: Which completions are compared.
+        weight: Of the signs; the paper's is 1.
+        safe: Says who is safe, 1, or harmful, 0, or the probability of it, NaN where it is not known: completions[safe]
+            [B,N], or prompts[name] [B] of a name for each completion.
+
+    Returns:
+        The mean over pairs in nats, weighted by `pair_weight`; `accuracy` and `margin` (nats) of the pairs,
+        `sign_accuracy` and the mean `cost` of completions.
+
+    Raises:
+        ConfigError: If the batch has no preference, or not the completions that `pairs` names; or nothing says who is
+            safe.
+    """
+    i, j = pair_indices(batch, pairs)
+    label, counts = pair_labels(batch, i, j)
+    cost = _rewards(context, batch, role, "cost_model")
+    first, second = (jnp.where(counts != 0, cost[:, side], 0) for side in (i, j))
+    ranked, metrics = cross_entropy(second - first, label, counts)
+    safety, total, seen = _safety(batch, safe, cost.shape[1]), ranked.total, []
+    for side, value in ((i, first), (j, second)):
+        known = safety[:, side]
+        label = jnp.where(jnp.isnan(known), 0.5, known)
+        signs, measured = cross_entropy(-value, label, counts * ~jnp.isnan(known))
+        total += weight * signs.total
+        seen.append(measured["accuracy"])
+    both = Mean(seen[0].total + seen[1].total, seen[0].weight + seen[1].weight)
+    return Mean(total, ranked.weight), metrics | {"sign_accuracy": both, "cost": Mean.of(cost)}
+
+
+def _safety(batch: Batch, safe: str | tuple[str, ...], completions: int) -> Array:
+    """How safe every completion is [B,N]."""
+    if isinstance(safe, str):
+        return batch.need("completions", safe, of="cost_model")
+    if len(safe) != completions:
+        raise ConfigError(f"cost_model(safe={safe!r}) names {len(safe)} columns for {completions} completions")
+    return jnp.stack([batch.need("prompts", name, of="cost_model") for name in safe], axis=-1)
 
 
 @needs("reward")

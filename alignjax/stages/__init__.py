@@ -42,6 +42,11 @@ from alignjax.stages.judge import (
     preference_model as preference_model,
     reward_difference as reward_difference,
 )
+from alignjax.stages.lagrangian import (
+    dual_ascent as dual_ascent,
+    lagrangian_reward as lagrangian_reward,
+    log_multipliers as log_multipliers,
+)
 from alignjax.stages.memories import (
     recall as recall,
     regenerate as regenerate,

@@ -61,6 +61,34 @@ def test_davidson_with_hardly_any_ties_is_bradley_terry() -> None:
     )
 
 
+def test_a_cost_ranks_like_a_reward_upside_down_and_its_sign_is_the_log_odds_of_harm() -> None:
+    """What a label of safety changes is the cost itself, once for each pair that a completion is in."""
+    cost, known = scores(4, 4), np.array([[1, 0, np.nan, 0.3]] * 4, np.float32)
+    preference = np.clip((np.sign(scores(4, 4, 1)[:, :, None] - scores(4, 4, 1)[:, None, :]) + 1) / 2, 0.2, 0.8)
+    batch, numbers = batch_of(cost, preference=preference.astype(np.float32), completions={"safe": known})
+    loss = fn(losses.cost_model, pairs=PAIRS, weight=0.7)
+    turned = value(fn(losses.bradley_terry, pairs=PAIRS), batch, -numbers)
+
+    def of(safe: Any, **hyper: Any) -> float:
+        changed = batch.replace(completions={"safe": np.broadcast_to(np.array(safe, np.float32), cost.shape)})
+        return float(evaluate(loss.replace(**hyper), changed, cost_reward=numbers, policy=numbers)[0])
+
+    assert of(known, weight=0.0) == pytest.approx(turned, rel=1e-6)
+    assert of([np.nan] * 4) == pytest.approx(turned, rel=1e-6)
+    for one, pairs in enumerate((2, 2, 1, 1)):  # how many of the three a completion is in
+        safe, harmful, maybe = (of(np.where(np.arange(4) == one, p, np.nan)) for p in (1, 0, 0.3))
+        assert safe - harmful == pytest.approx(0.7 * pairs / 3 * cost[:, one].mean(), abs=1e-6)
+        assert maybe == pytest.approx(0.3 * safe + 0.7 * harmful, rel=1e-6)
+    rows = batch.replace(prompts={"a": known[:, 0], "b": known[:, 1], "c": known[:, 2], "d": known[:, 3]})
+    columns = loss.replace(safe=("a", "b", "c", "d"))
+    assert float(evaluate(columns, rows, cost_reward=numbers, policy=numbers)[0]) == of(known)
+    seen = measure(loss, batch, cost_reward=numbers)["sign_accuracy"][0]
+    sides, labels = cost[:, [0, 1, 1, 0, 3]], known[:, [0, 1, 1, 0, 3]]
+    assert seen == pytest.approx(np.mean((sides < 0) == (labels > 0.5)))
+    with pytest.raises(ConfigError, match="names 2 columns for 4 completions"):
+        evaluate(loss.replace(safe=("a", "b")), rows, cost_reward=numbers, policy=numbers)
+
+
 def test_the_probabilities_of_all_rankings_sum_to_one() -> None:
     reward = scores(1, 4)
     orders = np.array(list(itertools.permutations(range(4))), np.float32)

@@ -6,7 +6,23 @@ from tests.mutants.mutant import Mutant
 
 CRITIC, IMPORTANCE = "tests/stages/test_critic.py", "tests/stages/test_importance.py"
 
+SAFE = "tests/train/test_safe_rlhf.py"
+
 CRITICS = (
+    Mutant(
+        "a multiplier falls where the cost is above its limit",
+        "stages/lagrangian.py",
+        "(excess.value() - limit)",
+        "(limit - excess.value())",
+        (f"{SAFE}::test_multipliers_move_with_the_excess_up_to_the_largest",),
+    ),
+    Mutant(
+        "the mixed reward grows with its multipliers",
+        "stages/lagrangian.py",
+        "total / scale",
+        "total",
+        (f"{SAFE}::test_the_mixed_reward_is_a_mean_weighted_by_the_multipliers",),
+    ),
     Mutant(
         "a token that does not count ends the bootstrap",
         "stages/critic.py",

@@ -32,6 +32,13 @@ LOSSES = (
         (f"{REWARD_MODELS}::test_davidson_gives_all_of_the_probability_to_win_tie_and_loss",),
     ),
     Mutant(
+        "what is safe costs most",
+        "losses/reward_models.py",
+        "cross_entropy(-value, jnp.where",
+        "cross_entropy(value, jnp.where",
+        (f"{REWARD_MODELS}::test_a_cost_ranks_like_a_reward_upside_down_and_its_sign_is_the_log_odds_of_harm",),
+    ),
+    Mutant(
         "SteerLM forgets what its samples were drawn from",
         "losses/reward_models.py",
         "(judged + before - drawn, jax.lax",

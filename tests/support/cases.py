@@ -243,6 +243,12 @@ def with_missing_quality(batch: Batch) -> Batch:
     return batch.replace(completions={**batch.completions, "quality": np.where(known, np.tanh(batch.reward), np.nan)})
 
 
+def with_safety(batch: Batch) -> Batch:
+    """Completions that are safe, harmful, somewhat safe, or of which it is not known."""
+    labels = np.resize([1.0, 0.0, np.nan, 0.3, 1.0], batch.reward.shape).astype(batch.mask.dtype)
+    return batch.replace(completions={**batch.completions, "safe": labels})
+
+
 SUPERVISED = [
     Case(fn(losses.weighted, loss=fn(losses.sft), weight=0.7)),
     Case(fn(losses.bradley_terry, role="policy")),
@@ -251,6 +257,7 @@ SUPERVISED = [
         fields=with_margin,
         name="bradley_terry_margin",
     ),
+    Case(fn(losses.cost_model, role="policy", pairs=PAIRS, weight=0.7), fields=with_safety),
     Case(fn(losses.davidson, role="policy", pairs=PAIRS, nu=0.7)),
     Case(fn(losses.plackett_luce_reward, role="policy")),
     Case(fn(losses.attribute_regression, output="policy:reward"), fields=with_missing_quality),

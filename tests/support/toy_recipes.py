@@ -127,6 +127,14 @@ def two_rewards(network: Model, **parts: Any) -> Algorithm:
     return algorithms.gdpo(network, rewards=rewards, n=3, weights=(1.0, 0.5), tau=0.1, **more, **parts)
 
 
+def safe_rlhf(network: Model, **parts: Any) -> Algorithm:
+    """The reward of a reward model, and another one's is the cost."""
+    judges = {name: Role(network, roles.value(network.init)) for name in ("judge", "reward")}
+    costs = {"harm": fn(stages.reward, role="judge")}
+    more = {"judges": judges, "start": roles.fresh(), "max_tokens": 5}
+    return algorithms.safe_rlhf(network, reward=fn(stages.reward), costs=costs, limits=(0.1,), n=2, **more, **parts)
+
+
 def ppo_max(network: Model, **parts: Any) -> Algorithm:
     """Every switch on, and a critic of its own."""
     switches = {"advantage_norm": True, "advantage_clip": 2.0, "entropy": 0.1, "entropy_target": 1.0}
@@ -203,6 +211,7 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
 PLAYED |= {
     "ppo": judged(functools.partial(algorithms.ppo, n=2, against=2, target=0.5, minibatches=2, epochs=1)),
     "ppo_max": rewarded(ppo_max),
+    "safe_rlhf": safe_rlhf,
     "ppo_ptx": rewarded(functools.partial(algorithms.ppo_ptx, gamma=0.5, importance=fn(stages.importance), epochs=2)),
 }
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
