@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from alignjax import algorithms, losses, stages
 from alignjax.config import MeshConfig, fn
 from alignjax.models.transformer import TransformerConfig, transformer
 from alignjax.parallel.mesh import make_mesh, place_batch, state_shardings
-from alignjax.roles import CopyOf, Fresh, Value
+from alignjax.roles import Fresh, Value
 from alignjax.train.optimizers import adamw
 from alignjax.train.state import TrainState, abstract_state, create_state
 from alignjax.train.step import make_experience, make_update
@@ -159,19 +160,18 @@ def _first_token(context: Context, batch: Batch, key: Key) -> Batch:
 
 
 def _grpo(sizes: Sizes) -> Call:
-    """A policy gradient on groups of samples: each is compared with the mean of the others of its prompt."""
+    """The recipe with TRL's choices: a clipped ratio per token, standardized within the group, k3 in the loss."""
     model = _model(sizes)
-    parts = _parts(sizes, model)
-    algorithm = Algorithm(
-        experience={
-            "generate": fn(stages.generate, n=sizes.samples, max_tokens=sizes.completion, stop=()),
-            "reward": fn(_first_token),
-            "reference": fn(stages.logprobs, role="reference"),
-        },
-        losses={"reinforce": fn(losses.reinforce, tau=sizes.beta, leave_one_out=True)},
-        roles={"policy": Role(model, **parts), "reference": Role(model, CopyOf("policy"))},
+    made = algorithms.grpo(
+        model,
+        tau=sizes.beta,
+        reward=fn(_first_token),
+        n=sizes.samples,
+        max_tokens=sizes.completion,
+        **_parts(sizes, model),
     )
-    return _step(algorithm, _prompts(sizes, sizes.groups))
+    experience = {**made.experience, "generate": made.experience["generate"].replace(stop=())}
+    return _step(dataclasses.replace(made, experience=experience), _prompts(sizes, sizes.groups))
 
 
 def prepare(work: str, sizes: Sizes) -> Call:

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from alignjax.models import TransformerConfig, transformer
-from benchmarks import peers, results, scaling, worker
+from benchmarks import ours, peers, results, scaling, worker
 from benchmarks.sizes import SIZES, Sizes
 
 FOUND = {"samples": [0.5, 0.25, 1.0], "seconds": 0.5, "compile_seconds": {"total": 2.0}, "rss_bytes": 3_000_000_000}
@@ -75,6 +75,14 @@ def test_a_side_that_does_other_work_fails():
     assert "0.5" in peers.wrong(tiny, "dpo_update", {"loss": 0.5}, first=True)
     assert peers.wrong(tiny, "dpo_update", {"loss": 0.5}) is None
     assert peers.wrong(tiny, "dpo_update", {"failed": "killed"}) == "killed"
+
+
+@pytest.mark.slow
+def test_the_grpo_row_is_the_recipe_from_the_reference_on():
+    """Advantages of a group add up to 0 where all samples are as long and ratios are 1, and the KL is 0."""
+    call = ours.prepare("grpo_step", SIZES["tiny"])
+    assert abs(call()["loss"]) < 1e-6
+    assert abs(call()["loss"]) > 1e-9  # of a policy that has moved
 
 
 @pytest.mark.slow
