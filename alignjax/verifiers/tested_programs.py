@@ -36,10 +36,10 @@ class NotContained(RuntimeError):
 def contained(
     programs: Sequence[tuple[str, str]],
     *,
-    seconds: float = 10.0,
-    mebibytes: int = 1024,
-    processes: int = 16,
-    file_mebibytes: int = 16,
+    seconds: Positive = 10.0,
+    mebibytes: Count = 1024,
+    processes: Count = 16,
+    file_mebibytes: Count = 16,
     required: bool = True,
     errors: bool = False,
 ) -> list[Ended]:
