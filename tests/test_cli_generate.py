@@ -157,9 +157,52 @@ def test_generate_greedily_from_jsonl_and_from_standard_input(run, capsys, tmp_p
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_generate_by_a_behavior(run, capsys, tmp_path):
+    """Of one model with itself every realignment is the model; without its system message it is another."""
+    (tmp_path / "prompts.txt").write_text("walk far\nwalk home\n")
+    line = ["generate", str(run), "--prompt-file", "prompts.txt", "--max-tokens", "5", "--format", "json"]
+
+    def said(*more):
+        assert main([*line, *more]) == 0, capsys.readouterr().err
+        return [json.loads(row)["completions"] for row in capsys.readouterr().out.splitlines()]
+
+    plain = said()
+    for reference in (f"{run}:policy", f"{run}/sft"):
+        assert said("--behavior", "dera", "--lambda", "1.5", "--reference", reference) == plain
+    several = [
+        "--behavior",
+        "pluralistic",
+        "--streams",
+        str(run),
+        str(run),
+        "--weights",
+        "0.2",
+        "1",
+        "3",
+        "--per-token",
+    ]
+    assert said(*several) == plain
+    told = ["--system", "Speak of the way that leads through a wood."]
+    contrast = ["--behavior", "contrastive", "--amateur", "no-system", "--alpha", "0", "--beta"]
+    aligned = ["--behavior", "linear-alignment", "--plain", "no-system", "--nucleus", "1", "--rho", "0"]
+    assert said(*told, *aligned) == said(*told)
+    assert said(*told, *contrast, "0") == said(*told)
+    assert said(*told, *contrast, "200") != said(*told)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--tempreture", "1"], "there is no flag --tempreture. Did you mean 'temperature'?"),
+        (["stray"], "'stray' belongs to no flag"),
+        (["--behavior", "dear"], "there is no behavior 'dear'. Did you mean 'dera'?"),
+        (["--behavior", "dera", "--reference", "x"], "--behavior dera needs --lambda"),
+        (["--behavior", "dera", "--lambda", "1.5"], "--behavior dera needs --references WHERE"),
+        (["--behavior", "dera", "--lambda", "-1", "--reference", "x"], "dera.lam is -1.0"),
+        (["--behavior", "dera", "--lambda", "big", "--reference", "x"], "'big' is not a number in digits"),
+        (["--behavior", "dera", "--lambda", "1", "--reference", "nowhere"], "no such run folder: nowhere"),
+        (["--behavior", "dera", "--lamda", "1"], "--behavior dera has no flag --lamda. Did you mean 'lam'?"),
+        (["--behavior", "contrastive", "--amateur", "no-system"], "give the system message that it goes without"),
         (["--role", "polcy"], "with a role 'polcy'"),
         (["--prompt-file", "nowhere.txt"], "no such prompt file: nowhere.txt"),
         (["--prompt-file", "bad.jsonl"], 'bad.jsonl:2 cannot be read: not a JSON object with a text "prompt"'),

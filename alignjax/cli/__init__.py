@@ -73,7 +73,8 @@ COMMANDS: dict[str, Any] = {
     "data inspect": Inspect,
 }
 COMPILING = ("train", "evaluate", "generate", "chat", "serve", "sweep")
-OPEN_ENDED = (Train, Evaluate, Prepare, Inspect)  # their further flags are overrides of a config or a data set
+# Their further flags are overrides of a config or a data set, or options of a behavior.
+OPEN_ENDED = (Train, Evaluate, Generate, Prepare, Inspect)
 DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
 Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
 

@@ -161,6 +161,8 @@ class Report:
 @dataclasses.dataclass(frozen=True)
 class Generate:
     """Answer prompts: those of a file, or typed in. The chat template of the model is applied where it has one.
+    With --behavior NAME its options are further flags, and so are the models of its streams: --behavior dera --lambda
+    1.5 --reference WHERE2 (WHERE2:ROLE for another role than the policy; no-system for WHERE without --system).
 
     Attributes:
         where: Run folder of `alignjax train` (of a pipeline, also the step whose checkpoint speaks; the last one if not
@@ -177,6 +179,7 @@ class Generate:
         seed: Seed of the samples.
         format: Text for people, one JSON object a line, or the JSON array that alpaca_eval reads.
         dtype: What published weights are computed in; float32 if not given.
+        behavior: How WHERE and other models combine, token by token; `alignjax list --kind sampler` names them.
     """
 
     runs: ClassVar[str] = "generate.generate"
@@ -192,6 +195,7 @@ class Generate:
     seed: Seed = 0
     format: Literal["text", "json", "alpaca_eval"] = "text"
     dtype: Literal["float32", "bfloat16"] | None = None
+    behavior: Annotated[str | None, arg(metavar="NAME")] = None
 
 
 @dataclasses.dataclass(frozen=True)

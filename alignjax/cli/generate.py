@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax import scoring
+from alignjax.cli.behavior_flags import NO_SYSTEM, Speakers, behavior_of, opened_streams
 from alignjax.cli.flags import Generate
 from alignjax.cli.open_model import open_model
 from alignjax.cli.prompt_files import Prompt, Row, read_prompts, with_system
@@ -31,11 +33,12 @@ ROWS = 8  # prompts at once: few, so that a short file does not wait, and always
 BUCKET = 32  # prompts are padded to a multiple of it, for the same reason
 
 
-def generate(flags: Generate) -> int:
+def generate(flags: Generate, words: Sequence[str] = ()) -> int:
     """Samples completions for the prompts of a file, or for what is typed in, and returns the exit status.
 
     Args:
         flags: The flags of `alignjax generate`.
+        words: Further ones, the options of --behavior.
 
     Raises:
         ConfigError: For what is no model, a role that cannot be sampled, and prompts that are too long for it.
@@ -43,23 +46,25 @@ def generate(flags: Generate) -> int:
     """
     if flags.format == "alpaca_eval" and flags.n != 1:
         raise ConfigError(f"--format alpaca_eval holds one output for an instruction; leave out --n {flags.n}")
+    behaviour, where = behavior_of(flags.behavior, words, [field.name for field in dataclasses.fields(flags)])
     file = flags.prompt_file
     rows = [] if file is None else read_prompts(file, flags.system)
     if file is not None and not rows:
         raise ConfigError(f"{'standard input' if str(file) == '-' else file} holds no prompts")
     opened = open_model(flags.where, flags.role, flags.dtype)
+    speakers = opened_streams(behaviour, where, opened, flags)
     print(f"{opened.introduction}\n", file=sys.stderr)
     if file is None:
-        _answer_typed(flags, opened)
+        _answer_typed(flags, opened, speakers)
     else:
-        _answer_file(flags, opened, rows)
+        _answer_file(flags, opened, speakers, rows)
     return 0
 
 
-def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> None:
+def _answer_file(flags: Generate, opened: OpenedModel, speakers: Speakers, rows: Sequence[Row]) -> None:
     """Answers few prompts at a time, always as many: an answer comes soon, and one compiled program serves all."""
-    ids = fitting_ids(flags, opened, rows)
-    answer, show = _answerer(flags, opened), _SHOWN[flags.format]
+    fitting_ids(flags, opened, rows)
+    answer, show = _answerer(flags, opened, speakers), _SHOWN[flags.format]
     with contextlib.ExitStack() as closing:
         if flags.format == "alpaca_eval":
             print("[", flush=True)
@@ -67,7 +72,7 @@ def _answer_file(flags: Generate, opened: OpenedModel, rows: Sequence[Row]) -> N
         for start in range(0, len(rows), ROWS):
             some = rows[start : start + ROWS]
             for number, (row, completions) in enumerate(
-                zip(some, answer(ids[start : start + ROWS], start), strict=True), start
+                zip(some, answer([row.prompt for row in some], start), strict=True), start
             ):
                 show(opened, row, completions, number)
 
@@ -87,18 +92,18 @@ def fitting_ids(flags: Any, opened: OpenedModel, rows: Sequence[Row]) -> list[li
     return ids
 
 
-def _answer_typed(flags: Generate, opened: OpenedModel) -> None:
+def _answer_typed(flags: Generate, opened: OpenedModel, speakers: Speakers) -> None:
     """Answers what is typed in, each prompt before the next: a single text token by token as it comes."""
-    streamed = flags.n == 1 and flags.format == "text"
-    answer = _answerer(flags, opened)
+    streamed = flags.n == 1 and flags.format == "text" and flags.behavior is None
+    answer = _answerer(flags, opened, speakers)
     with contextlib.ExitStack() as closing:
         worker = None
         for number, text in enumerate(_typed()):
             prompt: Prompt = text if flags.system is None else with_system(text, flags.system)
-            (ids,) = opened.prompt_ids([prompt])
             if not streamed:
-                _SHOWN[flags.format](opened, Row(prompt, {}), answer([ids], number)[0], 0)
+                _SHOWN[flags.format](opened, Row(prompt, {}), answer([prompt], number)[0], 0)
                 continue
+            (ids,) = opened.prompt_ids([prompt])
             worker = worker or closing.enter_context(Worker(opened, slots=1, max_length=longest(opened, None)))
             for piece in pieces_of(worker, ids, wanted_of(flags, opened, flags.max_tokens, number)):
                 print(visible(piece.text), end="", flush=True)
@@ -144,23 +149,33 @@ def _asked() -> str:
             return ""
 
 
-def _answerer(flags: Generate, opened: OpenedModel) -> Callable[[list[list[int]], int], list[list[dict[str, Any]]]]:
-    """(token ids of prompts, number of the first) -> the completions of each."""
+def _answerer(
+    flags: Generate, opened: OpenedModel, speakers: Speakers
+) -> Callable[[Sequence[Prompt], int], list[list[dict[str, Any]]]]:
+    """(prompts, number of the first) -> the completions of each."""
     filters = Filters(flags.temperature, flags.top_k, None if flags.top_p == 1 else flags.top_p)
-    sampling = Sampling(flags.n, flags.max_tokens, filters=filters, stop=opened.stops)
+    how = {"behaviour": speakers.behaviour, "streams": speakers.streams, "filters": filters}
+    sampling = Sampling(flags.n, flags.max_tokens, stop=opened.stops, **how)
 
-    def answer(prompts: list[list[int]], first: int) -> list[list[dict[str, Any]]]:
-        batch = batch_of(prompts, first, opened.tokenizer)
-        completions = sampled(opened.model, opened.params, batch, jax.random.key(flags.seed), sampling)
+    def answer(prompts: Sequence[Prompt], first: int) -> list[list[dict[str, Any]]]:
+        batch = batch_of(opened.prompt_ids(prompts), first, opened.tokenizer)
+        if speakers.without_system:
+            plain = opened.prompt_ids([prompt[1:] for prompt in prompts])  # --system made messages of all of them
+            batch = batch.replace(views={NO_SYSTEM: batch_of(plain, first, opened.tokenizer)})
+        key = jax.random.key(flags.seed)
+        completions = sampled(speakers.models, speakers.params, batch, key, sampling)
         return [_decoded(opened.tokenizer, completions, row) for row in range(len(prompts))]
 
     return answer
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def sampled(model: Model, params: Params, batch: Batch, key: Key, sampling: Sampling) -> Sampled:
-    """Samples completions of a batch of prompts, in one program for all batches of its shape."""
-    return sample(scoring.context({"policy": model}, {"policy": params}), batch, key, sampling)
+@functools.partial(jax.jit, static_argnames="models")
+def sampled(
+    models: tuple[tuple[str, Model], ...], params: Mapping[str, Params], batch: Batch, key: Key, sampling: Sampling
+) -> Sampled:
+    """Samples completions of a batch of prompts from models by their roles, in one program for all batches of its
+    shape."""
+    return sample(scoring.context(dict(models), dict(params)), batch, key, sampling)
 
 
 def batch_of(rows: list[list[int]], first: int, tokenizer: Tokenizer) -> Batch:

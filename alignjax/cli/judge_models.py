@@ -104,7 +104,9 @@ def _answers(
     for start in range(0, len(ids), ROWS):
         some = ids[start : start + ROWS]
         batch = batch_of(some, start, opened.tokenizer)
-        made = jax.device_get(sampled(opened.model, opened.params, batch, jax.random.key(flags.seed), sampling))
+        made = jax.device_get(
+            sampled((("policy", opened.model),), {"policy": opened.params}, batch, jax.random.key(flags.seed), sampling)
+        )
         for tokens, valid in zip(made.tokens[: len(some)], made.valid, strict=False):
             completions = [one[there].tolist() for one, there in zip(tokens, valid, strict=True)]
             answers.append([(opened.tokenizer.decode(each), each) for each in completions])

@@ -144,8 +144,8 @@ def linear_alignment(
     history: History,
     *,
     rho: NonNegative = 2.0,
-    top_p: Share = 0.8,
-    temperature: Positive = 1.0,
+    nucleus: Share = 0.8,
+    nucleus_temperature: Positive = 1.0,
     policy: str = "policy",
     plain: str = "plain",
 ) -> Array:
@@ -159,8 +159,8 @@ def linear_alignment(
         logits: Logits [..,V] by stream.
         history: Not used.
         rho: Strength; 0 leaves the nucleus of the first.
-        top_p: Probability of the nucleus.
-        temperature: The nucleus is that of softmax(log pi / temperature), the sampling temperature in released code.
+        nucleus: Its probability.
+        nucleus_temperature: Divides log pi before it is cut; in released code the sampling temperature.
         policy: The policy's stream on prompts that say what is preferred.
         plain: The same policy's on prompts that do not (a stream of another view).
 
@@ -168,7 +168,7 @@ def linear_alignment(
         Unnormalized log-probs [..,V].
     """
     told, untold = (jax.nn.log_softmax(logits[name]) for name in (policy, plain))
-    kept = filters.top_p(filters.temper(told, temperature), top_p) > MASKED / 2
+    kept = filters.top_p(filters.temper(told, nucleus_temperature), nucleus) > MASKED / 2
     return jnp.where(kept, told + rho * (told - untold), MASKED)
 
 

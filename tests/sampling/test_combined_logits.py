@@ -88,10 +88,10 @@ def test_proxy_tuning_moves_the_policy_as_the_expert_moved(float64: None) -> Non
 
 def test_linear_alignment_maximizes_what_it_says(float64: None) -> None:
     rho = 1.7
-    found = log_distribution(sampling.linear_alignment, rho=rho, top_p=1.0)
+    found = log_distribution(sampling.linear_alignment, rho=rho, nucleus=1.0)
     advantage = LOGPS["policy"] - LOGPS["plain"]
     assert constant(advantage - (found - LOGPS["policy"]) / rho)
-    cut = log_distribution(sampling.linear_alignment, rho=rho, top_p=0.6, temperature=0.5)
+    cut = log_distribution(sampling.linear_alignment, rho=rho, nucleus=0.6, nucleus_temperature=0.5)
     nucleus = np.asarray(sampling.top_p(jnp.asarray(LOGITS["policy"] / 0.5), 0.6)) > MASKED
     np.testing.assert_array_equal(np.isfinite(cut), nucleus)
     wider = np.asarray(sampling.top_p(jnp.asarray(LOGITS["policy"]), 0.6)) > MASKED
