@@ -13,6 +13,7 @@ from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context
 
 Pairs = Sequence[tuple[Natural, Natural]]
+HEADS = {"apart": "embedding", "averaged": "mean_embedding"}  # by how a completion that is read once is read
 
 
 def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
@@ -85,7 +86,9 @@ def pair_logits(
         reading: "joint" gives f(i, j) - f(j, i), f the role's "preference" head after the last token of
             "y separator y'". "apart" reads each completion once, by the "embedding" head after its last token, and they
             meet in s_i - s_j + u_i . v_j - u_j . v_i (a general antisymmetric form of bounded rank, as in
-            arXiv:2410.02197). It costs N sequences instead of N(N-1) of twice the length.
+            arXiv:2410.02197). It costs N sequences instead of N(N-1) of twice the length. "averaged" does the same with
+            the mean of the "mean_embedding" head over a completion's tokens, which learns from fewer labels what
+            single words say.
         separator: The token between the two completions of a joint reading, which needs one.
 
     Returns:
@@ -95,20 +98,25 @@ def pair_logits(
         ConfigError: There is no such reading, or nobody says what separates completions.
     """
     # Antisymmetry is made by taking a difference of the two orders, not learned: p(i, j) + p(j, i) = 1 exactly.
-    if reading == "apart":
-        return _apart(context, batch, role, pairs)
+    if reading in HEADS:
+        return _apart(context, batch, role, pairs, reading)
     if reading != "joint":
-        raise ConfigError(f"reading={reading!r}; it must be 'joint' or 'apart'")
+        raise ConfigError(f"reading={reading!r}; it must be 'joint', 'apart' or 'averaged'")
     view = pair_view(batch, pairs, separator)
     (values,) = context.score(f"{role}:preference", view).values()
     f = last_valid(values, view.need("valid", of="pair_logits"))
     return f[:, : len(pairs)] - f[:, len(pairs) :]
 
 
-def _apart(context: Context, batch: Batch, role: str, pairs: Pairs) -> Array:
+def _apart(context: Context, batch: Batch, role: str, pairs: Pairs, reading: str) -> Array:
     """The logits of completions that are read apart, [B,K]."""
-    (values,) = context.score(f"{role}:embedding", batch).values()
-    final = last_valid(jnp.moveaxis(values, -1, 2), batch.need("valid", of="pair_logits")[:, :, None])  # [B,N,1+2m]
+    (values,) = context.score(f"{role}:{HEADS[reading]}", batch).values()
+    valid = batch.need("valid", of="pair_logits")
+    if reading == "apart":
+        final = last_valid(jnp.moveaxis(values, -1, 2), valid[:, :, None])  # [B,N,1+2m]
+    else:
+        kept = valid[..., None]
+        final = jnp.sum(jnp.where(kept, values, 0), axis=2) / jnp.maximum(jnp.sum(kept, axis=2), 1)
     check_pairs(pairs, batch.need("tokens", of="pair_logits").shape[1])
     i, j = jnp.array([i for i, _ in pairs]), jnp.array([j for _, j in pairs])
     score, first, second = final[..., 0], *jnp.split(final[..., 1:], 2, axis=-1)

@@ -5,10 +5,11 @@
     alignjax train configs/smollm2.py:tiny    # the same pipeline on a random model, no download, for tests
 
 Gold is a function of the text, its sentiment by VADER (the controlled task of arXiv:2305.18290), from which labels of
-the model's own samples are drawn. A pairwise preference model, adapters on its own copy of the backbone, learns from
-them. Offline IPO, online IPO and IPO-MD, adapters too, start from the model and ask that judge for equally many labels.
-Gold then decides on prompts about topics that nobody was trained on, beside controls that take no training: the model
-at other temperatures, and the best of 2, 4 and 8 of its samples as the learned judge picks.
+the model's own samples are drawn. A pairwise preference model, adapters on its own copy of the backbone's first layers,
+learns from them; it averages over tokens, which learned more from so few labels than reading the last one. Offline
+IPO, online IPO and IPO-MD, adapters too, start from the model and ask that judge for equally many labels. Gold then
+decides on prompts about topics that nobody was trained on, beside controls that take no training: the model at other
+temperatures, and the best of 2, 4 and 8 of its samples as the learned judge picks.
 
 Gold must not be won by leaving the language: perplexity under the untouched model, distinct-2 and repeated 4-grams
 stand beside it, and a policy above twice the model's perplexity is marked as hacked. TAU, BETA and the rates were not
@@ -85,8 +86,20 @@ def sizes_of(mode: str) -> parts.Sizes:
             "tied": True,
         }
         network = TransformerConfig(vocab=512, **shape)
-        steps: dict[str, Any] = {"label_steps": 2, "judge_steps": 3, "policy_steps": 2, "eval_batches": 1}
-        batches: dict[str, Any] = {"judge_batch_size": 4, "policy_batch_size": 2, "eval_batch_size": 4, "samples": 2}
+        steps: dict[str, Any] = {
+            "label_steps": 2,
+            "judge_steps": 3,
+            "judge_layers": 1,
+            "policy_steps": 2,
+            "eval_batches": 1,
+        }
+        batches: dict[str, Any] = {
+            "judge_batch_size": 4,
+            "policy_batch_size": 2,
+            "eval_batch_size": 4,
+            "samples": 2,
+            "label_samples": 3,
+        }
         dataset = Prompts(vocab_size=512, **files)
         return parts.Sizes(dataset, network, fresh(), **gold, completion_length=12, rank=2, **steps, **batches)
     try:

@@ -28,8 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cache")
 def test_policies_have_equal_budgets_and_adapters_over_one_copy_of_the_weights() -> None:
     steps = CONFIG.get_config("tiny").steps
-    assert [*steps] == ["work", "data", "start", "preference", "judge", "pairs", "offline_ipo", "online_ipo", "ipo_md",
-                        "evaluate", "report"]  # fmt: skip
+    assert [*steps] == ["work", "data", "start", "labels", "preference", "judge", "pairs", "offline_ipo",
+                        "online_ipo", "ipo_md", "evaluate", "report"]  # fmt: skip
     policies = [steps[name] for name in ("offline_ipo", "online_ipo", "ipo_md")]
     assert len({each.steps for each in (*policies, steps["pairs"])}) == 1
     for each in policies:
@@ -52,8 +52,10 @@ def test_flops_are_those_of_the_benchmarks() -> None:
     shape = {"vocab": small.vocabulary, "width": small.width, "layers": small.layers, "heads": small.heads}
     sizes = CONFIG.sizes_of("tiny")
     network = dataclasses.replace(sizes.network, **shape, kv_heads=small.heads, head_dim=0, mlp=small.mlp)
-    lengths = {"prompt_length": small.prompt, "completion_length": small.completion, "samples": 3}
-    sizes = dataclasses.replace(sizes, network=network, **lengths, label_steps=5, judge_batch_size=7, judge_steps=11)
+    lengths = {"prompt_length": small.prompt, "completion_length": small.completion, "label_samples": 3}
+    sizes = dataclasses.replace(
+        sizes, network=network, **lengths, label_steps=5, judge_batch_size=7, judge_steps=11, judge_layers=small.layers
+    )
     counted = parts.model_flops(sizes, 2)
     assert counted["samples with gold's labels"] == 5 * 7 * small.forward_flops(3, shared=True)
     assert counted["learned judge"] == 3 * 11 * 7 * small.trunk_flops(3, shared=True)
@@ -71,6 +73,7 @@ def test_without_an_index_a_sentence_names_the_mode_that_needs_none(
 def test_the_report_opens_with_what_gold_says(tmp_path: Path, session_cache: Path) -> None:
     out = run(f"alignjax train {ROOT}/configs/smollm2.py:tiny --run-dir run", tmp_path, session_cache)
     assert "T model FLOPs" in out
+    assert "a judge that knows gold agrees with" in out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [results["players"][name]["label"] for name in results["policies"]] == [
         "offline IPO",

@@ -46,7 +46,7 @@ def preference_model(
         model: The network of the preference model.
         optimizer: Its optimizer.
         n: Completions per prompt that the source gives.
-        reading: "joint" or "apart", see `pair_layout.pair_logits`.
+        reading: "joint", "apart" or "averaged", see `pair_layout.pair_logits`.
         sampler: A role that adds a completion of its own to the n of the source; the first is then taken to be the
             human one and to beat all others.
         max_tokens: The length of such a completion in tokens at most.

@@ -45,7 +45,12 @@ from alignjax.workspace import Workspace
 SUBSET = "subset"  # the column that says which part of a benchmark a row belongs to
 ROWS = 8  # scored at once
 BUCKET = 64  # tokens are padded to a multiple of it, so that few programs serve a file
-HEADS = {"reward": "reward", "preference": "joint", "embedding": "apart"}  # head of a judge -> how it reads
+HEADS = {
+    "reward": "reward",
+    "preference": "joint",
+    "embedding": "apart",
+    "mean_embedding": "averaged",
+}  # head of a judge -> how it reads
 
 
 class Judge(NamedTuple):

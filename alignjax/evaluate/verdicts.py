@@ -18,7 +18,7 @@ import numpy as np
 from alignjax import scoring, stages
 from alignjax.config import ConfigError, Fn
 from alignjax.evaluate.intervals import Interval, interval
-from alignjax.pair_layout import all_pairs
+from alignjax.pair_layout import HEADS, all_pairs
 from alignjax.stages.text_functions import text_function
 from alignjax.train.checkpoint.read_steps import restore_role
 from alignjax.train.pipeline import Done
@@ -37,7 +37,7 @@ TIE = 1e-6  # how near to 1/2 a judgment is a tie
 def _by_model(model: Model, params: Params, batch: Batch) -> Array:
     """The preference matrix by a preference model, read as its heads allow."""
     context = scoring.context({"preference": model}, {"preference": params})
-    reading = "apart" if "embedding" in model.heads else "joint"
+    reading = next((reading for reading, head in HEADS.items() if head in model.heads), "joint")
     return stages.preference_model(context, batch, jax.random.key(0), reading=reading)
 
 

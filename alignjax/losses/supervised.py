@@ -70,7 +70,7 @@ def preference_cross_entropy(
         batch: Completions [B,N,T] with a preference [B,N,N]; labels are probabilities.
         role: The preference model.
         pairs: Which completions are compared.
-        reading: "joint" or "apart", see `pair_layout.pair_logits`.
+        reading: "joint", "apart" or "averaged", see `pair_layout.pair_logits`.
         separator: The token between two completions; None: that of the source's tokenizer.
 
     Returns:

@@ -14,13 +14,15 @@ from alignjax.types import Array, Head, Key, Params
 
 # Where each small head reads and how many numbers it gives: a value predicts what comes after the state, the others
 # judge what has been read. An "embedding" is a score and two vectors of INTERACTION numbers, see
-# `pair_layout.pair_logits`; "classes" are as many numbers as the configuration says.
+# `pair_layout.pair_logits`, after the last token; a "mean_embedding" is the mean of those after every token. "classes"
+# are as many numbers as the configuration says.
 INTERACTION = 8
 SMALL = {
     "value": ("before", 1),
     "reward": ("after", 1),
     "preference": ("after", 1),
     "embedding": ("after", 1 + 2 * INTERACTION),
+    "mean_embedding": ("after", 1 + 2 * INTERACTION),
     "classes": ("after", 0),
 }
 

@@ -14,7 +14,13 @@ from alignjax.types import Model, Role
 
 
 def self_play(
-    judge_model: Model, *, max_tokens: Count, n: Count, judge: str = "preference", start: str = "sft"
+    judge_model: Model,
+    *,
+    max_tokens: Count,
+    n: Count,
+    judge: str = "preference",
+    start: str = "sft",
+    reading: str = "apart",
 ) -> dict[str, Any]:
     """Returns what a recipe of self-play takes beside a policy: the trained judge, and the weights where everything
     starts.
@@ -25,9 +31,10 @@ def self_play(
         n: Completions per prompt.
         judge: The step whose role "preference" is the judge.
         start: The step whose role "policy" everything starts from.
+        reading: "apart" or "averaged", as the judge was trained; see `pair_layout.pair_logits`.
     """
     return {
-        "judge": fn(stages.preference_model, reading="apart"),
+        "judge": fn(stages.preference_model, reading=reading),
         "judges": {"preference": Role(judge_model, restored(judge, "preference"))},
         "start": restored(start, "policy"),
         "max_tokens": max_tokens,

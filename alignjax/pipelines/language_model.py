@@ -12,18 +12,23 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from alignjax import algorithms, outside, stages
 from alignjax.config import Experiment, Fn, Pipeline, check_ranges, fn
-from alignjax.data import Dataset, prepare, prompts
+from alignjax.data import Dataset, prepare, prompts, tokenizer_of
 from alignjax.evaluate.gold_study import Writer, measure, write
+from alignjax.evaluate.verdicts import TIE
 from alignjax.models import TransformerConfig, transformer
+from alignjax.pair_layout import all_pairs
 from alignjax.pipelines.judged_pairs import recorded_batches, self_play
 from alignjax.pipelines.summarization import optimizer as optimizer
 from alignjax.ranges import Amount, Count, Natural, NonNegative, Positive
-from alignjax.roles import restored
+from alignjax.roles import copy_of, restored, through
 from alignjax.train.adapter_jobs import merge
 from alignjax.train.samples import decoded
-from alignjax.types import Algorithm, Model
+from alignjax.types import Algorithm, Model, Params, Role
 from alignjax.workspace import Workspace
 
 TEMPERATURES, BEST_OF = (0.0, 0.5, 0.75), (2, 4, 8)  # of the start model, as controls
@@ -34,8 +39,9 @@ class Sizes:
     """The model, texts (in tokens), batches (in prompts), runs (in steps), and a learning rate per kind of run.
 
     network, start: the language model, and what role "policy" of the step "start" begins from. score: gold, a function
-    of a text; prefer: the function of pairs from which labels are drawn. samples: completions per prompt in self-play,
-    in the offline pairs and in the labels. rank, alpha: of all adapters.
+    of a text; prefer: the function of pairs from which labels are drawn. samples: completions per prompt in self-play
+    and in the offline pairs; label_samples: in gold's labels. rank, alpha: of all adapters. judge_layers: of the
+    backbone, the first ones, on which the learned judge stands.
     """
 
     dataset: Dataset
@@ -48,6 +54,8 @@ class Sizes:
     rank: Count = 8
     alpha: Positive = 16.0
     samples: Natural = 4
+    label_samples: Natural = 8
+    judge_layers: Count = 6
     label_steps: Count = 24
     judge_steps: Count = 48
     judge_batch_size: Count = 8
@@ -56,7 +64,7 @@ class Sizes:
     eval_batches: Count = 4
     eval_batch_size: Count = 16
     eval_samples: Count = 2
-    judge_rate: NonNegative = 5e-4
+    judge_rate: NonNegative = 1e-3
     policy_rate: NonNegative = 5e-4
 
     def __post_init__(self) -> None:
@@ -65,7 +73,7 @@ class Sizes:
     @property
     def labels(self) -> int:
         """The number of labels that the learned judge learns from."""
-        return self.label_steps * self.judge_batch_size * self.samples * (self.samples - 1) // 2
+        return self.label_steps * self.judge_batch_size * self.label_samples * (self.label_samples - 1) // 2
 
     @property
     def queries(self) -> int:
@@ -85,9 +93,23 @@ def policy_model(sizes: Sizes) -> Model:
 
 
 def judge_model(sizes: Sizes) -> Model:
-    """Returns the preference model: the language model's backbone with an embedding as its output, so that each
-    completion is read once."""
-    return _network(sizes.network, "embedding")
+    """Returns the preference model: the first layers of the language model's backbone with an embedding as their
+    output, so that each completion is read once."""
+    return _network(_judge_network(sizes), "mean_embedding")
+
+
+def _judge_network(sizes: Sizes) -> TransformerConfig:
+    return dataclasses.replace(sizes.network, layers=sizes.judge_layers)
+
+
+def first_layers(params: Params, *, layers: Count) -> Params:
+    """Returns the weights of a model without its later layers.
+
+    Args:
+        params: Params with stacked layers.
+        layers: How many are kept.
+    """
+    return {**params, "layers": jax.tree.map(lambda leaf: leaf[:layers], params["layers"])}
 
 
 def adapted(sizes: Sizes, algorithm: Algorithm, role: str = "policy") -> Algorithm:
@@ -107,21 +129,56 @@ def _prompts(sizes: Sizes, batch_size: int, split: str = "train") -> Fn:
 
 def start(sizes: Sizes) -> Experiment:
     """Returns the step that samples the model, has gold's labels drawn for each pair, and keeps the model as its role
-    "policy"."""
+    "policy", and its first layers, from which the judge starts, as role "backbone"."""
     judge = fn(stages.bernoulli, judge=fn(stages.text_judge, function=sizes.prefer))
-    lengths: dict[str, Any] = {"max_tokens": sizes.completion_length, "n": sizes.samples}
+    lengths: dict[str, Any] = {"max_tokens": sizes.completion_length, "n": sizes.label_samples}
     algorithm = algorithms.labelled_samples(policy_model(sizes), judge=judge, judges={}, start=sizes.start, **lengths)
+    short = through(copy_of("policy"), fn(first_layers, layers=sizes.judge_layers))
+    backbone = Role(_network(_judge_network(sizes)), short)
+    algorithm = dataclasses.replace(algorithm, roles={**algorithm.roles, "backbone": backbone})
     return Experiment(algorithm, _prompts(sizes, sizes.judge_batch_size), sizes.label_steps)
+
+
+def ceiling(workspace: Workspace, *, stage: str, prefer: Fn, dataset: Dataset) -> dict[str, float]:
+    """Job that says how well a judge that knows gold would do on the labels that were drawn from it: what a learned
+    judge's loss and accuracy on such labels are to be held against.
+
+    Args:
+        workspace: The workspace of this step.
+        stage: The step that has sampled and labeled.
+        prefer: The function of pairs of texts from which labels were drawn.
+        dataset: The dataset whose tokenizer decodes the texts.
+
+    Returns:
+        {"accuracy": expected, of pairs on which gold has an opinion, "cross_entropy": in nats, of all pairs,
+        "opinions": the share of pairs on which it has one}.
+    """
+    tokenizer, told = tokenizer_of(dataset, workspace), []
+    for file in sorted((workspace.find(stage) / "batches").glob("*.npz")):
+        with np.load(file) as batch:
+            for tokens, valid in zip(batch["tokens"], batch["valid"], strict=True):
+                texts = [tokenizer.decode(row[on]).strip() for row, on in zip(tokens, valid, strict=True)]
+                told += prefer([(texts[i], texts[j]) for i, j in all_pairs(len(texts))])
+    p = np.clip(told, 1e-12, 1 - 1e-12)
+    sure = np.abs(p - 0.5) > TIE
+    outcome = {
+        "accuracy": float(np.maximum(p, 1 - p)[sure].mean()) if sure.any() else 0.5,
+        "cross_entropy": float(-(p * np.log(p) + (1 - p) * np.log(1 - p)).mean()),
+        "opinions": float(sure.mean()),
+    }
+    said = "a judge that knows gold agrees with {accuracy:.1%} of the drawn labels, cross-entropy {cross_entropy:.3f}"
+    outside.console().print(said.format(**outcome), highlight=False, markup=False, soft_wrap=True)
+    return outcome
 
 
 def preference(sizes: Sizes) -> Algorithm:
     """Returns the algorithm that learns the judge from the labels: adapters on its own copy of the backbone."""
     algorithm = algorithms.preference_model(
         judge_model(sizes),
-        n=sizes.samples,
-        reading="apart",
+        n=sizes.label_samples,
+        reading="averaged",
         optimizer=optimizer(sizes.judge_rate, sizes.judge_steps),
-        start=restored("start", "policy", grow=True),
+        start=restored("start", "backbone", grow=True),
     )
     return adapted(sizes, algorithm, "preference")
 
@@ -135,7 +192,7 @@ def judge(sizes: Sizes) -> Experiment:
 def judged(sizes: Sizes) -> dict[str, Any]:
     """Returns what a recipe of self-play takes beside a policy: the learned judge, and where everything starts."""
     lengths = {"max_tokens": sizes.completion_length, "n": sizes.samples}
-    return self_play(judge_model(sizes), judge="judge", start="start", **lengths)
+    return self_play(judge_model(sizes), judge="judge", start="start", reading="averaged", **lengths)
 
 
 def policy_optimizer(sizes: Sizes) -> Fn:
@@ -173,11 +230,12 @@ def offline(sizes: Sizes, algorithm: Algorithm) -> Experiment:
 
 
 def prepared(sizes: Sizes) -> dict[str, Any]:
-    """Returns the steps that everything begins with: the prompts, samples with gold's labels, and the judge that
-    learns from them, whose adapters are then added to its weights."""
+    """Returns the steps that everything begins with: the prompts, samples with gold's labels, what they can teach,
+    and the judge that learns from them, whose adapters are then added to its weights."""
     return {
         "data": fn(prepare, dataset=sizes.dataset),
         "start": start(sizes),
+        "labels": fn(ceiling, stage="start", prefer=sizes.prefer, dataset=sizes.dataset),
         "preference": judge(sizes),
         "judge": fn(merge, stage="preference", algorithm=lambda: preference(sizes), role="preference"),
     }
@@ -243,25 +301,27 @@ def model_flops(sizes: Sizes, policies: Natural) -> dict[str, int]:
     net = sizes.network
     head_dim = net.head_dim or net.width // net.heads
     keys = (net.kv_heads or net.heads) * head_dim
-    weights = net.layers * (2 * net.width * (net.heads * head_dim + keys) + 3 * net.width * net.mlp)
+    weights = 2 * net.width * (net.heads * head_dim + keys) + 3 * net.width * net.mlp  # of a layer
     prompt, length = sizes.prompt_length, sizes.completion_length
 
-    def forward(completions: int, head: bool = True) -> int:
+    def forward(completions: int, judge: bool = False) -> int:
+        layers, head = (sizes.judge_layers, 0) if judge else (net.layers, 2 * net.width * net.vocab)
         seen = prompt * (prompt + 1) // 2 + completions * (length * prompt + length * (length + 1) // 2)
         tokens = prompt + completions * length
-        scores = 4 * net.layers * net.heads * head_dim * seen
-        return 2 * weights * tokens + scores + (2 * net.width * net.vocab * completions * length if head else 0)
+        scores = 4 * net.heads * head_dim * seen
+        return layers * (2 * weights * tokens + scores) + head * completions * length
 
-    samples, read = forward(sizes.samples), forward(sizes.samples, head=False)
+    samples, read = forward(sizes.samples), forward(sizes.samples, judge=True)
+    labeled, learned = forward(sizes.label_samples), forward(sizes.label_samples, judge=True)
     rows = sizes.policy_steps * sizes.policy_batch_size
     asked = sizes.eval_batches * sizes.eval_batch_size
     draws = max(BEST_OF) // sizes.eval_samples + 1 + len(TEMPERATURES) + policies
     return {
-        "samples with gold's labels": sizes.label_steps * sizes.judge_batch_size * samples,
-        "learned judge": 3 * sizes.judge_steps * sizes.judge_batch_size * read,
+        "samples with gold's labels": sizes.label_steps * sizes.judge_batch_size * labeled,
+        "learned judge": 3 * sizes.judge_steps * sizes.judge_batch_size * learned,
         "policies": policies * rows * (5 * samples + read),  # sampled, judged, the reference, an update
         "evaluation": asked
-        * (2 * draws * forward(sizes.eval_samples) + forward(draws * sizes.eval_samples, head=False)),
+        * (2 * draws * forward(sizes.eval_samples) + forward(draws * sizes.eval_samples, judge=True)),
     }
 
 

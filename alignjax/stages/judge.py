@@ -68,7 +68,7 @@ def preference_model(
         batch: Completions to compare.
         key: Not used.
         role: The preference model.
-        reading: "joint" or "apart", see `pair_layout.pair_logits`.
+        reading: "joint", "apart" or "averaged", see `pair_layout.pair_logits`.
         separator: The token between two completions that are read jointly; None: that of the source's tokenizer.
 
     Returns:

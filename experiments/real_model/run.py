@@ -2,6 +2,7 @@
 
     python experiments/real_model/run.py --seeds 0 1 2 --folder runs/real_model
     python experiments/real_model/run.py --only evaluate --seeds 0     # one step of one seed, and what it needs
+    python experiments/real_model/run.py --mode quick --seeds 0        # less of everything
 
 Runs what is not there yet (an interrupted run is resumed), then writes results.json and results.md beside this file.
 """
@@ -29,15 +30,18 @@ from alignjax.workspace import Workspace
 
 HERE = Path(__file__).parent
 smollm2 = imported(HERE.parents[1] / "configs" / "smollm2.py")
-# 256 held-out prompts x 4 completions; the judge learns from 1,920 labels, a policy makes 60 steps.
-LARGER = {"label_steps": 40, "judge_steps": 80, "policy_steps": 60, "eval_batches": 16, "eval_samples": 4}
+# full: 256 held-out prompts x 4 completions and twice the steps of the config; quick: 48 x 2, and fewer than it.
+NUMBERS: dict[str, dict[str, int]] = {
+    "full": {"label_steps": 40, "judge_steps": 80, "policy_steps": 60, "eval_batches": 16, "eval_samples": 4},
+    "quick": {"policy_steps": 20, "eval_batches": 3},
+    "tiny": {},
+}
 
 
 def pipeline(mode: str) -> Pipeline:
-    """The pipeline of the config, with larger numbers in the full mode."""
+    """The pipeline of the config, with the numbers of the mode."""
     sizes = smollm2.sizes_of(mode)
-    larger = {} if mode.endswith("tiny") else LARGER
-    return smollm2.pipeline(dataclasses.replace(sizes, **larger), mode)
+    return smollm2.pipeline(dataclasses.replace(sizes, **NUMBERS[mode]), mode)
 
 
 def until(whole: Pipeline, last: str) -> Pipeline:
@@ -81,7 +85,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/real_model"))
-    parser.add_argument("--mode", default="full")
+    parser.add_argument("--mode", default="full", choices=[*NUMBERS])
     parser.add_argument("--only", default="evaluate", help="the last step to run")
     parser.add_argument("--out", type=made_folder, default=HERE)
     options = parser.parse_args(arguments)

@@ -12,6 +12,7 @@ import pytest
 
 from alignjax import losses
 from alignjax.config import ConfigError, fn
+from alignjax.pair_layout import pair_logits
 from alignjax.types import Batch
 from tests.support.tiny import evaluate, measure, standin
 
@@ -218,3 +219,21 @@ def test_a_cycle_is_beyond_any_reward_and_within_a_pairwise_model() -> None:
     reached = pairwise(standin(policy_embedding=jnp.asarray(embedding)), batch)
     assert float(reached[0].value()) == pytest.approx(np.log(3) - 2 / 3 * np.log(2), rel=1e-5)
     assert float(reached[1]["accuracy"].value()) == 1
+
+
+def test_an_averaged_reading_is_that_of_the_mean_over_what_is_valid() -> None:
+    """Of completions of 1 to 4 tokens, of which nothing behind the end counts; and it is antisymmetric."""
+    rng = np.random.default_rng(3)
+    lengths = np.array([[1, 4, 2], [3, 1, 4]])
+    valid = np.arange(4) < lengths[..., None]
+    said = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    mean = np.stack([[said[b, n, :k].mean(0) for n, k in enumerate(row)] for b, row in enumerate(lengths)])
+    said[~valid] = np.nan
+    batch = Batch(tokens=np.zeros(valid.shape, np.int32), valid=valid)
+    pairs = ((0, 1), (1, 0), (2, 0))
+    one = pair_logits(standin(p_mean_embedding=jnp.asarray(said)), batch, role="p", pairs=pairs, reading="averaged")
+    constant = jnp.repeat(mean[:, :, None], 4, axis=2)
+    other = pair_logits(standin(p_embedding=constant), batch, role="p", pairs=pairs, reading="apart")
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one[:, 0], -one[:, 1], rtol=1e-5)
+    assert float(np.abs(one).min()) > 0.01

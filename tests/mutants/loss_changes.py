@@ -18,6 +18,13 @@ REWARD_MODELS = "tests/losses/test_reward_models.py"
 
 LOSSES = (
     Mutant(
+        "an averaged reading divides by all tokens",
+        "pair_layout.py",
+        "jnp.maximum(jnp.sum(kept, axis=2), 1)",
+        "kept.shape[2]",
+        (f"{REWARD_MODELS}::test_an_averaged_reading_is_that_of_the_mean_over_what_is_valid",),
+    ),
+    Mutant(
         "a margin counts for one side alone",
         "losses/supervised.py",
         "(-jax.nn.log_sigmoid(sign * logit - (0 if scaled else ahead)) for sign in (1, -1))",
