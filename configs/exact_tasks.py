@@ -1,4 +1,4 @@
-"""Online IPO on three tasks with a gold score in closed form, a mode each.
+"""Online IPO on five tasks with a gold score in closed form, a mode each.
 
     alignjax train configs/exact_tasks.py:sorting
     alignjax train configs/exact_tasks.py:styles-tiny     # a few steps, to see that it runs
@@ -16,6 +16,12 @@ per letter, where a letter too many costs at most 12 / (letters that the prompt 
 be hacked by length, which its win rate hides, and gold and the length-controlled win rate do not. Gold score at most
 1; without reading the prompt 0.14.
 
+arithmetic: sums and differences of numbers of one to four digits, from people who forget four carries of five. A
+policy that does not read the prompt is right with probability 0.028. experiments/rlvr_arithmetic has RL on it.
+
+countdown: an expression of three numbers that has a given value, from people who mostly guess. Without reading the
+prompt, one is right with probability 0.0022.
+
 Judges are as noisy, large and well paid as asked: `parts.Sizes(task, label_noise=0.1, label_steps=20, judge_width=32)`
 in a config of your own.
 """
@@ -27,7 +33,13 @@ from alignjax.config import Pipeline
 from alignjax.pipelines import exact_study as parts
 from alignjax.pipelines.ipo_policies import ipo_policies
 
-TASKS = {"sorting": exact_tasks.SORTING, "styles": exact_tasks.STYLES, "distinct": exact_tasks.DISTINCT}
+TASKS = {
+    "sorting": exact_tasks.SORTING,
+    "styles": exact_tasks.STYLES,
+    "distinct": exact_tasks.DISTINCT,
+    "arithmetic": exact_tasks.ARITHMETIC,
+    "countdown": exact_tasks.COUNTDOWN,
+}
 TINY = "-tiny"
 MODES = (*TASKS, *(name + TINY for name in TASKS))
 TAU = 0.05  # strength of the regularization towards the SFT policy

@@ -37,7 +37,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.evaluate.win_rate": ("metric",),
     "alignjax.evaluate.diagnostics": ("metric",),
     "alignjax.games": ("game", "stage", "judge"),
-    "alignjax.exact_tasks": ("judge",),
+    "alignjax.exact_tasks": ("judge", "stage"),
 }
 # What `losses.surrogate` is made of, by what it takes: ratio, bound, filter, reduction, KL.
 PARTS = (

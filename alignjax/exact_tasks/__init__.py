@@ -1,9 +1,20 @@
-"""Tasks on letters whose answers can be checked: prompts made on the spot, a gold score in closed form, its maximum and
-its chance level, and a gold judge that nobody was trained on.
+"""Tasks on letters and digits whose answers can be checked: prompts made on the spot, a gold score in closed form, its
+maximum and its chance level, and a gold judge that nobody was trained on.
 
-A task is an `ExactTask` (`SORTING`, `STYLES`, `DISTINCT`): a record of functions, which a pipeline puts into its slots.
+A task is an `ExactTask` (`SORTING`, `STYLES`, `DISTINCT`, `ARITHMETIC`, `COUNTDOWN`): a record of functions, which a
+pipeline puts into its slots.
 """
 
+from alignjax.exact_tasks.arithmetic import (
+    ARITHMETIC as ARITHMETIC,
+    arithmetic_gold as arithmetic_gold,
+    right_result as right_result,
+)
+from alignjax.exact_tasks.countdown import (
+    COUNTDOWN as COUNTDOWN,
+    countdown_gold as countdown_gold,
+    right_expression as right_expression,
+)
 from alignjax.exact_tasks.distinct_letters import (
     DISTINCT as DISTINCT,
     distinct_gold as distinct_gold,
@@ -23,4 +34,4 @@ from alignjax.exact_tasks.styles import (
     style_quality as style_quality,
     styles_gold as styles_gold,
 )
-from alignjax.exact_tasks.task import ExactTask as ExactTask, Measure as Measure
+from alignjax.exact_tasks.task import ExactTask as ExactTask, Measure as Measure, exact_reward as exact_reward

@@ -19,33 +19,37 @@ from tokenizers import decoders, models, pre_tokenizers
 from alignjax.config import ConfigError, Fn, check_ranges
 from alignjax.data.prepared import Dataset, Report
 from alignjax.data.text.tokenizers import BOS, EOS, PAD, SPECIAL_TOKENS, Tokenizer, own_tokenizer
-from alignjax.exact_tasks.task import FIRST
+from alignjax.exact_tasks.task import ALPHABET, FIRST
 from alignjax.numerics import fold_name, quick_options
 from alignjax.ranges import Count, Natural
 from alignjax.types import Array, Batch, Key
 from alignjax.workspace import Workspace
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Letters(Dataset):
-    """The letters from a on, a token each: a tokenizer, and no rows, for prompts are made when they are asked for.
+    """The letters of an alphabet, a token each: a tokenizer, and no rows, for prompts are made when they are asked for.
 
     Args:
-        vocab_size: Tokens: the four special ones, and as many letters as are left.
+        vocab_size: Tokens: the four special ones, and as many letters as are left, from the alphabet's first on.
+        alphabet: The letters: different characters.
     """
 
     vocab_size: Count = 16
+    alphabet: str = ALPHABET
 
     name: ClassVar[str] = "letters"
     splits: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if not 0 < self.kinds <= len(ALPHABET):
+        letters, marks = len(self.alphabet), len(SPECIAL_TOKENS)
+        if len(set(self.alphabet)) < letters:
+            raise ConfigError(f"Letters: alphabet is {self.alphabet!r}; each of its letters must stand there once")
+        if not 0 < self.kinds <= letters:
             raise ConfigError(
-                f"Letters: vocab_size is {self.vocab_size}; it must be from 5 to 30 (4 marks, 26 letters)"
+                f"Letters: vocab_size is {self.vocab_size}; it must be from {marks + 1} to {marks + letters} "
+                f"({marks} marks, {letters} letters)"
             )
 
     @property
@@ -62,7 +66,7 @@ class Letters(Dataset):
         return {}, {"sentence": f"{self.kinds} letters, prompts made on the spot"}
 
     def _make_tokenizer(self, records: Sequence[Any], report: Report) -> Tokenizer:
-        words = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *ALPHABET[: self.kinds]))}
+        words = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *self.alphabet[: self.kinds]))}
         backend = hf.Tokenizer(models.WordLevel(words))
         backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
         backend.decoder = decoders.Fuse()
@@ -99,9 +103,10 @@ def letters(
     length: Count,
     max_tokens: Natural = 0,
     demonstrate: Fn | None = None,
+    ask: Fn | None = None,
     split: str = "train",
 ) -> LetterSource:
-    """Gives prompts of random letters, each of its letters drawn uniformly and by itself.
+    """Gives prompts of random letters.
 
     Args:
         workspace: Not used.
@@ -112,10 +117,12 @@ def letters(
         max_tokens: The length T of a demonstration, its end token included.
         demonstrate: Writes a completion for every prompt, N = 1: demonstrate(prompt [length], key) -> (letters
             [max_tokens - 1], how many of them count); None gives prompts alone.
+        ask: Draws a prompt: ask(key) -> letters [length]; None: each letter uniformly and by itself.
         split: The name of a stream of prompts; no two streams of a seed are related.
     """
     sizes = (dataset.kinds, batch_size, length, max_tokens)
-    return LetterSource(functools.partial(_drawn, fold_name(jax.random.key(seed), split), (demonstrate,), sizes=sizes))
+    key = fold_name(jax.random.key(seed), split)
+    return LetterSource(functools.partial(_drawn, key, ask, (demonstrate,), sizes=sizes))
 
 
 def revised_letters(
@@ -128,6 +135,7 @@ def revised_letters(
     max_tokens: Count,
     demonstrate: Fn,
     solve: Fn,
+    ask: Fn | None = None,
     split: str = "train",
 ) -> LetterSource:
     """Gives pairs of a right answer and a demonstration, N = 2: preference[b, 0, 1] = 1, pair_weight 0 where they are
@@ -142,11 +150,12 @@ def revised_letters(
         max_tokens: The length T of a completion.
         demonstrate: Writes completion 1, as in `letters`.
         solve: Writes completion 0, likewise.
+        ask: Draws a prompt, as in `letters`.
         split: The name of a stream of prompts.
     """
     sizes = (dataset.kinds, batch_size, length, max_tokens)
     key = fold_name(jax.random.key(seed), split)
-    return LetterSource(functools.partial(_revised, key, (solve, demonstrate), sizes=sizes))
+    return LetterSource(functools.partial(_revised, key, ask, (solve, demonstrate), sizes=sizes))
 
 
 @functools.cache
@@ -155,12 +164,14 @@ def _jitted(draw: Callable[..., Batch]) -> Callable[..., Batch]:
     return jax.jit(draw, static_argnames="sizes", compiler_options=quick_options())
 
 
-def _drawn(key: Key, writers: tuple[Fn | None, ...], step: Array | int, *, sizes: tuple[int, int, int, int]) -> Batch:
+def _drawn(
+    key: Key, ask: Fn | None, writers: tuple[Fn | None, ...], step: Array | int, *, sizes: tuple[int, int, int, int]
+) -> Batch:
     """The batch of a step: a key per example, from which its prompt and then its completions come."""
     kinds, rows, length, most = sizes
     number = step * rows + jnp.arange(rows, dtype=jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, number)
-    draw = functools.partial(jax.random.randint, shape=(length,), minval=FIRST, maxval=FIRST + kinds)
+    draw = ask or functools.partial(jax.random.randint, shape=(length,), minval=FIRST, maxval=FIRST + kinds)
     body = jax.vmap(lambda row: draw(fold_name(row, "prompt")))(keys)
     prompt = jnp.concatenate([jnp.full((rows, 1), BOS, jnp.int32), body], axis=1)
     batch = Batch(prompt=prompt, prompt_valid=jnp.ones_like(prompt, bool), example_id=number)
@@ -180,9 +191,11 @@ def _written(write: Fn, body: Array, keys: Array, most: int) -> tuple[Array, Arr
     return tokens, place <= count
 
 
-def _revised(key: Key, writers: tuple[Fn, ...], step: Array | int, *, sizes: tuple[int, int, int, int]) -> Batch:
+def _revised(
+    key: Key, ask: Fn | None, writers: tuple[Fn, ...], step: Array | int, *, sizes: tuple[int, int, int, int]
+) -> Batch:
     """The batch of a step, labeled and with the edits marked."""
-    batch = _drawn(key, writers, step, sizes=sizes)
+    batch = _drawn(key, ask, writers, step, sizes=sizes)
     assert batch.tokens is not None
     differs = jnp.any(batch.tokens != batch.tokens[:, ::-1], axis=(1, 2))
     edited = (batch.tokens != batch.tokens[:, ::-1]).astype(jnp.float32)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from alignjax.config import Fn, check_ranges
 from alignjax.data.text.tokenizers import EOS, SPECIAL_TOKENS
 from alignjax.ranges import Count
-from alignjax.types import Array, Batch, Key
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
-FIRST = len(SPECIAL_TOKENS)  # the id of the letter a
+FIRST = len(SPECIAL_TOKENS)  # the id of the first letter
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExactTask:
 
     Attributes:
         title: What is to be done, in a sentence.
-        kinds: The number of letters of the alphabet, from a on.
+        kinds: The number of letters of the alphabet, from its first on.
         length: The number of letters of a prompt.
         max_tokens: The length of an answer in tokens at most, the end token included: longer than a right answer.
         demonstrate: demonstrate(prompt [L], key) -> (answer [max_tokens - 1], its length): what people write, which SFT
@@ -52,6 +53,8 @@ class ExactTask:
         gold: The gold judge, which decides tournaments and from which nobody learns.
         annotator: The judge that labels are drawn from; that of a task that can be hacked errs as people do.
         measures: Exact numbers about answers, the most telling one first.
+        alphabet: What the letters are.
+        ask: ask(key) -> a prompt [L]; None: letters drawn uniformly, each by itself.
     """
 
     title: str
@@ -63,9 +66,24 @@ class ExactTask:
     gold: Fn
     annotator: Fn
     measures: tuple[Measure, ...]
+    alphabet: str = ALPHABET
+    ask: Fn | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+def exact_reward(context: Context, batch: Batch, key: Key, *, function: Fn) -> tuple[Batch, Metrics]:
+    """Stage that fills `reward` [B,N] with an exact number about answers: a verifier of the task. Metric: `mean`.
+
+    Args:
+        context: Not used.
+        batch: Prompts with answers [B,N,T].
+        key: Not used.
+        function: function(batch) -> [B,N], such as that of a task's first `Measure`.
+    """
+    reward = function(batch)
+    return batch.replace(reward=reward), {"mean": Mean.of(reward)}
 
 
 def prompt_letters(batch: Batch, length: int) -> Array:

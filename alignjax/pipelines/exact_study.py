@@ -63,7 +63,7 @@ class Sizes:
     @property
     def dataset(self) -> Letters:
         """The alphabet of the task."""
-        return Letters(vocab_size=self.task.kinds + 4)
+        return Letters(vocab_size=self.task.kinds + 4, alphabet=self.task.alphabet)
 
     @property
     def completion_length(self) -> int:
@@ -141,7 +141,7 @@ def policy_optimizer(sizes: Sizes) -> Fn:
 
 def posts(sizes: Sizes) -> dict[str, Any]:
     """Returns the options of the source `letters` for prompts alone."""
-    return {"dataset": sizes.dataset, "length": sizes.task.length}
+    return {"dataset": sizes.dataset, "length": sizes.task.length, "ask": sizes.task.ask}
 
 
 def texts(sizes: Sizes) -> dict[str, Any]:
