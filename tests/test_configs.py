@@ -1,5 +1,5 @@
-"""Every config trains in its tiny mode; exact_tasks.py, losses.py, lora.py, online.py and smollm2.py do in tests of
-their own, quickstart.py and ipo_md.py as commands of the README."""
+"""Every config trains in its tiny mode; exact_tasks.py, losses.py, lora.py, online.py, papers.py and smollm2.py do in
+tests of their own, quickstart.py and ipo_md.py as commands of the README."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from tests.support.commands import ROOT, run
 
 pytestmark = pytest.mark.slow
 # Configs that other tests train.
-ELSEWHERE = {"quickstart.py", "ipo_md.py", "exact_tasks.py", "losses.py", "lora.py", "online.py", "smollm2.py"}
+ELSEWHERE = {
+    "quickstart.py",
+    "ipo_md.py",
+    "exact_tasks.py",
+    "losses.py",
+    "lora.py",
+    "online.py",
+    "papers.py",
+    "smollm2.py",
+}
 OWN_DATA = {"aeslc_ipo_md.py": ("AESLC", "aeslc_train.jsonl.gz")}
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name not in ELSEWHERE)
 

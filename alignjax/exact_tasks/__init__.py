@@ -1,14 +1,18 @@
 """Tasks on letters and digits whose answers can be checked: prompts made on the spot, a gold score in closed form, its
 maximum and its chance level, and a gold judge that nobody was trained on.
 
-A task is an `ExactTask` (`SORTING`, `STYLES`, `DISTINCT`, `ARITHMETIC`, `COUNTDOWN`): a record of functions, which a
-pipeline puts into its slots.
+A task is an `ExactTask` (`SORTING`, `STYLES`, `DISTINCT`, `ARITHMETIC`, `SECOND_LOOK`, `COUNTDOWN`): a record of
+functions, which a pipeline puts into its slots.
 """
 
 from alignjax.exact_tasks.arithmetic import (
     ARITHMETIC as ARITHMETIC,
+    SECOND_LOOK as SECOND_LOOK,
     arithmetic_gold as arithmetic_gold,
+    right_at_last as right_at_last,
     right_result as right_result,
+    second_look_gold as second_look_gold,
+    wrong_draft as wrong_draft,
 )
 from alignjax.exact_tasks.countdown import (
     COUNTDOWN as COUNTDOWN,

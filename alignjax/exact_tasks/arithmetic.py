@@ -8,6 +8,8 @@ ones.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -112,10 +114,14 @@ def right_result(batch: Batch) -> Array:
     Args:
         batch: Prompts of two numbers with answers [B,N,T].
     """
+    return _are_right(batch, *first_letters(batch, DIGITS + 1))
+
+
+def _are_right(batch: Batch, results: Array, exact: Array) -> Array:
+    """1 where results [B,N,5] are right and what was written is `exact` [B,N], else 0."""
     first, second, sign = _numbers(prompt_letters(batch, LENGTH))
     value = (first + sign[..., None] * second) @ (10 ** jnp.arange(DIGITS))
-    tokens, exact = first_letters(batch, DIGITS + 1)
-    return (exact & jnp.all(tokens == _digits(value, DIGITS + 1)[:, None], axis=-1)).astype(jnp.float32)
+    return (exact & jnp.all(results == _digits(value, DIGITS + 1)[:, None], axis=-1)).astype(jnp.float32)
 
 
 def arithmetic_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 4.0) -> Array:
@@ -145,4 +151,85 @@ ARITHMETIC = ExactTask(
     measures=(Measure("exact", "right", fn(right_result), 1.0, 0.1111 / 4),),
     alphabet=ALPHABET,
     ask=fn(a_sum),
+)
+
+
+# The same with a second look: ten digits, a draft and then the answer, which alone decides.
+COPIED = 0.5  # share of the demonstrations whose answer is the draft
+
+
+def looked_over(prompt: Array, key: Key) -> tuple[Array, Array]:
+    """A person writes a draft, and then the same again or another attempt.
+
+    Args:
+        prompt: Two numbers with a sign between them [9].
+        key: Random key.
+
+    Returns:
+        Draft and answer [10], and their length.
+    """
+    first, second, copied = jax.random.split(key, 3)
+    draft, other = forgetful(prompt, first)[0], forgetful(prompt, second)[0]
+    answer = jnp.where(jax.random.bernoulli(copied, COPIED), draft, other)
+    return jnp.concatenate([draft, answer]), jnp.array(2 * (DIGITS + 1))
+
+
+def calculated_twice(prompt: Array, key: Key) -> tuple[Array, Array]:
+    """The right answer twice [10], and its length.
+
+    Args:
+        prompt: Two numbers with a sign between them [9].
+        key: Not used.
+    """
+    text = calculated(prompt, key)[0]
+    return jnp.concatenate([text, text]), jnp.array(2 * (DIGITS + 1))
+
+
+def wrong_draft(prompt: Array, key: Key) -> Array:
+    """A draft [5] that is wrong: the right one with one digit changed.
+
+    Args:
+        prompt: A prompt that ends with two numbers and their sign [P].
+        key: Random key.
+    """
+    place, shift = jax.random.split(key)
+    spot = jax.random.randint(place, (), 0, DIGITS + 1)
+    text = calculated(prompt[-LENGTH:], key)[0]
+    return text.at[spot].set(FIRST + (text[spot] - FIRST + jax.random.randint(shift, (), 1, 10)) % 10)
+
+
+def right_at_last(batch: Batch) -> Array:
+    """Verifier of arithmetic with a draft: says which answers [B,N] are ten digits, the last five right, as 0 or 1.
+
+    Args:
+        batch: Prompts of two numbers with answers [B,N,T].
+    """
+    tokens, exact = first_letters(batch, 2 * (DIGITS + 1))
+    return _are_right(batch, tokens[..., DIGITS + 1 :], exact)
+
+
+def second_look_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 4.0) -> Array:
+    """Gold judge of arithmetic with a draft: P(y > y') = S(scale (c - c')), c 1 where the last five digits are right.
+
+    Args:
+        context: Not used.
+        batch: Prompts of two numbers with answers [B,N,T].
+        key: Not used.
+        scale: How sure it is: the log-odds of a right answer against a wrong one.
+
+    Returns:
+        The preference [B,N,N].
+    """
+    return bradley_terry(right_at_last(batch), scale)
+
+
+SECOND_LOOK = dataclasses.replace(
+    ARITHMETIC,
+    title="add or subtract numbers of up to four digits, by a draft and an answer",
+    max_tokens=2 * (DIGITS + 1) + 2,
+    demonstrate=fn(looked_over),
+    solve=fn(calculated_twice),
+    gold=fn(second_look_gold),
+    annotator=fn(second_look_gold),
+    measures=(Measure("exact", "right", fn(right_at_last), 1.0, 0.1111 / 4),),
 )

@@ -143,6 +143,7 @@ from alignjax.losses.self_play import (
     mnpo as mnpo,
     sppo as sppo,
 )
+from alignjax.losses.sequential import sequential_dpo as sequential_dpo
 from alignjax.losses.supervised import (
     bradley_terry as bradley_terry,
     preference_cross_entropy as preference_cross_entropy,

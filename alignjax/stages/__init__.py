@@ -31,6 +31,12 @@ from alignjax.stages.constraints import (
     required_token as required_token,
 )
 from alignjax.stages.critic import gae as gae, warm_up as warm_up
+from alignjax.stages.directions import (
+    directed_reward as directed_reward,
+    draw_goal as draw_goal,
+    reference_reward as reference_reward,
+    scores_by as scores_by,
+)
 from alignjax.stages.host_stages import engine as engine, engine_logps as engine_logps, host as host
 from alignjax.stages.importance import importance as importance
 from alignjax.stages.judge import (
@@ -54,6 +60,7 @@ from alignjax.stages.memories import (
     rewrite as rewrite,
     select_prompts as select_prompts,
 )
+from alignjax.stages.prefixes import flawed_prefix as flawed_prefix, with_prefix as with_prefix
 from alignjax.stages.relabel import (
     prefer_by_reward as prefer_by_reward,
     prefer_by_rivals as prefer_by_rivals,

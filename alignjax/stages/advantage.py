@@ -20,13 +20,14 @@ has the exact gradient of self-play, and "leave_one_out" N / (N - 1) times that.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.numerics import as_float32
-from alignjax.ranges import Count, NonNegative, Number, Positive
+from alignjax.ranges import Count, Limit, NonNegative, Number, Positive
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 NO_SPREAD = 1e-4  # added to a standard deviation that divides, in units of the reward, as TRL does
@@ -43,6 +44,7 @@ def group_advantage(
     baseline: Baseline = "mean",
     scale: Scale = "group",
     spread: Positive = NO_SPREAD,
+    clip: Limit = math.inf,
 ) -> tuple[Batch, Metrics]:
     """Fills advantage [B,N,T]: the reward of a completion less that of the others of its prompt, divided by a scale, on
     each of its tokens (GRPO, arXiv:2402.03300 eq. 3; RLOO, arXiv:2402.14740; MaxRL, arXiv:2602.02710).
@@ -56,6 +58,7 @@ def group_advantage(
             "batch"; the prompt's mean reward, "mean", for rewards that are not negative; "none". TRL calls it
             `scale_rewards`.
         spread: Added to the standard deviation.
+        clip: The largest absolute advantage (RefAlign, arXiv:2504.09895); a bias if it is reached.
 
     Returns:
         The batch. Metrics: `reward`, `spread` (mean standard deviation within a prompt) and `tied`, the share of
@@ -79,7 +82,7 @@ def group_advantage(
         "spread": Mean.of(deviation[:, 0], any_counts(weight)),
         "tied": Mean.of(tied(reward, weight) * 1.0, any_counts(weight)),
     }
-    return with_advantage(batch, jnp.where(weight != 0, advantage, 0)), metrics
+    return with_advantage(batch, jnp.clip(jnp.where(weight != 0, advantage, 0), -clip, clip)), metrics
 
 
 def pass_at_k(context: Context, batch: Batch, key: Key, *, k: Count) -> tuple[Batch, Metrics]:

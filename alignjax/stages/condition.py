@@ -107,6 +107,13 @@ def condition_on(context: Context, batch: Batch, key: Key, *, goal: tuple[Natura
     return _with_goal(batch, (jnp.repeat(tokens, rows, axis=0), jnp.repeat(valid, rows, axis=0)))
 
 
+def with_drawn_goal(batch: Batch, goals: Goals, number: Array) -> Batch:
+    """Returns the batch with goal `number` [B] in front of each prompt, and the numbers in prompts["goal"]."""
+    tokens, valid = _table(goals)
+    under = _with_goal(batch, (tokens[number], valid[number]))
+    return under.replace(prompts={**under.prompts, "goal": number})
+
+
 def condition_on_reward(context: Context, batch: Batch, key: Key, *, edges: tuple[Number, ...], goals: Goals) -> Batch:
     """Each completion under the goal of the reward that it got: with the loss `sft`, a decision transformer on text
     (arXiv:2308.12050, arXiv:2106.01345).

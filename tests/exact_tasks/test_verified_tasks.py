@@ -12,6 +12,7 @@ import pytest
 
 from alignjax import exact_tasks
 from alignjax.config import ConfigError, fn
+from alignjax.data import beside
 from alignjax.exact_tasks import arithmetic
 from alignjax.types import Context
 
@@ -115,6 +116,19 @@ def test_nobody_who_does_not_read_the_prompt_is_right_more_often_than_at_chance(
         for text, value in dict(zip(texts, values, strict=True)).items():
             hits[text] += odds[value] / odds.total() / 729
     assert max(hits.values()) == pytest.approx(exact_tasks.COUNTDOWN.measures[0].chance, abs=5e-5)
+
+
+def test_demonstrations_stand_beside_prompts():
+    task = exact_tasks.COUNTDOWN
+    dataset = exact_tasks.Letters(vocab_size=task.kinds + 4, alphabet=task.alphabet)
+    source = fn(exact_tasks.letters, dataset=dataset, batch_size=3, length=task.length, ask=task.ask)
+    texts = source.replace(batch_size=5, max_tokens=7, demonstrate=task.demonstrate, split="texts")
+    both = beside(None, 4, source=source, stream=texts, view="more")
+    for step in (0, 3):
+        alone, other = source(None, 4)[step], texts(None, 4)[step]
+        np.testing.assert_array_equal(both[step].prompt, alone.prompt)
+        np.testing.assert_array_equal(both[step].views["more"].tokens, other.tokens)
+    assert jax.tree.map(jnp.shape, both.spec) == jax.tree.map(jnp.shape, both[1])
 
 
 def test_an_alphabet_has_every_letter_once():

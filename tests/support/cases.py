@@ -309,6 +309,7 @@ SELF_PLAY = [
     Case(fn(losses.steerlm, prior="past1", proposal="past2"), extra=PAST),
     Case(fn(losses.inpo, eta=0.4, c=0.3), extra=PREVIOUS),
     Case(fn(losses.mnpo, eta=0.4, c=0.3, weights=(2.0, 1.0), pairs=PAIRS), extra=PAST),
+    Case(fn(losses.sequential_dpo, beta=0.3, earlier=("past1", "past2"), alphas=(0.4, 1.3), pairs=PAIRS), extra=PAST),
     Case(fn(losses.sppo, eta=2.0), extra=PREVIOUS),
     Case(fn(losses.sppo, eta=2.0, completions="all", reference="reference"), name="sppo_all"),
     Case(fn(losses.egpo, tau=0.3, pairs=PAIRS)),
