@@ -28,6 +28,7 @@ from alignjax.evaluate.players import sampled
 from alignjax.exact_tasks import ARITHMETIC, exact_reward, letters
 from alignjax.exact_tasks.arithmetic import DIGITS, grade
 from alignjax.models import TransformerConfig, transformer
+from alignjax.outside import made_folder
 from alignjax.pipelines import exact_study as parts
 from alignjax.ranges import Count, Seed
 from alignjax.roles import restored
@@ -296,7 +297,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
     )
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     given = parser.parse_args(arguments)
     if given.tune:
         place = study.trained(trials(given.mode), DEVELOPMENT, given.folder)
