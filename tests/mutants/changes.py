@@ -6,6 +6,7 @@ from tests.mutants.critic_changes import CRITICS
 from tests.mutants.edge_changes import EDGE
 from tests.mutants.loss_changes import LOSSES
 from tests.mutants.mutant import Mutant
+from tests.mutants.paper_changes import PAPERS
 from tests.mutants.surrogate_changes import SURROGATES
 
 STEP, SCORING, ROLES, OPTIMIZERS = (
@@ -21,6 +22,7 @@ MUTANTS = (
     *LOSSES,
     *SURROGATES,
     *CRITICS,
+    *PAPERS,
     *EDGE,
     # step, roles, scoring, optimizers
     Mutant(
