@@ -34,7 +34,9 @@ class Player:
         note: How it was made, in a line.
         temperature: Divides the logits; 0 is greedy.
         behaviour: How the streams "policy" (the player) and "reference" (the baseline) combine; None: the policy alone.
-            `fn(mixture, beta=...)` plays the mixture that IPO-MD and Nash-MD sample from.
+            `fn(mixture, beta=...)` plays the mixture that IPO-MD and Nash-MD sample from, `fn(dera, lam=1.5)` goes
+            beyond the policy.
+        others: Further streams of its behavior, (stream, stage, role) each, on the players' network.
         best_of: The number of samples of which the judge called `by` picks the one that wins most against the others.
         by: The judge that picks.
         control: Whether it needed no training beyond the baseline's: what a trained policy has to beat.
@@ -47,6 +49,7 @@ class Player:
     note: str = ""
     temperature: NonNegative = 1.0
     behaviour: Fn | None = None
+    others: tuple[tuple[str, str, str], ...] = ()
     best_of: Count = 1
     by: str = "training"
     control: bool = False
@@ -59,6 +62,7 @@ class Player:
 def sampled(
     model: Model, policy: Params, reference: Params, batch: Batch, key: Key, max_tokens: int, n: int = 1,
     behaviour: Fn = fn(own), temperature: float | Array = 1.0, *, stop: tuple[Natural, ...],
+    others: Mapping[str, Params] | None = None,
 ) -> Batch:  # fmt: skip
     """Sample completions of the prompts, with their log-probs under policy and reference.
 
@@ -73,11 +77,13 @@ def sampled(
         behaviour: How the streams "policy" and "reference" combine.
         temperature: Divides the logits; 0 is greedy.
         stop: The tokens that end a completion.
+        others: Weights of further streams.
 
     Returns:
         The batch with tokens [B,n,T] and logps {"policy", "reference", "sampler"} [B,n,T] in nats.
     """
-    context = scoring.context({"policy": model, "reference": model}, {"policy": policy, "reference": reference})
+    params = {"policy": policy, "reference": reference, **(others or {})}
+    context = scoring.context(dict.fromkeys(params, model), params)
     prompts = Batch(prompt=batch.prompt, prompt_valid=batch.prompt_valid, example_id=batch.example_id)
     options = {"n": n, "max_tokens": max_tokens, "behaviour": behaviour, "temperature": temperature, "stop": stop}
     answers, _ = stages.generate(context, prompts, key, **options)
@@ -117,6 +123,7 @@ def drawn(
     """
     # Weights are read once for all players that share them; all draws are one compiled program.
     places = {(player.stage, player.role): None for player in players}
+    places |= {(stage, role): None for player in players for _, stage, role in player.others}
     weights = {place: restore_role(workspace.find(place[0]), place[1]) for place in places}
     baseline = weights[players[0].stage, players[0].role]
 
@@ -132,6 +139,7 @@ def drawn(
             behaviour=player.behaviour or fn(own),
             temperature=jnp.float32(player.temperature),
             stop=stop,
+            others={stream: weights[stage, role] for stream, stage, role in player.others},
         )
 
     def answers(player: Player, batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutants.critic_changes import CRITICS
+from tests.mutants.decoding_changes import DECODING
 from tests.mutants.edge_changes import EDGE
 from tests.mutants.loss_changes import LOSSES
 from tests.mutants.mutant import Mutant
@@ -21,6 +22,7 @@ WIN_RATE, PLAYED = "tests/evaluate/test_win_rate.py", "tests/train/test_played.p
 MUTANTS = (
     *LOSSES,
     *SURROGATES,
+    *DECODING,
     *CRITICS,
     *PAPERS,
     *EDGE,

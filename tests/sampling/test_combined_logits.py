@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax, softmax
 
-from alignjax import games, losses, sampling, stages
+from alignjax import algorithms, games, losses, roles, sampling, stages
 from alignjax.config import ConfigError, fn
 from alignjax.losses import divergences
 from alignjax.sampling.behaviors import stream_names
 from alignjax.types import Batch
 from tests.sampling.test_generate import PROMPTS, STOP, TOKENS, completions
-from tests.support.tiny import context_of, model, parameters
+from tests.support.tiny import context_of, model, parameters, sgd
 
 V = 7
 NAMES = ("policy", "reference", "expert", "anti_expert", "plain", "reward", "draft")
@@ -213,6 +213,11 @@ def test_the_strong_model_takes_over_where_it_is_sure() -> None:
 def test_streams_are_the_strings_and_tuples_of_strings() -> None:
     behaviour = fn(sampling.dera, lam=2.0, references=("reference", "third", "policy"), weights=(1, 2, 3))
     assert stream_names(behaviour.kwargs) == ("policy", "reference", "third")
+    play = {"judge": fn(stages.preference_model, separator=3), "optimizer": fn(sgd), "start": roles.fresh()}
+    recipe = algorithms.online_ipo(NETWORK, behaviour=behaviour, max_tokens=4, **play)
+    assert "logprobs" not in [stage.name for stage in recipe.experience.values()], (
+        "the sampler has scored the reference"
+    )
     assert len(completions(sampled(fn(sampling.dera, lam=0.5, references=("draft", "third"))))) == 12
 
 

@@ -1,0 +1,59 @@
+"""Mutants of behaviors and searches."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+COMBINED, SEARCHES = "tests/sampling/test_combined_logits.py", "tests/stages/test_searches.py"
+
+DECODING = (
+    Mutant(
+        "realignment begins at the policy",
+        "sampling/combined_logits.py",
+        "return reference + lam * (jax.nn.log_softmax(logits[policy]) - reference)",
+        "return jax.nn.log_softmax(logits[policy]) + lam * (jax.nn.log_softmax(logits[policy]) - reference)",
+        (COMBINED, "-k", "test_realigned"),
+    ),
+    Mutant(
+        "several objectives are not normalized by their constant",
+        "sampling/combined_logits.py",
+        "return jnp.where(low, middle, ends[0]), jnp.where(low, ends[1], middle)",
+        "return ends[0], ends[0]",
+        (COMBINED, "-k", "test_several_objectives"),
+    ),
+    Mutant(
+        "a population takes turns within a completion",
+        "sampling/following_history.py",
+        "share = jax.nn.log_softmax(share + said, axis=0)",
+        "share = jax.nn.log_softmax(share, axis=0)",
+        (COMBINED, "-k", "test_a_population and None"),
+    ),
+    Mutant(
+        "the strong model is sure of tokens that are not there yet",
+        "sampling/following_history.py",
+        "& (place >= window - 1) & (place < history.step)",
+        "& (place >= window - 1)",
+        (COMBINED, "-k", "test_the_strong_model"),
+    ),
+    Mutant(
+        "who is not rejected goes on with the random numbers of others",
+        "sampling/decode.py",
+        "_picked(carry, best), take_rows(keys, best)",
+        "_picked(carry, best), keys[:, :count]",
+        (SEARCHES, "-k", "test_what_goes_on"),
+    ),
+    Mutant(
+        "completions that go on have the caches of others",
+        "sampling/decode.py",
+        "pick_completions(cache, index) for name",
+        "pick_completions(cache, jnp.sort(jnp.argsort(index, axis=1), axis=1)) for name",
+        (SEARCHES, "-k", "test_what_goes_on"),
+    ),
+    Mutant(
+        "equal rewards are not shared among the best of n",
+        "evaluate/best_of_n.py",
+        'below.append(running[np.searchsorted(r[order], r, "left")])',
+        'below.append(running[np.searchsorted(r[order], r, "right") - 1])',
+        ("tests/evaluate/test_best_of_n.py",),
+    ),
+)
