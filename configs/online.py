@@ -298,6 +298,7 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "ppo_ptx": (with_critic(algorithms.ppo_ptx, gamma=0.5, **STEPS), posts_and_summaries, reward),
     "safe_rlhf": (safe_rlhf, posts, reward_and_cost),
     "reinforce_pp": (rewarded(algorithms.reinforce_pp, tau=TAU, **STEPS), posts, reward),
+    "raft": (rewarded(algorithms.raft), posts, reward),
     "remax": (rewarded(algorithms.remax, tau=BETA), posts, reward),
     "maxrl": (played(algorithms.maxrl), posts, nothing),  # rewards that are not negative: win rates
     # against oneself, or a past or mixed self

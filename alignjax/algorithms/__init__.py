@@ -69,6 +69,7 @@ from alignjax.algorithms.ppo import ppo as ppo, ppo_max as ppo_max, ppo_ptx as p
 from alignjax.algorithms.rewarded import (
     maxrl as maxrl,
     policy_gradient as policy_gradient,
+    raft as raft,
     reinforce_pp as reinforce_pp,
     remax as remax,
     rloo as rloo,

@@ -138,6 +138,25 @@ def rloo(
     return policy_gradient(model, loss=loss, advantage={}, reward=reward, judge=judge, n=n, **options)
 
 
+def raft(model: Model, *, reward: Fn | None = None, judge: Fn | None = None, n: Count = 8, **options: Any) -> Algorithm:
+    """Reward-ranked fine-tuning, online best-of-n distillation: likelihood of the best of n samples of each prompt
+    (RAFT, arXiv:2304.06767).
+
+    Where all that a policy can say is sampled often enough, a step goes towards best-of-n of the present policy, and no
+    KL holds it back: it sharpens for as long as it runs. The paper samples once for many steps (`epochs`), and the best
+    over the whole batch may be kept too (`losses.filtered_mle`).
+
+    Args:
+        model: The network of the policy.
+        reward: See `policy_gradient`.
+        judge: See `policy_gradient`; the best is then who wins most against the others.
+        n: Samples per prompt.
+        **options: See `policy_gradient`.
+    """
+    best = {"best": fn(stages.ranked, keep=1)}
+    return policy_gradient(model, loss=fn(losses.sft), advantage=best, reward=reward, judge=judge, n=n, **options)
+
+
 def remax(
     model: Model,
     *,

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from alignjax import games, stages
 from alignjax.config import ConfigError, Fn, fn
-from alignjax.evaluate.best_of_n import best_of_n_value
+from alignjax.evaluate.best_of_n import best_of_n, best_of_n_value
 from alignjax.evaluate.intervals import interval
 from alignjax.types import Array, Batch, Context, Key, with_metrics
 from tests.sampling.test_generate import PROMPTS, STOP, TOKENS
@@ -77,6 +78,28 @@ def test_what_goes_on_is_what_it_would_have_been() -> None:
     best = best_of(6)
     assert np.all(found.reward <= best.reward + 1e-5)
     assert np.any(found.reward < best.reward - 0.1)
+
+
+def test_the_best_of_n_is_distributed_as_enumeration_says() -> None:
+    """By the stages, on a table of five tokens of which two are worth the same: chi-square, and that it would notice
+    one sample more."""
+    game = games.intransitive(np.array([0.1, 0.3, 0.2, 0.25, 0.15]), 0.3, seed=0)
+    worth, rows = jnp.array([0.5, -1.0, 0.5, 2.0, 0.0]), 20_000
+
+    def told(context: Context, batch: Batch, key: Key) -> Batch:
+        return batch.replace(reward=worth[batch.need("tokens", of="a test")[..., 0]])
+
+    @jax.jit
+    def drawn(key: Key) -> Array:
+        start = {"logits": jnp.log(jnp.asarray(game.reference, jnp.float32))[None]}
+        context = context_of(games.table_policy(game), policy=start)
+        prompts = Batch(prompt=jnp.zeros((rows, 1), jnp.int32), prompt_valid=jnp.ones((rows, 1), bool))
+        samples = fn(stages.generate, n=3, max_tokens=1, stop=())
+        return best(context, prompts, key, generate=samples, reward=fn(told)).need("tokens", of="a test")[:, 0, 0]
+
+    seen = np.bincount(np.asarray(drawn(jax.random.key(4))), minlength=5)
+    chance = {n: stats.chisquare(seen, rows * best_of_n(game.reference, worth, n=n)).pvalue for n in (3, 4)}
+    assert chance[3] > 1e-3 > 1e-9 > chance[4]
 
 
 def values(language: games.Language, probability: np.ndarray, scales: tuple[float, ...]) -> Array:

@@ -205,6 +205,7 @@ PLAYED: dict[str, Callable[..., Algorithm]] = {
     "vespo": rewarded(functools.partial(algorithms.vespo, n=3)),
     "gdpo": two_rewards,
     "reinforce_pp": rewarded(functools.partial(algorithms.reinforce_pp, n=3, baseline=True)),
+    "raft": rewarded(functools.partial(algorithms.raft, n=3)),
     "remax": rewarded(functools.partial(algorithms.remax, n=2)),
     "maxrl": judged(functools.partial(algorithms.maxrl, n=3)),
 }
