@@ -93,6 +93,7 @@ from alignjax.stages.select import (
 )
 from alignjax.stages.several_rewards import (
     ensemble_reward as ensemble_reward,
+    hierarchical_reward as hierarchical_reward,
     log_sigmoid_reward as log_sigmoid_reward,
 )
 from alignjax.stages.text_functions import text_judge as text_judge, text_reward as text_reward

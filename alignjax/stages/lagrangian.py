@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.ranges import Limit, Natural, NonNegative, Number, Positive
 from alignjax.stages.advantage import counted_rewards
+from alignjax.stages.reward_shaping import kept_reward
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -52,18 +53,12 @@ def lagrangian_reward(
     reward, weight = counted_rewards(batch, "lagrangian_reward")
     metrics, total, scale = {"reward": Mean.of(reward, weight)}, reward, jnp.ones(())
     for name in names:
-        cost, known = _cost(batch, name, "lagrangian_reward")
+        cost, known = kept_reward(batch, name, "lagrangian_reward")
         multiplier = jnp.exp(context.state[role][name])
         total, scale, weight = total - multiplier * cost, scale + multiplier, jnp.minimum(weight, known)
         metrics |= {f"cost_{name}": Mean.of(cost, known), f"multiplier_{name}": Mean.of(multiplier)}
     mixed = jnp.where(weight != 0, total / scale, 0)
     return batch.replace(reward=mixed, completions={**batch.completions, "weight": weight}), metrics
-
-
-def _cost(batch: Batch, name: str, of: str) -> tuple[Array, Array]:
-    """A cost [B,N] that was filed, 0 where it is not known, and how much it counts."""
-    known = batch.need("completions", f"weight:{name}", of=of)
-    return jnp.where(known != 0, batch.need("completions", f"reward:{name}", of=of), 0), known
 
 
 def dual_ascent(
@@ -106,7 +101,7 @@ def dual_ascent(
         raise ConfigError(f"dual_ascent: {len(limits)} limits for {len(names)} costs; give one for each")
     moved = {}
     for name, limit in zip(names, limits, strict=True):
-        excess = Mean.of(*_cost(batch, name, "dual_ascent"))
+        excess = Mean.of(*kept_reward(batch, name, "dual_ascent"))
         step = jnp.where(excess.weight > 0, rate * jnp.exp(state[name]) * (excess.value() - limit), 0)
         raised = jnp.minimum(state[name] + step, jnp.log(largest))
         moved[name] = jnp.where(context.step < delay, state[name], raised).astype(state[name].dtype)

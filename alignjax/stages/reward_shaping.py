@@ -13,7 +13,7 @@ from alignjax.config import ConfigError
 from alignjax.ranges import Count, Natural, NonNegative
 from alignjax.sampling.logit_streams import known_stop
 from alignjax.stages.advantage import any_counts, counted_rewards, tied
-from alignjax.types import Batch, Context, Key, Mean, Metrics
+from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
 def keep_reward(context: Context, batch: Batch, key: Key, *, name: str) -> Batch:
@@ -36,6 +36,21 @@ def keep_reward(context: Context, batch: Batch, key: Key, *, name: str) -> Batch
     rest = {other: leaf for other, leaf in batch.completions.items() if other != "weight"}
     filed = {f"reward:{name}": reward, f"weight:{name}": batch.completions.get("weight", jnp.ones_like(reward))}
     return batch.replace(completions={**rest, **filed})
+
+
+def kept_reward(batch: Batch, name: str, of: str) -> tuple[Array, Array]:
+    """Returns a reward [B,N] that `keep_reward` filed, 0 where nothing is known, and how much it counts [B,N].
+
+    Args:
+        batch: The completions.
+        name: Its name.
+        of: Who asks, for the message.
+
+    Raises:
+        ConfigError: If nobody filed it.
+    """
+    known = batch.need("completions", f"weight:{name}", of=of)
+    return jnp.where(known != 0, batch.need("completions", f"reward:{name}", of=of), 0), known
 
 
 def less_last(context: Context, batch: Batch, key: Key) -> tuple[Batch, Metrics]:

@@ -1,5 +1,5 @@
-"""Stages that make one reward of several reward models: pessimistic ensembles, and rewards of which all are to be
-good."""
+"""Stages that make one reward of several: pessimistic ensembles, rewards of which all are to be good, and aspects that
+count where the whole is good."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.numerics import as_float32, last_valid
-from alignjax.ranges import Fraction, NonNegative
+from alignjax.ranges import Fraction, NonNegative, Number, Positive
+from alignjax.stages.advantage import counted_rewards
+from alignjax.stages.reward_shaping import kept_reward
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -83,3 +85,54 @@ def log_sigmoid_reward(
     good = jnp.stack([batch.prompts.get(f"good_{role}", among[k]) for k, role in enumerate(roles)])
     total = jnp.sum(jax.nn.log_sigmoid(scores - good[..., None]), axis=0)
     return _filled(batch, total), {"good": Mean.of(jnp.exp(total))}
+
+
+def hierarchical_reward(
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    aspects: tuple[str, ...],
+    threshold: Number = 0.6,
+    weight: NonNegative = 5.0,
+    mean: Number = 0.0,
+    deviation: Positive = 1.0,
+    squash: bool = True,
+) -> tuple[Batch, Metrics]:
+    """Fills reward [B,N]: weight z + 1[z >= threshold] sum_k S(a_k), z = (r - mean) / deviation the holistic score and
+    a_k aspects, which count only where the whole is good (ALaRM, arXiv:2403.06754).
+
+    S keeps every aspect above 0, so that to pass the threshold is never a loss, however poor an aspect is. An aspect is
+    a number of the whole completion here; those of the paper stand on the tokens that they are about. It takes aspects,
+    chosen by hand, that seldom contradict the holistic order. Defaults are those of its question answering.
+
+    Args:
+        context: Not used.
+        batch: Completions with a reward r [B,N], and what `keep_reward` filed under the names.
+        key: Not used.
+        aspects: The names.
+        threshold: In standard deviations.
+        weight: Of the holistic score.
+        mean: Of the holistic score over samples of the first policy.
+        deviation: Its standard deviation there.
+        squash: Takes the sigmoid of aspects; otherwise they are added as they are.
+
+    Returns:
+        The batch; completions["weight"] is the smallest of the reward's and those of all aspects. Metrics: the holistic
+        `reward`, each `aspect_NAME`, and `passed`, the share of completions whose aspects count.
+
+    Raises:
+        ConfigError: For no reward, or a name that nobody filed.
+    """
+    reward, counts = counted_rewards(batch, "hierarchical_reward")
+    score = (reward - mean) / deviation
+    passed = score >= threshold
+    metrics = {"reward": Mean.of(reward, counts), "passed": Mean.of(passed * 1.0, counts)}
+    total = weight * score
+    for name in aspects:
+        aspect, known = kept_reward(batch, name, "hierarchical_reward")
+        total += jnp.where(passed, jax.nn.sigmoid(aspect) if squash else aspect, 0)
+        metrics[f"aspect_{name}"] = Mean.of(aspect, known)
+        counts = jnp.minimum(counts, known)
+    known = {**batch.completions, "weight": counts}
+    return batch.replace(reward=jnp.where(counts != 0, total, 0), completions=known), metrics

@@ -17,6 +17,13 @@ CRITICS = (
         (f"{SAFE}::test_multipliers_move_with_the_excess_up_to_the_largest",),
     ),
     Mutant(
+        "aspects count where the whole is poor",
+        "stages/several_rewards.py",
+        "jnp.where(passed, jax.nn.sigmoid",
+        "jnp.where(~passed, jax.nn.sigmoid",
+        ("tests/stages/test_several_rewards.py", "-k", "aspects"),
+    ),
+    Mutant(
         "the mixed reward grows with its multipliers",
         "stages/lagrangian.py",
         "total / scale",

@@ -14,6 +14,7 @@ from alignjax import stages
 from alignjax.config import ConfigError
 from alignjax.evaluate.intervals import interval
 from alignjax.types import Batch, Context
+from tests.support.tiny import run
 
 KEY = jax.random.key(0)
 
@@ -88,3 +89,47 @@ def test_a_log_sigmoid_reward_knows_no_zero_and_tends_to_the_reward_below() -> N
     reward = stages.log_sigmoid_reward(context, far, KEY)[0].reward
     np.testing.assert_allclose(reward[0], scores[0] - 30, rtol=1e-5)
     np.testing.assert_allclose(reward[1], 0, atol=1e-6)
+
+
+def graded() -> Batch:
+    """Scores from -2 to 2 of completions, each with every pair of two aspects, of which one is not known."""
+    score, fluent, true = np.meshgrid(np.linspace(-2, 2, 41), (-3.0, 0.5, 4.0), (-1.0, 2.0, np.nan), indexing="ij")
+    rows = lambda leaf: leaf.reshape(41, 9).T.astype(np.float32)  # noqa: E731
+    filed = {"reward:fluent": rows(fluent), "reward:true": rows(true)}
+    weights = {f"weight:{name[7:]}": np.isfinite(leaf).astype(np.float32) for name, leaf in filed.items()}
+    valid = np.ones((9, 41, 1), bool)
+    return Batch(valid=valid, mask=valid * np.float32(1), reward=rows(score), completions={**filed, **weights})
+
+
+def test_aspects_count_where_the_whole_is_good_and_passing_is_never_a_loss() -> None:
+    """On a grid: below the threshold the order is the holistic one, above it the log-odds of what an aspect adds are
+    the aspect, and the reward rises with the score all the way. Aspects that are not squashed break that."""
+    batch, names = graded(), ("fluent", "true")
+    both = batch.completions["weight:true"] != 0
+
+    def of(**hyper: Any) -> tuple[np.ndarray, Any]:
+        made, metrics = run(
+            stages.hierarchical_reward, Context(), batch, KEY, aspects=names,
+            **{"mean": 0.2, "deviation": 0.5, "weight": 3.0, "threshold": 0.62, **hyper},
+        )  # fmt: skip
+        np.testing.assert_array_equal(made.completions["weight"], both)
+        assert np.all(made.reward[~both] == 0)
+        return made.reward, metrics
+
+    plain = 3 * (batch.reward - 0.2) / 0.5
+    reward, metrics = of()
+    passed = batch.reward > 0.2 + 0.5 * 0.62
+    np.testing.assert_allclose(reward[both & ~passed], plain[both & ~passed], rtol=1e-5)
+    one, _ = run(
+        stages.hierarchical_reward, Context(), batch, KEY, aspects=("fluent",), mean=0.2, deviation=0.5, weight=3.0
+    )
+    added = np.where(both & passed, reward - one.reward, 0.5)
+    np.testing.assert_allclose(
+        np.log(added / (1 - added))[both & passed], batch.completions["reward:true"][both & passed], atol=2e-4
+    )
+    rows = both.all(-1)
+    assert np.all(np.diff(reward[rows], axis=-1) > 0)
+    assert np.any(np.diff(of(squash=False)[0][rows], axis=-1) < 0)
+    np.testing.assert_allclose(of(threshold=1e3)[0][both], plain[both], rtol=1e-5)
+    assert metrics["passed"].value() == pytest.approx(passed.mean(), rel=1e-5)
+    assert metrics["aspect_true"].value() == pytest.approx(0.5, rel=1e-5)
