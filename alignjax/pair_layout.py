@@ -13,7 +13,7 @@ from alignjax.ranges import Natural
 from alignjax.types import Array, Batch, Context
 
 Pairs = Sequence[tuple[Natural, Natural]]
-HEADS = {"apart": "embedding", "averaged": "mean_embedding"}  # by how a completion that is read once is read
+HEADS = {"joint": "preference", "apart": "embedding", "averaged": "mean_embedding"}  # by how pairs are read
 
 
 def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
@@ -98,10 +98,10 @@ def pair_logits(
         ConfigError: There is no such reading, or nobody says what separates completions.
     """
     # Antisymmetry is made by taking a difference of the two orders, not learned: p(i, j) + p(j, i) = 1 exactly.
-    if reading in HEADS:
-        return _apart(context, batch, role, pairs, reading)
-    if reading != "joint":
+    if reading not in HEADS:
         raise ConfigError(f"reading={reading!r}; it must be 'joint', 'apart' or 'averaged'")
+    if reading != "joint":
+        return _apart(context, batch, role, pairs, reading)
     view = pair_view(batch, pairs, separator)
     (values,) = context.score(f"{role}:preference", view).values()
     f = last_valid(values, view.need("valid", of="pair_logits"))

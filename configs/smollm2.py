@@ -12,8 +12,8 @@ decides on prompts about topics that nobody was trained on, beside controls that
 temperatures, and the best of 2, 4 and 8 of its samples as the learned judge picks.
 
 Gold must not be won by leaving the language: perplexity under the untouched model, distinct-2 and repeated 4-grams
-stand beside it, and a policy above twice the model's perplexity is marked as hacked. TAU, BETA and the rates were not
-tuned, and no numbers are reported here: the tiny mode was run to its report, the full one through its first steps.
+stand beside it, and a policy above twice the model's perplexity is marked as hacked. TAU, BETA and the policies'
+rate were not tuned; how the judge reads and learns was (experiments/real_model). The count of FLOPs comes first.
 """
 
 from __future__ import annotations

@@ -47,6 +47,12 @@ def test_topics_of_training_and_of_evaluation_differ() -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_a_judge_of_more_layers_than_there_are_is_refused() -> None:
+    with pytest.raises(CONFIG.ConfigError, match="judge_layers=3: the model has 2 layers"):
+        dataclasses.replace(CONFIG.sizes_of("tiny"), judge_layers=3)
+
+
+@pytest.mark.usefixtures("cache")
 def test_flops_are_those_of_the_benchmarks() -> None:
     small = SIZES["small"]
     shape = {"vocab": small.vocabulary, "width": small.width, "layers": small.layers, "heads": small.heads}

@@ -36,7 +36,7 @@ from alignjax.data.text.tokenizers import Tokenizer
 from alignjax.evaluate.judge_statistics import KnownRow, agreements, statistics
 from alignjax.numerics import last_valid
 from alignjax.outside import visible, visible_json
-from alignjax.pair_layout import all_pairs, pair_logits
+from alignjax.pair_layout import HEADS as READINGS, all_pairs, pair_logits
 from alignjax.train import checkpoint
 from alignjax.train.state import restored_params
 from alignjax.types import Array, Batch, Model, Params
@@ -45,12 +45,7 @@ from alignjax.workspace import Workspace
 SUBSET = "subset"  # the column that says which part of a benchmark a row belongs to
 ROWS = 8  # scored at once
 BUCKET = 64  # tokens are padded to a multiple of it, so that few programs serve a file
-HEADS = {
-    "reward": "reward",
-    "preference": "joint",
-    "embedding": "apart",
-    "mean_embedding": "averaged",
-}  # head of a judge -> how it reads
+HEADS = {"reward": "reward"} | {head: reading for reading, head in READINGS.items()}  # head of a judge -> how it reads
 
 
 class Judge(NamedTuple):

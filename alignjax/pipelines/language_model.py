@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from alignjax import algorithms, outside, stages
-from alignjax.config import Experiment, Fn, Pipeline, check_ranges, fn
+from alignjax.config import ConfigError, Experiment, Fn, Pipeline, check_ranges, fn
 from alignjax.data import Dataset, prepare, prompts, tokenizer_of
 from alignjax.evaluate.gold_study import Writer, measure, write
 from alignjax.evaluate.verdicts import TIE
@@ -69,6 +69,8 @@ class Sizes:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.judge_layers > self.network.layers:
+            raise ConfigError(f"judge_layers={self.judge_layers}: the model has {self.network.layers} layers")
 
     @property
     def labels(self) -> int:
