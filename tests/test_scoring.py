@@ -53,7 +53,7 @@ def cost(*names: str, outputs: tuple[str, ...] = ()) -> float:
     view = as_jax(ragged(seed=1, rows=2, p=16, t=16))
     batch = as_jax(ragged(rows=2, p=16, t=16)).replace(views={"other": view})
     update = make_update(algorithm)
-    return flops(update.func.lower(*update.args, abstract_state(algorithm), batch))
+    return flops(jax.jit(update).lower(abstract_state(algorithm), batch))
 
 
 def wide(outputs: tuple[str, ...] = ()) -> Model:

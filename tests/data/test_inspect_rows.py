@@ -47,7 +47,7 @@ def test_the_layout_of_a_published_set_is_found(tmp_path: Path, name: str, rows:
     (kind,) = re.findall(r"^read as (\w+): alignjax data prepare", text, re.MULTILINE)
     assert kind in served or name in ALSO
     if name in CALLS:
-        assert "the chat template writes nothing of the assistant's last message" in text
+        assert "the chat template does not write the call of 'f' in message 2" in text
         return
     assert "\u256d\u2500 line 1 " in text
     assert re.search(r"bad +\u2502 none ", text)
