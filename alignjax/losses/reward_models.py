@@ -134,7 +134,7 @@ def _attribute(batch: Batch, name: str, completions: int) -> Array:
     return batch.need("completions", name, of="attribute_regression")
 
 
-@needs("preference")
+@needs("preference", "completions")
 def cost_model(
     context: Context,
     batch: Batch,
