@@ -34,11 +34,11 @@ SFT_POLICY = restored("sft", "policy")
 GROUP = 8  # samples of a prompt where rewards are compared within a group
 
 
-def with_output(sizes: parts.Sizes, output: str) -> Model:
-    """The policy's network with another output."""
+def with_outputs(sizes: parts.Sizes, *outputs: str) -> Model:
+    """The policy's network with other outputs."""
     config = parts.policy_model(sizes).config
     assert isinstance(config, TransformerConfig)
-    return transformer(dataclasses.replace(config, outputs=(output,)))
+    return transformer(dataclasses.replace(config, outputs=outputs))
 
 
 def sampling(sizes: parts.Sizes, n: int, **more: Any) -> Fn:
@@ -59,7 +59,7 @@ def on_policy(sizes: parts.Sizes) -> dict[str, Any]:
 def taught_reward(sizes: parts.Sizes, labels: str, step: Experiment, start: Any, n: int | None = None) -> Experiment:
     """A Bradley-Terry reward model of n labeled samples a prompt that a step has written."""
     algorithm = algorithms.reward_model(
-        with_output(sizes, "reward"),
+        with_outputs(sizes, "reward"),
         n=n or sizes.samples,
         optimizer=parts.optimizer(sizes.judge_rate, sizes.judge_steps),
         start=start,
@@ -223,8 +223,8 @@ def critic_of_reward(sizes: parts.Sizes, reward: str) -> dict[str, Any]:
     """PPO's reward model and a critic that starts from it."""
     return {
         "reward": fn(stages.reward),
-        "judges": {"reward": Role(with_output(sizes, "reward"), restored(reward, "reward"))},
-        "critic": with_output(sizes, "value"),
+        "judges": {"reward": Role(with_outputs(sizes, "reward"), restored(reward, "reward"))},
+        "critic": with_outputs(sizes, "reward", "value"),
         "critic_start": restored(reward, "reward", grow=True),
         "critic_optimizer": parts.optimizer(sizes.judge_rate, sizes.policy_steps),
         "minibatches": 2,
@@ -276,7 +276,7 @@ def almost(sizes: parts.Sizes) -> Made:
     better; a reward model of them, and RLOO on it. The paper's order is by size, prompts and demonstrations, with a
     filter that is not known to us; here one of two generators had a sixth of the training."""
     model = parts.policy_model(sizes)
-    weaker = parts.sft(dataclasses.replace(sizes, sft_steps=max(1, sizes.sft_steps // 6)))
+    weaker = parts.sft(dataclasses.replace(sizes, sft_steps=max(2, sizes.sft_steps // 6)))
     experience = {
         "strong": sampling(sizes, 1, behaviour=fn(own, stream="strong")),
         "weak": sampling(sizes, 1, behaviour=fn(own, stream="weak")),
@@ -285,7 +285,7 @@ def almost(sizes: parts.Sizes) -> Made:
     roles = {"strong": Role(model, SFT_POLICY), "weak": Role(model, restored("weaker", "policy"))}
     source = fn(letters, batch_size=sizes.judge_batch_size, split="generators", **parts.posts(sizes))
     compared = Experiment(Algorithm(experience, {}, roles), source, sizes.label_steps)
-    judges = {"reward": Role(with_output(sizes, "reward"), restored("reward", "reward"))}
+    judges = {"reward": Role(with_outputs(sizes, "reward"), restored("reward", "reward"))}
     learned = algorithms.rloo(model, reward=fn(stages.reward), judges=judges, tau=0.2, **on_policy(sizes))
     steps = {
         "weaker": weaker,
