@@ -41,8 +41,8 @@ LOSSES = (
     Mutant(
         "what is safe costs most",
         "losses/reward_models.py",
-        "cross_entropy(-value, jnp.where",
-        "cross_entropy(value, jnp.where",
+        "cross_entropy(-value, label",
+        "cross_entropy(value, label",
         (f"{REWARD_MODELS}::test_a_cost_ranks_like_a_reward_upside_down_and_its_sign_is_the_log_odds_of_harm",),
     ),
     Mutant(
