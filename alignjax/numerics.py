@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -224,6 +224,20 @@ def first_valid(values: Array, valid: Array) -> Array:
         Values [..].
     """
     return jnp.take_along_axis(values, jnp.argmax(valid, axis=-1)[..., None], axis=-1)[..., 0]
+
+
+def step_ends(tokens: Array, valid: Array, separators: Sequence[int]) -> Array:
+    """Returns where a step of a completion ends [..,T] bool: at a token that is no separator, before one or at the end.
+
+    Separators in a row, or at the end, make no step of their own.
+
+    Args:
+        tokens: [..,T].
+        valid: [..,T] bool.
+        separators: The tokens between steps; that which closes a completion too, where a step ends before it.
+    """
+    words = valid & ~jnp.isin(tokens, jnp.array(separators, tokens.dtype))
+    return words & ~jnp.pad(words, [(0, 0)] * (words.ndim - 1) + [(0, 1)])[..., 1:]
 
 
 def strong(tree: Any) -> Any:

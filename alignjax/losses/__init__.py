@@ -132,6 +132,7 @@ from alignjax.losses.reward_models import (
     cost_model as cost_model,
     davidson as davidson,
     plackett_luce_reward as plackett_luce_reward,
+    process_supervision as process_supervision,
     steerlm as steerlm,
 )
 from alignjax.losses.router_balance import (

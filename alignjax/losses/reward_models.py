@@ -1,4 +1,4 @@
-"""Losses of reward models beyond one score and a winner: ties, rankings, several attributes, costs, and SteerLM's
+"""Losses of reward models beyond one score and a winner: ties, rankings, steps, several attributes, costs, and SteerLM's
 policy."""
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from alignjax.losses.decorators.sequences import (
     weighted_rewards,
 )
 from alignjax.losses.supervised import cross_entropy
-from alignjax.numerics import MASKED, last_valid
-from alignjax.ranges import NonNegative, Positive
+from alignjax.numerics import MASKED, last_valid, step_ends
+from alignjax.ranges import Natural, NonNegative, Positive
 from alignjax.types import Array, Batch, Context, Mean, Metrics
 
 
@@ -89,6 +89,42 @@ def plackett_luce_reward(context: Context, batch: Batch, *, role: str = "reward"
     metrics = list_metrics({"ratio": score, "logps": score, "reward": grade}, lists)
     shown = {name: metrics[name] for name in ("accuracy", "kendall", "best_hit")}
     return Mean.of(list_mle(score, grade), lists), shown
+
+
+@needs("reward")  # or labels of steps, which hold all of it
+def process_supervision(
+    context: Context, batch: Batch, *, role: str = "reward", separators: tuple[Natural, ...] = ()
+) -> tuple[Mean, Metrics]:
+    """Cross-entropy of a process reward model: - sum over labeled steps of s log S(r) + (1-s) log S(-r), r read after
+    the last token of the step (arXiv:2305.20050; soft labels s, arXiv:2312.08935).
+
+    Rows that hold a step's label behind all steps up to it (layout `stepwise`) and one row with the labels of all its
+    steps give the same sum. `stages.process_reward` makes a reward of r.
+
+    Args:
+        context: Scores the role.
+        batch: Completions [B,N,T]; completions["step_label"] [B,N,T] holds s where a step ends, NaN where nobody
+            judged. Without it reward [B,N] is the label of the last step, as the source `thumbs` fills it.
+        role: The reward model.
+        separators: The tokens between steps, and that which closes a completion, see `numerics.step_ends`.
+
+    Returns:
+        The mean over labeled steps in nats; `accuracy`, `margin` (nats), and `steps`, those labeled in a completion.
+
+    Raises:
+        ConfigError: If the batch has neither.
+    """
+    valid = batch.need("valid", of="process_supervision")
+    ends = step_ends(batch.need("tokens", of="process_supervision"), valid, separators)
+    label = batch.completions.get("step_label")
+    if label is None:
+        after = jnp.cumsum(ends[..., ::-1], axis=-1)[..., ::-1]  # ends from here on
+        last = batch.need("reward", of='process_supervision without completions["step_label"]')
+        label = jnp.where(ends & (after == 1), last[..., None], jnp.nan)
+    weight = ends & ~jnp.isnan(label)
+    logit = jnp.where(weight, scored(context, batch, f"{role}:reward"), 0)
+    loss, metrics = cross_entropy(logit, jnp.where(weight, label, 0.5), weight.astype(logit.dtype))
+    return loss, metrics | {"steps": Mean.of(jnp.sum(weight, axis=-1).astype(logit.dtype), jnp.any(valid, axis=-1))}
 
 
 @needs("completions")

@@ -61,6 +61,7 @@ from alignjax.stages.memories import (
     select_prompts as select_prompts,
 )
 from alignjax.stages.prefixes import flawed_prefix as flawed_prefix, with_prefix as with_prefix
+from alignjax.stages.process_rewards import process_reward as process_reward
 from alignjax.stages.relabel import (
     prefer_by_reward as prefer_by_reward,
     prefer_by_rivals as prefer_by_rivals,

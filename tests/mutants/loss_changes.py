@@ -32,6 +32,13 @@ LOSSES = (
         (f"{REWARD_MODELS}::test_margins_belong_to_pairs_and_not_to_sides",),
     ),
     Mutant(
+        "separators in a row are steps",
+        "numerics.py",
+        "words = valid & ~jnp.isin(tokens, jnp.array(separators, tokens.dtype))",
+        "words = valid",
+        ("tests/losses/test_process_rewards.py",),
+    ),
+    Mutant(
         "a tie is a whole gap from a win",
         "losses/reward_models.py",
         "reward[:, i] - reward[:, j], 0) / 2",

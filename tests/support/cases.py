@@ -260,6 +260,7 @@ SUPERVISED = [
     Case(fn(losses.cost_model, role="policy", pairs=PAIRS, weight=0.7), fields=with_safety),
     Case(fn(losses.davidson, role="policy", pairs=PAIRS, nu=0.7)),
     Case(fn(losses.plackett_luce_reward, role="policy")),
+    Case(fn(losses.process_supervision, role="policy", separators=(2, 3)), fields=binary_reward),
     Case(fn(losses.attribute_regression, output="policy:reward"), fields=with_missing_quality),
     Case(fn(losses.preference_cross_entropy, role="policy", separator=3)),
 ]
