@@ -33,7 +33,7 @@ FOUNDATION = {
     "workspace",
     "outside",
 }
-ALGORITHMS = FOUNDATION | {"pair_layout", "roles", "models", "losses", "sampling", "stages"}
+ALGORITHMS = FOUNDATION | {"pair_layout", "user_scores", "roles", "models", "losses", "sampling", "stages"}
 TRAIN = ALGORITHMS | {"parallel", "scoring", "train", "algorithms", "data", "asking"}
 ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
@@ -47,13 +47,14 @@ ALLOWED: dict[str, set[str]] = {
     "tree_names": set(),
     "types": {"config", "ranges"},
     "pair_layout": FOUNDATION,
+    "user_scores": FOUNDATION,
     "roles": FOUNDATION,
     "parallel": FOUNDATION,
-    "losses": FOUNDATION | {"pair_layout"},
+    "losses": FOUNDATION | {"pair_layout", "user_scores"},
     "models": FOUNDATION | {"parallel"},
     "scoring": FOUNDATION | {"parallel", "models"},
     "sampling": FOUNDATION | {"parallel", "models"},
-    "stages": FOUNDATION | {"parallel", "pair_layout", "models", "sampling"},
+    "stages": FOUNDATION | {"parallel", "pair_layout", "user_scores", "models", "sampling"},
     "algorithms": ALGORITHMS,
     "data": FOUNDATION,
     "asking": FOUNDATION | {"stages", "data"},

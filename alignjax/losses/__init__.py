@@ -168,4 +168,8 @@ from alignjax.losses.token_level import (
     tdpo as tdpo,
     wpo as wpo,
 )
+from alignjax.losses.user_preferences import (
+    pal as pal,
+    vpl as vpl,
+)
 from alignjax.losses.value_function import value_loss as value_loss

@@ -106,3 +106,4 @@ from alignjax.stages.token_rewards import (
     running_moments as running_moments,
     token_rewards as token_rewards,
 )
+from alignjax.stages.user_rewards import latent_noise as latent_noise, user_reward as user_reward

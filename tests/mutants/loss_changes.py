@@ -14,6 +14,7 @@ CONSTANTS, NOISY, RANKING, FEEDBACK, UNJUDGED, IMITATION, FINE = (
 RELABEL = "tests/stages/test_relabel.py"
 EXACT = "tests/games/test_exact.py"
 
+USERS = "tests/losses/test_user_rewards.py"
 REWARD_MODELS = "tests/losses/test_reward_models.py"
 
 LOSSES = (
@@ -37,6 +38,27 @@ LOSSES = (
         "words = valid & ~jnp.isin(tokens, jnp.array(separators, tokens.dtype))",
         "words = valid",
         ("tests/losses/test_process_rewards.py",),
+    ),
+    Mutant(
+        "users who are not in the table are the first one",
+        "losses/user_preferences.py",
+        "weight = weight * known[:, None]",
+        "weight = weight * 1",
+        (f"{USERS}::test_exchanging_sides_and_label_changes_nothing_and_users_who_are_not_there_count_nothing",),
+    ),
+    Mutant(
+        "latent users are those of another's noise",
+        "losses/user_preferences.py",
+        'batch.prompts["noise"][first]',
+        'batch.prompts["noise"]',
+        (f"{USERS}::test_the_loss_of_latent_users_is_likelihood_and_kl_of_each",),
+    ),
+    Mutant(
+        "the KL of latent users is that to them",
+        "user_scores.py",
+        "jnp.exp(self.log_variance) + jnp.square(self.mean) - 1 - self.log_variance",
+        "jnp.exp(-self.log_variance) + jnp.square(self.mean) - 1 + self.log_variance",
+        (f"{USERS}::test_the_kl_is_that_of_normals",),
     ),
     Mutant(
         "a tie is a whole gap from a win",

@@ -52,6 +52,7 @@ from tests.support.loss_case import (
 )
 from tests.support.network import NETWORK, VOCAB, WIDTH, binary_reward
 from tests.support.tiny import sgd
+from tests.support.user_cases import USERS
 
 PAIRS = ((0, 1), (2, 1), (0, 3))
 TRANSPORT = Pair(LOG2, lambda p: math.copysign(logit(0.9) / 0.3, p - 0.5), coupled=True)
@@ -250,6 +251,7 @@ def with_safety(batch: Batch) -> Batch:
 
 
 SUPERVISED = [
+    *USERS,
     Case(fn(losses.weighted, loss=fn(losses.sft), weight=0.7)),
     Case(fn(losses.bradley_terry, role="policy")),
     Case(
