@@ -1,5 +1,5 @@
-"""Losses of reward models beyond one score and a winner: ties, rankings, steps, several attributes, costs, and SteerLM's
-policy."""
+"""Losses of reward models beyond one score and a winner: ties, rankings, steps, several attributes, costs, and
+SteerLM's policy."""
 
 from __future__ import annotations
 

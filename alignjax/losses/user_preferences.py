@@ -102,11 +102,12 @@ def vpl(
     rows = len(user)
     _, first, place = jnp.unique(jnp.nan_to_num(user), size=rows, return_index=True, return_inverse=True)
     features = embeddings(context, batch, output)
-    sides = [features[:, side].reshape(-1, features.shape[-1]) for side in (i, j)]
+    one, other = (features[:, side].reshape(-1, features.shape[-1]) for side in (i, j))
     params = context.params(latent)
     whose = jnp.repeat(place.reshape(-1), len(pairs))
-    posterior = user_posteriors(params["encoder"], *sides, label.reshape(-1), weight.reshape(-1), whose, rows)
-    users = (jax.ops.segment_sum(weight.reshape(-1), whose, rows) > 0).astype(label.dtype)
+    label_of, counts = label.reshape(-1), weight.reshape(-1)
+    posterior = user_posteriors(params["encoder"], one, other, label_of, counts, whose, rows)
+    users = (jax.ops.segment_sum(counts, whose, rows) > 0).astype(label.dtype)
     sampled = posterior.mean
     if "noise" in batch.prompts:  # one draw a user: that of its first row
         sampled += jnp.exp(posterior.log_variance / 2) * batch.prompts["noise"][first]
