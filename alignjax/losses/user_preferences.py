@@ -17,7 +17,7 @@ from alignjax.types import Array, Batch, Context, Mean, Metrics
 from alignjax.user_scores import embeddings, latent_scores, pal_scores, user_posteriors
 
 
-@needs("preference")
+@needs("preference", "prompts")
 def pal(
     context: Context,
     batch: Batch,
@@ -61,7 +61,7 @@ def pal(
     return loss, metrics | {"known": Mean.of(known.astype(gap.dtype))}
 
 
-@needs("preference")
+@needs("preference", "prompts")
 def vpl(
     context: Context,
     batch: Batch,

@@ -37,5 +37,11 @@ ANGLES = fn(user_scores.pal_scores, similarity="angle", **STATES)  # distances r
 LATENT = {"latent": small_role(user_scores.latent_network, width=WIDTH, latent=2, hidden=5)}
 USERS = [
     Case(fn(losses.pal, pairs=PAIRS, scores=ANGLES, link="logistic"), fields=with_users, extra=TASTES),
-    Case(fn(losses.vpl, pairs=PAIRS, kappa=0.3, **STATES), fields=with_users, extra=LATENT, couples_rows=True),
+    Case(
+        fn(losses.vpl, pairs=PAIRS, kappa=0.3, **STATES),
+        fields=with_users,
+        extra=LATENT,
+        couples_rows=True,
+        order_matters=True,
+    ),
 ]
