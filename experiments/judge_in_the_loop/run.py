@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 study = imported(HERE.parent / "online_ipo" / "over_seeds.py")
 
 DEVELOPMENT = 100  # the seed on which learning rates are chosen, which is not reported
-RATES = (2e-4, 5e-4, 1.25e-3)  # the trials of every method
+RATES = (3e-4, 1e-3)  # the trials of every method
 NEAR = 0.012  # trials whose aim differs by less are not told apart
 ANSWERS = 8  # to a prompt, of which the distinct ones are counted
 
