@@ -12,10 +12,12 @@ import pytest
 from scipy import stats
 
 from alignjax.cli.config_file import imported
+from alignjax.exact_tasks import styles
 from tests.support.commands import ROOT
 
 PLACE = ROOT / "experiments"
-MODULES = {name: imported(PLACE / name / "run.py") for name in ("online_ipo", "online_vs_offline", "online_preference")}
+NAMES = ("online_ipo", "online_vs_offline", "online_preference", "judge_in_the_loop")
+MODULES = {name: imported(PLACE / name / "run.py") for name in NAMES}
 REPORTED = [name for name in MODULES if (PLACE / name / "results.json").is_file()]
 CURVES, STUDY = MODULES["online_vs_offline"].curves, MODULES["online_vs_offline"].study
 
@@ -69,6 +71,38 @@ def test_the_weaker_move_is_taken_of_trials_that_are_not_told_apart() -> None:
         "far": [trial(0.2, 0.62, 1.0), trial(0.1, 0.601, 2.0), trial(0.05, 0.7, 0.5)],
     }
     assert preference.chosen(trials)["chosen"] == {"near": 0.2, "far": 0.1}
+
+
+def test_the_rate_of_fewest_nats_is_taken_of_those_that_are_not_told_apart() -> None:
+    """On sorting by the win rate, on styles by the best rival, whatever the win rate says."""
+    loop = MODULES["judge_in_the_loop"]
+
+    def trial(rate: float, win: float, beaten: float, kl: float) -> dict[str, Any]:
+        rivals = dict(zip(loop.uses.RIVALS, (0.4, 0.3, beaten), strict=True))
+        found: dict[str, Any] = {"win_rates": {"held_out": {"mean": win}}, "kl": {"mean": kl}}
+        return {"setting": f"{rate}"} | found | {"measures": {name: {"mean": value} for name, value in rivals.items()}}
+
+    curves = {"near": [trial(1e-3, 0.701, 0.6, 2.0), trial(3e-4, 0.695, 0.7, 1.0), trial(1e-4, 0.6, 0.591, 3.0)]}
+    assert loop.chosen("sorting", curves)["chosen"] == {"near": 3e-4}
+    assert loop.chosen("styles", curves)["chosen"] == {"near": 1e-3}
+
+
+def test_a_pool_that_is_a_cycle_mixes_as_its_nash_mixture() -> None:
+    """SFT loses to the three styles, which meet as on the exact task: SFT has no share, and the mixture beats it by as
+    much as its parts do, and none of these."""
+    loop = MODULES["judge_in_the_loop"]
+    names = ("sft", *list(loop.uses.LABELS)[:3])
+    wins = np.full((4, 4), 0.5)
+    wins[1:, 1:], wins[1:, 0] = styles.WINS, (0.9, 0.7, 0.6)
+    wins[0, 1:] = 1 - wins[1:, 0]
+    rates = {
+        a: {b: {"mean": wins[i, j]} for j, b in enumerate(names) if a != b} | {"human": {"mean": 0.1}}
+        for i, a in enumerate(names)
+    }
+    found = loop.pool({"players": dict.fromkeys((*names, "sft_greedy")), "win_rates": rates})
+    assert [found[name]["nash"] for name in names] == pytest.approx([0, *styles.NASH], abs=1e-6)
+    assert [found[name]["by_nash"] for name in names] == pytest.approx([styles.NASH @ wins[1:, 0], 0.5, 0.5, 0.5])
+    assert [found[name]["exploitability"] for name in names] == pytest.approx([0.9, 0.65, 0.8, 0.7])
 
 
 @pytest.mark.parametrize("name", REPORTED)

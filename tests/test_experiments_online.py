@@ -3,6 +3,7 @@ it learned from."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from tests.support.commands import ROOT
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Attempting to set identical")]
 
 PLACE = ROOT / "experiments"
-COMPARISON, ABLATIONS, LOSSES = (
-    imported(PLACE / name / "run.py") for name in ("online_preference", "online_vs_offline", "offline_losses")
+COMPARISON, ABLATIONS, LOSSES, LOOP = (
+    imported(PLACE / name / "run.py")
+    for name in ("online_preference", "online_vs_offline", "offline_losses", "judge_in_the_loop")
 )
 
 
@@ -94,3 +96,30 @@ def test_strengths_are_chosen_on_one_seed_and_played_on_another(
     for a in players:
         for b in players - {a}:
             assert results["win_rates"][a][b]["mean"] + results["win_rates"][b][a]["mean"] == pytest.approx(1)
+
+
+def test_one_judge_is_a_label_a_win_rate_and_a_reward(
+    tmp_path: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task at a time: what is reported of the other stays, and so do the rates that were chosen."""
+    monkeypatch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
+    monkeypatch.setattr(LOOP, "RATES", (1e-3,))
+    some = ("online_ipo", "rloo_judge", "grpo_reward")
+    monkeypatch.setattr(LOOP.uses, "LABELS", {name: LOOP.uses.LABELS[name] for name in some})
+    claims = {"claims": (("rloo_judge", "grpo_reward"), ("online_ipo", "grpo_reward"))}
+    tasks = {name: dataclasses.replace(task, **claims) for name, task in LOOP.uses.TASKS.items()}
+    monkeypatch.setattr(LOOP.uses, "TASKS", tasks)
+    shared = ["--mode", "tiny", "--seeds", "0", "--folder", str(tmp_path), "--out", str(tmp_path)]
+    LOOP.main([*shared, "--only", "styles"])
+    first = json.loads((tmp_path / "results.json").read_text())
+    LOOP.main([*shared, "--only", "sorting"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert json.dumps(results["styles"]) == json.dumps(first["styles"]), "but for NaN, of one seed, equal"
+    assert list(results) == ["styles", "sorting"]
+    for task, found in results.items():
+        assert found["tuning"]["chosen"] == dict.fromkeys(some, 1e-3)
+        (greedy,), (sft,) = found["by_seed"]["sft_greedy"], found["by_seed"]["sft"]
+        assert greedy["distinct"] == 1 / LOOP.ANSWERS < sft["distinct"]
+        assert abs(greedy["entropy"]) < 0.1 < sft["entropy"]
+        assert (sft["rival"] is None) == (task == "sorting")
+        assert {one["claim"].count("Bradley-Terry") for one in found["claims"]} == {1}

@@ -10,6 +10,7 @@ file. `--only styles` runs one task, and leaves what is reported of the other as
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,15 +41,28 @@ ANSWERS = 8  # to a prompt, of which the distinct ones are counted
 # --------------------------------------------------------------------------------------------------------------- tuning
 
 
-def trials(task: str, mode: str) -> Pipeline:
-    """Every method at every rate, on prompts of a split of their own."""
-    sizes = uses.sizes_of(task, mode)
-    names = {(method, rate): f"{method}-{rate:g}" for method in uses.LABELS for rate in RATES}
+def measured(task: str, sizes: parts.Sizes, names: Mapping[tuple[str, float], str]) -> Fn:
+    """The step that measures policies, named by method and rate, on prompts of a split of their own."""
     points = [Point(method, f"{rate:g}", uses.player(method, name)) for (method, rate), name in names.items()]
     measure: Fn = parts.along_kl(sizes, *points)
-    measure = measure.replace(source=measure.kwargs["source"].replace(split="dev"), **uses.judges(task, sizes))
+    return measure.replace(source=measure.kwargs["source"].replace(split="dev"), **uses.judges(task, sizes))
+
+
+def trials(task: str, mode: str) -> Pipeline:
+    """Every method at every rate."""
+    sizes = uses.sizes_of(task, mode)
+    names = {(method, rate): f"{method}-{rate:g}" for method in uses.LABELS for rate in RATES}
     policies = {name: uses.policy(task, sizes, *of) for of, name in names.items()}
-    return Pipeline({**uses.prepared(task, sizes), **policies, "trials": measure})
+    return Pipeline({**uses.prepared(task, sizes), **policies, "trials": measured(task, sizes, names)})
+
+
+def longer(task: str, mode: str, rates: Mapping[str, float], times: int) -> Pipeline:
+    """Every method at its rate, in more steps: to see what the length of the runs decides."""
+    sizes = uses.sizes_of(task, mode)
+    long = dataclasses.replace(sizes, policy_steps=times * sizes.policy_steps)
+    names = {(method, rate): f"{method}-x{times}" for method, rate in rates.items()}
+    policies = {name: uses.policy(task, long, *of) for of, name in names.items()}
+    return Pipeline({**uses.prepared(task, sizes), **policies, "longer": measured(task, sizes, names)})
 
 
 def chosen(task: str, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -113,7 +127,7 @@ def pool(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def by_seed(task: str, found: Mapping[str, Any], spread: Mapping[str, Any], name: str) -> dict[str, float | None]:
+def by_seed(task: str, found: Mapping[str, Any], spread: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The numbers of one player in one seed; None where there is none."""
     row, rated = found["players"][name], found["win_rates"][name].get("sft")
     learned = found["win_rates_by_judge"]["training"][name].get("sft")
@@ -226,6 +240,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(uses.TASKS), default=list(uses.TASKS), help="these tasks")
     parser.add_argument("--tune", action="store_true", help=f"choose rates on seed {DEVELOPMENT}, and stop")
+    parser.add_argument(
+        "--longer", type=int, metavar="K", help=f"the same on seed {DEVELOPMENT} in K times the steps, and stop"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path("runs/judge_in_the_loop"))
     parser.add_argument(
@@ -237,7 +254,12 @@ def main(arguments: list[str]) -> None:
     results = json.loads(file.read_text()) if file.is_file() else {}
     for task in given.only:
         tuning = tuned(task, given.mode, given.folder, given.out)
-        if given.tune:
+        if given.longer:
+            whole = longer(task, given.mode, tuning["chosen"], given.longer)
+            place = study.trained(whole, DEVELOPMENT, given.folder / task)
+            found = chosen(task, study.read(place, "longer", over_optimization.FILE))["trials"]
+            (given.out / f"longer_{task}.json").write_text(json.dumps({"times": given.longer, **found}, indent=1))
+        if given.tune or given.longer:
             continue
         whole = pipeline(task, given.mode, tuning["chosen"])
         places = [study.trained(whole, seed, given.folder / task) for seed in given.seeds]
@@ -246,7 +268,7 @@ def main(arguments: list[str]) -> None:
             for place in places
         ]
         results[task] = {"seeds": given.seeds, "tuning": tuning, **summary(task, runs)}
-    if given.tune:
+    if given.tune or given.longer:
         return
     file.write_text(json.dumps(results, indent=1))
     (given.out / "results.md").write_text(markdown(results))
