@@ -22,7 +22,8 @@ TAU = 0.05
 # A unit of log-odds is a quarter of a win rate near 1/2, and so is about the spread of win rates within a group, by
 # which GRPO divides: their KL counts 4 tau for the same bargain.
 STEEP = 4
-RIVALS = ("beaten_by_ascending", "beaten_by_descending", "beaten_by_as_they_stand")
+STYLES_OF = ("ascending", "descending", "as_they_stand")
+RIVALS = tuple(f"beaten_by_{style}" for style in STYLES_OF)
 LABELS = {
     "online_ipo": "online IPO, the judge's labels",
     "grpo_judge": "GRPO, win rate in the group",

@@ -139,6 +139,7 @@ def by_seed(task: str, found: Mapping[str, Any], spread: Mapping[str, Any], name
         "judge": learned["mean"] if learned else None,
         "kl": row["kl"]["mean"] if row.get("kl") else None,
         **{key: many[key]["mean"] if many else None for key in ("distinct", "entropy")},
+        **{key: row["measures"][key]["mean"] if rivals else None for key in uses.STYLES_OF},
         **{key: among.get(key) for key in ("exploitability", "nash", "by_nash")},
         "rival": max(rivals) if rivals else None,
     }
@@ -155,6 +156,7 @@ COLUMNS = {  # key -> heading, factor, digits
     "by_nash": ("Nash mixture of the pool beats it (%)", 100, 1),
     "nash": ("share of that mixture (%)", 100, 0),
     "rival": ("best of three rivals beats it (%)", 100, 1),
+    **{style: (f"{style.replace('_', ' ')} (%)", 100, 1) for style in uses.STYLES_OF},
 }
 AIM = {"sorting": ("win", 1, "wins more often by gold than"), "styles": ("rival", -1, "is beaten less than")}
 
@@ -205,19 +207,29 @@ def table(task: str, results: Mapping[str, Any]) -> str:
         for name in uses.LABELS
     ]  # fmt: skip
     seeds = [f"seed {seed}" for seed in results["seeds"]]
-    tried = [
-        [labels[method], f"{row['rate']:g}", f"{100 * row['aim']:.1f}", f"{row['kl']:.2f}",
-         "chosen" if row["rate"] == results["tuning"]["chosen"][method] else ""]
-        for method, found in results["tuning"]["trials"].items() for row in found
-    ]  # fmt: skip
     return "\n".join([
         f"## {task}\n",
         study.markdown(headings, lines),
         study.markdown(["row against column, gold (%)", *(labels[name] for name in uses.LABELS)], pairs),
         study.claims_table(results["claims"]),
         study.markdown(["gold win rate less that of the best control, points (95 % over prompts)", *seeds], controls),
-        study.markdown([f"trial, seed {DEVELOPMENT}", "rate", "aim (%)", "KL (nats)", ""], tried),
+        trials_table("trial", results["tuning"]["trials"], results),
+        *(trials_table(f"{times} times the steps", rows, results) for times, rows in results["longer"].items()),
     ])  # fmt: skip
+
+
+def trials_table(heading: str, trials: Mapping[str, Sequence[Mapping[str, Any]]], results: Mapping[str, Any]) -> str:
+    """What was measured on the development seed: the number by which rates are chosen, the KL, the styles."""
+    shares = [style for style in uses.STYLES_OF if style in next(iter(trials.values()))[0]]
+    lines = [
+        [results["labels"][method], f"{row['rate']:g}", f"{100 * row['aim']:.1f}", f"{row['kl']:.2f}"]
+        + [f"{100 * row[style]:.1f}" for style in shares]
+        + ["chosen" if row["rate"] == results["tuning"]["chosen"][method] else ""]
+        for method, found in trials.items()
+        for row in found
+    ]
+    named = [f"{style.replace('_', ' ')} (%)" for style in shares]
+    return study.markdown([f"{heading}, seed {DEVELOPMENT}", "rate", "aim (%)", "KL (nats)", *named, ""], lines)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -258,7 +270,7 @@ def main(arguments: list[str]) -> None:
             whole = longer(task, given.mode, tuning["chosen"], given.longer)
             place = study.trained(whole, DEVELOPMENT, given.folder / task)
             found = chosen(task, study.read(place, "longer", over_optimization.FILE))["trials"]
-            (given.out / f"longer_{task}.json").write_text(json.dumps({"times": given.longer, **found}, indent=1))
+            (given.out / f"longer_{task}.json").write_text(json.dumps({given.longer: found}, indent=1))
         if given.tune or given.longer:
             continue
         whole = pipeline(task, given.mode, tuning["chosen"])
@@ -267,7 +279,9 @@ def main(arguments: list[str]) -> None:
             (study.read(place, "evaluate", tournament.FILE), study.read(place, "diversity", diversity.FILE))
             for place in places
         ]
-        results[task] = {"seeds": given.seeds, "tuning": tuning, **summary(task, runs)}
+        long = given.out / f"longer_{task}.json"
+        more = json.loads(long.read_text()) if long.is_file() else {}
+        results[task] = {"seeds": given.seeds, "tuning": tuning, "longer": more, **summary(task, runs)}
     if given.tune or given.longer:
         return
     file.write_text(json.dumps(results, indent=1))
