@@ -105,6 +105,18 @@ def test_a_pool_that_is_a_cycle_mixes_as_its_nash_mixture() -> None:
     assert [found[name]["exploitability"] for name in names] == pytest.approx([0.9, 0.65, 0.8, 0.7])
 
 
+def test_each_use_of_a_judge_ends_where_it_would_stay() -> None:
+    """Each use stops at its own fixed point: the equilibrium at its best response, the reward at exp(r / 4 tau)."""
+    loop = MODULES["judge_in_the_loop"]
+    (equilibrium, reward), tau = loop.three_styles().values(), loop.uses.TAU
+    mu = np.array(styles.SHARES)
+    best = mu * np.exp(styles.WINS @ equilibrium[:3] / tau)
+    assert equilibrium[:3] == pytest.approx(best / best.sum(), abs=1e-9)
+    log_odds = 4 * tau * np.log(np.array(reward[:3]) / mu)
+    fitted = 1 / (1 + np.exp(log_odds - log_odds[:, None]))
+    assert fitted @ mu == pytest.approx(styles.WINS @ mu, abs=1e-6), "rewards that win against SFT as the styles do"
+
+
 @pytest.mark.parametrize("name", REPORTED)
 def test_what_is_reported_follows_from_the_numbers(name: str) -> None:
     place, module = PLACE / name, MODULES[name]

@@ -27,6 +27,8 @@ from alignjax.config import Fn, Pipeline, fn
 from alignjax.evaluate import over_optimization, tournament
 from alignjax.evaluate.controls import default_controls
 from alignjax.evaluate.over_optimization import Point
+from alignjax.exact_tasks import styles
+from alignjax.outside import made_folder
 from alignjax.pipelines import exact_study as parts
 
 HERE = Path(__file__).parent
@@ -125,6 +127,17 @@ def pool(found: Mapping[str, Any]) -> dict[str, Any]:
         name: {"exploitability": float(beaten[i]), "nash": float(mixture[i]), "by_nash": float(mixture @ wins[:, i])}
         for i, name in enumerate(names)
     }
+
+
+def three_styles() -> dict[str, list[float]]:
+    """Where the two uses of a judge end in closed form, on faultless answers in three styles, from people's shares:
+    {use: shares of the styles, and how often the best of the three beats them}."""
+    game = games.TabularGame(styles.WINS, np.array(styles.SHARES), uses.TAU)
+    ends = {
+        "win rate or label: the regularized equilibrium": games.nash(game),
+        "Bradley-Terry reward": games.tilted(game, games.fitted_reward(game), uses.STEEP * uses.TAU),
+    }
+    return {use: [*shares, (styles.WINS @ shares).max()] for use, shares in ends.items()}
 
 
 def by_seed(task: str, found: Mapping[str, Any], spread: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -234,7 +247,14 @@ def trials_table(heading: str, trials: Mapping[str, Sequence[Mapping[str, Any]]]
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The tables of all tasks."""
-    return "\n".join(table(task, results[task]) for task in uses.TASKS if task in results)
+    ends = [[use, *(f"{100 * each:.1f}" for each in row)] for use, row in three_styles().items()]
+    headings = [
+        "styles in closed form (%)",
+        *(style.replace("_", " ") for style in uses.STYLES_OF),
+        "beaten by the best",
+    ]
+    tables = [table(task, results[task]) for task in uses.TASKS if task in results]
+    return "\n".join([*tables, study.markdown(headings, ends)])
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, str]:
@@ -260,7 +280,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
     )
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=made_folder, default=HERE)
     given = parser.parse_args(arguments)
     file = given.out / "results.json"
     results = json.loads(file.read_text()) if file.is_file() else {}
