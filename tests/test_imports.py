@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "pair_layout": FOUNDATION,
     "user_scores": FOUNDATION,
     "roles": FOUNDATION,
+    "weights": FOUNDATION | {"models"},
     "parallel": FOUNDATION,
     "losses": FOUNDATION | {"pair_layout", "user_scores"},
     "models": FOUNDATION | {"parallel"},

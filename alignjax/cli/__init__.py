@@ -1,4 +1,4 @@
-"""The command line: `alignjax init|train|evaluate|report|list|generate|chat|serve|sweep|import|export|data`.
+"""The command line: `alignjax init|train|evaluate|report|list|generate|chat|serve|sweep|import|export|merge|data`.
 
 Only the words are taken apart here and in `flags.py`. What a command does is in the file of its name, imported when it
 runs, so that `alignjax --help` answers before jax could be imported.
@@ -39,6 +39,7 @@ from alignjax.cli.flags import (
     Sweep,
     Train,
 )
+from alignjax.cli.merge_flags import Merge
 from alignjax.cli.number_words import plain_numbers
 from alignjax.outside import user_path, visible
 from alignjax.outside.terminal import ready_streams, silence
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Any] = {
     "sweep": Sweep,
     "import": Import,
     "export": Export,
+    "merge": Merge,
     "models list": ModelsList,
     "models fetch": ModelsFetch,
     "models import": Import,

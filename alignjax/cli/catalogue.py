@@ -23,7 +23,7 @@ from alignjax import outside
 from alignjax.cli.flags import List
 from alignjax.config import check_known
 
-KINDS = ("algorithm", "loss", "part", "sampler", "judge", "stage", "rule", "metric", "game")
+KINDS = ("algorithm", "loss", "part", "sampler", "judge", "stage", "rule", "metric", "game", "merge")
 # Where to look, and which kinds stand there. A function of another kind is a helper and is not listed.
 ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.algorithms": ("algorithm",),
@@ -38,6 +38,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "alignjax.evaluate.diagnostics": ("metric",),
     "alignjax.games": ("game", "stage", "judge"),
     "alignjax.exact_tasks": ("judge", "stage"),
+    "alignjax.weights": ("merge",),
 }
 # What `losses.surrogate` is made of, by what it takes: ratio, bound, filter, reduction, KL.
 PARTS = (
@@ -84,6 +85,7 @@ def kind_of(function: Any, kinds: tuple[str, ...]) -> str | None:
         "part": takes in PARTS,
         # A metric is a number about texts or players, or a table of them; what cuts texts into words returns lists.
         "metric": re.search(r"\b(float|bool|Interval|ndarray)\b", returns) is not None,
+        "merge": takes == ["models", "base", "key"],
         "sampler": True,
     }
     return next((kind for kind in kinds if is_kind[kind]), None)
