@@ -40,9 +40,11 @@ def _with_means(row: Mapping[str, Any]) -> dict[str, Any]:
 def _frontier(rows: Sequence[Mapping[str, Any]], free: set[str]) -> str:
     with mpl.rc_context(STYLE):
         axes = _axes("KL to the SFT policy (nats per completion)", "gold win rate against SFT (%)")
-        axes.set_xscale("log")
         axes.axhline(50, color=BASELINE, lw=0.9, ls=(0, (4, 3)), zorder=1)
-        inside = _shown(axes, rows, lambda row: row["mean"]["gold"] > 0.38, "kl", "gold", 100)
+        # An estimate of a KL may be below 0, which has no place on a logarithmic axis; nor has an axis without points.
+        inside = _shown(axes, rows, lambda row: row["mean"]["gold"] > 0.38 and row["mean"]["kl"] > 0, "kl", "gold", 100)
+        if inside:
+            axes.set_xscale("log")
         _points(axes, inside, free, "kl", "gold", 100)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -95,6 +97,8 @@ def _points(axes: Axes, rows: Sequence[Mapping[str, Any]], free: set[str], x: st
             bars = {"xerr": [row["half"][x] for row in own], "yerr": [factor * row["half"][y] for row in own]}
             axes.errorbar(across, up, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.3, **bars)
             axes.plot(across, up, "o", color=colour, ms=5.5, mec="white", mew=0.6, label=label, zorder=4)
+    if not rows:
+        return
     axes.legend(frameon=False, fontsize=8, loc="best")
     _names(axes, [(row["name"], row["mean"][x], factor * row["mean"][y]) for row in rows])
 
