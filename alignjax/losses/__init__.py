@@ -36,6 +36,10 @@ from alignjax.losses.decorators.listwise import (
 )
 from alignjax.losses.decorators.pairwise import pairwise as pairwise
 from alignjax.losses.decorators.unpaired import unpaired as unpaired
+from alignjax.losses.distillation import (
+    gkd as gkd,
+    minillm as minillm,
+)
 from alignjax.losses.divergences import (
     f_dpo as f_dpo,
     with_divergence as with_divergence,

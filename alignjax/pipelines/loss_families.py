@@ -79,7 +79,7 @@ _OF_KIND = {"pairwise": PAIRS, "listwise": LISTS, "unpaired": THUMBS}
 # Modules whose losses other configs train: of SFT and judges, of self-play, of rewards, of experts; and of sums.
 _ELSEWHERE = (
     "supervised", "combine", "self_play", "exploration_bonus", "policy_gradient", "surrogate", "token_filters",
-    "reward_models", "router_balance", "user_preferences", "value_function",
+    "distillation", "reward_models", "router_balance", "user_preferences", "value_function",
 )  # fmt: skip
 
 

@@ -363,6 +363,8 @@ SURROGATES = [
         filters=(fn(losses.top_entropy, share=0.4),), kl=fn(losses.k1),
     ),
     Case(fn(losses.entropy_bonus, coefficient=0.3)),
+    Case(fn(losses.gkd, beta=0.3, teacher="reference")),
+    Case(fn(losses.minillm, teacher="reference")),
     Case(fn(losses.entropy_bonus, share=0.4, of_all=True), couples_rows=True, name="entropy_bonus_top"),
 ]  # fmt: skip
 
