@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.losses import reads
-from alignjax.losses.decorators.declared import needs
 from alignjax.losses.decorators.sequences import completion_weights, mask_of, scored
 from alignjax.numerics import masked_sum
 from alignjax.ranges import Within
@@ -74,7 +73,6 @@ def check_vocabularies(context: Context, *names: str) -> None:
         )
 
 
-@needs("completions")
 def gkd(
     context: Context,
     batch: Batch,
@@ -113,7 +111,6 @@ def gkd(
     return mean, {"kl": mean}
 
 
-@needs("completions")
 def minillm(context: Context, batch: Batch, *, role: str = "policy", teacher: str = "teacher") -> tuple[Mean, Metrics]:
     """MiniLLM: sum_t [KL_t + sg(sum of KL_s over s > t) log p(y_t)], KL_t = KL(p to q) of token t over the vocabulary,
     p the student and q the teacher (arXiv:2306.08543 eq. 5).
