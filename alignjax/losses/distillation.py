@@ -27,15 +27,22 @@ def _kl(p: Array, q: Array) -> Array:
     return jnp.sum(jnp.where(there, jnp.exp(p) * (jnp.where(there, p, 0) - jnp.where(there, q, 0)), 0), axis=-1)
 
 
+def _both(outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Log-probs [..,V] of student and teacher, which may be learning from another loss, and does not from this."""
+    student, teacher = (reads.log_softmax(logits) for logits in outputs.values())
+    return student, jax.lax.stop_gradient(teacher)
+
+
 def _reverse_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     """Reads {"kl": KL(student to teacher)} of the logits of (student, teacher)."""
-    student, teacher = (reads.log_softmax(logits) for logits in outputs.values())
+    student, teacher = _both(outputs)
     return {"kl": _kl(student, teacher)}
 
 
 def _forward_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
     """Reads {"kl": KL(teacher to student)} of the logits of (student, teacher)."""
-    return {"kl": reads.forward_kl(outputs, token)["forward_kl"]}
+    student, teacher = _both(outputs)
+    return {"kl": _kl(teacher, student)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +53,7 @@ class _JensenShannon:
     beta: Any
 
     def __call__(self, outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
-        student, teacher = (reads.log_softmax(logits) for logits in outputs.values())
+        student, teacher = _both(outputs)
         middle = jnp.logaddexp(jnp.log(self.beta) + teacher, jnp.log1p(-self.beta) + student)
         return {"kl": self.beta * _kl(teacher, middle) + (1 - self.beta) * _kl(student, middle)}
 

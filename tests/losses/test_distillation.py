@@ -3,6 +3,7 @@ the divergence which it says, and not that of another."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 
 from alignjax import losses
 from alignjax.config import ConfigError
-from alignjax.types import Array, Batch
+from alignjax.models import TransformerConfig, transformer
+from alignjax.types import Array, Batch, Role
 from tests.losses.test_enumeration import EVERY, LETTERS, NETWORK, init, pairs, sequence_logps
 from tests.support.tiny import context_of
 
@@ -132,7 +134,7 @@ def test_jensen_shannon_tends_to_both(models: tuple[Any, Any]) -> None:
     assert value("jensen_shannon", beta=1 - 1e-5) / 1e-5 == pytest.approx(value("reverse"), rel=1e-3)
 
 
-def test_nothing_is_learned_in_the_teacher_by_itself_and_none_by_a_copy(models: tuple[Any, Any]) -> None:
+def test_a_copy_has_nothing_to_learn(models: tuple[Any, Any]) -> None:
     student, _ = models
     for loss, tokens in ((losses.gkd, True), (losses.minillm, False)):
         value, gradient = expected(loss, student, student, student, tokens)
@@ -140,13 +142,23 @@ def test_nothing_is_learned_in_the_teacher_by_itself_and_none_by_a_copy(models: 
         assert differ(gradient, jax.tree.map(jnp.zeros_like, gradient)) < 1e-12
 
 
-def test_a_teacher_of_another_vocabulary_is_refused() -> None:
-    from alignjax.models import TransformerConfig, transformer  # noqa: PLC0415
-    from tests.support.tiny import context_of  # noqa: PLC0415
+@pytest.mark.parametrize("values", [{"divergence": form, **more} for form, more in FORMS.items()] + [None])
+def test_a_teacher_learns_nothing_here(models: tuple[Any, Any], values: dict[str, Any] | None) -> None:
+    student, teacher = models
 
+    @jax.jit
+    def taught(params: Any) -> Any:
+        loss, given = (losses.minillm, {}) if values is None else (losses.gkd, values)
+        return loss(context_of(NETWORK, policy=student, teacher=params), batch(), **given)[0].total
+
+    gradient = jax.grad(taught)(teacher)
+    assert differ(gradient, jax.tree.map(jnp.zeros_like, gradient)) == 0
+
+
+def test_a_teacher_of_another_vocabulary_is_refused() -> None:
     small, large = (transformer(TransformerConfig(vocab=size, width=8, layers=1, heads=2)) for size in (11, 13))
     context = context_of(small, policy=small.init(jax.random.key(0)))
-    roles = {"policy": context.roles["policy"], "teacher": type(context.roles["policy"])(large, None)}
+    roles = {"policy": context.roles["policy"], "teacher": Role(large, None)}
     for loss in (losses.gkd, losses.minillm):
         with pytest.raises(ConfigError, match="'policy' has 11 tokens and role 'teacher' has 13"):
-            loss(context.__class__(roles=roles), batch())
+            loss(dataclasses.replace(context, roles=roles), batch())
