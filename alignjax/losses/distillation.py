@@ -28,9 +28,9 @@ def _kl(p: Array, q: Array) -> Array:
 
 
 def _both(outputs: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Log-probs [..,V] of student and teacher, which may be learning from another loss, and does not from this."""
+    """Log-probs [..,V] of student and teacher."""
     student, teacher = (reads.log_softmax(logits) for logits in outputs.values())
-    return student, jax.lax.stop_gradient(teacher)
+    return student, teacher
 
 
 def _reverse_kl(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:
@@ -64,13 +64,16 @@ class _JensenShannon:
         return id(self.beta)
 
 
-def check_vocabularies(context: Context, *names: str) -> None:
-    """Checks that the models of roles number one vocabulary.
+def check_teacher(context: Context, role: str, teacher: str) -> None:
+    """Checks that a role can teach another: it stays as it is, or moves by a rule, and numbers the same vocabulary.
 
     Raises:
-        ConfigError: They have different numbers of tokens.
+        ConfigError: It is trained, so that it would learn from its student; or they have different numbers of tokens.
     """
-    models = {name: getattr(context.roles.get(name), "model", None) for name in names}
+    roles = {name: context.roles.get(name) for name in (role, teacher)}
+    if getattr(roles[teacher], "optimizer", None) is not None:
+        raise ConfigError(f"role {teacher!r} is trained and would learn from its student; take a frozen one")
+    models = {name: getattr(each, "model", None) for name, each in roles.items()}
     sizes = {name: getattr(getattr(model, "config", None), "vocab", None) for name, model in models.items()}
     said = {name: size for name, size in sizes.items() if isinstance(size, int)}
     if len(set(said.values())) > 1:
@@ -103,15 +106,15 @@ def gkd(
             0.
         beta: The teacher's share of m, read by "jensen_shannon" alone.
         role: The student.
-        teacher: The teacher, of one vocabulary with it; nothing is learned there.
+        teacher: The teacher, of one vocabulary with it; no role that is trained.
 
     Returns:
         The mean over the tokens that count, in nats; `kl`, the same number.
 
     Raises:
-        ConfigError: The teacher has another vocabulary.
+        ConfigError: The teacher has another vocabulary, or is trained.
     """
-    check_vocabularies(context, role, teacher)
+    check_teacher(context, role, teacher)
     known: dict[str, Read] = {"forward": _forward_kl, "reverse": _reverse_kl}
     distance = context.score((role, teacher), batch, known.get(divergence, _JensenShannon(beta)))["kl"]
     mean = Mean.of(distance, mask_of(batch) * completion_weights(batch)[..., None])
@@ -131,15 +134,15 @@ def minillm(context: Context, batch: Batch, *, role: str = "policy", teacher: st
         context: Scores both roles.
         batch: Samples [B,N,T] of the student.
         role: The student.
-        teacher: The teacher, of one vocabulary with it.
+        teacher: The teacher, of one vocabulary with it; no role that is trained.
 
     Returns:
         The mean over completions in nats; `kl`, an unbiased estimate of the KL of whole sequences.
 
     Raises:
-        ConfigError: The teacher has another vocabulary.
+        ConfigError: The teacher has another vocabulary, or is trained.
     """
-    check_vocabularies(context, role, teacher)
+    check_teacher(context, role, teacher)
     mask, weight = mask_of(batch), completion_weights(batch)
     step = context.score((role, teacher), batch, _reverse_kl)["kl"]
     logps = scored(context, batch, role)
