@@ -17,8 +17,8 @@ from tests.support.cases import CASES
 
 pytestmark = pytest.mark.slow
 
-# What is gathered on purpose: these sort one number a pair over the whole batch, of 8 rows with 3 pairs and with one, or
-# one a row, its user.
+# What is gathered on purpose. Over the whole batch, of 8 rows, these sort a number of each pair, of which a row has
+# three or one, or the user of each row.
 SORTED = {"aot": [[24]], "aot_unpaired": [[8]], "vpl": [[8]]}
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = pytest.mark.parametrize(("shape", "pieces"), [("8x1", 8), ("4x2", 4), ("2x2x2", 4)])
