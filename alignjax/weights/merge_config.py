@@ -52,10 +52,11 @@ class _Config(TypedDict):
 
 
 class MergeConfig(NamedTuple):
-    """What a file says: the merge, the folders, the base's if it takes one, the dtype that is written, and the
-    parameters as they stand there, of all and of each model."""
+    """What a file says: its text, the merge, the folders, the base's if it takes one, the dtype that is written, and
+    the parameters as they stand there, of all and of each model."""
 
     file: Path
+    text: str
     name: str
     models: tuple[Path, ...]
     base: Path | None
@@ -81,6 +82,9 @@ class MergeConfig(NamedTuple):
             if None in found:
                 raise ConfigError(f"{self.file}: {self.name} needs {theirs!r} of {self.models[found.index(None)]}")
             values[ours] = tuple(self._at(value, theirs, tensor, layers) for value in found)
+            if odd := [value for value in values[ours] if not isinstance(value, int | float)]:
+                hint = " (YAML reads 1e-3 as text; write 1.0e-3)" if isinstance(odd[0], str) else ""
+                raise ConfigError(f"{self.file}: {theirs} is {shown(odd[0])}; it must be a number{hint}")
         for theirs, ours in of_all.items():
             if theirs in self.shared:
                 values[ours] = self._at(self.shared[theirs], theirs, tensor, layers)
@@ -88,7 +92,8 @@ class MergeConfig(NamedTuple):
             kwargs = dict(fn(merge, **values).kwargs)
         except ConfigError as error:
             raise ConfigError(f"{self.file}: {error}") from None
-        if kwargs.get("normalize") and not sum(kwargs["weights"]):
+        # 0.1 + 0.2 - 0.3 is not quite 0 either
+        if kwargs.get("normalize") and abs(sum(given := kwargs["weights"])) <= 1e-6 * sum(map(abs, given)):
             raise ConfigError(f"{self.file}: the weights add up to 0 and cannot be normalized; set normalize: false")
         return kwargs
 
@@ -124,13 +129,20 @@ def depth(tensors: Mapping[str, Any]) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader of YAML, which also refuses a key that stands twice."""
+    """The safe loader of YAML, which also refuses a key that stands twice or is no text, and what holds itself."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.deep_construct = True  # so that an anchor within itself is refused, not built
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise Unreadable(f"{twice[0]!r} stands twice", f"line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
+        made = super().construct_mapping(node, deep)
+        if odd := [key for key in made if not isinstance(key, str)]:
+            raise Unreadable(f"the key {odd[0]} is no text", f"line {node.start_mark.line + 1}")
+        return made
 
 
 def read_merge_config(file: Path) -> MergeConfig:
@@ -158,18 +170,26 @@ def read_merge_config(file: Path) -> MergeConfig:
     if base is None and (merge.base or name == "slerp"):
         raise ConfigError(f"{file}: {name} needs a base_model")
     if merge.base:
-        models = [model for model in models if model["model"] != base]
+        models = [model for model in models if not _same(model["model"], base)]
     if name == "slerp":  # which goes from the base to the other
-        models = [model for model in models if model["model"] == base] + [m for m in models if m["model"] != base]
-        if len(models) != 2 or models[0]["model"] != base:
+        models.sort(key=lambda model: not _same(model["model"], base))
+        if len(models) != 2 or not _same(models[0]["model"], base):
             raise ConfigError(f"{file}: slerp takes two models, one of which is the base_model")
     if not models:
         raise ConfigError(f"{file}: there is no model beside the base_model")
     return MergeConfig(
-        file, name, tuple(user_path(model["model"]) for model in models),
+        file, text, name, tuple(user_path(model["model"]) for model in models),
         user_path(base) if base is not None and merge.base else None,
         read.get("out_dtype") or read.get("dtype"), shared, tuple(model.get("parameters", {}) for model in models),
     )  # fmt: skip
+
+
+def _same(one: str, other: str | None) -> bool:
+    """Whether two paths are those of one folder, however it is written."""
+    if other is None:
+        return False
+    first, second = user_path(one), user_path(other)
+    return first == second or (first.is_dir() and second.is_dir() and first.samefile(second))
 
 
 def _check_keys(file: Path, read: dict[str, Any]) -> None:

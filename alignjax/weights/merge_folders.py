@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError, check_known
+from alignjax.json_shapes import shown
 from alignjax.models.huggingface import TOKENIZER_FILES
 from alignjax.models.huggingface.folders import (
     CONFIG,
@@ -71,7 +72,7 @@ def merge_folders(
 
     Raises:
         ConfigError: Before anything is written: models that do not belong together, a folder that cannot be read or
-            made; later: a number beyond what float16 holds.
+            made; later: a number that is not finite, or beyond what float16 holds.
     """
     # All checks come before the first write. Sizes are known before numbers are, so a file is a header and then tensors
     # as they are made.
@@ -120,7 +121,7 @@ def check_alike(folders: Sequence[Path]) -> None:
         if folder.is_file():
             raise ConfigError(f"{folder} is a GGUF file; folders of safetensors are merged")
     config = {key: value for key, value in read_json(first / CONFIG).items() if key not in NOTES}
-    tokens = _vocabulary(first)
+    counted, tokens = next(((each, said) for each in folders if (said := _vocabulary(each))), (first, None))
     for folder in folders[1:]:
         other = {key: value for key, value in read_json(folder / CONFIG).items() if key not in NOTES}
         if differ := [key for key in {**config, **other} if config.get(key) != other.get(key)]:
@@ -130,8 +131,8 @@ def check_alike(folders: Sequence[Path]) -> None:
             )
         if tokens is not None and _vocabulary(folder) not in (None, tokens):
             raise ConfigError(
-                f"the tokenizers of {first} and {folder} give other numbers to tokens, so the rows of their embeddings "
-                "do not belong together; merge models of one vocabulary"
+                f"the tokenizers of {counted} and {folder} give other numbers to tokens, so the rows of their "
+                "embeddings do not belong together; merge models of one vocabulary"
             )
 
 
@@ -141,7 +142,11 @@ def _vocabulary(folder: Path) -> Any:
         return None
     tokenizer = read_json(folder / TOKENS)
     model = tokenizer.get("model")
-    added = tokenizer.get("added_tokens") or ()
+    added = tokenizer.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(each, dict) for each in added):
+        raise ConfigError(
+            f"{folder / TOKENS}: added_tokens is {shown(added)}; it must be objects, so download it again"
+        )
     return model.get("vocab") if isinstance(model, dict) else None, [
         (each.get("id"), each.get("content")) for each in added
     ]
@@ -191,14 +196,14 @@ def _read(held: Sequence[Stored], block_bytes: int) -> Iterator[tuple[int, tuple
     shape = held[0].shape
     row = 4 * len(held) * math.prod(shape[1:])
     step = max(block_bytes // max(row, 1), 1) if len(shape) > 1 else max(math.prod(shape), 1)
-    for start in range(0, shape[0] if shape else 1, step):
+    for start in range(0, max(shape[0], 1) if shape else 1, step):  # one without entries is a block as well
         rows = []
         for tensor in held:
             with opened(tensor.file) as file:
                 view = file.get_slice(tensor.name)
-                rows.append(
-                    np.asarray(view[start : min(start + step, shape[0])] if shape else file.get_tensor(tensor.name))
-                )
+                some = shape and shape[0]
+                part = view[start : min(start + step, shape[0])] if some else file.get_tensor(tensor.name)
+                rows.append(np.asarray(part))
         yield start, tuple(rows)
 
 
@@ -213,6 +218,11 @@ def _leaf(held: Sequence[Stored], count: int, key: Key | None, block_bytes: int)
 def _narrowed(rows: np.ndarray, dtype: str, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         narrow = rows.astype(np.dtype(dtype))
+    if not np.isfinite(rows).all():
+        raise ConfigError(
+            f"{name} comes out with numbers that are not finite: a model has some there, or the parameters carry it "
+            "beyond float32; look at the models, or lower the weights"
+        )
     if dtype == "float16" and np.any(np.isinf(narrow) & np.isfinite(rows)):
         raise ConfigError(f"{name} has numbers beyond what float16 holds; write it as bfloat16 or float32")
     return narrow

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alignjax.config import ConfigError
 from alignjax.ranges import Fraction, Number, Share
 from alignjax.types import Array, Key
 from alignjax.weights.leaves import Leaf, each, mixed, over_trees, thresholds
@@ -57,6 +58,8 @@ def expo(leaf: Leaf, *, alpha: Number = 0.5) -> Iterator[Array]:
     Returns:
         A tree in the dtypes of the base.
     """
+    if leaf.count != 1:
+        raise ConfigError(f"expo goes beyond one aligned model and was given {leaf.count}; task_arithmetic takes more")
     return task_arithmetic.rows(leaf, weights=(1 + alpha,))  # pyright: ignore
 
 

@@ -143,6 +143,14 @@ parameters: {lambda: 0.7}
         ("weight: 0.3", "weight: [0.1, x]", "must be numbers"),
         ("weight: 0.3", "weight: [{filter: mlp, value: 1}]", "no filter of weight fits"),
         ("weight: 0.3", "weight: -0.9", "add up to 0"),
+        ("weight: 0.3", "weight: -0.9000000001", "add up to 0"),
+        ("weight: 0.3", "weight: 3e-1", "write 1.0e-3"),
+        ("weight: 0.3", "weight: 2026-01-01", 'weight is "2026-01-01"; it must be a number'),
+        ("weight: 0.3", "weight: [{value: null}]", "weight is null; it must be a number"),
+        ("weight: 0.3", "weight: &a [*a]", "cannot be read as YAML"),
+        ("weight: 0.3", "weight: &a [{value: *a}]", "cannot be read as YAML"),
+        ("merge_method: ties", "merge_method: {2026-01-01: 1}", "is no text"),
+        ("lambda: 0.7", "lambda: 3.0e+38", "not finite"),
         ("lambda: 0.7", "weight: 1}\nslices: {", "'slices' is not read here"),
         ("models", "base_model", "stands twice"),
         ("base_model: BASE\n", "", "needs a base_model"),
@@ -182,6 +190,79 @@ def test_models_that_do_not_belong_together_are_refused(folders, tmp_path) -> No
         with pytest.raises(ConfigError, match=words):
             merge_folders(weights.expo, [folder], tmp_path / "to", base=base)
         assert not (tmp_path / "to").exists()
+
+
+def made_of(folder: Path, tensors: dict[str, np.ndarray], tokenizer: str | None = None) -> Path:
+    """A folder of one file."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file(tensors, folder / "model.safetensors")
+    if tokenizer is not None:
+        (folder / "tokenizer.json").write_text(tokenizer)
+    return folder
+
+
+def test_vocabularies_are_compared_where_the_first_model_has_none(tmp_path) -> None:
+    vocabularies = (None, '{"model": {"vocab": {"a": 0, "b": 1}}}', '{"model": {"vocab": {"a": 1, "b": 0}}}')
+    folders = [
+        made_of(tmp_path / f"{number}", {"w": np.ones(2, np.float32)}, said) for number, said in enumerate(vocabularies)
+    ]
+    with pytest.raises(ConfigError, match="give other numbers to tokens"):
+        merge_folders(weights.karcher, folders, tmp_path / "to")
+    for added in ("3", "[3]", '{"a": 1}'):
+        (folders[2] / "tokenizer.json").write_text(f'{{"added_tokens": {added}}}')
+        with pytest.raises(ConfigError, match="added_tokens is"):
+            merge_folders(weights.karcher, folders, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_base_is_no_model_however_its_path_is_written(folders, tmp_path) -> None:
+    (tmp_path / "link").symlink_to(folders[0])
+    for path in (f"{folders[0]}/", str(folders[0].parent / "one" / ".." / "base"), str(tmp_path / "link")):
+        text = TIES.replace("model: TWO", f"model: {path}", 1)
+        assert [each.name for each in read_merge_config(written(tmp_path / "c.yml", text, folders)).models] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["linear", "karcher", "model_stock", "ties", "dare", "della"])
+def test_tensors_without_entries_stay_so_and_names_are_no_markup(name, tmp_path) -> None:
+    tensors = {"a[/b]": np.ones((2, 3), np.float32), "none": np.ones((0, 3), np.float32)}
+    folders = [made_of(tmp_path / f"{number}", tensors) for number in range(3)]
+    merge = getattr(weights, name)
+    config: dict[str, object] = {"merge_method": {"dare": "dare_ties"}.get(name, name)}
+    config["models"] = [{"model": str(folder)} for folder in folders[1:]]
+    of_all = {"linear": ["weight"], "ties": ["weight", "density"], "dare": ["weight", "density"]}
+    of_all["della"] = ["weight", "density", "epsilon"]
+    config["parameters"] = dict.fromkeys(of_all.get(name, []), 0.5)
+    if merge.base:
+        config["base_model"] = str(folders[0])
+    (tmp_path / "c.yml").write_text(json.dumps(config))
+    assert main(["merge", str(tmp_path / "c.yml"), "--to", str(tmp_path / "to")]) == 0
+    assert {each: numbers.shape for each, numbers in held(tmp_path / "to").items()} == {"a[/b]": (2, 3), "none": (0, 3)}
+
+
+def test_a_config_may_be_a_pipe(folders, tmp_path) -> None:
+    text = f'{{"merge_method": "karcher", "models": [{{"model": "{folders[1]}"}}, {{"model": "{folders[2]}"}}]}}'
+    reads, writes = os.pipe()
+    os.write(writes, text.encode())
+    os.close(writes)
+    assert main(["merge", f"/dev/fd/{reads}", "--to", str(tmp_path / "to")]) == 0
+    assert (tmp_path / "to" / "merge.yml").read_text() == text
+
+
+def test_places_that_cannot_be_a_folder_are_refused(folders, tmp_path, capsys) -> None:
+    file = written(tmp_path / "c.yml", TIES, folders)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for place, words in [("link", "is a link"), ("dangling", "is a link"), ("c.yml/to", "is no folder")]:
+        assert main(["merge", str(file), "--to", str(tmp_path / place)]) == 2
+        assert words in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yml", "dangling", "empty", "link"]
+
+
+def test_expo_takes_one_model(folders, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="one aligned model and was given 2"):
+        merge_folders(weights.expo, folders[1:3], tmp_path / "to", base=folders[0])
 
 
 @pytest.mark.slow

@@ -92,7 +92,11 @@ def new_folder(folder: Path, need: int = 0) -> Iterator[Path]:
     folder = user_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and not empty; name another folder")
-    above = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    if folder.is_symlink():
+        raise ConfigError(f"{folder} is a link; name the folder that is meant")
+    above = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise ConfigError(f"{above} is no folder; name another folder")
     if not os.access(above, os.W_OK):
         raise ConfigError(f"{above} cannot be written to; name another folder")
     if (free := shutil.disk_usage(above).free) < HEADERS * need:
