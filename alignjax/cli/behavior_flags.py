@@ -76,6 +76,8 @@ def behavior_of(name: str | None, words: Sequence[str], flags: Sequence[str]) ->
         if str in kinds:
             values[option], where[option] = option, _one(flag, said)
         elif tuple[str, ...] in kinds:
+            if not said:
+                raise ConfigError(f"--{flag} takes one WHERE or more, and none was given")
             names = [f"{option}_{number}" for number in range(1, len(said) + 1)]
             values[option] = tuple(names if "policy" in options else ["policy", *names])
             where |= dict(zip(names, said, strict=True))
@@ -105,6 +107,8 @@ def _grouped(words: Sequence[str]) -> dict[str, list[str]]:
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word[2:].partition("=")
+            if flag in found:
+                raise ConfigError(f"--{flag} stands twice; give all that it takes behind one")
             found[flag] = [value] if equals else []
         elif not found:
             raise ConfigError(f"{word!r} belongs to no flag; one WHERE stands behind `alignjax generate`")
@@ -129,11 +133,16 @@ def _value(flag: str, words: list[str], kinds: list[Any]) -> Any:
     """What the words of an option that is no stream say."""
     try:
         if bool in kinds:
-            return {"true": True, "false": False}[_one(flag, words or ["true"])]
+            said = _one(flag, words or ["true"])
+            if said not in ("true", "false"):
+                raise ConfigError(f"--{flag} is {said!r}; it must be true or false")
+            return said == "true"
         if any(getattr(kind, "__origin__", None) is tuple for kind in kinds):
             return tuple(number_of(word, float) for word in words)
         return number_of(_one(flag, words), int if int in kinds else float)
-    except (ValueError, KeyError) as error:
+    except ConfigError:  # a ValueError that has the flag's name already
+        raise
+    except ValueError as error:
         raise ConfigError(f"--{flag}: {error}") from None
 
 
