@@ -13,7 +13,8 @@ temperatures, and the best of 2, 4 and 8 of its samples as the learned judge pic
 
 Gold must not be won by leaving the language: perplexity under the untouched model, distinct-2 and repeated 4-grams
 stand beside it, and a policy above twice the model's perplexity is marked as hacked. TAU, BETA and the policies'
-rate were not tuned; how the judge reads and learns was (experiments/real_model). The count of FLOPs comes first.
+rate were not tuned; how the judge reads and learns was. The count of FLOPs comes first. What three smaller runs came
+to, and that the best of four samples wins more than any policy there, is in experiments/real_model.
 """
 
 from __future__ import annotations
