@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from alignjax.config import ConfigError, Fn
 from alignjax.ranges import Count
 from alignjax.sampling.decode import Rejection
 from alignjax.sampling.logit_streams import Sampled
+from alignjax.stages.advantage import counted_rewards
 from alignjax.stages.select import ranked
 from alignjax.types import Array, Batch, Context, Key, Metrics, prefixed, with_metrics
 
@@ -19,7 +22,9 @@ def speculative_rejection(
     `keep[1]`, and so on; at the end the best is kept. The samples are those of `generate`, so that it is best-of-n
     where nobody is given up, and never better. A completion that has ended is ranked with those that go on, as in
     released code, where a round is when memory is full and (1 - alpha) of the texts stay; counts that a config says
-    keep shapes static. What a reward model says of half a text is what it was not trained on.
+    keep shapes static. Completions of which the reward knows
+    nothing (completions["weight"] 0) are given up first. What a reward model
+    says of half a text is what it was not trained on.
 
     Args:
         context: Roles and their params.
@@ -53,7 +58,8 @@ def speculative_rejection(
     def score(sampled: Sampled) -> Array:
         mask = sampled.valid.astype("float32")
         so_far = batch.replace(tokens=sampled.tokens, valid=sampled.valid, mask=mask, logps=sampled.logps)
-        return rewarded(so_far)[0].need("reward", of="speculative_rejection")
+        number, weight = counted_rewards(rewarded(so_far)[0], "speculative_rejection")
+        return jnp.where(weight != 0, number, -jnp.inf)
 
     rounds = tuple((every * (number + 1), count) for number, count in enumerate(keep))
     found, metrics = generate(context, batch, key, reject=Rejection(rounds, score))

@@ -11,6 +11,7 @@ from alignjax.config import ConfigError
 from alignjax.numerics import masked_sum, row_uniforms
 from alignjax.pair_layout import weigh_pairs
 from alignjax.ranges import Count, Index, Natural, NonNegative, Positive
+from alignjax.stages.advantage import counted_rewards
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 
@@ -38,7 +39,7 @@ def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[Inde
 
 def ranked(context: Context, batch: Batch, key: Key, *, keep: Count | None = None) -> Batch:
     """Orders the completions of every prompt by reward, best first, so that pairs are pairs of ranks; with keep=1
-    it is best-of-n.
+    it is best-of-n. Those of which nothing is known (completions["weight"] 0, or all padding) come last.
 
     Args:
         context: Not used.
@@ -52,7 +53,8 @@ def ranked(context: Context, batch: Batch, key: Key, *, keep: Count | None = Non
     Raises:
         ConfigError: If the batch has no reward.
     """
-    return batch.pick(jnp.argsort(-batch.need("reward", of="ranked"), axis=1)[:, :keep])
+    reward, weight = counted_rewards(batch, "ranked")
+    return batch.pick(jnp.argsort(jnp.where(weight != 0, -reward, jnp.inf), axis=1)[:, :keep])
 
 
 def gap_weights(context: Context, batch: Batch, key: Key) -> Batch:

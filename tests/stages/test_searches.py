@@ -80,6 +80,22 @@ def test_what_goes_on_is_what_it_would_have_been() -> None:
     assert np.any(found.reward < best.reward - 0.1)
 
 
+def unknown_threes(context: Context, batch: Batch, key: Key) -> Batch:
+    """`first_token` less 7, so that 0, which stands where nothing is known, is above all; it knows no multiple of 3."""
+    first = batch.need("tokens", of="a test")[..., 0]
+    known = (first % 3 != 0) * 1.0
+    return batch.replace(reward=known * (first % 7 - 7.0), completions={**batch.completions, "weight": known})
+
+
+def test_completions_of_which_nothing_is_known_are_given_up_first() -> None:
+    found = searched(keep=(3, 1), reward=fn(unknown_threes))
+    assert_same(found, best_of(6, unknown_threes))
+    judged = unknown_threes(Context(), _ran(PARAMS, SAMPLES, PROMPTS)[0], jax.random.key(0))
+    some = np.asarray(judged.completions["weight"]).max(axis=1)
+    assert np.any((some == 1) & (np.asarray(judged.completions["weight"]).min(axis=1) == 0)), "of some both"
+    np.testing.assert_array_equal(np.asarray(found.completions["weight"])[:, 0], some)
+
+
 def test_the_best_of_n_is_distributed_as_enumeration_says() -> None:
     """By the stages, on a table of five tokens of which two are worth the same: chi-square, and that it would notice
     one sample more."""

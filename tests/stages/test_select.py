@@ -98,6 +98,18 @@ def test_ranks_are_in_order_and_gaps_are_weights() -> None:
         stages.ranked(Context(), batch.replace(reward=None), KEY)
 
 
+def test_of_whom_nothing_is_known_comes_last_whatever_its_reward_holds() -> None:
+    """A prompt without its completion 1 has the best of the others, though 0, which stands there, is above them all."""
+    reward = -1 - np.random.default_rng(2).random((4, 4)).astype(np.float32)
+    batch = batch_with(reward=reward)
+    some = batch.pick(np.array([[0, 2, 3]] * 4))
+    reward[:, 1] = 0
+    unknown = batch_with(reward=reward, completions={"weight": np.array([[0.5, 0, 1, 0.2]] * 4, np.float32)})
+    found, expected = (run(stages.ranked, Context(), each, KEY) for each in (unknown, some))
+    np.testing.assert_array_equal(found.tokens[:, :3], expected.tokens)
+    assert np.all(found.completions["weight"][:, 3] == 0)
+
+
 # ------------------------------------------------------------------------------------------ memories of prompts
 
 
