@@ -11,6 +11,7 @@ from alignjax.losses.decorators.declared import needs
 from alignjax.losses.decorators.listwise import list_metrics, list_mle, takes_part
 from alignjax.losses.decorators.pairwise import Pairs, pair_indices, pair_labels
 from alignjax.losses.decorators.sequences import (
+    completion_weights,
     mask_of,
     reference_logps,
     scored,
@@ -109,7 +110,8 @@ def process_supervision(
         separators: The tokens between steps, and that which closes a completion, see `numerics.step_ends`.
 
     Returns:
-        The mean over labeled steps in nats; `accuracy`, `margin` (nats), and `steps`, those labeled in a completion.
+        The mean over labeled steps in nats, weighted by completions["weight"]; `accuracy`, `margin` (nats), and
+        `steps`, those labeled in a completion.
 
     Raises:
         ConfigError: If the batch has neither.
@@ -121,10 +123,11 @@ def process_supervision(
         after = jnp.cumsum(ends[..., ::-1], axis=-1)[..., ::-1]  # ends from here on
         last = batch.need("reward", of='process_supervision without completions["step_label"]')
         label = jnp.where(ends & (after == 1), last[..., None], jnp.nan)
-    weight = ends & ~jnp.isnan(label)
-    logit = jnp.where(weight, scored(context, batch, f"{role}:reward"), 0)
-    loss, metrics = cross_entropy(logit, jnp.where(weight, label, 0.5), weight.astype(logit.dtype))
-    return loss, metrics | {"steps": Mean.of(jnp.sum(weight, axis=-1).astype(logit.dtype), jnp.any(valid, axis=-1))}
+    weight = jnp.where(ends & ~jnp.isnan(label), completion_weights(batch)[..., None], 0)
+    known = weight != 0
+    logit = jnp.where(known, scored(context, batch, f"{role}:reward"), 0)
+    loss, metrics = cross_entropy(logit, jnp.where(known, label, 0.5), weight)
+    return loss, metrics | {"steps": Mean.of(jnp.sum(known, axis=-1).astype(logit.dtype), jnp.any(valid, axis=-1))}
 
 
 @needs("completions")

@@ -56,6 +56,12 @@ def test_a_row_of_three_steps_is_three_rows_of_a_step() -> None:
     (one, metrics), (several, _) = (loss(parameters(network), batch) for batch in (whole, parts))
     np.testing.assert_allclose(one.total, several.total, rtol=1e-5)
     assert float(one.weight) == float(several.weight) == float(metrics["steps"].value()) == 3
+    counts = np.array([[2], [0], [0.5]], np.float32)  # how much each of three completions does
+    some = loss(parameters(network), parts.replace(completions={"weight": counts}))[0]
+    each = [loss(parameters(network), rows([[*TEXT[: end + 1], END]], reward=np.array([[s]], np.float32)))[0].total
+            for end, s in zip(ENDS, label, strict=True)]  # fmt: skip
+    np.testing.assert_allclose(some.total, np.array(each) @ counts[:, 0], rtol=1e-5)
+    assert float(some.weight) == 2.5
     with pytest.raises(
         ConfigError, match=r'process_supervision without completions\["step_label"\] needs batch.reward'
     ):
