@@ -74,16 +74,21 @@ class ExactTask:
 
 
 def exact_reward(context: Context, batch: Batch, key: Key, *, function: Fn) -> tuple[Batch, Metrics]:
-    """Stage that fills `reward` [B,N] with an exact number about answers: a verifier of the task. Metric: `mean`.
+    """Fills reward [B,N] with an exact number about answers, such as what a verifier of the task says. It is known of
+    all of them (a completions["weight"] of other rewards is dropped).
 
     Args:
         context: Not used.
         batch: Prompts with answers [B,N,T].
         key: Not used.
         function: function(batch) -> [B,N], such as that of a task's first `Measure`.
+
+    Returns:
+        The batch. Metric: `mean`, of the reward.
     """
     reward = function(batch)
-    return batch.replace(reward=reward), {"mean": Mean.of(reward)}
+    completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
+    return batch.replace(reward=reward, completions=completions), {"mean": Mean.of(reward)}
 
 
 def prompt_letters(batch: Batch, length: int) -> Array:

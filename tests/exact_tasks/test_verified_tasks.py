@@ -59,9 +59,12 @@ def test_verifiers_are_python_s_arithmetic(name, right):
     valid = np.concatenate([batch.valid] * 3, 1)
     valid[:, 4:] &= np.arange(task.max_tokens) < 5
     found = exact_tasks.exact_reward(
-        Context(), batch.replace(tokens=jnp.asarray(tokens), valid=jnp.asarray(valid)), jax.random.key(0),
-        function=task.measures[0].function,
-    )[0].reward  # fmt: skip
+        Context(), batch.replace(tokens=jnp.asarray(tokens), valid=jnp.asarray(valid),
+                                 completions={"weight": jnp.zeros(valid.shape[:2])}),
+        jax.random.key(0), function=task.measures[0].function,
+    )[0]  # fmt: skip
+    assert "weight" not in found.completions, "that of another reward, which knew nothing"
+    found = found.reward
     prompts = [written(task, [*row[1:], 2]) for row in batch.prompt]
     expected = [
         [right(prompt, written(task, text[mask])) for text, mask in zip(row, some, strict=True)]
