@@ -288,7 +288,7 @@ def fit_heads(
         {"weights", "mean", "deviation"}, [H] each, for `weighted_heads`; a deviation of 0 counts as 1.
     """
     both, counts = jnp.concatenate([first, second]), jnp.concatenate([weight, weight])[:, None]
-    total = jnp.maximum(jnp.sum(counts), 1)
+    total = jnp.where(jnp.any(counts > 0), jnp.sum(counts), 1)
     mean = jnp.sum(counts * both, axis=0) / total
     deviation = jnp.sqrt(jnp.sum(counts * jnp.square(both - mean[None]), axis=0) / total)
     deviation = jnp.where(deviation > 0, deviation, 1)

@@ -236,6 +236,9 @@ def test_heads_are_weighed_by_their_own_fit_and_units_do_not_count() -> None:
     sure = np.stack([right[:, 0], -right[:, 0]], 1)
     weights = [fit(sure * (label != 0.3)[:, None], 0 * sure, label, weight, t)["weights"] for t in (1.0, 0.1)]
     assert 0.5 < weights[0][0] < weights[1][0]
+    faint = fit(first, second, label, 0.05 * weight)  # the scale of weights is that of a temperature and no more
+    np.testing.assert_allclose(faint["mean"], one["mean"], rtol=1e-5)
+    np.testing.assert_allclose(faint["weights"], fit(first, second, label, weight, 20.0)["weights"], rtol=1e-5)
     unknown = fit(first, second, label, 0 * weight)
     np.testing.assert_allclose(unknown["weights"], 0.25, rtol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in unknown.values())
