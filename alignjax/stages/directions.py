@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn
 from alignjax.numerics import row_keys
-from alignjax.ranges import Number
+from alignjax.ranges import Number, Positive
 from alignjax.stages.condition import Goals, with_drawn_goal
 from alignjax.types import Array, Batch, Context, Key
 
@@ -78,7 +78,7 @@ def directed_reward(
 
 
 def reference_reward(
-    context: Context, batch: Batch, key: Key, *, field: str = "quality", offset: Number = 1.0
+    context: Context, batch: Batch, key: Key, *, field: str = "quality", offset: Positive = 1.0
 ) -> Batch:
     """Reward of likeness to a reference answer: (1 + 1 / (offset + length)) times completions[field], of all but the
     first completion, which is the reference and is dropped (RefAlign, arXiv:2504.09895, as its reviews tell it).

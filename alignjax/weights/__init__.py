@@ -1,5 +1,5 @@
 """Merges of models that share an architecture: pure functions merge(models, base=None, key=None, *, ...) over pytrees,
-the same over folders of published weights that are larger than memory, and inside of an optimizer."""
+and the same over folders of published weights that are larger than memory."""
 
 from alignjax.weights.averages import (
     karcher as karcher,

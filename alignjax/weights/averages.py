@@ -79,6 +79,9 @@ def slerp(leaf: Leaf, *, t: Fraction) -> Iterator[Array]:
 
     Returns:
         A tree in the dtypes of the first.
+
+    Raises:
+        ConfigError: If there are not two models.
     """
     if leaf.count != 2:
         raise ConfigError(f"slerp goes from one model to another and was given {leaf.count}; karcher takes more")
@@ -146,6 +149,9 @@ def model_stock(leaf: Leaf) -> Iterator[Array]:
 
     Returns:
         A tree in the dtypes of the base.
+
+    Raises:
+        ConfigError: If there are fewer than two models.
     """
     count = leaf.count
     if count < 2:

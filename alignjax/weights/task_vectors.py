@@ -57,6 +57,9 @@ def expo(leaf: Leaf, *, alpha: Number = 0.5) -> Iterator[Array]:
 
     Returns:
         A tree in the dtypes of the base.
+
+    Raises:
+        ConfigError: If there is more than one model.
     """
     if leaf.count != 1:
         raise ConfigError(f"expo goes beyond one aligned model and was given {leaf.count}; task_arithmetic takes more")
