@@ -116,16 +116,16 @@ def test_an_update_is_the_same_and_long_batches_have_their_own_program() -> None
     short = tiny.as_jax(tiny.ragged(1, rows=8).replace(logps={}))
     full = short.replace(valid=jnp.ones_like(short.valid))  # 4 * 2 * 7 completion slots do not fit beside prompts
     assert not packs(ROWS, np.asarray(full.prompt_valid), np.asarray(full.valid))
-    for batch, programs in ((short, 1), (full, 0)):
+    for batch, programs in ((short, 2), (full, 1)):
         found = []
+        step_module._update.clear_cache()  # another test of this process may have compiled the same
         for packing in (None, ROWS):
             given = algorithm(packing)
             state = create_state(given, 0, NOWHERE)
             seen, _ = make_experience(given)(state, batch)
-            before = step_module._update._cache_size()
             state, metrics = make_update(given)(state, seen)
             found.append((seen.logps["reference"], metrics["loss"], state.roles["policy"]))
-        assert step_module._update._cache_size() - before == programs  # a batch that does not fit: the padded program
+        assert step_module._update._cache_size() == programs  # a batch that does not fit: the padded program
         assert tiny.difference(*found) < 1e-5
 
 
