@@ -17,7 +17,8 @@ from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[Index, ...] = ()) -> Batch:
     """Keeps two completions of every prompt, the first of the best and the last of the worst by reward, in this order;
-    after them, the completions `keep` (what SELM explores; -1 is the last).
+    after them, the completions `keep` (what SELM explores; -1 is the last). One of which nothing is known
+    (completions["weight"] 0, or all padding) is neither best nor worst; where one alone is known, it is both.
 
     Args:
         context: Not used.
@@ -31,10 +32,13 @@ def best_and_worst(context: Context, batch: Batch, key: Key, *, keep: tuple[Inde
     Raises:
         ConfigError: If the batch has no reward.
     """
-    order = jnp.argsort(-batch.need("reward", of="best_and_worst"), axis=1)  # stable, so ties keep their order
-    numbers = jnp.array(keep, order.dtype) % order.shape[1]
-    others = jnp.broadcast_to(numbers, (order.shape[0], len(keep)))
-    return batch.pick(jnp.concatenate([order[:, :1], order[:, -1:], others], axis=1))
+    reward, weight = counted_rewards(batch, "best_and_worst")
+    known = weight != 0
+    best = jnp.argsort(jnp.where(known, -reward, jnp.inf), axis=1)[:, :1]  # stable, so ties keep their order
+    worst = jnp.argsort(jnp.where(known, -reward, -jnp.inf), axis=1)[:, -1:]
+    numbers = jnp.array(keep, best.dtype) % reward.shape[1]
+    others = jnp.broadcast_to(numbers, (reward.shape[0], len(keep)))
+    return batch.pick(jnp.concatenate([best, worst, others], axis=1))
 
 
 def ranked(context: Context, batch: Batch, key: Key, *, keep: Count | None = None) -> Batch:

@@ -98,6 +98,21 @@ def test_ranks_are_in_order_and_gaps_are_weights() -> None:
         stages.ranked(Context(), batch.replace(reward=None), KEY)
 
 
+@pytest.mark.parametrize("stands", [0.0, -9.0])
+def test_of_whom_nothing_is_known_is_neither_best_nor_worst(stands: float) -> None:
+    """The extremes of the others, whether its reward would be the highest or the lowest; of one alone, it twice."""
+    reward = -1 - np.random.default_rng(3).random((4, 4)).astype(np.float32)
+    batch = batch_with(reward=reward)
+    expected = run(stages.best_and_worst, Context(), batch.pick(np.array([[0, 2, 3]] * 4)), KEY)
+    reward[:, 1] = stands
+    unknown = batch_with(reward=reward, completions={"weight": np.array([[0.5, 0, 1, 0.2]] * 4, np.float32)})
+    found = run(stages.best_and_worst, Context(), unknown, KEY)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    alone = batch_with(reward=reward, completions={"weight": np.array([[0, 0, 0.5, 0]] * 4, np.float32)})
+    found = run(stages.best_and_worst, Context(), alone, KEY)
+    np.testing.assert_array_equal(found.tokens, np.asarray(alone.tokens)[:, [2, 2]])
+
+
 def test_of_whom_nothing_is_known_comes_last_whatever_its_reward_holds() -> None:
     """A prompt without its completion 1 has the best of the others, though 0, which stands there, is above them all."""
     reward = -1 - np.random.default_rng(2).random((4, 4)).astype(np.float32)
