@@ -8,15 +8,12 @@ functions, which a pipeline puts into its slots.
 from alignjax.exact_tasks.arithmetic import (
     ARITHMETIC as ARITHMETIC,
     SECOND_LOOK as SECOND_LOOK,
-    arithmetic_gold as arithmetic_gold,
     right_at_last as right_at_last,
     right_result as right_result,
-    second_look_gold as second_look_gold,
     wrong_draft as wrong_draft,
 )
 from alignjax.exact_tasks.countdown import (
     COUNTDOWN as COUNTDOWN,
-    countdown_gold as countdown_gold,
     right_expression as right_expression,
 )
 from alignjax.exact_tasks.distinct_letters import (
@@ -38,4 +35,9 @@ from alignjax.exact_tasks.styles import (
     style_quality as style_quality,
     styles_gold as styles_gold,
 )
-from alignjax.exact_tasks.task import ExactTask as ExactTask, Measure as Measure, exact_reward as exact_reward
+from alignjax.exact_tasks.task import (
+    ExactTask as ExactTask,
+    Measure as Measure,
+    exact_reward as exact_reward,
+    verified_gold as verified_gold,
+)

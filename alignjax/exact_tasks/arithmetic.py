@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import fn
-from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, first_letters, prompt_letters, slipped
-from alignjax.ranges import NonNegative
-from alignjax.stages.judge import bradley_terry
-from alignjax.types import Array, Batch, Context, Key
+from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, first_letters, prompt_letters, slipped, verified_gold
+from alignjax.types import Array, Batch, Key
 
 ALPHABET = "0123456789+-"
 DIGITS = 4  # of a number at most
@@ -124,21 +122,6 @@ def _are_right(batch: Batch, results: Array, exact: Array) -> Array:
     return (exact & jnp.all(results == _digits(value, DIGITS + 1)[:, None], axis=-1)).astype(jnp.float32)
 
 
-def arithmetic_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 4.0) -> Array:
-    """Gold judge of arithmetic: P(y > y') = S(scale (c - c')), c 1 for right answers and 0 for others.
-
-    Args:
-        context: Not used.
-        batch: Prompts of two numbers with answers [B,N,T].
-        key: Not used.
-        scale: How sure it is: the log-odds of a right answer against a wrong one.
-
-    Returns:
-        The preference [B,N,N].
-    """
-    return bradley_terry(right_result(batch), scale)
-
-
 ARITHMETIC = ExactTask(
     title="add or subtract numbers of up to four digits",
     kinds=len(ALPHABET),
@@ -146,8 +129,8 @@ ARITHMETIC = ExactTask(
     max_tokens=DIGITS + 3,
     demonstrate=fn(forgetful),
     solve=fn(calculated),
-    gold=fn(arithmetic_gold),
-    annotator=fn(arithmetic_gold),
+    gold=fn(verified_gold, function=fn(right_result)),
+    annotator=fn(verified_gold, function=fn(right_result)),
     measures=(Measure("exact", "right", fn(right_result), 1.0, 0.1111 / 4),),
     alphabet=ALPHABET,
     ask=fn(a_sum),
@@ -208,28 +191,13 @@ def right_at_last(batch: Batch) -> Array:
     return _are_right(batch, tokens[..., DIGITS + 1 :], exact)
 
 
-def second_look_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 4.0) -> Array:
-    """Gold judge of arithmetic with a draft: P(y > y') = S(scale (c - c')), c 1 where the last five digits are right.
-
-    Args:
-        context: Not used.
-        batch: Prompts of two numbers with answers [B,N,T].
-        key: Not used.
-        scale: How sure it is: the log-odds of a right answer against a wrong one.
-
-    Returns:
-        The preference [B,N,N].
-    """
-    return bradley_terry(right_at_last(batch), scale)
-
-
 SECOND_LOOK = dataclasses.replace(
     ARITHMETIC,
     title="add or subtract numbers of up to four digits, by a draft and an answer",
     max_tokens=2 * (DIGITS + 1) + 2,
     demonstrate=fn(looked_over),
     solve=fn(calculated_twice),
-    gold=fn(second_look_gold),
-    annotator=fn(second_look_gold),
+    gold=fn(verified_gold, function=fn(right_at_last)),
+    annotator=fn(verified_gold, function=fn(right_at_last)),
     measures=(Measure("exact", "right", fn(right_at_last), 1.0, 0.1111 / 4),),
 )

@@ -14,10 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import fn
-from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, first_letters, prompt_letters
-from alignjax.ranges import NonNegative
-from alignjax.stages.judge import bradley_terry
-from alignjax.types import Array, Batch, Context, Key
+from alignjax.exact_tasks.task import FIRST, ExactTask, Measure, first_letters, prompt_letters, verified_gold
+from alignjax.types import Array, Batch, Key
 
 ALPHABET = "0123456789+-*"
 SIGNS = FIRST + 10  # the id of the first of three signs
@@ -114,21 +112,6 @@ def right_expression(batch: Batch) -> Array:
     return (exact & same & signed & (result == value[:, None])).astype(jnp.float32)
 
 
-def countdown_gold(context: Context, batch: Batch, key: Key, *, scale: NonNegative = 4.0) -> Array:
-    """Gold judge of countdown: P(y > y') = S(scale (c - c')), c 1 for right answers and 0 for others.
-
-    Args:
-        context: Not used.
-        batch: Prompts of three numbers and a value with answers [B,N,T].
-        key: Not used.
-        scale: How sure it is: the log-odds of a right answer against a wrong one.
-
-    Returns:
-        The preference [B,N,N].
-    """
-    return bradley_terry(right_expression(batch), scale)
-
-
 COUNTDOWN = ExactTask(
     title="write an expression of three numbers that has a given value",
     kinds=len(ALPHABET),
@@ -136,8 +119,8 @@ COUNTDOWN = ExactTask(
     max_tokens=ANSWER + 2,
     demonstrate=fn(guessed),
     solve=fn(found),
-    gold=fn(countdown_gold),
-    annotator=fn(countdown_gold),
+    gold=fn(verified_gold, function=fn(right_expression)),
+    annotator=fn(verified_gold, function=fn(right_expression)),
     measures=(Measure("exact", "right", fn(right_expression), 1.0, 0.0022),),
     alphabet=ALPHABET,
     ask=fn(a_countdown),

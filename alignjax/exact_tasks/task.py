@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from alignjax.config import Fn, check_ranges
 from alignjax.data.text.tokenizers import EOS, SPECIAL_TOKENS
-from alignjax.ranges import Count
+from alignjax.ranges import Count, NonNegative
+from alignjax.stages.judge import bradley_terry
 from alignjax.types import Array, Batch, Context, Key, Mean, Metrics
 
 FIRST = len(SPECIAL_TOKENS)  # the id of the first letter
@@ -89,6 +90,22 @@ def exact_reward(context: Context, batch: Batch, key: Key, *, function: Fn) -> t
     reward = function(batch)
     completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
     return batch.replace(reward=reward, completions=completions), {"mean": Mean.of(reward)}
+
+
+def verified_gold(context: Context, batch: Batch, key: Key, *, function: Fn, scale: NonNegative = 4.0) -> Array:
+    """Gold judge of answers that are verified: P(y > y') = S(scale (c - c')), c 1 for right answers and 0 for others.
+
+    Args:
+        context: Not used.
+        batch: Prompts with answers [B,N,T].
+        key: Not used.
+        function: The verifier, function(batch) -> c [B,N].
+        scale: How sure it is: the log-odds of a right answer against a wrong one.
+
+    Returns:
+        The preference [B,N,N].
+    """
+    return bradley_terry(function(batch), scale)
 
 
 def prompt_letters(batch: Batch, length: int) -> Array:
