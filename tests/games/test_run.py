@@ -23,6 +23,7 @@ from alignjax.train.loop import train
 from alignjax.train.optimizers import sgd
 from alignjax.types import Role
 from alignjax.workspace import Workspace
+from tests.support.compiled import compilations
 
 GAME = games.rock_paper_scissors((0.5, 0.3, 0.2), tau=0.1, strength=(0.5, 0.25, 0.4))
 PROMPTS = games.contexts(None, 0, batch_size=8)[0]
@@ -62,10 +63,10 @@ def test_a_run_takes_the_steps_of_the_training_loop(tmp_path: Path) -> None:
 def test_a_grid_is_its_runs_and_compiles_once() -> None:
     base = algorithm()
     points = [at(base, tau=tau, beta=beta) for tau in (0.1, 0.5) for beta in (0.0, 0.25, 0.5)]
-    compiled_runs._grid.clear_cache()  # another test of this process may have compiled the same
+    compiled = compilations(compiled_runs._grid)
     played = games.grid(points, PROMPTS, steps=10, seeds=(0, 1))
     games.grid([at(base, tau=tau, beta=0.1 * tau) for tau in np.linspace(1, 2, 6)], PROMPTS, steps=10, seeds=(4, 5))
-    assert compiled_runs._grid._cache_size() == 1
+    assert compiled() == [1]
     assert logits(played).shape == (6, 2, 1, 3)
     for number in (0, 4):
         for seed in (0, 1):
@@ -79,9 +80,9 @@ def test_equal_games_give_equal_parts() -> None:
     them all, and they are points of a grid."""
     copy = games.rock_paper_scissors((0.5, 0.3, 0.2), tau=0.7, strength=(0.5, 0.25, 0.4))
     points = [algorithm(game=game, tau=tau) for game, tau in ((GAME, 0.1), (copy, 0.4))]
-    compiled_runs._play_once.clear_cache()
+    compiled = compilations(compiled_runs._play_once)
     alone = [logits(games.play(point, PROMPTS, steps=3)) for point in points]
-    assert compiled_runs._play_once._cache_size() == 1
+    assert compiled() == [1]
     together = logits(games.grid(points, PROMPTS, steps=3))
     np.testing.assert_allclose(together[:, 0], alone, rtol=1e-4, atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 1e-3

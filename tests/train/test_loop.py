@@ -22,6 +22,7 @@ from alignjax.train.loop import NotFinite, train
 from alignjax.types import Algorithm, Role
 from alignjax.workspace import Workspace
 from tests.support import toy_run
+from tests.support.compiled import compilations
 
 
 def run(experiment: Experiment, folder: Path, **options: Any) -> tuple[Any, str]:
@@ -73,13 +74,11 @@ def test_one_compilation_and_no_look_at_the_device_between_logged_steps(
     fetches: list[int] = []
     fetched = metrics.fetched
     monkeypatch.setattr(metrics, "fetched", lambda pending: (fetches.append(len(pending)), fetched(pending))[1])
-    programs = (step_module._experience, step_module._update)
-    for program in programs:
-        program.clear_cache()  # another test of this process may have compiled the same
+    compiled = compilations(step_module._experience, step_module._update)
     experiment = toy_run.experiment(steps=20, log_every=5, checkpoint_every=20)
     run(experiment, tmp_path)
     assert fetches == [5, 5, 5, 5]
-    assert [program._cache_size() for program in programs] == [1, 1]
+    assert compiled() == [1, 1]
 
 
 def test_a_folder_with_a_run_is_not_touched_without_resume(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from alignjax.train.step import abstract_experience, make_experience, make_updat
 from alignjax.types import Batch, Role
 from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
+from tests.support.compiled import compilations
 from tests.support.tiny import as_jax, difference, model, ragged, sgd, slow_but
 from tests.support.toy_recipes import PLAYED, RECIPES, SELF_PLAY, WITH_TEXTS, iterations
 
@@ -59,13 +60,11 @@ def test_it_trains_a_language_model(name: str) -> None:
     nor rule does not."""
     network = model(**SMALL, outputs=("value", "reward", "preference"))
     algorithm = PLAYED[name](network, optimizer=OPTIMIZER, microbatches=1)
-    programs = (step_module._experience, step_module._update)
-    for program in programs:
-        program.clear_cache()  # another test of this process may have compiled the same
+    compiled = compilations(step_module._experience, step_module._update)
     state = create_state(algorithm, 0, NOWHERE)
     start = jax.tree.map(np.array, state.roles)
     state, seen = iterations(algorithm, state, batch_of(name), 2)
-    assert [program._cache_size() for program in programs] == [len(algorithm.experience), 1]
+    assert compiled() == [len(algorithm.experience), 1]
     for role, tree in start.items():
         moved = difference(tree, state.roles[role])
         if algorithm.roles[role].optimizer is not None:
