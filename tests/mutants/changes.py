@@ -15,6 +15,7 @@ STEP, SCORING, ROLES, OPTIMIZERS = (
 )
 FILTERS, SAMPLES = "tests/sampling/test_filters.py", "tests/sampling/test_generate.py"
 SELECT, RELABEL = "tests/stages/test_select.py", "tests/stages/test_relabel.py"
+MEMORIES = "tests/stages/test_memories.py"
 TABULAR, EQUILIBRIA, EXACT = (f"tests/games/test_{name}.py" for name in ("tabular", "equilibria", "exact"))
 CONTROLS, EXACT_TASKS = "tests/evaluate/test_controls.py", "tests/exact_tasks/test_exact_tasks.py"
 WIN_RATE, PLAYED = "tests/evaluate/test_win_rate.py", "tests/train/test_played.py"
@@ -192,14 +193,14 @@ MUTANTS = (
         "stages/memories.py",
         ' & (memory["priority"] > 0) & ~present',
         ' & (memory["priority"] > 0)',
-        (f"{SELECT}::test_no_prompt_is_twice_in_a_batch",),
+        (f"{MEMORIES}::test_no_prompt_is_twice_in_a_batch",),
     ),
     Mutant(
         "rewards that nobody knows are regretted",
         "stages/memories.py",
         "jnp.max(jnp.where(known, side, -jnp.inf), axis=1)",
         "jnp.max(side, axis=1)",
-        (f"{SELECT}::test_a_reward_of_which_nothing_is_known_is_no_regret",),
+        (f"{MEMORIES}::test_a_reward_of_which_nothing_is_known_is_no_regret",),
     ),
     # recipes
     Mutant(
