@@ -107,6 +107,7 @@ def document() -> str:
         if loss.module != module:
             module = loss.module
             words = " ".join((importlib.import_module(module).__doc__ or "").split("\n\n")[0].split())
+            words = words.replace("[", "\\[")  # a shape is no link
             heading = module.rpartition(".")[2].replace("_", " ").capitalize()
             lines += [f"\n## {heading}\n", f"{words}\n", "| name | what it is | formula | paper | hyper-parameters |"]
             lines += ["| --- | --- | --- | --- | --- |"]

@@ -148,7 +148,7 @@ def opened(resolved: Resolved, workspace: Workspace, console: Console, resume: b
         resume: Whether a run that the folder holds goes on.
 
     Raises:
-        What `train` raises before any work.
+        ConfigError: What `train` raises before any work.
     """
     # All that can refuse comes first, behind barriers: what fails on one process fails on all, before anything
     # expensive has run. Files are closed in the order opposite to their opening, checkpoints last, also after an error.
