@@ -1,4 +1,4 @@
-"""The command line: `alignjax init|train|evaluate|report|list|generate|chat|serve|sweep|import|export|merge|data`.
+"""The command line: `alignjax init|train|configs|evaluate|report|list|generate|chat|serve|sweep|import|export|..`.
 
 Only the words are taken apart here and in `flags.py`. What a command does is in the file of its name, imported when it
 runs, so that `alignjax --help` answers before jax could be imported.
@@ -22,6 +22,7 @@ from typing import Any
 import tyro
 
 from alignjax.cli.compile_cache import compile_quickly, keep_compiled_programs
+from alignjax.cli.config_flags import Configs, ConfigsCopy
 from alignjax.cli.flags import (
     Chat,
     Evaluate,
@@ -65,6 +66,8 @@ COMMANDS: dict[str, Any] = {
     "chat": Chat,
     "serve": Serve,
     "sweep": Sweep,
+    "configs": Configs,
+    "configs copy": ConfigsCopy,
     "import": Import,
     "export": Export,
     "merge": Merge,
@@ -138,7 +141,7 @@ def _no_command(words: Sequence[str]) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Carries out one command line and returns its exit status."""
-    group = argv[:1] and argv[0] in _groups() and set(argv[1:]) <= {"-h", "--help"}
+    group = argv[:1] and argv[0] in _groups() - {*COMMANDS} and set(argv[1:]) <= {"-h", "--help"}
     if not argv or argv[0] in ("-h", "--help") or group:
         _overview()
         return 0

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypedDict
 
 from alignjax.cli import overrides
+from alignjax.cli.packaged_configs import by_name, packaged
 from alignjax.config import ConfigError, Experiment, Pipeline, nearest, type_hints
 from alignjax.outside import reading, user_path
 from alignjax.workspace import read_record, write_json
@@ -51,7 +52,8 @@ def load(where: str, arguments: Sequence[str] = (), *, flags: Sequence[str] = ()
     """Loads a config file and applies overrides.
 
     Args:
-        where: `path/to/file.py` or `path/to/file.py:mode`.
+        where: `path/to/file.py` or `path/to/file.py:mode`, or the name of a config that comes with alignjax in the
+            place of the path.
         arguments: overrides, as words of a command line.
         flags: the command's own flags, which a misspelled override may have meant.
 
@@ -83,16 +85,20 @@ def _split(where: str) -> tuple[Path, str | None]:
         return whole, None
     name, colon, mode = where.rpartition(":")
     path = user_path(name) if colon else whole
-    if path.is_file():
-        return path, mode or None
+    found = path if path.is_file() else by_name(path)
+    if found is not None:
+        return found, (mode or None) if colon else None
     folder = path if path.is_dir() else path.parent
+    if path.stem in packaged():
+        raise ConfigError(f"no such config file: {path}; the one that comes with alignjax is {path.stem!r}")
     if not folder.is_dir():
         raise ConfigError(f"no such config file: {path} (there is no folder {folder})")
     configs = sorted(file.name for file in folder.glob("*.py") if not file.name.startswith("_"))
     if folder == path:
         known = f" There are: {', '.join(configs)}." if configs else ""
         raise ConfigError(f"{path} is a folder; name a config file in it.{known}")
-    raise ConfigError(f"no such config file: {path}.{nearest(path.name, configs)}")
+    known = configs if path.suffix else [*configs, *packaged()]
+    raise ConfigError(f"no such config file: {path}.{nearest(path.name, known)}")
 
 
 def imported(path: Path) -> ModuleType:
@@ -139,8 +145,7 @@ def _called(path: Path, get_config: Any, mode: str | None, modes: Sequence[str] 
     if mode is None:
         default = parameters[0].default
         mode = DEFAULT_MODE if default is inspect.Parameter.empty else str(default)
-    annotation = type_hints(get_config).get(parameters[0].name)  # a Literal names modes too
-    known = list(modes or ()) or [option for option in typing.get_args(annotation) if isinstance(option, str)]
+    known = modes_of(get_config, modes)
     if known and mode not in known:
         raise ConfigError(f"{path} has no mode {mode!r}.{nearest(mode, known)}")
     try:
@@ -149,6 +154,18 @@ def _called(path: Path, get_config: Any, mode: str | None, modes: Sequence[str] 
         if error.args == (mode,):
             raise ConfigError(f"{path} has no mode {mode!r}") from None
         raise
+
+
+def modes_of(get_config: Any, modes: Sequence[str] | None) -> list[str]:
+    """Lists the modes that a config names: in its MODES, or as a Literal of what its get_config takes.
+
+    Args:
+        get_config: The function of the file.
+        modes: Its MODES, if it has some.
+    """
+    parameters = list(inspect.signature(get_config).parameters)
+    annotation = type_hints(get_config).get(parameters[0]) if parameters else None
+    return list(modes or ()) or [option for option in typing.get_args(annotation) if isinstance(option, str)]
 
 
 def remember(loaded: Loaded, run_dir: Path) -> None:

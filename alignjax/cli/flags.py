@@ -27,7 +27,8 @@ class Train:
     --help` lists the paths.
 
     Attributes:
-        config: Python file with get_config(mode), and the mode ("full" unless the file says otherwise).
+        config: Python file with get_config(mode), or the name of a config that comes with alignjax (`alignjax configs`
+            lists them), and the mode ("full" unless the file says otherwise).
         run_dir: Folder of the run; runs/<config>-<mode> if not given.
         resume: Continue the run that the folder holds from its last checkpoint.
         verify: Read large files again whole where only their size, times and inode would be looked at.

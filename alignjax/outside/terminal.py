@@ -8,10 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Control characters but line feeds and tabs, escape sequences with them; marks that turn the direction of text around;
 # line ends that only some programs know; halves of surrogate pairs.
@@ -35,6 +35,8 @@ def console(*, stderr: bool = False, **settings: Any) -> Console:
         stderr: Whether it writes to standard error.
         settings: Further settings of rich's Console.
     """
+    from rich.console import Console  # noqa: PLC0415 (a loss needs none)
+
     made = Console(**{"stderr": stderr, "markup": False, "highlight": False, "emoji": False, **settings})
     # All that is printed passes through `render` as segments: text of data on its own, rich's codes for colors apart.
     # Strings are changed before that already, so that columns are as wide as what is shown.
@@ -60,6 +62,8 @@ def progress_bar(title: str, total: int, unit: str = "bytes") -> Iterator[Callab
         total: All there is to do.
         unit: What `done` and `total` count: "bytes", which are shown as MB, or "rows".
     """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
     shown = console(stderr=True)
     if not shown.is_terminal:
         yield lambda done, rows: None
