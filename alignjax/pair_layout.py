@@ -22,7 +22,9 @@ def all_pairs(n: int) -> tuple[tuple[int, int], ...]:
 
 
 def check_pairs(pairs: Pairs, n: int) -> None:
-    """Checks that every pair is of two different of n completions. Raises ConfigError naming both."""
+    """Checks that there are pairs, each of two different of n completions. Raises ConfigError naming both."""
+    if not pairs:
+        raise ConfigError("pairs=() are none: a loss of pairs needs two completions to compare, n=2 at least")
     if any(not (0 <= i < n and 0 <= j < n and i != j) for i, j in pairs):
         raise ConfigError(f"pairs={tuple(pairs)} do not fit a batch with {n} completions a prompt")
 

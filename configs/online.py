@@ -133,12 +133,12 @@ def played(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
     return made
 
 
-def against(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
-    """The same where half of the completions are an opponent's."""
+def against(recipe: Callable[..., Algorithm], least: int = 1, **hyper: Any) -> Recipe:
+    """The same where half of the completions are an opponent's, and at least so many the policy's."""
 
     def made(sizes: parts.Sizes) -> Algorithm:
         half = max(1, sizes.samples // 2)
-        return played(recipe, n=half, opponents=half, **hyper)(sizes)
+        return played(recipe, n=max(least, half), opponents=half, **hyper)(sizes)
 
     return made
 
@@ -315,7 +315,7 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "mnpo": (played(algorithms.mnpo, eta=3 * TAU, c=1 / 3, sync_every=ROUND), posts, nothing),
     "onpo": (played(algorithms.onpo, eta=1 / TAU, sync_every=ROUND), posts, nothing),
     "comal": (played(algorithms.comal, eta=3 * TAU, c=1 / 3, sync_every=ROUND, outer=4), posts, nothing),
-    "egpo": (against(algorithms.egpo, tau=TAU), posts, nothing),
+    "egpo": (against(algorithms.egpo, least=2, tau=TAU), posts, nothing),
     "spin": (played(algorithms.spin, loss=fn(losses.dpo, beta=BETA), sync_every=ROUND, n=1), human_summaries, nothing),
     # exploration
     "xpo": (played(algorithms.xpo, loss=fn(losses.dpo, beta=BETA), n=None), posts, nothing),

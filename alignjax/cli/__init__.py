@@ -1,4 +1,4 @@
-"""The command line: `alignjax init|train|configs|evaluate|report|list|generate|chat|serve|sweep|import|export|..`.
+"""The command line: `alignjax init|train|explain|configs|evaluate|report|list|generate|chat|serve|sweep|..`.
 
 Only the words are taken apart here and in `flags.py`. What a command does is in the file of its name, imported when it
 runs, so that `alignjax --help` answers before jax could be imported.
@@ -23,6 +23,7 @@ import tyro
 
 from alignjax.cli.compile_cache import compile_quickly, keep_compiled_programs
 from alignjax.cli.config_flags import Configs, ConfigsCopy
+from alignjax.cli.explain_flags import Explain
 from alignjax.cli.flags import (
     Chat,
     Evaluate,
@@ -58,6 +59,7 @@ INTERRUPTED = 130
 
 COMMANDS: dict[str, Any] = {
     "init": Init,
+    "explain": Explain,
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,
@@ -79,7 +81,7 @@ COMMANDS: dict[str, Any] = {
 }
 COMPILING = ("train", "evaluate", "generate", "chat", "serve", "sweep")
 # Their further flags are overrides of a config or a data set, or options of a behavior.
-OPEN_ENDED = (Train, Evaluate, Generate, Prepare, Inspect)
+OPEN_ENDED = (Explain, Train, Evaluate, Generate, Prepare, Inspect)
 DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
 Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
 

@@ -82,6 +82,8 @@ def test_pairs_are_of_completions_that_exist() -> None:
     for pairs in (((0, 3),), ((1, 1),), ((-1, 0),)):
         with pytest.raises(ConfigError, match="do not fit a batch with 3 completions a prompt"):
             check_pairs(pairs, 3)
+    with pytest.raises(ConfigError, match="are none"):
+        check_pairs((), 1)
     one = Batch(tokens=jnp.zeros((2, 1, 4), jnp.int32), valid=jnp.ones((2, 1, 4), bool))
     with pytest.raises(ConfigError, match=r"pairs=\(\(0, 1\),\) do not fit a batch with 1 completions"):
         pair_view(one, ((0, 1),), 3)
