@@ -111,7 +111,7 @@ def _outcome(
             name: labels[name] | _player_statistics(name, table, texts, measures, tokenizer.ends) for name in table
         },
         "measures": {measure.name: {key: getattr(measure, key) for key in DESCRIBED} for measure in measures},
-        "samples": _shown(texts, list(table), samples),
+        "samples": _shown(texts, list(table), samples, said, baseline),
     }
 
 
@@ -126,10 +126,21 @@ def _labels(players: Sequence[Player], names: Mapping[str, str]) -> dict[str, di
     return labels | {"human": human}
 
 
-def _shown(texts: Mapping[str, Sequence[str]], names: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """The first prompts with everybody's answer."""
-    rows = range(min(count, len(texts["prompt"])))
-    return [{"post": texts["prompt"][i], "outputs": {name: texts[name][i] for name in names}} for i in rows]
+def _shown(
+    texts: Mapping[str, Sequence[str]], names: Sequence[str], count: int,
+    said: Mapping[str, verdicts.Judgements], baseline: str,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The first prompts with everybody's answer, and with what probability each judge prefers it to the baseline's."""
+    others = [name for name in names if name != baseline]
+    against = {judge: {name: _against(verdict, name, baseline) for name in others} for judge, verdict in said.items()}
+    return [
+        {
+            "post": texts["prompt"][i],
+            "outputs": {name: texts[name][i] for name in names},
+            "verdicts": {judge: {name: float(p[i]) for name, p in row.items()} for judge, row in against.items()},
+        }
+        for i in range(min(count, len(texts["prompt"])))
+    ]
 
 
 def _judges(

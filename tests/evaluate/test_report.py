@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from alignjax.evaluate.report import figures, learning_curves, schema, wording, write_report
+from alignjax.evaluate import tournament
+from alignjax.evaluate.report import definitions, figures, learning_curves, schema, wording, write_report
 from alignjax.evaluate.report.schema import REQUIRED, ResultsError
+from tests.evaluate.conftest import OUTPUTS
 from tests.train.test_torn_files import changed, places
 
 EVIL = "<script>alert('x')</script> & \"quotes\" {{ 7 * 7 }} | `code` $\\frac$ </div> [link](javascript:x)"
@@ -74,12 +76,44 @@ def test_report_is_complete_and_loads_nothing(results, tmp_path):
         assert tag not in ("script", "link", "img", "iframe")
         for name in ("src", "href", "xlink:href"):
             assert (attributes.get(name) or "#").startswith("#")
+    links = [attributes["href"][1:] for tag, attributes in page.tags if tag == "a"]
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
+    assert set(links) <= set(ids)
+    columns, _ = wording.player_rows(results)
+    defined = [definitions.of_column(column) for column in columns[1:]]
+    assert defined.count("measure") == 0
+    assert {*defined, "loss", "accuracy", "preference", "kl", "judge-accuracy", "wall-clock"} <= set(links)
     for name in ("frontier", "win_rates", "learning_curves"):
         assert ElementTree.parse(paths[name]).getroot().tag.endswith("svg")
     for name in ("frontier", "learning_curves"):
         assert f"]({name}.svg)" in paths["markdown"].read_text()
+
+
+def test_every_kind_of_curve_is_defined():
+    assert {definitions.of_curve(kind) for kind in learning_curves.UNITS} <= {*definitions.DEFINITIONS} - {"logged"}
+    assert definitions.of_curve(None) == "logged"
+    assert definitions.of_column("vs SFT by the training judge (%)") == "by-judge"
+    assert definitions.of_column("exactly sorted (%)") == "measure"
+
+
+def test_answers_stand_beside_what_the_judges_said_of_them(small, tmp_path):
+    small["samples"] = small["samples"][:1]
+    small["samples"][0]["verdicts"] = {"held_out": {"ipo_md": 0.876, "human": None}, "train": {"ipo_md": 0.25}}
+    paths = write_report.write_report(small, tmp_path)
+    said = "preferred to SFT: the held-out judge 88 %, the training judge 25 %"
+    assert Page(paths["html"].read_text()).text.count(said) == 1
+    markdown = paths["markdown"].read_text()
+    assert f"{OUTPUTS['ipo_md']} ({said})" in markdown
+    assert markdown.count("preferred to") == 1
+
+
+def test_a_verdict_is_of_the_player_against_the_baseline():
+    texts = {"prompt": ["p", "q"], "base": ["a", "b"], "one": ["c", "d"], "two": ["e", "f"]}
+    said = {"held_out": {("base", "one"): np.array([0.25, 0.5]), ("two", "base"): np.array([0.75, 1.0])}}
+    shown = tournament._shown(texts, ["base", "one", "two"], 2, said, "base")
+    assert [row["verdicts"]["held_out"] for row in shown] == [{"one": 0.75, "two": 0.75}, {"one": 0.5, "two": 1.0}]
+    assert shown[1]["outputs"] == {"base": "b", "one": "d", "two": "f"}
 
 
 def test_arbitrary_text_is_escaped_everywhere(small, tmp_path):

@@ -14,8 +14,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from alignjax.evaluate.report import figures, learning_curves, schema, wording
+from alignjax.evaluate.report import definitions, figures, learning_curves, schema, wording
 
+# What every report shows: its table of win rates, its judges and its times.
+ALWAYS = {"interval", "win-rate", "exploitability", "kl", "judge-accuracy", "agreement", "length-bias", "wall-clock"}
 SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!])")
 
 
@@ -65,9 +67,18 @@ def _rendered(name: str, *, autoescape: bool, **values: Any) -> str:
 
 def _values(results: schema.Results) -> dict[str, Any]:
     """What both pages show, in the words that the terminal uses too."""
+    # What several values are made of comes first; of the definitions those that the page links to.
     columns, rows = wording.player_rows(results)
     players, splits = results["players"], results["data"].get("splits") or {}
     names = {player: schema.label(results, player) for player in players}
+    curves = {
+        group: {metric: definitions.of_curve(learning_curves.kind(metric)) for metric in metrics}
+        for group, metrics in learning_curves.curve_groups(results).items()
+    }
+    anchors = {
+        *map(definitions.of_column, columns[1:]),
+        *(anchor for row in curves.values() for anchor in row.values()),
+    }
     return {
         "results": results,
         "headline": wording.headline(results),
@@ -77,6 +88,9 @@ def _values(results: schema.Results) -> dict[str, Any]:
         "matrix": [[names[a], *((schema.rate(results, a, b), 1, 100) for b in players)] for a in players],
         "scoring": wording.scoring(results),
         "columns": columns,
+        "said_of": functools.partial(wording.said_of, results),
+        "defined": definitions.of_column,
+        "definitions": definitions.chosen(anchors | ALWAYS),
         "rows": rows,
         "exploited": wording.exploit_rows(results),
         "seeds": wording.seed_rows(results),
@@ -126,7 +140,13 @@ def html_report(results: schema.Results, frontier_picture: str, over_optimizatio
         frontier=Markup(frontier_picture),
         over_optimization=Markup(over_optimization) if over_optimization else None,
         curves={
-            group: [Markup(learning_curves.curve_panel(group, metric, curves)) for metric, curves in metrics.items()]
+            group: [
+                (
+                    definitions.of_curve(learning_curves.kind(metric)),
+                    Markup(learning_curves.curve_panel(group, metric, curves)),
+                )
+                for metric, curves in metrics.items()
+            ]
             for group, metrics in learning_curves.curve_groups(results).items()
         },
         more_data={

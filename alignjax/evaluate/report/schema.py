@@ -15,7 +15,8 @@ many prompts it rests on. Required keys:
                   player against itself
     judges      {"held_out": {...}, and any others}: each {label str, accuracy interval, note str}, all optional
     curves      {stage: {metric: {"step": [int], "value": [float or null]}}}; a stage of a player's name gets its color
-    samples     [{"post": str, "outputs": {player: str}}], the human reference being a player like any other
+    samples     [{"post": str, "outputs": {player: str}}], the human reference being a player like any other; "verdicts"
+                  {judge: {player: float}}, optional: P(its output beats the baseline's)
     data        {"pairs": int, "packages": int, "splits": {split: {"pairs": int, "packages": int}}}; splits is optional,
                   and so are further entries (str or number), which are shown as they are
     seconds     {stage: float}, wall clock
@@ -92,7 +93,7 @@ SHAPE: dict[str, Any] = {
     "win_rates": MATRIX,
     "judges": {"held_out": JUDGE, "*": JUDGE},
     "curves": {"*": {"*": {"step": [NUMBER], "value": [NUMBER_OR_NULL]}}},
-    "samples": [{"post": str, "outputs": {"*": str}}],
+    "samples": [{"post": str, "outputs": {"*": str}, "verdicts?": {"*": {"*": NUMBER_OR_NULL}}}],
     "data": {
         "pairs": NUMBER,
         "packages": NUMBER,

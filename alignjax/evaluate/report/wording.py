@@ -228,3 +228,17 @@ def seed_rows(results: schema.Results) -> tuple[list[str], list[list[str]]]:
             spread = f"{number(min(means), 1, 100)} {DASH} {number(max(means), 1, 100)}"
             rows.append([schema.label(results, player), *cells, number(sum(means) / len(means), 1, 100), spread])
     return ["player", *(f"seed {seed}" for seed in runs), "mean", "range"], rows
+
+
+def said_of(results: schema.Results, sample: Any, player: str) -> str:
+    """Say with what probability each judge prefers a player's answer to the baseline's, on one prompt; "" where none
+    was asked.
+
+    Args:
+        results: The contents of results.json.
+        sample: One of its samples.
+        player: Whose answer.
+    """
+    rows = {judge: row.get(player) for judge, row in (sample.get("verdicts") or {}).items()}
+    said = [f"{judge_name(results, judge)} {number(p, 0, 100)} %" for judge, p in rows.items() if p is not None]
+    return f"preferred to {schema.label(results, results['baseline'])}: {', '.join(said)}" if said else ""
