@@ -1,5 +1,5 @@
-"""Every config trains in its tiny mode; exact_tasks.py, losses.py, lora.py, online.py, papers.py and smollm2.py do in
-tests of their own, quickstart.py and ipo_md.py as commands of the README."""
+"""Every config trains in its tiny mode; decoding.py, exact_tasks.py, losses.py, lora.py, online.py, papers.py and
+smollm2.py do in tests of their own, quickstart.py and ipo_md.py as commands of the README."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 ELSEWHERE = {
     "quickstart.py",
     "ipo_md.py",
+    "decoding.py",
     "exact_tasks.py",
     "losses.py",
     "lora.py",

@@ -81,7 +81,7 @@ COMMANDS: dict[str, Any] = {
 }
 COMPILING = ("train", "evaluate", "generate", "chat", "serve", "sweep")
 # Their further flags are overrides of a config or a data set, or options of a behavior.
-OPEN_ENDED = (Explain, Train, Evaluate, Generate, Prepare, Inspect)
+OPEN_ENDED = (Explain, Train, Evaluate, Generate, Serve, Prepare, Inspect)
 DESCRIPTION = """Preference learning and self-play in JAX: run a config, look at what it made.
 Errors end as a message and status 2; --traceback (or ALIGNJAX_TRACEBACK=1) shows where they arose."""
 

@@ -1,4 +1,4 @@
-"""`alignjax generate WHERE --behavior NAME`: the options of a behavior as flags, and the models behind its streams."""
+"""`WHERE --behavior NAME` of generate and serve: the options of a behavior as flags, and the models of its streams."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _grouped(words: Sequence[str]) -> dict[str, list[str]]:
                 raise ConfigError(f"--{flag} stands twice; give all that it takes behind one")
             found[flag] = [value] if equals else []
         elif not found:
-            raise ConfigError(f"{word!r} belongs to no flag; one WHERE stands behind `alignjax generate`")
+            raise ConfigError(f"{word!r} belongs to no flag; one WHERE stands behind the command")
         else:
             found[next(reversed(found))].append(word)
     return found
@@ -146,7 +146,9 @@ def _value(flag: str, words: list[str], kinds: list[Any]) -> Any:
         raise ConfigError(f"--{flag}: {error}") from None
 
 
-def opened_streams(behaviour: Fn, where: Mapping[str, str], opened: OpenedModel, flags: Any) -> Speakers:
+def opened_streams(
+    behaviour: Fn, where: Mapping[str, str], opened: OpenedModel, *, dtype: str | None, system: str | None
+) -> Speakers:
     """Opens the models that a behavior reads beside WHERE.
 
     Args:
@@ -154,7 +156,8 @@ def opened_streams(behaviour: Fn, where: Mapping[str, str], opened: OpenedModel,
         where: By stream a run folder, an import, published weights or a GGUF file, with `:ROLE` behind it for another
             role than the policy; or NO_SYSTEM.
         opened: WHERE.
-        flags: The flags of the command: system and dtype.
+        dtype: What published weights are computed in.
+        system: What --system says.
 
     Raises:
         ConfigError: One cannot be opened, has other tokens than WHERE, or is without a system message where there is
@@ -164,14 +167,14 @@ def opened_streams(behaviour: Fn, where: Mapping[str, str], opened: OpenedModel,
     streams, roles = [Stream("policy", "policy")], {}
     for stream, place in where.items():
         if place == NO_SYSTEM:
-            if flags.system is None:
+            if system is None:
                 raise ConfigError(
                     f"--{stream} {NO_SYSTEM}: give the system message that it goes without, --system TEXT"
                 )
             streams.append(Stream(stream, "policy", view=NO_SYSTEM))
             continue
         if place not in roles:  # a model that is named twice is opened once
-            other = _opened(place, opened, flags.dtype)
+            other = _opened(place, opened, dtype)
             roles[place], models[stream], params[stream] = stream, other.model, other.params
         streams.append(Stream(stream, roles[place]))
     return Speakers(behaviour, tuple(streams), tuple(models.items()), params)

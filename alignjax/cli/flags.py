@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from tyro.conf import Positional, arg
 
 from alignjax.ranges import Count, Natural, NonNegative, Positive, Range, Seed, Share, TopK
+
+Behavior: TypeAlias = Annotated[str | None, arg(metavar="NAME", aliases=("--behaviour",))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +198,7 @@ class Generate:
     seed: Seed = 0
     format: Literal["text", "json", "alpaca_eval"] = "text"
     dtype: Literal["float32", "bfloat16"] | None = None
-    behavior: Annotated[str | None, arg(metavar="NAME")] = None
+    behavior: Behavior = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +235,8 @@ class Chat:
 @dataclasses.dataclass(frozen=True)
 class Serve:
     """Serve a model behind OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /tokenize. There is no
-    authentication, so it listens to this machine alone unless told otherwise.
+    authentication, so it listens to this machine alone unless told otherwise. With --behavior NAME its options are
+    further flags, as of `alignjax generate`: --behavior dera --lambda 1.5 --reference WHERE2.
 
     Attributes:
         where: Run folder of `alignjax train` (of a pipeline, also the step), what `import` wrote, a folder of published
@@ -245,6 +248,7 @@ class Serve:
         slots: Sequences that are extended together; further ones wait for a slot.
         max_length: The most tokens of a prompt with its completion; the model's own, at most 4096, if not given.
         dtype: What published weights are computed in; float32 if not given.
+        behavior: How WHERE and other models combine, token by token; `alignjax list --kind sampler` names them.
     """
 
     runs: ClassVar[str] = "serve.serve"
@@ -256,6 +260,7 @@ class Serve:
     slots: Count = 8
     max_length: Annotated[int, Range(2, 2**31 - 1)] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
+    behavior: Behavior = None
 
 
 @dataclasses.dataclass(frozen=True)

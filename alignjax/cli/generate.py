@@ -52,7 +52,7 @@ def generate(flags: Generate, words: Sequence[str] = ()) -> int:
     if file is not None and not rows:
         raise ConfigError(f"{'standard input' if str(file) == '-' else file} holds no prompts")
     opened = open_model(flags.where, flags.role, flags.dtype)
-    speakers = opened_streams(behaviour, where, opened, flags)
+    speakers = opened_streams(behaviour, where, opened, dtype=flags.dtype, system=flags.system)
     print(f"{opened.introduction}\n", file=sys.stderr)
     if file is None:
         _answer_typed(flags, opened, speakers)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 
+from alignjax.cli.behavior_flags import NO_SYSTEM, behavior_of, opened_streams
 from alignjax.cli.flags import Serve
 from alignjax.cli.open_model import open_model
-from alignjax.config import ConfigError
+from alignjax.config import ConfigError, Fn
+from alignjax.sampling import combined_model
 from alignjax.serving import OpenedModel, Worker
 
 LONGEST = 4096  # tokens, unless a person says more: all slots of a lane have room for so many
 UNKNOWN_LENGTH = 2048  # of a model that nothing says its length of
 
 
-def serve(flags: Serve) -> int:
+def serve(flags: Serve, words: Sequence[str] = ()) -> int:
     """Serves a model until it is interrupted, and returns the exit status.
 
     Args:
         flags: The flags of `alignjax serve`.
+        words: Further ones, the options of --behavior.
 
     Raises:
         ConfigError: WHERE cannot be opened, the port cannot be had, or the packages of the extra are missing.
@@ -36,8 +40,13 @@ def serve(flags: Serve) -> int:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise ConfigError(f"alignjax serve needs {error.name}: pip install 'alignjax[serve]'") from None
+    behaviour, where = behavior_of(flags.behavior, words, [field.name for field in dataclasses.fields(flags)])
+    if NO_SYSTEM in where.values():
+        raise ConfigError(f"{NO_SYSTEM} is for `alignjax generate`: a request to a server has one prompt")
     with bound(flags.host, flags.port) as listening:
         opened = open_model(flags.where, flags.role, flags.dtype)
+        if flags.behavior is not None:
+            opened = _combined(opened, behaviour, where, flags.dtype)
         if flags.name:
             opened = dataclasses.replace(opened, name=flags.name)
         length = longest(opened, flags.max_length)
@@ -54,6 +63,15 @@ def serve(flags: Serve) -> int:
             serve_until_interrupted(app, listening)
     print("stopped", file=sys.stderr)
     return 0
+
+
+def _combined(opened: OpenedModel, behaviour: Fn, where: Mapping[str, str], dtype: str | None) -> OpenedModel:
+    """WHERE with the models of a behavior beside it, as one model."""
+    speakers = opened_streams(behaviour, where, opened, dtype=dtype, system=None)
+    model = combined_model(behaviour, dict(speakers.models), streams=speakers.streams)
+    others = ", ".join(where.values())
+    line = f"{opened.line}; {behaviour.name} with {others}" if others else f"{opened.line}; {behaviour.name}"
+    return dataclasses.replace(opened, model=model, params=dict(speakers.params), line=line)
 
 
 def _who(loopback: bool) -> str:

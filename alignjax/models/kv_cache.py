@@ -60,9 +60,12 @@ def unstack(segment: Segment) -> Segment:
 
     Decode keeps one array per layer, because a scanned, stacked cache is copied at every step.
     """
-    if not segment.layers or isinstance(segment.layers[0], tuple):
-        return segment
-    return dataclasses.replace(segment, layers=_by_layer(segment.layers))
+    layers = segment.layers
+    if isinstance(layers, Mapping):  # those of several models
+        layers = {role: unstack(dataclasses.replace(segment, layers=part)).layers for role, part in layers.items()}
+    elif layers and not isinstance(layers[0], tuple):
+        layers = _by_layer(layers)
+    return dataclasses.replace(segment, layers=layers)
 
 
 def _by_layer(stacked: Any) -> tuple[Any, ...]:
@@ -116,12 +119,12 @@ def pick_completions(cache: Cache, index: Array) -> Cache:
 def unrolled(params: Params) -> Params:
     """Slices stacked layers into a tuple of layers: once in front of a decode loop instead of in every step.
 
-    Params that have no layers (a table) stay as they are.
+    Params that have no layers (a table) stay as they are, and of several models, by name, each is unrolled.
     """
-    layers = params.get("layers", ())
-    if isinstance(layers, tuple):
-        return params
-    return {**params, "layers": _by_layer(layers)}
+    if "layers" not in params:
+        return {name: unrolled(part) if isinstance(part, Mapping) else part for name, part in params.items()}
+    layers = params["layers"]
+    return params if isinstance(layers, tuple) else {**params, "layers": _by_layer(layers)}
 
 
 def default_read(outputs: Mapping[str, Array], token: Array) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from alignjax.sampling.combined_logits import (
     mod as mod,
     proxy_tuning as proxy_tuning,
 )
+from alignjax.sampling.combined_model import combined_model as combined_model
 from alignjax.sampling.decode import generate as generate
 from alignjax.sampling.engine_client import EngineError as EngineError
 from alignjax.sampling.filters import (

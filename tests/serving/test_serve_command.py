@@ -9,8 +9,11 @@ import sys
 import threading
 import time
 
+import numpy as np
 import openai
 import pytest
+from safetensors.numpy import load_file, save_file
+from starlette.testclient import TestClient
 
 from alignjax.cli import main
 from alignjax.cli.open_model import open_model
@@ -68,11 +71,42 @@ def test_a_folder_is_served_until_a_signal_also_in_the_middle_of_answers(tmp_pat
         assert all(isinstance(end, openai.APIError) for end in ends), ends
 
 
+@pytest.mark.slow
+def test_a_behavior_is_served(tmp_path, monkeypatch):
+    """At lambda 0 it is the reference, whatever WHERE is; of a model with itself, the model; between, another one."""
+    one, other, answers = folder_of(tmp_path / "one"), folder_of(tmp_path / "other"), []
+    weights = load_file(other / "model.safetensors")
+    save_file({name: -2 * value for name, value in weights.items()}, other / "model.safetensors")
+    asked = {"model": "m", "prompt": "Why?", "max_tokens": 8, "seed": 1, "logprobs": 1}
+
+    def ask(app, listening):
+        answers.append(TestClient(app).post("/v1/completions", json=asked).json()["choices"][0]["logprobs"])
+
+    monkeypatch.setattr("alignjax.serving.run_server.serve_until_interrupted", ask)
+    dera = ["--behaviour", "dera", "--reference", str(other), "--lambda"]
+    for where, more in ((one, []), (other, []), (one, [*dera, "0"]), (other, [*dera, "1.5"]), (one, [*dera, "0.5"])):
+        assert main(["serve", str(where), "--port", "0", "--name", "m", *more]) == 0
+    found = [np.array(answer["token_logprobs"]) for answer in answers]
+    assert answers[0]["tokens"] != answers[1]["tokens"]
+    for same in (2, 3):
+        assert answers[same]["tokens"] == answers[1]["tokens"]
+        np.testing.assert_allclose(found[same], found[1], atol=1e-5)
+    assert not any(answers[4]["tokens"] == answer["tokens"] for answer in answers[:2])
+
+
 def test_what_is_wrong_is_said_before_weights_are_read(tmp_path, capsys, monkeypatch):
     assert main(["serve", str(tmp_path / "nowhere"), "--port", "0"]) == 2
     assert "no such run folder" in capsys.readouterr().err
     assert main(["serve", str(tmp_path), "--host", "no.such.host.invalid"]) == 2
     assert "cannot listen at no.such.host.invalid:8000" in capsys.readouterr().err
+    for more, message in (
+        (["--behavior", "dera", "--lambda", "1.5"], "--behavior dera needs --references WHERE"),
+        (["--behaviour", "dear"], "there is no behavior 'dear'. Did you mean 'dera'?"),
+        (["--behavior", "contrastive", "--amateur", "no-system"], "a request to a server has one prompt"),
+        (["--slot", "2"], "there is no flag --slot. Did you mean 'slots'?"),
+    ):
+        assert main(["serve", str(tmp_path), *more]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
     assert main(["serve", str(tmp_path), "--port", "70000"]) == 2
     assert "65535" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.config import ConfigError
-from alignjax.sampling import Filters, Sampling, generate
+from alignjax import sampling as behaviors
+from alignjax.config import ConfigError, fn
+from alignjax.sampling import Filters, Sampling, combined_model, generate
 from alignjax.serving import worker as module
 from alignjax.serving.jobs import Done, Job, Wanted
 from alignjax.serving.worker import Worker, lane_sizes
 from alignjax.types import Batch
 from tests.serving.conftest import Asked
-from tests.support.tiny import context_of, scorer
+from tests.support.tiny import context_of, parameters, scorer
 
 PROMPTS = [[1, 70, 71, 72], [1, 90], [1, *range(60, 97)], [1, 5, 4]]
 
@@ -42,6 +43,24 @@ def test_samples_and_their_log_probs_are_those_of_generate(opened, worker):
         np.testing.assert_allclose(scored, logps[number][on], atol=1e-5)
         last = asked.pieces(number=number)[-1]
         assert last.finish == ("stop" if last.scored.token in (75, 90) else "length")
+
+
+def test_of_a_behavior_samples_are_those_of_generate(opened):
+    """Two models in one slot, each with its cache: proxies of the same network with other weights."""
+    params = {"policy": opened.params, "reference": parameters(opened.model, 5)}
+    behaviour = fn(behaviors.dera, lam=1.5)
+    whole = combined_model(behaviour, dict.fromkeys(params, opened.model))
+    wanted = Wanted(12, 2, 0.8, seed=3, example=2, stop_ids=frozenset((75, 90)))
+    with Worker(dataclasses.replace(opened, model=whole, params=params), slots=2, max_length=96) as own:
+        asked = Asked(own, (PROMPTS[0], wanted))
+    tokens = jnp.array([PROMPTS[0]])
+    batch = Batch(prompt=tokens, prompt_valid=tokens >= 0, example_id=jnp.array([2]))
+    sampling = Sampling(2, 12, behaviour, filters=Filters(0.8), stop=(75, 90))
+    drawn = generate(context_of(opened.model, **params), batch, jax.random.key(3), sampling)
+    alone = lockstep(opened, PROMPTS[0], 2, dataclasses.replace(sampling, behaviour=fn(behaviors.own)), 3)[0]
+    assert not np.array_equal(drawn.tokens[0], alone), "the behavior is another policy"
+    for number in range(2):
+        assert asked.ids(number=number) == np.asarray(drawn.tokens[0, number])[drawn.valid[0, number]].tolist()
 
 
 def test_what_stands_beside_changes_nothing(worker):
