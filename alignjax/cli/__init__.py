@@ -43,6 +43,7 @@ from alignjax.cli.flags import (
 )
 from alignjax.cli.merge_flags import Merge
 from alignjax.cli.number_words import plain_numbers
+from alignjax.cli.report_flags import Compare, Watch
 from alignjax.outside import user_path, visible
 from alignjax.outside.terminal import ready_streams, silence
 
@@ -63,6 +64,8 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
     "report": Report,
+    "compare": Compare,
+    "watch": Watch,
     "list": List,
     "generate": Generate,
     "chat": Chat,

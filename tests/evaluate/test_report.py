@@ -83,7 +83,7 @@ def test_report_is_complete_and_loads_nothing(results, tmp_path):
     columns, _ = wording.player_rows(results)
     defined = [definitions.of_column(column) for column in columns[1:]]
     assert defined.count("measure") == 0
-    assert {*defined, "loss", "accuracy", "preference", "kl", "judge-accuracy", "wall-clock"} <= set(links)
+    assert {*defined, "loss", "accuracy", "preference", "kl", "kl-logged", "judge-accuracy", "wall-clock"} <= set(links)
     for name in ("frontier", "win_rates", "learning_curves"):
         assert ElementTree.parse(paths[name]).getroot().tag.endswith("svg")
     for name in ("frontier", "learning_curves"):

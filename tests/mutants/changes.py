@@ -8,6 +8,7 @@ from tests.mutants.edge_changes import EDGE
 from tests.mutants.loss_changes import LOSSES
 from tests.mutants.mutant import Mutant
 from tests.mutants.paper_changes import PAPERS
+from tests.mutants.report_changes import REPORTS
 from tests.mutants.surrogate_changes import SURROGATES
 
 STEP, SCORING, ROLES, OPTIMIZERS = (
@@ -24,6 +25,7 @@ MUTANTS = (
     *LOSSES,
     *SURROGATES,
     *DECODING,
+    *REPORTS,
     *CRITICS,
     *PAPERS,
     *EDGE,

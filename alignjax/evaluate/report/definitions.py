@@ -68,6 +68,11 @@ DEFINITIONS: dict[str, tuple[str, str]] = {
         "Share of the pairs, or completions, of the batch on whose label the model's own margin agrees.",
     ),
     "preference": ("judge's preference", "Mean probability that the judge gives to the policy's side."),
+    "kl-logged": (
+        "KL, of a curve",
+        "A KL in nats that a stage, a loss or a game logs, to the reference unless its docstring names another model: "
+        "estimated from completions of the batch, exact in games.",
+    ),
     "log_ratio": (
         "log-ratio to the reference",
         "Mean of log pi(y|x) - log pi_ref(y|x) over the completions of the batch, in nats. It is a KL only where the "
@@ -108,7 +113,7 @@ _COLUMNS = {
     "empty": "empty",
 }
 # Curves whose kind has the definition of a column.
-_KINDS = {"finished": "ended"}
+_KINDS = {"finished": "ended", "kl": "kl-logged"}
 
 
 def of_column(title: str) -> str:

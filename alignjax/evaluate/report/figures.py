@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -23,6 +23,7 @@ from alignjax.evaluate.report import schema, wording
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B5EA7", "#8C6D31")
 BASELINE, HUMAN = "#7A7A7A", "#1A1A1A"
+MARKERS = "osD^vPX*<>"
 INK, MUTED, GRID, EMPTY = "#222222", "#5F6368", "#E3E5E8", "#F1F3F4"
 # Orange loses, blue wins, white is even.
 DIVERGING = LinearSegmentedColormap.from_list("win", ["#C8641B", "#F2C9A1", "#FFFFFF", "#A9CCE8", "#1F6FB0"])
@@ -49,12 +50,30 @@ STYLE: dict[Any, Any] = {
 
 
 def colors(results: schema.Results) -> dict[str, str]:
-    """Assign one color to each player, in the order of the results."""
+    """Assign one color to each player, in the order of the results; of several runs one to each run and its players."""
     others = [name for name in results["players"] if name not in (results["baseline"], schema.human(results))]
-    chosen = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(others)}
+    chosen = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(results.get("runs") or others)}
+    if results.get("runs"):
+        chosen |= {name: chosen[run] for name in others if (run := schema.run_of(results, name)) is not None}
     if schema.human(results):
         chosen[str(schema.human(results))] = HUMAN
     return chosen | {results["baseline"]: BASELINE}
+
+
+def markers(results: schema.Results, names: Iterable[str]) -> dict[str, str]:
+    """Assign a marker to each player or curve: of several runs the same to those of one name, otherwise a circle.
+
+    Args:
+        results: The contents of results.json.
+        names: The players or curves.
+    """
+    kinds: dict[str, str] = {}
+    return {
+        name: "o"
+        if schema.run_of(results, name) is None
+        else kinds.setdefault(name.rpartition(schema.SEPARATOR)[2], MARKERS[len(kinds) % len(MARKERS)])
+        for name in names
+    }
 
 
 def short(results: schema.Results, player: str, size: int = 24) -> str:
@@ -65,7 +84,12 @@ def short(results: schema.Results, player: str, size: int = 24) -> str:
         player: The player or stage.
         size: The most characters.
     """
-    text = " ".join(schema.label(results, player).split())
+    return cut(schema.label(results, player), size if schema.run_of(results, player) is None else 2 * size)
+
+
+def cut(text: str, size: int = 24) -> str:
+    """Return a text on one line, of at most `size` characters."""
+    text = " ".join(text.split())
     return text if len(text) <= size else text[: size - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -107,11 +131,13 @@ def frontier_figure(results: schema.Results) -> str:
     """
     with mpl.rc_context(STYLE):
         figure, axes = over_kl(results)
-        for player, color in colors(results).items():
-            _frontier_point(axes, results, player, color)
+        palette, shapes = colors(results), markers(results, results["players"])
+        for player in [name for name in palette if name in shapes]:
+            _frontier_point(axes, results, player, palette[player], shapes[player])
         axes.margins(x=0.1, y=0.14)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor="linecolor")
+        columns = 2 if results.get("runs") else 3
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor="linecolor")
         return svg(figure, "frontier", "Win rate against the baseline over KL to the reference, one point per player")
 
 
@@ -133,7 +159,7 @@ def frame(axes: Axes) -> None:
     axes.tick_params(length=0)
 
 
-def _frontier_point(axes: Axes, results: schema.Results, player: str, color: str) -> None:
+def _frontier_point(axes: Axes, results: schema.Results, player: str, color: str, shape: str) -> None:
     """Draw one player with its intervals and its other seeds; the human reference, which has no KL, as a line."""
     baseline, kl = results["baseline"], results["players"][player].get("kl")
     rate, label = schema.rate(results, player, baseline), short(results, player)
@@ -148,7 +174,7 @@ def _frontier_point(axes: Axes, results: schema.Results, player: str, color: str
             other_kl = run.get("players", {}).get(player, {}).get("kl")
             if other and other_kl:
                 axes.plot(other_kl["mean"], 100 * other["mean"], "o", color=color, ms=4, mew=0, alpha=0.45, zorder=2)
-        style: dict[str, Any] = {"fmt": "o", "ms": 7.5, "elinewidth": 1.6, "mec": "white", "mew": 0.8, "zorder": 4}
+        style: dict[str, Any] = {"fmt": shape, "ms": 7.5, "elinewidth": 1.6, "mec": "white", "mew": 0.8, "zorder": 4}
         style |= {"mfc": "white", "mec": color, "mew": 1.4} if results["players"][player].get("control") else {}
         spans = {"xerr": bars([kl]), "yerr": bars([rate], 100)}
         axes.errorbar(kl["mean"], 100 * rate["mean"], **spans, color=color, label=label, **style)

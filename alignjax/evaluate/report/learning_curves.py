@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import ndimage
 
 from alignjax.evaluate.report import schema
-from alignjax.evaluate.report.figures import INK, STYLE, colors, frame, short, svg
+from alignjax.evaluate.report.figures import INK, STYLE, colors, cut, frame, short, svg
 from alignjax.evaluate.report.wording import capital
 from alignjax.train.metrics import read_rows
 
@@ -137,13 +137,17 @@ def shown(metrics: Mapping[str, list[Curve]]) -> dict[str, list[Curve]]:
 def curve_groups(results: schema.Results) -> dict[str, dict[str, list[Curve]]]:
     """Group curves as {group: {metric: curves}}. Stages that train a player (other than the baseline) share their
     panels, for they do the same job in different ways; every other stage has panels of its own. Only metrics that are
-    `shown`."""
+    `shown`. Of several runs, those of one stage share their panels, a curve a run."""
     palette, groups = colors(results), {}
     for stage, metrics in results["curves"].items():
         player = stage in results["players"] and stage != results["baseline"]
         group = "Preference optimization" if player else capital(schema.label(results, stage))
+        text, color, run = short(results, stage), palette.get(stage, INK), schema.run_of(results, stage)
+        if run is not None:
+            group = capital(stage.rpartition(schema.SEPARATOR)[2].replace("_", " "))
+            text, color = cut(run), palette[run]
         for metric, curve in metrics.items():
-            line = (short(results, stage), palette.get(stage, INK), curve["step"], curve["value"])
+            line = (text, color, curve["step"], curve["value"])
             groups.setdefault(group, {}).setdefault(metric, []).append(line)
     return {group: some for group, metrics in groups.items() if (some := shown(metrics))}
 

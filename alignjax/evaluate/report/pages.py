@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from alignjax.evaluate.report import definitions, figures, learning_curves, schema, wording
 
-# What every report shows: its table of win rates, its judges and its times.
-ALWAYS = {"interval", "win-rate", "exploitability", "kl", "judge-accuracy", "agreement", "length-bias", "wall-clock"}
+# What pages of win rates and of judges link to.
+PLAYED, JUDGED = {"interval", "win-rate", "kl"}, {"exploitability", "judge-accuracy", "agreement", "length-bias"}
 SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!])")
 
 
@@ -75,13 +75,16 @@ def _values(results: schema.Results) -> dict[str, Any]:
         group: {metric: definitions.of_curve(learning_curves.kind(metric)) for metric in metrics}
         for group, metrics in learning_curves.curve_groups(results).items()
     }
-    anchors = {
-        *map(definitions.of_column, columns[1:]),
-        *(anchor for row in curves.values() for anchor in row.values()),
-    }
+    alone = not results.get("runs")
+    played = alone or any(results["win_rates"].values())
+    anchors = {"wall-clock", *(anchor for row in curves.values() for anchor in row.values())}
+    anchors |= {*PLAYED, *map(definitions.of_column, columns[1:])} if played else set()
+    anchors |= JUDGED if alone else set()
     return {
         "results": results,
-        "headline": wording.headline(results),
+        "headline": results.get("headline") or wording.headline(results),
+        "played": played,
+        "tables": _tables(results),
         "label": functools.partial(schema.label, results),
         "names": names,
         "baseline": names[results["baseline"]],
@@ -90,7 +93,7 @@ def _values(results: schema.Results) -> dict[str, Any]:
         "columns": columns,
         "said_of": functools.partial(wording.said_of, results),
         "defined": definitions.of_column,
-        "definitions": definitions.chosen(anchors | ALWAYS),
+        "definitions": definitions.chosen(anchors),
         "rows": rows,
         "exploited": wording.exploit_rows(results),
         "seeds": wording.seed_rows(results),
@@ -102,6 +105,19 @@ def _values(results: schema.Results) -> dict[str, Any]:
         "total": wording.duration(sum(results["seconds"].values())),
         "config": json.dumps(results["config"], indent=2, ensure_ascii=False),
     }
+
+
+def _tables(results: schema.Results) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables of texts that only reports on several runs, or on one that goes on, have: title, columns, rows."""
+    titles = {"progress": "How far it is", "runs": "Runs", "differences": "What differs in the configs"}
+    tables = []
+    for key, title in titles.items():
+        rows = results.get(key) or {}
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        if rows:
+            cells = [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
+            tables.append((title, ["", *columns], cells))
+    return tables
 
 
 def markdown_report(results: schema.Results, pictures: Mapping[str, str]) -> str:
@@ -116,13 +132,20 @@ def markdown_report(results: schema.Results, pictures: Mapping[str, str]) -> str
     return _rendered("page.md", autoescape=False, **_values(results), figures=pictures, facts=facts) + "\n"
 
 
-def html_report(results: schema.Results, frontier_picture: str, over_optimization: str | None = None) -> str:
+def html_report(
+    results: schema.Results,
+    frontier_picture: str | None = None,
+    over_optimization: str | None = None,
+    *,
+    refresh: int | None = None,
+) -> str:
     """Render the report as one HTML page.
 
     Args:
         results: The contents of results.json.
-        frontier_picture: The SVG of `figures.frontier_figure`.
+        frontier_picture: The SVG of `figures.frontier_figure`; None where nobody has played.
         over_optimization: The SVG of `over_optimization_figure`, if there is one.
+        refresh: After how many seconds a browser reads the page again; never if None.
 
     Returns:
         The page, which loads nothing.
@@ -134,10 +157,11 @@ def html_report(results: schema.Results, frontier_picture: str, over_optimizatio
         **_values(results),
         style=Markup("\n" + files("alignjax.evaluate.report").joinpath("page.css").read_text(encoding="utf-8")),
         facts=_facts(results),
+        refresh=refresh,
         palette=figures.colors(results),
         ink=figures.INK,
         shade=figures.shade,
-        frontier=Markup(frontier_picture),
+        frontier=Markup(frontier_picture or ""),
         over_optimization=Markup(over_optimization) if over_optimization else None,
         curves={
             group: [

@@ -48,6 +48,10 @@ Optional keys:
     warnings        [str]: what the numbers do not show; stands among the notes too
     by_seed         {seed: {"win_rates": {a: {b: interval}}, "players": {player: {"kl": interval}}}}: further runs of
                     the same config with other seeds; win_rates and players may be partial
+    headline        str: stands in the place of the sentences about who beats whom
+    runs            {run: {what: str}}: of a report on several runs (`comparison.py`), whose players and curves are
+                    called "RUN / NAME"; a table
+    differences     {path of a config: {run: str}}, progress {stage: {what: str}}: further tables
     command         str: what was typed
     date            str
     device          str
@@ -68,6 +72,7 @@ from alignjax.workspace import read_json, whole_file
 
 Results = Mapping[str, Any]
 
+SEPARATOR = " / "  # between a run and what is of it
 # The shape of results.json: what stands under a key is of a type, a NUMBER, a list of one shape, or a mapping again. A
 # key with "?" may be missing or null; "*" is any further key.
 NUMBER = "a finite number"
@@ -122,6 +127,8 @@ SHAPE: dict[str, Any] = {
     "budgets?": {"*": NUMBER},
     "warnings?": [str],
     "weights?": str,
+    **{key: {"*": {"*": str}} for key in ("runs?", "differences?", "progress?")},
+    "headline?": str,
     "by_seed?": {"*": {"win_rates": MATRIX, "players?": {"*": {"kl?": INTERVAL}}}},
 }
 REQUIRED = tuple(key for key in SHAPE if not key.endswith("?"))
@@ -212,7 +219,20 @@ def label(results: Results, player: str) -> str:
         results: The contents of results.json.
         player: The player or stage.
     """
-    return results["players"].get(player, {}).get("label") or player.replace("_", " ")
+    run = run_of(results, player)
+    own = f"{run}{SEPARATOR}" if run is not None else ""
+    return results["players"].get(player, {}).get("label") or own + player.removeprefix(own).replace("_", " ")
+
+
+def run_of(results: Results, name: str) -> str | None:
+    """Return the run whose player or stage has this name, of a report on several runs; None of any other.
+
+    Args:
+        results: The contents of results.json.
+        name: The player, stage or curve.
+    """
+    run, found, _ = name.rpartition(SEPARATOR)
+    return run if found and run in (results.get("runs") or {}) else None
 
 
 def human(results: Results) -> str | None:

@@ -62,9 +62,10 @@ def rebuild(folder: Path | str) -> dict[str, Path]:
 
 
 def _render(results: schema.Results, folder: Path) -> dict[str, Path]:
+    played = not results.get("runs") or any(results["win_rates"].values())
     pictures = {
-        "frontier": figures.frontier_figure(results),
-        "win_rates": figures.win_rate_figure(results),
+        "frontier": figures.frontier_figure(results) if played else None,
+        "win_rates": None if results.get("runs") else figures.win_rate_figure(results),
         "over_optimization": over_optimization_figure(results),
         "learning_curves": learning_curves.curves_figure(results),
     }
