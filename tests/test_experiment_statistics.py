@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,15 @@ def test_each_use_of_a_judge_ends_where_it_would_stay() -> None:
     log_odds = 4 * tau * np.log(np.array(reward[:3]) / mu)
     fitted = 1 / (1 + np.exp(log_odds - log_odds[:, None]))
     assert fitted @ mu == pytest.approx(styles.WINS @ mu, abs=1e-6), "rewards that win against SFT as the styles do"
+
+
+@pytest.mark.parametrize("file", sorted(PLACE.glob("*/README.md")), ids=lambda file: file.parent.name)
+def test_every_experiment_says_what_it_claims_what_could_refute_it_and_what_would(file: Path) -> None:
+    text = file.read_text()
+    assert re.search(r"\*\*(Claims? under test|Question)", text)
+    assert re.search(r"\bControls?\b", text)
+    assert re.search("^## What came out", text, re.MULTILINE)
+    assert re.search("^## What would change our mind", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", REPORTED)

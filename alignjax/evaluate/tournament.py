@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from alignjax.config import Fn
-from alignjax.data import Dataset, tokenizer_of
+from alignjax.data import Dataset, Source, tokenizer_of
 from alignjax.evaluate import diagnostics, text_metrics, verdicts, win_rate
 from alignjax.evaluate.controls import against_best_control, default_controls, warnings
 from alignjax.evaluate.intervals import interval
@@ -60,7 +60,7 @@ def play(
         judge_source: Rows of `candidates` on which trained judges are measured; None: pairs of two draws of the
             baseline, by how often the deciding judge agrees.
         dataset: The dataset whose tokenizer decodes the texts.
-        batches: How many batches of each source.
+        batches: How many batches of each source at most: where a prompt comes again, what was played before is all.
         max_tokens: The length of a completion in tokens at most.
         controls: Players that needed no training; None: the baseline at temperature 0.5, greedy, and the best of four
             of its samples by the judge "training".
@@ -80,7 +80,7 @@ def play(
     again = () if judge_source else (Player(AGAIN, players[0].stage, players[0].role),)
     tokenizer = tokenizer_of(dataset, workspace)
     sources = [each for each in (source, judge_source) if each is not None]
-    people, *checks = ([each(workspace, seed)[step] for step in range(batches)] for each in sources)
+    people, *checks = (_once(each(workspace, seed), batches) for each in sources)
     every = (*players, *controls, *again)
     draw = {"key": jax.random.key(seed), "max_tokens": max_tokens, "stop": tokenizer.ends}
     with verdicts.open_judges(workspace, judge_model, dict(judges), sources) as asked:
@@ -92,6 +92,20 @@ def play(
     outcome["judges"] = {name: row | told[name] for name, row in judged.items()}
     (workspace.folder / FILE).write_text(json.dumps(outcome, indent=1))
     return {name: row[players[0].name] for name, row in outcome["win_rates"].items() if name != players[0].name}
+
+
+def _once(source: Source, batches: int) -> list[Batch]:
+    """Batches up to the first in which a prompt comes again, one at least: intervals over prompts take each row for a
+    prompt of its own."""
+    several: list[Batch] = []
+    seen: set[int] = set()
+    for batch in (source[step] for step in range(batches)):
+        names = set() if batch.example_id is None else set(np.asarray(batch.example_id).tolist())
+        if names & seen:
+            break
+        several.append(batch)
+        seen |= names
+    return several
 
 
 def _outcome(

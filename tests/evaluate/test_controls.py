@@ -12,7 +12,7 @@ import pytest
 
 from alignjax import exact_tasks
 from alignjax.config import ConfigError, fn
-from alignjax.evaluate import controls, players, verdicts, win_rate
+from alignjax.evaluate import controls, players, tournament, verdicts, win_rate
 from alignjax.evaluate.intervals import DataError
 from alignjax.types import Batch
 from alignjax.workspace import Workspace
@@ -207,3 +207,12 @@ def test_texts_of_unequal_room_stand_side_by_side() -> None:
     table = verdicts.side_by_side(parts)
     assert np.asarray(table.valid).sum(-1).tolist() == [[4, 2], [4, 2]]
     assert np.asarray(table.tokens)[0, 1].tolist() == [7, 7, 0, 0]
+
+
+def test_no_prompt_is_played_twice():
+    """Intervals resample prompts, so one that comes again would count for two: batches end before it."""
+    batches = [Batch(example_id=np.arange(start, start + 4) % 10) for start in (0, 4, 8, 12)]
+    assert [batch.example_id[0] for batch in tournament._once(batches, 4)] == [0, 4]
+    assert len(tournament._once(batches[:1], 1)) == 1
+    assert len(tournament._once([Batch(example_id=np.zeros(4, int))] * 2, 2)) == 1, "fewer prompts than a batch has"
+    assert len(tournament._once([Batch()] * 3, 3)) == 3, "nobody says which prompts these are"

@@ -305,6 +305,13 @@ MUTANTS = (
         (f"{WIN_RATE}::test_no_human_text_exploits_a_policy",),
     ),
     Mutant(
+        "prompts are played twice",
+        "evaluate/tournament.py",
+        "        if names & seen:",
+        "        if names & set():",
+        (f"{CONTROLS}::test_no_prompt_is_played_twice",),
+    ),
+    Mutant(
         "an interval is one-sided",
         "evaluate/intervals.py",
         "[0.025, 0.975]",
