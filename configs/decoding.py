@@ -9,7 +9,10 @@ the task; against SFT and its best of four.
 dera: online IPO on its own samples, and on those of its realignment with the SFT policy beyond itself (DeRa, lambda =
 1.5); of the first also the realignments at lambda 0.5 and 1.5, which nobody trained.
 
-In both SFT's controls play (greedy, T = 0.5, best of four), and gold decides. Runs, claims not tested.
+blocks: the policy learns what a search by blocks finds (two of eight go on after every third letter), against the same
+from best-of-eight: what a block costs is a reward of half an answer, which here only counts what stands there.
+
+In all SFT's controls play (greedy, T = 0.5, best of four), and gold decides. Runs, claims not tested.
 """
 
 from __future__ import annotations
@@ -17,30 +20,46 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignjax import algorithms
-from alignjax.config import Pipeline, fn
+from alignjax import algorithms, losses, stages
+from alignjax.config import Fn, Pipeline, fn
 from alignjax.evaluate.tournament import Player
-from alignjax.exact_tasks import SORTING, STYLES, ExactTask, exact_reward
+from alignjax.exact_tasks import DISTINCT, SORTING, STYLES, ExactTask, exact_reward
 from alignjax.pipelines import exact_study as parts
 from alignjax.roles import restored
 from alignjax.sampling import dera
+from alignjax.types import Algorithm, Role
 
 Made = tuple[Mapping[str, Any], tuple[Player, ...]]
 BEST_OF = 8
 LAM = 1.5
 
 
+def verifier(sizes: parts.Sizes) -> Fn:
+    """The reward of the first measure of the task."""
+    return fn(exact_reward, function=sizes.task.measures[0].function)
+
+
 def raft(sizes: parts.Sizes) -> Made:
     """Best-of-n distillation by the task's verifier."""
     algorithm = algorithms.raft(
         parts.policy_model(sizes),
-        reward=fn(exact_reward, function=sizes.task.measures[0].function),
+        reward=verifier(sizes),
         n=BEST_OF,
         max_tokens=sizes.completion_length,
         start=restored("sft", "policy"),
         optimizer=parts.policy_optimizer(sizes),
     )
     return {"raft": parts.online(sizes, algorithm)}, (Player("raft", "raft", label=f"Best of {BEST_OF}, distilled"),)
+
+
+def searched(sizes: parts.Sizes) -> Made:
+    """Likelihood of what a search by blocks finds, by the task's verifier, and of the best of as many samples."""
+    role = Role(parts.policy_model(sizes), restored("sft", "policy"), parts.policy_optimizer(sizes))
+    samples = fn(stages.generate, n=BEST_OF, max_tokens=sizes.completion_length)
+    search = fn(stages.block_search, generate=samples, reward=verifier(sizes), every=3, keep=2)
+    algorithm = Algorithm({"search": search}, {"sft": fn(losses.sft)}, {"policy": role})
+    steps, players = raft(sizes)
+    return {**steps, "blocks": parts.online(sizes, algorithm)}, (*players, Player("blocks", "blocks", label="Blocks"))
 
 
 def realigned(sizes: parts.Sizes) -> Made:
@@ -61,6 +80,7 @@ def realigned(sizes: parts.Sizes) -> Made:
 STUDIES: dict[str, tuple[ExactTask, Callable[[parts.Sizes], Made]]] = {
     "raft": (SORTING, raft),
     "dera": (STYLES, realigned),
+    "blocks": (DISTINCT, searched),
 }
 TINY = "-tiny"
 MODES = (*STUDIES, *(name + TINY for name in STUDIES))

@@ -6,6 +6,7 @@ The decode step is `extend` with T = 1, so sampler and scorer are the same mathe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from alignjax.config import ConfigError
 from alignjax.models.kv_cache import Cache, pick_completions, with_room
 from alignjax.numerics import row_keys, take_rows
 from alignjax.sampling.behaviors import History
+from alignjax.sampling.filters import Filters
 from alignjax.sampling.logit_streams import Name, Plan, Sampled, Sampling, plan_of, prefill, with_experts
 from alignjax.sampling.refill import refilled
 from alignjax.types import Array, Batch, Context, Key
@@ -33,6 +35,24 @@ class Rejection(NamedTuple):
     score: Callable[[Sampled], Array]
 
 
+class Blocks(NamedTuple):
+    """Completions that are searched block by block: the best `keep` of a prompt go on, each in n / keep copies.
+
+    Attributes:
+        every: Tokens of a block.
+        keep: How many completions of a prompt go on, a divisor of n.
+        score: (samples so far, the same with their look-ahead), [B,n,T] each -> a number for each [B,n].
+        ahead: Tokens of the look-ahead, greedy and then forgotten; 0: none.
+        likeliest: Whether copies go on with the likeliest tokens, another one each, where others are drawn.
+    """
+
+    every: int
+    keep: int
+    score: Callable[[Sampled, Sampled], Array]
+    ahead: int = 0
+    likeliest: bool = False
+
+
 class _Carry(NamedTuple):
     step: Array
     done: Array
@@ -44,7 +64,9 @@ class _Carry(NamedTuple):
     experts: dict[Name, Array]
 
 
-def generate(context: Context, batch: Batch, key: Key, sampling: Sampling, reject: Rejection | None = None) -> Sampled:
+def generate(
+    context: Context, batch: Batch, key: Key, sampling: Sampling, search: Rejection | Blocks | None = None
+) -> Sampled:
     """Samples completions for every prompt of the batch; each stream's backbone runs once per (role, view).
 
     The uniform number behind a token is a function of the key, the prompt's example_id, the completion's number and the
@@ -58,14 +80,15 @@ def generate(context: Context, batch: Batch, key: Key, sampling: Sampling, rejec
         batch: Prompts, and the views that streams read.
         key: Random key.
         sampling: What is sampled, and how.
-        reject: Which completions are given up on the way; None: none. Those that stay are what they are without it.
+        search: Which completions are given up on the way; None: none. Those that a `Rejection` leaves are what they are
+            without it; of `Blocks` the first of a prompt is the best.
 
     Returns:
         Tokens, valid and log-probs [B,N,T]. Stop tokens are sampled, scored and valid; nothing follows them.
 
     Raises:
         ConfigError: If a stream's role or view does not exist, a role's model cannot be extended, slots < 1, or if
-            completions are rejected where there are slots.
+            completions are searched where there are slots.
     """
     plan = plan_of(context, batch, sampling)
     keys = row_keys(key, batch.ids(), sampling.n)
@@ -74,14 +97,14 @@ def generate(context: Context, batch: Batch, key: Key, sampling: Sampling, rejec
     }
     prompts = {name: (last, cache) for name, (last, cache, _) in prefilled.items()}
     few = sampling.slots is not None and sampling.slots < keys.size
-    if reject is not None and sampling.slots is not None:
-        raise ConfigError(f"generate(slots={sampling.slots}): completions are rejected in lockstep; leave slots out")
-    new, kept = refilled(plan, prompts, keys) if few else _lockstep(plan, prompts, keys, reject)
+    if search is not None and sampling.slots is not None:
+        raise ConfigError(f"generate(slots={sampling.slots}): completions are searched in lockstep; leave slots out")
+    new, kept = refilled(plan, prompts, keys) if few else _lockstep(plan, prompts, keys, search)
     return with_experts(new, {name: sited for name, (*_, sited) in prefilled.items()}, kept)
 
 
 def _lockstep(
-    plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array, reject: Rejection | None
+    plan: Plan, prompts: dict[Name, tuple[Array, Cache]], keys: Array, search: Rejection | Blocks | None
 ) -> tuple[Sampled, dict[Name, Array]]:
     """One token for every completion per turn, until the last has stopped. prompts: what `prefill` says of each
     backbone. Returns the samples, and the experts that backbones keep, [B,N,T,L,k]."""
@@ -99,16 +122,44 @@ def _lockstep(
         caches={name: with_room(cache, n, length) for name, (_, cache) in prompts.items()},
         experts=plan.no_experts((rows, n, length)),
     )
-    for end, count in () if reject is None else reject.rounds:
+    if isinstance(search, Blocks):
+        last = _in_blocks(carry, keys, plan, search)
+        return _sampled(last), last.experts
+    for end, count in () if search is None else search.rounds:
         carry = _until(end, carry, keys, plan)
-        score = reject.score(Sampled(carry.tokens, carry.valid, carry.logps))  # type: ignore[union-attr]
-        best = jnp.sort(jnp.argsort(-score, axis=1)[:, :count], axis=1)  # in their old order
+        best = jnp.argsort(-search.score(_sampled(carry)), axis=1)[:, :count]  # type: ignore[union-attr]
+        best = jnp.sort(best, axis=1)  # in their old order
         carry, keys = _picked(carry, best), take_rows(keys, best)
     last = _until(length, carry, keys, plan)
-    return Sampled(last.tokens, last.valid, last.logps), last.experts
+    return _sampled(last), last.experts
 
 
-def _until(end: int, carry: _Carry, keys: Array, plan: Plan) -> _Carry:
+def _in_blocks(carry: _Carry, keys: Array, plan: Plan, search: Blocks) -> _Carry:
+    """Extends all completions by a block, then lets the best go on in copies, until all have stopped; best first."""
+    # Copies are told apart by the random numbers of their places, or by which of the likeliest tokens each begins with.
+    # At the start all are copies of one prefix. What had ended before has many copies, of which one counts.
+    n, length = keys.shape[1], plan.sampling.max_tokens
+    width, place = n // search.keep, jnp.arange(n)[None]
+    greedy = plan._replace(sampling=dataclasses.replace(plan.sampling, filters=Filters(0.0)))
+
+    def block(carry: _Carry) -> _Carry:
+        copy, ended, end = place % width, carry.done, jnp.minimum(carry.step + search.every, length)
+        if search.likeliest:
+            carry = _step(carry, keys, plan, jnp.where(carry.step == 0, place, copy))
+        carry = _until(end, carry, keys, plan)
+        ahead = _until(jnp.minimum(end + search.ahead, length), carry, keys, greedy) if search.ahead else carry
+        score = jnp.where(ended & (copy > 0), -jnp.inf, search.score(_sampled(carry), _sampled(ahead)))
+        best = jnp.argsort(-score, axis=1)[:, : search.keep]
+        return _picked(carry, jnp.repeat(best, width, axis=1))
+
+    return jax.lax.while_loop(lambda carry: (carry.step < length) & ~jnp.all(carry.done), block, carry)
+
+
+def _sampled(carry: _Carry) -> Sampled:
+    return Sampled(carry.tokens, carry.valid, carry.logps)
+
+
+def _until(end: int | Array, carry: _Carry, keys: Array, plan: Plan) -> _Carry:
     """Steps until completions have `end` tokens or have all stopped."""
     return jax.lax.while_loop(
         lambda carry: (carry.step < end) & ~jnp.all(carry.done), lambda carry: _step(carry, keys, plan), carry
@@ -123,10 +174,11 @@ def _picked(carry: _Carry, index: Array) -> _Carry:
     return picked._replace(step=carry.step, caches=caches)
 
 
-def _step(carry: _Carry, keys: Array, plan: Plan) -> _Carry:
-    """Draws one token for every row and extends every backbone by it."""
+def _step(carry: _Carry, keys: Array, plan: Plan, place: Array | None = None) -> _Carry:
+    """Draws one token for every row, or takes that of a place [1,N] among the likeliest, and extends every backbone by
+    it."""
     uniform = jax.vmap(jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, carry.step))))(keys)
-    token, scores = plan.draw(carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform)
+    token, scores = plan.draw(carry.hidden, History(carry.tokens, carry.logps, carry.step), uniform, place)
     alive = ~carry.done
     token = jnp.where(alive, token, 0)
     hidden, caches, experts = {}, {}, {}

@@ -122,6 +122,24 @@ def draw(logits: Array, uniform: Array) -> tuple[Array, Array]:
     return token.astype(jnp.int32), logp
 
 
+def likeliest(logits: Array, place: Array) -> tuple[Array, Array]:
+    """Takes the token of a place among the likeliest, 0 for the first.
+
+    Args:
+        logits: Logits [..,N,V].
+        place: A place for each of the N rows, from 0 to N - 1, of a shape that broadcasts to [..,N].
+
+    Returns:
+        Tokens [..,N] int32, and their log-probs [..,N] in nats: MASKED, with some token, behind the last place.
+    """
+    rows, vocab = logits.shape[-2:]
+    order = jax.lax.top_k(logits, min(rows, vocab))[1]
+    place = jnp.broadcast_to(place, logits.shape[:-1])
+    token = take_token(order, jnp.minimum(place, vocab - 1))
+    logp = take_token(logits, token) - jax.nn.logsumexp(logits, axis=-1)
+    return token, jnp.where(place < vocab, logp, MASKED)
+
+
 def _first_above(running: Array, target: Array, possible: Array | None = None) -> Array:
     """First index whose running sum exceeds target; where rounding leaves none, the last index that adds anything (the
     last `possible`)."""

@@ -14,7 +14,7 @@ from alignjax.models.kv_cache import Cache, share, unrolled
 from alignjax.numerics import as_float32, take_token
 from alignjax.sampling.behaviors import History, own, stream_names
 from alignjax.sampling.decode_weights import decode_weights
-from alignjax.sampling.filters import Filters, draw
+from alignjax.sampling.filters import Filters, draw, likeliest
 from alignjax.types import EXPERTS, SAMPLER, Array, Batch, Context, Model, Params
 
 Name = tuple[str, str]  # of a backbone at work: (role, view)
@@ -123,19 +123,23 @@ class Plan(NamedTuple):
         configs = {name: backbone.model.config for name, backbone in self.backbones.items() if backbone.kept}
         return {name: jnp.full((*shape, c.layers, c.experts_per_token), -1, jnp.int32) for name, c in configs.items()}
 
-    def draw(self, hidden: Mapping[Name, Array], history: History, uniform: Array) -> tuple[Array, dict[str, Array]]:
+    def draw(
+        self, hidden: Mapping[Name, Array], history: History, uniform: Array, place: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         """Draws the next token of every completion.
 
         Args:
             hidden: States [..,D] of each backbone.
             history: What the behavior may look at.
-            uniform: A number in [0, 1) per completion [..].
+            uniform: A number in [0, 1) per completion [B,N].
+            place: Which of the likeliest tokens each completion [1,N] takes, from 0 to N - 1; None: one is drawn.
 
         Returns:
-            Tokens [..], and their log-probs [..] by "sampler" and by each stream.
+            Tokens [B,N], and their log-probs [B,N] by "sampler" and by each stream.
         """
         logits = {stream.name: as_float32(self.logits(stream, hidden)) for stream in self.streams}
-        token, sampler = draw(self.sampling.filters(self.sampling.behaviour(logits, history)), uniform)
+        filtered = self.sampling.filters(self.sampling.behaviour(logits, history))
+        token, sampler = draw(filtered, uniform) if place is None else likeliest(filtered, place)
         scores = {name: take_token(value, token) - jax.nn.logsumexp(value, axis=-1) for name, value in logits.items()}
         return token, {"sampler": sampler} | scores
 

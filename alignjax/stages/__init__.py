@@ -10,6 +10,7 @@ from alignjax.stages.advantage import (
 from alignjax.stages.completions import (
     density_ratio as density_ratio,
     generate as generate,
+    implicit_reward as implicit_reward,
     in_context_reward as in_context_reward,
     logprobs as logprobs,
     reward as reward,
@@ -83,7 +84,7 @@ from alignjax.stages.route import (
     route_pairs as route_pairs,
     route_targets as route_targets,
 )
-from alignjax.stages.searches import speculative_rejection as speculative_rejection
+from alignjax.stages.searches import block_search as block_search, speculative_rejection as speculative_rejection
 from alignjax.stages.select import (
     active_pairs as active_pairs,
     best_and_worst as best_and_worst,

@@ -36,7 +36,7 @@ def generate(
     weights: str | None = None,
     tensor_parallel: bool = False,
     keep_experts: bool = False,
-    reject: decode.Rejection | None = None,
+    search: decode.Rejection | decode.Blocks | None = None,
 ) -> tuple[Batch, Metrics]:
     """Samples n completions per prompt and appends them to those the batch has (a second `generate` adds opponents).
 
@@ -61,7 +61,7 @@ def generate(
             log-probs are then the scorer's; "sampler", what an importance weight divides by, stays what was sampled.
         tensor_parallel: Leaves weights split over the tensor axis, for models that a device cannot hold.
         keep_experts: Keeps who tokens went to as "experts:ROLE" in prompts and completions; ROLE is scored with it.
-        reject: Which completions are given up on the way; `speculative_rejection` says.
+        search: Which completions are given up on the way; `speculative_rejection` and `block_search` say.
 
     Returns:
         The batch with tokens, valid, mask and logps [B,N,T]: every stream's at temperature 1, and "sampler". Metrics:
@@ -74,7 +74,7 @@ def generate(
     sampling = Sampling(n, max_tokens, behaviour, streams, filters, **more)
     laid_out = dataclasses.replace(context, params=functools.partial(_decode_params, context, tensor_parallel))
     rows = batch if tensor_parallel else shard_rows(batch, table=DECODE_LAYOUT)
-    new = shard_rows(decode.generate(laid_out, rows, key, sampling, reject), batch)
+    new = shard_rows(decode.generate(laid_out, rows, key, sampling, search), batch)
     new, gaps = (new, {}) if weights is None else _rescored(context, batch, new, sampling.all_streams())
     return _appended(batch, new), _length_metrics(new, stop) | gaps
 
@@ -205,9 +205,7 @@ def reward(context: Context, batch: Batch, key: Key, *, role: str = "reward") ->
         The batch, and the metric.
     """
     (numbers,) = context.score(f"{role}:reward", batch).values()
-    score = last_valid(numbers, batch.need("valid", of="reward"))
-    completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
-    return batch.replace(reward=score, completions=completions), {"reward": Mean.of(score)}
+    return _rewarded(batch, last_valid(numbers, batch.need("valid", of="reward")))
 
 
 def in_context_reward(
@@ -241,7 +239,33 @@ def in_context_reward(
         scored = batch.replace(prompt=seen.prompt, prompt_valid=seen.prompt_valid)
         return masked_sum(context.score(role, scored)[role], mask)
 
-    score = summed(view) - summed(against)
+    return _rewarded(batch, summed(view) - summed(against))
+
+
+def implicit_reward(
+    context: Context, batch: Batch, key: Key, *, role: str = "policy", reference: str = "reference"
+) -> tuple[Batch, Metrics]:
+    """Fills reward [B,N]: log role(y) - log reference(y), the implicit reward of a policy that was tuned
+    (arXiv:2305.18290 section 4), which knows of half a completion as much as of a whole one. Of small models it guides
+    a large one (weak-to-strong search, arXiv:2405.19262, in `block_search`).
+
+    Args:
+        context: Scores both roles.
+        batch: Completions [B,N,T].
+        key: Not used.
+        role: Who was tuned.
+        reference: Who it was before.
+
+    Returns:
+        The batch, and the metric `reward`, in nats.
+    """
+    mask = batch.need("mask", of="implicit_reward")
+    scores = context.score((role, reference), batch)
+    return _rewarded(batch, masked_sum(scores[role] - scores[reference], mask))
+
+
+def _rewarded(batch: Batch, score: Array) -> tuple[Batch, Metrics]:
+    """The batch with a reward [B,N] that knows all completions: a weight of other rewards is dropped."""
     completions = {name: leaf for name, leaf in batch.completions.items() if name != "weight"}
     return batch.replace(reward=score, completions=completions), {"reward": Mean.of(score)}
 

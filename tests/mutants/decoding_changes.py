@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 COMBINED, SEARCHES = "tests/sampling/test_combined_logits.py", "tests/stages/test_searches.py"
+BLOCKS = "tests/stages/test_block_search.py"
 
 DECODING = (
     Mutant(
@@ -48,6 +49,27 @@ DECODING = (
         "pick_completions(cache, index) for name",
         "pick_completions(cache, jnp.sort(jnp.argsort(index, axis=1), axis=1)) for name",
         (SEARCHES, "-k", "test_what_goes_on"),
+    ),
+    Mutant(
+        "a search by blocks keeps its look-ahead",
+        "sampling/decode.py",
+        "return _picked(carry, jnp.repeat(best, width, axis=1))",
+        "return _picked(ahead._replace(step=carry.step), jnp.repeat(best, width, axis=1))",
+        (BLOCKS, "-k", "test_with_the_likeliest"),
+    ),
+    Mutant(
+        "what has ended takes all places of a beam",
+        "sampling/decode.py",
+        "jnp.where(ended & (copy > 0), -jnp.inf,",
+        "jnp.where(ended & (copy > n), -jnp.inf,",
+        (BLOCKS, "-k", "test_with_the_likeliest or test_a_wide_beam"),
+    ),
+    Mutant(
+        "the likelihood of a look-ahead counts",
+        "stages/searches.py",
+        "logp = jnp.sum(sampled.logps[SAMPLER], axis=-1)",
+        "logp = jnp.sum(further.logps[SAMPLER], axis=-1)",
+        (BLOCKS, "-k", "test_with_the_likeliest"),
     ),
     Mutant(
         "equal rewards are not shared among the best of n",
