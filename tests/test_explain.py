@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from alignjax.workspace import Workspace
 from tests.support.commands import ROOT
 
 CONFIGS = ROOT / "configs"
+# What docs/healthy.md speaks of: `reward_NAME` is the reward of any name.
+WORDS = re.findall(r"`([\w/]+)`", (ROOT / "docs" / "healthy.md").read_text())
+ON_THE_PAGE = re.compile(
+    "|".join(word.rpartition("/")[2].replace("NAME", r"\w+") for word in WORDS if word != "loss/NAME")
+)
 NOWHERE = Workspace(Path("runs/nowhere"))
 
 
@@ -126,7 +132,7 @@ def test_what_cannot_be_meant_is_refused(words, said, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_every_mode_of_every_config_is_explained(file, shared_data, monkeypatch):
+def test_every_mode_of_every_config_is_explained_and_every_metric_on_the_page_of_metrics(file):
     """Steps that modes share are explained once."""
     if file.name == "smollm2.py":
         pytest.importorskip("vaderSentiment")
@@ -143,3 +149,8 @@ def test_every_mode_of_every_config_is_explained(file, shared_data, monkeypatch)
             if isinstance(step, Experiment):
                 assert any(role.learns for role in flow.roles) == bool(step.algorithm.losses)
                 assert all(loss.roles for loss in flow.losses)
+                logged = {name.rpartition("/")[2] for part in flow.stages for name in part.logs}
+                logged |= {name.rpartition("/")[2] for part in flow.losses for name in part.logs if name[:5] != "loss/"}
+                assert not {name for name in logged if not ON_THE_PAGE.fullmatch(name)}, (
+                    "say in docs/healthy.md what it is"
+                )

@@ -1,4 +1,4 @@
-"""docs/losses.md is what the docstrings say, and the docstrings say enough."""
+"""docs/losses.md and the table of docs/traps.md are what the docstrings say, and the docstrings say enough."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from tests.support.commands import ROOT
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("loss_docs", ROOT / "docs" / "losses.py")
+def generator(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -20,7 +20,7 @@ def generator() -> ModuleType:
     return module
 
 
-DOCS = generator()
+DOCS, TRAPS = generator("losses"), generator("traps")
 ENTRIES = DOCS.entries()
 # Losses that no paper is needed for.
 TEXTBOOK = {"sft", "weighted", "davidson"}
@@ -28,6 +28,13 @@ TEXTBOOK = {"sft", "weighted", "davidson"}
 
 def test_the_page_is_fresh() -> None:
     assert (ROOT / "docs" / "losses.md").read_text() == DOCS.document(), "run python docs/losses.py"
+
+
+def test_the_table_of_traps_is_fresh() -> None:
+    assert (ROOT / "docs" / "traps.md").read_text() == TRAPS.document(), "run python docs/traps.py"
+    said = {name: words for _, name, words in TRAPS.rows()}
+    assert "an indexing slip" in said["stable_alignment"]
+    assert said["ulma"].startswith("lam: Weight of the imitation"), "of an argument, with its name"
 
 
 def test_there_are_as_many_losses_as_the_field_has() -> None:
