@@ -1,4 +1,4 @@
-"""Recipes of papers from existing parts, a mode each, on exact tasks; experiments/papers.md says what was tested.
+"""Recipes of papers from existing parts, a mode each, on exact tasks; docs/papers.md says what was tested.
 
     alignjax train configs/papers.py:spo            # a few CPU minutes
     alignjax train configs/papers.py:spo-tiny       # a few steps, to see that it runs

@@ -20,9 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from alignjax import outside
+from alignjax.cli import papers
 from alignjax.cli.flags import List
 from alignjax.config import check_known
 
+PAPER = "paper"  # not found by looking but written down, in papers.toml
 KINDS = ("algorithm", "loss", "part", "sampler", "judge", "stage", "rule", "metric", "game", "merge")
 # Where to look, and which kinds stand there. A function of another kind is a helper and is not listed.
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -137,7 +139,7 @@ def entries() -> list[Entry]:
 
 
 def listing(flags: List) -> int:
-    """Print the catalog, or one kind of it.
+    """Print the catalog, or one kind of it; of the kind "paper", what of which paper is here.
 
     Args:
         flags: The flags of `alignjax list`.
@@ -151,7 +153,9 @@ def listing(flags: List) -> int:
     # Only the first row of a kind names it, so that the kinds read as groups; programs get every field in every entry.
     kind = flags.kind
     if kind is not None:
-        check_known(kind, KINDS, f"there is no kind {kind!r}")
+        check_known(kind, (*KINDS, PAPER), f"there is no kind {kind!r}")
+    if kind == PAPER:
+        return papers.listing(flags.format)
     chosen = [entry for entry in entries() if kind in (None, entry.kind)]
     if flags.format == "json":
         print(json.dumps([dataclasses.asdict(entry) for entry in chosen], indent=2))

@@ -388,7 +388,8 @@ class List:
     """List every algorithm, loss, sampler, judge, stage, rule and metric, with one line and its paper.
 
     Attributes:
-        kind: Only this kind.
+        kind: Only this kind. `paper`, which is not among the others, lists papers: what of each is here, and what came
+            out.
         format: A table for people or JSON for programs.
     """
 
