@@ -57,6 +57,7 @@ def compared(gaps: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for claim, values in gaps.items():
         p = float(stats.ttest_1samp(values, 0).pvalue) if len(values) > 1 else float("nan")
+        p = p if any(values) else 1.0  # no difference in any seed, of which t is 0 / 0
         rows.append({"claim": claim, "by_seed": list(values), **(over_seeds(values) or {}), "p": p})
     rows.sort(key=lambda row: row["p"])
     rejected = True
