@@ -9,7 +9,9 @@ them all: an algorithm's iterations as one compiled program, which all sizes and
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,11 +25,13 @@ from alignjax.games.strings import Language, string_numbers
 from alignjax.games.table_policy import context_number
 from alignjax.games.world import Contexts
 from alignjax.models import TransformerConfig, transformer
+from alignjax.outside import made_folder
 from alignjax.ranges import Count
-from alignjax.roles import fresh, restored
+from alignjax.roles import Restored, fresh, restored
 from alignjax.stages.judge import bradley_terry
 from alignjax.train.optimizers import adamw
 from alignjax.train.state import init_state
+from alignjax.tree_names import leaves_by_name, nested
 from alignjax.types import Algorithm, Array, Batch, Context, Key, Model, Role
 
 LANGUAGE = Language(6, 4)
@@ -159,7 +163,7 @@ def measured(log_policy: Array, world: Mapping[str, Array]) -> dict[str, Array]:
 
 @functools.partial(jax.jit, static_argnames=("blocks", "every", "keep"))
 def followed(
-    algorithm: Algorithm, seed: Array, loaded: Mapping[str, Any], *, blocks: int = 1, every: int, keep: str = ""
+    algorithm: Algorithm, seed: Any, loaded: Mapping[str, Any], *, blocks: int = 1, every: int, keep: str = ""
 ) -> Any:
     """Runs an algorithm from a seed, its roles restored from the trees `loaded`, as one compiled program.
 
@@ -174,7 +178,8 @@ def followed(
         state, _ = jax.lax.scan(lambda state, _: (iterate(algorithm, state, PROMPTS)[0], None), state, length=every)
         return state, {} if keep else look(state)
 
-    before = init_state(algorithm, seed, {name: loaded[name] for name in algorithm.roles if name in loaded})
+    files = {name for name, role in algorithm.roles.items() if isinstance(role.start, Restored)}
+    before = init_state(algorithm, seed, {name: loaded[name] for name in files})
     state, rows = jax.lax.scan(block, before, length=blocks)
     if keep:
         return state.roles[keep]
@@ -192,7 +197,7 @@ def sft(world: Mapping[str, Any], seed: int) -> Any:
     """Weights of a policy that imitated people."""
     roles = {"policy": Role(POLICY, fresh(), _adam(3e-3, SFT_STEPS)), "world": WORLD}
     learner = Algorithm({"demonstrate": fn(demonstrated, n=8)}, {"sft": fn(losses.sft)}, roles)
-    return followed(learner, jnp.uint32(seed), {"world": world}, every=SFT_STEPS, keep="policy")
+    return followed(learner, seed, {"world": world}, every=SFT_STEPS, keep="policy")
 
 
 def labels(score: np.ndarray, log_reference: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -213,7 +218,7 @@ def reward_model(size: str, given: Mapping[str, np.ndarray], seed: int) -> Any:
     fitted = {"pair": fn(losses.bradley_terry, pairs=((0, 1),))}
     roles = {"reward": Role(model, fresh(), _adam(3e-3, REWARD_STEPS)), "labels": pairs}
     learner = Algorithm({"labels": fn(labeled, rows=64)}, fitted, roles)
-    return followed(learner, jnp.uint32(seed), {"labels": given}, every=REWARD_STEPS, keep="reward")
+    return followed(learner, seed, {"labels": given}, every=REWARD_STEPS, keep="reward")
 
 
 _said = jax.jit(every_string, static_argnames=("model", "head"))
@@ -221,7 +226,8 @@ _said = jax.jit(every_string, static_argnames=("model", "head"))
 
 def prepared(seed: int, sizes: Sequence[str] = tuple(SIZES), charge: float = 0.0) -> dict[str, Any]:
     """What all policies of a seed start from: {"gold", "reference" [X,K], "sft": weights, "proxy": {size: [X,K]},
-    "reward": {size: weights}}, scores centered under SFT; the proxy CONTROL is gold itself."""
+    "said": {size: [X,K]}, "reward": {size: weights}, "people": [X,K]}: scores centered under SFT, the proxy CONTROL being
+    gold itself, and what the reward models say as they say it."""
     drawn = planted(seed, charge)
     world = {"people": jnp.asarray(drawn["people"], jnp.float32)}
     policy = sft(world, seed)
@@ -229,11 +235,12 @@ def prepared(seed: int, sizes: Sequence[str] = tuple(SIZES), charge: float = 0.0
     unit = spread(drawn["gold"], reference)
     given = labels(drawn["annotator"] / unit, reference, seed)
     made: dict[str, Any] = {"gold": centered(drawn["gold"], reference), "reference": reference, "sft": policy}
-    made |= {"proxy": {CONTROL: made["gold"]}, "reward": {}}
+    made["people"] = drawn["people"]
+    made |= {"proxy": {CONTROL: made["gold"]}, "said": {}, "reward": {}}
     for size in sizes:
         made["reward"][size] = reward_model(size, given, seed)
-        said = np.asarray(_said(network(*SIZES[size], "reward"), made["reward"][size], "reward"), np.float64)
-        made["proxy"][size] = centered(said, reference)
+        made["said"][size] = np.asarray(_said(network(*SIZES[size], "reward"), made["reward"][size], "reward"))
+        made["proxy"][size] = centered(made["said"][size].astype(np.float64), reference)
     return made
 
 
@@ -242,3 +249,32 @@ def loaded(made: Mapping[str, Any], size: str) -> dict[str, Any]:
     tables = {"gold": made["gold"], "reference": made["reference"], "proxy": made["proxy"][size]}
     world = {name: jnp.asarray(table, jnp.float32) for name, table in tables.items()}
     return {"policy": made["sft"], "critic": made["sft"], "world": world}
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def start(place: Path, seed: int, sizes: Sequence[str] = tuple(SIZES), charge: float = 0.0) -> dict[str, Any]:
+    """What the policies of a seed start from (`prepared`), from its folder or made now."""
+    file = made_folder(str(place)) / "start.npz"
+    if not file.is_file():
+        part = file.with_suffix(".part.npz")
+        np.savez(part, **leaves_by_name(prepared(seed, sizes, charge)))
+        part.rename(file)
+    with np.load(file) as leaves:
+        return nested(dict(leaves))
+
+
+def kept(file: Path, run: Callable[[], Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The points of a run, from its file or made now."""
+    if not file.is_file():
+        write(file, {name: np.asarray(values, float).round(4).tolist() for name, values in run().items()})
+        print(file, flush=True)
+    return json.loads(file.read_text())
+
+
+def write(file: Path, found: Any) -> None:
+    """Writes a file whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(found))
+    part.rename(file)

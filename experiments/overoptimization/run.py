@@ -1,6 +1,6 @@
 """Gold against proxy over exact KL: best-of-n, PPO, GRPO, DPO and IPO on learned proxies of three sizes.
 
-    python experiments/overoptimization/run.py --seeds 0 1 2 3 4 5 6 7 8 9 --folder runs/overoptimization
+    python experiments/overoptimization/run.py --seeds 0 1 2 3 4 5 6 7 --folder runs/overoptimization
 
 Learning rates are chosen first, on seeds of their own, for methods that tuning.json does not have. Runs what is not
 there yet, then writes results.json, results.md and the figure beside this file. `--only ppo` runs one method, and
@@ -18,7 +18,6 @@ from typing import Any
 
 import forms
 import hackable
-import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import optimizers
@@ -29,14 +28,13 @@ from alignjax.cli.config_file import imported
 from alignjax.evaluate import best_of_n
 from alignjax.evaluate.report.figures import PALETTE, STYLE, frame, svg
 from alignjax.outside import made_folder
-from alignjax.tree_names import leaves_by_name, nested
 
 HERE = Path(__file__).parent
 study = imported(HERE.parent / "online_ipo" / "over_seeds.py")
 
 DEVELOPMENT = (100, 101)  # the seeds on which learning rates are chosen, which are not reported
-RATES = (1e-4, 3e-4, 1e-3)  # the trials of every method
-BLOCKS, EVERY = 30, 10  # points of a run, and iterations between two of them
+RATES = (3e-4, 1e-3)  # the trials of every method
+BLOCKS, EVERY = 15, 10  # points of a run, and iterations between two of them
 NUMBERS = tuple(2**k for k in range(11))  # the n of best-of-n
 NATS = 2.0  # where methods are compared
 PROXIES = (*hackable.SIZES, hackable.CONTROL)
@@ -47,35 +45,16 @@ FORM_OF = {"best_of_n": "quadratic", **dict.fromkeys(optimizers.METHODS, "logari
 # ------------------------------------------------------------------------------------------------------------ the runs
 
 
-def start(seed: int, folder: Path) -> dict[str, Any]:
-    """What the policies of a seed start from, from the folder or made now."""
-    file = made_folder(str(folder / f"seed-{seed}")) / "start.npz"
-    if not file.is_file():
-        made = hackable.prepared(seed)
-        part = file.with_suffix(".part.npz")
-        np.savez(part, **leaves_by_name({name: made[name] for name in ("gold", "reference", "sft", "proxy")}))
-        part.rename(file)
-    with np.load(file) as leaves:
-        return nested(dict(leaves))
-
-
 def followed(method: str, rate: float, size: str, seed: int, folder: Path, blocks: int) -> forms.Run:
     """The points of a run, from the folder or made now."""
-    file = folder / f"seed-{seed}" / f"{method}-{rate:g}-{size}-{blocks}.json"
-    made = start(seed, folder)
-    if not file.is_file():
-        algorithm, trees = optimizers.METHODS[method](rate), hackable.loaded(made, size)
-        rows = hackable.followed(algorithm, jnp.uint32(seed), trees, blocks=blocks, every=EVERY)
-        write(file, {name: np.asarray(values, float).round(4).tolist() for name, values in rows.items()})
-        print(file, flush=True)
-    return json.loads(file.read_text())
+    place = folder / f"seed-{seed}"
+    made = hackable.start(place, seed)
 
+    def run() -> Any:
+        trees = hackable.loaded(made, size)
+        return hackable.followed(optimizers.METHODS[method](rate), seed, trees, blocks=blocks, every=EVERY)
 
-def write(file: Path, found: Any) -> None:
-    """Writes a file whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(found))
-    part.rename(file)
+    return hackable.kept(place / f"{method}-{rate:g}-{size}-{blocks}.json", run)
 
 
 def best_of(made: Mapping[str, Any], size: str) -> forms.Run:
@@ -217,7 +196,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(LABELS), default=list(LABELS), help="these methods")
     parser.add_argument("--tune", action="store_true", help="choose learning rates, and stop")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--folder", type=Path, default=Path("runs/overoptimization"))
     parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"points of a run, {EVERY} iterations apart")
     parser.add_argument("--out", type=made_folder, default=HERE)
@@ -231,7 +210,7 @@ def main(arguments: list[str]) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {}
     runs: dict[str, Any] = known["runs"] if known.get("seeds") == given.seeds else {}
     if "best_of_n" in given.only:
-        made = {seed: start(seed, given.folder) for seed in given.seeds}
+        made = {seed: hackable.start(given.folder / f"seed-{seed}", seed) for seed in given.seeds}
         runs["best_of_n"] = {size: [best_of(made[seed], size) for seed in given.seeds] for size in PROXIES}
     for method, rate in rates.items():
         runs[method] = {
@@ -241,7 +220,7 @@ def main(arguments: list[str]) -> None:
     runs = {method: runs[method] for method in LABELS if method in runs}
     tuning = json.loads((given.out / "tuning.json").read_text()) if (given.out / "tuning.json").is_file() else {}
     results = {"seeds": given.seeds, "tuning": tuning, **summary(runs), "runs": runs}
-    write(file, results)
+    hackable.write(file, results)
     (given.out / "results.md").write_text(markdown(results))
     (given.out / "overoptimization.svg").write_text(figure(runs))
     print(markdown(results))
