@@ -6,13 +6,17 @@ expectations, tables, minima to machine precision.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 from methods import Method, methods
 from tabular import World, expected, follow, total_variation, world
+
+from alignjax.outside import made_folder
 
 HERE = Path(__file__).resolve().parent
 BETA = 0.5
@@ -56,7 +60,10 @@ def table(rows: list[dict[str, Any]], given: World) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=made_folder, default=HERE, help="where results are written")
+    out = parser.parse_args(arguments).out
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
     given = world(beta=BETA)
@@ -65,9 +72,9 @@ def main() -> None:
         row = solve(method, given)
         rows.append(row)
         print(f"{row['loss']:52s} {row['to_optimum']:.1e} {row['to_claim'] or 0:.1e} {row['end']}", flush=True)
-    (HERE / "results.json").write_text(json.dumps({"beta": BETA, "seed": 0, "rows": rows}, indent=1) + "\n")
-    (HERE / "results.md").write_text(table(rows, given))
+    (out / "results.json").write_text(json.dumps({"beta": BETA, "seed": 0, "rows": rows}, indent=1) + "\n")
+    (out / "results.md").write_text(table(rows, given))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -225,9 +225,9 @@ _said = jax.jit(every_string, static_argnames=("model", "head"))
 
 
 def prepared(seed: int, sizes: Sequence[str] = tuple(SIZES), charge: float = 0.0) -> dict[str, Any]:
-    """What all policies of a seed start from: {"gold", "reference" [X,K], "sft": weights, "proxy": {size: [X,K]},
-    "said": {size: [X,K]}, "reward": {size: weights}, "people": [X,K]}: scores centered under SFT, the proxy CONTROL being
-    gold itself, and what the reward models say as they say it."""
+    """What all policies of a seed start from: {"gold", "reference", "people" [X,K], "sft": weights, "proxy": {size:
+    [X,K]}, "said": {size: [X,K]}, "reward": {size: weights}}, scores centered under SFT, and as reward models say them.
+    The proxy CONTROL is gold itself."""
     drawn = planted(seed, charge)
     world = {"people": jnp.asarray(drawn["people"], jnp.float32)}
     policy = sft(world, seed)

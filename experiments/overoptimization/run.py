@@ -167,9 +167,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def figure(runs: Mapping[str, Mapping[str, Sequence[forms.Run]]]) -> str:
-    """A panel per method: gold (whole lines) and proxy (dashed) over d, means over seeds in bins of d that half of the
-    seeds reach."""
+def figures(results: Mapping[str, Any]) -> dict[str, str]:
+    """{name of the file: <svg>}: a panel per method with gold (whole lines) and proxy (dashed) over d, means over seeds
+    in the bins of d that half of the seeds reach."""
+    runs = results["runs"]
     with mpl.rc_context(STYLE):
         drawn = Figure(figsize=(2.2 * len(runs) + 0.6, 2.7), layout="constrained")
         panels = np.atleast_1d(drawn.subplots(1, len(runs), sharey=True, sharex=True))
@@ -179,17 +180,21 @@ def figure(runs: Mapping[str, Mapping[str, Sequence[forms.Run]]]) -> str:
             axes.set_xlabel("d = sqrt(KL)")
             for color, (size, each) in zip(PALETTE, by_size.items(), strict=False):
                 for key, line in (("gold", "-"), ("proxy", "--")):
-                    points = [forms.binned({**run, "gold": run[key]}) for run in each]
-                    d, score = (np.concatenate(part) for part in zip(*points, strict=True))
-                    bins = (d / forms.WIDTH).astype(int)
-                    kept = [each_bin for each_bin in np.unique(bins) if 2 * (bins == each_bin).sum() >= len(each)]
-                    mean = [(d[bins == b].mean(), score[bins == b].mean()) for b in kept]
                     label = size if key == "gold" else None
-                    axes.plot(*zip((0, 0), *mean, strict=True), line, color=color, lw=1.5, label=label)
+                    axes.plot(*mean_curve(each, key), line, color=color, lw=1.5, label=label)
         panels[0].set_ylabel("score, deviations under SFT")
         panels[0].legend(title="proxy")
         words = "Gold and proxy scores over the root of the KL to SFT, by method and proxy, means over seeds"
-        return svg(drawn, "overoptimization", words)
+        return {"overoptimization": svg(drawn, "overoptimization", words)}
+
+
+def mean_curve(runs: Sequence[forms.Run], key: str) -> np.ndarray:
+    """d and the mean score of the runs in every bin that half of them reach, SFT first [2,bins+1]."""
+    points = [forms.binned({**run, "gold": run[key]}) for run in runs]
+    d, score = (np.concatenate(part) for part in zip(*points, strict=True))
+    bins = (d / forms.WIDTH).astype(int)
+    kept = [each for each in np.unique(bins) if 2 * (bins == each).sum() >= len(runs)]
+    return np.array([(0.0, 0.0), *((d[bins == b].mean(), score[bins == b].mean()) for b in kept)]).T
 
 
 def main(arguments: list[str]) -> None:
@@ -222,7 +227,8 @@ def main(arguments: list[str]) -> None:
     results = {"seeds": given.seeds, "tuning": tuning, **summary(runs), "runs": runs}
     hackable.write(file, results)
     (given.out / "results.md").write_text(markdown(results))
-    (given.out / "overoptimization.svg").write_text(figure(runs))
+    for name, text in figures(results).items():
+        (given.out / f"{name}.svg").write_text(text)
     print(markdown(results))
 
 

@@ -5,7 +5,9 @@ python experiments/pluralism/run.py
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from population import HELD_OUT, LABELS, METHODS, curves
 
 from alignjax.evaluate.intervals import interval
+from alignjax.outside import made_folder
 
 HERE = Path(__file__).resolve().parent
 SEEDS = tuple(range(5))
@@ -57,17 +60,20 @@ def table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=made_folder, default=HERE, help="where results are written")
+    out = parser.parse_args(arguments).out
     found = {title: measured(planted) for title, planted in (("planted", True), ("unstructured", False))}
-    (HERE / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     lines = [
         f"Accuracy on held-out users ({HELD_OUT} a seed, {len(SEEDS)} seeds) by how many of their labels are known,",
         "and its lead over one reward for all, with 95 % intervals. Written by `run.py`.",
     ]
     for title, rows in found.items():
         lines += ["", f"## {title.capitalize()} tastes", "", *table(rows)]
-    (HERE / "results.md").write_text("\n".join(lines) + "\n")
+    (out / "results.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

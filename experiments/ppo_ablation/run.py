@@ -123,6 +123,13 @@ def markdown(results: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
+def figures(results: Mapping[str, Any]) -> dict[str, str]:
+    """{name of the file: <svg>}."""
+    gold = {name: [row["gold"] / 100 for row in rows] for name, rows in results["ends"].items()}  # drawn per cent
+    words = "Gold at the end by seed, with the interval over seeds, for PPO with each choice of stabilizers"
+    return {"gold": study.dots(gold, "gold at the end, deviations under SFT", "gold", words)}
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tune", action="store_true", help="choose rate and strength, and stop")
@@ -136,17 +143,17 @@ def main(arguments: list[str]) -> None:
     if given.tune:
         return
     chosen = (tuning["rate"], tuning["eta"])
-    runs: dict[str, list[dict[str, list[float]]]] = {name: [] for name in switches.VARIANTS}
-    for seed, (name, each) in itertools.product(given.seeds, runs.items()):
-        each.append(followed(name, *chosen, seed, given.folder, given.blocks))
+    runs = {
+        name: [followed(name, *chosen, seed, given.folder, given.blocks) for seed in given.seeds]
+        for name in switches.VARIANTS
+    }
     ends = {name: [ended(run) for run in each] for name, each in runs.items()}
     results = {"seeds": given.seeds, "tuning": tuning, "collapsed": {name: share(rows) for name, rows in ends.items()},
                "claims": claims(ends), "ends": ends, "runs": runs}  # fmt: skip
     hackable.write(given.out / "results.json", results)
     (given.out / "results.md").write_text(markdown(results))
-    gold = {name: [row["gold"] / 100 for row in rows] for name, rows in ends.items()}  # `dots` draws per cent
-    words = "Gold at the end by seed, with the interval over seeds, for PPO with each choice of stabilizers"
-    (given.out / "gold.svg").write_text(study.dots(gold, "gold at the end, deviations under SFT", "gold", words))
+    for name, text in figures(results).items():
+        (given.out / f"{name}.svg").write_text(text)
     print(markdown(results))
 
 

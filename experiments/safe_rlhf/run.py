@@ -5,7 +5,9 @@ python experiments/safe_rlhf/run.py
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from alignjax.games.compiled_runs import grid
 from alignjax.games.strings import Language, log_distribution
 from alignjax.games.table_policy import context_number
 from alignjax.games.world import Contexts
+from alignjax.outside import made_folder
 from alignjax.ranges import NonNegative
 from alignjax.train.optimizers import adamw
 from alignjax.types import Algorithm, Array, Batch, Context, Key
@@ -128,15 +131,18 @@ def markdown(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=made_folder, default=HERE, help="where results are written")
+    out = parser.parse_args(arguments).out
     weight = right(0.3, 1.0)  # what a person would have to know to fix it
     found = [row("Safe RLHF", limit, 1.0, 0.1, 1.0) for limit in (0.2, 0.3, 0.4)]
     found += [row("fixed weight", 0.3, 1.0, 0.0, weight)]
     found += [row("Safe RLHF", 0.3, 2.0, 0.1, 1.0), row("fixed weight", 0.3, 2.0, 0.0, weight)]
-    (HERE / "results.json").write_text(json.dumps({"seeds": SEEDS, "steps": STEPS, "rows": found}, indent=1) + "\n")
-    (HERE / "results.md").write_text(markdown(found))
+    (out / "results.json").write_text(json.dumps({"seeds": SEEDS, "steps": STEPS, "rows": found}, indent=1) + "\n")
+    (out / "results.md").write_text(markdown(found))
     print(markdown(found))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
