@@ -106,6 +106,12 @@ def test_gold_at_a_kl_is_read_where_a_run_first_comes_there() -> None:
     assert FORMS.gold_at(run, 3.1) is None
 
 
+def test_no_difference_in_any_seed_is_not_shown() -> None:
+    rows = CURVES.study.compared({"none": [0.0, 0.0, 0.0], "some": [0.1, 0.11, 0.1]})
+    assert [(row["claim"], row["verdict"]) for row in rows] == [("some", "holds"), ("none", "not shown")]
+    assert rows[1]["p"] == 1
+
+
 def test_best_of_n_by_gold_itself_never_declines() -> None:
     """The control: without a proxy's errors gold only rises, and it does fall by a proxy that is wrong."""
     draw = np.random.default_rng(1)

@@ -2,8 +2,8 @@
 contexts, with a gold score in closed form, an SFT policy, and reward models of three sizes fitted to noisy labels.
 
 All 1,296 strings are listed, so a policy's gold score, proxy score and KL to SFT are sums and not samples. Policies and
-reward models are small transformers; the prompt is the number of the context. `followed` is the loop of
-them all: an algorithm's iterations as one compiled program, which all sizes and seeds share.
+reward models are small transformers; the prompt is the number of the context. `followed` is the loop of them all: an
+algorithm's iterations as one compiled program, which all sizes and seeds share.
 """
 
 from __future__ import annotations
