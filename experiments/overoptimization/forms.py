@@ -13,7 +13,8 @@ Points = tuple[np.ndarray, np.ndarray]  # d and gold
 WIDTH = 0.2  # of a bin of d: a run that rests far out would else be weighed by how long it rests there
 BENT = np.geomspace(0.02, 20, 120)  # rates at which the plain form may level out
 DRAWS = 2000
-PUBLISHED = {"quadratic": "d (a - b d)", "logarithmic": "d (a - b log d)"}  # of best-of-n and of RL, arXiv:2210.10760
+# Of best-of-n and of RL (arXiv:2210.10760), and of direct losses as of RL (arXiv:2406.02900).
+PUBLISHED = {"quadratic": "d (a - b d)", "logarithmic": "d (a - b log d)"}
 FORMS = {**PUBLISHED, "saturating": "a (1 - exp(-b d))"}
 
 
