@@ -15,7 +15,7 @@ INTRODUCTION = """\
 # Papers
 
 Written by `python docs/papers.py` from [papers.toml](../alignjax/cli/papers.toml), as `alignjax list --kind paper`
-prints it: {count} papers, of {here} of which something is here. "Here" is what a test or an experiment names, and no
+prints it: {count} papers; of {here} something is here. "Here" is what a test or an experiment names, and no
 more of a paper than the sentence says. Of {tested} an experiment, which is linked, says something, mostly about a part
 of what the paper claims. Of all others the claim is not tested: parts are held to what they are, commands train, and
 nobody has looked at what the paper says of them.
@@ -23,7 +23,8 @@ nobody has looked at what the paper says of them.
 Modes of [papers](../configs/papers.py) and [decoding](../configs/decoding.py) go from nothing to a tournament by gold
 in which SFT's controls play (greedy, T = 0.5, best of four) and, where the paper claims something about a part, the
 policy without that part. Where a command trains a mode, `MODE-tiny` runs a few steps of it. Methods for images, sound,
-video or robots are not listed: models here read text.
+video or robots are not listed, since models here read text; benchmarks, surveys and findings where something of them is
+here.
 """
 
 
