@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "user_scores": FOUNDATION,
     "roles": FOUNDATION,
     "weights": FOUNDATION | {"models"},
+    "steering": FOUNDATION | {"models"},
     "parallel": FOUNDATION,
     "losses": FOUNDATION | {"pair_layout", "user_scores"},
     "models": FOUNDATION | {"parallel"},

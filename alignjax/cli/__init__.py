@@ -37,13 +37,13 @@ from alignjax.cli.flags import (
     ModelsList,
     Prepare,
     Report,
-    Serve,
     Sweep,
     Train,
 )
 from alignjax.cli.merge_flags import Merge
 from alignjax.cli.number_words import plain_numbers
 from alignjax.cli.report_flags import Compare, Watch
+from alignjax.cli.serve_flags import Serve
 from alignjax.outside import user_path, visible
 from alignjax.outside.terminal import ready_streams, silence
 

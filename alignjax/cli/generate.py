@@ -18,9 +18,9 @@ import numpy as np
 from alignjax import scoring
 from alignjax.cli.behavior_flags import NO_SYSTEM, Speakers, behavior_of, opened_streams
 from alignjax.cli.flags import Generate
-from alignjax.cli.open_model import open_model
 from alignjax.cli.prompt_files import Prompt, Row, read_prompts, with_system
 from alignjax.cli.serve import longest
+from alignjax.cli.steer_flags import opened_steered
 from alignjax.config import ConfigError
 from alignjax.data import Tokenizer
 from alignjax.data.sources.batch_layout import pad_left
@@ -51,7 +51,7 @@ def generate(flags: Generate, words: Sequence[str] = ()) -> int:
     rows = [] if file is None else read_prompts(file, flags.system)
     if file is not None and not rows:
         raise ConfigError(f"{'standard input' if str(file) == '-' else file} holds no prompts")
-    opened = open_model(flags.where, flags.role, flags.dtype)
+    opened = opened_steered(flags)
     speakers = opened_streams(behaviour, where, opened, dtype=flags.dtype, system=flags.system)
     print(f"{opened.introduction}\n", file=sys.stderr)
     if file is None:

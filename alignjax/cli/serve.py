@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from alignjax.cli.behavior_flags import NO_SYSTEM, behavior_of, opened_streams
-from alignjax.cli.flags import Serve
-from alignjax.cli.open_model import open_model
+from alignjax.cli.serve_flags import Serve
+from alignjax.cli.steer_flags import opened_steered
 from alignjax.config import ConfigError, Fn
 from alignjax.sampling import combined_model
 from alignjax.serving import OpenedModel, Worker
@@ -44,7 +44,7 @@ def serve(flags: Serve, words: Sequence[str] = ()) -> int:
     if NO_SYSTEM in where.values():
         raise ConfigError(f"{NO_SYSTEM} is for `alignjax generate`: a request to a server has one prompt")
     with bound(flags.host, flags.port) as listening:
-        opened = open_model(flags.where, flags.role, flags.dtype)
+        opened = opened_steered(flags)
         if flags.behavior is not None:
             opened = _combined(opened, behaviour, where, flags.dtype)
         if flags.name:

@@ -83,6 +83,11 @@ def layer_norm(x: Array, scale: Array, bias: Array | None, eps: float) -> Array:
     return normed.astype(x.dtype)
 
 
+def edited(state: Array, edits: Mapping[str, Array], site: str) -> Array:
+    """Returns a state with what is added at its site, in the state's dtype; the state itself where nothing is."""
+    return state + jnp.broadcast_to(edits[site], state.shape).astype(state.dtype) if site in edits else state
+
+
 def norm(config: TransformerConfig, x: Array, scale: Array, bias: Array | None = None) -> Array:
     """Norms the last axis of x [..,D] as a configuration says, with its scale and bias [D]."""
     if config.norm == "layer":
@@ -180,16 +185,15 @@ class Block(nnx.Module):
         scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
         sinks = self.sinks[...] if c.sinks else None
         cache, mixed = past.attend(q, k, self._heads(h, "v"), scale, c.attn_softcap, sinks)
-        states = {"heads": mixed + jnp.broadcast_to(edits["heads"], mixed.shape) if "heads" in edits else mixed}
+        states = {"heads": edited(mixed, edits, "heads")}
         added = self._added("attn", self._dot(states["heads"].reshape(*x.shape[:3], -1), "o"))
-        states["attn"] = added + jnp.broadcast_to(edits["attn"], added.shape) if "attn" in edits else added
+        states["attn"] = edited(added, edits, "attn")
         before, x = x, x + states["attn"]
         if not c.shared_norm:
             h = before if c.parallel else x
             h = self._norm("mlp_norm", h) if c.pre_norms else h
         added, of_router = self._mlp(h, edits, routes)
-        x = x + self._added("mlp", added)
-        states["block"] = x + jnp.broadcast_to(edits["block"], x.shape) if "block" in edits else x
+        states["block"] = edited(x + self._added("mlp", added), edits, "block")
         return states["block"], cache, states | of_router
 
     def _mlp(self, h: Array, edits: Mapping[str, Array], routes: Array | None) -> tuple[Array, dict[str, Array]]:
@@ -204,8 +208,7 @@ class Block(nnx.Module):
         logits = linear(h.astype(jnp.float32), self.router[...].astype(jnp.float32))
         if c.mlp_bias:
             logits = logits + jnp.broadcast_to(weights.pop("router_bias").astype(jnp.float32), logits.shape)
-        if "router" in edits:
-            logits = logits + jnp.broadcast_to(edits["router"], logits.shape)
+        logits = edited(logits, edits, "router")
         shares, experts = chosen(logits, c.experts_per_token, c.renormalized, routes)
         mixed = mix_experts(c, weights, h, shares, experts, ACTIVATIONS[c.activation])
         return mixed, {"router": logits, "experts": experts}

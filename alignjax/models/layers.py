@@ -15,12 +15,13 @@ from flax import nnx
 from alignjax.config import ConfigError, check_known
 from alignjax.models.architecture import TransformerConfig
 from alignjax.models.attention import Joint, Past
-from alignjax.models.block import Block, norm
+from alignjax.models.block import Block, edited, norm
 from alignjax.models.kernels import Row
 from alignjax.parallel.mesh import COMPUTE_LAYOUT, constrain
 from alignjax.types import EXPERTS, Array, Params
 
 SITES = ("embed", "attn", "heads", "block")
+PLACES = ("prompt", "completion")
 TABLES = {"embed": ("vocab", "embed"), "positions": (None, "embed")}  # what tokens and learned positions look up
 _ROWS = ("batch", None, None, None)  # the logical axes of hidden states
 
@@ -48,12 +49,14 @@ class Sight(NamedTuple):
     """What tokens may see, made once for all layers.
 
     masks: those of each kind of layers, in a tuple; past_of(shared, own, *masks): what a layer attends to; row: the
-    same for a fused kernel, which then takes its place, or None.
+    same for a fused kernel, which then takes its place, or None; prompt: which tokens are a prompt's, bools [T] or one
+    for all.
     """
 
     masks: Sequence[tuple[Array | None, ...]]
     past_of: Callable[..., Past | Joint]
     row: Row | None = None
+    prompt: Any = False
 
     def past(self, layer: LayerInput) -> Past | Joint | Row:
         """Returns what the queries of a layer attend to.
@@ -83,7 +86,12 @@ def block_of(config: TransformerConfig) -> tuple[Any, dict[str, tuple[str | None
 
 
 def _embed(
-    config: TransformerConfig, tables: Params, tokens: Array, positions: Array, edits: Mapping[str, Array]
+    config: TransformerConfig,
+    tables: Params,
+    tokens: Array,
+    positions: Array,
+    edits: Mapping[str, Array],
+    prompt: Any,
 ) -> Array:
     """The embeddings of tokens, and of their positions where those are learned: NaN behind the last one, and
     with it the whole row."""
@@ -94,7 +102,7 @@ def _embed(
         x = x * jnp.asarray(config.embed_multiplier, x.dtype)
     if config.positions:
         x = x + jnp.take(tables["positions"], positions, axis=0).astype(x.dtype)
-    return x + jnp.broadcast_to(edits["embed"], x.shape) if "embed" in edits else x
+    return edited(x, _edits_here(_at_embed(edits, True), prompt), "embed")
 
 
 def _scan_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
@@ -116,10 +124,33 @@ def _loop_layers(layer: Layer, x: Array, inputs: LayerInput) -> tuple[Array, tup
 
 def _check_sites(config: TransformerConfig, edits: Mapping[str, Array], states: tuple[str, ...]) -> None:
     sites = (*SITES, "router", EXPERTS) if config.experts else SITES
-    for site in (*edits, *states):
+    parts = [edit.partition("@") for edit in edits]
+    for site in (*(site for site, *_ in parts), *states):
         check_known(site, sites, f"a transformer has no site {site!r}; its sites: {', '.join(sites)}")
-    if EXPERTS in edits:
+    for site, at, where in parts:
+        if at and where not in PLACES:
+            raise ConfigError(f"an edit at {site}@{where}: a site is edited at {' or '.join(PLACES)}, or everywhere")
+    if EXPERTS in {site for site, *_ in parts}:
         raise ConfigError("the numbers of experts are read and not edited; edit the logits at site 'router'")
+
+
+def _at_embed(edits: Mapping[str, Array], whether: bool) -> dict[str, Array]:
+    """The edits at site "embed", or all others."""
+    return {name: edit for name, edit in edits.items() if name.startswith("embed") == whether}
+
+
+def _edits_here(edits: Mapping[str, Array], prompt: Any) -> dict[str, Array]:
+    """Edits by site, those of all positions and of the prompt's or completions' alone added up."""
+    here: dict[str, Array] = {}
+    for name, edit in edits.items():
+        site, at, where = name.partition("@")
+        if at:
+            on = jnp.asarray(prompt) == (where == "prompt")
+            on = on.reshape(*on.shape, *[1] * (2 if site == "heads" else 1))
+            on, edit = jnp.broadcast_arrays(on, edit)
+            edit = jnp.where(on, edit, 0)
+        here[site] = jnp.add(*jnp.broadcast_arrays(here[site], edit)) if site in here else edit
+    return here
 
 
 def run_layers(
@@ -143,7 +174,7 @@ def run_layers(
         positions: Their rotary positions, [B,N,T].
         sight: What they may see.
         caches: The layers' cached keys and values: (shared by completions, their own).
-        edits: What is added at sites: at "embed" broadcast to [B,N,T,D], elsewhere with an axis of layers in front.
+        edits: What is added to states, by SITE, SITE@prompt or SITE@completion; layers in front but at "embed".
         states: Sites whose states are returned.
         routes: Experts that tokens go to, [B,N,T,L,k]; -1 where routers decide.
 
@@ -168,16 +199,16 @@ def run_layers(
 
     def layer(x: Array, inputs: LayerInput) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         block = nnx.merge(definition, lay_out(inputs.weights, axes))
-        x, cache, by_site = block(x, positions, sight.past(inputs), inputs.edits, *inputs[4:])
+        here = _edits_here(inputs.edits, sight.prompt)
+        x, cache, by_site = block(x, positions, sight.past(inputs), here, *inputs[4:])
         return lay_out(x, _ROWS), (cache, {site: by_site[site] for site in layer_sites})
 
     if config.remat == "layer" and caches[1] is None:
         layer = jax.checkpoint(layer)
     tables = {name: lay_out(params[name], axes) for name, axes in TABLES.items() if name in params}
-    embedded = lay_out(_embed(config, tables, tokens, positions, edits), _ROWS)
-    layer_edits = {site: edit for site, edit in edits.items() if site != "embed"}
+    embedded = lay_out(_embed(config, tables, tokens, positions, edits, sight.prompt), _ROWS)
     rest = config.local or None, config.rope_layers or None, None if routes is None else jnp.moveaxis(routes, 3, 0)
-    inputs = LayerInput(params["layers"], *caches, layer_edits, *rest)
+    inputs = LayerInput(params["layers"], *caches, _at_embed(edits, False), *rest)
     x, (layers, stacked) = (_loop_layers if one_by_one else _scan_layers)(layer, embedded, inputs)
     sited = {"embed": embedded} if "embed" in states else {}
     sited |= {site: jnp.moveaxis(state, 0, 3) for site, state in stacked.items()}

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from alignjax.config import ConfigError, Packing
@@ -26,7 +27,7 @@ from alignjax.models.packing import check, from_rows, into_rows, pack, packed_ma
 from alignjax.numerics import fold_name, in_pieces
 from alignjax.types import EXPERTS, Array, Batch, Hidden, Key, Model, Params
 
-Sited = Mapping[str, Array]  # states or edits by site
+Sited = Mapping[str, Array]  # states by site, or edits by site or "SITE@prompt", "SITE@completion"
 Routes = tuple[Array, Array] | None  # experts of tokens: of a prompt [B,1,P,L,k] and its completions [B,N,T,L,k]
 
 
@@ -42,7 +43,8 @@ def _extend(
 ) -> tuple[Array, Cache, dict[str, Array]]:
     """See `Model.extend`. Layers run as params and caches have them: a scan over stacked ones, a loop over a tuple."""
     # Masks are made once for each kind of layers. A fused kernel takes whole rows alone: a prefill without any cache.
-    cache = cache or Cache()
+    # What comes before all else is a prompt, to edits that tell it from completions.
+    prompt, cache = cache is None, cache or Cache()
     positions = positions_of(cache, valid)
     kinds = [masks(window, cache, valid, positions) for window in config.windows]
     row = None
@@ -50,7 +52,7 @@ def _extend(
         kernel = kernels.choose(config)
         if kernel != "xla":
             row = kernels.plain_row(kernel, config.windows, [kind[1] for kind in kinds], valid)
-    sight = Sight([kind[:2] for kind in kinds], functools.partial(Past, used=cache.used), row)
+    sight = Sight([kind[:2] for kind in kinds], functools.partial(Past, used=cache.used), row, prompt)
     caches = (cache.shared and cache.shared.layers, cache.own and cache.own.layers)
     more: dict[str, Any] = {"caches": caches, "edits": edits, "states": states, "routes": routes}
     x, layers, sited = run_layers(config, params, tokens, positions, sight, **more)
@@ -91,9 +93,11 @@ def _joint(
     row, kernel = None, kernels.choose(config)
     if kernel != "xla":
         row = kernels.joint_row(kernel, config.windows, by_kind, prompt[1][:, 0], completions[1])
-    sight = Sight(by_kind, lambda shared, own, *three: Joint(*three, prompt=length, n=n), row)
+    prompts = np.arange(tokens.shape[2]) < length
+    sight = Sight(by_kind, lambda shared, own, *three: Joint(*three, prompt=length, n=n), row, prompts)
     sent = None if routes is None else side_by_side(*routes)
-    x, _, sited = run_layers(config, params, tokens, positions, sight, edits=edits, states=states, routes=sent)
+    more: dict[str, Any] = {"edits": edits, "states": states, "routes": sent}
+    x, _, sited = run_layers(config, params, tokens, positions, sight, **more)
     return x[:, :, :length], apart(x), {site: apart(state) for site, state in sited.items()}
 
 

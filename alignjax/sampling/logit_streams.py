@@ -216,6 +216,8 @@ def plan_of(context: Context, batch: Batch, sampling: Sampling) -> Plan:
                 f"{who} reads view {stream.view!r}; keep_experts is for streams on the batch's own prompts"
             )
         backbones[stream.role, stream.view] = Backbone(model, unrolled(params), kept)
+        if sampling.slots is not None and any(edit.ndim > 3 for edit in (params.get("edits") or {}).values()):
+            raise ConfigError(f"{who} is steered prompt by prompt (gated), which slots cannot; leave slots out")
     if sampling.keep_experts and not any(backbone.kept for backbone in backbones.values()):
         raise ConfigError("generate(keep_experts=True): no stream's model has experts; leave it out")
     return Plan(sampling, streams, backbones)
