@@ -3,17 +3,17 @@
 What is added is data: {site: vector of each layer}, in params["edits"], which scoring, samplers and behaviors take.
 """
 
-from alignjax.steering.control_vectors import (
-    read_control_vector as read_control_vector,
-    write_control_vector as write_control_vector,
-)
-from alignjax.steering.directions import (
+from alignjax.steering.contrast_directions import (
     Probe as Probe,
     difference_of_means as difference_of_means,
     head_shifts as head_shifts,
     linear_probe as linear_probe,
     principal_direction as principal_direction,
     probe_accuracy as probe_accuracy,
+)
+from alignjax.steering.control_vectors import (
+    read_control_vector as read_control_vector,
+    write_control_vector as write_control_vector,
 )
 from alignjax.steering.states import completion_states as completion_states, prompt_states as prompt_states
 from alignjax.steering.steered import (
