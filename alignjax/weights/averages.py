@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.ranges import Count, Fraction, NonNegative, Number
 from alignjax.types import Array
-from alignjax.weights.leaves import Leaf, each, gram, gram_of_differences, mixed, over_trees, summed
+from alignjax.weights.leaves import Leaf, check_sum, each, gram, gram_of_differences, mixed, over_trees, summed
 
 
 @over_trees()
@@ -28,6 +28,8 @@ def linear(leaf: Leaf, *, weights: tuple[Number, ...], normalize: bool = True) -
     Returns:
         A tree in the dtypes of the first one. Leaves that are no floating-point numbers are those of the first.
     """
+    if normalize:
+        check_sum(each(weights, leaf.count, "weights"))
     given = jnp.stack(jnp.broadcast_arrays(*map(jnp.float32, each(weights, leaf.count, "weights"))))
     return mixed(leaf, given / jnp.sum(given) if normalize else given)
 
@@ -112,6 +114,7 @@ def karcher(
         A tree in the dtypes of the first.
     """
     given = jnp.asarray(each(1.0 if weights is None else weights, leaf.count, "weights"), jnp.float32)
+    check_sum(each(1.0 if weights is None else weights, leaf.count, "weights"))
     share = given / jnp.sum(given)
     dots = summed(leaf, gram)
     norms = jnp.sqrt(jnp.diagonal(dots))

@@ -114,6 +114,17 @@ def each(value: Any, count: int, name: str) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,) * count
 
 
+def check_sum(weights: Sequence[Any]) -> None:
+    """Checks that weights can be divided by their sum; those that are traced have no value to check.
+
+    Raises:
+        ConfigError: They add up to 0.
+    """
+    known = not any(isinstance(weight, jax.core.Tracer) for weight in weights)
+    if known and abs(sum(weights)) <= 1e-6 * sum(map(abs, weights)):  # 0.1 + 0.2 - 0.3 is not quite 0 either
+        raise ConfigError("the weights add up to 0 and cannot be normalized; give others, or set normalize: false")
+
+
 def summed(leaf: Leaf, function: Callable[..., Array], *args: Any) -> Array:
     """Adds up function(rows, *args) over the blocks, one of which is in memory at a time."""
     total: Any = 0

@@ -13,6 +13,7 @@ from alignjax import weights
 from alignjax.config import ConfigError, check_known, fn
 from alignjax.json_shapes import check_shape, shown
 from alignjax.outside import Unreadable, read_text, reading, user_path
+from alignjax.weights.leaves import check_sum
 
 ADVICE = "write it as docs/weights.md says"
 # A method is a merge with settings, and what its parameters are called there and here: those of a model, which have no
@@ -90,11 +91,10 @@ class MergeConfig(NamedTuple):
                 values[ours] = self._at(self.shared[theirs], theirs, tensor, layers)
         try:
             kwargs = dict(fn(merge, **values).kwargs)
+            if kwargs.get("normalize"):
+                check_sum(kwargs["weights"])
         except ConfigError as error:
             raise ConfigError(f"{self.file}: {error}") from None
-        # 0.1 + 0.2 - 0.3 is not quite 0 either
-        if kwargs.get("normalize") and abs(sum(given := kwargs["weights"])) <= 1e-6 * sum(map(abs, given)):
-            raise ConfigError(f"{self.file}: the weights add up to 0 and cannot be normalized; set normalize: false")
         return kwargs
 
     def _at(self, value: Any, parameter: str, tensor: str, layers: int) -> Any:

@@ -28,6 +28,7 @@ from alignjax.models.huggingface.folders import (
 )
 from alignjax.models.huggingface.known_keys import NOTES
 from alignjax.numerics import fold_name
+from alignjax.outside import reading
 from alignjax.ranges import Bytes
 from alignjax.types import Key
 from alignjax.weights.leaves import Block, Leaf
@@ -35,7 +36,7 @@ from alignjax.weights.leaves import Block, Leaf
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}  # as headers call them
 # What is no weight (a table of who sees whom) is copied where all models have the same.
 COPIED = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8}
-TOKENS = "tokenizer.json"
+TOKENS, PIECES = "tokenizer.json", "tokenizer.model"
 Tensors = dict[str, tuple[Stored, ...]]  # of each model by name, the base first
 
 
@@ -121,7 +122,6 @@ def check_alike(folders: Sequence[Path]) -> None:
         if folder.is_file():
             raise ConfigError(f"{folder} is a GGUF file; folders of safetensors are merged")
     config = {key: value for key, value in read_json(first / CONFIG).items() if key not in NOTES}
-    counted, tokens = next(((each, said) for each in folders if (said := _vocabulary(each))), (first, None))
     for folder in folders[1:]:
         other = {key: value for key, value in read_json(folder / CONFIG).items() if key not in NOTES}
         if differ := [key for key in {**config, **other} if config.get(key) != other.get(key)]:
@@ -129,11 +129,14 @@ def check_alike(folders: Sequence[Path]) -> None:
                 f"{CONFIG} of {first} and of {folder} differ in {', '.join(differ[:4])}; models of one architecture "
                 "are merged"
             )
-        if tokens is not None and _vocabulary(folder) not in (None, tokens):
-            raise ConfigError(
-                f"the tokenizers of {counted} and {folder} give other numbers to tokens, so the rows of their "
-                "embeddings do not belong together; merge models of one vocabulary"
-            )
+    for vocabulary in (_vocabulary, _pieces):
+        said = {folder: known for folder in folders if (known := vocabulary(folder)) is not None}
+        for folder, tokens in said.items():
+            if tokens != said[counted := next(iter(said))]:
+                raise ConfigError(
+                    f"the tokenizers of {counted} and {folder} give other numbers to tokens, so the rows of their "
+                    "embeddings do not belong together; merge models of one vocabulary"
+                )
 
 
 def _vocabulary(folder: Path) -> Any:
@@ -150,6 +153,20 @@ def _vocabulary(folder: Path) -> Any:
     return model.get("vocab") if isinstance(model, dict) else None, [
         (each.get("id"), each.get("content")) for each in added
     ]
+
+
+def _pieces(folder: Path) -> list[str] | None:
+    """The pieces of SentencePiece's tokenizer.model in their order; None where tokenizer.json stands beside it."""
+    if (folder / TOKENS).is_file() or not (folder / PIECES).is_file():
+        return None
+    try:
+        from sentencepiece import sentencepiece_model_pb2 as proto  # noqa: PLC0415 (optional)
+    except ImportError as error:
+        raise ConfigError(
+            f"comparing the vocabulary of {folder / PIECES} needs sentencepiece: pip install 'alignjax[sentencepiece]'"
+        ) from error
+    with reading(folder / PIECES, "download it again", kind=" as SentencePiece"):
+        return [each.piece for each in proto.ModelProto.FromString((folder / PIECES).read_bytes()).pieces]
 
 
 def _tensors(folders: Sequence[Path]) -> Tensors:

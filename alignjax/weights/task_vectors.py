@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from alignjax.config import ConfigError
 from alignjax.ranges import Fraction, Number, Share
 from alignjax.types import Array, Key
-from alignjax.weights.leaves import Leaf, each, mixed, over_trees, thresholds
+from alignjax.weights.leaves import Leaf, check_sum, each, mixed, over_trees, thresholds
 
 Numbers = tuple[Array, ...]
 
@@ -39,6 +39,8 @@ def task_arithmetic(
     Returns:
         A tree in the dtypes of the base.
     """
+    if normalize:
+        check_sum(each(weights, leaf.count, "weights"))
     given = _numbers(weights, leaf.count, "weights")
     given = scale * (given / jnp.sum(given) if normalize else given)
     return mixed(leaf, jnp.concatenate([1 - jnp.sum(given, keepdims=True), given]))
@@ -109,6 +111,8 @@ def _merged(
 
 
 def _thinned(leaf: Leaf, thin: Callable[..., Array], given: Numbers, weights: Any, scale: Any, **how: Any) -> Any:
+    if how["normalize"]:
+        check_sum(each(weights, leaf.count, "weights"))
     numbers = _numbers(weights, leaf.count, "weights")
     for first, rows in leaf.blocks():
         yield _merged(rows, jnp.asarray(first), leaf.key, numbers, given, jnp.asarray(scale), thin=thin, **how)

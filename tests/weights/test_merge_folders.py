@@ -19,6 +19,7 @@ from alignjax import weights
 from alignjax.cli import main
 from alignjax.config import ConfigError
 from alignjax.models.huggingface.folders import INDEX
+from alignjax.outside import ReadError
 from alignjax.weights.merge_config import depth, read_merge_config
 from alignjax.weights.merge_folders import merge_folders
 from tests.support.commands import ROOT
@@ -214,6 +215,23 @@ def test_vocabularies_are_compared_where_the_first_model_has_none(tmp_path) -> N
         with pytest.raises(ConfigError, match="added_tokens is"):
             merge_folders(weights.karcher, folders, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_vocabularies_of_sentencepiece_alone_are_compared(tmp_path) -> None:
+    """By their pieces in order, whatever else the files say; beside a tokenizer.json they do not count."""
+    proto = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    folders = [made_of(tmp_path / name, {"w": np.ones(2, np.float32)}) for name in ("one", "two", "other")]
+    for folder, pieces, score in zip(folders, (["a", "b"], ["a", "b"], ["b", "a"]), (0.0, 1.0, 0.0), strict=True):
+        model = proto.ModelProto(pieces=[{"piece": piece, "score": score} for piece in pieces])
+        (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    merge_folders(weights.karcher, folders[:2], tmp_path / "to")
+    with pytest.raises(ConfigError, match=r"one and .*other give other numbers to tokens"):
+        merge_folders(weights.karcher, folders, tmp_path / "no")
+    (folders[2] / "tokenizer.json").write_text("{}")
+    merge_folders(weights.karcher, folders, tmp_path / "beside")
+    (folders[1] / "tokenizer.model").write_bytes(b"\xff")
+    with pytest.raises(ReadError, match="cannot be read as SentencePiece"):
+        merge_folders(weights.karcher, folders, tmp_path / "no")
 
 
 def test_a_base_is_no_model_however_its_path_is_written(folders, tmp_path) -> None:

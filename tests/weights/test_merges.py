@@ -189,3 +189,18 @@ def test_what_a_merge_needs_is_said() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             call()
+
+
+@pytest.mark.parametrize("name", sorted(OF_ALL.keys() - {"model_stock"}))
+def test_weights_that_add_up_to_0_are_no_shares(name) -> None:
+    """Nothing is divided by 0: refused where numbers are known, and not looked at where they are traced."""
+    base, *models = trees()
+    option = "preferences" if name == "p_soups" else "weights"
+    share = {} if name in ("linear", "karcher", "p_soups") else {"normalize": True}
+    for numbers in ((0.1, 0.2, -0.3), (0.0, 0.0, 0.0)):
+        with pytest.raises(ConfigError, match="add up to 0 and cannot be normalized"):
+            merged(name, models, base, **{option: numbers}, **share)
+    if name == "linear":
+        zero = merged(name, models, base, weights=(0.1, 0.2, -0.3), normalize=False)
+        assert np.isfinite(zero["w"]).all()
+        assert np.isnan(jax.jit(lambda k: merged(name, models, base, weights=(k, 1.0, -1.0)))(0.0)["w"]).any()
