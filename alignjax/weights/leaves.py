@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from alignjax.config import ConfigError, hyperparameters
 from alignjax.numerics import as_float32, fold_name
@@ -120,7 +121,7 @@ def check_sum(weights: Sequence[Any]) -> None:
     Raises:
         ConfigError: They add up to 0.
     """
-    known = not any(isinstance(weight, jax.core.Tracer) for weight in weights)
+    known = not any(isinstance(weight, Tracer) for weight in weights)
     if known and abs(sum(weights)) <= 1e-6 * sum(map(abs, weights)):  # 0.1 + 0.2 - 0.3 is not quite 0 either
         raise ConfigError("the weights add up to 0 and cannot be normalized; give others, or set normalize: false")
 

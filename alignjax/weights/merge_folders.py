@@ -166,7 +166,8 @@ def _pieces(folder: Path) -> list[str] | None:
             f"comparing the vocabulary of {folder / PIECES} needs sentencepiece: pip install 'alignjax[sentencepiece]'"
         ) from error
     with reading(folder / PIECES, "download it again", kind=" as SentencePiece"):
-        return [each.piece for each in proto.ModelProto.FromString((folder / PIECES).read_bytes()).pieces]
+        model = proto.ModelProto.FromString((folder / PIECES).read_bytes())  # pyright: ignore (made at run time)
+        return [each.piece for each in model.pieces]
 
 
 def _tensors(folders: Sequence[Path]) -> Tensors:
