@@ -12,6 +12,9 @@ dera: online IPO on its own samples, and on those of its realignment with the SF
 blocks: the policy learns what a search by blocks finds (two of eight go on after every third letter), against the same
 from best-of-eight: what a block costs is a reward of half an answer, which here only counts what stands there.
 
+context: context distillation. A policy is trained to answer in ascending order behind a prefix; a student learns
+without the prefix what it says with it: on the teacher's samples, and on its own.
+
 In all SFT's controls play (greedy, T = 0.5, best of four), and gold decides. Runs, claims not tested.
 """
 
@@ -24,14 +27,17 @@ from alignjax import algorithms, losses, stages
 from alignjax.config import Fn, Pipeline, fn
 from alignjax.evaluate.tournament import Player
 from alignjax.exact_tasks import DISTINCT, SORTING, STYLES, ExactTask, exact_reward
+from alignjax.exact_tasks.styles import style_share
+from alignjax.models import prefixed_model
 from alignjax.pipelines import exact_study as parts
 from alignjax.roles import restored
-from alignjax.sampling import dera
+from alignjax.sampling import dera, own
 from alignjax.types import Algorithm, Role
 
 Made = tuple[Mapping[str, Any], tuple[Player, ...]]
 BEST_OF = 8
 LAM = 1.5
+PREFIX = (3, 3)  # separators, of which prompts have none in front
 
 
 def verifier(sizes: parts.Sizes) -> Fn:
@@ -77,10 +83,42 @@ def realigned(sizes: parts.Sizes) -> Made:
     return steps, tuple(players)
 
 
+def distilled_context(sizes: parts.Sizes) -> Made:
+    """What a prefix does, learned by students that do not see it (`prefixed_model`)."""
+    model, optimizer = parts.policy_model(sizes), parts.policy_optimizer(sizes)
+    behind = prefixed_model(model, PREFIX)
+    told = algorithms.raft(
+        behind,
+        reward=fn(exact_reward, function=fn(style_share, style=0)),
+        n=BEST_OF,
+        max_tokens=sizes.completion_length,
+        start=restored("sft", "policy"),
+        optimizer=optimizer,
+    )
+
+    def student(writer: str, divergence: str) -> Algorithm:
+        written = fn(own, stream=writer)
+        samples = fn(stages.generate, n=2, max_tokens=sizes.completion_length, behaviour=written)
+        roles = {
+            "policy": Role(model, restored("sft", "policy"), optimizer),
+            "teacher": Role(behind, restored("told", "policy")),
+        }
+        return Algorithm({"generate": samples}, {"gkd": fn(losses.gkd, divergence=divergence)}, roles)
+
+    steps = {
+        "told": parts.online(sizes, told),
+        "off_policy": parts.online(sizes, student("teacher", "forward")),
+        "on_policy": parts.online(sizes, student("policy", "reverse")),
+    }
+    labels = ("teacher, without its prefix", "student of its samples", "student of its own samples")
+    return steps, tuple(Player(name, name, label=label) for name, label in zip(steps, labels, strict=True))
+
+
 STUDIES: dict[str, tuple[ExactTask, Callable[[parts.Sizes], Made]]] = {
     "raft": (SORTING, raft),
     "dera": (STYLES, realigned),
     "blocks": (DISTINCT, searched),
+    "context": (STYLES, distilled_context),
 }
 TINY = "-tiny"
 MODES = (*STUDIES, *(name + TINY for name in STUDIES))

@@ -5,6 +5,7 @@ from alignjax.models.architecture import TransformerConfig as TransformerConfig
 from alignjax.models.attention import RopeScaling as RopeScaling
 from alignjax.models.kv_cache import parameter_count as parameter_count, unrolled as unrolled
 from alignjax.models.packaged import fetched as fetched
+from alignjax.models.prefixed import prefixed_model as prefixed_model
 from alignjax.models.transformer import transformer as transformer
 from alignjax.models.weights import (
     Adapted as Adapted,

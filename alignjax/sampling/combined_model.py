@@ -120,6 +120,8 @@ def _together(caches: Mapping[str, Cache]) -> Cache:
         segment = getattr(first, name)
         if segment is None:
             return None
+        if any(each.valid.shape != segment.valid.shape for each in segments.values()):
+            raise ConfigError("a model of a behavior reads one prompt, and one of its models has a prefix in front")
         return Segment({role: each.layers for role, each in segments.items()}, segment.valid, segment.positions)
 
     return Cache(whole("shared"), whole("own"), first.used)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.config import ConfigError
+from alignjax.models.prefixed import in_front
 from alignjax.numerics import row_keys
 from alignjax.ranges import Natural, Number
 from alignjax.types import Array, Batch, Context, Key
@@ -41,16 +42,8 @@ def _plain(batch: Batch) -> tuple[Array, Array]:
 
 
 def _in_front(batch: Batch, goal: tuple[Array, Array]) -> tuple[Array, Array]:
-    """(prompt, prompt_valid) with a goal [B,G] of its own for each row behind the first token, padded on the left like
-    any prompt: splash attention with a window refuses gaps."""
-    prompt, valid = _plain(batch)
-    first = jnp.argmax(valid, axis=1)[:, None]
-    head, head_valid = (jnp.take_along_axis(leaf, first, axis=1) for leaf in (prompt, valid))
-    rest = valid & (jnp.arange(valid.shape[1])[None] != first)
-    joined = jnp.concatenate([head, goal[0].astype(prompt.dtype), prompt], axis=1)
-    present = jnp.concatenate([head_valid, goal[1] & head_valid, rest], axis=1)
-    order = jnp.argsort(present, axis=1, stable=True)  # what is empty goes to the front
-    return jnp.take_along_axis(joined, order, axis=1), jnp.take_along_axis(present, order, axis=1)
+    """(prompt, prompt_valid) with a goal [B,G] of its own for each row behind the first token."""
+    return in_front(*_plain(batch), *goal)[:2]
 
 
 def _with_goal(batch: Batch, goal: tuple[Array, Array]) -> Batch:

@@ -65,11 +65,18 @@ DECODING = (
         (BLOCKS, "-k", "test_with_the_likeliest or test_a_wide_beam"),
     ),
     Mutant(
-        "the likelihood of a look-ahead counts",
+        "the reward does not see the look-ahead",
         "stages/searches.py",
-        "logp = jnp.sum(sampled.logps[SAMPLER], axis=-1)",
-        "logp = jnp.sum(further.logps[SAMPLER], axis=-1)",
+        "total = rated(further) + likelihood * logp",
+        "total = rated(sampled) + likelihood * logp",
         (BLOCKS, "-k", "test_with_the_likeliest"),
+    ),
+    Mutant(
+        "a prompt of one token ends in front of the prefix",
+        "models/prefixed.py",
+        "place[:, length : length + 1]",
+        "place[:, :1]",
+        ("tests/models/test_prefixed.py", "-k", "test_it_scores"),
     ),
     Mutant(
         "equal rewards are not shared among the best of n",

@@ -23,35 +23,34 @@ from tests.support.tiny import context_of, scorer
 
 GAME = games.sequence_game(0.3, seed=4, vocab=3, length=3)
 LANGUAGE, TABLE = GAME.language, games.table_policy(GAME)
-LOGITS = np.random.default_rng(5).normal(size=(1, LANGUAGE.prefixes, 3)) * 1.5
-WORTH = np.random.default_rng(6).normal(size=LANGUAGE.nodes)
+TABLES = 12
+LOGITS = np.random.default_rng(5).normal(size=(TABLES, 1, LANGUAGE.prefixes, 3)) * 1.5
+WORTH = np.random.default_rng(6).normal(size=(TABLES, LANGUAGE.nodes))
 STRINGS, ON = (np.asarray(part) for part in LANGUAGE.strings)
-WALKED = np.stack(
-    walk(LANGUAGE, jnp.zeros(len(STRINGS), jnp.int32), jnp.asarray(STRINGS), jnp.asarray(ON))
-)  # before, after
-BEFORE, AFTER = WALKED
-LOGPS = log_softmax(LOGITS, axis=-1)[0]
-LOG_PI = np.where(ON, LOGPS[np.minimum(BEFORE, LANGUAGE.prefixes - 1), STRINGS], 0).sum(-1)
+NODES = walk(LANGUAGE, jnp.zeros(len(STRINGS), jnp.int32), jnp.asarray(STRINGS), jnp.asarray(ON))
+BEFORE, AFTER = map(np.asarray, NODES)  # each token
+LOGPS = log_softmax(LOGITS, axis=-1)[:, 0]
+LOG_PI = np.where(ON, LOGPS[:, np.minimum(BEFORE, LANGUAGE.prefixes - 1), STRINGS], 0).sum(-1)
 
 
 def worth(context: Context, batch: Batch, key: Key) -> Batch:
     """A number for every prefix."""
     tokens, valid = batch.need("tokens", of="a test"), batch.need("valid", of="a test")
     after = walk(LANGUAGE, jnp.zeros(tokens.shape[:2], jnp.int32), tokens, valid)[1]
-    return batch.replace(reward=jnp.asarray(WORTH)[after[..., -1]])
+    return batch.replace(reward=context.params("worth")[after[..., -1]])
 
 
 @jax.jit
-def _found(prompts: Batch, key: Key, stage: Any) -> Batch:
-    return stage(context_of(TABLE, policy={"logits": jnp.asarray(LOGITS)}), prompts, key)[0]
+def _found(logits: Any, worth: Any, prompts: Batch, stage: Any) -> Batch:
+    return stage(context_of(TABLE, policy={"logits": logits}, worth=worth), prompts, jax.random.key(0))[0]
 
 
-def found(*, n: int, rows: int = 1, key: int = 0, **hyper: Any) -> np.ndarray:
+def found(table: int, *, n: int, rows: int = 1, **hyper: Any) -> np.ndarray:
     """The numbers of the strings that a search finds."""
     prompts = Batch(prompt=jnp.zeros((rows, 1), jnp.int32), prompt_valid=jnp.ones((rows, 1), bool))
     samples = fn(stages.generate, n=n, max_tokens=3, stop=LANGUAGE.stop)
     search = fn(stages.block_search, **{"generate": samples, "reward": fn(worth), "every": 1, **hyper})
-    batch = _found(prompts, jax.random.key(key), search)
+    batch = _found(LOGITS[table], WORTH[table], prompts, search)
     tokens = np.where(batch.valid, batch.tokens, 0)[:, 0]
     same = (tokens[:, None] == np.where(ON, STRINGS, 0)) & (np.asarray(batch.valid)[:, 0, None] == ON)
     return np.argmax(same.all(-1), axis=1)
@@ -83,7 +82,7 @@ def test_blocks_of_a_token_are_best_of_n_of_each(float64: None) -> None:
     """Chi-square against enumeration: n = 3 of every token by the worth of the prefix that it makes, and that it would
     notice another n."""
     rows = 20_000
-    seen = np.bincount(found(n=3, rows=rows), minlength=len(STRINGS))
+    seen = np.bincount(found(0, n=3, rows=rows), minlength=len(STRINGS))
     assert chance(seen, 3) > 1e-3 > 1e-9 > chance(seen, 2)
 
 
@@ -94,7 +93,7 @@ def chance(seen: np.ndarray, n: int) -> float:
         here, at = np.nonzero((node == BEFORE) & ON)
         children = np.zeros(3, int)
         children[STRINGS[here, at]] = AFTER[here, at]
-        best = best_of_n(np.exp(LOGPS[node]), WORTH[children], n=n)
+        best = best_of_n(np.exp(LOGPS[0, node]), WORTH[0, children], n=n)
         probability[here] *= best[STRINGS[here, at]]
     assert abs(probability.sum() - 1) < 1e-9
     expected = seen.sum() * probability
@@ -103,7 +102,7 @@ def chance(seen: np.ndarray, n: int) -> float:
     return float(stats.chisquare(counts, chances).pvalue)
 
 
-def beam(keep: int, likelihood: float, ahead: int) -> Any:
+def beam(table: int, keep: int, likelihood: float, ahead: int) -> Any:
     """The string that a beam search over all tokens finds, in plain Python."""
     child: Any = {(BEFORE[k, t], STRINGS[k, t]): AFTER[k, t] for k, t in np.argwhere(ON)}
     beams: Any = [((), 0, 0.0)]  # tokens, node, log-prob
@@ -114,16 +113,15 @@ def beam(keep: int, likelihood: float, ahead: int) -> Any:
     def seen(tokens: Any, node: Any) -> Any:
         for _ in range(ahead):
             if not ended(tokens):
-                token = int(np.argmax(LOGPS[node]))
+                token = int(np.argmax(LOGPS[table, node]))
                 tokens, node = (*tokens, token), child[node, token]
-        return WORTH[node]
+        return WORTH[table, node]
 
     while not all(ended(tokens) for tokens, _, _ in beams):
         wider: Any = []
         for tokens, node, logp in beams:
-            longer = (
-                [((*tokens, k), child[node, k], logp + LOGPS[node, k]) for k in range(3)] if not ended(tokens) else []
-            )
+            on = [] if ended(tokens) else range(3)
+            longer = [((*tokens, k), child[node, k], logp + LOGPS[table, node, k]) for k in on]
             wider += longer or [(tokens, node, logp)]
         beams = sorted(wider, key=lambda one: -(seen(*one[:2]) + likelihood * one[2]))[:keep]
     return next(k for k in range(len(STRINGS)) if tuple(STRINGS[k][ON[k]]) == beams[0][0])
@@ -133,28 +131,28 @@ def beam(keep: int, likelihood: float, ahead: int) -> Any:
 def test_with_the_likeliest_tokens_it_is_a_beam_search(float64: None, keep: int, ahead: int) -> None:
     """Of reward and log-prob, with a greedy look-ahead; several weights find several strings."""
     strings = set()
-    for likelihood in (0.0, 0.1, 0.4, 30.0):
-        (string,) = found(n=3 * keep, keep=keep, likelihood=likelihood, ahead=ahead, likeliest=True)
-        assert string == beam(keep, likelihood, ahead)
-        strings.add(string)
-    assert len(strings) > 1
+    for table in range(TABLES):
+        for likelihood in (0.0, 0.4, 30.0):
+            (string,) = found(table, n=3 * keep, keep=keep, likelihood=likelihood, ahead=ahead, likeliest=True)
+            assert string == beam(table, keep, likelihood, ahead)
+            strings.add((table, string))
+    assert len(strings) > TABLES
 
 
 def test_a_wide_beam_finds_the_best_of_all(float64: None) -> None:
     for likelihood in (0.0, 0.4, 30.0):
-        (string,) = found(n=27, keep=9, likelihood=likelihood, likeliest=True)
-        assert string == np.argmax(WORTH[AFTER[:, -1]] + likelihood * LOG_PI)
+        (string,) = found(1, n=27, keep=9, likelihood=likelihood, likeliest=True)
+        assert string == np.argmax(WORTH[1, AFTER[:, -1]] + likelihood * LOG_PI[1])
 
 
 def test_a_log_ratio_is_a_reward(float64: None) -> None:
     """The reward of weak-to-strong search: of every string what two tables say of its tokens."""
-    tuned = np.random.default_rng(8).normal(size=LOGITS.shape)
-    ratio = log_softmax(tuned, axis=-1)[0] - LOGPS
+    ratio = LOGPS[1] - LOGPS[0]
     rated = np.where(ON, ratio[np.minimum(BEFORE, LANGUAGE.prefixes - 1), STRINGS], 0).sum(-1)
 
     @jax.jit
     def rewards(batch: Batch) -> Any:
-        tables = {"weak": {"logits": jnp.asarray(tuned)}, "reference": {"logits": jnp.asarray(LOGITS)}}
+        tables = {name: {"logits": jnp.asarray(LOGITS[k])} for k, name in enumerate(("reference", "weak"))}
         return stages.implicit_reward(context_of(TABLE, **tables), batch, jax.random.key(0), role="weak")
 
     prompt = jnp.zeros((1, 1), jnp.int32)
