@@ -35,6 +35,7 @@ from alignjax.stages.critic import gae as gae, warm_up as warm_up
 from alignjax.stages.directions import (
     directed_reward as directed_reward,
     draw_goal as draw_goal,
+    neighbor_samples as neighbor_samples,
     reference_reward as reference_reward,
     scores_by as scores_by,
 )

@@ -3,14 +3,19 @@ reward that follows; and the likeness to a reference as a reward."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.config import ConfigError, Fn
 from alignjax.numerics import row_keys
-from alignjax.ranges import Number, Positive
+from alignjax.ranges import Count, Number, Positive
 from alignjax.stages.condition import Goals, with_drawn_goal
-from alignjax.types import Array, Batch, Context, Key
+from alignjax.types import SAMPLER, Array, Batch, Context, Key, Metrics
 
 
 def scores_by(context: Context, batch: Batch, key: Key, *, functions: tuple[Fn, ...], field: str = "scores") -> Batch:
@@ -47,6 +52,65 @@ def draw_goal(context: Context, batch: Batch, key: Key, *, goals: Goals) -> Batc
     keys = row_keys(key, batch.ids(), 1)[:, 0]
     number = jax.vmap(lambda row: jax.random.randint(row, (), 0, len(goals)))(keys)
     return with_drawn_goal(batch, goals, number)
+
+
+def neighbor_samples(
+    context: Context,
+    batch: Batch,
+    key: Key,
+    *,
+    generate: Fn,
+    goals: Goals,
+    directions: tuple[tuple[Number, ...], ...],
+    nearest: Count,
+) -> tuple[Batch, Metrics]:
+    """Samples under the goals whose directions are nearest to that of the prompt's own, which comes first: y_j from
+    pi(. | v_j, x), v_j among the `nearest` by angle. `scores_by`, `directed_reward` and `ranked(keep=1)` then take the
+    best for the prompt's own direction, argmax_j v . scores(y_j) (RPS, arXiv:2510.20498).
+
+    The paper draws directions within 30 degrees; these are the goals that a policy was trained on. The control is as
+    many samples under the own goal alone.
+
+    Args:
+        context: Roles and their params.
+        batch: Prompts under goals of `draw_goal`, without completions.
+        key: Random key; each neighbor's is its own.
+        generate: `fn(stages.generate, n=.., max_tokens=..)`: n completions under each of the goals.
+        goals: Token ids of each goal, as of `draw_goal`.
+        directions: A vector for each goal, as of `directed_reward`.
+        nearest: How many goals, the own one included.
+
+    Returns:
+        The batch with n * nearest completions of each prompt, and of log-probs the sampler's. Metrics: of `generate`
+        under the own goal.
+
+    Raises:
+        ConfigError: If prompts have no goal, there are completions, or too few goals or directions.
+    """
+    # Which goals are near is known when the config is; whose they are is of each prompt, so that each place among the
+    # nearest is one sampling of all prompts under goals of their own.
+    own = batch.need("prompts", "goal", of="neighbor_samples")
+    if batch.tokens is not None:
+        raise ConfigError("neighbor_samples begins with prompts; the batch has completions")
+    if not nearest <= len(goals) == len(directions):
+        counts = f"nearest={nearest}, {len(goals)} goals, {len(directions)} directions"
+        raise ConfigError(
+            f"neighbor_samples with {counts}: give each goal a direction, and take no more than there are"
+        )
+    unit = np.array(directions, float) / np.linalg.norm(directions, axis=1, keepdims=True)
+    cosine = unit @ unit.T + 3 * np.eye(len(goals))  # itself first, also beside an equal direction
+    order = jnp.asarray(np.argsort(-cosine, axis=1, kind="stable")[:, :nearest])
+    each = []
+    for place in range(nearest):
+        under = with_drawn_goal(batch, goals, order[own, place])
+        each.append(generate(context, under, jax.random.fold_in(key, place) if place else key))
+
+    def joined(read: Callable[[Batch], Any]) -> Array:
+        return jnp.concatenate([read(drawn) for drawn, _ in each], axis=1)
+
+    tokens, valid, mask = (joined(operator.attrgetter(name)) for name in ("tokens", "valid", "mask"))
+    logps = {SAMPLER: joined(lambda drawn: drawn.logps[SAMPLER])}
+    return batch.replace(tokens=tokens, valid=valid, mask=mask, logps=logps), each[0][1]
 
 
 def directed_reward(

@@ -9,7 +9,9 @@ import pytest
 
 from alignjax import stages
 from alignjax.config import ConfigError, fn
+from alignjax.stages.condition import with_drawn_goal
 from alignjax.types import Batch, Context
+from tests.support.tiny import context_of, model, parameters
 
 KEY = jax.random.key(0)
 GOALS = ((4,), (5, 6), (7, 8, 9))
@@ -46,6 +48,36 @@ def test_each_prompt_carries_the_goal_that_its_reward_is_of():
     np.testing.assert_allclose(reward, expected, atol=1e-5)
     with pytest.raises(ConfigError, match="2 numbers"):
         stages.directed_reward(Context(), batch, KEY, directions=((1.0,), (1.0,), (1.0,)))
+
+
+def test_neighbors_answer_for_a_prompt():
+    """The own goal's samples come first, then those of the goal whose direction is next by angle, whatever its length;
+    the best is picked for the own direction (RPS)."""
+    directions, beside = ((1.0, 0.0), (8.0, 6.0), (-1.0, 0.1)), np.array([1, 0, 1])
+    network = model(vocab=40)
+    context = context_of(network, policy=parameters(network))
+    batch = stages.draw_goal(context, prompts(12), KEY, goals=GOALS)
+    numbers = np.asarray(batch.prompts["goal"])
+    assert set(numbers) == {0, 1, 2}
+    samples = fn(stages.generate, n=2, max_tokens=3, stop=())
+    search = fn(stages.neighbor_samples, generate=samples, goals=GOALS, directions=directions, nearest=2)
+    found, told = jax.jit(search)(context, batch, KEY)
+    assert found.tokens.shape == (12, 4, 3)
+    other = with_drawn_goal(prompts(12), GOALS, jnp.asarray(beside[numbers]))
+    drawn = jax.jit(samples)
+    for asked, key, places in ((batch, KEY, slice(0, 2)), (other, jax.random.fold_in(KEY, 1), slice(2, 4))):
+        alone = drawn(context, asked, key)[0]
+        np.testing.assert_array_equal(found.tokens[:, places], alone.tokens)
+        np.testing.assert_allclose(found.logps["sampler"][:, places], alone.logps["sampler"], atol=1e-5)
+    np.testing.assert_array_equal(found.prompt, batch.prompt)
+    np.testing.assert_array_equal(found.prompts["goal"], numbers)
+    assert set(found.logps) == {"sampler"}
+    assert told["length"].value() == 3
+    for wrong in ({"nearest": 4}, {"directions": directions[:2]}):
+        with pytest.raises(ConfigError, match="give each goal a direction"):
+            search.replace(**wrong)(context, batch, KEY)
+    with pytest.raises(ConfigError, match="the batch has completions"):
+        search(context, found, KEY)
 
 
 def test_samples_are_rated_by_their_likeness_to_the_first_which_is_dropped():
