@@ -12,6 +12,20 @@ from alignjax.models.kv_cache import Cache
 from alignjax.types import Array, Batch, Hidden, Model, Params
 
 
+@dataclasses.dataclass(frozen=True)
+class DerivedConfig:
+    """What a model was made from that is made of others, `made`, by which records and caches know it; it is no
+    TransformerConfig, of which its model could be made again, and answers what else it is asked as `of` does."""
+
+    of: Any
+    made: tuple[Any, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "of" or name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.of, name)
+
+
 @functools.cache
 def prefixed_model(model: Model, prefix: tuple[int, ...]) -> Model:
     """A model behind a prefix: log pi(y | prefix, x) on the prompt x alone.
@@ -49,7 +63,8 @@ def prefixed_model(model: Model, prefix: tuple[int, ...]) -> Model:
 
         return of_prompt(after), longer, {site: of_prompt(values) for site, values in sited.items()}
 
-    return dataclasses.replace(model, hidden=hidden, extend=model.extend and extend)
+    config = DerivedConfig(model.config, ("prefix", *prefix))
+    return dataclasses.replace(model, hidden=hidden, extend=model.extend and extend, config=config)
 
 
 def in_front(prompt: Array, valid: Array, prefix: Array, present: Array) -> tuple[Array, Array, Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn
 from alignjax.models.kv_cache import Cache, Segment, default_read
+from alignjax.models.prefixed import DerivedConfig
 from alignjax.numerics import as_float32
 from alignjax.sampling.logit_streams import Stream, default_streams
 from alignjax.types import Array, Batch, Head, Hidden, Key, Model, Params
@@ -77,8 +78,9 @@ def combined_model(behaviour: Fn, models: Mapping[str, Model], *, streams: tuple
         return behaviour({stream.name: logits[stream.role] for stream in streams}, _Unseen())
 
     axes = {role: model.axes for role, model in models.items()}
-    routed = [model.config for model in models.values() if getattr(model.config, "experts", 0)]
-    config = (routed or [model.config for model in models.values()])[0]
+    configs = {role: model.config for role, model in models.items()}
+    routed = [config for config in configs.values() if getattr(config, "experts", 0)]
+    config = DerivedConfig([*routed, *configs.values()][0], (behaviour, *configs.items(), *streams))
     return Model(init, hidden, {"lm": Head("before", lm)}, default_read, extend, axes, config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from alignjax import losses, sampling, scoring, stages
 from alignjax.config import ConfigError, fn
 from alignjax.models import prefixed_model
 from alignjax.sampling import combined_model
+from alignjax.train.run_record import config_json
 from alignjax.types import Batch
 from tests.sampling.test_generate import PROMPTS, STOP, TOKENS
 from tests.support.tiny import VOCAB, as_jax, model, parameters, ragged
@@ -81,6 +83,18 @@ def test_what_a_student_learns_is_the_divergence_from_the_teacher_behind_the_pre
             lambda params, loss=loss: loss(scoring.context(models, dict.fromkeys(models, params)), batch)[0]
         )
         np.testing.assert_allclose(value(PARAMS).value(), (np.exp(q) * (q - p)).sum(1).mean(), rtol=1e-4)
+
+
+def test_records_and_caches_know_it_by_its_prefix() -> None:
+    """A cache of log-probs is found by the JSON of the config; what makes a model anew from its config is refused."""
+    lam = {name: combined_model(fn(sampling.dera, lam=lam), {"policy": NETWORK, "reference": NETWORK})
+           for name, lam in (("one", 1.0), ("two", 2.0))}  # fmt: skip
+    models = [NETWORK, BEHIND, prefixed_model(NETWORK, PREFIX[:2]), *lam.values()]
+    assert len({json.dumps(config_json(each.config)) for each in models}) == len(models)
+    assert all(each.config.vocab == VOCAB for each in models)
+    context = scoring.context({"policy": BEHIND}, {"policy": PARAMS})
+    with pytest.raises(ConfigError, match="is no transformer; leave `weights` out"):
+        jax.eval_shape(lambda: SAMPLES.replace(weights="bfloat16")(context, PROMPTS, jax.random.key(0)))
 
 
 def test_a_behavior_does_not_mix_prompts() -> None:
