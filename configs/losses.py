@@ -1,5 +1,5 @@
-"""Every offline loss of the library, a mode each, on the sorting task of configs/quickstart.py (README says how to pick
-one).
+"""Every offline loss of the library, a mode each, on the sorting task of configs/quickstart.py (docs/overview.md says
+how to pick one).
 
     alignjax train configs/losses.py:dpo            # about 4 CPU minutes
     alignjax train configs/losses.py:dpo-tiny       # a few steps, to see that it runs
