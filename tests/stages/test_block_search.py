@@ -14,11 +14,12 @@ from scipy.special import log_softmax
 
 from alignjax import games, stages
 from alignjax.config import ConfigError, fn
-from alignjax.evaluate.best_of_n import best_of_n
+from alignjax.evaluate.best_of_n import best_of_n, best_of_n_value
+from alignjax.evaluate.intervals import interval
 from alignjax.games.strings import walk
 from alignjax.types import Batch, Context, Key
 from tests.sampling.test_generate import PROMPTS, TOKENS
-from tests.stages.test_searches import NETWORK, PARAMS, SAMPLES, _ran, assert_same, best_of
+from tests.stages.test_searches import NETWORK, PARAMS, SAMPLES, _ran, assert_same, best_of, values
 from tests.support.tiny import context_of, scorer
 
 GAME = games.sequence_game(0.3, seed=4, vocab=3, length=3)
@@ -143,6 +144,27 @@ def test_a_wide_beam_finds_the_best_of_all(float64: None) -> None:
     for likelihood in (0.0, 0.4, 30.0):
         (string,) = found(1, n=27, keep=9, likelihood=likelihood, likeliest=True)
         assert string == np.argmax(WORTH[1, AFTER[:, -1]] + likelihood * LOG_PI[1])
+
+
+def test_what_it_gains_and_loses_against_best_of_n(float64: None) -> None:
+    """n = 4 of every token by what the policy makes of the prefix on average, against best-of-4 of the same key: worth
+    more where the first tokens decide; where the last do, less, for what the search makes of a prefix is not known."""
+    rows, n = 4096, 4
+    prompts = Batch(prompt=jnp.zeros((rows, 1), jnp.int32), prompt_valid=jnp.ones((rows, 1), bool))
+    samples = fn(stages.generate, n=n, max_tokens=3, stop=LANGUAGE.stop)
+    search = fn(stages.block_search, generate=samples, reward=fn(worth), every=1)
+    start = games.conditionals(LANGUAGE, GAME.reference[None])
+
+    @jax.jit
+    def drawn(expected: Any) -> Any:
+        context = context_of(TABLE, policy={"logits": jnp.asarray(start)}, worth=expected)
+        key = jax.random.key(0)
+        return search(context, prompts, key)[0].reward, worth(context, samples(context, prompts, key)[0], key).reward
+
+    for scales, early in (((1.0, 0.5, 0.25), True), ((0.25, 0.5, 1.0), False)):
+        few, rewards = map(np.asarray, drawn(values(LANGUAGE, GAME.reference, scales)))
+        gain = interval(few[:, 0] - best_of_n_value(rewards, n=n))
+        assert gain["low"] > 0.05 if early else gain["high"] < -0.3
 
 
 def test_a_log_ratio_is_a_reward(float64: None) -> None:
