@@ -1,4 +1,4 @@
-"""Mutants of what comes from outside: tokenizers, templates, numbers, files and rows."""
+"""Mutants of what comes from outside and what is said to people: tokenizers, templates, numbers, files, rows, flows."""
 
 from __future__ import annotations
 
@@ -67,5 +67,12 @@ EDGE = (
         "(first, last + len(mark) * item.ends[0][0].startswith(mark, last))",
         "(first, last)",
         (f"{TURNS}::test_each_turn_is_learned_from_its_prompt_to_its_end",),
+    ),
+    Mutant(
+        "what a stage passes on counts as read",
+        "cli/data_flow.py",
+        "strict=True) if id(value) in used]",
+        "strict=True)]",
+        ("tests/test_explain.py::test_a_part_reads_what_its_numbers_are_made_of",),
     ),
 )
