@@ -8,6 +8,7 @@ from alignjax.weights.averages import (
     p_soups as p_soups,
     slerp as slerp,
 )
+from alignjax.weights.online_merges import online_dare as online_dare, online_ties as online_ties
 from alignjax.weights.task_vectors import (
     dare as dare,
     della as della,
