@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -163,24 +162,3 @@ def test_what_is_reported_follows_from_the_numbers(name: str) -> None:
     for figure, text in module.figures(results).items():
         assert text.startswith("<svg")
         assert f"{figure}.svg" in (place / "README.md").read_text(), "the README shows it"
-
-
-@pytest.mark.slow
-def test_both_run_and_go_on_where_they_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (WORLD, SWITCHES.hackable):
-        monkeypatch.setattr(module, "SFT_STEPS", 3)
-        monkeypatch.setattr(module, "REWARD_STEPS", 3)
-    monkeypatch.setattr(SWITCHES, "VARIANTS", {name: SWITCHES.VARIANTS[name] for name in ("everything", "nothing")})
-    monkeypatch.setattr(ABLATION, "claims", lambda ends: [])
-    monkeypatch.setattr(ABLATION, "ETAS", (0.1,))
-    for name, module, more in (("curves", CURVES, ["--only", "best_of_n", "dpo"]), ("ablation", ABLATION, [])):
-        shared = ["--seeds", "0", "1", "--blocks", "2", "--folder", str(tmp_path / name), "--out", str(tmp_path)]
-        module.main([*shared, *more])
-        (tmp_path / "tuning.json").unlink()
-        first = (tmp_path / "results.json").read_text()
-        files = {file: file.stat().st_mtime_ns for file in (tmp_path / name).rglob("*.json")}
-        module.main([*shared, *more])
-        (tmp_path / "tuning.json").unlink()
-        assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / name).rglob("*.json")}
-        assert (tmp_path / "results.json").read_text() == first
-        (tmp_path / "results.json").unlink()
