@@ -33,7 +33,7 @@ def prefixed_model(model: Model, prefix: tuple[int, ...]) -> Model:
     With a system message and a few examples in the prefix it is a base model that was aligned in its context (URIAL,
     arXiv:2312.01552). As the role "teacher" of `losses.gkd` or `minillm`, or as the stream that `generate` samples for
     `losses.sft`, it is the teacher of a context distillation, in which the student learns without the prefix what the
-    teacher says with it (arXiv:2112.00861 section 2.3; SELF-ALIGN's engraving, arXiv:2305.03047).
+    teacher says with it (arXiv:2112.00861; SELF-ALIGN's engraving, arXiv:2305.03047).
 
     Args:
         model: The network. Params are its own.

@@ -42,8 +42,8 @@ def combined_model(behaviour: Fn, models: Mapping[str, Model], *, streams: tuple
     Raises:
         ConfigError: For a stream of a view or of another head than "lm".
     """
-    # A state is those of all models side by side, a cache has the layers of all in one tuple: where tokens are, which
-    # of them are valid and how many slots are used is the same for each.
+    # A state is those of all models side by side, a cache has the layers of each by its role: where tokens are, which
+    # of them are valid and how many slots are used is the same for all.
     streams = default_streams(behaviour) if streams is None else streams
     for stream in streams:
         if stream.view or stream.head != "lm":

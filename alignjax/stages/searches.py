@@ -37,9 +37,8 @@ def speculative_rejection(
     `keep[1]`, and so on; at the end the best is kept. The samples are those of `generate`, so that it is best-of-n
     where nobody is given up, and never better. A completion that has ended is ranked with those that go on, as in
     released code, where a round is when memory is full and (1 - alpha) of the texts stay; counts that a config says
-    keep shapes static. Completions of which the reward knows
-    nothing (completions["weight"] 0) are given up first. What a reward model
-    says of half a text is what it was not trained on.
+    keep shapes static. Completions of which the reward knows nothing (completions["weight"] 0) are given up first. What
+    a reward model says of half a text is what it was not trained on.
 
     Args:
         context: Roles and their params.
@@ -88,7 +87,7 @@ def block_search(
     likeliest: bool = False,
 ) -> tuple[Batch, Metrics]:
     """Search by blocks: after every block the `keep` completions of largest reward(y_<=t) + likelihood log pi(y_<=t) go
-    on, each in n / keep copies (arXiv:2310.17022 section 3.2, block-wise best-of-n, for keep = 1; arXiv:2405.19262,
+    on, each in n / keep copies (arXiv:2310.17022, block-wise best-of-n, for keep = 1; arXiv:2405.19262,
     chunk-level beams, for more; DeAL, arXiv:2402.06147, with a look-ahead).
 
     One block of all tokens is best-of-n, blocks of one token are best-of-n of every token, and with `likeliest` a beam
