@@ -52,6 +52,30 @@ def test_holm_goes_on_until_the_first_that_is_not_shown() -> None:
     assert [row["verdict"] for row in rows] == ["the opposite holds", "not shown", "not shown", "not shown"]
 
 
+def test_seeds_of_several_files_are_compared_where_both_curves_were_run(tmp_path: Path) -> None:
+    """Seed 7 has one curve in a file and one in another; seed 8 has one alone, and is in no difference."""
+    ablations = MODULES["online_vs_offline"]
+
+    def run(curve: str, *wins: float) -> dict[str, Any]:
+        right = {where: {"accuracy": {"mean": 0.8}} for where in ablations.ACCURACIES}
+        accuracy = {ablations.name(curve, ablations.KEPT): right}
+        return {"curves": {curve: [point(4.0, win) for win in wins]}, "accuracy": accuracy}
+
+    files = {
+        "a": {"seeds": [7, 8], "runs": [run("online_dpo", 0.7), run("online_dpo", 0.9)]},
+        "b": {"seeds": [7], "runs": [run("offline_dpo", 0.6)]},
+    }
+    for name, found in files.items():
+        (tmp_path / name).write_text(json.dumps(found))
+    known = ablations.known_of([tmp_path / name for name in files])
+    runs = [ablations.with_known(known[seed], {}, ["data", "loss"]) for seed in (7, 8)]
+    assert [list(found["curves"]) for found in runs] == [["online_dpo", "offline_dpo"], ["online_dpo"]]
+    summary = ablations.summary(runs, ["loss"])
+    assert summary["best"] == {"online_dpo": [0.7, 0.9], "offline_dpo": [0.6]}
+    (claim,) = summary["claims"]
+    assert claim["by_seed"] == pytest.approx([0.05]), "of 0.1 at 4 nats, half at 1"
+
+
 def test_an_interval_over_seeds_excludes_zero_where_its_p_value_is_below_a_twentieth() -> None:
     values = np.array([0.3, 1.1, 0.2, 0.7])
     for shift in np.linspace(-2, 2, 41):

@@ -50,9 +50,26 @@ def test_every_curve_has_a_point_for_every_tau(folder: Path) -> None:
     (run,) = results["runs"]
     assert list(run["curves"]) == [*ABLATIONS.GROUPS["data"], *ABLATIONS.GROUPS["quality"]]
     for curve, points in run["curves"].items():
-        assert [point["stage"] for point in points] == [f"{curve}-{tau}" for tau in ABLATIONS.TAUS]
+        assert [point["stage"] for point in points] == [f"{curve}-{tau}" for tau in ABLATIONS.taus(curve)]
         assert all({"exact", "score"} == set(point["measures"]) for point in points)
     assert len(results["claims"]) + len(results["not_reached"]) == 5
+
+
+def test_a_group_that_follows_leaves_the_others_as_they_are(
+    folder: Path, session_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Longer runs start from what is there, in a folder of their own, and go through as many steps as they should."""
+    monkeypatch.setenv("ALIGNJAX_CACHE", str(session_cache / "data"))
+    monkeypatch.setattr(ABLATIONS, "TAUS_OF_LONGER", (0.3, ABLATIONS.KEPT))
+    first = folder / "online_vs_offline" / "results.json"
+    shared = ["--mode", "tiny", "--seeds", "0", "--folder", str(folder), "--out", str(tmp_path)]
+    ABLATIONS.main([*shared, "--groups", "data", "quality", "longer", "--known", str(first)])
+    before, after = (json.loads(file.read_text())["runs"][0] for file in (first, tmp_path / "results.json"))
+    assert {curve: after["curves"][curve] for curve in before["curves"]} == before["curves"]
+    assert list(after["curves"]) == [*before["curves"], *ABLATIONS.GROUPS["longer"]]
+    steps = ABLATIONS.pipeline("tiny", ["data", "longer"]).steps
+    short, *long = (steps[f"{curve}-{ABLATIONS.KEPT}"].steps for curve in ("offline_ipo", *ABLATIONS.GROUPS["longer"]))
+    assert long == [4 * short] * 2
 
 
 def test_replayed_in_order_the_data_make_the_online_policy(

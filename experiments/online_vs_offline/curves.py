@@ -60,7 +60,8 @@ def _panel(axes: Axes, seeds: Sequence[Mapping[str, Sequence[Point]]], what: str
         axes.axhline(100 * start, color=BASELINE, lw=0.9, ls=(0, (4, 3)), zorder=1)
     for place, curve in enumerate(seeds[0]):
         color = PALETTE[place % len(PALETTE)]
-        kl, height = (np.array([[value(point, of) for point in seed[curve]] for seed in seeds]) for of in ("kl", what))
+        own = [seed[curve] for seed in seeds if curve in seed]
+        kl, height = (np.array([[value(point, of) for point in points] for points in own]) for of in ("kl", what))
         for x, y in zip(kl, height, strict=True):
             order = np.argsort(x)
             axes.plot(x[order], 100 * y[order], "-", color=color, lw=0.6, alpha=0.35, zorder=2)

@@ -1,6 +1,6 @@
 """Why online beats offline, or does not: hypotheses about the gap on the sorting task, an ablation each, over seeds.
 
-    python experiments/online_vs_offline/run.py --seeds 0 1 2 3 4 --folder runs/exact
+    python experiments/online_vs_offline/run.py --seeds 0 1 2 3 4 5 6 7 8 9 --folder runs/exact
 
 Shares its first steps with experiments/online_ipo, so the same folder saves time. Runs what is not there yet (an
 interrupted run goes on where it stopped), then writes results.json, results.md and the figure beside this file.
@@ -38,6 +38,8 @@ drift = imported(HERE.parent / "offline_losses" / "drift.py")
 losses_run = imported(HERE.parent / "offline_losses" / "run.py")
 
 TAUS = (0.15, 0.09, 0.05)  # the points of every curve; DPO's beta is four times as much
+TAUS_OF_LONGER = (0.3, *TAUS)  # more steps go farther from SFT: a stronger pull keeps a point near it
+LONGER = 4  # times the steps; of all pairs that SFT's samples were labeled in, that is an epoch
 KEPT = TAUS[-1]  # the online run whose samples are learned from offline
 RATE = 2e-4  # everybody's learning rate
 PROMPTS = 8  # of a step: a quarter of the quickstart's, and of its pairs a quarter is seen
@@ -48,12 +50,15 @@ LABELS = {
     "final": "offline IPO on samples of the final online policy",
     "online_dpo": "online DPO",
     "offline_dpo": "offline DPO",
+    "again": f"offline IPO, {LONGER} times the steps on as many labels",
+    "longer": f"offline IPO, {LONGER} times the steps and labels",
 }
 # Each group may be run after the one before it.
 GROUPS = {
     "data": ("online_ipo", "offline_ipo", "shuffled"),
     "quality": ("final",),
     "loss": ("online_dpo", "offline_dpo"),
+    "longer": ("again", "longer"),
 }
 NATS = (1.0, 2.0)  # where curves are compared; the claims are about the first
 # What is claimed to be above 0, settled before the seeds were run: differences of gold win rates at one nat.
@@ -68,6 +73,12 @@ CLAIMS = {
         ("online_ipo", "final"),  # better data do not explain all of it
     ),
     "loss": (("online_dpo", "offline_dpo"),),
+    "longer": (
+        ("again", "offline_ipo"),  # more steps explain some of it
+        ("online_ipo", "again"),  # more steps do not explain all of it
+        ("longer", "offline_ipo"),  # so with as many more labels
+        ("online_ipo", "longer"),
+    ),
 }
 ACCURACIES = {"seen": "pairs of SFT samples", "fresh": "pairs of the final online policy's samples"}
 
@@ -78,6 +89,11 @@ ACCURACIES = {"seen": "pairs of SFT samples", "fresh": "pairs of the final onlin
 def name(curve: str, tau: float) -> str:
     """The step of a policy."""
     return f"{curve}-{tau}"
+
+
+def taus(curve: str) -> tuple[float, ...]:
+    """The strengths of a curve, the strongest pull first."""
+    return TAUS_OF_LONGER if curve in GROUPS["longer"] else TAUS
 
 
 def online(sizes: parts.Sizes, recipe: Callable[..., Any], **strength: float) -> Experiment:
@@ -124,6 +140,13 @@ def policies(sizes: parts.Sizes, group: str) -> dict[str, Any]:
             "final_pairs": parts.online(sizes, algorithms.labelled_samples(parts.policy_model(sizes), **again)),
             **{name("final", tau): offline(sizes, "final_pairs", algorithms.ipo, tau=tau) for tau in TAUS},
         }
+    if group == "longer":
+        more = dataclasses.replace(sizes, policy_steps=LONGER * sizes.policy_steps)
+        data = {"again": "few_pairs", "longer": "pairs"}
+        return {
+            "few_pairs": parts.sampled_pairs(sizes),  # as many labels as the others learn from
+            **{name(c, tau): offline(more, data[c], algorithms.ipo, tau=tau) for c in data for tau in taus(c)},
+        }
     own = {name("online_ipo", tau): keeping(online(sizes, algorithms.online_ipo, tau=tau)) for tau in TAUS}
     return {
         **own,
@@ -139,7 +162,7 @@ def policies(sizes: parts.Sizes, group: str) -> dict[str, Any]:
 def gold_pairs(sizes: parts.Sizes, start: str) -> Experiment:
     """Samples of a policy on other prompts, with gold's labels: what implicit rewards are measured on."""
     asked = {"judge": sizes.task.gold, "judges": {}, "start": restored(start, "policy")}
-    more = {"max_tokens": sizes.completion_length, "n": sizes.samples}
+    more: dict[str, Any] = {"max_tokens": sizes.completion_length, "n": sizes.samples}
     source = fn(letters, batch_size=sizes.eval_batch_size, split="accuracy", **parts.posts(sizes))
     return Experiment(algorithms.labelled_samples(parts.policy_model(sizes), **asked, **more), source, 2)
 
@@ -157,17 +180,14 @@ def pipeline(mode: str, groups: Sequence[str]) -> Pipeline:
     sizes = parts.sizes_of(mode)
     steps = {**parts.prepared(sizes), "pairs": parts.sampled_pairs(sizes)}
     sizes = dataclasses.replace(sizes, policy_batch_size=PROMPTS)
+    last = name("online_ipo", KEPT)  # every group is measured on its samples
+    steps |= {last: policies(sizes, "data")[last]}
+    steps |= {"gold_pairs_sft": gold_pairs(sizes, "sft"), "gold_pairs_online": gold_pairs(sizes, last)}
     for group in groups:
         steps |= policies(sizes, group)
-        if group == "data":
-            steps["gold_pairs_sft"] = gold_pairs(sizes, "sft")
-            steps["gold_pairs_online"] = gold_pairs(sizes, name("online_ipo", KEPT))
-        names = [name(curve, tau) for curve in GROUPS[group] for tau in TAUS]
-        points = [
-            Point(curve, f"{tau:g}", Player(name(curve, tau), name(curve, tau)))
-            for curve in GROUPS[group]
-            for tau in TAUS
-        ]
+        every = [(curve, tau) for curve in GROUPS[group] for tau in taus(curve)]
+        names = [name(curve, tau) for curve, tau in every]
+        points = [Point(curve, f"{tau:g}", Player(name(curve, tau), name(curve, tau))) for curve, tau in every]
         steps[f"along_kl_{group}"] = parts.along_kl(sizes, *points)
         steps[f"accuracy_{group}"] = accuracy(sizes, names)
     return Pipeline(steps)
@@ -186,9 +206,32 @@ def trained(whole: Pipeline, groups: Sequence[str], seed: int, folder: Path) -> 
     return found
 
 
+def known_of(files: Sequence[Path]) -> dict[int, dict[str, Any]]:
+    """{seed: what the files results.json say of it together}."""
+    known: dict[int, dict[str, Any]] = {}
+    for found in (json.loads(file.read_text()) for file in files):
+        for seed, run in zip(found["seeds"], found["runs"], strict=True):
+            own = known.setdefault(seed, {"curves": {}, "accuracy": {}})
+            for what in own:
+                own[what] |= run[what]
+    return known
+
+
+def with_known(known: Mapping[str, Any], found: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+    """What one seed says, curves in the order of the groups."""
+    both = {what: {**known.get(what, {}), **found.get(what, {})} for what in ("curves", "accuracy")}
+    order = [curve for group in groups for curve in GROUPS[group] if curve in both["curves"]]
+    return {**both, "curves": {curve: both["curves"][curve] for curve in order}}
+
+
+def having(runs: Sequence[Mapping[str, Any]], *names: str) -> list[Mapping[str, Any]]:
+    """The seeds in which all these curves were run."""
+    return [run for run in runs if {*names} <= {*run["curves"]}]
+
+
 def at_nats(runs: Sequence[Mapping[str, Any]], curve: str, nats: float, what: str = "held_out") -> list[float | None]:
     """A curve's gold win rate against SFT at a KL, by seed."""
-    return [curves.at_kl(run["curves"][curve], what, nats, 0.5) for run in runs]
+    return [curves.at_kl(run["curves"][curve], what, nats, 0.5) for run in having(runs, curve)]
 
 
 def best(points: Sequence[Any]) -> float:
@@ -206,7 +249,8 @@ def summary(runs: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[st
     names = [curve for group in groups for curve in GROUPS[group]]
     gaps, missing = {}, []
     for better, worse in (claim for group in groups for claim in CLAIMS[group]):
-        both = list(zip(at_nats(runs, better, NATS[0]), at_nats(runs, worse, NATS[0]), strict=True))
+        seeds = having(runs, better, worse)
+        both = list(zip(at_nats(seeds, better, NATS[0]), at_nats(seeds, worse, NATS[0]), strict=True))
         claim = f"{LABELS[better]} above {LABELS[worse]}"
         if any(a is None or b is None for a, b in both):
             missing.append(claim)
@@ -214,9 +258,10 @@ def summary(runs: Sequence[Mapping[str, Any]], groups: Sequence[str]) -> dict[st
             gaps[claim] = [a - b for a, b in both if a is not None and b is not None]
     return {
         "at_nats": {f"{nats:g}": {curve: at_nats(runs, curve, nats) for curve in names} for nats in NATS},
-        "best": {curve: [best(run["curves"][curve]) for run in runs] for curve in names},
+        "best": {curve: [best(run["curves"][curve]) for run in having(runs, curve)] for curve in names},
         "accuracy": {
-            where: {curve: [right(run, curve, where) for run in runs] for curve in names} for where in ACCURACIES
+            where: {curve: [right(run, curve, where) for run in having(runs, curve)] for curve in names}
+            for where in ACCURACIES
         },
         "claims": study.compared(gaps),
         "not_reached": missing,
@@ -228,14 +273,14 @@ def markdown(results: Mapping[str, Any]) -> str:
     runs, rows = results["runs"], []
     for curve in runs[0]["curves"]:
         for place, point in enumerate(runs[0]["curves"][curve]):
-            own = [run["curves"][curve][place] for run in runs]
+            own = [run["curves"][curve][place] for run in having(runs, curve)]
             cells = [
                 study.over_seeds([curves.value(one, what) for one in own])
                 for what in ("held_out", "training", "exact", "kl")
             ]
             shown = [study.number(cell, *scale) for cell, scale in zip(cells, [(100, 1)] * 3 + [(1, 2)], strict=True)]
-            rows.append([LABELS[curve], point["setting"], *shown])
-    heading = ["policy", "tau", "gold win rate (%)", "learned judge's (%)", "exactly sorted (%)", "KL (nats)"]
+            rows.append([LABELS[curve], point["setting"], str(len(own)), *shown])
+    heading = ["policy", "tau", "seeds", "gold win rate (%)", "learned judge's (%)", "exactly sorted (%)", "KL (nats)"]
     values = [
         [LABELS[curve],
          *(study.number(study.over_seeds(results["at_nats"][f"{nats:g}"][curve]), 100, 1) for nats in NATS),
@@ -259,16 +304,24 @@ def figures(results: Mapping[str, Any]) -> dict[str, str]:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(10)])
     parser.add_argument("--groups", nargs="+", choices=[*GROUPS], default=[*GROUPS])
     parser.add_argument("--folder", type=Path, default=Path("runs/exact"))
     parser.add_argument(
         "--mode", default="full", choices=["full", "tiny"], help="tiny: a few steps, to see that it runs"
     )
     parser.add_argument("--out", type=made_folder, default=HERE)
+    parser.add_argument(
+        "--known", type=Path, nargs="+", default=(), help="files results.json, whose seeds and groups are not run again"
+    )
+    parser.add_argument("--report", action="store_true", help="of what is known alone: nothing is run")
     given = parser.parse_args(arguments)
-    whole = pipeline(given.mode, given.groups)
-    runs = [trained(whole, given.groups, seed, given.folder) for seed in given.seeds]
+    known, runs = known_of(given.known), []
+    for seed in given.seeds:
+        own = known.get(seed, {"curves": {}})
+        missing = [group for group in given.groups if not {*GROUPS[group]} <= {*own["curves"]} and not given.report]
+        found = trained(pipeline(given.mode, missing), missing, seed, given.folder) if missing else {}
+        runs.append(with_known(own, found, given.groups))
     results = {"seeds": given.seeds, **summary(runs, given.groups), "runs": runs}
     (given.out / "results.json").write_text(json.dumps(results, indent=1))
     (given.out / "results.md").write_text(markdown(results))
