@@ -1,6 +1,6 @@
 """Online preference optimization (arXiv:2403.08635) on a task whose answers can be checked, from nothing: no download.
 
-    alignjax train configs/quickstart.py            # about 6 CPU minutes
+    alignjax train configs/quickstart.py            # 3 to 6 CPU minutes
     alignjax train configs/quickstart.py:tiny       # the same pipeline in a few steps, for tests
 
 The task is to write eight letters in order. People demonstrate it lazily (most make a pass or two of bubble sort), and
