@@ -63,7 +63,9 @@ def test_its_parts_are_public_and_its_id_is_in_the_sources(paper: Paper) -> None
     for part in paper.parts:
         module, _, name = f"alignjax.{part}".rpartition(".")
         assert not name.startswith("_")
-        assert inspect.getdoc(getattr(importlib.import_module(module), name)), part
+        value = getattr(importlib.import_module(module), name)
+        assert callable(value), f"{part} is a module"
+        assert inspect.getdoc(value)
     sources = ("alignjax", "configs", "experiments")
     assert paper.arxiv is None or any(paper.arxiv in text_below(folder) for folder in sources)
 
