@@ -35,7 +35,7 @@ recipes = {
 paths = {}
 for name, recipe in recipes.items():
     exact = games.exact(recipe, game.language)
-    played = games.play(exact, games.contexts(None, 0, batch_size=1)[0], steps=STEPS, every=10)
+    played = games.play(exact, games.contexts(None, 0, batch_size=1)[0], steps=STEPS, every=1)
     logits = played.tables["policy"]["logits"]
     paths[name] = np.exp(np.asarray(games.log_distribution(game.language, logits))).reshape(len(logits), -1)
 paths["IPO-MD's mixture"] = games.geometric_mixture(game, paths["IPO-MD"], BETA)
@@ -58,17 +58,17 @@ pyplot.fill(*CORNERS.T, facecolor="none", edgecolor="gray")
 for corner, action in zip(CORNERS, ("rock", "paper", "scissors"), strict=True):
     pyplot.annotate(action, corner, ha="center", va="top" if corner[1] == 0 else "bottom")
 for name, path in paths.items():
-    pyplot.plot(*(path @ CORNERS).T, label=name)
+    pyplot.plot(*(np.vstack([game.reference, path]) @ CORNERS).T, label=name)
 pyplot.plot(*(equilibrium @ CORNERS), "k*", ms=13, label="equilibrium at tau")
 pyplot.plot(*(beyond @ CORNERS), "kx", ms=10, label="equilibrium at tau / (1 - beta)")
 pyplot.plot(*(game.reference @ CORNERS), "ko", label="reference")
 pyplot.axis("off")
-pyplot.legend()
+pyplot.legend(loc="center left", bbox_to_anchor=(0.85, 0.7))
 pyplot.show()
 
 # %%
 for name, path in paths.items():
-    pyplot.semilogy(np.arange(1, len(path) + 1) * 10, games.duality_gap(game, path), label=name)
+    pyplot.semilogy(np.arange(1, len(path) + 1), games.duality_gap(game, path), label=name)
 pyplot.xlabel("step")
 pyplot.ylabel("duality gap at tau")
 pyplot.legend()
