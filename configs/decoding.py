@@ -15,6 +15,9 @@ from best-of-eight: what a block costs is a reward of half an answer, which here
 context: context distillation. A policy is trained to answer in ascending order behind a prefix; a student learns
 without the prefix what it says with it: on the teacher's samples, and on its own.
 
+distill: the policy of raft teaches the SFT policy, which learns its distributions at samples of its own, by GKD and by
+MiniLLM; against SFT on as many samples of the teacher.
+
 In all SFT's controls play (greedy, T = 0.5, best of four), and gold decides. Runs, claims not tested.
 """
 
@@ -31,7 +34,7 @@ from alignjax.exact_tasks.styles import style_share
 from alignjax.models import prefixed_model
 from alignjax.pipelines import exact_study as parts
 from alignjax.roles import restored
-from alignjax.sampling import dera, own
+from alignjax.sampling import dera
 from alignjax.types import Algorithm, Role
 
 Made = tuple[Mapping[str, Any], tuple[Player, ...]]
@@ -83,35 +86,56 @@ def realigned(sizes: parts.Sizes) -> Made:
     return steps, tuple(players)
 
 
+def student(sizes: parts.Sizes, teacher: Role, loss: Fn, writer: Any) -> Algorithm:
+    """Distillation of a teacher into the SFT policy, at samples of one of both."""
+    return algorithms.distillation(
+        parts.policy_model(sizes),
+        teacher=teacher,
+        loss=loss,
+        samples=writer,
+        n=2,
+        max_tokens=sizes.completion_length,
+        start=restored("sft", "policy"),
+        optimizer=parts.policy_optimizer(sizes),
+    )
+
+
 def distilled_context(sizes: parts.Sizes) -> Made:
     """What a prefix does, learned by students that do not see it (`prefixed_model`)."""
-    model, optimizer = parts.policy_model(sizes), parts.policy_optimizer(sizes)
-    behind = prefixed_model(model, PREFIX)
+    behind = prefixed_model(parts.policy_model(sizes), PREFIX)
     told = algorithms.raft(
         behind,
         reward=fn(exact_reward, function=fn(style_share, style=0)),
         n=BEST_OF,
         max_tokens=sizes.completion_length,
         start=restored("sft", "policy"),
-        optimizer=optimizer,
+        optimizer=parts.policy_optimizer(sizes),
     )
-
-    def student(writer: str, divergence: str) -> Algorithm:
-        written = fn(own, stream=writer)
-        samples = fn(stages.generate, n=2, max_tokens=sizes.completion_length, behaviour=written)
-        roles = {
-            "policy": Role(model, restored("sft", "policy"), optimizer),
-            "teacher": Role(behind, restored("told", "policy")),
-        }
-        return Algorithm({"generate": samples}, {"gkd": fn(losses.gkd, divergence=divergence)}, roles)
-
+    teacher = Role(behind, restored("told", "policy"))
+    forward, reverse = (fn(losses.gkd, divergence=divergence) for divergence in ("forward", "reverse"))
     steps = {
         "told": parts.online(sizes, told),
-        "off_policy": parts.online(sizes, student("teacher", "forward")),
-        "on_policy": parts.online(sizes, student("policy", "reverse")),
+        "off_policy": parts.online(sizes, student(sizes, teacher, forward, "teacher")),
+        "on_policy": parts.online(sizes, student(sizes, teacher, reverse, "policy")),
     }
     labels = ("teacher, without its prefix", "student of its samples", "student of its own samples")
     return steps, tuple(Player(name, name, label=label) for name, label in zip(steps, labels, strict=True))
+
+
+def distilled(sizes: parts.Sizes) -> Made:
+    """What `raft` learned, learned from its distributions at a student's own samples, and from its samples alone."""
+    steps, players = raft(sizes)
+    teacher = Role(parts.policy_model(sizes), restored("raft", "policy"))
+    students = {
+        "gkd": ("GKD, reverse KL at own samples", fn(losses.gkd, divergence="reverse"), "policy"),
+        "minillm": ("MiniLLM", fn(losses.minillm), "policy"),
+        "taught": ("SFT on the teacher's samples", fn(losses.sft), "teacher"),
+    }
+    learned = {
+        name: parts.online(sizes, student(sizes, teacher, loss, writer)) for name, (_, loss, writer) in students.items()
+    }
+    taught = (Player(name, name, label=label) for name, (label, *_) in students.items())
+    return {**steps, **learned}, (*players, *taught)
 
 
 STUDIES: dict[str, tuple[ExactTask, Callable[[parts.Sizes], Made]]] = {
@@ -119,6 +143,7 @@ STUDIES: dict[str, tuple[ExactTask, Callable[[parts.Sizes], Made]]] = {
     "dera": (STYLES, realigned),
     "blocks": (DISTINCT, searched),
     "context": (STYLES, distilled_context),
+    "distill": (SORTING, distilled),
 }
 TINY = "-tiny"
 MODES = (*STUDIES, *(name + TINY for name in STUDIES))

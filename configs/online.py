@@ -29,7 +29,7 @@ from alignjax.evaluate.tournament import Player
 from alignjax.models import TransformerConfig, transformer
 from alignjax.pipelines import summarization as parts
 from alignjax.pipelines.loss_families import nothing
-from alignjax.roles import restored
+from alignjax.roles import fresh, restored
 from alignjax.train.samples import decoded
 from alignjax.types import Algorithm, Batch, Context, Key, Model, Role
 from alignjax.workspace import Workspace
@@ -181,6 +181,20 @@ def ppo_judged(sizes: parts.Sizes) -> Algorithm:
     return played(algorithms.ppo, n=half, against=half, **critic, **STEPS)(sizes)
 
 
+def distillation(sizes: parts.Sizes) -> Algorithm:
+    """A fresh student of the SFT policy."""
+    model = parts.policy_model(sizes)
+    return algorithms.distillation(
+        model,
+        teacher=Role(model, restored("sft", "policy")),
+        loss=fn(losses.gkd),
+        start=fresh(),
+        n=sizes.samples,
+        max_tokens=sizes.completion_length,
+        optimizer=parts.policy_optimizer(sizes),
+    )
+
+
 def safe_rlhf(sizes: parts.Sizes) -> Algorithm:
     """The reward of the model, while summaries are on average on the right side of what a cost model finds too long."""
     judges = {"reward": trained_reward(sizes), "cost": Role(reward_model(sizes, "reward"), restored("cost", "cost"))}
@@ -297,6 +311,7 @@ RECIPES: dict[str, tuple[Recipe, Given, Steps]] = {
     "ppo_max": (with_critic(algorithms.ppo_max, eta=TAU, warm_up=ROUND, **STEPS), posts, reward),
     "ppo_ptx": (with_critic(algorithms.ppo_ptx, gamma=0.5, **STEPS), posts_and_summaries, reward),
     "safe_rlhf": (safe_rlhf, posts, reward_and_cost),
+    "distillation": (distillation, posts, nothing),
     "reinforce_pp": (rewarded(algorithms.reinforce_pp, tau=TAU, **STEPS), posts, reward),
     "raft": (rewarded(algorithms.raft), posts, reward),
     "remax": (rewarded(algorithms.remax, tau=BETA), posts, reward),

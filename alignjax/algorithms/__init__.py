@@ -22,6 +22,7 @@ from alignjax.algorithms.clipped import (
 from alignjax.algorithms.coevolving import eva as eva, rival as rival
 from alignjax.algorithms.constrained import safe_rlhf as safe_rlhf
 from alignjax.algorithms.continual import cofs_dpo as cofs_dpo, ofs_dpo as ofs_dpo, with_replay as with_replay
+from alignjax.algorithms.distilled import distillation as distillation
 from alignjax.algorithms.exploration import (
     active_dpo as active_dpo,
     optune as optune,

@@ -127,6 +127,12 @@ def two_rewards(network: Model, **parts: Any) -> Algorithm:
     return algorithms.gdpo(network, rewards=rewards, n=3, weights=(1.0, 0.5), tau=0.1, **more, **parts)
 
 
+def distillation(network: Model, **parts: Any) -> Algorithm:
+    teacher = Role(network, roles.value(network.init))
+    more = {"start": roles.fresh(), "max_tokens": 5}
+    return algorithms.distillation(network, teacher=teacher, loss=fn(losses.gkd), n=3, **more, **parts)
+
+
 def safe_rlhf(network: Model, **parts: Any) -> Algorithm:
     """The reward of a reward model, and another one's is the cost."""
     judges = {name: Role(network, roles.value(network.init)) for name in ("judge", "reward")}
@@ -213,6 +219,7 @@ PLAYED |= {
     "ppo": judged(functools.partial(algorithms.ppo, n=2, against=2, target=0.5, minibatches=2, epochs=1)),
     "ppo_max": rewarded(ppo_max),
     "safe_rlhf": safe_rlhf,
+    "distillation": distillation,
     "ppo_ptx": rewarded(functools.partial(algorithms.ppo_ptx, gamma=0.5, importance=fn(stages.importance), epochs=2)),
 }
 PLAYED = {name: filled(build) for name, build in PLAYED.items()}
