@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 COMBINED, SEARCHES = "tests/sampling/test_combined_logits.py", "tests/stages/test_searches.py"
-BLOCKS = "tests/stages/test_block_search.py"
+BLOCKS, STEERED = "tests/stages/test_block_search.py", "tests/steering/test_steered.py"
 
 DECODING = (
     Mutant(
@@ -84,5 +84,33 @@ DECODING = (
         'below.append(running[np.searchsorted(r[order], r, "left")])',
         'below.append(running[np.searchsorted(r[order], r, "right") - 1])',
         ("tests/evaluate/test_best_of_n.py",),
+    ),
+    Mutant(
+        "what is steered in the prompt is steered in completions",
+        "models/layers.py",
+        'on = jnp.asarray(prompt) == (where == "prompt")',
+        'on = jnp.asarray(prompt) == (where != "prompt")',
+        (STEERED, "-k", "test_positions"),
+    ),
+    Mutant(
+        "the gate opens for the other side",
+        "steering/steered.py",
+        "* direction[None], axis=-1) > 0)",
+        "* direction[None], axis=-1) < 0)",
+        (STEERED, "-k", "test_the_gate_opens"),
+    ),
+    Mutant(
+        "the principal direction is that of single states",
+        "steering/contrast_directions.py",
+        "differences = jnp.moveaxis(positive - negative, 0, -2)",
+        "differences = jnp.moveaxis(positive, 0, -2)",
+        ("tests/steering/test_directions.py", "-k", "test_pairs"),
+    ),
+    Mutant(
+        "what online DARE keeps is not rescaled",
+        "weights/online_merges.py",
+        "leaf / density, 0)",
+        "leaf, 0)",
+        ("tests/weights/test_online_merges.py", "-k", "test_masks"),
     ),
 )
