@@ -20,7 +20,18 @@ EXPERIMENTS = ROOT / "experiments"
 # module's those that it defines.
 ROOMS = (
     *("algorithms", "losses", "stages", "sampling", "roles", "scoring", "models", "models/huggingface", "games"),
-    *("exact_tasks", "data", "verifiers", "language_judges", "weights", "asking", "serving", "types", "config"),
+    *(
+        "exact_tasks",
+        "data",
+        "verifiers",
+        "language_judges",
+        "weights",
+        "steering",
+        "asking",
+        "serving",
+        "types",
+        "config",
+    ),
     *("evaluate/best_of_n", "evaluate/diagnostics", "evaluate/intervals", "evaluate/text_metrics"),
     *("evaluate/tournament", "evaluate/win_rate", "train/loop", "train/pipeline", "train/optimizers", "workspace"),
     *("pipelines/exact_study", "pipelines/loss_families"),
