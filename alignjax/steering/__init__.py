@@ -16,7 +16,7 @@ from alignjax.steering.control_vectors import (
     write_control_vector as write_control_vector,
 )
 from alignjax.steering.states import completion_states as completion_states, prompt_states as prompt_states
-from alignjax.steering.steered import (
+from alignjax.steering.steered_params import (
     gated as gated,
     layers_only as layers_only,
     prompt_gate as prompt_gate,

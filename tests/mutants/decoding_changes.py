@@ -94,7 +94,7 @@ DECODING = (
     ),
     Mutant(
         "the gate opens for the other side",
-        "steering/steered.py",
+        "steering/steered_params.py",
         "* direction[None], axis=-1) > 0)",
         "* direction[None], axis=-1) < 0)",
         (STEERED, "-k", "test_the_gate_opens"),
