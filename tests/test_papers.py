@@ -74,7 +74,8 @@ def test_its_parts_are_public_and_its_id_is_in_the_sources(paper: Paper) -> None
 def test_its_tests_and_its_experiment_name_it(paper: Paper) -> None:
     """By a part, unless the test is the one that goes over all modes of the config."""
     names = "|".join(part.rpartition(".")[2] for part in paper.parts)
-    config = paper.command.split()[2].partition(":")[0] if (paper.command or "").startswith("alignjax train") else ""
+    command = paper.command or ""
+    config = command.split()[2].partition(":")[0] if command.startswith("alignjax train") else ""
     for place in (*paper.tests, *([paper.experiment] if paper.experiment else [])):
         assert (ROOT / place).exists(), place
         assert place == OVER_ALL_MODES.get(config) or re.search(rf"\b({names})\b", text_below(place)), place
