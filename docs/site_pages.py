@@ -34,7 +34,7 @@ ROOMS = (
     ),
     *("evaluate/best_of_n", "evaluate/diagnostics", "evaluate/intervals", "evaluate/text_metrics"),
     *("evaluate/tournament", "evaluate/win_rate", "train/loop", "train/pipeline", "train/optimizers", "workspace"),
-    *("pipelines/exact_study", "pipelines/loss_families", "steering"),
+    *("pipelines/exact_study", "pipelines/loss_families"),
 )
 LINK = re.compile(r"(\]\()(?!https?:|#|mailto:)([^)#\s]+)")
 LANGUAGE = {".py": "python", ".sh": "bash", ".toml": "toml", ".json": "json"}
