@@ -214,13 +214,13 @@ def _read(held: Sequence[Stored], block_bytes: int) -> Iterator[tuple[int, tuple
     shape = held[0].shape
     row = 4 * len(held) * math.prod(shape[1:])
     step = max(block_bytes // max(row, 1), 1) if len(shape) > 1 else max(math.prod(shape), 1)
-    for start in range(0, max(shape[0], 1) if shape else 1, step):  # one without entries is a block as well
+    length = shape[0] if shape else 0
+    for start in range(0, max(length, 1), step):  # one without entries is a block as well
         rows = []
         for tensor in held:
             with opened(tensor.file) as file:
                 view = file.get_slice(tensor.name)
-                some = shape and shape[0]
-                part = view[start : min(start + step, shape[0])] if some else file.get_tensor(tensor.name)
+                part = view[start : min(start + step, length)] if length else file.get_tensor(tensor.name)
                 rows.append(np.asarray(part))
         yield start, tuple(rows)
 
