@@ -1,6 +1,6 @@
 """Which stabilizer of PPO-max keeps a policy from collapsing on a reward that can be hacked?
 
-    python experiments/ppo_ablation/run.py --seeds 0 1 2 3 4 --folder runs/ppo_ablation
+    python experiments/ppo_ablation/run.py --seeds 0 1 2 3 4 5 6 7 --folder runs/ppo_ablation
 
 The learning rate of all and the strength of the KL penalty are chosen first, on seeds of their own, if tuning.json is
 not there. Runs what is not there yet, then writes results.json, results.md and the figure beside this file. `--only
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
         "--only", nargs="+", choices=list(switches.VARIANTS), default=list(switches.VARIANTS), help="these variants"
     )
     parser.add_argument("--tune", action="store_true", help="choose rate and strength, and stop")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--folder", type=Path, default=Path("runs/ppo_ablation"))
     parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"points of a run, {EVERY} iterations apart")
     parser.add_argument("--out", type=made_folder, default=HERE)
