@@ -1,4 +1,4 @@
-"""Direct preference optimization (arXiv:2305.18290) on a fixed set of SFT samples labelled by a preference model.
+"""Direct preference optimization (arXiv:2305.18290) on a fixed set of SFT samples labeled by a preference model.
 
 The task is the sorting of configs/quickstart.py.
 

@@ -56,7 +56,7 @@ def posts(sizes: parts.Sizes) -> Fn:
 
 
 def offline(recipe: Callable[..., Algorithm], **hyper: Any) -> Callable[[parts.Sizes], Algorithm]:
-    """A recipe that learns from labelled samples of the SFT policy."""
+    """A recipe that learns from labeled samples of the SFT policy."""
     return lambda sizes: recipe(
         parts.policy_model(sizes),
         start=restored("sft", "policy"),

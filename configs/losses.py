@@ -4,7 +4,7 @@ how to pick one).
     alignjax train configs/losses.py:dpo            # about 4 CPU minutes
     alignjax train configs/losses.py:dpo-tiny       # a few steps, to see that it runs
 
-All start from the same SFT policy, and all but the losses of edits learn from the same samples of it, labelled by a
+All start from the same SFT policy, and all but the losses of edits learn from the same samples of it, labeled by a
 preference model; the gold judge says what each was worth. Losses of edits learn from lazy demonstrations and what is
 wrong with them. A loss that is public in `alignjax.losses` is a mode by itself, with its defaults and what its kind
 learns from; where those do not do, a line in LOSSES says with which hyper-parameters, and on what, it is trained.

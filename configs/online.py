@@ -264,7 +264,7 @@ def by_length(context: Context, batch: Batch, key: Key, *, long: int) -> Batch:
 
 
 def streamed(recipe: Callable[..., Algorithm], **hyper: Any) -> Recipe:
-    """A recipe for a stream of labelled pairs, with a slow learner at a fifth of the policy's rate."""
+    """A recipe for a stream of labeled pairs, with a slow learner at a fifth of the policy's rate."""
 
     def made(sizes: parts.Sizes) -> Algorithm:
         slow = parts.optimizer(sizes.policy_rate / 5, sizes.policy_steps)
