@@ -74,6 +74,8 @@ def test_copies_are_used_and_never_written_over(folder: Path, capsys: pytest.Cap
     assert "Did you mean 'games'?" in capsys.readouterr().err
     assert main(["configs", "copy", "games", "--to", "no/folder.py"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+    assert main(["configs", "copy", "games", "--to", "mine"]) == 2
+    assert "name one that ends in .py" in capsys.readouterr().err
 
 
 def test_every_config_is_listed_with_what_it_is_and_its_modes(capsys: pytest.CaptureFixture[str]) -> None:

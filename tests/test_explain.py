@@ -103,7 +103,7 @@ def test_what_is_not_computed_with_is_not_read():
 
 
 def test_the_command_prints_and_draws(capsys, tmp_path):
-    to = tmp_path / "flow.svg"
+    to = tmp_path / "a folder to come" / "flow.svg"
     words = ["explain", str(CONFIGS / "quickstart.py:tiny"), "--step", "online_ipo", "--to", str(to)]
     assert main([*words, "--online_ipo.algorithm.losses.pair.tau", "0.37"]) == 0
     out = capsys.readouterr().out

@@ -59,11 +59,13 @@ def copy(flags: ConfigsCopy) -> int:
         The exit status, 0.
 
     Raises:
-        ConfigError: There is no config of that name, or the place is taken.
+        ConfigError: There is no config of that name, or the place is taken or no .py file.
     """
     ours = packaged()
     check_known(flags.name, ours, f"alignjax comes with no config {flags.name!r}")
     to = user_path(flags.to or f"{flags.name}.py")
+    if to.suffix != ".py":
+        raise ConfigError(f"--to {to}: a config is a Python file; name one that ends in .py")
     with writing(to, "name another place with --to FILE.py"):
         try:
             with to.open("xb") as file:

@@ -13,7 +13,7 @@ from alignjax.cli.explain_flags import Explain
 from alignjax.cli.flow_picture import picture
 from alignjax.config import ConfigError, Experiment, Fn, Pipeline, check_known
 from alignjax.outside import writing
-from alignjax.workspace import Workspace
+from alignjax.workspace import Workspace, whole_file
 
 WIDTH = 118
 
@@ -47,8 +47,8 @@ def explain(flags: Explain, arguments: Sequence[str]) -> int:
         for line in described(name, flows[name]):
             console.print(line)
     if flags.to is not None:
-        with writing(flags.to, "name a file in a folder that you may write to"):
-            flags.to.write_text(picture(flows), encoding="utf-8")
+        with writing(flags.to, "name a file in a folder that you may write to"), whole_file(flags.to) as file:
+            file.write(picture(flows).encode())
     return 0
 
 

@@ -100,6 +100,7 @@ def test_the_command_writes_a_report_that_is_made_again(results, tmp_path, capsy
     assert links <= {attributes.get("id") for _, attributes in page.tags}
     before = (to / "report.html").read_text()
     assert main(["report", str(to)]) == 0
+    assert "one, two: no tournament has been played." in capsys.readouterr().out
     assert (to / "report.html").read_text() == before
     places.append(write_run(tmp_path / "three", tau=0.125, results=results))
     assert main(["compare", *map(str, places), "--to", str(to)]) == 0
@@ -115,14 +116,51 @@ def test_the_command_writes_a_report_that_is_made_again(results, tmp_path, capsy
         (["one", "./one"], "given twice"),
         (["one", "nothing"], "not a run folder"),
         (["one", "two", "--to", "one"], "whose report would be lost"),
+        (["one", "two", "--to", "study"], "study/report.html is of no comparison and would be lost"),
+        (["one", "two", "--to", "other"], "other/results.json is of no comparison and would be lost"),
+        (["one", "circle"], "circle"),
     ],
 )
 def test_what_cannot_be_compared_is_said(words, said, tmp_path, monkeypatch, capsys):
     for name in ("one", "two"):
         write_run(tmp_path / name, tau=0.5)
+    for name, text in (("study/report.html", "mine"), ("other/results.json", "{}")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    (tmp_path / "circle").symlink_to("circle")
     monkeypatch.chdir(tmp_path)
     assert main(["compare", *words]) == 2
     assert said in capsys.readouterr().err
+    assert (tmp_path / "study" / "report.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("command.json", '{"overrides": 5}', "command.json: overrides is 5; it must be a list"),
+        ("ipo_md/samples.jsonl", '{"step": 1, "samples": 3}\n', "samples.jsonl: samples is 3; it must be a list"),
+        ("ipo_md/samples.jsonl", '{"step": 1, "samples": ["a"]}\n', 'samples[0] is "a"; it must be an object'),
+    ],
+)
+def test_what_no_run_writes_is_refused(file, text, said, tmp_path, capsys):
+    folder = write_run(tmp_path / "run", tau=0.5)
+    (folder / file).write_text(text)
+    assert main(["watch", str(folder), "--once"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_text_that_has_no_bytes_is_written_out(tmp_path):
+    places = [write_run(tmp_path / name, tau=0.5) for name in ("one", "tw\udcff")]
+    rows = '{"step": 1, "samples": [{"prompt": "shared", "completion 0": "half \\ud83d"}]}\n'
+    (places[0] / "ipo_md" / "samples.jsonl").write_text(rows)
+    assert main(["watch", str(places[0]), "--once"]) == 0
+    assert r"half \ud83d" in (places[0] / "watch.html").read_text()
+    to = tmp_path / "both"
+    assert main(["compare", *map(str, places), "--to", str(to)]) == 0
+    before = (to / "report.html").read_text()
+    assert all(words in before for words in (r"half \ud83d", r"tw\udcff"))
+    assert main(["report", str(to)]) == 0
+    assert (to / "report.html").read_text() == before
 
 
 def test_differences_are_the_deepest_and_counted():

@@ -88,8 +88,9 @@ def short(results: schema.Results, player: str, size: int = 24) -> str:
 
 
 def cut(text: str, size: int = 24) -> str:
-    """Return a text on one line, of at most `size` characters."""
-    text = " ".join(text.split())
+    """Return a text on one line, of at most `size` characters, with halves of surrogate pairs, which no font has,
+    written out."""
+    text = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= size else text[: size - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

@@ -62,7 +62,8 @@ def _rendered(name: str, *, autoescape: bool, **values: Any) -> str:
     environment = jinja2.Environment(autoescape=autoescape, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": _markdown_cell, "fenced": fenced, "parts": _parts, "duration": wording.duration}
     template = files("alignjax.evaluate.report").joinpath(name).read_text(encoding="utf-8")
-    return environment.from_string(template).render(**values)
+    # Halves of surrogate pairs, of JSON and of file names that are not UTF-8, have no bytes: they are written out.
+    return environment.from_string(template).render(**values).encode("utf-8", "backslashreplace").decode()
 
 
 def _values(results: schema.Results) -> dict[str, Any]:

@@ -7,19 +7,35 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from alignjax.config import ConfigError
 from alignjax.evaluate.report import schema
 from alignjax.evaluate.report.learning_curves import read_curves
 from alignjax.evaluate.report.wording import duration
+from alignjax.json_shapes import check_shape
+from alignjax.outside import reading
 from alignjax.train import metrics
 from alignjax.train.pipeline import DONE, Done
 from alignjax.train.run_record import FILE, Record
-from alignjax.workspace import read_record
+from alignjax.workspace import PUT_BACK, read_record
 
 ALONE = "training"  # how the one stage of a single experiment is called
 COMMAND = "command.json"  # which the command line writes
+
+
+class Command(TypedDict, total=False):
+    """What is shown of COMMAND."""
+
+    config: str
+    mode: str | None
+    overrides: list[str]
+
+
+class Shown(TypedDict, total=False):
+    """What is shown of a line of samples.jsonl."""
+
+    samples: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +81,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         The runs, named by the ends of their paths, as short as tells them apart.
 
     Raises:
-        ConfigError: One is no run folder, or is given twice.
+        ConfigError: One is no run folder, is given twice, or holds what no run writes.
+        ReadError: A file of one cannot be read.
         ResultsError: A results.json is not what it should be.
     """
-    whole = [folder.resolve() for folder in folders]
-    for number, folder in enumerate(whole):
-        if folder in whole[:number]:
-            raise ConfigError(f"{folders[number]} is given twice; name each run once")
+    whole: list[Path] = []
+    for folder in folders:
+        with reading(folder, "name a run folder"):  # links may go round in circles
+            place = folder.resolve()
+        if place in whole:
+            raise ConfigError(f"{folder} is given twice; name each run once")
+        whole.append(place)
     depth = 1
     while len({folder.parts[-depth:] for folder in whole}) < len(whole):
         depth += 1
@@ -84,19 +104,18 @@ def _read(folder: Path, name: str) -> Run:
         raise ConfigError(f"{folder} is not a run folder: it has no {FILE}, which `alignjax train` writes")
     config = record["config"]
     steps = config.get("steps")
-    each = {stage: folder / stage for stage in steps} if isinstance(steps, dict) else {ALONE: folder}
-    configs = steps if isinstance(steps, dict) else {ALONE: config}
-    stages = {stage: _stage(place, configs[stage]) for stage, place in each.items()}
+    pipeline = steps if isinstance(steps, dict) else {}
+    stages = {name: _stage(folder / name, step) for name, step in pipeline.items()} or {ALONE: _stage(folder, config)}
     finished = (folder / "results.json").is_file()
     return Run(name, folder, _command(folder), record, stages, schema.load(folder) if finished else None)
 
 
 def _command(folder: Path) -> str:
     """What was trained, in the words of a command line; "" of a run that no command began."""
-    record = read_record(folder / COMMAND, dict[str, Any]) or {}
+    record = read_record(folder / COMMAND, Command) or {}
     mode = f":{record['mode']}" if record.get("mode") else ""
-    words = " ".join(map(str, record.get("overrides") or ()))
-    return f"{Path(str(record.get('config', ''))).stem}{mode} {words}".strip()
+    words = " ".join(record.get("overrides", ()))
+    return f"{Path(record.get('config', '')).stem}{mode} {words}".strip()
 
 
 def _stage(folder: Path, config: Any) -> Stage:
@@ -106,7 +125,9 @@ def _stage(folder: Path, config: Any) -> Stage:
     path = folder / metrics.METRICS
     curves = read_curves(path) if path.is_file() else {}
     step = max((curve["step"][-1] for curve in curves.values()), default=0)
-    rows = list(metrics.read_rows(folder / metrics.SAMPLES)) if (folder / metrics.SAMPLES).is_file() else []
+    shown = folder / metrics.SAMPLES
+    rows = list(metrics.read_rows(shown)) if shown.is_file() else []
+    newest: Shown = check_shape(rows[-1][1], Shown, shown, PUT_BACK) if rows else {}
     return Stage(
         steps=steps,
         step=int(step),
@@ -114,7 +135,7 @@ def _stage(folder: Path, config: Any) -> Stage:
         done=record is not None or (steps is not None and step >= steps),
         seconds=record["seconds"] if record else None,
         curves=curves,
-        samples=rows[-1][1].get("samples", []) if rows else [],
+        samples=newest.get("samples", []),
     )
 
 

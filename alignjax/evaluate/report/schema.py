@@ -275,7 +275,7 @@ def save(results: Results, path: Path) -> None:
     """
     text = json.dumps(plain(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # half a surrogate pair, as JSON escapes it
 
 
 def load(folder: Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def terminal_table(results: schema.Results, console: Console) -> None:
     for cells in rows:
         table.add_row(*(Text(_terminal_cell(columns[index], cells[index])) for index in shown))
     console.print()
-    console.print(headline(results), style="bold", markup=False, highlight=False)
+    console.print(results.get("headline") or headline(results), style="bold", markup=False, highlight=False)
     for warning in (*filter(None, [results.get("weights")]), *(results.get("warnings") or [])):
         console.print(warning, markup=False, highlight=False)
     console.print()
