@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from alignjax.models.kv_cache import Cache
-from alignjax.types import Array, Batch, Hidden, Model, Params
+from alignjax.types import EXPERTS, Array, Batch, Hidden, Model, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,12 @@ def prefixed_model(model: Model, prefix: tuple[int, ...]) -> Model:
 
     def hidden(params: Params, batch: Batch, sites: tuple[str, ...] = ()) -> Hidden:
         prompt, valid = batch.need("prompt", of="a prefix"), batch.need("prompt_valid", of="a prefix")
-        told, told_valid, _ = in_front(prompt, valid, *_rows(prefix, prompt))
-        return model.hidden(params, batch.replace(prompt=told, prompt_valid=told_valid), sites)
+        told, told_valid, place = in_front(prompt, valid, *_rows(prefix, prompt))
+        prompts = dict(batch.prompts)
+        if (experts := prompts.get(EXPERTS)) is not None:  # routers decide about the rest of the prefix
+            free = jnp.full((*told.shape, *experts.shape[2:]), -1, experts.dtype)
+            prompts[EXPERTS] = free.at[jnp.arange(len(told))[:, None], place].set(experts)
+        return model.hidden(params, batch.replace(prompt=told, prompt_valid=told_valid, prompts=prompts), sites)
 
     def extend(
         params: Params, cache: Cache | None, tokens: Array, valid: Array, edits: Any = None, states: Any = ()

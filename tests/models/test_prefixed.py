@@ -62,6 +62,25 @@ def test_it_scores_and_samples_as_on_prompts_with_the_prefix() -> None:
     np.testing.assert_allclose(drawn.logps["behind"], by_hand.logps["plain"], atol=1e-5)
 
 
+def test_experts_that_were_kept_are_those_of_the_prompt_behind_the_prefix() -> None:
+    """Scored with the experts of the sampler, whether the prompt's are known or left to routers."""
+    network = model(experts=4, experts_per_token=2)
+    behind = prefixed_model(network, PREFIX)
+
+    @jax.jit
+    def both(params: Any, batch: Batch) -> Any:
+        context = scoring.context({"policy": behind}, {"policy": params})
+        drawn = SAMPLES.replace(keep_experts=True)(context, batch, jax.random.key(0))[0]
+        other = {name: (experts + 1) % 4 for name, experts in drawn.prompts.items()}
+        of = [drawn, drawn.replace(prompts={}), drawn.replace(prompts=other)]
+        return drawn, [context.score("policy", each)["policy"] for each in of]
+
+    drawn, (kept, free, others) = both(parameters(network, 0), PROMPTS)
+    np.testing.assert_allclose(kept, drawn.logps["policy"], atol=1e-5)
+    np.testing.assert_allclose(free, kept, atol=1e-5)
+    assert np.abs(others - kept).max() > 1e-3, "the prompt's experts are read"
+
+
 def test_padding_on_the_right_is_where_the_state_is_looked_for() -> None:
     """Prompts that end before their row does: the next token is that behind their last."""
     turned = {name: PROMPTS.need(name, of="a test")[:, ::-1] for name in ("prompt", "prompt_valid")}
