@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
+from alignjax.numerics import as_float32
 from alignjax.ranges import Count, Positive
 from alignjax.types import Array
 
@@ -37,7 +38,7 @@ def difference_of_means(positive: Array, negative: Array) -> Array:
     Returns:
         [..,D], in the units of the states: strength 1 moves one mean onto the other.
     """
-    return jnp.mean(positive, axis=0) - jnp.mean(negative, axis=0)
+    return jnp.mean(as_float32(positive), axis=0) - jnp.mean(as_float32(negative), axis=0)
 
 
 def principal_direction(positive: Array, negative: Array) -> Array:
@@ -63,7 +64,7 @@ def principal_direction(positive: Array, negative: Array) -> Array:
             f"pairs are compared, and there are {positive.shape[0]} positive and {negative.shape[0]} negative states "
             "(or of other shapes); give as many of both, in order"
         )
-    differences = jnp.moveaxis(positive - negative, 0, -2)
+    differences = jnp.moveaxis(as_float32(positive) - as_float32(negative), 0, -2)
     weights = jnp.linalg.eigh(differences @ jnp.swapaxes(differences, -1, -2))[1][..., -1]
     direction = _unit(jnp.einsum("...n,...nd->...d", weights, differences))
     onward = jnp.sum(direction * jnp.mean(differences, axis=-2), axis=-1, keepdims=True)
@@ -85,7 +86,8 @@ def linear_probe(positive: Array, negative: Array, *, l2: Positive = 1e-2, steps
     Returns:
         The probe.
     """
-    x = jnp.concatenate([positive, negative]).astype(jnp.result_type(positive, jnp.float32))
+    positive, negative = as_float32(positive), as_float32(negative)
+    x = jnp.concatenate([positive, negative])
     middle = (jnp.mean(positive, axis=0, keepdims=True) + jnp.mean(negative, axis=0, keepdims=True)) / 2
     scale = jnp.sqrt(jnp.mean((x - middle) ** 2, axis=(0, -1), keepdims=True))
     scale = jnp.where(scale > 0, scale, 1)
@@ -141,7 +143,16 @@ def head_shifts(positive: Array, negative: Array, *, heads: Count = 24, l2: Posi
 
     Returns:
         {"heads": [L,H,h]}, for `steered`.
+
+    Raises:
+        ConfigError: A set has less than two states, one to fit a probe on and one to measure it by.
     """
+    if min(len(positive), len(negative)) < 2:
+        raise ConfigError(
+            f"{len(positive)} positive and {len(negative)} negative states: a probe of heads is fitted on some of each "
+            "set and measured by the rest; give two or more of both"
+        )
+    positive, negative = as_float32(positive), as_float32(negative)
     parts = [(x[: round(0.6 * x.shape[0])], x[round(0.6 * x.shape[0]) :]) for x in (positive, negative)]
     fitted, rest = zip(*parts, strict=True)
     probe = linear_probe(*fitted, l2=l2)

@@ -7,6 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError
+from alignjax.numerics import as_float32
 from alignjax.types import Array, Batch, Model, Params
 
 
@@ -30,7 +31,7 @@ def prompt_states(model: Model, params: Params, batch: Batch, *, site: str = "bl
     prompt, valid = (batch.need(field, of="prompt_states")[:, None] for field in ("prompt", "prompt_valid"))
     states = model.extend(params, None, prompt, valid, params.get("edits"), (site,))[2][site][:, 0]
     last = prompt.shape[2] - 1 - jnp.argmax(jnp.flip(valid[:, 0], -1), axis=-1)
-    return states[jnp.arange(states.shape[0]), last]
+    return as_float32(states[jnp.arange(states.shape[0]), last])
 
 
 def completion_states(

@@ -89,3 +89,22 @@ def test_shifts_of_heads_are_at_those_that_tell_best() -> None:
         unit = shifts[place] / np.linalg.norm(shifts[place])
         assert unit @ direction[place] > 0.98
         np.testing.assert_allclose(np.linalg.norm(shifts[place]), (both[:, *place] @ unit).std(), rtol=1e-4)
+
+
+def test_small_differences_of_large_states_survive_bfloat16() -> None:
+    """Means are not rounded to the states' dtype before they are subtracted: as of the same numbers in float32."""
+    base = 20 * DRAW.normal(size=(1, 3, 12))
+    positive, negative, _ = planted(64, 64, gap=1.0)
+    narrow = [jnp.asarray(0.1 * states + base, jnp.bfloat16) for states in (positive, negative)]
+    wide = [states.astype(jnp.float32) for states in narrow]
+    for direction in (
+        steering.difference_of_means,
+        steering.principal_direction,
+        lambda *sets: steering.linear_probe(*sets).direction,
+    ):
+        assert cosine(direction(*narrow), np.asarray(direction(*wide))).min() > 0.9999
+
+
+def test_heads_are_not_ranked_by_probes_that_nothing_measures() -> None:
+    with pytest.raises(ConfigError, match="1 positive and 8 negative"):
+        steering.head_shifts(jnp.ones((1, 3, 2, 4)), jnp.zeros((8, 3, 2, 4)))
