@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
-from alignjax.config import ConfigError, Fn
+from alignjax.config import ConfigError, Fn, check_known
 from alignjax.models.kv_cache import Cache, Segment, default_read
 from alignjax.models.prefixed import DerivedConfig
 from alignjax.numerics import as_float32
@@ -40,7 +40,7 @@ def combined_model(behaviour: Fn, models: Mapping[str, Model], *, streams: tuple
         A model with params {role: params}. It has the head "lm" alone, and no sites.
 
     Raises:
-        ConfigError: For a stream of a view or of another head than "lm".
+        ConfigError: For a stream of a view, of another head than "lm", or of a role that has no model.
     """
     # A state is those of all models side by side, a cache has the layers of each by its role: where tokens are, which
     # of them are valid and how many slots are used is the same for all.
@@ -48,6 +48,7 @@ def combined_model(behaviour: Fn, models: Mapping[str, Model], *, streams: tuple
     for stream in streams:
         if stream.view or stream.head != "lm":
             raise ConfigError(f"stream {stream.name!r} is of another view or head; a model of a behavior has none")
+        check_known(stream.role, models, f"stream {stream.name!r} reads role {stream.role!r}, which has no model")
 
     def init(key: Key) -> Params:
         return {role: model.init(key) for role, model in models.items()}

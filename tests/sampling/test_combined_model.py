@@ -61,6 +61,8 @@ def test_of_tables_it_is_the_table_of_their_realignment(float64: None) -> None:
 def test_what_one_model_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="another view or head"):
         combined_model(fn(sampling.own), MODELS, streams=(Stream("policy", "policy", view="told"),))
+    with pytest.raises(ConfigError, match="reads role 'expert', which has no model"):
+        combined_model(fn(sampling.proxy_tuning, alpha=1.3), {"policy": LARGE})
     whole = combined_model(fn(sampling.pluralistic, streams=("expert", "anti_expert")), MODELS)
     with pytest.raises(ConfigError, match="looks back at the completion"):
         jax.eval_shape(
