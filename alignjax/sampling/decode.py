@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from alignjax.config import ConfigError
 from alignjax.models.kv_cache import Cache, pick_completions, with_room
-from alignjax.numerics import row_keys, take_rows
+from alignjax.numerics import MASKED, row_keys, take_rows
 from alignjax.sampling.behaviors import History
 from alignjax.sampling.filters import Filters
 from alignjax.sampling.logit_streams import Name, Plan, Sampled, Sampling, plan_of, prefill, with_experts
 from alignjax.sampling.refill import refilled
-from alignjax.types import Array, Batch, Context, Key
+from alignjax.types import SAMPLER, Array, Batch, Context, Key
 
 
 class Rejection(NamedTuple):
@@ -148,8 +148,10 @@ def _in_blocks(carry: _Carry, keys: Array, plan: Plan, search: Blocks) -> _Carry
             carry = _step(carry, keys, plan, jnp.where(carry.step == 0, place, copy))
         carry = _until(end, carry, keys, plan)
         ahead = _until(jnp.minimum(end + search.ahead, length), carry, keys, greedy) if search.ahead else carry
-        score = jnp.where(ended & (copy > 0), -jnp.inf, search.score(_sampled(carry), _sampled(ahead)))
-        best = jnp.argsort(-score, axis=1)[:, : search.keep]
+        # Behind all others, also those of which the score knows nothing: copies of an end, and tokens that filters cut.
+        nothing = (ended & (copy > 0)) | (jnp.sum(carry.logps[SAMPLER], axis=-1) < 1e-3 * MASKED)
+        score = search.score(_sampled(carry), _sampled(ahead))
+        best = jnp.lexsort((-score, nothing), axis=1)[:, : search.keep]
         return _picked(carry, jnp.repeat(best, width, axis=1))
 
     return jax.lax.while_loop(lambda carry: (carry.step < length) & ~jnp.all(carry.done), block, carry)

@@ -19,7 +19,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from alignjax.config import ConfigError, Fn
-from alignjax.numerics import MASKED
 from alignjax.ranges import Count, Natural, NonNegative
 from alignjax.sampling.decode import Blocks, Rejection
 from alignjax.sampling.logit_streams import Sampled
@@ -122,9 +121,7 @@ def block_search(
     rewarded, rated = _rewards(context, batch, key, reward, "block_search")
 
     def score(sampled: Sampled, further: Sampled) -> Array:
-        logp = jnp.sum(sampled.logps[SAMPLER], axis=-1)
-        total = rated(further) + likelihood * logp
-        return jnp.where(logp > MASKED / 2, total, -jnp.inf)  # not a token that filters leave out
+        return rated(further) + likelihood * jnp.sum(sampled.logps[SAMPLER], axis=-1)
 
     search = Blocks(every, keep, score, ahead, likeliest)
     found, metrics = generate(context, batch, key, search=search)

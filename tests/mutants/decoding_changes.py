@@ -60,8 +60,8 @@ DECODING = (
     Mutant(
         "what has ended takes all places of a beam",
         "sampling/decode.py",
-        "jnp.where(ended & (copy > 0), -jnp.inf,",
-        "jnp.where(ended & (copy > n), -jnp.inf,",
+        "(ended & (copy > 0)) |",
+        "(ended & (copy > n)) |",
         (BLOCKS, "-k", "test_with_the_likeliest or test_a_wide_beam"),
     ),
     Mutant(

@@ -128,6 +128,23 @@ def beam(table: int, keep: int, likelihood: float, ahead: int) -> Any:
     return next(k for k in range(len(STRINGS)) if tuple(STRINGS[k][ON[k]]) == beams[0][0])
 
 
+def whole_only(context: Context, batch: Batch, key: Key) -> Batch:
+    """A reward that knows nothing of a string before it has ended."""
+    tokens, valid = batch.need("tokens", of="a test"), batch.need("valid", of="a test")
+    ended = jnp.all(valid, axis=-1) | jnp.any(valid & (tokens == LANGUAGE.stop[0]), axis=-1)
+    known = {**batch.completions, "weight": ended * 1.0}
+    return worth(context, batch, key).replace(completions=known)
+
+
+def test_copies_of_what_has_ended_do_not_take_the_place_of_what_nothing_is_known_of(float64: None) -> None:
+    """With room for all it finds the best of all strings, whenever the reward begins to know of them."""
+    for table in range(TABLES):
+        for reward in (worth, whole_only):
+            hyper = {"n": 27, "keep": 9, "likeliest": True, "reward": fn(reward)}
+            (string,) = found(table, **hyper)
+            assert string == np.argmax(WORTH[table, AFTER[:, -1]])
+
+
 @pytest.mark.parametrize(("keep", "ahead"), [(1, 0), (2, 0), (1, 2), (2, 1)])
 def test_with_the_likeliest_tokens_it_is_a_beam_search(float64: None, keep: int, ahead: int) -> None:
     """Of reward and log-prob, with a greedy look-ahead; several weights find several strings."""
