@@ -22,7 +22,7 @@ from alignjax.evaluate import verdicts
 from alignjax.evaluate.gold_report import markdown
 from alignjax.evaluate.gold_statistics import Answers, statistics
 from alignjax.evaluate.players import finished, sampled
-from alignjax.evaluate.write_results import weight_origins
+from alignjax.evaluate.write_results import changed_settings, weight_origins
 from alignjax.models import lora
 from alignjax.numerics import fold_name
 from alignjax.ranges import Count, Natural, NonNegative, Seed
@@ -217,7 +217,7 @@ def write(workspace: Workspace, *, title: str, budgets: tuple[tuple[str, Natural
     outcome = read_record(file, dict[str, Any], "run the evaluation step again (`alignjax evaluate`)")
     config = read_record(root / "config.json", dict[str, Any]) or {}
     origins = " ".join(weight_origins(config, root))
-    text = markdown(outcome, title, origins, budgets)
+    text = markdown(outcome, title, origins, budgets) + "".join(f"\n{line}\n" for line in changed_settings(root))
     path = root / "report.md"
     path.write_text(text, encoding="utf-8")
     write_json(root / "results.json", {"title": title, "weights": origins, "budgets": dict(budgets), **outcome})

@@ -15,6 +15,7 @@ from alignjax.data.prepared import located, read_account
 from alignjax.evaluate import over_optimization
 from alignjax.evaluate.report import write_report
 from alignjax.evaluate.report.learning_curves import read_curves
+from alignjax.evaluate.report.run_folders import COMMAND
 from alignjax.ranges import Natural
 from alignjax.train.pipeline import Done
 from alignjax.train.run_record import git_hash, versions
@@ -79,7 +80,7 @@ def write(
         "git": git_hash(),
         "command": command,
         "device": str(jax.devices()[0].device_kind),
-        "notes": [*played.get("warnings", ()), *origins, *notes],
+        "notes": [*played.get("warnings", ()), *origins, *notes, *changed_settings(root)],
         **({"weights": " ".join(origins)} if origins else {}),
     }
     return {"report": _reported(results, root)}
@@ -108,6 +109,23 @@ def weight_origins(config: Any, root: Path) -> list[str]:
     held = start.get("numbers")
     own = [f"Weights of {Path(start['folder']).name}: {held}."] if isinstance(held, str) else []
     return list(dict.fromkeys([*own, *(line for value in config.values() for line in weight_origins(value, root))]))
+
+
+def changed_settings(root: Path) -> list[str]:
+    """Says what the command line changed of a run's config, since a report counts labels and steps as the config does.
+
+    Args:
+        root: The run folder.
+
+    Returns:
+        A sentence, or none where nothing was changed or no command line was there.
+    """
+    record = read_json(root / COMMAND)
+    changed = record.get("overrides") if isinstance(record, dict) else None
+    if not changed:
+        return []
+    words = " ".join(str(word) for word in changed)
+    return [f"The command line changed the config by {words}; labels and steps are counted as without that."]
 
 
 def _reported(results: Mapping[str, Any], root: Path) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from alignjax.evaluate import tournament
 from alignjax.evaluate.report import definitions, figures, learning_curves, schema, wording, write_report
 from alignjax.evaluate.report.schema import REQUIRED, ResultsError
+from alignjax.evaluate.write_results import changed_settings
 from tests.evaluate.conftest import OUTPUTS
 from tests.train.test_torn_files import changed, places
 
@@ -346,3 +347,13 @@ def test_durations(seconds, text):
 def test_numbers_have_no_negative_zero():
     assert wording.number(-0.0001, 2) == "0.00"
     assert wording.number(-1.5) == "\N{MINUS SIGN}1.5"
+
+
+def test_a_report_says_what_the_command_line_changed(tmp_path):
+    assert changed_settings(tmp_path) == []
+    (tmp_path / "command.json").write_text('{"overrides": []}')
+    assert changed_settings(tmp_path) == []
+    (tmp_path / "command.json").write_text('{"overrides": ["--all.steps", "2"]}')
+    (line,) = changed_settings(tmp_path)
+    assert "--all.steps 2" in line
+    assert "counted as without" in line
