@@ -7,7 +7,7 @@ from pathlib import Path
 
 # What is compiled, not what is computed, is the cost of these tests: programs are kept between runs and shared by all
 # processes. Another program, jax or set of flags is another key, so nothing is tested less.
-_SETTINGS = {
+SETTINGS = {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -24,7 +24,7 @@ def _flags() -> str:
     return f"{split} --xla_cpu_use_fusion_emitters=false" if release < (0, 11) else split
 
 
-for _name, _value in _SETTINGS.items():
+for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 if _flags() not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags()}".strip()

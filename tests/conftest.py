@@ -33,17 +33,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Makes `pytest -m smoke` open only files with that mark, since others import packages that the smoke tier lacks,
-    and the default tier no file that is slow as a whole, since those import what takes seconds."""
+    """Makes `pytest -m smoke` and `-m long` open only files with that mark, since others import packages that the smoke
+    tier lacks, and what takes seconds; so the default tier opens no file that is slow as a whole. One that is long is
+    opened where it is asked for: not by `-m ""` either."""
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
+    text, whole = collection_path.read_text(), "\npytestmark = pytest.mark.{}\n"
     match config.option.markexpr:
-        case "smoke":
-            skips = "mark.smoke" not in collection_path.read_text()
+        case "smoke" | "long" as mark:
+            skips = f"mark.{mark}" not in text
         case "not slow":
-            skips = "\npytestmark = pytest.mark.slow\n" in collection_path.read_text()
+            skips = whole.format("slow") in text or whole.format("long") in text
         case _:
-            skips = False
+            skips = whole.format("long") in text
     return True if skips else None
 
 

@@ -13,6 +13,7 @@ from tests.support.commands import ROOT, run
 
 README = (ROOT / "README.md").read_text()
 MODELESS = re.compile(r"train (quickstart|my_loss\.py)$")
+AS_THEY_STAND = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
 EXAMPLES = dict(re.findall(r"```python\n# (\S+)\n(.*?)```", README, re.S))  # path -> text
 
 
@@ -57,8 +58,7 @@ def assert_quickstart(run_dir: Path) -> None:
 
 
 def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.S)
-    return [line for block in blocks for line in block.splitlines() if not line.startswith(("pip ", "pytest"))]
+    return [line for line in AS_THEY_STAND if not line.startswith(("pip ", "pytest"))]
 
 
 @pytest.mark.slow

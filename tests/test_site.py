@@ -1,5 +1,5 @@
 """Every command of the site's pages runs as it stands there, on the files that the pages show. A mode that is not tiny,
-which takes minutes, is a dry run."""
+which takes minutes, is a dry run; test_site_in_full.py has it as it stands."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ FILES = {name: text for page in PATH for name, text in TITLED.findall(page.read_
 PICTURE = "online_ipo.svg"  # which a command writes and the page shows
 
 
-def commands(page: Path) -> list[str]:
-    """The commands of a page in their order, those within sentences last, each as it is run here."""
+def as_they_stand(page: Path) -> list[str]:
+    """The commands of a page in their order, those within sentences last."""
     text = page.read_text()
     lines = [line for block in CONSOLE.findall(text) for line in block.splitlines()]
     within = [command for command in WITHIN.findall(text) if not PLACEHOLDER.search(command)]
-    return [shortened(line) for line in [*lines, *within] if not line.startswith("pip ")]
+    return [*lines, *within]
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page, each as it is run here; to install is what has brought us here."""
+    return [shortened(line) for line in as_they_stand(page) if not line.startswith("pip ")]
 
 
 def shortened(command: str) -> str:
@@ -41,15 +46,18 @@ def shortened(command: str) -> str:
     return command if whole else f"{command} --dry-run"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as somebody has it who follows the path, with the files of its pages."""
-    folder = tmp_path_factory.mktemp("site")
+def followed(folder: Path) -> Path:
+    """The folder as somebody has it who follows the path, with the files of its pages."""
     for name in ("configs", "examples", "tpu"):
         shutil.copytree(ROOT / name, folder / name)
     for name, text in FILES.items():
         (folder / name).write_text(text)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return followed(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
