@@ -42,7 +42,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     match config.option.markexpr:
         case "smoke" | "long" as mark:
             skips = f"mark.{mark}" not in text
-        case "not slow":
+        case "not slow" | "not slow and not long":
             skips = whole.format("slow") in text or whole.format("long") in text
         case _:
             skips = whole.format("long") in text
