@@ -17,7 +17,7 @@ from alignjax.types import Array
 from alignjax.workspace import whole_file
 
 KIND = "controlvector"
-_NAME = re.compile(r"direction\.(\d+)")
+_NAME = re.compile(r"direction\.(0|[1-9][0-9]*)")  # one name a layer
 
 
 def read_control_vector(path: Path | str, *, layers: Count, width: Count) -> dict[str, Array]:
@@ -74,6 +74,8 @@ def write_control_vector(path: Path | str, block: Array, *, hint: str) -> None:
     except ImportError as error:
         raise ConfigError(f"writing {path} (GGUF) needs gguf: pip install 'alignjax[gguf]'") from error
     rows = np.asarray(block, np.float32)
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"{path} is not written: the directions hold numbers that are not finite")
     there = np.flatnonzero(rows.any(axis=1))
     if not there.size or there[0] == 0:
         what = "layer 0 is steered, which llama.cpp refuses" if there.size else "all directions are 0"

@@ -88,3 +88,9 @@ def test_what_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match=r"needs gguf: pip install 'alignjax\[gguf\]'"):
         steering.write_control_vector(path, jnp.ones((3, 4)), hint="llama")
     assert not path.exists()
+
+
+def test_directions_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ConfigError, match="not finite"):
+        steering.write_control_vector(tmp_path / "v.gguf", jnp.array([[0.0, 0.0], [1.0, jnp.nan]]), hint="llama")
+    assert not list(tmp_path.iterdir())
