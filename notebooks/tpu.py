@@ -28,6 +28,8 @@ if ON_TPU:
 else:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    # Simulated devices wait for each other in threads: there must be enough of them, and one program at a time.
+    os.environ.update(PJRT_NPROC="16", JAX_CPU_ENABLE_ASYNC_DISPATCH="0")
 
 # %% [markdown]
 # ## The mesh

@@ -162,3 +162,19 @@ def test_quick_compiling_leaves_what_the_user_says(
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     compile_quickly()
     assert settings == {}
+
+
+def test_simulated_devices_have_threads_to_meet_in(tmp_path: Path) -> None:
+    told = "import sys, jax; from alignjax.cli import main; sys.argv = ['alignjax', 'train', 'none.py']; main()"
+    code = f"{told}; import os; print(jax.config.read('jax_cpu_enable_async_dispatch'), os.environ.get('PJRT_NPROC'))"
+    plain = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PJRT_NPROC")}
+    for flags, said in (("", "True None"), ("--xla_force_host_platform_device_count=4", "False 16")):
+        started = [sys.executable, "-c", code]
+        environment = {
+            **plain,
+            "XLA_FLAGS": flags,
+            "ALIGNJAX_COMPILE_CACHE": "off",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        ended = subprocess.run(started, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.stdout.split("\n")[-2] == said, ended.stderr

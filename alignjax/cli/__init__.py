@@ -82,6 +82,7 @@ COMMANDS: dict[str, Any] = {
     "data prepare": Prepare,
     "data inspect": Inspect,
 }
+SIMULATED_DEVICES = "--xla_force_host_platform_device_count"
 COMPILING = ("train", "evaluate", "generate", "chat", "serve", "sweep")
 # Their further flags are overrides of a config or a data set, or options of a behavior.
 OPEN_ENDED = (Explain, Train, Evaluate, Generate, Serve, Prepare, Inspect)
@@ -228,6 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             keep_compiled_programs()
             if is_tiny(words):
                 compile_quickly()
+            if SIMULATED_DEVICES in os.environ.get("XLA_FLAGS", ""):
+                from alignjax.parallel.processes import let_simulated_devices_meet  # noqa: PLC0415
+
+                let_simulated_devices_meet()
     show = "--traceback" in words or os.environ.get("ALIGNJAX_TRACEBACK", "0") not in ("", "0")
     try:
         status = run([word for word in words if word != "--traceback"])

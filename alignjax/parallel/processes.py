@@ -71,10 +71,7 @@ def connect(
         raise ConfigError(f"the coordinator is {coordinator!r}; it must be HOST:PORT of process 0")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise ConfigError(f"--process {process} of --processes {processes}: they are numbered from 0")
-    # On the CPU backend a thread that waits in a collective is lost to what it waits for, so with as few threads as
-    # cores, or with several programs in flight, simulated devices can wait for each other forever.
-    os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    let_simulated_devices_meet()
     timeouts: Any = {
         "heartbeat_timeout_seconds": heartbeat_seconds,
         "shutdown_timeout_seconds": min(heartbeat_seconds, 30),
@@ -89,6 +86,17 @@ def connect(
     except (RuntimeError, jax.errors.JaxRuntimeError) as error:
         where = coordinator or "the coordinator"
         raise Unreachable(f"process {process} could not join the run at {where}: {first_line(error)}") from error
+
+
+def let_simulated_devices_meet() -> None:
+    """Keeps the devices of a CPU backend from waiting for each other forever; to be called before anything asks jax for
+    a device.
+
+    A thread that waits in a collective is lost to what it waits for. With as few threads as cores, or with several
+    programs in flight, all can come to wait, and XLA ends the process after a minute.
+    """
+    os.environ.setdefault("PJRT_NPROC", str(max(16, os.cpu_count() or 1)))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _number(variable: str) -> int | None:
